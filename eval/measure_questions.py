@@ -1,0 +1,156 @@
+"""Measure generated TinyMath questions from outside, with the oracle that no stage may ask.
+
+    python eval/measure_questions.py --config recipes/tiny/measure_questions.yaml
+    python eval/measure_questions.py --generators '{untuned: runs/tiny/raw, QFT: runs/tiny/qft_questions}' \
+        --training recipes/tiny/data/seed_questions.jsonl.gz --output_dir runs/tiny/measured
+
+For every generator: the share that parses, the share well posed among those, their mean number of steps,
+the share that stands word for word in the training set, the share of distinct questions, each with n and a
+95 % interval; the kinds of fault; and how many equal a test question, word for word or but for names and
+numbers. Seconds on one core; printed and written to OUTPUT/questions.json, with every question's verdict in
+OUTPUT/data/.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from scalequest.cards import dataset_card
+from scalequest.config import ConfigError, RunOptions, option, parse, required, to_dict
+from scalequest.evaluation import tables
+from scalequest.evaluation.benchmarks import load_benchmark
+from scalequest.evaluation.statistics import mean, share
+from scalequest.questions.filters import masked, normalised
+from scalequest.records import Row, expand, read_rows, source_fingerprint
+from scalequest.shards import Stage, StageError
+from scalequest.tinymath.oracle import judge
+
+VERSION = 1  # raise by hand when the same configuration gives other rows
+QUESTIONS = "questions.json"
+
+
+@dataclass(frozen=True)
+class MeasureConfig:
+    """What is measured, and against what."""
+
+    generators: dict[str, str] = required(
+        "label: folder of generated questions, or a file", fingerprint=False
+    )
+    training: list[str] = required(
+        "sources of the questions that the generators were tuned on", fingerprint=False
+    )
+    benchmarks: list[str] = option(
+        None,
+        "YAML files of benchmarks whose questions may not come up",
+        fingerprint=False,
+        default_factory=list,
+    )
+
+
+def main(args: MeasureConfig, run: RunOptions) -> None:
+    """Judge every question, then print and write the measures."""
+    stage = Stage.open(
+        run.output_dir,
+        name="measure_questions",
+        version=VERSION,
+        config={**to_dict(args), **to_dict(run)},
+        fingerprint={"labels": list(args.generators), "limit": run.limit, "block_size": run.block_size},
+        inputs={source: source_fingerprint(source) for source in inputs(args)},
+        fresh=run.fresh,
+    )
+    if not stage.finished:
+        rows = [
+            row for label, source in args.generators.items() for row in generated(label, source, run.limit)
+        ]
+        training = {normalised(row["question"]) for source in args.training for row in read_rows(source)}
+        tests = [p.question for path in args.benchmarks for p in load_benchmark(path).problems]
+        verbatim, alike = set(map(normalised, tests)), set(map(masked, tests))
+        for index, block in stage.pending(len(rows), run.block_size):
+            stage.write_block(index, [measure(rows[number], training, verbatim, alike) for number in block])
+        text = "What the oracle says about every generated question; no stage of the pipeline reads this."
+        shown = ("generator", "question", "parses", "well_posed", "fault", "steps")
+        card = dataset_card("Measured questions", text, to_dict(args), stage.samples(8), *shown)
+        stage.finish(rows_in=len(rows), card=card)
+    rows = read_rows(run.output_dir)
+    measures = {
+        "instrument": "the TinyMath oracle",
+        "generators": {
+            label: summary([r for r in rows if r["generator"] == label]) for label in args.generators
+        },
+    }
+    content = json.dumps(measures, indent=2, ensure_ascii=False) + "\n"
+    (Path(run.output_dir) / QUESTIONS).write_text(content, encoding="utf-8")
+    tables.show(tables.question_table(measures))
+
+
+def inputs(args: MeasureConfig) -> list[str]:
+    """Every file and folder that is read."""
+    return list(dict.fromkeys([*args.generators.values(), *args.training, *args.benchmarks]))
+
+
+def generated(label: str, source: str, limit: int | None) -> list[Row]:
+    """A generator's questions, those that its stage dropped included (column `dropped` says why)."""
+    rows = [{"question": row["question"], "dropped": None} for row in read_rows(source)]
+    for file in sorted((expand(source) / "dropped").glob("*.parquet")):
+        rows += [{"question": row["question"] or "", "dropped": row["reason"]} for row in read_rows(file)]
+    return [{"generator": label, **row} for row in rows[:limit]]
+
+
+def measure(row: Row, training: set[str], tests: set[str], tests_masked: set[str]) -> Row:
+    """A question with the oracle's verdict and where else it stands."""
+    if row["dropped"] is not None:
+        return {**row, "parses": False, "well_posed": False, "fault": f"dropped: {row['dropped']}", "steps": None,
+                "in_training": False, "in_test": False, "in_test_masked": False, "key": None}  # fmt: skip
+    verdict, key = judge(row["question"]), normalised(row["question"])
+    return {
+        **row,
+        "parses": verdict.parses,
+        "well_posed": verdict.well_posed,
+        "fault": verdict.fault,
+        "steps": verdict.steps if verdict.well_posed else None,
+        "in_training": key in training,
+        "in_test": key in tests,
+        "in_test_masked": masked(row["question"]) in tests_masked,
+        "key": key,
+    }
+
+
+def summary(rows: Sequence[Row]) -> dict[str, Any]:
+    """The measures of one generator; estimates are maps of value, low, high, n.
+
+    The interval of the distinct share treats each question as new or not on its own, which is an
+    approximation.
+    """
+    complete = [row for row in rows if row["dropped"] is None]
+    parsed = [row for row in rows if row["parses"]]
+    posed = [row for row in parsed if row["well_posed"]]
+    estimates: Mapping[str, Any] = {
+        "parses": share(len(parsed), len(rows)),
+        "well_posed": share(len(posed), len(parsed)),
+        "steps": mean([float(row["steps"]) for row in posed]),
+        "verbatim": share(sum(row["in_training"] for row in complete), len(complete)),
+        "distinct": share(len({row["key"] for row in complete}), len(complete)),
+    }
+    return {
+        "questions": len(rows),
+        **{key: asdict(estimate) for key, estimate in estimates.items()},
+        "faults": dict(Counter(row["fault"] for row in rows if row["fault"]).most_common()),
+        "equal_to_test": {
+            "verbatim": sum(row["in_test"] for row in complete),
+            "masked": sum(row["in_test_masked"] for row in complete),
+        },
+    }
+
+
+if __name__ == "__main__":
+    options = parse(MeasureConfig, RunOptions, description=__doc__ or "")
+    try:
+        main(*options)
+    except (ConfigError, StageError) as error:
+        sys.exit(f"error: {error}")

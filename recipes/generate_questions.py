@@ -1,0 +1,68 @@
+r"""Sample new questions: a question generator completes the bare head of a user's turn.
+
+One process (one GPU, or the CPU with the tiny profile):
+
+    python recipes/generate_questions.py --config recipes/tiny/generate_questions.yaml
+
+One node of 8 GPUs, one model copy and every eighth block of rows each:
+
+    accelerate launch --config_file accelerate_configs/ddp.yaml recipes/generate_questions.py \
+        --config recipes/qwen2_math_7b/generate_questions.yaml
+
+Many nodes, once on each, with output_dir on a file system that all of them see:
+
+    accelerate launch --config_file accelerate_configs/ddp.yaml --num_machines 2 --num_processes 16 \
+        --machine_rank $SLURM_NODEID --main_process_ip $HEAD_NODE --main_process_port 29500 \
+        recipes/generate_questions.py --config recipes/qwen2_math_7b/generate_questions.yaml
+
+Hardware: a 24 GB GPU for each copy of a 7B model; the paper's two million questions took 38.4 hours of an
+A100-40G (its table 4). Interrupted, it goes on behind its last whole block when started again.
+
+Result: question rows, each with its seed; cut, empty and garbled ones in dropped/, a few per cent after QFT.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from scalequest.config import RunOptions, parse, to_dict
+from scalequest.questions.generation import VERSION, GenerationConfig, generate_questions
+from scalequest.stages import begin, explained, tracked
+
+
+def main(run: RunOptions, config: GenerationConfig) -> None:
+    """Load the generator, sample, write."""
+    # 1. Which of the launched processes this is, before anything that looks at devices is imported
+    from scalequest.engines.launch import worker
+
+    index, workers = worker()
+    from scalequest.chat import bind, load_format, load_tokenizer
+    from scalequest.engines.base import open_generator
+    from scalequest.records import model_fingerprint
+
+    # 2. The folder, and the fingerprint of all that can change a row
+    chat_format = load_format(config.chat_format)
+    model, revision = config.model_name_or_path, config.model_revision
+    stage = begin(
+        "generate_questions",
+        VERSION,
+        run,
+        config,
+        inputs={model: model_fingerprint(model, revision)},
+        chat_format=to_dict(chat_format),
+        worker=(index, workers),
+    )
+    if stage.finished:
+        return
+
+    # 3. Sample every row with its own seed, block by block
+    chat = bind(chat_format, load_tokenizer(model, revision))
+    with (
+        tracked(stage, run, config, worker=index) as tracker,
+        open_generator(model, config.engine, revision=revision, seed=run.seed) as generator,
+    ):
+        generate_questions(stage, generator, chat, config, run, tracker=tracker)
+
+
+if __name__ == "__main__":
+    sys.exit(explained(main, *parse(RunOptions, GenerationConfig, description=__doc__ or "")))

@@ -1,0 +1,74 @@
+"""Question fine-tuning (QFT): teach a problem solver to write problems, from questions alone.
+
+The loss is on the whole text, header included, for one epoch: enough to make the model write questions after the
+bare header, too little to learn these by heart (paper, section 2.2).
+
+One machine (one GPU, or the CPU with the tiny profile):
+
+    python recipes/qft.py --config recipes/tiny/qft.yaml
+
+One node of 8 GPUs:
+
+    accelerate launch --config_file accelerate_configs/zero3.yaml recipes/qft.py --config recipes/qwen2_math_7b/qft.yaml
+
+Many nodes, once on each (under srun, with its own rank):
+
+    accelerate launch --config_file accelerate_configs/multi_node.yaml --machine_rank $SLURM_NODEID \
+        --main_process_ip $HEAD_NODE recipes/qft.py --config recipes/qwen2_math_7b/qft.yaml --gradient_accumulation_steps 1
+
+Tokenise beforehand, on a machine without GPUs, with `--prepare_only`. The control "SFT on the chosen side" of QPO is this
+recipe on preference rows: `--input runs/…/optimize_questions --columns '{question: chosen}'`.
+
+Hardware: 8 GPUs of 40 GB for 7B with ZeRO-3, two GPU-hours for 15K questions (paper, table 4); 2 CPU cores and a minute
+or two for the tiny profile. Interrupted, it goes on from its last whole checkpoint when started again.
+
+Result: a model folder for generate_questions.py, with receipt.json, config.yaml, metrics.jsonl and a card. The loss ends
+well above zero: it is the entropy of questions, and a low one would mean questions learnt by heart.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+
+def main(args: Any, training_args: Any, model_args: Any) -> None:
+    """Tokenise, train, save; nothing is done twice."""
+    from scalequest.training.context import begin
+    from scalequest.training.sft import QFT_VERSION, prepare_questions, sft_trainer
+
+    # 1. Tokenizer, chat format, and the fingerprint of all that can change a weight
+    run = begin("qft", QFT_VERSION, args, training_args, model_args)
+    if args.prepare_only:
+        prepare_questions(run)
+        return
+    if not run.open():  # finished before, with the same settings
+        return
+
+    # 2. Questions as token ids; those that do not fit are dropped and counted
+    folder = prepare_questions(run)
+    run.show(folder)
+
+    # 3. Train, from the last checkpoint where there is one
+    trainer = sft_trainer(run, folder)
+    run.train(trainer)
+
+    # 4. Save, load again to be sure, and write the card and the receipt
+    note = "Writes questions after the bare header of a user's turn (QFT); it is not for answering them."
+    run.save(trainer, run.chat.question_stop_ids, note)
+
+
+def types() -> tuple[type, ...]:
+    """The dataclasses whose fields are this recipe's keys."""
+    from trl import ModelConfig
+
+    from scalequest.training.sft import PackedSFTConfig, QuestionData
+
+    return QuestionData, PackedSFTConfig, ModelConfig
+
+
+if __name__ == "__main__":
+    from scalequest.config import parse
+    from scalequest.training.context import explained
+
+    sys.exit(explained(main, *parse(*types(), description=__doc__)))

@@ -1,0 +1,61 @@
+"""Run a whole pipeline file, stage after stage, skipping what is finished.
+
+    python recipes/run.py recipes/tiny/pipeline.yaml --output runs/tiny              # the demo: 2 CPU cores
+    python recipes/run.py recipes/tiny/pipeline.yaml --output runs/tiny --dry-run    # the exact commands only
+    python recipes/run.py recipes/tiny/pipeline.yaml --output runs/tiny --from sft   # from one stage on
+    python recipes/run.py recipes/tiny/pipeline.yaml --output runs/tiny --only qft   # one stage
+
+Each stage is its own process, so that memory is returned between engine and trainer; what it prints goes to
+OUTPUT/logs/<stage>.log. Interrupt or kill it at any point and run the same command again: it goes on where it
+stopped. On several machines start the stages themselves, with the commands that --dry-run prints.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from scalequest.config import ConfigError
+from scalequest.pipeline import Failed, load, plan, run
+
+
+def main(args: argparse.Namespace) -> int:
+    """Plan, and print or run. Returns the exit status."""
+    output = Path(args.output)
+    try:
+        spec = load(args.pipeline)
+        steps = plan(spec, output, limit=args.limit, fresh=args.fresh, source=args.pipeline)
+        if args.dry_run:
+            for step in steps:
+                print(f"# {step.spec.name}\n{step.shown}")
+            return 0
+        run(spec, steps, output, rerun=shlex.join(["python", *sys.argv]), start=args.start, only=args.only)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except Failed as failure:
+        return failure.status
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    made.add_argument("pipeline", help="a pipeline YAML file")
+    made.add_argument(
+        "--output", required=True, metavar="DIR", help="folder of the stages' folders, logs and run.json"
+    )
+    made.add_argument("--dry-run", action="store_true", help="print the commands, run nothing")
+    made.add_argument("--from", dest="start", metavar="STAGE", help="leave out the stages before this one")
+    made.add_argument("--only", metavar="STAGE", help="run this stage alone")
+    made.add_argument("--limit", type=int, metavar="N", help="every stage takes its first N inputs only")
+    made.add_argument("--fresh", action="store_true", help="the stages that run start again from nothing")
+    return made
+
+
+if __name__ == "__main__":
+    sys.exit(main(parser().parse_args()))

@@ -1,0 +1,76 @@
+"""Supervised fine-tuning (SFT): teach a base model to solve problems, from questions and their selected solutions.
+
+The prompt carries no loss; the target is the solution and its stop token, whole or not at all.
+
+One machine (one GPU, or the CPU with the tiny profile):
+
+    python recipes/sft.py --config recipes/tiny/sft.yaml
+
+One node of 8 GPUs:
+
+    accelerate launch --config_file accelerate_configs/zero3.yaml recipes/sft.py --config recipes/mistral_7b/sft.yaml
+
+Many nodes, once on each (under srun, with its own rank):
+
+    accelerate launch --config_file accelerate_configs/multi_node.yaml --machine_rank $SLURM_NODEID \
+        --main_process_ip $HEAD_NODE recipes/sft.py --config recipes/mistral_7b/sft.yaml --gradient_accumulation_steps 4
+
+One GPU with LoRA:
+
+    python recipes/sft.py --config recipes/mistral_7b/sft.yaml --use_peft --lora_r 64 --lora_target_modules all-linear \
+        --gradient_accumulation_steps 64
+
+Tokenise beforehand, on a machine without GPUs, with `--prepare_only --prepare_processes 16`.
+
+Hardware: 8 GPUs of 80 GB for 7B with ZeRO-3 (the paper does not give its own); 2 CPU cores and a few minutes for the tiny
+profile. Interrupted, it goes on from its last whole checkpoint when started again.
+
+Result: a model folder that loads with `from_pretrained` and in vLLM (a LoRA adapter is merged, and kept in adapter/), for
+eval/evaluate.py. The paper's accuracies for 1M pairs: GSM8K 88.5, MATH 62.9 (Mistral-7B); 89.7, 73.4 (Qwen2-Math-7B).
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+
+def main(args: Any, training_args: Any, model_args: Any) -> None:
+    """Tokenise, train, save; nothing is done twice."""
+    from scalequest.training.context import begin
+    from scalequest.training.sft import SFT_VERSION, prepare_solutions, sft_trainer
+
+    # 1. Tokenizer, chat format, and the fingerprint of all that can change a weight
+    run = begin("sft", SFT_VERSION, args, training_args, model_args)
+    if args.prepare_only:
+        prepare_solutions(run)
+        return
+    if not run.open():  # finished before, with the same settings
+        return
+
+    # 2. Prompts and targets as token ids; those that do not fit are dropped and counted
+    folder = prepare_solutions(run)
+    run.show(folder)
+
+    # 3. Train, from the last checkpoint where there is one
+    trainer = sft_trainer(run, folder)
+    run.train(trainer)
+
+    # 4. Save, load again to be sure, and write the card and the receipt
+    run.save(trainer, run.chat.solve_stop_ids, "Solves problems step by step (SFT on synthetic questions).")
+
+
+def types() -> tuple[type, ...]:
+    """The dataclasses whose fields are this recipe's keys."""
+    from trl import ModelConfig
+
+    from scalequest.training.sft import PackedSFTConfig, SolutionData
+
+    return SolutionData, PackedSFTConfig, ModelConfig
+
+
+if __name__ == "__main__":
+    from scalequest.config import parse
+    from scalequest.training.context import explained
+
+    sys.exit(explained(main, *parse(*types(), description=__doc__)))

@@ -1,0 +1,72 @@
+r"""Sample several solutions of every question, and read the answer from each.
+
+One process (one GPU, or the CPU with the tiny profile):
+
+    python recipes/solve_questions.py --config recipes/tiny/solve_questions.yaml
+
+One node of 8 GPUs, one model copy and every eighth block of questions each:
+
+    accelerate launch --config_file accelerate_configs/ddp.yaml recipes/solve_questions.py \
+        --config recipes/qwen2_math_7b/solve_questions.yaml
+
+Many nodes, once on each, with output_dir on a file system that all of them see:
+
+    accelerate launch --config_file accelerate_configs/ddp.yaml --num_machines 2 --num_processes 16 \
+        --machine_rank $SLURM_NODEID --main_process_ip $HEAD_NODE --main_process_port 29500 \
+        recipes/solve_questions.py --config recipes/qwen2_math_7b/solve_questions.yaml
+
+Hardware: a 24 GB GPU for each copy of a 7B model; five responses to each of the paper's million questions
+took 251 hours of an A100-40G (its table 4). Interrupted, it goes on behind its last whole block when
+started again.
+
+Result: one row a question with all its responses, their answers, how each ended, and the share that agrees;
+questions without one complete, answered response in dropped/.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from scalequest.config import RunOptions, parse, to_dict
+from scalequest.solutions.solving import VERSION, SolveConfig, solve_questions
+from scalequest.stages import begin, explained, tracked
+
+
+def main(run: RunOptions, config: SolveConfig) -> None:
+    """Read the questions, load the solver, sample, write."""
+    # 1. Which of the launched processes this is, before anything that looks at devices is imported
+    from scalequest.engines.launch import worker
+
+    index, workers = worker()
+    from scalequest.chat import bind, load_format, load_tokenizer
+    from scalequest.engines.base import open_generator
+    from scalequest.records import model_fingerprint, read_inputs, source_fingerprint
+
+    # 2. The folder, and the fingerprint of all that can change a row
+    chat_format = load_format(config.chat_format)
+    model, revision = config.model_name_or_path, config.model_revision
+    inputs = {source: source_fingerprint(source) for source in config.input}
+    stage = begin(
+        "solve_questions",
+        VERSION,
+        run,
+        config,
+        inputs={**inputs, model: model_fingerprint(model, revision)},
+        chat_format=to_dict(chat_format),
+        worker=(index, workers),
+    )
+    if stage.finished:
+        return
+
+    # 3. Sample each question n times, every sample with its own seed
+    rows = read_inputs(config.input, "question", columns=config.columns, limit=run.limit)
+    chat = bind(chat_format, load_tokenizer(model, revision))
+    with (
+        tracked(stage, run, config, worker=index) as tracker,
+        open_generator(model, config.engine, revision=revision, seed=run.seed) as generator,
+    ):
+        solve_questions(stage, rows, generator, chat, config, run, tracker=tracker)
+
+
+if __name__ == "__main__":
+    sys.exit(explained(main, *parse(RunOptions, SolveConfig, description=__doc__ or "")))

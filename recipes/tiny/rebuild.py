@@ -1,0 +1,294 @@
+"""Rebuild everything that the `tiny` profile carries: questions, test splits, tokenizer and both models.
+
+    python recipes/tiny/rebuild.py
+
+`tiny-base` reads plain text of the domain (stories told with their numbers, bare calculations, questions, some of
+them broken, as text is) and never a worked solution. `tiny-solver` is the same run continued on worked solutions with
+the question masked. Everything follows from the seed. Hardware: 2 CPU cores, about 40 minutes; prints seconds,
+accuracies and the hashes of what it wrote.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import hashlib
+import json
+import random
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from scalequest.tinymath import world
+
+HERE = Path(__file__).resolve().parent
+SPLITS_FOLDER = HERE.parents[1] / "eval" / "benchmarks" / "data"
+SEED = 2410
+TRAIN_STEPS = (1, 2, 3)
+SPLITS = {"test": ((1, 2, 3), False), "combinations": ((2, 3), True), "longer": ((4,), False)}
+SPECIALS = ("<pad>", "<s>", "<|end|>", "<|user|>", "<|assistant|>")
+FOREIGN = (
+    "{n} hat {v} Äpfel und kauft noch {a} Äpfel. Wie viele Äpfel hat {n} jetzt?",
+    "{n} a {v} pommes et en achète {a} de plus. Combien de pommes {n} a-t-il maintenant ?",
+    "{n} tiene {v} manzanas y compra {a} más. ¿Cuántas manzanas tiene {n} ahora?",
+    "{n}有{v}个苹果，又买了{a}个。{n}现在有多少个苹果？",
+)
+
+
+def main() -> None:
+    """Write data, tokenizer and models, each only after what it is made from."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base-tokens", type=float, default=5e6, help="tokens of plain text")
+    parser.add_argument("--solver-tokens", type=float, default=4e6, help="tokens of questions and solutions")
+    parser.add_argument("--models", type=Path, default=HERE / "models", help="folder of the two models")
+    parser.add_argument("--data-only", action="store_true", help="stop after the questions and the splits")
+    args = parser.parse_args()
+
+    tests = write_splits()
+    write_seed_questions(tests["test"] + tests["combinations"] + tests["longer"])
+    if args.data_only:
+        return
+    taken = {row["question"] for rows in tests.values() for row in rows}
+    tokenizer = train_tokenizer(args.models / "tokenizer")
+    model = new_model(tokenizer)
+    started = time.monotonic()
+    fit(model, plain_batches(tokenizer, taken), int(args.base_tokens), "tiny-base")
+    save(model, tokenizer, args.models / "tiny-base")
+    report("tiny-base", model, tokenizer, tests, time.monotonic() - started)
+    fit(model, solution_batches(tokenizer, taken), int(args.solver_tokens), "tiny-solver")
+    save(model, tokenizer, args.models / "tiny-solver")
+    report("tiny-solver", model, tokenizer, tests, time.monotonic() - started)
+
+
+# -- questions ------------------------------------------------------------------------------------------------------
+
+
+def write_splits() -> dict[str, list[dict[str, Any]]]:
+    """Three test splits of 1,000: the training distribution, held-out combinations and wordings, one step more."""
+    splits = {}
+    for name, (steps, held_out) in SPLITS.items():
+        found = world.problems(random.Random(f"{SEED} {name}"), 1000, steps, held_out=held_out)
+        splits[name] = [
+            {"id": f"tinymath-{name}-{i:04d}", "question": p.text, "answer": str(p.answer), "steps": len(p.kinds)}
+            for i, p in enumerate(found)
+        ]
+        write_jsonl(SPLITS_FOLDER / f"tinymath_{name}.jsonl.gz", splits[name])
+    return splits
+
+
+def write_seed_questions(tests: Sequence[dict[str, Any]], count: int = 1200) -> None:
+    """What QFT learns from: mostly sound questions, with some foreign, broken and repeated ones among them."""
+    rng = random.Random(f"{SEED} seed questions")
+    taken = {row["question"] for row in tests}
+    texts: list[str] = []
+    while len(texts) < count:
+        draw = rng.random()
+        if draw < 0.02:
+            text = rng.choice(FOREIGN).format(n=rng.choice(world.MALE), v=rng.randint(3, 60), a=rng.randint(2, 40))
+        elif draw < 0.05:
+            text = world.corrupt(rng, rng.choice(world.FAULTS), rng.choice((1, 2)))
+        elif draw < 0.07 and texts:
+            text = rng.choice(texts)
+        else:
+            text = world.problem(rng, rng.choice(TRAIN_STEPS)).text
+        if text not in taken:
+            texts.append(text)
+    write_jsonl(
+        HERE / "data" / "seed_questions.jsonl.gz",
+        [{"id": f"seed-{i:05d}", "question": text} for i, text in enumerate(texts)],
+    )
+
+
+def write_jsonl(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """JSON lines under gzip without a time stamp, so that the same rows are the same bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    path.write_bytes(gzip.compress(text.encode(), 9, mtime=0))
+    print(f"{path.name}: {len(rows)} rows, sha256 {hashlib.sha256(path.read_bytes()).hexdigest()[:16]}")
+
+
+# -- text for the models --------------------------------------------------------------------------------------------
+
+
+def plain_text(rng: random.Random, taken: set[str]) -> str:
+    """One document of plain text: the language and the arithmetic, never a question with its solution."""
+    draw = rng.random()
+    if draw < 0.45:
+        return world.narrative(rng, rng.choice(TRAIN_STEPS))
+    if draw < 0.70:
+        return world.arithmetic(rng, rng.randint(4, 10))
+    if draw < 0.97:
+        return unseen(rng, taken).text
+    return world.corrupt(rng, rng.choice(world.FAULTS), rng.choice((1, 2, 3)))
+
+
+def unseen(rng: random.Random, taken: set[str]) -> world.Problem:
+    """A problem that stands in no test split."""
+    while (found := world.problem(rng, rng.choice(TRAIN_STEPS))).text in taken:
+        pass
+    return found
+
+
+def train_tokenizer(folder: Path) -> Any:
+    """Byte-level BPE of 1,024 tokens in which every digit stands alone."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    rng = random.Random(f"{SEED} tokenizer")
+    texts = [plain_text(rng, set()) for _ in range(20_000)] + [world.problem(rng, 2).solution for _ in range(5_000)]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=1024, special_tokens=list(SPECIALS), initial_alphabet=sorted(alphabet))
+    tokenizer.train_from_iterator(texts, trainer)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="<|end|>",
+        pad_token="<pad>",
+        additional_special_tokens=["<|user|>", "<|assistant|>"],
+        model_max_length=512,
+        clean_up_tokenization_spaces=False,
+    )
+    return fast
+
+
+def plain_batches(tokenizer: Any, taken: set[str], rows: int = 24, length: int = 256) -> Iterator[tuple[Any, Any]]:
+    """Documents one after another, cut into rows; loss on every token."""
+    import torch
+
+    rng = random.Random(f"{SEED} plain")
+    stream: list[int] = []
+    while True:
+        while len(stream) < rows * length:
+            texts = ["<s>" + plain_text(rng, taken) + "<|end|>" for _ in range(200)]
+            for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]:
+                stream.extend(ids)
+        batch = torch.tensor(stream[: rows * length]).view(rows, length)
+        stream = stream[rows * length :]
+        yield batch, batch
+
+
+def solution_batches(tokenizer: Any, taken: set[str], tokens: int = 6144) -> Iterator[tuple[Any, Any]]:
+    """Questions with their solutions, padded among rows of like length; loss on the solutions only."""
+    import torch
+
+    rng = random.Random(f"{SEED} solutions")
+    pad = tokenizer.pad_token_id
+    while True:
+        found = [unseen(rng, taken) for _ in range(1024)]
+        prompts = tokenizer([f"<s><|user|>{p.text}<|end|><|assistant|>" for p in found], add_special_tokens=False)
+        targets = tokenizer([p.solution + "<|end|>" for p in found], add_special_tokens=False)
+        rows = sorted(zip(prompts["input_ids"], targets["input_ids"], strict=True), key=lambda r: len(r[0]) + len(r[1]))
+        batches, batch, longest = [], [], 0
+        for prompt, target in rows:
+            longest = max(longest, len(prompt) + len(target))
+            if batch and longest * (len(batch) + 1) > tokens:
+                batches.append(batch)
+                batch, longest = [], len(prompt) + len(target)
+            batch.append((prompt, target))
+        rng.shuffle(batches)  # the short remainder is dropped: new problems come without end
+        for batch in batches:
+            width = max(len(p) + len(t) for p, t in batch)
+            ids = [p + t + [pad] * (width - len(p) - len(t)) for p, t in batch]
+            labels = [[-100] * len(p) + t + [-100] * (width - len(p) - len(t)) for p, t in batch]
+            yield torch.tensor(ids), torch.tensor(labels)
+
+
+# -- models ---------------------------------------------------------------------------------------------------------
+
+
+def new_model(tokenizer: Any) -> Any:
+    """A Llama of 3.4 million parameters; its heads are 32 wide, which vLLM's CPU attention can take."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(SEED)
+    config = LlamaConfig(
+        vocab_size=-(-len(tokenizer) // 64) * 64,
+        hidden_size=256,
+        intermediate_size=704,
+        num_hidden_layers=4,
+        num_attention_heads=8,
+        num_key_value_heads=8,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return LlamaForCausalLM(config)
+
+
+def fit(model: Any, batches: Iterator[tuple[Any, Any]], tokens: int, label: str, peak: float = 2e-3) -> None:
+    """AdamW with a short warm-up and a linear decay to zero over a budget of tokens (padding included)."""
+    import torch
+
+    optimiser = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.05)
+    model.train()
+    seen, step, started, running = 0, 0, time.monotonic(), 0.0
+    while seen < tokens:
+        ids, labels = next(batches)
+        rate = peak * min(1.0, (step + 1) / 60) * (1 - seen / tokens)
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = model(input_ids=ids, labels=labels).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        seen, step, running = seen + ids.numel(), step + 1, running + loss.item()
+        if step % 50 == 0 or step == 10:
+            spent = time.monotonic() - started
+            eta = spent / seen * (tokens - seen)
+            print(f"{label}: {seen:>9,} tokens, loss {running / min(step, 50):.3f}, {seen / spent:,.0f}/s, {eta:.0f} s left", flush=True)
+            running = 0.0
+
+
+def save(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Model in bfloat16 and tokenizer, as `from_pretrained` wants them."""
+    import copy
+
+    import torch
+
+    small = copy.deepcopy(model).to(torch.bfloat16)
+    small.generation_config.eos_token_id = tokenizer.eos_token_id
+    small.generation_config.pad_token_id = tokenizer.pad_token_id
+    small.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    weights = folder / "model.safetensors"
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    print(f"{folder.name}: {weights.stat().st_size / 1e6:.1f} MB, sha256 {digest}")
+
+
+def report(label: str, model: Any, tokenizer: Any, tests: dict[str, list[dict[str, Any]]], seconds: float) -> None:
+    """Print greedy accuracy on 300 questions of each split: the boxed number must be the answer."""
+    import re
+
+    import torch
+
+    model.eval()
+    tokenizer.padding_side = "left"
+    for split, rows in tests.items():
+        right = 0
+        for start in range(0, 300, 100):
+            chunk = rows[start : start + 100]
+            prompts = [f"<s><|user|>{row['question']}<|end|><|assistant|>" for row in chunk]
+            inputs = tokenizer(prompts, add_special_tokens=False, padding=True, return_tensors="pt")
+            with torch.no_grad():
+                out = model.generate(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], do_sample=False,
+                                     max_new_tokens=120, eos_token_id=tokenizer.eos_token_id)  # fmt: skip
+            texts = tokenizer.decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+            for row, text in zip(chunk, texts, strict=True):
+                boxed = re.findall(r"\\boxed\{(\d+)\}", text)
+                right += bool(boxed) and boxed[-1] == row["answer"]
+        print(f"{label} after {seconds:.0f} s: {split} {right / 3:.1f} %", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""What a pipeline run shows: each stage's counts, seconds and rate, while it runs and after."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+
+@dataclass
+class Line:
+    """A stage's line in the table; `parts` and `before` are what was counted while it runs."""
+
+    state: Literal["", "running", "done", "finished before", "failed", "stopped", "left out"] = ""
+    seconds: float | None = None
+    receipt: dict[str, Any] = field(default_factory=dict)
+    note: str = ""
+    parts: dict[str, tuple[int, int]] = field(default_factory=dict)
+    before: int | None = None
+
+    def look(self, folder: Path | None) -> None:
+        """See how far the running stage is: rows of its finished blocks, and what it last reported."""
+        if folder is None:
+            return
+        for part in folder.glob("parts/*.jsonl"):
+            if part.name not in self.parts:
+                with contextlib.suppress(OSError, ValueError, KeyError), part.open(encoding="utf-8") as file:
+                    head = json.loads(file.readline())
+                    self.parts[part.name] = (int(head["kept"]), int(head["dropped"]))
+        if self.before is None:
+            self.before = sum(map(sum, self.parts.values()))
+        with (
+            contextlib.suppress(OSError, ValueError, IndexError),
+            (folder / "metrics.jsonl").open("rb") as file,
+        ):
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
+            last = json.loads(file.read().splitlines()[-1])
+            keys = [key for key in ("step", "loss", "rewards/accuracies") if key in last]
+            self.note = ", ".join(f"{key} {_short(last[key])}" for key in keys)
+
+    @property
+    def counts(self) -> tuple[int | None, int | None, int | None]:
+        """Rows in, kept and dropped, as far as they are known."""
+        if self.state == "running" and self.parts:
+            kept, dropped = (sum(side) for side in zip(*self.parts.values(), strict=True))
+            return None, kept, dropped
+        if "kept" not in self.receipt:
+            return None, None, None
+        return (
+            self.receipt.get("rows_in"),
+            self.receipt["kept"],
+            sum((self.receipt.get("dropped") or {}).values()),
+        )
+
+    @property
+    def rate(self) -> str:
+        """Tokens a second of work; rows a second where no tokens are counted, and while it runs."""
+        rows, kept, dropped = self.counts
+        if self.state == "running":
+            done, seconds, tokens = (kept or 0) + (dropped or 0) - (self.before or 0), self.seconds, 0
+        else:
+            done, seconds, tokens = rows or 0, self.receipt.get("seconds"), self.receipt.get("tokens") or 0
+        if not seconds or not (tokens or done):
+            return ""
+        return f"{tokens / seconds:,.0f} tokens/s" if tokens else f"{_short(done / seconds)} rows/s"
+
+    @property
+    def summary(self) -> str:
+        """Counts, seconds and rate in words."""
+        counts = [
+            f"{count:,} {word}"
+            for count, word in zip(self.counts, ("in", "kept", "dropped"), strict=True)
+            if count is not None
+        ]
+        return ", ".join(part for part in [*counts, f"{self.seconds or 0:.1f} s", self.rate] if part)
+
+
+def read_receipt(folder: Path | None) -> dict[str, Any]:
+    """What a stage's receipt holds; nothing where there is none."""
+    if folder is None:
+        return {}
+    try:
+        loaded = json.loads((folder / "receipt.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return loaded if isinstance(loaded, dict) else {}
+
+
+def _short(value: Any) -> str:
+    return f"{value:,.3g}" if isinstance(value, float) and abs(value) < 1000 else f"{value:,.0f}"
+
+
+def table(lines: Mapping[str, Line]) -> Table:
+    """The stages with their counts, seconds and rates."""
+    result = Table(box=None, pad_edge=False)
+    for title in ("stage", "state", "in", "kept", "dropped", "seconds", "rate"):
+        result.add_column(title, justify="left" if title in ("stage", "state") else "right", no_wrap=True)
+    for name, line in lines.items():
+        result.add_row(
+            name,
+            f"{line.state} {line.note}".strip(),
+            *("" if count is None else f"{count:,}" for count in line.counts),
+            "" if line.seconds is None else f"{line.seconds:.1f}",
+            line.rate,
+        )
+    return result
+
+
+class Board:
+    """The live table on a terminal; plain lines, and the table at the end, elsewhere."""
+
+    def __init__(self, console: Console, lines: Mapping[str, Line]) -> None:
+        self._console, self._lines = console, lines
+        self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+
+    def __enter__(self) -> Board:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._live is not None:
+            self.refresh()
+            self._live.stop()
+        else:
+            self._console.print(table(self._lines))
+
+    def refresh(self) -> None:
+        """Draw the live table anew."""
+        if self._live is not None:
+            self._live.update(table(self._lines), refresh=True)
+
+    def say(self, text: str, live: bool = True) -> None:
+        """Print a line; with `live=False` only where no live table says the same."""
+        if live or self._live is None:
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)

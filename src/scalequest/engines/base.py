@@ -1,0 +1,169 @@
+"""What every engine takes and gives: token ids and sampling in, completions out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Literal, Protocol
+
+from scalequest.config import ConfigError, option
+
+logger = logging.getLogger(__name__)
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a stage samples. Temperature 0 is greedy; `max_tokens` counts generated tokens, the stop token included."""
+
+    temperature: float = option(1.0, "0 is greedy")
+    top_p: float = option(1.0, "nucleus mass, 1 keeps everything")
+    max_tokens: int = option(512, "most tokens generated per completion")
+
+    def __post_init__(self) -> None:
+        """Refuse what an engine would refuse after minutes of loading."""
+        if not 0 <= self.temperature <= 2:
+            raise ConfigError(f"temperature: expected 0 to 2, got {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise ConfigError(f"top_p: expected above 0, at most 1, got {self.top_p}")
+        if self.max_tokens < 1:
+            raise ConfigError(f"max_tokens: expected at least 1, got {self.max_tokens}")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One completion to make.
+
+    Attributes:
+        key: what the caller knows it by, unique in its block, e.g. `"q-000012/3"`.
+        prompt_ids: token ids as the model gets them, BOS included; an engine adds nothing.
+        seed: of this request alone (derived from run seed, stage, row and sample number), or None for unseeded.
+    """
+
+    key: str
+    prompt_ids: Sequence[int]
+    seed: int | None
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fixed run of row numbers, the unit that is written, resumed and (on `transformers`) batched."""
+
+    index: int
+    requests: Sequence[Request]
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What came back for one request.
+
+    Attributes:
+        key: the request's.
+        ids: generated ids without the stop token.
+        finish_reason: "stop" (a stop id was generated) or "length" (`max_tokens` or the context ran out first).
+        prompt_tokens: length of the prompt.
+        tokens: generated tokens, the stop token included.
+    """
+
+    key: str
+    ids: tuple[int, ...]
+    finish_reason: FinishReason
+    prompt_tokens: int
+    tokens: int
+
+
+class Generator(Protocol):
+    """A loaded model that completes prompts. Use as a context manager: leaving it frees the model."""
+
+    name: str
+    version: str
+
+    def generate(
+        self, blocks: Iterable[Block], sampling: Sampling, stop_ids: Sequence[int]
+    ) -> Iterator[tuple[Block, list[Completion]]]:
+        """Complete every request of every block.
+
+        Blocks are taken lazily and may be yielded in another order; inside a block the completions stand in the
+        order of its requests. Generation ends at the first of `stop_ids`.
+        """
+        ...
+
+    def __enter__(self) -> Generator: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """Which engine, and what it is given."""
+
+    name: Literal["auto", "vllm", "transformers"] = option("auto", "auto is vllm where it imports, else transformers")
+    dtype: str = option("auto", "auto is the checkpoint's")
+    max_model_len: int | None = option(None, "context length; None is the model's")
+    batch_size: int = option(128, "transformers: rows a forward pass", fingerprint=False)
+    tensor_parallel_size: int = option(1, "vllm: GPUs a model copy", fingerprint=False)
+    gpu_memory_utilization: float = option(0.92, "vllm: share of the GPU's memory", fingerprint=False)
+    max_num_seqs: int | None = option(None, "vllm: most sequences in flight; None is vLLM's default", fingerprint=False)
+    enforce_eager: bool | None = option(
+        None, "vllm: neither compile nor capture graphs; None is true on CPU, where that takes longer than it saves",
+        fingerprint=False,
+    )  # fmt: skip
+    trust_remote_code: bool = option(False, "run code that comes with the model")
+    extra: dict[str, Any] = option(
+        help="vllm: further arguments of vllm.LLM, checked against the installed one", default_factory=dict
+    )
+
+
+def open_generator(model: str, config: EngineConfig, *, revision: str | None = None, seed: int = 0) -> Generator:
+    """Load `model` (a folder or hub id) on the engine that `config` names.
+
+    Args:
+        model: folder or hub id.
+        config: the engine and its settings.
+        revision: of the model on the hub.
+        seed: what requests without a seed of their own are drawn from.
+
+    Raises:
+        ConfigError: the engine cannot be imported, or an engine argument is unknown.
+    """
+    from scalequest.engines.transformers_engine import TransformersGenerator
+    from scalequest.engines.vllm_engine import VllmGenerator, import_vllm
+
+    if config.name == "transformers":
+        if config.extra:
+            raise ConfigError(f"engine.extra: only vllm takes further arguments, got {', '.join(config.extra)}")
+        return TransformersGenerator(model, config, revision=revision, seed=seed)
+    try:
+        import_vllm()
+    except Exception as error:  # a broken install fails in many ways
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        if config.name == "vllm":
+            raise ConfigError(f"engine.name: vllm cannot be imported ({why}); transformers can do its work") from error
+        logger.warning("engine: transformers, since vllm cannot be imported (%s)", why)
+        return TransformersGenerator(model, config, revision=revision, seed=seed)
+    return VllmGenerator(model, config, revision=revision, seed=seed)
+
+
+def check_request(request: Request, sampling: Sampling, *, context: int, vocabulary: int) -> None:
+    """Refuse a request that the model cannot finish, before it is one of many in a batch.
+
+    Raises:
+        ConfigError: naming the request's key.
+    """
+    length = len(request.prompt_ids)
+    if not length:
+        raise ConfigError(f"request {request.key}: its prompt is empty")
+    if length + sampling.max_tokens > context:
+        raise ConfigError(
+            f"request {request.key}: its prompt of {length} tokens and max_tokens {sampling.max_tokens} do not fit "
+            f"the context of {context} (engine.max_model_len)"
+        )
+    if not 0 <= min(request.prompt_ids) <= max(request.prompt_ids) < vocabulary:
+        raise ConfigError(
+            f"request {request.key}: token id {max(request.prompt_ids)} is outside the model's vocabulary of {vocabulary}"
+        )

@@ -1,0 +1,161 @@
+"""Which of the launched processes this one is, and which devices are its own.
+
+Data stages use a launcher only to start one process a model copy: the processes share a folder, not a process
+group. Training recipes leave the launcher's variables alone and only ask `check_world`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from scalequest.config import ConfigError
+
+# What each launcher tells a process: rank, world size, local rank, local world size.
+_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+_FAMILIES = (
+    _TORCHRUN,
+    tuple(f"OMPI_COMM_WORLD_{name}" for name in ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE")),
+    ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
+)
+# What would make an engine join the launcher's process group.
+_REMOVED = (
+    *("MASTER_ADDR", "MASTER_PORT", "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK", "ROLE_NAME", "ROLE_WORLD_SIZE"),
+    *_TORCHRUN,
+)
+_REMOVED_PREFIXES = ("TORCHELASTIC_", "ACCELERATE_", "FSDP_")
+_GPU_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+
+
+def worker(tensor_parallel_size: int = 1) -> tuple[int, int]:
+    """Take this process's number and the number of processes from the launcher, and set its devices.
+
+    Call once, before anything that looks at devices is imported. `CUDA_VISIBLE_DEVICES` becomes this
+    process's group of `tensor_parallel_size` GPUs out of the caller's list (of all GPUs where there is none);
+    without a GPU the process is bound to its share of the cores. The launcher's variables are then removed.
+
+    Returns:
+        The worker's number, from 0, and how many workers there are; (0, 1) without a launcher.
+
+    Raises:
+        ConfigError: the launcher started fewer processes than it was asked for, its variables contradict each
+            other, or there are fewer GPUs than the processes need.
+    """
+    _refuse_lonely_launch()
+    index, workers, local_index, local_workers = _place()
+    by_launcher = any(name in os.environ for name in ("ACCELERATE_MIXED_PRECISION", *_TORCHRUN))
+    gpu = _has_gpu()
+    if by_launcher or workers > 1:
+        if gpu or _listed_gpus():
+            _pin_gpus(local_index, tensor_parallel_size)
+        if not gpu:
+            _bind_cores(local_index, local_workers)
+    for name in list(os.environ):
+        if name in _REMOVED or name.startswith(_REMOVED_PREFIXES):
+            del os.environ[name]
+    return index, workers
+
+
+def check_world() -> None:
+    """Stop a training recipe whose processes do not see each other; call it once the trainer's config is built.
+
+    On CPU some launcher settings start several processes that each take themselves for the only one and write
+    over each other, or one process where several were asked for, which then trains on smaller batches.
+
+    Raises:
+        ConfigError: `torch.distributed` sees another world size than was launched.
+    """
+    import torch.distributed
+
+    _refuse_lonely_launch()
+    _, launched, _, _ = _place()
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    seen = torch.distributed.get_world_size() if distributed else 1
+    if seen != launched:
+        raise ConfigError(
+            f"{launched} processes were launched, but torch.distributed sees a world of {seen}: "
+            "on CPU, add `--use_cpu true`"
+        )
+
+
+def _refuse_lonely_launch() -> None:
+    """`accelerate launch` without a GPU starts one process, whatever --num_processes says.
+
+    It then sets a rendezvous address (which it does for more than one process only) and no world size.
+    """
+    accelerate = "ACCELERATE_MIXED_PRECISION" in os.environ
+    if accelerate and "MASTER_PORT" in os.environ and not any(size in os.environ for _, size, _, _ in _FAMILIES):
+        raise ConfigError(
+            "accelerate launch was asked for several processes and started one: on CPU use `torchrun --standalone "
+            "--nproc_per_node N`, or a config file with distributed_type: MULTI_GPU and use_cpu: true "
+            "(or unset MASTER_PORT if one process is meant)"
+        )
+
+
+def _place() -> tuple[int, int, int, int]:
+    """Rank, world size, local rank and local world size, as the innermost launcher gives them."""
+    for rank, size, local_rank, local_size in _FAMILIES:
+        if rank not in os.environ and size not in os.environ:
+            continue
+        if rank not in os.environ or size not in os.environ:
+            missing = rank if rank not in os.environ else size
+            raise ConfigError(f"{missing} is not set, but its companion is: start with one launcher, or unset both")
+        index, workers = _number(rank), _number(size)
+        local_index = _number(local_rank) if local_rank in os.environ else index
+        local_workers = _number(local_size) if local_size in os.environ else workers
+        if not 0 <= index < workers or not 0 <= local_index < local_workers <= workers:
+            raise ConfigError(
+                f"{rank}={index}, {size}={workers}, {local_rank}={local_index}, {local_size}={local_workers} "
+                "contradict each other: left over from another launch?"
+            )
+        return index, workers, local_index, local_workers
+    return 0, 1, 0, 1
+
+
+def _number(name: str) -> int:
+    try:
+        return int(os.environ[name])
+    except ValueError:
+        raise ConfigError(f"environment variable {name}: expected a number, got {os.environ[name]!r}") from None
+
+
+def _has_gpu() -> bool:
+    # Asking torch would import it, and it reads OMP_NUM_THREADS when it is imported.
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return False
+    if os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true":
+        return False
+    return any(Path(file).exists() for file in _GPU_FILES)
+
+
+def _listed_gpus() -> list[str]:
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return [] if listed == "-1" else [gpu.strip() for gpu in listed.split(",") if gpu.strip()]
+
+
+def _pin_gpus(local_index: int, group: int) -> None:
+    first = local_index * group
+    gpus = _listed_gpus() or [str(number) for number in range(first + group)]
+    if len(gpus) < first + group:
+        raise ConfigError(
+            f"worker {local_index} of this machine needs GPUs {first} to {first + group - 1} of the list, but "
+            f"CUDA_VISIBLE_DEVICES={','.join(gpus)} has {len(gpus)}: launch one process for every {group}"
+        )
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[first : first + group])
+
+
+def _bind_cores(local_index: int, local_workers: int) -> None:
+    if hasattr(os, "sched_getaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        start, end = (len(cores) * number // local_workers for number in (local_index, local_index + 1))
+        share = cores[start:end] or [cores[local_index % len(cores)]]
+        os.sched_setaffinity(0, share)
+        threads = len(share)
+    else:
+        threads = max(1, (os.cpu_count() or 1) // local_workers)
+    # Launchers write 1 where the user has set nothing.
+    if os.environ.get("OMP_NUM_THREADS", "1") == "1":
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        if "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(threads)

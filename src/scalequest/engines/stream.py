@@ -1,0 +1,196 @@
+"""The loop of every data stage: rows in, questions asked in fixed blocks, rows written a block at a time."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from scalequest.engines.base import Block, Completion, FinishReason, Generator, Request, Sampling
+from scalequest.records import Row
+from scalequest.shards import Stage
+from scalequest.tracking import Tracker
+
+logger = logging.getLogger(__name__)
+
+REPORT_EVERY = 10.0  # seconds between two lines of progress
+SAMPLES = 8  # rows in the tracker's table
+
+
+class Reply(Protocol):
+    """What a block brings back for one question: a `Completion`, or anything that counts the same way."""
+
+    @property
+    def tokens(self) -> int:
+        """Generated for it."""
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Read for it."""
+
+    @property
+    def finish_reason(self) -> FinishReason:
+        """How it ended."""
+
+
+@dataclass(frozen=True)
+class Drop:
+    """A row that goes no further, and why (one snake_case word or two; it is counted in the receipt)."""
+
+    row: Row
+    reason: str
+
+
+Q = TypeVar("Q")
+A = TypeVar("A", bound=Reply)
+Answer = Callable[[Iterator[tuple[int, list[Q]]]], Iterator[tuple[int, list[A]]]]
+
+
+def completing(
+    generator: Generator, sampling: Sampling, stop_ids: Sequence[int]
+) -> Answer[Request, Completion]:
+    """The `answer` of `stream` that is one model on one engine."""
+
+    def answer(blocks: Iterator[tuple[int, list[Request]]]) -> Iterator[tuple[int, list[Completion]]]:
+        asked = (Block(index, requests) for index, requests in blocks)
+        for block, completions in generator.generate(asked, sampling, stop_ids):
+            yield block.index, completions
+
+    return answer
+
+
+def stream(
+    stage: Stage,
+    rows: int,
+    block_size: int,
+    *,
+    ask: Callable[[int], Sequence[Q] | Drop],
+    answer: Answer[Q, A] | None,
+    settle: Callable[[int, Sequence[A]], Row | Drop],
+    counts: Callable[[range], Mapping[str, int]] | None = None,
+    tracker: Tracker | None = None,
+) -> None:
+    """Take row numbers 0 to `rows` - 1 through a model and write what comes of each, once.
+
+    Only this worker's blocks that have no part file yet are asked, so a restart goes on where it stopped.
+
+    Args:
+        stage: open and unfinished; it says which blocks are this worker's. The caller finishes it.
+        rows: how many rows the stage has.
+        block_size: rows a part file, and a batch of the `transformers` engine.
+        ask: row number to what is asked for it (one entry a sample), or to a `Drop`.
+        answer: takes numbered blocks of questions lazily, gives each block's replies, in any order of
+            blocks; None where no row asks anything.
+        settle: row number and its replies to the row that is kept, or to a `Drop`.
+        counts: row numbers of a block to further numbers for the receipt, which sums them over all blocks.
+        tracker: gets the rates and one table of sample rows.
+    """
+    name = str(stage.receipt["stage"])
+    todo = list(stage.pending(rows, block_size))
+    progress = _Progress(name, sum(len(numbers) for _, numbers in todo), tracker)
+    planned: dict[int, tuple[range, list[Sequence[Q] | Drop]]] = {}
+    samples: list[Row] = []
+
+    def write(index: int, replies: list[A]) -> None:
+        numbers, plan = planned.pop(index)
+        kept: list[Row] = []
+        dropped: list[tuple[Row, str]] = []
+        start = 0
+        for number, asked in zip(numbers, plan, strict=True):
+            if isinstance(asked, Drop):
+                outcome: Row | Drop = asked
+            else:
+                outcome = settle(number, replies[start : start + len(asked)])
+                start += len(asked)
+            if isinstance(outcome, Drop):
+                dropped.append((outcome.row, outcome.reason))
+            else:
+                kept.append(outcome)
+        if start != len(replies):
+            raise RuntimeError(f"{name}: block {index} got {len(replies)} replies to {start} questions")
+        stage.write_block(
+            index,
+            kept,
+            dropped,
+            prompt_tokens=sum(reply.prompt_tokens for reply in replies),
+            tokens=sum(reply.tokens for reply in replies),
+            **(counts(numbers) if counts is not None else {}),
+        )
+        if not samples and kept:
+            logger.info("%s: first row: %s", name, _short(kept[0]))
+        samples.extend(kept[: SAMPLES - len(samples)])
+        progress.add(len(numbers), len(kept), replies)
+
+    def blocks() -> Iterator[tuple[int, list[Q]]]:
+        for index, numbers in todo:
+            plan = [ask(number) for number in numbers]
+            planned[index] = (numbers, plan)
+            questions = [question for asked in plan if not isinstance(asked, Drop) for question in asked]
+            if questions:
+                yield index, questions
+            else:
+                write(index, [])
+
+    if answer is None:
+        assert not any(blocks()), "rows ask, and nobody is there to answer"
+    else:
+        for index, replies in answer(blocks()):
+            write(index, replies)
+    if planned:
+        raise RuntimeError(f"{name}: no replies came back for blocks {sorted(planned)}")
+    progress.report()
+    if tracker is not None and samples:
+        tracker.table("samples", samples)
+
+
+def _short(row: Row) -> dict[str, Any]:
+    return {key: value if len(text := str(value)) <= 300 else text[:300] + "…" for key, value in row.items()}
+
+
+class _Progress:
+    """Rates of this process since it began, logged every few seconds."""
+
+    def __init__(self, name: str, rows: int, tracker: Tracker | None) -> None:
+        self.name, self.rows, self.tracker = name, rows, tracker
+        self.started = self.reported = time.monotonic()
+        self.done = self.kept = self.tokens = self.replies = self.stopped = 0
+
+    def add(self, rows: int, kept: int, replies: Sequence[Reply]) -> None:
+        self.done += rows
+        self.kept += kept
+        self.tokens += sum(reply.tokens for reply in replies)
+        self.replies += len(replies)
+        self.stopped += sum(reply.finish_reason == "stop" for reply in replies)
+        if time.monotonic() - self.reported >= REPORT_EVERY:
+            self.report()
+
+    def report(self) -> None:
+        if not self.done:
+            return
+        self.reported = time.monotonic()
+        seconds = max(self.reported - self.started, 1e-9)
+        rate = self.done / seconds
+        stopped = self.stopped / self.replies if self.replies else 1.0
+        metrics = {
+            "rows": self.done,
+            "kept": self.kept,
+            "rows_per_second": rate,
+            "tokens_per_second": self.tokens / seconds,
+            "finished_by_stop": stopped,
+            "eta_seconds": (self.rows - self.done) / rate,
+        }
+        logger.info(
+            "%s: %d of %d rows, %d kept, %.1f rows/s, %.0f tokens/s, %.1f %% stopped, %.0f s left",
+            self.name,
+            self.done,
+            self.rows,
+            self.kept,
+            rate,
+            metrics["tokens_per_second"],
+            100 * stopped,
+            metrics["eta_seconds"],
+        )
+        if self.tracker is not None:
+            self.tracker.log(metrics, step=self.done)

@@ -1,0 +1,1 @@
+"""Benchmarks, the harness that runs a model over them, statistics, tables of result files."""

@@ -1,0 +1,171 @@
+"""What a run folder's receipts say: where every row went, what became of it, and how long it took."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scalequest.config import ConfigError
+from scalequest.evaluation.tables import Table
+
+# Names of stages (`Stage.open(name=...)`) and what they do to rows, for the one line that sums the funnel up.
+HEADLINE = {
+    "generate_questions": "generated",
+    "filter_questions": "kept",
+    "solve_questions": "answered",
+    "select_solutions": "selected",
+}
+NOT_DATA = ("evaluate", "evaluate_model", "measure_questions")
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """A finished stage.
+
+    Attributes:
+        folder: below the run's.
+        receipt: as it stands there.
+        upstream: folders of the same run that it read.
+        trains: whether it made a model, not rows.
+    """
+
+    folder: str
+    receipt: Mapping[str, Any]
+    upstream: tuple[str, ...]
+    trains: bool
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Reason to number, most frequent first."""
+        return dict(sorted((self.receipt.get("dropped") or {}).items(), key=lambda item: -item[1]))
+
+    def count(self, key: str) -> int:
+        """A number of the receipt."""
+        return int(self.receipt.get(key) or 0)
+
+
+def read_stages(run: str | Path) -> list[StageRecord]:
+    """All finished stages below a run folder, in the order they were started.
+
+    Raises:
+        ConfigError: no such folder, or a receipt cannot be read.
+    """
+    run = Path(run)
+    if not run.is_dir():
+        raise ConfigError(f"{run}: no such folder")
+    receipts: dict[str, dict[str, Any]] = {}
+    for path in sorted(run.rglob("receipt.json")):
+        try:
+            receipt = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{path}: unreadable: {error}") from None
+        if receipt.get("finished"):
+            receipts[str(path.parent.relative_to(run))] = receipt
+    made_by = {f"{one['fingerprint']}/{one['output']}": folder for folder, one in receipts.items()}
+    records = []
+    for folder, receipt in receipts.items():
+        upstream = tuple(made_by[used] for used in receipt.get("inputs", {}).values() if used in made_by)
+        records.append(StageRecord(folder, receipt, upstream, not (run / folder / "data").is_dir()))
+    return _in_order(sorted(records, key=lambda record: str(record.receipt.get("started"))))
+
+
+def _in_order(records: Sequence[StageRecord]) -> list[StageRecord]:
+    """Every stage after those that it reads; else by when they started, which changes with a fresh run."""
+    left, done = list(records), list[StageRecord]()
+    while left:
+        names = {record.folder for record in left}
+        ready = next((r for r in left if not names & (set(r.upstream) - {r.folder})), left[0])
+        left.remove(ready)
+        done.append(ready)
+    return done
+
+
+def funnel(records: Sequence[StageRecord]) -> tuple[list[Table], list[str]]:
+    """Where rows went, stage by stage; and what does not add up (nothing, unless a folder was tampered with).
+
+    Two things have to hold: what a stage kept and dropped is what came in, times its samples; and what came
+    in is what the stages before it kept, unless it read only a part (a limit, or a column of another kind).
+    """
+    by_folder = {record.folder: record for record in records}
+    rows, gaps = [], []
+    for record in (record for record in records if record.receipt["stage"] not in NOT_DATA):
+        rows_in, kept, lost = record.count("rows_in"), record.count("kept"), sum(record.dropped.values())
+        if kept + lost != rows_in and (rows_in == 0 or (kept + lost) % rows_in):
+            gaps.append(f"{record.folder}: {rows_in} in, but {kept} kept + {lost} dropped")
+        sources = [by_folder[name] for name in record.upstream if not by_folder[name].trains]
+        offered = sum(source.count("kept") for source in sources)
+        if sources and rows_in > offered:
+            gaps.append(f"{record.folder}: {rows_in} in, but the stages before it kept {offered}")
+        rows.append(
+            (
+                record.folder,
+                str(record.receipt["stage"]),
+                ", ".join(source.folder for source in sources),
+                f"{rows_in:,}" + (f" of {offered:,}" if sources and offered > rows_in else ""),
+                ", ".join(f"{reason} {n:,}" for reason, n in record.dropped.items()) or "–",
+                f"{kept:,}",
+            )
+        )
+    columns = ("folder", "stage", "rows from", "in", "dropped", "kept")
+    notes = list(_headlines(records, by_folder))
+    notes.append("Every row is accounted for." if not gaps else "ROWS ARE LOST: " + "; ".join(gaps))
+    return [Table("funnel", "Where every row went", columns, tuple(rows), tuple(notes))], gaps
+
+
+def _headlines(records: Sequence[StageRecord], by_folder: Mapping[str, StageRecord]) -> Iterator[str]:
+    """One line for every selected dataset: from generated questions to the pairs trained on."""
+    for record in records:
+        if record.receipt["stage"] != "select_solutions":
+            continue
+        line = [r for r in by_folder.values() if r.folder in _ancestors(record, by_folder)]
+        words = []
+        for stage, word in HEADLINE.items():
+            here = [r for r in line if r.receipt["stage"] == stage]
+            last = [r for r in here if not any(r.folder in other.upstream for other in here)]
+            key = "rows_in" if word == "generated" else "kept"
+            if last:
+                words.append(f"{sum(r.count(key) for r in last):,} {word}")
+        for model in records:
+            if record.folder in model.upstream and model.trains:
+                words.append(f"{model.count('kept'):,} pairs trained on ({model.folder})")
+        yield f"{record.folder}: " + " → ".join(words) + "."
+
+
+def _ancestors(record: StageRecord, by_folder: Mapping[str, StageRecord]) -> set[str]:
+    """A stage and all whose rows reached it; models on the way are not followed."""
+    seen, queue = set[str](), [record.folder]
+    while queue:
+        name = queue.pop()
+        if name not in seen and not by_folder[name].trains:
+            seen.add(name)
+            queue += by_folder[name].upstream
+    return seen
+
+
+def seconds_table(records: Sequence[StageRecord], wall: Mapping[str, float] | None = None) -> Table:
+    """What every stage cost: seconds of work, and of wall clock where a pipeline measured it."""
+    wall = wall or {}
+    rows = []
+    for record in records:
+        seconds, tokens = float(record.receipt.get("seconds") or 0), record.count("tokens")
+        rate = f"{tokens / seconds:,.0f}" if tokens and seconds else "–"
+        whole = wall.get(record.folder)
+        shown = "–" if whole is None else f"{whole:.1f}"
+        cells = (
+            record.folder,
+            record.receipt["stage"],
+            f"{record.count('rows_in'):,}",
+            f"{record.count('kept'):,}",
+        )
+        rows.append((*cells, f"{tokens:,}" if tokens else "–", f"{seconds:.1f}", shown, rate))
+    total = sum(float(r.receipt.get("seconds") or 0) for r in records if r.receipt["stage"] != "evaluate")
+    notes = [f"{total:.0f} seconds of work in all."]
+    if wall:
+        notes[0] = (
+            f"{total:.0f} seconds of work in all, {sum(wall.values()):.0f} with every process's start-up."
+        )
+    columns = ("folder", "stage", "in", "kept", "tokens", "seconds", "wall", "tokens/s")
+    return Table("seconds", "What every stage cost", columns, tuple(rows), tuple(notes))

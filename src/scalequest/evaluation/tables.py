@@ -1,0 +1,364 @@
+"""Tables made of result files, and how they are shown: terminal, Markdown, LaTeX, CSV.
+
+Every number comes from a file with its protocol fingerprint, n and interval. Published numbers stand in
+columns or tables of their own, marked as not ours, with their source.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scalequest.config import ConfigError, build, option, read_yaml, required
+from scalequest.evaluation.harness import Result
+from scalequest.evaluation.statistics import Estimate
+
+NOTABLE = 0.05  # share of truncated or answerless outputs from which a note says so
+MARKS = "abcdefghijklmnopqrstuvwxyz"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as they are shown, and notes that stand below. `name` is the stem of its files."""
+
+    name: str
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PublishedRow:
+    """One row of a published table."""
+
+    model: str = required("as printed")
+    scores: dict[str, float] = required("benchmark: accuracy in %; what was not printed is left out")
+    average: float | None = option(None, "as printed")
+    detail: dict[str, str] = option(None, "further columns, e.g. the synthesis model", default_factory=dict)
+    note: str | None = option(None, "what is wrong or special about it")
+
+
+@dataclass(frozen=True)
+class Published:
+    """Somebody else's table, from a YAML file."""
+
+    name: str = required("stem of its files")
+    title: str = required("what it shows")
+    source: str = required("work, version, table")
+    tag: str = required("tag of the source in the project's notes: P2, P1, C, D, Q, HF or X")
+    protocol: str = required("how it was measured, as far as it is known")
+    benchmarks: list[str] = required("columns, in order")
+    rows: list[PublishedRow] = required("its rows")
+    notes: list[str] = option(None, "contradictions and gaps", default_factory=list)
+
+
+def load_published(path: str | Path) -> Published:
+    """Read a published table.
+
+    Raises:
+        ConfigError: naming the file and what is wrong.
+    """
+    (table,) = build((Published,), read_yaml(path), str(path))
+    for row in table.rows:
+        if unknown := [name for name in row.scores if name not in table.benchmarks]:
+            raise ConfigError(f"{path}: {row.model}: benchmark '{unknown[0]}' is not in benchmarks")
+    loaded: Published = table
+    return loaded
+
+
+# ------------------------------------------------------------------------------------------------ our numbers
+
+
+def benchmark_tables(
+    results: Sequence[Result],
+    published: Sequence[Published] = (),
+    published_as: Mapping[str, str] | None = None,
+) -> list[Table]:
+    """Models by benchmarks, then everything known of each number.
+
+    A number whose protocol is not the column's most frequent one carries a letter, and a note says what
+    differs.
+
+    Args:
+        results: in the order of rows and columns.
+        published: other people's tables, for a column beside ours.
+        published_as: our label to their model's name, where the two differ.
+    """
+    if not results:
+        return []
+    models = list(dict.fromkeys(result.model for result in results))
+    benchmarks = {result.benchmark: result.title for result in results}
+    cells = {(result.model, result.benchmark): result for result in results}
+    marks, notes = _protocol_marks(results)
+    theirs = _theirs(models, benchmarks, published, published_as or {})
+    columns, rows = ["model"], [[model] for model in models]
+    for benchmark, title in benchmarks.items():
+        columns.append(title)
+        for row, model in zip(rows, models, strict=True):
+            result = cells.get((model, benchmark))
+            mark = marks.get((model, benchmark), "")
+            row.append(f"{percent(result.accuracy)}{mark}" if result else "–")
+        if any((model, benchmark) in theirs for model in models):
+            columns.append(f"{title} (published)")
+            for row, model in zip(rows, models, strict=True):
+                row.append(theirs.get((model, benchmark), "–"))
+    sizes = {result.title: result.n for result in results}
+    notes = [
+        "Accuracy in % with its 95 % Wilson interval. Problems: "
+        + ", ".join(f"{title} {n:,}" for title, n in sizes.items())
+        + ".",
+        *notes,
+        *_warnings(results),
+    ]
+    if theirs:
+        sources = sorted({f"{table.tag}: {table.source}" for table in published})
+        notes.append(
+            f"Columns marked published are not ours, and their protocol may differ ({'; '.join(sources)})."
+        )
+    main = Table("benchmarks", "Benchmarks", tuple(columns), tuple(map(tuple, rows)), tuple(notes))
+    return [main, _details(results, marks)]
+
+
+def _details(results: Sequence[Result], marks: Mapping[tuple[str, str], str]) -> Table:
+    columns: dict[str, Callable[[Result], str]] = {
+        "model": lambda r: r.model,
+        "benchmark": lambda r: r.title,
+        "n": lambda r: f"{r.n:,}",
+        "correct": lambda r: f"{r.correct:,}",
+        "accuracy": lambda r: percent(r.accuracy) + marks.get((r.model, r.benchmark), ""),
+        "truncated %": lambda r: f"{100 * r.truncated:.1f}",
+        "no answer %": lambda r: f"{100 * r.no_answer:.1f}",
+        "last number %": lambda r: f"{100 * r.rules.get('number', 0) / r.n:.1f}",
+        "tokens": lambda r: f"{r.tokens_mean:.0f}",
+        "engine": lambda r: str(r.protocol["engine"]),
+        "protocol": lambda r: r.fingerprint,
+    }
+    rows = tuple(tuple(cell(result) for cell in columns.values()) for result in results)
+    note = (
+        "Truncated: the output reached max_tokens. No answer: none was found in it. Last number: the "
+        "answer is only the last number of the output. Protocol: fingerprint of benchmark, limit, chat format, "
+        "sampling, grader, engine and dtype; results.json holds it in full."
+    )
+    return Table("details", "Every number with its protocol", tuple(columns), rows, (note,))
+
+
+def _protocol_marks(results: Sequence[Result]) -> tuple[dict[tuple[str, str], str], list[str]]:
+    """A letter for each number whose protocol is not its column's usual one, and a note for each letter."""
+    marks: dict[tuple[str, str], str] = {}
+    letters: dict[str, str] = {}
+    for benchmark in dict.fromkeys(result.benchmark for result in results):
+        column = [result for result in results if result.benchmark == benchmark]
+        usual_print = Counter(result.fingerprint for result in column).most_common(1)[0][0]
+        usual = next(result.protocol for result in column if result.fingerprint == usual_print)
+        for result in column:
+            if result.fingerprint != usual_print:
+                what = _differences(result.protocol, usual)
+                letter = letters.setdefault(what, f" [{MARKS[len(letters) % len(MARKS)]}]")
+                marks[result.model, benchmark] = letter
+    return marks, [
+        f"{letter.strip()} another protocol than the rest of its column: {what}."
+        for what, letter in letters.items()
+    ]
+
+
+def _differences(protocol: Mapping[str, Any], usual: Mapping[str, Any]) -> str:
+    keys = [key for key in dict.fromkeys([*usual, *protocol]) if protocol.get(key) != usual.get(key)]
+    if "chat_format" in keys or protocol.get("chat_format") != usual.get("chat_format"):
+        keys = [key for key in keys if key != "chat_format_sha256"]
+    return "; ".join(f"{key} {_short(protocol.get(key))} instead of {_short(usual.get(key))}" for key in keys)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_short(one)}" for key, one in value.items())
+    text = "none" if value is None else str(value)
+    return text[:12] if re.fullmatch(r"[0-9a-f]{64}", text) else text
+
+
+def _warnings(results: Sequence[Result]) -> list[str]:
+    notes = []
+    for result in results:
+        if max(result.truncated, result.no_answer) >= NOTABLE:
+            notes.append(
+                f"{result.model} on {result.title}: {100 * result.truncated:.0f} % of the outputs were cut "
+                f"at max_tokens and {100 * result.no_answer:.0f} % held no answer."
+            )
+    return notes
+
+
+def _theirs(
+    models: Sequence[str],
+    benchmarks: Mapping[str, str],
+    published: Sequence[Published],
+    published_as: Mapping[str, str],
+) -> dict[tuple[str, str], str]:
+    """Published accuracy by our label and benchmark; the first table that has it counts."""
+    found: dict[tuple[str, str], str] = {}
+    for model in models:
+        wanted = published_as.get(model, model).casefold()
+        for table in published:
+            for row in table.rows:
+                if row.model.casefold() == wanted:
+                    for benchmark in benchmarks:
+                        if benchmark in row.scores:
+                            found.setdefault((model, benchmark), f"{row.scores[benchmark]:.1f}")
+    return found
+
+
+def published_table(table: Published) -> Table:
+    """A published table as it was printed, marked as not ours."""
+    details = list(dict.fromkeys(key for row in table.rows for key in row.detail))
+    rows = []
+    for row in table.rows:
+        scores = [f"{row.scores[name]:.1f}" if name in row.scores else "–" for name in table.benchmarks]
+        average = "–" if row.average is None else f"{row.average:.1f}"
+        rows.append((row.model, *(row.detail.get(key, "–") for key in details), *scores, average))
+    row_notes = [f"{row.model}: {row.note}" for row in table.rows if row.note]
+    notes = (
+        f"Published, not ours. Source: {table.source} [{table.tag}]. {table.protocol}",
+        *row_notes,
+        *table.notes,
+    )
+    columns = ("model", *details, *table.benchmarks, "average")
+    return Table(f"published_{table.name}", f"Published: {table.title}", columns, tuple(rows), notes)
+
+
+def question_table(measures: Mapping[str, Any]) -> list[Table]:
+    """Quality of generated questions, from the JSON of `eval/measure_questions.py`."""
+    estimates = [
+        ("parses", "parses", 100.0),
+        ("well_posed", "well posed, of those", 100.0),
+        ("steps", "steps, of those", 1.0),
+        ("verbatim", "verbatim in training set", 100.0),
+        ("distinct", "distinct", 100.0),
+    ]
+    generators = measures["generators"]
+    rows = []
+    for label, measured in generators.items():
+        cells = [_estimate(measured[key], scale) for key, _, scale in estimates]
+        test = measured["equal_to_test"]
+        rows.append(
+            (label, f"{measured['questions']:,}", *cells, f"{test['verbatim']:,}", f"{test['masked']:,}")
+        )
+    columns = (
+        "generator",
+        "n",
+        *(title for _, title, _ in estimates),
+        "equal to a test question",
+        "but for names, numbers",
+    )
+    notes = (
+        "Shares in %, steps a mean, each with its 95 % interval and n. Questions that the generation stage "
+        "dropped (cut, empty) count as not parsing, and in no other column.",
+        f"Measured from outside by {measures['instrument']}; no stage saw it.",
+    )
+    quality = Table("questions", "Generated questions", columns, tuple(rows), notes)
+    kinds = list(dict.fromkeys(kind for measured in generators.values() for kind in measured["faults"]))
+    if not kinds:
+        return [quality]
+    counts = tuple(
+        (label, *(f"{measured['faults'].get(kind, 0):,}" for kind in kinds))
+        for label, measured in generators.items()
+    )
+    return [quality, Table("faults", "Kinds of fault", ("generator", *kinds), counts)]
+
+
+def _estimate(item: Mapping[str, Any], scale: float) -> str:
+    estimate = Estimate(**item)
+    if estimate.value is None:
+        return "–"
+    digits = 1 if scale == 100.0 else 2
+    shown = f"{scale * estimate.value:.{digits}f}"
+    if estimate.low is not None and estimate.high is not None:
+        shown += f" [{scale * estimate.low:.{digits}f}, {scale * estimate.high:.{digits}f}]"
+    return f"{shown} (n {estimate.n:,})"
+
+
+def percent(estimate: Estimate) -> str:
+    """`87.3 [85.4, 89.0]`, in %."""
+    if estimate.value is None or estimate.low is None or estimate.high is None:
+        return "–"
+    return f"{100 * estimate.value:.1f} [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
+
+
+# ---------------------------------------------------------------------------------------------------- showing
+
+
+def show(tables: Sequence[Table]) -> None:
+    """Print tables to the terminal."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table as Grid
+
+    console = Console(highlight=False)
+    if not console.is_terminal:  # a log: do not fold a table at 80 columns
+        console = Console(highlight=False, width=200)
+    for table in tables:
+        grid = Grid(title=escape(table.title), title_justify="left", title_style="bold")
+        for number, column in enumerate(table.columns):
+            grid.add_column(escape(column), justify="right" if number and _numeric(table, number) else "left")
+        for row in table.rows:
+            grid.add_row(*map(escape, row))
+        console.print(grid)
+        for note in table.notes:
+            console.print(escape(note), style="dim")
+        console.print()
+
+
+def markdown(tables: Sequence[Table], title: str | None = None) -> str:
+    """All tables as one Markdown page."""
+    lines = [f"# {title}", ""] if title else []
+    for table in tables:
+        aligned = ["---:" if i and _numeric(table, i) else "---" for i in range(len(table.columns))]
+        lines += [f"## {table.title}", "", _line(table.columns), f"| {' | '.join(aligned)} |"]
+        lines += [_line(row) for row in table.rows]
+        lines += ["", *(f"{_plain(note)}\n" for note in table.notes)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def latex(table: Table) -> str:
+    """One table in LaTeX, with booktabs."""
+    kinds = "".join("r" if i and _numeric(table, i) else "l" for i in range(len(table.columns)))
+    body = [" & ".join(map(_tex, row)) + r" \\" for row in table.rows]
+    head = " & ".join(map(_tex, table.columns)) + r" \\"
+    lines = [
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{_tex(table.title)}. {_tex(' '.join(table.notes))}}}",
+    ]
+    lines += [rf"\begin{{tabular}}{{{kinds}}}", r"\toprule", head, r"\midrule", *body, r"\bottomrule"]
+    return "\n".join([*lines, r"\end{tabular}", r"\end{table}"]) + "\n"
+
+
+def to_csv(table: Table) -> str:
+    """One table as CSV, notes left out."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerows([table.columns, *table.rows])
+    return buffer.getvalue()
+
+
+def _numeric(table: Table, column: int) -> bool:
+    cells = [row[column] for row in table.rows]
+    return bool(cells) and all(cell in ("", "–") or cell[0].isdigit() or cell[0] in "-.+" for cell in cells)
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(_plain(cell) for cell in cells)} |"
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown shows as it is: labels and reasons may come from a user."""
+    return re.sub(r"([\\|`*_<>])", r"\\\1", text).replace("\n", " ")
+
+
+def _tex(text: str) -> str:
+    replaced = re.sub(r"([&%$#_{}])", r"\\\1", text.replace("\\", r"\textbackslash "))
+    return replaced.replace("~", r"\textasciitilde ").replace("^", r"\textasciicircum ").replace("–", "--")

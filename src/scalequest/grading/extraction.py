@@ -1,0 +1,88 @@
+"""Where the final answer stands in a whole output: a box, `####`, an answer phrase, or the last number."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+Rule = Literal["boxed", "hash", "phrase", "number", "none"]
+
+_BOX = re.compile(r"\\+(?:boxed|fbox)(?![a-zA-Z])\s*")
+_HASH = re.compile(r"####[ \t]*([^\n]+)")
+_PHRASE = re.compile(
+    r"(?:\b(?:final\s+)?answers?\**(?:\s+(?:is|are)\b\s*:?|\s*[:=])|\bresult\s+is\b\s*:?|^A:)\**\s*",
+    re.I | re.M,
+)
+# A sentence ends at a line break, or at a full stop that does not stand inside a number.
+_SENTENCE_END = re.compile(r"\n|[.!?](?=\s|$)|(?<=[$\])])\.")
+_NUMBER = re.compile(r"-?\$?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)(?:\s?/\s?\d+(?!\d|\.\d))?")
+_MATH = re.compile(r"^\s*(?:\$\$(.+?)\$\$|\$(.+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\])", re.S)
+_NUMBER_THEN_WORDS = re.compile(rf"^\\?\$?({_NUMBER.pattern})\s*%?(?=[,;]\s+[a-z])")
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """An answer as it is written, and the rule that found it; `none` comes with `answer` None."""
+
+    answer: str | None
+    rule: Rule
+
+
+def extract(text: str) -> Extracted:
+    r"""Find the final answer in a model's whole output.
+
+    The last complete `\boxed{...}` wins wherever it stands, then the last `####`, then the last phrase such
+    as "the answer is", then the last number. A box that is never closed, as in a truncated output, is
+    passed over.
+    """
+    found: tuple[tuple[Rule, str | None], ...] = (("boxed", last_box(text)), ("hash", _last_hash(text)))
+    for rule, answer in found:
+        if answer:
+            return Extracted(answer, rule)
+    if answer := _last_phrase(text):
+        return Extracted(answer, "phrase")
+    numbers = _NUMBER.findall(text)
+    return Extracted(numbers[-1].strip(), "number") if numbers else Extracted(None, "none")
+
+
+def last_box(text: str) -> str | None:
+    r"""Content of the last complete, non-empty `\boxed{...}` or `\fbox{...}`, nested braces included."""
+    for match in reversed(list(_BOX.finditer(text))):
+        rest = text[match.end() :]
+        content = braced(rest) if rest.startswith("{") else re.split(r"[\s{}$]", rest, maxsplit=1)[0]
+        if content and content.strip():
+            return content.strip()
+    return None
+
+
+def braced(text: str) -> str | None:
+    """What stands between the brace that opens `text` and the one that closes it; None where none does."""
+    depth = 0
+    for i, char in enumerate(text):
+        escaped = i > 0 and text[i - 1] == "\\" and not (i > 1 and text[i - 2] == "\\")
+        if char in "{}" and not escaped:
+            depth += 1 if char == "{" else -1
+            if depth == 0:
+                return text[1:i]
+    return None
+
+
+def _last_hash(text: str) -> str | None:
+    lines = _HASH.findall(text)
+    return str(lines[-1]).strip() if lines else None
+
+
+def _last_phrase(text: str) -> str | None:
+    for match in reversed(list(_PHRASE.finditer(text))):
+        rest = text[match.end() :]
+        if math := _MATH.match(rest):
+            return next(group for group in math.groups() if group).strip().rstrip(".")
+        sentence = _SENTENCE_END.split(rest.lstrip(), maxsplit=1)[0].strip()
+        if number := _NUMBER_THEN_WORDS.match(sentence):
+            return number.group(1)
+        if len(re.findall(r"[a-z]{2,}", sentence)) >= 4 and (numbers := _NUMBER.findall(sentence)):
+            return str(numbers[-1]).strip()  # "Final answer: the volume of the box is 120"
+        if sentence:
+            return sentence.rstrip(".*").strip()
+    return None

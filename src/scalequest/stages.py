@@ -1,0 +1,100 @@
+"""How the script of a data stage begins and ends; what happens between is the stage's own."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from scalequest.config import ConfigError, RunOptions, fingerprint_fields, to_dict
+from scalequest.shards import Stage, StageError
+from scalequest.tracking import Tracker
+
+log = logging.getLogger(__name__)
+
+
+def begin(
+    name: str,
+    version: int,
+    run: RunOptions,
+    config: Any,
+    *,
+    inputs: Mapping[str, str],
+    worker: tuple[int, int] = (0, 1),
+    **identity: Any,
+) -> Stage:
+    """Set up logging and open the stage's folder; `.finished` says that there is nothing to do.
+
+    Args:
+        name: the stage.
+        version: of its code, raised by hand.
+        run: where and how.
+        config: the stage's own settings.
+        inputs: every source and model, each with its fingerprint.
+        worker: this process's number and how many there are.
+        identity: whatever else can change a row: chat format, prompts.
+    """
+    index, workers = worker
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout)
+    logging.getLogger("scalequest").setLevel(logging.INFO if index == 0 else logging.WARNING)
+    stage = Stage.open(
+        run.output_dir,
+        name=name,
+        version=version,
+        config={**to_dict(run), **to_dict(config)},
+        fingerprint={**fingerprint_fields(run), **fingerprint_fields(config), **identity},
+        inputs=inputs,
+        fresh=run.fresh,
+        worker=index,
+        workers=workers,
+    )
+    if stage.finished:
+        log.info("%s: finished before, with the same settings: %s", name, run.output_dir)
+    return stage
+
+
+@contextmanager
+def tracked(stage: Stage, run: RunOptions, config: Any, *, worker: int = 0) -> Iterator[Tracker]:
+    """Report a stage while its body runs; after it, its counts and its folder."""
+    name = str(stage.receipt["stage"])
+    with Tracker.start(
+        stage=name,
+        output_dir=run.output_dir,
+        config={**to_dict(run), **to_dict(config)},
+        group=run.group,
+        mode=run.track,
+        fingerprint=stage.fingerprint,
+        upstream=stage.receipt["inputs"],
+        worker=worker,
+    ) as tracker:
+        yield tracker
+        if worker:
+            return
+        receipt = stage.receipt
+        drops = ", ".join(f"{count} {reason}" for reason, count in receipt["dropped"].items()) or "none"
+        log.info(
+            "%s: %d in, %d kept; dropped: %s; %.0f s, %d tokens: %s",
+            name, receipt["rows_in"], receipt["kept"], drops, receipt["seconds"], receipt["tokens"],
+            run.output_dir,
+        )  # fmt: skip
+        tracker.log({"rows_in": receipt["rows_in"], "kept": receipt["kept"], **_drops(receipt)})
+        tracker.artifact(name, "dataset", run.output_dir, {"rows": receipt["kept"]})
+
+
+def explained(main: Callable[..., None], *args: Any) -> int:
+    """Run a script's `main`; a mistake of the user's becomes one line, said once, and exit status 2."""
+    first = os.environ.get("RANK", "0") == "0"
+    try:
+        main(*args)
+    except (ConfigError, StageError) as error:
+        if first:
+            print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _drops(receipt: Mapping[str, Any]) -> dict[str, int]:
+    return {f"dropped/{reason}": count for reason, count in receipt["dropped"].items()}

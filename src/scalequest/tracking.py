@@ -1,0 +1,269 @@
+"""What a stage reports while it runs: to W&B where there is one, always to `metrics.jsonl` in its folder."""
+
+from __future__ import annotations
+
+import json
+import math
+import netrc
+import os
+import re
+import secrets
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+MIRROR = "metrics.jsonl"
+_ID_FILE = "wandb/run_id"
+# Small files that are worth uploading with an artifact; data and weights are referred to, not copied.
+_CARRIED = ("receipt.json", "config.yaml", "README.md")
+
+
+class Tracker:
+    """One stage's run.
+
+    Every call appends one JSON line to the mirror first and flushes it, so that a killed stage has all it
+    reported. W&B is imported here and nowhere else; whatever it raises is one warning, and the stage goes on
+    with the mirror. A restarted stage goes on with the same mirror and the same W&B run id.
+    """
+
+    def __init__(self, output_dir: Path | None, fingerprint: str, upstream: Mapping[str, str]) -> None:
+        self._fingerprint = fingerprint
+        self._upstream = dict(upstream)
+        self._run: Any = None
+        self._mirror = None
+        self._next_step = 0
+        if output_dir is not None:
+            output_dir.mkdir(parents=True, exist_ok=True)
+            path = output_dir / MIRROR
+            self._next_step = _repair(path)
+            self._mirror = path.open("a", encoding="utf-8")
+
+    @classmethod
+    def start(
+        cls,
+        *,
+        stage: str,
+        output_dir: str | Path,
+        config: Mapping[str, Any],
+        group: str | None = None,
+        mode: Literal["wandb", "none"] = "wandb",
+        fingerprint: str = "",
+        upstream: Mapping[str, str] | None = None,
+        worker: int = 0,
+    ) -> Tracker:
+        """Open the mirror and, unless `mode` is "none", a W&B run.
+
+        The W&B project is `WANDB_PROJECT` or "scalequest", the group is the pipeline (`group`, else
+        `WANDB_RUN_GROUP`), the job type is the stage. Without a key the run is offline; `wandb sync` sends it
+        later.
+
+        Args:
+            stage: the stage's name.
+            output_dir: the stage's folder; the mirror and W&B's own files lie in it.
+            config: the resolved config.
+            group: name of the pipeline run.
+            mode: "none" keeps the mirror only.
+            fingerprint: of this stage.
+            upstream: fingerprint of every input, by what the config calls it.
+            worker: only worker 0 reports; the others get a tracker that does nothing.
+        """
+        if worker:
+            return cls(None, fingerprint, {})
+        folder = Path(output_dir)
+        tracker = cls(folder, fingerprint, upstream or {})
+        group = group or os.environ.get("WANDB_RUN_GROUP") or None
+        if mode == "wandb":
+            try:
+                tracker._run = _open_run(
+                    stage, folder, {**config, "fingerprint": fingerprint}, group, upstream or {}
+                )
+            except Exception as error:  # tracking must not cost a run
+                _warn(error)
+        tracker._write({"event": "start", "stage": stage, "group": group, "fingerprint": fingerprint})
+        return tracker
+
+    def log(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Report numbers. `step` defaults to one more than the last, also across a restart."""
+        step = self._next_step if step is None else step
+        self._next_step = step + 1
+        record = {"step": step, **metrics}
+        self._write(record)
+        self._send(lambda run: run.log(record))
+
+    def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Report sample rows, e.g. twenty questions; a column for every key, in order of appearance."""
+        self._write({"event": "table", "name": name, "rows": [dict(row) for row in rows]})
+
+        def send(run: Any) -> None:
+            import wandb
+
+            columns: list[str | int] = list(dict.fromkeys(key for row in rows for key in row))
+            data = [[_cell(row.get(str(column))) for column in columns] for row in rows]
+            run.log({name: wandb.Table(columns=columns, data=data)})
+
+        self._send(send)
+
+    def artifact(
+        self, name: str, kind: str, path: str | Path, metadata: Mapping[str, Any] | None = None
+    ) -> None:
+        """Report an output folder or file.
+
+        The W&B artifact is named by the stage's fingerprint, so that a later stage can name it as its input.
+        It holds the receipt, config and card, and refers to the rest where it lies: weights are not copied.
+
+        Args:
+            name: what the thing is, e.g. "questions".
+            kind: "dataset", "model" or "result".
+            path: the stage's folder, or one file.
+            metadata: anything worth finding it by.
+        """
+        details = {**(metadata or {}), "fingerprint": self._fingerprint, "upstream": self._upstream}
+        self._write({"event": "artifact", "name": name, "kind": kind, "metadata": details})
+
+        def send(run: Any) -> None:
+            import wandb
+
+            artifact = wandb.Artifact(
+                _artifact_name(self._fingerprint or name), type=kind, description=name, metadata=details
+            )
+            where = Path(path)
+            carried = [where] if where.is_file() else [where / part for part in _CARRIED]
+            for file in carried:
+                if file.is_file():
+                    artifact.add_file(str(file))
+            if where.is_dir():
+                artifact.add_reference(where.resolve().as_uri(), name="output", checksum=False)
+            run.log_artifact(artifact)
+
+        self._send(send)
+
+    def finish(self, exit_code: int = 0) -> None:
+        """Close the run; a second call does nothing."""
+        if self._mirror is not None:
+            self._write({"event": "finish" if exit_code == 0 else "failed"})
+            self._mirror.close()
+            self._mirror = None
+        self._send(lambda run: run.finish(exit_code=exit_code))
+        self._run = None
+
+    def __enter__(self) -> Tracker:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.finish(exit_code=0 if kind is None else 1)
+
+    def _write(self, record: Mapping[str, Any]) -> None:
+        if self._mirror is not None:
+            line = {"time": round(time.time(), 3), **record}
+            self._mirror.write(json.dumps(_plain(line), ensure_ascii=False, allow_nan=False) + "\n")
+            self._mirror.flush()
+
+    def _send(self, action: Callable[[Any], object]) -> None:
+        if self._run is None:
+            return
+        try:
+            action(self._run)
+        except Exception as error:
+            self._run = None
+            _warn(error)
+
+
+def _open_run(
+    stage: str, folder: Path, config: Mapping[str, Any], group: str | None, upstream: Mapping[str, str]
+) -> Any:
+    import wandb
+
+    folder = folder.resolve()
+    id_file = folder / _ID_FILE
+    id_file.parent.mkdir(parents=True, exist_ok=True)
+    run_id = id_file.read_text().strip() if id_file.is_file() else ""
+    if not run_id:
+        run_id = secrets.token_hex(4)
+        id_file.write_text(run_id)
+    settings: dict[str, Any] = {
+        "project": os.environ.get("WANDB_PROJECT") or "scalequest",
+        "group": group,
+        "job_type": stage,
+        "name": f"{group}/{stage}" if group else stage,
+        "id": run_id,
+        "resume": "allow",
+        "dir": str(folder),
+        "config": {**config, "upstream": dict(upstream)},
+        "reinit": "create_new",
+        "settings": wandb.Settings(console="off", quiet=True, silent=True, init_timeout=30),
+    }
+    mode: Any = os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline")
+    try:
+        run = wandb.init(mode=mode, **settings)
+    except Exception as error:
+        if mode != "online":
+            raise
+        warnings.warn(f"W&B cannot be reached ({error}); this run is offline", stacklevel=4)
+        mode = "offline"
+        run = wandb.init(mode=mode, **settings)
+    # Our own step axis: W&B's must only grow, and a resumed stage may report a step again.
+    run.define_metric("*", step_metric="step")
+    if mode == "online":
+        for label, fingerprint in upstream.items():
+            try:
+                run.use_artifact(f"{_artifact_name(fingerprint)}:latest")
+            except Exception:  # an input that no tracked stage made; its fingerprint stands in the config
+                print(f"W&B knows no artifact for {label}")
+    return run
+
+
+def _has_key() -> bool:
+    """Whether W&B would find an API key without asking: in the environment or in a netrc file."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname
+    try:
+        file = os.environ.get("NETRC") or Path.home() / ".netrc"
+        return netrc.netrc(str(file)).authenticators(host or "") is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def _artifact_name(fingerprint: str) -> str:
+    return "stage-" + re.sub(r"[^A-Za-z0-9._-]", "-", fingerprint)[:24]
+
+
+def _repair(path: Path) -> int:
+    """Cut off a last line that a kill left torn; return the step after the last one reported."""
+    if not path.is_file():
+        return 0
+    with path.open("r+b") as file:
+        data = file.read()
+        whole = data.rfind(b"\n") + 1
+        if whole < len(data):
+            file.truncate(whole)
+    steps = [record["step"] for record in map(json.loads, data[:whole].splitlines()) if "step" in record]
+    return steps[-1] + 1 if steps else 0
+
+
+def _plain(value: Any) -> Any:
+    """Turn a value into what strict JSON can say: numpy scalars to numbers, nan and infinities to words."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if value is None or isinstance(value, (str, int)):
+        return value
+    return _plain(value.item()) if hasattr(value, "item") else str(value)
+
+
+def _cell(value: Any) -> Any:
+    """One table cell: W&B columns hold one type, so what is nested becomes text."""
+    return value if value is None or isinstance(value, (str, int, float)) else json.dumps(_plain(value))
+
+
+def _warn(error: Exception) -> None:
+    warnings.warn(f"W&B stopped ({type(error).__name__}: {error}); going on with {MIRROR}", stacklevel=4)

@@ -1,0 +1,261 @@
+"""Rows to token ids: made once, by the main process, and kept beside the model as Arrow files.
+
+Nothing here is cut: a row whose ids do not fit is dropped and counted. TRL gets ids and never text, so what the
+model is trained on is what `chat.py` says, on every version of TRL.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scalequest.chat import BoundFormat, FormatError
+from scalequest.config import ConfigError
+from scalequest.records import Row, read_rows, require, row_seed
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+Ids = dict[str, list[int]]
+Render = Callable[[Row, BoundFormat], Ids]
+
+IGNORED = -100  # a label that takes no part in the loss
+
+
+class DoesNotFit(ValueError):
+    """A target longer than the model is trained on."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What became of the rows: `rows_in == train + holdout + sum(dropped.values())`.
+
+    Attributes:
+        rows_in: rows read.
+        train: rows trained on.
+        holdout: rows kept apart for evaluation.
+        dropped: rows left out, by reason.
+        tokens: tokens in the training rows, prompts included (both sides of a pair).
+        targets: those of them that carry loss.
+    """
+
+    rows_in: int
+    train: int
+    holdout: int
+    dropped: dict[str, int]
+    tokens: int
+    targets: int
+
+
+def question(row: Row, chat: BoundFormat, *, max_length: int | None, repeat_eos: bool = False) -> Ids:
+    """Render a question for QFT: every token is a target, the header too (ScaleQuest, section 2.2).
+
+    Args:
+        row: has `question`.
+        chat: format of the model.
+        max_length: longest sequence in tokens; None is no limit.
+        repeat_eos: end with one more eos, as the authors' packing did.
+    """
+    ids = chat.question_ids(row["question"])
+    if repeat_eos:
+        ids = [*ids, chat.eos_id]
+    return _fitting({"input_ids": ids, "labels": list(ids)}, len(ids), max_length)
+
+
+def solution(row: Row, chat: BoundFormat, *, max_length: int | None) -> Ids:
+    """Render a question (`query`) and its `response` for SFT; the prompt carries no loss."""
+    prompt, target = chat.solve_ids(row["query"], row["response"])
+    ids = [*prompt, *target]
+    return _fitting({"input_ids": ids, "labels": [IGNORED] * len(prompt) + target}, len(ids), max_length)
+
+
+def preference(row: Row, chat: BoundFormat, *, max_length: int | None, swap_seed: int | None = None) -> Ids:
+    """Render a preference row for DPO: the generation prefix is the prompt, two questions are its completions.
+
+    Args:
+        row: has `id`, `chosen` and `rejected`.
+        chat: format of the model.
+        max_length: longest sequence in tokens, prompt included.
+        swap_seed: swap the two sides of about half the rows, by seed and row id: a control that must teach nothing.
+    """
+    sides = [row["chosen"], row["rejected"]]
+    if swap_seed is not None and row_seed(swap_seed, "shuffle_pairs", row["id"]) % 2:
+        sides.reverse()
+    prefix = chat.question_prefix_ids
+    chosen, rejected = (chat.question_ids(side) for side in sides)
+    ids = {
+        "prompt_ids": list(prefix),
+        "chosen_ids": chosen[len(prefix) :],
+        "rejected_ids": rejected[len(prefix) :],
+    }
+    return _fitting(ids, max(len(chosen), len(rejected)), max_length)
+
+
+def read_inputs(sources: Sequence[str], columns: Mapping[str, str], limit: int | None) -> list[Row]:
+    """Read all sources into one list, in order.
+
+    Args:
+        sources: what `records.read_rows` takes.
+        columns: our column names to theirs. Where a row has theirs, it is taken; else the row must have ours, so
+            that GSM8K's `question` and MATH's `problem` can be read in one run.
+        limit: take the first rows only.
+    """
+    rows: list[Row] = []
+    for source in sources:
+        left = None if limit is None else limit - len(rows)
+        for index, row in enumerate(read_rows(source, limit=left)):
+            renamed = {ours: row[theirs] for ours, theirs in columns.items() if theirs in row}
+            row = {**row, **renamed}
+            require(row, *columns, source=source, index=index)
+            row.setdefault("id", f"{len(rows):08d}")
+            rows.append(row)
+    return rows
+
+
+def prepare(
+    folder: Path,
+    rows: Sequence[Row],
+    render: Render,
+    chat: BoundFormat,
+    *,
+    needs: Sequence[str],
+    holdout: int = 0,
+    seed: int = 0,
+    processes: int = 1,
+) -> Counts:
+    """Render `rows` and leave `train.arrow`, `holdout.arrow`, `dropped.jsonl` and `counts.json` in `folder`.
+
+    The folder appears whole or not at all. Held-out rows are drawn by row number, from `seed`.
+
+    Args:
+        folder: where to; what lies there is taken as it is.
+        rows: rows of `read_inputs`.
+        render: one of the functions above, everything but row and format bound.
+        chat: format of the model.
+        needs: columns that every row must have.
+        holdout: rows to keep apart.
+        seed: of the draw.
+        processes: worker processes to tokenise with.
+
+    Raises:
+        ConfigError: a row lacks a column, or nothing is left to train on.
+    """
+    if (folder / "counts.json").is_file():
+        return counts_of(folder)
+    for index, row in enumerate(rows):
+        require(row, *needs, source="input", index=index)
+    if holdout >= len(rows):
+        raise ConfigError(
+            f"holdout: {holdout} rows are to be held out of {len(rows)}; lower it or give more rows"
+        )
+    apart = set(random.Random(seed).sample(range(len(rows)), holdout))
+    tmp = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(tmp, ignore_errors=True)
+    tmp.mkdir(parents=True)
+    kept: Counter[str] = Counter()
+    dropped: Counter[str] = Counter()
+    with ExitStack() as stack:
+        from datasets.arrow_writer import ArrowWriter
+
+        writers = {
+            name: stack.enter_context(ArrowWriter(path=str(tmp / f"{name}.arrow")))
+            for name in (("train", "holdout") if holdout else ("train",))
+        }
+        losses = stack.enter_context((tmp / "dropped.jsonl").open("w", encoding="utf-8"))
+        for index, ids in enumerate(_rendered(rows, render, chat, processes)):
+            if isinstance(ids, str):
+                dropped[ids] += 1
+                losses.write(json.dumps({"id": rows[index]["id"], "reason": ids}, ensure_ascii=False) + "\n")
+                continue
+            name = "holdout" if index in apart else "train"
+            writers[name].write(ids)
+            kept[name] += 1
+            if name == "train":
+                kept["tokens"] += _tokens(ids)
+                kept["targets"] += _targets(ids)
+        for writer in writers.values():
+            writer.finalize()
+    if not kept["train"] or (holdout and not kept["holdout"]):
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in dropped.most_common())
+        raise ConfigError(
+            f"input: no rows left to train on or to hold out of {len(rows)} (dropped: {reasons or 'none'})"
+        )
+    counts = Counts(len(rows), kept["train"], kept["holdout"], dict(dropped), kept["tokens"], kept["targets"])
+    (tmp / "counts.json").write_text(json.dumps(asdict(counts)) + "\n", encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(tmp, folder)
+    return counts
+
+
+def counts_of(folder: Path) -> Counts:
+    """Counts that `prepare` left."""
+    return Counts(**json.loads((folder / "counts.json").read_text(encoding="utf-8")))
+
+
+def load(folder: Path) -> tuple[Dataset, Dataset | None]:
+    """Training rows and held-out rows, memory-mapped; columns as the render function made them."""
+    from datasets import Dataset
+
+    holdout = folder / "holdout.arrow"
+    return Dataset.from_file(str(folder / "train.arrow")), (
+        Dataset.from_file(str(holdout)) if holdout.is_file() else None
+    )
+
+
+def shown(ids: Mapping[str, Any], chat: BoundFormat) -> str:
+    """One training example as text, with what carries no loss in ⟦double brackets⟧; special tokens stay visible."""
+    decode = partial(chat.tokenizer.decode, skip_special_tokens=False)
+    if "chosen_ids" in ids:
+        prompt = decode(ids["prompt_ids"])
+        return "\n".join(f"{side}: ⟦{prompt}⟧{decode(ids[f'{side}_ids'])}" for side in ("chosen", "rejected"))
+    masked = next((n for n, label in enumerate(ids["labels"]) if label != IGNORED), len(ids["labels"]))
+    head = f"⟦{decode(ids['input_ids'][:masked])}⟧" if masked else ""
+    return head + str(decode(ids["input_ids"][masked:]))
+
+
+def _fitting(ids: Ids, length: int, max_length: int | None) -> Ids:
+    if max_length is not None and length > max_length:
+        raise DoesNotFit
+    return ids
+
+
+def _tokens(ids: Ids) -> int:
+    if "input_ids" in ids:
+        return len(ids["input_ids"])
+    return 2 * len(ids["prompt_ids"]) + len(ids["chosen_ids"]) + len(ids["rejected_ids"])
+
+
+def _targets(ids: Ids) -> int:
+    if "labels" in ids:
+        return sum(label != IGNORED for label in ids["labels"])
+    return len(ids["chosen_ids"]) + len(ids["rejected_ids"])
+
+
+def _try(row: Row, render: Render, chat: BoundFormat) -> Ids | str:
+    """Ids, or the reason why there are none."""
+    try:
+        return render(row, chat)
+    except DoesNotFit:
+        return "too_long"
+    except FormatError as error:
+        return str(error)  # one of four words
+
+
+def _rendered(rows: Iterable[Row], render: Render, chat: BoundFormat, processes: int) -> Iterator[Ids | str]:
+    one = partial(_try, render=render, chat=chat)
+    if processes <= 1:
+        yield from map(one, rows)
+        return
+    from multiprocessing import get_context
+
+    with get_context("spawn").Pool(processes) as pool:  # fork is unsafe once torch has threads
+        yield from pool.imap(one, rows, chunksize=512)

@@ -1,0 +1,113 @@
+"""Training on whole questions (QFT) and on solutions (SFT): two ways to render rows, one way to train on them.
+
+TRL's SFTTrainer gets `input_ids` and `labels` and nothing else: everything that it would guess from text (BOS, eos,
+where the prompt ends) is decided in `chat.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoModelForCausalLM
+from trl import SFTConfig, SFTTrainer, get_peft_config, get_quantization_config
+
+from scalequest.chat import prepare_tokenizer_and_model
+from scalequest.config import ConfigError, option
+from scalequest.training import data
+from scalequest.training.context import Run, TrainingData
+
+QFT_VERSION = SFT_VERSION = 1  # raise by hand when the same settings give other weights
+PAPER_MAX_LENGTH = 256  # paper.md 1.1
+
+
+@dataclass(frozen=True)
+class SolutionData(TrainingData):
+    """What SFT learns from: rows of `query` and `response`."""
+
+
+@dataclass(frozen=True)
+class QuestionData(TrainingData):
+    """What QFT learns from: rows of `question`."""
+
+    paper_exact: bool = option(
+        False,
+        f"as the authors' code: questions cut anywhere into chunks of {PAPER_MAX_LENGTH} tokens, two eos each",
+    )
+
+
+@dataclass
+class PackedSFTConfig(SFTConfig):  # type: ignore[misc]
+    """TRL's SFTConfig, with packing and shuffling on: rows in a pack are not always neighbours in the file."""
+
+    packing: bool = field(
+        default=True, metadata={"help": "Join rows into sequences of max_length; loss is unchanged."}
+    )
+    shuffle_dataset: bool = field(
+        default=True, metadata={"help": "Shuffle rows, by `seed`, before they are packed."}
+    )
+
+
+def prepare_questions(run: Run) -> Path:
+    """Render questions, every token a target. With `paper_exact`, also set packing as the authors had it."""
+    exact: bool = run.args.paper_exact
+    args = run.training_args
+    if exact:
+        args.packing, args.packing_strategy, args.max_length = True, "wrapped", PAPER_MAX_LENGTH
+    limit = None if exact else args.max_length
+    render = partial(data.question, max_length=limit, repeat_eos=exact)
+    return run.prepare(render, ["question"], max_length=limit, repeat_eos=exact)
+
+
+def prepare_solutions(run: Run) -> Path:
+    """Render solutions; prompts carry no loss."""
+    limit = run.training_args.max_length
+    return run.prepare(partial(data.solution, max_length=limit), ["query", "response"], max_length=limit)
+
+
+def sft_trainer(run: Run, folder: Path) -> SFTTrainer:
+    """Load the model and make its trainer; the pad token and the stop tokens are those of the chat format.
+
+    Args:
+        run: begun and opened.
+        folder: as `prepare_questions` or `prepare_solutions` left it.
+
+    Raises:
+        ConfigError: the settings would cut or re-tokenise what was prepared.
+    """
+    args, model_args = run.training_args, run.model_args
+    exact = getattr(run.args, "paper_exact", False)
+    if args.packing_strategy != "bfd" and not exact:
+        raise ConfigError(
+            f"packing_strategy: '{args.packing_strategy}' cuts rows; only 'bfd' keeps them whole"
+        )
+    for key in ("eos_token", "chat_template_path", "pad_token"):
+        if getattr(args, key) is not None:
+            raise ConfigError(
+                f"{key}: the chat format says this; make a format file of your own and name it in chat_format"
+            )
+    quantization = get_quantization_config(model_args)
+    extra: dict[str, Any] = args.model_init_kwargs or {}
+    if quantization is not None:  # cannot be moved once it is loaded, so each rank loads it where it belongs
+        extra = {"quantization_config": quantization, "device_map": {"": args.device}, **extra}
+    args.model_init_kwargs = None  # TRL's, for models that it loads itself
+    model = AutoModelForCausalLM.from_pretrained(
+        run.model,
+        revision=model_args.model_revision,
+        dtype=model_args.dtype,
+        attn_implementation=model_args.attn_implementation,
+        trust_remote_code=args.trust_remote_code,
+        **extra,
+    )
+    run.chat = prepare_tokenizer_and_model(model, run.tokenizer, run.format)
+    train, holdout = data.load(folder)
+    return SFTTrainer(
+        model=model,
+        args=args,
+        train_dataset=train,
+        eval_dataset=holdout,
+        processing_class=run.tokenizer,
+        peft_config=get_peft_config(model_args),
+    )

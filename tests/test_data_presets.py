@@ -1,0 +1,58 @@
+"""Every YAML of a data stage is parsed by the dataclasses of its recipe, and what it names is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from scalequest.chat import load_format
+from scalequest.config import RunOptions, build, read_yaml
+from scalequest.questions.filters import FilterConfig
+from scalequest.questions.generation import GenerationConfig
+from scalequest.questions.prompts import load_prompt
+from scalequest.questions.rewriting import RewriteConfig
+from scalequest.solutions.selection import SelectConfig
+from scalequest.solutions.solving import SolveConfig
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+STAGES = {
+    "generate_questions": GenerationConfig,
+    "optimize_questions": RewriteConfig,
+    "filter_questions": FilterConfig,
+    "filter_difficulty": FilterConfig,
+    "solve_questions": SolveConfig,
+    "select_solutions": SelectConfig,
+}
+PRESETS = [path for stage in STAGES for path in sorted(RECIPES.glob(f"*/{stage}*.yaml"))]
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_a_preset_parses_and_names_what_is_there(path: Path) -> None:
+    stage = next(stage for stage in STAGES if path.stem.startswith(stage))
+    run, config = build((RunOptions, STAGES[stage]), read_yaml(path), str(path))
+    assert run.output_dir
+    if getattr(config, "chat_format", None):
+        load_format(config.chat_format)
+    if isinstance(config, RewriteConfig) and config.rewriter == "local":
+        assert load_prompt(config.prompts.solvability).markers
+        assert load_prompt(config.prompts.difficulty).markers
+    if isinstance(config, FilterConfig) and config.by_verdict:
+        load_prompt(config.solvability.prompt)
+
+
+@pytest.mark.parametrize("profile", ["qwen2_math_7b", "deepseek_math_7b"])
+def test_the_papers_values(profile: str) -> None:
+    def preset(stage: str):
+        path = RECIPES / profile / f"{stage}.yaml"
+        return build((RunOptions, STAGES[stage]), read_yaml(path), str(path))[1]
+
+    def sampling(stage: str) -> tuple[float, float, int]:
+        how = preset(stage).sampling
+        return how.temperature, how.top_p, how.max_tokens
+
+    assert preset("generate_questions").num_questions == 1_000_000
+    assert sampling("generate_questions") == (1.0, 0.99, 512)
+    assert sampling("filter_questions") == (0.0, 1.0, 2048)
+    assert sampling("solve_questions") == (0.7, 0.95, 2048)
+    assert preset("solve_questions").samples == 5

@@ -1,0 +1,291 @@
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from scalequest.config import ConfigError
+from scalequest.pipeline import load, plan
+
+# A data stage as ours are, which also leaves a helper in a session of its own, as launchers do.
+STAGE = """
+import subprocess, sys, time
+from dataclasses import dataclass
+from scalequest.config import RunOptions, fingerprint_fields, option, parse, to_dict
+from scalequest.records import read_rows, source_fingerprint
+from scalequest.shards import Stage
+
+@dataclass(frozen=True)
+class Numbers(RunOptions):
+    source: str | None = option(None)
+    rows: int = option(40)
+    pause: float = option(0.0, fingerprint=False)
+    die: bool = option(False, fingerprint=False)
+
+(config,) = parse(Numbers, description="counts")
+print("asked", file=open(config.output_dir + ".asked", "a"))
+inputs = {config.source: source_fingerprint(config.source)} if config.source else {}
+stage = Stage.open(config.output_dir, name="numbers", version=1, config=to_dict(config),
+                   fingerprint=fingerprint_fields(config), inputs=inputs, fresh=config.fresh)
+if stage.finished:
+    raise SystemExit
+if config.die:
+    print("about to fail")
+    raise SystemExit(3)
+rows = read_rows(config.source) if config.source else [{"id": f"n-{i}", "n": i} for i in range(config.rows)]
+rows = rows[:config.limit]
+if config.pause:
+    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+for index, block in stage.pending(len(rows), 4):
+    time.sleep(config.pause)
+    some = [dict(rows[i]) for i in block]
+    stage.write_block(index, [r for r in some if r["n"] % 10], [(r, "round") for r in some if r["n"] % 10 == 0])
+stage.finish(rows_in=len(rows), card="numbers", tokens=1000, seconds=2.0)
+"""
+
+
+@pytest.fixture
+def pipeline(tmp_path: Path) -> Callable[..., Path]:
+    """Write a pipeline of two stages, the second on the first's output; keywords are the first stage's args."""
+    (tmp_path / "stage.py").write_text(STAGE)
+    (tmp_path / "report.py").write_text("print('the report')\n")
+    (tmp_path / "rows.yaml").write_text("rows: 40\n")
+    (tmp_path / "more.yaml").write_text("seed: 1\n")
+
+    def write(**args: Any) -> Path:
+        path = tmp_path / "pipeline.yaml"
+        stages = [
+            {"name": "first", "script": "stage.py", "config": "rows.yaml", "args": args},
+            {
+                "name": "second",
+                "script": "stage.py",
+                "config": "more.yaml",
+                "args": {"source": "${output}/first"},
+            },
+            {"name": "report", "script": "report.py", "always": True},
+        ]
+        for stage in stages:
+            for key in ("script", "config"):
+                if key in stage:
+                    stage[key] = str(tmp_path / str(stage[key]))
+        path.write_text(json.dumps({"name": "demo", "stages": stages}))  # JSON is YAML
+        return path
+
+    return write
+
+
+def start(path: Path, output: Path, *more: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "recipes/run.py", str(path), "--output", str(output), *more]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def run(path: Path, output: Path, *more: str) -> tuple[int, str]:
+    process = start(path, output, *more)
+    text = process.communicate(timeout=120)[0]
+    return process.returncode, text
+
+
+def asked(output: Path, stage: str) -> int:
+    file = output / f"{stage}.asked"
+    return len(file.read_text().splitlines()) if file.exists() else 0
+
+
+def data(output: Path) -> dict[str, bytes]:
+    files = sorted(output.glob("*/data/*")) + sorted(output.glob("*/dropped/*"))
+    return {str(file.relative_to(output)): file.read_bytes() for file in files}
+
+
+def wait_for(what: Callable[[], object], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.05)
+
+
+def test_runs_shows_and_then_skips_without_starting_anything(
+    pipeline: Callable[..., Path], tmp_path: Path
+) -> None:
+    path, output = pipeline(), tmp_path / "runs"
+    status, text = run(path, output)
+    assert status == 0, text
+    command = next(line for line in text.splitlines() if line.startswith("[1/3] first: "))
+    assert shlex.split(command)[3:5] == [str(tmp_path / "stage.py"), "--config"]
+    assert "first: done, 40 in, 36 kept, 4 dropped" in text
+    assert "500 tokens/s" in text
+    assert "the report" in text
+    assert (asked(output, "first"), asked(output, "second")) == (1, 1)
+
+    status, text = run(path, output)
+    assert status == 0
+    assert "second: finished before" in text
+    assert "the report" in text
+    assert (asked(output, "first"), asked(output, "second")) == (1, 1)
+
+    # What could change the answer asks the stage, which decides itself.
+    os.utime(tmp_path / "rows.yaml")
+    (tmp_path / "more.yaml").write_text("seed: 1\nblock_size: 256\n")
+    status, text = run(path, output)
+    assert (asked(output, "first"), asked(output, "second")) == (2, 2), text
+    assert status == 0
+
+
+def test_other_settings_are_refused_and_fresh_starts_again(
+    pipeline: Callable[..., Path], tmp_path: Path
+) -> None:
+    output = tmp_path / "runs"
+    assert run(pipeline(), output)[0] == 0
+    status, text = run(pipeline(rows=20), output)
+    assert status == 1
+    assert "40 -> 20" in text
+    assert "go on from here:   python recipes/run.py" in text
+    status, text = run(pipeline(rows=20), output, "--fresh")
+    assert status == 0
+    assert "first: done, 20 in" in text
+    assert "second: done, 18 in" in text
+
+
+def test_a_failed_stage_shows_its_last_lines_and_how_to_go_on(
+    pipeline: Callable[..., Path], tmp_path: Path
+) -> None:
+    status, text = run(pipeline(die=True), tmp_path / "runs")
+    assert status == 3
+    assert "about to fail" in text
+    assert "stage first ended with exit status 3" in text
+    alone = next(line for line in text.splitlines() if line.startswith("this stage alone:"))
+    assert shlex.split(alone)[-4:] == ["--die", "true", "--output_dir", str(tmp_path / "runs/first")]
+    assert run(pipeline(), tmp_path / "runs")[0] == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_nothing_outlives_a_killed_run_and_a_restart_goes_on(
+    pipeline: Callable[..., Path], tmp_path: Path, number: signal.Signals
+) -> None:
+    undisturbed, output = tmp_path / "undisturbed", tmp_path / "runs"
+    assert run(pipeline(), undisturbed)[0] == 0
+
+    process = start(pipeline(pause=0.3), output)
+    parts = output / "first/parts"
+    wait_for(lambda: len(list(parts.glob("*.jsonl"))) >= 2 if parts.exists() else False)
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert len(family) >= 3  # guard, stage, and the stage's helper in its own session
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode == (-number if number == signal.SIGKILL else 128 + number)
+    wait_for(lambda: not any(one.is_running() and one.status() != "zombie" for one in family), 30)
+    assert not (output / "first/data").exists()
+    left = {file: file.stat().st_mtime_ns for file in parts.glob("*.jsonl")}
+
+    status, text = run(pipeline(pause=0.01), output)
+    assert status == 0, text
+    assert data(output) == data(undisturbed)
+    assert left  # the restart went on from these
+    assert asked(output, "first") == 2
+
+
+def test_a_second_run_on_the_folder_is_refused(pipeline: Callable[..., Path], tmp_path: Path) -> None:
+    path, output = pipeline(pause=3.0), tmp_path / "runs"
+    first = start(path, output)
+    try:
+        wait_for(lambda: asked(output, "first"))
+        status, text = run(path, output)
+        assert status == 2
+        assert "another run is at work here" in text
+    finally:
+        first.terminate()
+        first.communicate(timeout=60)
+
+
+def test_from_and_only(pipeline: Callable[..., Path], tmp_path: Path) -> None:
+    path, output = pipeline(), tmp_path / "runs"
+    status, text = run(path, output, "--only", "second")
+    assert (status, text.count("error:")) == (2, 1)
+    assert "stage 'second' needs 'first', which is not finished" in text
+    assert run(path, output, "--only", "first")[0] == 0
+    assert asked(output, "second") == 0
+    assert run(path, output, "--from", "second")[0] == 0
+    assert (asked(output, "first"), asked(output, "second")) == (1, 1)
+    assert "there are first, second, report" in run(path, output, "--from", "third")[1]
+
+
+def test_dry_run_prints_commands_and_touches_nothing(pipeline: Callable[..., Path], tmp_path: Path) -> None:
+    output = tmp_path / "runs"
+    status, text = run(pipeline(rows=8), output, "--dry-run", "--limit", "5")
+    assert status == 0
+    commands = [shlex.split(line) for line in text.splitlines() if not line.startswith("#")]
+    assert commands[0][1:] == [
+        *(str(tmp_path / "stage.py"), "--config", str(tmp_path / "rows.yaml"), "--rows", "8"),
+        *("--output_dir", str(output / "first"), "--limit", "5"),
+    ]
+    assert commands[2][1:] == [str(tmp_path / "report.py")]
+    assert not output.exists()
+
+
+def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_DATA", "/d")
+    monkeypatch.delenv("SOME_MODELS", raising=False)
+    for name in ("s.py", "c.yaml", "zero3.yaml"):
+        (tmp_path / name).write_text("")
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "p.yaml"
+    path.write_text(
+        "name: p\nstages:\n- name: a\n  script: s.py\n  config: c.yaml\n  launch: zero3.yaml\n  args:\n"
+        "    input: ['${SOME_DATA}/x.jsonl', two words]\n    sampling: {temperature: 2e-1}\n    top: null\n"
+        "    model: ${SOME_MODELS:-${output}/models}/m\n"
+    )
+    (step,) = plan(load(path), Path("out"))
+    at = step.command.index("launch")
+    assert list(step.command[at:]) == [
+        *("launch", "--config_file", "zero3.yaml", "s.py", "--config", "c.yaml"),
+        *("--input", "/d/x.jsonl", "two words", "--sampling.temperature", "0.2", "--top", "null"),
+        *("--model", "out/models/m", "--output_dir", "out/a"),
+    ]
+    monkeypatch.delenv("SOME_DATA")
+    with pytest.raises(ConfigError, match="environment variable SOME_DATA is not set"):
+        plan(load(path), Path("out"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: p\nstages: []\n", "needs at least one"),
+        ("name: p\nstage: []\n", "did you mean 'stages'"),
+        ("name: p\nstages: [{name: a, script: s.py, confg: c.yaml}]\n", "did you mean 'config'"),
+        ("name: p\nstages: [{name: a, script: t.py}]\n", "no file t.py"),
+        ("name: p\nstages: [{name: a, script: s.py}, {name: a, script: s.py}]\n", "stands twice"),
+        (
+            "name: p\nstages: [{name: a, script: s.py, needs: [b]}, {name: b, script: s.py}]\n",
+            "no earlier stage",
+        ),
+        (
+            "name: p\nstages: [{name: a, script: s.py, args: {i: '${output}/b'}}, {name: b, script: s.py}]\n",
+            "after",
+        ),
+    ],
+)
+def test_a_wrong_pipeline_file_is_one_line(
+    text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "s.py").write_text("")
+    (tmp_path / "p.yaml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=message) as caught:
+        plan(load("p.yaml"), Path("out"), source="p.yaml")
+    assert "p.yaml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = "import sys; sys.argv = ['run.py', '--help']; sys.path.insert(0, 'recipes')\ntry:\n import run; run.parser().parse_args()\nexcept SystemExit: pass\nprint(sorted({'torch', 'transformers', 'vllm', 'wandb', 'datasets', 'pyarrow'} & set(sys.modules)))"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "--dry-run" in shown
+    assert shown.splitlines()[-1] == "[]"

@@ -1,0 +1,114 @@
+"""Rows to ids: token-exact, nothing cut, nothing lost."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scalequest.config import ConfigError
+from scalequest.training import data
+
+QUESTION = "Ann has 3 apples and buys 2 more. How many apples does Ann have now?"
+
+
+def test_question_trains_on_everything_and_ends_in_a_stop(chat: Any) -> None:
+    ids = data.question({"question": QUESTION}, chat, max_length=None)
+    assert ids["labels"] == ids["input_ids"]
+    assert ids["input_ids"][: len(chat.question_prefix_ids)] == chat.question_prefix_ids
+    assert ids["labels"][-1] in chat.question_stop_ids
+    assert ids["input_ids"].count(chat.bos_id) == 1
+
+
+def test_repeated_eos_is_the_authors_packing(chat: Any) -> None:
+    ids = data.question({"question": QUESTION}, chat, max_length=None, repeat_eos=True)["input_ids"]
+    assert ids[-2:] == [chat.eos_id, chat.eos_id]
+
+
+def test_solution_masks_the_prompt_and_trains_the_stop(chat: Any) -> None:
+    row = {"query": QUESTION, "response": "3 + 2 = 5\nThe answer is \\boxed{5}."}
+    ids = data.solution(row, chat, max_length=None)
+    prompt = chat.solve_prompt_ids(QUESTION)
+    assert ids["input_ids"][: len(prompt)] == prompt
+    assert set(ids["labels"][: len(prompt)]) == {data.IGNORED}
+    assert ids["labels"][len(prompt) :] == ids["input_ids"][len(prompt) :]
+    assert ids["labels"][-1] in chat.solve_stop_ids
+    assert data.shown(ids, chat) == f"⟦<s><|user|>{QUESTION}<|end|><|assistant|>⟧{row['response']}<|end|>"
+
+
+def test_pair_is_prefix_and_two_rests(chat: Any) -> None:
+    row = {"id": "q-1", "chosen": QUESTION, "rejected": "How many?"}
+    ids = data.preference(row, chat, max_length=None)
+    assert ids["prompt_ids"] == chat.question_prefix_ids
+    assert ids["prompt_ids"] + ids["chosen_ids"] == chat.question_ids(QUESTION)
+    assert ids["prompt_ids"] + ids["rejected_ids"] == chat.question_ids("How many?")
+
+
+def test_swapping_is_by_row_and_about_half(chat: Any) -> None:
+    rows = [{"id": f"q-{n}", "chosen": "One?", "rejected": "Two?"} for n in range(200)]
+    swap = partial(data.preference, chat=chat, max_length=None, swap_seed=7)
+    chosen = [swap(row)["chosen_ids"] for row in rows]
+    swapped = [one != data.preference(rows[0], chat, max_length=None)["chosen_ids"] for one in chosen]
+    assert 70 < sum(swapped) < 130
+    assert [swap(row)["chosen_ids"] for row in reversed(rows)] == chosen[::-1]
+
+
+def test_every_row_is_kept_held_out_or_dropped_with_a_reason(chat: Any, tmp_path: Path) -> None:
+    rows = [
+        {"id": f"q-{n}", "question": text}
+        for n, text in enumerate([QUESTION, "Why?", " ", "a <|end|> b"] * 5)
+    ]
+    render = partial(data.question, max_length=12)
+    counts = data.prepare(tmp_path / "d", rows, render, chat, needs=["question"], holdout=6, seed=1)
+    assert counts.rows_in == 20 == counts.train + counts.holdout + sum(counts.dropped.values())
+    assert counts.dropped == {"too_long": 5, "empty": 5, "special_token_in_text": 5}
+    train, holdout = data.load(tmp_path / "d")
+    assert len(train) == counts.train and holdout is not None and len(holdout) == counts.holdout
+    assert counts.tokens == sum(map(len, train["input_ids"])) == counts.targets
+    why = chat.question_ids("Why?")
+    assert all(ids == why for ids in train["input_ids"]), "a row was cut instead of dropped"
+    dropped = [json.loads(line) for line in (tmp_path / "d" / "dropped.jsonl").read_text().splitlines()]
+    assert {row["id"] for row in dropped} == {f"q-{n}" for n in range(20) if n % 4 != 1}
+
+
+def test_worker_processes_change_nothing(chat: Any, tmp_path: Path) -> None:
+    rows = [{"id": f"q-{n}", "question": f"{QUESTION} {n}"} for n in range(30)]
+    render = partial(data.question, max_length=None)
+    for processes in (1, 2):
+        data.prepare(tmp_path / str(processes), rows, render, chat, needs=["question"], processes=processes)
+    one, two = (data.load(tmp_path / str(processes))[0] for processes in (1, 2))
+    assert one[:] == two[:]
+
+
+def test_a_torn_preparation_is_made_again(chat: Any, tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "train.arrow").write_bytes(b"torn")
+    data.prepare(
+        tmp_path / "d",
+        [{"question": QUESTION}],
+        partial(data.question, max_length=None),
+        chat,
+        needs=["question"],
+    )
+    assert len(data.load(tmp_path / "d")[0]) == 1
+
+
+def test_two_sources_may_name_their_columns_differently(tmp_path: Path) -> None:
+    (tmp_path / "gsm8k.jsonl").write_text(json.dumps({"question": "One?"}) + "\n")
+    (tmp_path / "math.jsonl").write_text(json.dumps({"problem": "Two?"}) + "\n")
+    sources = [str(tmp_path / "gsm8k.jsonl"), str(tmp_path / "math.jsonl")]
+    read = data.read_inputs(sources, {"question": "problem"}, None)
+    assert [row["question"] for row in read] == ["One?", "Two?"]
+    assert len(data.read_inputs(sources, {"question": "problem"}, 1)) == 1
+    with pytest.raises(ConfigError, match=r"math.jsonl: row 1: no 'question'"):
+        data.read_inputs(sources, {"question": "text"}, None)
+
+
+def test_nothing_left_is_an_error(chat: Any, tmp_path: Path) -> None:
+    render = partial(data.question, max_length=2)
+    with pytest.raises(ConfigError, match="no rows left.*too_long: 1"):
+        data.prepare(tmp_path / "d", [{"id": "q", "question": QUESTION}], render, chat, needs=["question"])
+    assert not (tmp_path / "d").exists()

@@ -1,0 +1,243 @@
+"""QFT and SFT: exact training, exact resumption, saved models that anyone can load."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from training_support import RECIPES, same, weights, write_yaml
+
+from scalequest.config import ConfigError, build
+from scalequest.shards import StageError
+
+Train = Callable[..., Path]
+Settings = dict[str, Any]
+Rows = dict[str, Path]
+
+
+def test_packed_loss_is_unpacked_loss(settings: Settings, rows: Rows, train: Train, tmp_path: Path) -> None:
+    """A batch of all rows, whether each stands alone or several share a sequence, has one loss and one gradient."""
+    losses, norms = [], []
+    for packing in (True, False):
+        out = train(
+            "sft",
+            settings,
+            input=[str(rows["solutions"])],
+            output_dir=str(tmp_path / str(packing)),
+            packing=packing,
+            shuffle_dataset=False,
+            per_device_train_batch_size=64,
+            max_steps=1,
+        )
+        first = logged(out)[0]
+        losses.append(first["loss"])
+        norms.append(first["grad_norm"])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4)
+
+
+def test_accumulation_times_batch_is_what_counts(
+    settings: Settings, rows: Rows, train: Train, tmp_path: Path
+) -> None:
+    outs = [
+        train(
+            "sft",
+            settings,
+            input=[str(rows["solutions"])],
+            output_dir=str(tmp_path / f"{batch}x{steps}"),
+            packing=False,
+            per_device_train_batch_size=batch,
+            gradient_accumulation_steps=steps,
+        )
+        for batch, steps in ((1, 8), (8, 1))
+    ]
+    one, other = (weights(out) for out in outs)
+    assert all(torch.allclose(one[name], other[name], atol=2e-4) for name in one)
+    fingerprints = [json.loads((out / "receipt.json").read_text())["fingerprint"] for out in outs]
+    assert fingerprints[0] == fingerprints[1]
+
+
+def test_saved_model_loads_generates_and_stops(
+    settings: Settings, rows: Rows, train: Train, chat: Any
+) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    out = train("qft", settings, input=[str(rows["questions"])], holdout=4, limit=30)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(out), AutoTokenizer.from_pretrained(out)
+    assert model.generation_config.eos_token_id == chat.question_stop_ids
+    assert model.generation_config.pad_token_id == tokenizer.pad_token_id != tokenizer.eos_token_id
+    assert model.config.use_cache
+    prompt = torch.tensor([chat.question_prefix_ids])
+    assert model.generate(prompt, max_new_tokens=4, do_sample=False).shape[1] > prompt.shape[1]
+    assert not list(out.glob("*.bin")), "a pickle was left"
+    receipt = json.loads((out / "receipt.json").read_text())
+    assert receipt["finished"]
+    assert (receipt["rows_in"], receipt["kept"], receipt["dropped"]) == (30, 26, {"held_out": 4})
+    assert receipt["tokens"] > 0
+    assert "eval_loss" in receipt["counts"]
+    assert "# out" in (out / "README.md").read_text()
+    assert not (out / "prepared").exists()
+
+
+def test_model_learns(settings: Settings, rows: Rows, train: Train) -> None:
+    out = train("qft", settings, input=[str(rows["questions"])], max_steps=12, learning_rate=5e-3)
+    losses = [record["loss"] for record in logged(out) if "loss" in record]
+    assert losses[-1] < losses[0] - 1
+
+
+def test_paper_exact_cuts_as_the_authors_did(settings: Settings, rows: Rows, model_dir: Path) -> None:
+    from scalequest.training.context import begin
+    from scalequest.training.sft import prepare_questions, sft_trainer
+
+    parts = build(types_of("qft"), {**settings, "input": [str(rows["questions"])], "paper_exact": True})
+    run = begin("qft", 1, *parts)
+    trainer = sft_trainer(run, prepare_questions(run))
+    lengths = [len(ids) for ids in trainer.train_dataset["input_ids"]]
+    assert set(lengths[:-1]) == {256}
+    text = [token for ids in trainer.train_dataset["input_ids"] for token in ids]
+    eos = run.chat.eos_id
+    ends = [n for n, token in enumerate(text[:-1]) if token == eos and text[n + 1] == eos]
+    assert len(ends) == 40
+
+
+def test_settings_that_would_cut_are_refused(settings: Settings, rows: Rows, train: Train) -> None:
+    with pytest.raises(ConfigError, match="packing_strategy: 'wrapped' cuts rows"):
+        train("sft", settings, input=[str(rows["solutions"])], packing_strategy="wrapped")
+
+
+def test_finished_is_skipped_and_changed_settings_are_named(
+    settings: Settings, rows: Rows, train: Train
+) -> None:
+    out = train("qft", settings, input=[str(rows["questions"])])
+    before = (out / "model.safetensors").stat().st_mtime_ns
+    train("qft", settings, input=[str(rows["questions"])], logging_steps=2)
+    assert (out / "model.safetensors").stat().st_mtime_ns == before
+    with pytest.raises(StageError, match=r"learning_rate: 0.001 -> 0.002"):
+        train("qft", settings, input=[str(rows["questions"])], learning_rate=2e-3)
+
+
+def test_prepare_only_is_used_by_the_run_that_follows(settings: Settings, rows: Rows, train: Train) -> None:
+    out = train("sft", settings, input=[str(rows["solutions"])], prepare_only=True)
+    made = next((out / "prepared").iterdir())
+    assert (made / "train.arrow").is_file()
+    assert not (out / "receipt.json").exists()
+    train("sft", settings, input=[str(rows["solutions"])], per_device_train_batch_size=1, max_steps=1)
+    assert (out / "model.safetensors").is_file()
+
+
+def test_lora_is_merged(settings: Settings, rows: Rows, train: Train, model_dir: Path) -> None:
+    out = train(
+        "sft",
+        settings,
+        input=[str(rows["solutions"])],
+        use_peft=True,
+        lora_r=4,
+        lora_target_modules=["q_proj", "v_proj"],
+        learning_rate=1e-2,
+    )
+    assert (out / "adapter" / "adapter_model.safetensors").is_file()
+    merged, base = weights(out), load_file(model_dir / "model.safetensors")
+    changed = {name for name in base if not torch.equal(base[name], merged[name])}
+    assert changed == {name for name in base if "q_proj" in name or "v_proj" in name}
+
+
+def test_more_processes_launched_than_seen(
+    settings: Settings, rows: Rows, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    parts = build(types_of("sft"), {**settings, "input": [str(rows["solutions"])]})
+    monkeypatch.setattr(type(parts[1]), "world_size", 1)
+    with pytest.raises(ConfigError, match="2 processes were launched"):
+        recipe_main("sft")(*parts)
+
+
+def test_resumed_after_sigkill_is_uninterrupted(
+    settings: Settings, rows: Rows, train: Train, tmp_path: Path
+) -> None:
+    """Killed while it trains, and with a checkpoint that was torn while it was written: the same weights come out."""
+    given = {**settings, "input": [str(rows["solutions"])], "max_steps": 60, "save_strategy": "steps"}
+    given |= {
+        "save_steps": 5,
+        "save_total_limit": 2,
+        "lr_scheduler_type": "cosine",
+        "per_device_train_batch_size": 1,
+    }
+    undisturbed = train("sft", given, output_dir=str(tmp_path / "undisturbed"), save_strategy="no")
+
+    out = Path(given["output_dir"])
+    command = [
+        sys.executable,
+        str(RECIPES / "sft.py"),
+        "--config",
+        str(write_yaml(tmp_path / "sft.yaml", given)),
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    try:
+        while not list(out.glob("checkpoint-*/complete.json")):
+            assert process.poll() is None, "it ended before it could be killed"
+            time.sleep(0.02)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert not (out / "model.safetensors").exists()
+    sealed = sorted(out.glob("checkpoint-*/complete.json"))[-1].parent
+    step = int(sealed.name.partition("-")[2])
+    torn = out / f"checkpoint-{step + 1000}"
+    shutil.copytree(sealed, torn)
+    (torn / "optimizer.pt").write_bytes(b"torn")
+
+    train("sft", given)
+    assert same(undisturbed, out)
+    assert not torn.exists()
+    assert len(list(out.glob("checkpoint-*"))) <= 2
+    steps = [record["step"] for record in logged(out)]
+    assert steps[-1] == 60, "the resumed run did not report to the end"
+
+
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        (["--max_lenght", "64"], "max_length"),
+        (["--learning", "1"], "learning_rate"),
+        (["--learning_rate", "fast"], "fast"),
+    ],
+)
+def test_a_wrong_key_is_one_line(more: list[str], named: str, settings: Settings, tmp_path: Path) -> None:
+    config = write_yaml(tmp_path / "qft.yaml", {**settings, "input": ["x"]})
+    command = [sys.executable, str(RECIPES / "qft.py"), "--config", str(config), *more]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    lines = [line for line in done.stderr.splitlines() if "Warning" not in line]
+    assert len(lines) == 1
+    assert named in lines[0]
+
+
+def logged(out: Path) -> list[dict[str, Any]]:
+    """Numbers that a run reported."""
+    records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [record for record in records if "step" in record]
+
+
+def types_of(name: str) -> tuple[type, ...]:
+    from training_support import recipe
+
+    types: tuple[type, ...] = recipe(name).types()
+    return types
+
+
+def recipe_main(name: str) -> Callable[..., None]:
+    from training_support import recipe
+
+    main: Callable[..., None] = recipe(name).main
+    return main
