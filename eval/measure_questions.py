@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from scalequest.cards import dataset_card
-from scalequest.config import ConfigError, RunOptions, option, parse, required, to_dict
+from scalequest.config import RunOptions, option, parse, required, to_dict
 from scalequest.evaluation import tables
 from scalequest.evaluation.benchmarks import load_benchmark
 from scalequest.evaluation.statistics import mean, share
 from scalequest.questions.filters import masked, normalised
 from scalequest.records import Row, expand, read_rows, source_fingerprint
-from scalequest.shards import Stage, StageError
+from scalequest.stages import begin, explained
 from scalequest.tinymath.oracle import judge
 
 VERSION = 1  # raise by hand when the same configuration gives other rows
@@ -53,17 +53,10 @@ class MeasureConfig:
     )
 
 
-def main(args: MeasureConfig, run: RunOptions) -> None:
+def main(run: RunOptions, args: MeasureConfig) -> None:
     """Judge every question, then print and write the measures."""
-    stage = Stage.open(
-        run.output_dir,
-        name="measure_questions",
-        version=VERSION,
-        config={**to_dict(args), **to_dict(run)},
-        fingerprint={"labels": list(args.generators), "limit": run.limit, "block_size": run.block_size},
-        inputs={source: source_fingerprint(source) for source in inputs(args)},
-        fresh=run.fresh,
-    )
+    used = {source: source_fingerprint(source) for source in inputs(args)}
+    stage = begin("measure_questions", VERSION, run, args, inputs=used, labels=list(args.generators))
     if not stage.finished:
         rows = [
             row for label, source in args.generators.items() for row in generated(label, source, run.limit)
@@ -96,17 +89,21 @@ def inputs(args: MeasureConfig) -> list[str]:
 
 def generated(label: str, source: str, limit: int | None) -> list[Row]:
     """A generator's questions, those that its stage dropped included (column `dropped` says why)."""
-    rows = [{"question": row["question"], "dropped": None} for row in read_rows(source)]
+    rows = [{**row, "reason": None} for row in read_rows(source)]
     for file in sorted((expand(source) / "dropped").glob("*.parquet")):
-        rows += [{"question": row["question"] or "", "dropped": row["reason"]} for row in read_rows(file)]
-    return [{"generator": label, **row} for row in rows[:limit]]
+        rows += read_rows(file)
+    rows.sort(key=lambda row: str(row.get("id", "")))  # ids count up as questions were generated
+    return [
+        {"generator": label, "question": row["question"] or "", "dropped": row["reason"]}
+        for row in rows[:limit]
+    ]
 
 
 def measure(row: Row, training: set[str], tests: set[str], tests_masked: set[str]) -> Row:
     """A question with the oracle's verdict and where else it stands."""
     if row["dropped"] is not None:
-        return {**row, "parses": False, "well_posed": False, "fault": f"dropped: {row['dropped']}", "steps": None,
-                "in_training": False, "in_test": False, "in_test_masked": False, "key": None}  # fmt: skip
+        nothing = dict.fromkeys(("parses", "well_posed", "in_training", "in_test", "in_test_masked"), False)
+        return {**row, **nothing, "fault": f"dropped: {row['dropped']}", "steps": None, "key": None}
     verdict, key = judge(row["question"]), normalised(row["question"])
     return {
         **row,
@@ -149,8 +146,4 @@ def summary(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    options = parse(MeasureConfig, RunOptions, description=__doc__ or "")
-    try:
-        main(*options)
-    except (ConfigError, StageError) as error:
-        sys.exit(f"error: {error}")
+    sys.exit(explained(main, *parse(RunOptions, MeasureConfig, description=__doc__ or "")))

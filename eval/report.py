@@ -1,8 +1,7 @@
-"""Print and write what a run's folders say: the funnel, the questions, the benchmarks, the cost of every
-stage.
+"""Print and write what a run's folders say: funnel, questions, benchmarks, what every stage cost.
 
     python eval/report.py --run runs/tiny                           # writes runs/tiny/report/
-    python eval/report.py --evaluations runs/evaluation --published eval/published/table1.yaml --output_dir report
+    python eval/report.py --evaluations runs/7b --published eval/published/table1.yaml --output_dir report
 
 Whatever lies in the folders is shown: receipts (`receipt.json`), measured questions (`questions.json`) and
 evaluations (`results.json`). Nothing is computed anew, so every number can be followed to its file.
@@ -23,6 +22,7 @@ from scalequest.config import ConfigError, option, parse
 from scalequest.evaluation import funnel, tables
 from scalequest.evaluation.harness import RESULTS, Result, read_results
 from scalequest.records import read_rows
+from scalequest.stages import explained
 
 QUESTIONS = "questions.json"
 
@@ -50,8 +50,8 @@ class ReportConfig:
             raise ConfigError("output_dir: give one, or a run")
 
 
-def main(args: ReportConfig) -> int:
-    """Gather, print, write. Returns the exit status."""
+def main(args: ReportConfig) -> None:
+    """Gather, print, write; exit with 1 where rows are lost."""
     shown: list[tables.Table] = []
     gaps: list[str] = []
     stages: list[funnel.StageRecord] = []
@@ -91,7 +91,8 @@ def main(args: ReportConfig) -> int:
     print(f"written to {output}")
     for gap in gaps:
         print(f"error: rows are lost: {gap}", file=sys.stderr)
-    return 1 if gaps else 0
+    if gaps:
+        sys.exit(1)
 
 
 def found(run: str | None, folders: Sequence[str], name: str) -> Iterator[Path]:
@@ -147,9 +148,4 @@ def write(folder: Path, shown: Sequence[tables.Table], title: str, details: dict
 
 
 if __name__ == "__main__":
-    (options,) = parse(ReportConfig, description=__doc__ or "")
-    try:
-        sys.exit(main(options))
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(explained(main, *parse(ReportConfig, description=__doc__ or "")))

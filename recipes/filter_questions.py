@@ -38,7 +38,7 @@ def main(run: RunOptions, config: FilterConfig) -> None:
     # 1. Which of the launched processes this is, before anything that looks at devices is imported
     from scalequest.engines.launch import worker
 
-    index, workers = worker()
+    index, workers = worker(config.engine.tensor_parallel_size)
     from scalequest.chat import bind, load_format, load_tokenizer
     from scalequest.engines.base import open_generator
     from scalequest.questions.prompts import load_prompt
@@ -79,6 +79,7 @@ def main(run: RunOptions, config: FilterConfig) -> None:
             generator = stack.enter_context(
                 open_generator(model, config.engine, revision=revision, seed=run.seed)
             )
+            stage.receipt["engine"] = f"{generator.name} {generator.version}"
         filter_questions(
             stage,
             rows,

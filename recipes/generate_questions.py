@@ -35,7 +35,7 @@ def main(run: RunOptions, config: GenerationConfig) -> None:
     # 1. Which of the launched processes this is, before anything that looks at devices is imported
     from scalequest.engines.launch import worker
 
-    index, workers = worker()
+    index, workers = worker(config.engine.tensor_parallel_size)
     from scalequest.chat import bind, load_format, load_tokenizer
     from scalequest.engines.base import open_generator
     from scalequest.records import model_fingerprint
@@ -61,6 +61,7 @@ def main(run: RunOptions, config: GenerationConfig) -> None:
         tracked(stage, run, config, worker=index) as tracker,
         open_generator(model, config.engine, revision=revision, seed=run.seed) as generator,
     ):
+        stage.receipt["engine"] = f"{generator.name} {generator.version}"
         generate_questions(stage, generator, chat, config, run, tracker=tracker)
 
 

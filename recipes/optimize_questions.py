@@ -43,7 +43,7 @@ def main(run: RunOptions, config: RewriteConfig) -> None:
     # 1. Which of the launched processes this is, before anything that looks at devices is imported
     from scalequest.engines.launch import worker
 
-    index, workers = worker()
+    index, workers = worker(config.engine.tensor_parallel_size)
     from scalequest.chat import bind, load_format, load_tokenizer
     from scalequest.engines.base import open_generator
     from scalequest.questions.prompts import load_prompt
@@ -74,6 +74,7 @@ def main(run: RunOptions, config: RewriteConfig) -> None:
             return
         chat = bind(chat_format, load_tokenizer(model, revision))
         with open_generator(model, config.engine, revision=revision, seed=run.seed) as generator:
+            stage.receipt["engine"] = f"{generator.name} {generator.version}"
             rewriter = local_rewriter(generator, chat, prompts, config.sampling)
             optimize_questions(stage, rows, rewriter, config, run, tracker=tracker)
 

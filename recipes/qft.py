@@ -1,7 +1,7 @@
 """Question fine-tuning (QFT): teach a problem solver to write problems, from questions alone.
 
-The loss is on the whole text, header included, for one epoch: enough to make the model write questions after the
-bare header, too little to learn these by heart (paper, section 2.2).
+The loss is on the whole text, header included, for one epoch: enough to make the model write questions after
+the bare header, too little to learn these by heart (paper, section 2.2).
 
 One machine (one GPU, or the CPU with the tiny profile):
 
@@ -9,21 +9,25 @@ One machine (one GPU, or the CPU with the tiny profile):
 
 One node of 8 GPUs:
 
-    accelerate launch --config_file accelerate_configs/zero3.yaml recipes/qft.py --config recipes/qwen2_math_7b/qft.yaml
+    accelerate launch --config_file accelerate_configs/zero3.yaml \
+        recipes/qft.py --config recipes/qwen2_math_7b/qft.yaml
 
 Many nodes, once on each (under srun, with its own rank):
 
     accelerate launch --config_file accelerate_configs/multi_node.yaml --machine_rank $SLURM_NODEID \
-        --main_process_ip $HEAD_NODE recipes/qft.py --config recipes/qwen2_math_7b/qft.yaml --gradient_accumulation_steps 1
+        --main_process_ip $HEAD_NODE recipes/qft.py --config recipes/qwen2_math_7b/qft.yaml
+        --gradient_accumulation_steps 1
 
-Tokenise beforehand, on a machine without GPUs, with `--prepare_only`. The control "SFT on the chosen side" of QPO is this
-recipe on preference rows: `--input runs/…/optimize_questions --columns '{question: chosen}'`.
+Tokenise beforehand, on a machine without GPUs, with `--prepare_only`. The control "SFT on the chosen side" of
+QPO is this recipe on preference rows: `--input runs/…/optimize_questions --columns '{question: chosen}'`.
 
-Hardware: 8 GPUs of 40 GB for 7B with ZeRO-3, two GPU-hours for 15K questions (paper, table 4); 2 CPU cores and a minute
-or two for the tiny profile. Interrupted, it goes on from its last whole checkpoint when started again.
+Hardware: 8 GPUs of 40 GB for 7B with ZeRO-3, two GPU-hours for 15K questions (paper, table 4); 2 CPU cores
+and a minute or two for the tiny profile. Interrupted, it goes on from its last whole checkpoint when started
+again.
 
-Result: a model folder for generate_questions.py, with receipt.json, config.yaml, metrics.jsonl and a card. The loss ends
-well above zero: it is the entropy of questions, and a low one would mean questions learnt by heart.
+Result: a model folder for generate_questions.py, with receipt.json, config.yaml, metrics.jsonl and a card.
+The loss ends well above zero: it is the entropy of questions, and a low one would mean questions learnt by
+heart.
 """
 
 from __future__ import annotations
@@ -34,8 +38,11 @@ from typing import Any
 
 def main(args: Any, training_args: Any, model_args: Any) -> None:
     """Tokenise, train, save; nothing is done twice."""
+    from scalequest.engines.launch import check_world
     from scalequest.training.context import begin
     from scalequest.training.sft import QFT_VERSION, prepare_questions, sft_trainer
+
+    check_world()  # all processes that were launched train one model together
 
     # 1. Tokenizer, chat format, and the fingerprint of all that can change a weight
     run = begin("qft", QFT_VERSION, args, training_args, model_args)
@@ -54,7 +61,7 @@ def main(args: Any, training_args: Any, model_args: Any) -> None:
     run.train(trainer)
 
     # 4. Save, load again to be sure, and write the card and the receipt
-    note = "Writes questions after the bare header of a user's turn (QFT); it is not for answering them."
+    note = "Writes questions after the bare header of a user's turn (QFT); not for answering them."
     run.save(trainer, run.chat.question_stop_ids, note)
 
 

@@ -1,7 +1,8 @@
-"""Question preference optimisation (QPO): teach a question generator to prefer the rewritten question to its own.
+"""Question preference optimisation (QPO): teach a question generator to prefer questions that were improved.
 
-DPO, with the bare header as prompt, the rewritten question as chosen and the generator's own as rejected (paper, section
-2.3). The reference is the generator that it starts from, its log-probabilities computed once before training.
+DPO, with the bare header as prompt, the rewritten question as chosen and the generator's own as rejected
+(paper, section 2.3). The reference is the generator that it starts from, its log-probabilities computed once
+before training.
 
 One machine (one GPU, or the CPU with the tiny profile):
 
@@ -9,21 +10,24 @@ One machine (one GPU, or the CPU with the tiny profile):
 
 One node of 8 GPUs:
 
-    accelerate launch --config_file accelerate_configs/zero3.yaml recipes/qpo.py --config recipes/qwen2_math_7b/qpo.yaml
+    accelerate launch --config_file accelerate_configs/zero3.yaml \
+        recipes/qpo.py --config recipes/qwen2_math_7b/qpo.yaml
 
 Many nodes, once on each (under srun, with its own rank):
 
     accelerate launch --config_file accelerate_configs/multi_node.yaml --machine_rank $SLURM_NODEID \
-        --main_process_ip $HEAD_NODE recipes/qpo.py --config recipes/qwen2_math_7b/qpo.yaml --gradient_accumulation_steps 1
+        --main_process_ip $HEAD_NODE recipes/qpo.py --config recipes/qwen2_math_7b/qpo.yaml
+        --gradient_accumulation_steps 1
 
-Two controls: `--shuffle_pairs` swaps the sides of about half the pairs and must show no gain; plain SFT on the chosen
-side is `recipes/qft.py` on the same rows with `--columns '{question: chosen}'`.
+Two controls: `--shuffle_pairs` swaps the sides of about half the pairs and must show no gain; plain SFT on
+the chosen side is `recipes/qft.py` on the same rows with `--columns '{question: chosen}'`.
 
-Hardware: 8 GPUs of 40 GB for 7B with ZeRO-3, 3.3 GPU-hours for 10K pairs (paper, table 4: 6.6 for two generators); 2 CPU
-cores and a minute or two for the tiny profile. Interrupted, it goes on from its last whole checkpoint when started again.
+Hardware: 8 GPUs of 40 GB for 7B with ZeRO-3, 3.3 GPU-hours for 10K pairs (paper, table 4: 6.6 for two
+generators); 2 CPU cores and a minute or two for the tiny profile. Interrupted, it goes on from its last whole
+checkpoint when started again.
 
-Result: a model folder for generate_questions.py. `rewards/accuracies` rises from 0.5; a line warns when the chosen
-questions, too, become much less likely than they were.
+Result: a model folder for generate_questions.py. `rewards/accuracies` rises from 0.5; a line warns when the
+chosen questions, too, become much less likely than they were.
 """
 
 from __future__ import annotations
@@ -34,8 +38,11 @@ from typing import Any
 
 def main(args: Any, training_args: Any, model_args: Any) -> None:
     """Tokenise, train, save; nothing is done twice."""
+    from scalequest.engines.launch import check_world
     from scalequest.training.context import begin
     from scalequest.training.dpo import QPO_VERSION, dpo_trainer, prepare_pairs
+
+    check_world()  # all processes that were launched train one model together
 
     # 1. Tokenizer, chat format, and the fingerprint of all that can change a weight
     run = begin("qpo", QPO_VERSION, args, training_args, model_args)
@@ -54,7 +61,7 @@ def main(args: Any, training_args: Any, model_args: Any) -> None:
     run.train(trainer)
 
     # 4. Save, load again to be sure, and write the card and the receipt
-    note = "Writes questions after the bare header of a user's turn (QFT, then QPO); it is not for answering them."
+    note = "Writes questions after the bare header of a user's turn (QFT, then QPO); not for answering them."
     run.save(trainer, run.chat.question_stop_ids, note)
 
 

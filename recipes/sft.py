@@ -1,4 +1,4 @@
-"""Supervised fine-tuning (SFT): teach a base model to solve problems, from questions and their selected solutions.
+"""Supervised fine-tuning (SFT): teach a base model to solve problems, from questions and selected solutions.
 
 The prompt carries no loss; the target is the solution and its stop token, whole or not at all.
 
@@ -8,25 +8,28 @@ One machine (one GPU, or the CPU with the tiny profile):
 
 One node of 8 GPUs:
 
-    accelerate launch --config_file accelerate_configs/zero3.yaml recipes/sft.py --config recipes/mistral_7b/sft.yaml
+    accelerate launch --config_file accelerate_configs/zero3.yaml \
+        recipes/sft.py --config recipes/mistral_7b/sft.yaml
 
 Many nodes, once on each (under srun, with its own rank):
 
     accelerate launch --config_file accelerate_configs/multi_node.yaml --machine_rank $SLURM_NODEID \
-        --main_process_ip $HEAD_NODE recipes/sft.py --config recipes/mistral_7b/sft.yaml --gradient_accumulation_steps 4
+        --main_process_ip $HEAD_NODE recipes/sft.py --config recipes/mistral_7b/sft.yaml
+        --gradient_accumulation_steps 4
 
 One GPU with LoRA:
 
-    python recipes/sft.py --config recipes/mistral_7b/sft.yaml --use_peft --lora_r 64 --lora_target_modules all-linear \
-        --gradient_accumulation_steps 64
+    python recipes/sft.py --config recipes/mistral_7b/sft.yaml --use_peft --lora_r 64 \
+        --lora_target_modules all-linear --gradient_accumulation_steps 64
 
 Tokenise beforehand, on a machine without GPUs, with `--prepare_only --prepare_processes 16`.
 
-Hardware: 8 GPUs of 80 GB for 7B with ZeRO-3 (the paper does not give its own); 2 CPU cores and a few minutes for the tiny
-profile. Interrupted, it goes on from its last whole checkpoint when started again.
+Hardware: 8 GPUs of 80 GB for 7B with ZeRO-3 (the paper does not give its own); 2 CPU cores and a few minutes
+for the tiny profile. Interrupted, it goes on from its last whole checkpoint when started again.
 
-Result: a model folder that loads with `from_pretrained` and in vLLM (a LoRA adapter is merged, and kept in adapter/), for
-eval/evaluate.py. The paper's accuracies for 1M pairs: GSM8K 88.5, MATH 62.9 (Mistral-7B); 89.7, 73.4 (Qwen2-Math-7B).
+Result: a model folder that loads with `from_pretrained` and in vLLM (a LoRA adapter is merged, and kept in
+adapter/), for eval/evaluate.py. The paper's accuracies for 1M pairs: GSM8K 88.5, MATH 62.9 (Mistral-7B);
+89.7, 73.4 (Qwen2-Math-7B).
 """
 
 from __future__ import annotations
@@ -37,8 +40,11 @@ from typing import Any
 
 def main(args: Any, training_args: Any, model_args: Any) -> None:
     """Tokenise, train, save; nothing is done twice."""
+    from scalequest.engines.launch import check_world
     from scalequest.training.context import begin
     from scalequest.training.sft import SFT_VERSION, prepare_solutions, sft_trainer
+
+    check_world()  # all processes that were launched train one model together
 
     # 1. Tokenizer, chat format, and the fingerprint of all that can change a weight
     run = begin("sft", SFT_VERSION, args, training_args, model_args)

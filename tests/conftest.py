@@ -66,3 +66,11 @@ def data_dir() -> Path:
 def _data_folder() -> Path | None:
     folder = Path(os.environ.get("SCALEQUEST_DATA") or "/nonexistent")
     return folder if folder.is_dir() else None
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a model that writes questions and answers in TinyMath's markup, after seconds of training."""
+    from tiny_model import build_tiny_model
+
+    return build_tiny_model(tmp_path_factory.mktemp("tiny_model"))

@@ -1,8 +1,8 @@
 """Real tokenizers without a hub, each from a package on the index, and a small one for TinyMath.
 
 `build(name, folder)` writes what `from_pretrained` loads, with the settings of the family's release where they
-matter: who adds BOS, which token pads, which class the repository names. (The file is not called tokenizers.py: it
-would hide the library of that name from every test beside it.)
+matter: who adds BOS, which token pads, which class the repository names. (The file is not called tokenizers.py:
+it would hide the library of that name from every test beside it.)
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LLAMA3_SPECIALS = (
 
 
 def build(name: str, folder: Path) -> Path:
-    """Write the tokenizer of a family into `folder` and return it; skip the test where its package is absent."""
+    """Write the tokenizer of a family into `folder`, or skip the test where its package is absent."""
     folder.mkdir(parents=True, exist_ok=True)
     globals()[f"_{name}"](folder)
     return folder
@@ -60,7 +60,9 @@ def _tinymath(folder: Path) -> None:
 
     tokenizer = Tokenizer(models.BPE())
     digits = pre_tokenizers.Digits(individual_digits=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [digits, pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=384,

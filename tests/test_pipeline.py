@@ -91,7 +91,7 @@ def start(path: Path, output: Path, *more: str) -> subprocess.Popen[str]:
 
 def run(path: Path, output: Path, *more: str) -> tuple[int, str]:
     process = start(path, output, *more)
-    text = process.communicate(timeout=120)[0]
+    text = process.communicate(timeout=300)[0]
     return process.returncode, text
 
 
@@ -105,7 +105,7 @@ def data(output: Path) -> dict[str, bytes]:
     return {str(file.relative_to(output)): file.read_bytes() for file in files}
 
 
-def wait_for(what: Callable[[], object], seconds: float = 60) -> None:
+def wait_for(what: Callable[[], object], seconds: float = 200) -> None:
     deadline = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < deadline, "it never came"
@@ -179,7 +179,7 @@ def test_nothing_outlives_a_killed_run_and_a_restart_goes_on(
     family = psutil.Process(process.pid).children(recursive=True)
     assert len(family) >= 3  # guard, stage, and the stage's helper in its own session
     process.send_signal(number)
-    process.communicate(timeout=60)
+    process.communicate(timeout=200)
     assert process.returncode == (-number if number == signal.SIGKILL else 128 + number)
     wait_for(lambda: not any(one.is_running() and one.status() != "zombie" for one in family), 30)
     assert not (output / "first/data").exists()
@@ -202,7 +202,7 @@ def test_a_second_run_on_the_folder_is_refused(pipeline: Callable[..., Path], tm
         assert "another run is at work here" in text
     finally:
         first.terminate()
-        first.communicate(timeout=60)
+        first.communicate(timeout=200)
 
 
 def test_from_and_only(pipeline: Callable[..., Path], tmp_path: Path) -> None:
@@ -239,14 +239,22 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "p.yaml"
     path.write_text(
         "name: p\nstages:\n- name: a\n  script: s.py\n  config: c.yaml\n  launch: zero3.yaml\n  args:\n"
-        "    input: ['${SOME_DATA}/x.jsonl', two words]\n    sampling: {temperature: 2e-1}\n    top: null\n"
+        "    input: ['${SOME_DATA}/x.jsonl', two words]\n    sampling: {temperature: 2e-1, at: '${SOME_DATA}'}\n    top: null\n"
         "    model: ${SOME_MODELS:-${output}/models}/m\n"
     )
     (step,) = plan(load(path), Path("out"))
     at = step.command.index("launch")
     assert list(step.command[at:]) == [
         *("launch", "--config_file", "zero3.yaml", "s.py", "--config", "c.yaml"),
-        *("--input", "/d/x.jsonl", "two words", "--sampling.temperature", "0.2", "--top", "null"),
+        *(
+            "--input",
+            "/d/x.jsonl",
+            "two words",
+            "--sampling",
+            '{"temperature": 0.2, "at": "/d"}',
+            "--top",
+            "null",
+        ),
         *("--model", "out/models/m", "--output_dir", "out/a"),
     ]
     monkeypatch.delenv("SOME_DATA")

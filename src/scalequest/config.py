@@ -248,6 +248,8 @@ def _hint(key: str, schema: _Schema) -> str:
     if short.startswith("guided_"):
         return "renamed, use structured_outputs"
     same = [name for name, last in known.items() if name == wanted or last == short]
+    if key in same:
+        return f"write it as a map, {short} inside {key.rpartition('.')[0]}"
     if same:
         return f"did you mean {_either(same)}?"
     started = [name for name, last in known.items() if name.startswith(wanted) or last.startswith(short)]
@@ -270,7 +272,8 @@ def _either(names: Sequence[str]) -> str:
 
 
 def _shown(value: Any) -> str:
-    return textwrap.shorten(repr(value), 80, placeholder="…")
+    text = repr(value)
+    return text if len(text) <= 80 else text[:79] + "…"
 
 
 def _type_name(annotation: Any) -> str:

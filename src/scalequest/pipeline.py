@@ -8,7 +8,7 @@
         script: recipes/qft.py
         config: recipes/tiny/qft.yaml
         launch: null              # an accelerate file; without one, a single process started by python
-        args:                     # settings over the config; maps become dotted keys, lists several words
+        args:                     # settings over the config: --key value, a list as words, a map as '{...}'
           model_name_or_path: ${output}/base
         needs: []                 # stages it needs beyond those whose folders its args name
         always: false             # true: run it every time and show what it prints
@@ -82,8 +82,13 @@ class Step:
 
     spec: StageSpec
     command: tuple[str, ...]
-    output_dir: Path | None
+    settings: Mapping[str, Any]  # what the command gives over the config
     needs: tuple[str, ...]
+
+    @property
+    def output_dir(self) -> Path | None:
+        """Its folder, where it has one."""
+        return Path(self.settings["output_dir"]) if "output_dir" in self.settings else None
 
     @property
     def shown(self) -> str:
@@ -146,7 +151,7 @@ def plan(
     """
     steps: list[Step] = []
     for stage in spec.stages:
-        args = dict(_flat(stage.args))
+        args = dict(stage.args)
         if stage.config is not None:
             args.setdefault("output_dir", "${output}/" + stage.name)
             if limit is not None:
@@ -157,14 +162,13 @@ def plan(
         names = [other.name for other in spec.stages]
         for late in (used & set(names[len(steps) :])) - {stage.name}:
             raise ConfigError(f"{source}: stage {stage.name!r} uses {late!r}, which runs after it")
-        where = f"{source}: stage {stage.name!r}"
-        words = [word for key, value in args.items() for word in (f"--{key}", *_words(value, output, where))]
-        folder = args.get("output_dir")
+        settings = _resolved(args, output, f"{source}: stage {stage.name!r}")
+        words = [word for key, value in settings.items() for word in (f"--{key}", *_words(value))]
         steps.append(
             Step(
                 spec=stage,
                 command=(*_start(stage), *(("--config", stage.config) if stage.config else ()), *words),
-                output_dir=Path(_substitute(str(folder), output, where)) if folder else None,
+                settings=settings,
                 needs=tuple(name for name in names[: len(steps)] if name in used or name in stage.needs),
             )
         )
@@ -186,20 +190,19 @@ def _start(stage: StageSpec) -> tuple[str, ...]:
     return (*launcher, "launch", "--config_file", stage.launch, stage.script)
 
 
-def _flat(args: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in args.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
-
-
-def _words(value: Any, output: Path, where: str) -> list[str]:
+def _words(value: Any) -> list[str]:
+    """How the command line takes a value: words as they are, all else as YAML."""
     if isinstance(value, list):
-        return [word for item in value for word in _words(item, output, where)]
-    if isinstance(value, str):
-        return [_substitute(value, output, where)]
-    return [json.dumps(value)]
+        return [word for item in value for word in _words(item)]
+    return [value if isinstance(value, str) else json.dumps(value)]
+
+
+def _resolved(value: Any, output: Path, where: str) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _resolved(item, output, where) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_resolved(item, output, where) for item in value]
+    return _substitute(value, output, where) if isinstance(value, str) else value
 
 
 def _substitute(text: str, output: Path, where: str) -> str:
@@ -221,7 +224,7 @@ def _substitute(text: str, output: Path, where: str) -> str:
 def mark(step: Step) -> str:
     """Digest all that could change whether `step` is finished, without importing anything of it."""
     config = read_yaml(step.spec.config) if step.spec.config else {}
-    texts = {*_texts(config), *step.command} - {str(step.output_dir)}
+    texts = {*_texts(config), *_texts(step.settings), step.spec.launch or ""} - {str(step.output_dir), ""}
     seen = {text: state for text in sorted(texts) if (state := _state(Path(os.path.expandvars(text))))}
     code = [*Path(__file__).parent.rglob("*"), *Path(step.spec.script).parent.rglob("*")]
     digest = hashlib.sha256(json.dumps([step.command, config, seen], sort_keys=True, default=str).encode())

@@ -314,6 +314,8 @@ class Stage:
         Raises:
             StageError: a row is unaccounted for, or there are no weights.
         """
+        if self.finished:
+            return self.receipt
         if self._worker:
             return {}
         drops = {reason: n for reason, n in (dropped or {}).items() if n}
@@ -743,8 +745,6 @@ def _write_parquet(
             with path.open("rb") as written:
                 digest.update(hashlib.file_digest(written, "sha256").digest())
     except (pa.ArrowException, StopIteration) as error:
-        if isinstance(error, OSError):
-            raise
         raise StageError(f"{folder}: cannot be written: {error}") from None
     _sync(temporary)
     shutil.rmtree(folder, ignore_errors=True)

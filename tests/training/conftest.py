@@ -13,7 +13,7 @@ from training_support import recipe
 SPECIAL = ["<pad>", "<s>", "<|user|>", "<|assistant|>", "<|end|>"]
 NAMES = ["Ann", "Ben", "Cleo", "Dan", "Eve", "Finn", "Gus", "Hal"]
 QUESTIONS = [
-    f"{NAMES[n % 8]} has {n + 2} {thing} and {verb} {n % 5 + 1} more. How many {thing} does {NAMES[n % 8]} have now?"
+    f"{NAMES[n % 8]} has {n + 2} {thing} and {verb} {n % 5 + 1} more. How many {thing} are there?"
     for n in range(40)
     for thing, verb in [(("apples", "buys"), ("stamps", "finds"), ("books", "gets"))[n % 3]]
 ]

@@ -62,11 +62,12 @@ def test_every_row_is_kept_held_out_or_dropped_with_a_reason(chat: Any, tmp_path
         for n, text in enumerate([QUESTION, "Why?", " ", "a <|end|> b"] * 5)
     ]
     render = partial(data.question, max_length=12)
-    counts = data.prepare(tmp_path / "d", rows, render, chat, needs=["question"], holdout=6, seed=1)
+    counts = data.prepare(tmp_path / "d", rows, render, chat, needs=["question"], holdout=2, seed=1)
     assert counts.rows_in == 20 == counts.train + counts.holdout + sum(counts.dropped.values())
     assert counts.dropped == {"too_long": 5, "empty": 5, "special_token_in_text": 5}
     train, holdout = data.load(tmp_path / "d")
-    assert len(train) == counts.train and holdout is not None and len(holdout) == counts.holdout
+    assert holdout is not None
+    assert (len(train), len(holdout)) == (counts.train, counts.holdout)
     assert counts.tokens == sum(map(len, train["input_ids"])) == counts.targets
     why = chat.question_ids("Why?")
     assert all(ids == why for ids in train["input_ids"]), "a row was cut instead of dropped"
@@ -85,7 +86,7 @@ def test_worker_processes_change_nothing(chat: Any, tmp_path: Path) -> None:
 
 def test_a_torn_preparation_is_made_again(chat: Any, tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
-    (tmp_path / "d" / "train.arrow").write_bytes(b"torn")
+    (tmp_path / "d" / "rows.arrow").write_bytes(b"torn")
     data.prepare(
         tmp_path / "d",
         [{"question": QUESTION}],
@@ -109,6 +110,6 @@ def test_two_sources_may_name_their_columns_differently(tmp_path: Path) -> None:
 
 def test_nothing_left_is_an_error(chat: Any, tmp_path: Path) -> None:
     render = partial(data.question, max_length=2)
-    with pytest.raises(ConfigError, match="no rows left.*too_long: 1"):
+    with pytest.raises(ConfigError, match=r"nothing to train on .*too_long: 1"):
         data.prepare(tmp_path / "d", [{"id": "q", "question": QUESTION}], render, chat, needs=["question"])
     assert not (tmp_path / "d").exists()

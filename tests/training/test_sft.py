@@ -27,7 +27,7 @@ Rows = dict[str, Path]
 
 
 def test_packed_loss_is_unpacked_loss(settings: Settings, rows: Rows, train: Train, tmp_path: Path) -> None:
-    """A batch of all rows, whether each stands alone or several share a sequence, has one loss and one gradient."""
+    """Whether each row stands alone or several share a sequence: one loss, one gradient."""
     losses, norms = [], []
     for packing in (True, False):
         out = train(
@@ -130,7 +130,7 @@ def test_finished_is_skipped_and_changed_settings_are_named(
 def test_prepare_only_is_used_by_the_run_that_follows(settings: Settings, rows: Rows, train: Train) -> None:
     out = train("sft", settings, input=[str(rows["solutions"])], prepare_only=True)
     made = next((out / "prepared").iterdir())
-    assert (made / "train.arrow").is_file()
+    assert (made / "rows.arrow").is_file()
     assert not (out / "receipt.json").exists()
     train("sft", settings, input=[str(rows["solutions"])], per_device_train_batch_size=1, max_steps=1)
     assert (out / "model.safetensors").is_file()
@@ -155,9 +155,9 @@ def test_lora_is_merged(settings: Settings, rows: Rows, train: Train, model_dir:
 def test_more_processes_launched_than_seen(
     settings: Settings, rows: Rows, train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
     parts = build(types_of("sft"), {**settings, "input": [str(rows["solutions"])]})
-    monkeypatch.setattr(type(parts[1]), "world_size", 1)
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "0"), ("LOCAL_WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match="2 processes were launched"):
         recipe_main("sft")(*parts)
 
@@ -165,7 +165,7 @@ def test_more_processes_launched_than_seen(
 def test_resumed_after_sigkill_is_uninterrupted(
     settings: Settings, rows: Rows, train: Train, tmp_path: Path
 ) -> None:
-    """Killed while it trains, and with a checkpoint that was torn while it was written: the same weights come out."""
+    """Killed while it trains, a torn checkpoint beside the whole one: the same weights come out."""
     given = {**settings, "input": [str(rows["solutions"])], "max_steps": 60, "save_strategy": "steps"}
     given |= {
         "save_steps": 5,

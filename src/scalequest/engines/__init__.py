@@ -1,5 +1,13 @@
 """Engines turn token ids into completions; they never see text and never know what it means."""
 
-from scalequest.engines.base import Block, Completion, EngineConfig, Generator, Request, Sampling, open_generator
+from scalequest.engines.base import (
+    Block,
+    Completion,
+    EngineConfig,
+    Generator,
+    Request,
+    Sampling,
+    open_generator,
+)
 
 __all__ = ["Block", "Completion", "EngineConfig", "Generator", "Request", "Sampling", "open_generator"]

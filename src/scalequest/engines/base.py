@@ -17,7 +17,7 @@ FinishReason = Literal["stop", "length"]
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a stage samples. Temperature 0 is greedy; `max_tokens` counts generated tokens, the stop token included."""
+    """How a stage samples; temperature 0 is greedy, `max_tokens` counts the stop token too."""
 
     temperature: float = option(1.0, "0 is greedy")
     top_p: float = option(1.0, "nucleus mass, 1 keeps everything")
@@ -40,7 +40,7 @@ class Request:
     Attributes:
         key: what the caller knows it by, unique in its block, e.g. `"q-000012/3"`.
         prompt_ids: token ids as the model gets them, BOS included; an engine adds nothing.
-        seed: of this request alone (derived from run seed, stage, row and sample number), or None for unseeded.
+        seed: of this request alone (from run seed, stage, row and sample number), or None for unseeded.
     """
 
     key: str
@@ -63,7 +63,7 @@ class Completion:
     Attributes:
         key: the request's.
         ids: generated ids without the stop token.
-        finish_reason: "stop" (a stop id was generated) or "length" (`max_tokens` or the context ran out first).
+        finish_reason: "stop" (a stop id was generated) or "length" (`max_tokens` ran out first).
         prompt_tokens: length of the prompt.
         tokens: generated tokens, the stop token included.
     """
@@ -80,14 +80,15 @@ class Generator(Protocol):
 
     name: str
     version: str
+    context: int  # tokens that a prompt and what may follow it can have together
 
     def generate(
         self, blocks: Iterable[Block], sampling: Sampling, stop_ids: Sequence[int]
     ) -> Iterator[tuple[Block, list[Completion]]]:
         """Complete every request of every block.
 
-        Blocks are taken lazily and may be yielded in another order; inside a block the completions stand in the
-        order of its requests. Generation ends at the first of `stop_ids`.
+        Blocks are taken lazily and may be yielded in another order; inside a block the completions stand in
+        the order of its requests. Generation ends at the first of `stop_ids`, and at no other token.
         """
         ...
 
@@ -102,24 +103,29 @@ class Generator(Protocol):
 class EngineConfig:
     """Which engine, and what it is given."""
 
-    name: Literal["auto", "vllm", "transformers"] = option("auto", "auto is vllm where it imports, else transformers")
+    name: Literal["auto", "vllm", "transformers"] = option(
+        "auto", "auto is vllm where it imports, else transformers"
+    )
     dtype: str = option("auto", "auto is the checkpoint's")
     max_model_len: int | None = option(None, "context length; None is the model's")
     batch_size: int = option(128, "transformers: rows a forward pass", fingerprint=False)
     tensor_parallel_size: int = option(1, "vllm: GPUs a model copy", fingerprint=False)
     gpu_memory_utilization: float = option(0.92, "vllm: share of the GPU's memory", fingerprint=False)
-    max_num_seqs: int | None = option(None, "vllm: most sequences in flight; None is vLLM's default", fingerprint=False)
+    max_num_seqs: int | None = option(
+        None, "vllm: most sequences in flight; None is vLLM's default", fingerprint=False
+    )
     enforce_eager: bool | None = option(
-        None, "vllm: neither compile nor capture graphs; None is true on CPU, where that takes longer than it saves",
-        fingerprint=False,
-    )  # fmt: skip
+        None, "vllm: no compilation, no graph capture; None is true on CPU, false on GPUs", fingerprint=False
+    )
     trust_remote_code: bool = option(False, "run code that comes with the model")
     extra: dict[str, Any] = option(
         help="vllm: further arguments of vllm.LLM, checked against the installed one", default_factory=dict
     )
 
 
-def open_generator(model: str, config: EngineConfig, *, revision: str | None = None, seed: int = 0) -> Generator:
+def open_generator(
+    model: str, config: EngineConfig, *, revision: str | None = None, seed: int = 0
+) -> Generator:
     """Load `model` (a folder or hub id) on the engine that `config` names.
 
     Args:
@@ -131,22 +137,23 @@ def open_generator(model: str, config: EngineConfig, *, revision: str | None = N
     Raises:
         ConfigError: the engine cannot be imported, or an engine argument is unknown.
     """
-    from scalequest.engines.transformers_engine import TransformersGenerator
-    from scalequest.engines.vllm_engine import VllmGenerator, import_vllm
+    if config.name != "transformers":
+        from scalequest.engines.vllm_engine import VllmGenerator, import_vllm
 
-    if config.name == "transformers":
-        if config.extra:
-            raise ConfigError(f"engine.extra: only vllm takes further arguments, got {', '.join(config.extra)}")
-        return TransformersGenerator(model, config, revision=revision, seed=seed)
-    try:
-        import_vllm()
-    except Exception as error:  # a broken install fails in many ways
-        why = " ".join(f"{type(error).__name__}: {error}".split())
-        if config.name == "vllm":
-            raise ConfigError(f"engine.name: vllm cannot be imported ({why}); transformers can do its work") from error
-        logger.warning("engine: transformers, since vllm cannot be imported (%s)", why)
-        return TransformersGenerator(model, config, revision=revision, seed=seed)
-    return VllmGenerator(model, config, revision=revision, seed=seed)
+        try:
+            import_vllm()
+        except Exception as error:  # a broken install fails in many ways
+            why = " ".join(f"{type(error).__name__}: {error}".split())
+            if config.name == "vllm":
+                raise ConfigError(f"engine.name: vllm cannot be imported: {why}") from error
+            logger.warning("engine: transformers, since vllm cannot be imported: %s", why)
+        else:
+            return VllmGenerator(model, config, revision=revision, seed=seed)
+    elif config.extra:
+        raise ConfigError(f"engine.extra: only vllm takes further arguments, got {', '.join(config.extra)}")
+    from scalequest.engines.transformers_engine import TransformersGenerator
+
+    return TransformersGenerator(model, config, revision=revision, seed=seed)
 
 
 def check_request(request: Request, sampling: Sampling, *, context: int, vocabulary: int) -> None:
@@ -160,10 +167,11 @@ def check_request(request: Request, sampling: Sampling, *, context: int, vocabul
         raise ConfigError(f"request {request.key}: its prompt is empty")
     if length + sampling.max_tokens > context:
         raise ConfigError(
-            f"request {request.key}: its prompt of {length} tokens and max_tokens {sampling.max_tokens} do not fit "
-            f"the context of {context} (engine.max_model_len)"
+            f"request {request.key}: its prompt of {length} tokens and max_tokens {sampling.max_tokens} "
+            f"do not fit the context of {context} (engine.max_model_len)"
         )
     if not 0 <= min(request.prompt_ids) <= max(request.prompt_ids) < vocabulary:
         raise ConfigError(
-            f"request {request.key}: token id {max(request.prompt_ids)} is outside the model's vocabulary of {vocabulary}"
+            f"request {request.key}: token id {max(request.prompt_ids)} is outside the model's vocabulary "
+            f"of {vocabulary}"
         )

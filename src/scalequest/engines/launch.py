@@ -21,7 +21,8 @@ _FAMILIES = (
 )
 # What would make an engine join the launcher's process group.
 _REMOVED = (
-    *("MASTER_ADDR", "MASTER_PORT", "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK", "ROLE_NAME", "ROLE_WORLD_SIZE"),
+    *("MASTER_ADDR", "MASTER_PORT", "GROUP_RANK", "GROUP_WORLD_SIZE"),
+    *("ROLE_RANK", "ROLE_NAME", "ROLE_WORLD_SIZE"),
     *_TORCHRUN,
 )
 _REMOVED_PREFIXES = ("TORCHELASTIC_", "ACCELERATE_", "FSDP_")
@@ -45,7 +46,7 @@ def worker(tensor_parallel_size: int = 1) -> tuple[int, int]:
     _refuse_lonely_launch()
     index, workers, local_index, local_workers = _place()
     by_launcher = any(name in os.environ for name in ("ACCELERATE_MIXED_PRECISION", *_TORCHRUN))
-    gpu = _has_gpu()
+    gpu = has_gpu()
     if by_launcher or workers > 1:
         if gpu or _listed_gpus():
             _pin_gpus(local_index, tensor_parallel_size)
@@ -58,7 +59,7 @@ def worker(tensor_parallel_size: int = 1) -> tuple[int, int]:
 
 
 def check_world() -> None:
-    """Stop a training recipe whose processes do not see each other; call it once the trainer's config is built.
+    """Stop a training recipe whose processes do not see each other; call it behind the trainer's config.
 
     On CPU some launcher settings start several processes that each take themselves for the only one and write
     over each other, or one process where several were asked for, which then trains on smaller batches.
@@ -84,12 +85,12 @@ def _refuse_lonely_launch() -> None:
 
     It then sets a rendezvous address (which it does for more than one process only) and no world size.
     """
-    accelerate = "ACCELERATE_MIXED_PRECISION" in os.environ
-    if accelerate and "MASTER_PORT" in os.environ and not any(size in os.environ for _, size, _, _ in _FAMILIES):
+    several = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_PORT" in os.environ
+    if several and not any(size in os.environ for _, size, _, _ in _FAMILIES):
         raise ConfigError(
-            "accelerate launch was asked for several processes and started one: on CPU use `torchrun --standalone "
-            "--nproc_per_node N`, or a config file with distributed_type: MULTI_GPU and use_cpu: true "
-            "(or unset MASTER_PORT if one process is meant)"
+            "accelerate launch was asked for several processes and started one: on CPU use `torchrun "
+            "--standalone --nproc_per_node N`, or a config file with distributed_type: MULTI_GPU and "
+            "use_cpu: true (or unset MASTER_PORT if one process is meant)"
         )
 
 
@@ -100,7 +101,7 @@ def _place() -> tuple[int, int, int, int]:
             continue
         if rank not in os.environ or size not in os.environ:
             missing = rank if rank not in os.environ else size
-            raise ConfigError(f"{missing} is not set, but its companion is: start with one launcher, or unset both")
+            raise ConfigError(f"{missing} is not set beside {rank if missing == size else size}: unset both")
         index, workers = _number(rank), _number(size)
         local_index = _number(local_rank) if local_rank in os.environ else index
         local_workers = _number(local_size) if local_size in os.environ else workers
@@ -117,11 +118,12 @@ def _number(name: str) -> int:
     try:
         return int(os.environ[name])
     except ValueError:
-        raise ConfigError(f"environment variable {name}: expected a number, got {os.environ[name]!r}") from None
+        raise ConfigError(f"variable {name}: expected a number, got {os.environ[name]!r}") from None
 
 
-def _has_gpu() -> bool:
-    # Asking torch would import it, and it reads OMP_NUM_THREADS when it is imported.
+def has_gpu() -> bool:
+    """Whether this machine has a GPU that the caller lets us use, found without importing torch."""
+    # torch reads OMP_NUM_THREADS when it is imported, so `worker` may not ask it.
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return False
     if os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true":
@@ -139,8 +141,8 @@ def _pin_gpus(local_index: int, group: int) -> None:
     gpus = _listed_gpus() or [str(number) for number in range(first + group)]
     if len(gpus) < first + group:
         raise ConfigError(
-            f"worker {local_index} of this machine needs GPUs {first} to {first + group - 1} of the list, but "
-            f"CUDA_VISIBLE_DEVICES={','.join(gpus)} has {len(gpus)}: launch one process for every {group}"
+            f"worker {local_index} of this machine needs GPUs {first} to {first + group - 1} of the list, "
+            f"but CUDA_VISIBLE_DEVICES={','.join(gpus)} has {len(gpus)}: launch one process for every {group}"
         )
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[first : first + group])
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+from scalequest.config import ConfigError
 from scalequest.engines.base import Block, Completion, FinishReason, Generator, Request, Sampling
 from scalequest.records import Row
 from scalequest.shards import Stage
@@ -51,12 +52,39 @@ Answer = Callable[[Iterator[tuple[int, list[Q]]]], Iterator[tuple[int, list[A]]]
 def completing(
     generator: Generator, sampling: Sampling, stop_ids: Sequence[int]
 ) -> Answer[Request, Completion]:
-    """The `answer` of `stream` that is one model on one engine."""
+    """The `answer` of `stream` that is one model on one engine.
+
+    A prompt too long for the context is not asked, and comes back as cut before its first token: one long
+    question costs its row, not the run.
+
+    Raises:
+        ConfigError: `sampling.max_tokens` alone fills the context.
+    """
+    room = generator.context - sampling.max_tokens
+    if room < 1:
+        raise ConfigError(
+            f"sampling.max_tokens: {sampling.max_tokens} fills the context of {generator.context}"
+        )
 
     def answer(blocks: Iterator[tuple[int, list[Request]]]) -> Iterator[tuple[int, list[Completion]]]:
-        asked = (Block(index, requests) for index, requests in blocks)
-        for block, completions in generator.generate(asked, sampling, stop_ids):
-            yield block.index, completions
+        asked: dict[int, list[Request]] = {}
+
+        def fitting() -> Iterator[Block]:
+            for index, requests in blocks:
+                asked[index] = requests
+                yield Block(index, [request for request in requests if len(request.prompt_ids) <= room])
+
+        for block, completions in generator.generate(fitting(), sampling, stop_ids):
+            done = iter(completions)
+            yield (
+                block.index,
+                [
+                    next(done)
+                    if len(request.prompt_ids) <= room
+                    else Completion(request.key, (), "length", len(request.prompt_ids), 0)
+                    for request in asked.pop(block.index)
+                ],
+            )
 
     return answer
 

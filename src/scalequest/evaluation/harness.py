@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from scalequest.cards import dataset_card
 from scalequest.chat import BoundFormat, FormatError, load_format
-from scalequest.config import ConfigError, RunOptions, fingerprint_fields, option, required, to_dict
+from scalequest.config import ConfigError, RunOptions, option, required, to_dict
 from scalequest.engines.base import Completion, EngineConfig, Generator, Request, Sampling
 from scalequest.engines.stream import Drop, completing, stream
 from scalequest.evaluation.benchmarks import Benchmark
@@ -99,19 +99,24 @@ class Result:
     commit: str | None
 
 
-def model_fields(
-    config: EvaluationConfig, run: RunOptions, label: str, benchmarks: Sequence[Benchmark]
+def identity(
+    config: EvaluationConfig, labels: Sequence[str], benchmarks: Sequence[Benchmark]
 ) -> dict[str, Any]:
-    """Everything that can change a row of one model's evaluation, for `Stage.open`."""
+    """What can change a row beside the settings themselves and the models, for the stage's fingerprint."""
     return {
-        **fingerprint_fields(config),
-        "engine": {**fingerprint_fields(config.engine), "name": engine_name(config.engine)},
-        "model": model_fingerprint(config.models[label], config.revisions.get(label)),
-        "chat_format": format_sha256(config.format_of(label)),
-        "benchmarks": {b.name: {"sha256": b.sha256, "problems": len(b.problems)} for b in benchmarks},
-        "seed": run.seed if config.sampling.temperature > 0 else None,
-        "block_size": run.block_size,
+        "labels": list(labels),
+        "engine_name": engine_name(config.engine),
         "grader": grader(),
+        "chat_format_sha256": {label: format_sha256(config.format_of(label)) for label in labels},
+        "benchmarks": {b.name: {"sha256": b.sha256, "problems": len(b.problems)} for b in benchmarks},
+    }
+
+
+def models(config: EvaluationConfig, labels: Sequence[str]) -> dict[str, str]:
+    """Every model's path with its fingerprint."""
+    return {
+        config.models[label]: model_fingerprint(config.models[label], config.revisions.get(label))
+        for label in labels
     }
 
 
@@ -222,7 +227,7 @@ def summarise(
                 protocol=protocol,
                 fingerprint=_sha256(json.dumps(protocol, sort_keys=True))[:12],
                 prompts_sha256=_sha256("".join(row["prompt_sha256"] for row in mine)),
-                model_fingerprint=receipt["fingerprint_fields"]["model"],
+                model_fingerprint=receipt["inputs"][config.models[label]],
                 commit=receipt.get("commit"),
             )
         )
@@ -307,7 +312,7 @@ def _protocol(
 ) -> dict[str, Any]:
     """What two numbers must share to stand in one column; prompt ids follow from format and tokenizer."""
     fields = receipt["fingerprint_fields"]
-    name = fields["engine"]["name"]
+    name = fields["engine_name"]
     versions = receipt.get("versions", {})
     return {
         "benchmark": benchmark.name,
@@ -315,9 +320,9 @@ def _protocol(
         "limit": benchmark.limit,
         "shots": 0,
         "chat_format": load_format(config.format_of(label)).name,
-        "chat_format_sha256": fields["chat_format"],
+        "chat_format_sha256": fields["chat_format_sha256"][label],
         "sampling": fields["sampling"],
-        "seed": fields["seed"],
+        "seed": fields["seed"] if config.sampling.temperature > 0 else None,
         "truncated": fields["truncated"],
         "grader": fields["grader"],
         "engine": name,

@@ -143,7 +143,7 @@ def _details(results: Sequence[Result], marks: Mapping[tuple[str, str], str]) ->
     rows = tuple(tuple(cell(result) for cell in columns.values()) for result in results)
     note = (
         "Truncated: the output reached max_tokens. No answer: none was found in it. Last number: the "
-        "answer is only the last number of the output. Protocol: fingerprint of benchmark, limit, chat format, "
+        "answer is only the last number of the output. Protocol: fingerprint of benchmark, limit, format, "
         "sampling, grader, engine and dtype; results.json holds it in full."
     )
     return Table("details", "Every number with its protocol", tuple(columns), rows, (note,))

@@ -12,7 +12,7 @@ from typing import Any
 
 from scalequest.cards import dataset_card
 from scalequest.chat import BoundFormat
-from scalequest.config import RunOptions, option, required, to_dict
+from scalequest.config import ConfigError, RunOptions, option, required, to_dict
 from scalequest.engines.base import Completion, EngineConfig, Generator, Request, Sampling
 from scalequest.engines.stream import Drop, completing, stream
 from scalequest.records import Row, model_label, row_seed
@@ -55,6 +55,11 @@ def generate_questions(
     Returns:
         The stage's receipt (empty on workers other than 0).
     """
+    taken = len(format.question_prefix_ids) + config.sampling.max_tokens
+    if taken > generator.context:
+        raise ConfigError(
+            f"sampling.max_tokens: with the prefix {taken}, more than the context, {generator.context}"
+        )
     rows = config.num_questions if run.limit is None else min(config.num_questions, run.limit)
     label = config.label or model_label(config.model_name_or_path)
 

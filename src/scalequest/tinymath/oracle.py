@@ -57,7 +57,7 @@ class Unread(Exception):
 # ------------------------------------------------------------------------------------------------ words and their tags
 VERBS = {  # class -> infinitives; in a rule the name of a class stands for any of them
     "HAVE": "have own hold carry contain",
-    "GAIN": "buy get receive find pick collect make bake earn win gain gather catch save grow build open paint write",
+    "GAIN": "buy get receive find pick collect make bake earn win gain gather catch save grow build open paint write lay",
     "LOSE": "lose eat use throw drop break burn spend donate drink sell waste remove delete cook plant discard pay",
     "GIVE": "give hand send pass lend donate",
     "TAKE": "take steal borrow grab",
@@ -118,8 +118,8 @@ PHRASES = tuple((re.compile(rf"\b(?:{pattern})"), to) for pattern, to in (
     (r"(?:to begin with|(?:in|at) the (?:beginning|start)|at first|originally)\b", "initially"),
     (r"(?:in the (?:end|morning|afternoon|evening)|at the end|(?:at|by) (?:noon|evening|night)|(?:the next|one) day|on the way"
      r"|after (?:that|some (?:work|time)|a while)|some time later|for (?:his|her) birthday|on @\w+day)\b", ""),
-    (r"(?:then|now|also|still|again|later|afterwards|finally|today|yesterday|just|already|too|only|equal|please|very|new|old|home)\b", ""),
-    (r"(?:altogether|in total|in all|combined)\b", "together"), (r"the total number of\b", "together the number of"),
+    (r"(?:then|now|also|still|again|later|afterwards|finally|today|yesterday|just|already|too|only|equal|please|very|new|old|ones|remaining|home)\b", ""),
+    (r"(?:start|starts|started|begins|began) the day\b", "starts"), (r"(?:altogether|in total|in all|combined)\b", "together"), (r"the total number of\b", "together the number of"),
     (r"(?:an? (?:lot|number|bunch|couple|handful) of|lots of|plenty of|a few|several)\b", "n:?"), (r"part of\b", "n:? of"),
     (r"how many\b", "howmany"), (r"how much(?: money)?\b", "howmany i:money"),
     (r"(?<!as )many\b|(?:some|few)\b", "n:?"), (r"(?:every|each) one of|each of\b", "all of"), (r"every\b", "each"), (r"no\b", "n:0"),
@@ -134,13 +134,13 @@ PHRASES = tuple((re.compile(rf"\b(?:{pattern})"), to) for pattern, to in (
     (rf"(?:for|in) (?:n:(\S+)|a|an) ({UNITS})s?\b", lambda m: f"d:{m[1] or 1}:{m[2]}"), (rf"(?:an?|per|each) ({UNITS})\b", r"per:\1"),
 ))  # fmt: skip
 # Last pass of tagging, over words already tagged: nouns from what stands before them.
-_A_NOUN_FOLLOWS = re.compile(r"(n:|f:|own@|(the|of|howmany|more|fewer)$)")
+_A_NOUN_FOLLOWS = re.compile(r"(n:|f:|own@|(the|of|howmany|many|more|fewer)$)")
 NOUNS = tuple((re.compile(rf"(?<!\S){pattern}(?!\S)"), to) for pattern, to in (
     (r"(i:\S+) of u:(?!\S*s\b)\S+", r"\1"),  # bottles of water
     (r"(?<=n:1 )(?:u:(\w+) )?u:([\w-]+)", lambda m: "i:" + _plural(m[2])),
     (r"(?<=\S )u:([\w-]+) (i:)(?!them|money)(\S+)", r"\2\1-\3"),  # jelly beans, red balls
     (rf"(?:own@\S+|the|a|an) (?:u:[\w-]+ )?u:({'|'.join(FAMILY)})", r"x:\1"), (r"own@(\S+) u:[\w-]+", r"@\1"),
-    (r"(?:a|an|the) (?:u:[\w-]+ )?u:([\w-]+)", r"x:\1"), (r"each u:([\w-]+)", r"each x:\1"), (r"v:have(?= (?:v:be )?v:(?!have|be))", ""), (r"v:(?=\S)", ""),
+    (r"(?:a|an|the) (?:u:[\w-]+ )?u:([\w-]+)", r"x:\1"), (r"each u:([\w-]+)", r"each x:\1"), (r"v:have(?= (?:v:be )?v:(?!have|be)\w+)", ""),
     (r"(?:on|in|at|into|under|near|inside|onto|over|for|behind) (?:x:\S+|the i:\S+|@\S+)", ""),
 ))  # fmt: skip
 
@@ -190,18 +190,18 @@ def _tag(sentence: str) -> str:
             out.append("@" + word)
         elif word in ("the", "his", "her", "their", "its", "my"):
             out.append("the")
-        elif re.match("@.*'s?$", word):
-            out.append("own" + re.sub("'s?$", "", word))
+        elif word[0] == "@":
+            out.append(re.sub("^(.*?)'s?$", r"own\1", word))
         elif _is_plural(word) and (_A_NOUN_FOLLOWS.match(before) or word not in FORMS) and word not in FUNCTION:
             out.append("i:" + word)
         elif word in FORMS and not re.match("(an?|the|each|own@.*)$", before):
             out.append("v:" + FORMS[word])
         else:
-            out.append(word if word in FUNCTION or re.match(r"\W|@|.*:", word) else "u:" + word)
+            out.append(word if word in FUNCTION or re.match(r"\W|.*:", word) else "u:" + word)
     text = " ".join(out)
     for pattern, to in NOUNS:
         text = pattern.sub(to, text)
-    return re.sub(r"^[,: ]+|[,: ]+$|,(?= ,)", "", re.sub(" +", " ", text)).strip()
+    return re.sub(r"^[,: ]+|[,: ]+$|,(?= ,)", "", re.sub(" +", " ", re.sub("v:|(?<=initially),|(?<=initially) ,", "", text))).strip()
 
 
 # ------------------------------------------------------------------------------------------------ phrases of quantity
@@ -315,6 +315,7 @@ class Story:
     focus: str | None = None
     item: str | None = None
     each: tuple[str, Expr] | None = None  # what one share came to
+    aside: str | None = None  # the things that a sentence just set apart
     pace: Expr | None = None  # for how long a rate went on that was given without
     clause: Clause | None = None
     count: int = 0
@@ -332,6 +333,10 @@ class Story:
             value = rest.plus(self.solved[v], c)
         return value
 
+    def open(self, value: Expr) -> bool:
+        """Whether the value hangs on a number that the text has not given so far."""
+        return any(self.unknowns[v] != "nothing" for v, _ in self.known(value).terms)
+
     def literal(self, n: Fraction | None) -> Expr:
         if n is not None:
             self.checks.append(Expr(n))
@@ -341,7 +346,11 @@ class Story:
         left, right = self.known(left), self.known(right)
         if left.terms and right.terms:
             return self.unknown("some")
-        return right.by(left.const) if not left.terms else left.by(right.const)
+        product = right.by(left.const) if not left.terms else left.by(right.const)
+        return replace(product, steps=left.steps | right.steps)
+
+    def factor(self, n: Fraction | None) -> Expr:
+        return self.unknown("some") if n is None else Expr(n)
 
     def over(self, value: Expr, parts: Expr) -> Expr:
         parts = self.known(parts)
@@ -363,7 +372,7 @@ class Story:
             if rest.const:
                 self.faults.add("contradiction")
             return
-        v, c = min(rest.terms, key=lambda t: self.unknowns[t[0]] == "some")
+        v, c = min(rest.terms, key=lambda t: ("unsaid", "unheld", "nothing", "some").index(self.unknowns[t[0]]))
         self.solved[v] = Expr(rest.const, tuple(t for t in rest.terms if t[0] != v), rest.steps).by(-1 / c)
 
     # -- people and things
@@ -475,7 +484,7 @@ class Story:
             return held
         if amount.form == "all_but":
             return held.plus(self.literal(amount.n), -1)
-        share = self.unknown("some") if amount.n is None else Expr(amount.n)
+        share = self.factor(amount.n)
         return self.times(held, share if amount.form == "part" else share.by(Fraction(1, 100)))
 
     def lose(self, person: str, item: str, value: Expr, why: str | None = None, all_of_it: bool = False) -> None:
@@ -491,6 +500,7 @@ class Story:
         others = any(p == person for p, _ in self.hold)
         self.checks.append(value)
         self.events.append((person, "gain", item, value))
+        self.gone.discard(self.key(person, item))
         if self.key(person, item) in self.hold or more:
             self.put(person, item, self.step(self.get(person, item).plus(value)))
         else:
@@ -507,11 +517,13 @@ class Story:
         self.lose(giver, amount.item, value, None if unheard else "unsaid")
         self.gain(taker, amount.item, value, amount.sign > 0, given=True)
         self.about(taker, giver)
+        if amount.form == "all":
+            self.focus = taker
 
     def compare(self, left: str, right: str, item: str, factor: Expr, more: Expr) -> None:
         """The left one holds `factor` times what the right one holds, and `more`."""
         held, other = self.get(left, item), self.get(right, item)
-        news = bool(self.known(other).terms) and not self.known(held).terms
+        news = self.open(other) and not self.open(held)
         self.equate(held, self.step(self.times(other, factor).plus(more)))
         self.checks += [held, other]
         self.focus, self.item = (right if news else left), item
@@ -534,7 +546,7 @@ class Story:
 Slots = dict[str, str]
 RULES: list[tuple[re.Pattern[str], Callable[[Story, Slots], None], bool]] = []
 _SLOTS = {
-    **dict.fromkeys("PQ", r"@\S+|x:\S+|it"), **dict.fromkeys("ABC", r"a\d+|x:\S+"), "I": r"[\w-]+", "K": r"x:\S+",
+    **dict.fromkeys("PQ", r"@(?!they)\S+|x:\S+|it"), **dict.fromkeys("ABC", r"a\d+|x:\S+"), "I": r"[\w-]+", "K": r"x:\S+",
     "L": r"@\S+(?: , (?:@|x:)\S+)*(?: ,)? and (?:@|x:)\S+|@they",
 }  # fmt: skip
 
@@ -548,7 +560,7 @@ def rule(*patterns: str, asks: bool = False) -> Callable[[Callable[[Story, Slots
     """Let a function act on every clause that fits one of the patterns."""
 
     def add(act: Callable[[Story, Slots], None]) -> Callable[[Story, Slots], None]:
-        RULES.extend((re.compile(re.sub(r"(?<!\?)\b[A-Z]+\b", _macro, pattern)), act, asks) for pattern in patterns)
+        RULES.extend((re.compile(re.sub(r"(?<!\(\?)\b[A-Z]+\b", _macro, pattern)), act, asks) for pattern in patterns)
         return act
 
     return add
@@ -625,7 +637,7 @@ def _costs(s: Story, g: Slots) -> None:
 
 def _compares(s: Story, p: str, q: str, a: Amount, rest: Amount | None = None) -> None:
     assert a.item or s.item
-    factor = s.literal(a.n) if a.form == "times" else Expr(Fraction(1))
+    factor = s.factor(a.n) if a.form == "times" else Expr(Fraction(1))
     more = rest or a
     if a.form == "times" and more is a:
         extra = Expr()
@@ -647,7 +659,7 @@ def _multiplies(s: Story, p: str, a: Amount) -> None:
     item = str(a.item or s.item)
     held = s.get(p, item)
     if a.form == "times":
-        s.put(p, item, s.step(s.times(held, s.literal(a.n))))
+        s.put(p, item, s.step(s.times(held, s.factor(a.n))))
     else:
         s.gain(p, item, s.part(p, a), more=True)
     s.about(p)
@@ -712,6 +724,8 @@ def _loses(s: Story, g: Slots) -> None:
     assert a.item
     if a.form == "percent_more":
         raise Unread("loses more")
+    if a.form == "all" and a.item == s.aside:  # "5 were rotten, and she threw them away": these five
+        return None
     value = s.part(p, a)
     if a.item in MONEY and a.form == "count" and (p, a.item) not in s.hold:
         return s.pay(p, a.item, value)
@@ -730,6 +744,7 @@ def _leaves(s: Story, g: Slots) -> None:
     if taker or a.form == "percent_more":
         raise Unread("from whom")
     s.lose(p, a.item, s.part(p, a), all_of_it=a.form == "all")
+    s.aside = a.item if " be " in g["text"] else None
     return s.about(p)
 
 
@@ -772,13 +787,14 @@ def _shares(s: Story, g: Slots) -> None:
     a, b = s.amount(g["A"]), s.amount(g["B"])
     assert a.item and b.item
     p = s.who(g["P"]) if "P" in g else s.owner(a.item)
-    total, parts = _use(s, p, a), s.number(b)
+    total, parts = _use(s, p, a), s.number(replace(b, form="count"))
     parts = parts.plus(Expr(Fraction(1))) if g.get("with") else parts
     share = s.step(s.over(total, parts))
     s.each = (a.item, share)
     s.checks.append(parts)
     if g.get("C"):
-        s.put(p, a.item, s.get(p, a.item) if False else s.step(s.hold[p, a.item].plus(s.times(share, s.number(s.amount(g["C"]))))))
+        kept = s.times(share, s.number(s.amount(g["C"])))
+        s.put(p, a.item, s.step(s.hold[s.key(p, a.item)].plus(kept)))
 
 
 @rule("A SPLIT B(?: equally)?", "A be SPLIT(?: equally)? (?:by|among|between) L")
@@ -797,11 +813,13 @@ def _share_out(s: Story, g: Slots) -> None:
 
 @rule("P PACK A (?:into|in) B (?:of|with) C(?: in)?(?: each)?", "P fill B with C each until A be left")
 def _packs(s: Story, g: Slots) -> None:
-    p, a, b, c = s.who(g["P"]), s.amount(g["A"]), s.amount(g["B"]), s.amount(g["C"])
-    if "fill" in g["text"] and (c.item != a.item or a.n != 0):
-        raise Unread("until when")
-    total = _use(s, p, Amount("all", c.item) if "fill" in g["text"] else a)
-    s.gain(p, str(b.item), s.step(s.over(total, s.number(c))))
+    p, a, b = s.who(g["P"]), s.amount(g["A"]), s.amount(g["B"])
+    if "fill" in g["text"]:
+        if a.n != 0 or a.item != s.amount(g["C"]).item:
+            raise Unread("until when")
+        a = Amount("all", a.item)
+    total = _use(s, p, a)
+    s.gain(p, str(b.item), s.step(s.over(total, s.number(s.amount(g["C"])))))
 
 
 @rule("P TRADE A for B(?: each)?", "Q TAKE A and GIVE P B for each", "for A P GAIN B(?: ,)? and Q keep C",
@@ -833,8 +851,8 @@ def _buys(s: Story, g: Slots) -> None:
     else:
         total = price
         s.prices[str(a.item)] = (b.item, s.step(s.over(price, count)))
-    s.gain(p, str(a.item), count)
     s.pay(p, b.item, total)
+    s.gain(p, str(a.item), count)
 
 
 @rule("P work")
@@ -1014,9 +1032,9 @@ def _read(story: Story, sentence: str) -> list[Clause]:
     """The clauses of a sentence; none where it says nothing that matters."""
     text = _tag(sentence)
     if _IDLE.fullmatch(text):
-        for word in text.split():
-            if word[0] == "@" or word.startswith("x:"):
-                story.seen.append(story.who(word))
+        for i, word in enumerate(text.split()):
+            if word[0] == "@" or (i == 0 and word.startswith("x:")):
+                story.who(word)
         return []
     text = re.sub(r"^after (\S+ing .*?|.*?) ,? ?(@\S+) ", r"\2 \1 , \2 ", _fold(text, story.amounts))
     found = _clauses(text)
@@ -1040,6 +1058,7 @@ def _tell(story: Story, text: str) -> None:
         if sentence.endswith("?") and not any(c.asks for c in clauses):
             raise Unread(sentence)
         told_after += bool(story.asked) and i > 1 and any(not c.asks for c in clauses)
+        story.item = story.item or next((c.slots["I"] for c in clauses if c.asks and c.slots.get("I") not in (None, "them", "money")), None)
         for clause in sorted(clauses, key=lambda c: c.asks):
             story.count += 1
             story.clause = clause

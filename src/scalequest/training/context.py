@@ -1,7 +1,8 @@
 """What the training recipes share: opening, preparing, resuming, reporting, saving.
 
-A recipe calls `begin`, `Run.prepare`, `Run.open`, builds its trainer, and ends with `Run.train` and `Run.save`. All
-ranks call all of them; what only one process may do is decided here. `output_dir` has to lie where all nodes see it.
+A recipe calls `begin`, `Run.prepare`, `Run.open`, builds its trainer, and ends with `Run.train` and
+`Run.save`. All ranks call all of them; what only one process may do is decided here. `output_dir` has to lie
+where all nodes see it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from accelerate.utils import broadcast_object_list
@@ -46,16 +47,13 @@ from scalequest.shards import Stage, StageError
 from scalequest.tracking import Tracker
 from scalequest.training import data
 
-if TYPE_CHECKING:
-    pass
-
 log = logging.getLogger(__name__)
 
 SEAL = "complete.json"  # written into a checkpoint when all ranks have written the rest
 PREPARED = "prepared"
-# How many processes share a batch, and what is computed twice to save memory, change no weight; the product of the
-# first three does, and stands in the fingerprint as `global_batch`.
-_SPREAD = ("per_device_train_batch_size", "gradient_accumulation_steps", "world_size", "per_device_eval_batch_size",
+# How a batch is spread over processes and steps, and what is computed twice to save memory, changes no
+# weight; its whole size does, and stands in the fingerprint as `global_batch`.
+_SPREAD = ("per_device_train_batch_size", "gradient_accumulation_steps", "per_device_eval_batch_size",
            "gradient_checkpointing", "gradient_checkpointing_kwargs", "activation_offloading")  # fmt: skip
 
 
@@ -128,10 +126,17 @@ class Run:
         Args:
             render: one of `data`'s functions, everything but row and format bound.
             needs: columns that every row must have.
-            choices: settings that change what `render` makes; with inputs, tokenizer and format they name the folder.
+            choices: settings that change what `render` makes; with inputs, model and format they name the folder.
         """
-        fields = [self.identity["data"], self.identity["chat_format"], self.identity["model"], self.name]
-        key = json.dumps([*fields, self.version, self.training_args.seed, choices], sort_keys=True)
+        made_of = [
+            self.name,
+            self.version,
+            list(self.inputs.values()),
+            fingerprint_fields(self.args),
+            choices,
+        ]
+        made_of += [self.identity["chat_format"], self.identity["model"], self.training_args.seed]
+        key = json.dumps(made_of, sort_keys=True)
         folder = self.folder / PREPARED / hashlib.sha256(key.encode()).hexdigest()[:16]
         with self.training_args.main_process_first(local=False, desc="tokenising"):
             if self.main and not (folder / "counts.json").is_file():
@@ -199,7 +204,7 @@ class Run:
             self.tracker.table("training_rows", shown)
 
     def train(self, trainer: Any) -> None:
-        """Train, from the last whole checkpoint of the same settings where there is one; evaluate what is held out."""
+        """Train, from the last whole checkpoint of these settings if any; evaluate what is held out."""
         sealed = self._last_checkpoint()
         if sealed is not None:
             self.earlier = float(json.loads((sealed / SEAL).read_text())["seconds"])
@@ -280,7 +285,7 @@ class Run:
             broadcast_object_list(fingerprint, from_process=0)
         with self.training_args.main_process_first(local=False, desc="looking for a checkpoint"):
             found = sorted(
-                self.folder.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2])
+                self.folder.glob("checkpoint-[0-9]*"), key=lambda path: int(path.name.partition("-")[2])
             )
             whole = [path for path in found if is_whole(path, fingerprint[0])]
             if self.main:
@@ -294,17 +299,11 @@ def begin(name: str, version: int, args: Any, training_args: Any, model_args: An
     """Start a training stage: logging, tokenizer, chat format, and what makes up its fingerprint.
 
     Raises:
-        ConfigError: a setting or input is wrong, or this process sees another world than was launched.
+        ConfigError: a setting or an input is wrong.
     """
     if not model_args.model_name_or_path:
         raise ConfigError(
             "required key 'model_name_or_path' is missing (folder or hub id of the model to start from)"
-        )
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
-    if launched != training_args.world_size:
-        raise ConfigError(
-            f"{launched} processes were launched, but each sees a world of {training_args.world_size}: on CPU, add "
-            "`--use_cpu true`"
         )
     main = training_args.process_index == 0
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
@@ -323,7 +322,7 @@ def begin(name: str, version: int, args: Any, training_args: Any, model_args: An
         if key not in ("model_name_or_path", "model_revision", "attn_implementation")
     }
     identity = {
-        "data": {**fingerprint_fields(args), "sources": list(inputs.values())},
+        **fingerprint_fields(args),
         "chat_format": dataclasses.asdict(format),
         "model": model_fingerprint(model, model_args.model_revision),
         "global_batch": spread * training_args.world_size,
@@ -396,15 +395,13 @@ def check_model(folder: Path, prompt_ids: Sequence[int]) -> None:
 
 
 def model_card(run: Run, note: str, dropped: Mapping[str, int], metrics: Mapping[str, float]) -> str:
-    """README.md of a model folder: what it is, from what, on what, with which settings, and how to load it."""
+    """README.md of a model folder: what it is, from what, on what, with which settings, how to load it."""
     hub = run.identity["model"].startswith("hub:")
     base = [f"base_model: {json.dumps(run.model)}"] if hub else []
     counts = run.counts
     if counts is None:
         raise ValueError("the data is not prepared")
-    settings = {
-        key: value for key, value in run.identity.items() if key not in ("data", "chat_format", "model")
-    }
+    settings = {key: value for key, value in run.identity.items() if key not in ("chat_format", "model")}
     facts = [
         ("starts from", run.model if hub else f"{Path(run.model).name} ({run.identity['model'][:16]})"),
         ("rows in", counts.rows_in),
@@ -425,8 +422,8 @@ def model_card(run: Run, note: str, dropped: Mapping[str, int], metrics: Mapping
             f"tags: [scalequest, {run.name}]", *base, "---", "",
             f"# {run.folder.name}", "", note, "",
             *markdown_table([{"what": key, "value": value} for key, value in facts], "what", "value"), "",
-            f"Chat format: `{run.format.name}`. Inputs, versions and commit stand in `receipt.json`, every setting in "
-            "`config.yaml`.", "",
+            f"Chat format: `{run.format.name}`. `receipt.json` has inputs, versions and commit, `config.yaml` "
+            "every setting.", "",
             "```python", "from transformers import AutoModelForCausalLM, AutoTokenizer",
             'model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")',
             "tokenizer = AutoTokenizer.from_pretrained(folder)", "```", "",
@@ -497,14 +494,14 @@ def _clock(seconds: float) -> str:
 
 
 def _forget_deepspeed() -> None:
-    """Let `from_pretrained` load whole models again: under ZeRO-3 it would spread them over ranks that are gone."""
+    """Let `from_pretrained` load whole models: under ZeRO-3 it would spread them over ranks that are gone."""
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
     unset_hf_deepspeed_config()
 
 
 def _merge(run: Run, adapter: Path, dtype: torch.dtype) -> None:
-    """Add a LoRA adapter to its base model and save the sum, so that every engine loads it as any other model."""
+    """Add a LoRA adapter to its base and save the sum, which every engine loads as any other model."""
     from peft import PeftModel
 
     base = AutoModelForCausalLM.from_pretrained(

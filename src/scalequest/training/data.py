@@ -1,7 +1,7 @@
 """Rows to token ids: made once, by the main process, and kept beside the model as Arrow files.
 
-Nothing here is cut: a row whose ids do not fit is dropped and counted. TRL gets ids and never text, so what the
-model is trained on is what `chat.py` says, on every version of TRL.
+Nothing here is cut: a row whose ids do not fit is dropped and counted. TRL gets ids and never text, so what
+the model is trained on is what `chat.py` says, on every version of TRL.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import random
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -79,13 +78,14 @@ def solution(row: Row, chat: BoundFormat, *, max_length: int | None) -> Ids:
 
 
 def preference(row: Row, chat: BoundFormat, *, max_length: int | None, swap_seed: int | None = None) -> Ids:
-    """Render a preference row for DPO: the generation prefix is the prompt, two questions are its completions.
+    """Render a preference row for DPO: the generation prefix is the prompt, two questions complete it.
 
     Args:
         row: has `id`, `chosen` and `rejected`.
         chat: format of the model.
         max_length: longest sequence in tokens, prompt included.
-        swap_seed: swap the two sides of about half the rows, by seed and row id: a control that must teach nothing.
+        swap_seed: swap the two sides of about half the rows, by seed and row id: a control that must teach
+        nothing.
     """
     sides = [row["chosen"], row["rejected"]]
     if swap_seed is not None and row_seed(swap_seed, "shuffle_pairs", row["id"]) % 2:
@@ -105,7 +105,8 @@ def read_inputs(sources: Sequence[str], columns: Mapping[str, str], limit: int |
 
     Args:
         sources: what `records.read_rows` takes.
-        columns: our column names to theirs. Where a row has theirs, it is taken; else the row must have ours, so
+        columns: our column names to theirs. Where a row has theirs, it is taken; else the row must have ours,
+        so
             that GSM8K's `question` and MATH's `problem` can be read in one run.
         limit: take the first rows only.
     """
@@ -132,9 +133,9 @@ def prepare(
     seed: int = 0,
     processes: int = 1,
 ) -> Counts:
-    """Render `rows` and leave `train.arrow`, `holdout.arrow`, `dropped.jsonl` and `counts.json` in `folder`.
+    """Render `rows` and leave `rows.arrow`, `holdout.json`, `dropped.jsonl` and `counts.json`.
 
-    The folder appears whole or not at all. Held-out rows are drawn by row number, from `seed`.
+    The folder appears whole or not at all. Held-out rows are drawn from those that fit.
 
     Args:
         folder: where to; what lies there is taken as it is.
@@ -153,44 +154,35 @@ def prepare(
         return counts_of(folder)
     for index, row in enumerate(rows):
         require(row, *needs, source="input", index=index)
-    if holdout >= len(rows):
-        raise ConfigError(
-            f"holdout: {holdout} rows are to be held out of {len(rows)}; lower it or give more rows"
-        )
-    apart = set(random.Random(seed).sample(range(len(rows)), holdout))
     tmp = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(tmp, ignore_errors=True)
     tmp.mkdir(parents=True)
-    kept: Counter[str] = Counter()
+    sizes: list[tuple[int, int]] = []  # of each kept row: tokens, and those of them with loss
     dropped: Counter[str] = Counter()
-    with ExitStack() as stack:
-        from datasets.arrow_writer import ArrowWriter
+    from datasets.arrow_writer import ArrowWriter
 
-        writers = {
-            name: stack.enter_context(ArrowWriter(path=str(tmp / f"{name}.arrow")))
-            for name in (("train", "holdout") if holdout else ("train",))
-        }
-        losses = stack.enter_context((tmp / "dropped.jsonl").open("w", encoding="utf-8"))
-        for index, ids in enumerate(_rendered(rows, render, chat, processes)):
+    with ArrowWriter(path=str(tmp / "rows.arrow")) as writer, (tmp / "dropped.jsonl").open("w") as losses:
+        for row, ids in zip(rows, _rendered(rows, render, chat, processes), strict=True):
             if isinstance(ids, str):
                 dropped[ids] += 1
-                losses.write(json.dumps({"id": rows[index]["id"], "reason": ids}, ensure_ascii=False) + "\n")
-                continue
-            name = "holdout" if index in apart else "train"
-            writers[name].write(ids)
-            kept[name] += 1
-            if name == "train":
-                kept["tokens"] += _tokens(ids)
-                kept["targets"] += _targets(ids)
-        for writer in writers.values():
-            writer.finalize()
-    if not kept["train"] or (holdout and not kept["holdout"]):
-        reasons = ", ".join(f"{reason}: {count}" for reason, count in dropped.most_common())
-        raise ConfigError(
-            f"input: no rows left to train on or to hold out of {len(rows)} (dropped: {reasons or 'none'})"
-        )
-    counts = Counts(len(rows), kept["train"], kept["holdout"], dict(dropped), kept["tokens"], kept["targets"])
-    (tmp / "counts.json").write_text(json.dumps(asdict(counts)) + "\n", encoding="utf-8")
+                losses.write(json.dumps({"id": row["id"], "reason": ids}) + "\n")
+            else:
+                writer.write(ids)
+                sizes.append((_tokens(ids), _targets(ids)))
+        if len(sizes) <= holdout:
+            reasons = ", ".join(f"{reason}: {count}" for reason, count in dropped.most_common()) or "none"
+            raise ConfigError(
+                f"input: of {len(rows)} rows {len(sizes)} can be used, and {holdout} are to be held out, so there is "
+                f"nothing to train on (dropped: {reasons})"
+            )
+        writer.finalize()
+    apart = sorted(random.Random(seed).sample(range(len(sizes)), holdout))
+    (tmp / "holdout.json").write_text(json.dumps(apart))
+    held = set(apart)
+    train = [size for number, size in enumerate(sizes) if number not in held]
+    tokens, targets = (sum(column) for column in zip(*train, strict=True))
+    counts = Counts(len(rows), len(train), holdout, dict(dropped), tokens, targets)
+    (tmp / "counts.json").write_text(json.dumps(asdict(counts)) + "\n")
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(tmp, folder)
     return counts
@@ -205,14 +197,16 @@ def load(folder: Path) -> tuple[Dataset, Dataset | None]:
     """Training rows and held-out rows, memory-mapped; columns as the render function made them."""
     from datasets import Dataset
 
-    holdout = folder / "holdout.arrow"
-    return Dataset.from_file(str(folder / "train.arrow")), (
-        Dataset.from_file(str(holdout)) if holdout.is_file() else None
-    )
+    rows = Dataset.from_file(str(folder / "rows.arrow"))
+    apart = json.loads((folder / "holdout.json").read_text())
+    if not apart:
+        return rows, None
+    rest = sorted(set(range(len(rows))) - set(apart))
+    return rows.select(rest), rows.select(apart)
 
 
 def shown(ids: Mapping[str, Any], chat: BoundFormat) -> str:
-    """One training example as text, with what carries no loss in ⟦double brackets⟧; special tokens stay visible."""
+    """One training example as text, with what carries no loss in ⟦double brackets⟧; special tokens show."""
     decode = partial(chat.tokenizer.decode, skip_special_tokens=False)
     if "chosen_ids" in ids:
         prompt = decode(ids["prompt_ids"])

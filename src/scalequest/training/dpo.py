@@ -1,7 +1,7 @@
-"""Question preference optimisation: DPO between two wordings of a question, after the prefix that a generator gets.
+"""Question preference optimisation: DPO between two wordings of a question, given the generation prefix.
 
-TRL's DPOTrainer reads strings in one method, `_prepare_dataset`; overriding it is the whole of what makes the ids that
-it trains on ours (tests/training/test_dpo.py watches the installed TRL for that).
+TRL's DPOTrainer reads strings in one method, `_prepare_dataset`; overriding it is the whole of what makes the
+ids that it trains on ours (tests/training/test_dpo.py watches the installed TRL for that).
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ class PreferenceData(TrainingData):
 
 @dataclass
 class QPOConfig(DPOConfig):  # type: ignore[misc]
-    """TRL's DPOConfig, except that null for `precompute_ref_log_probs` is: wherever all weights are trained."""
+    """TRL's DPOConfig, with `precompute_ref_log_probs` true unless a LoRA adapter is trained."""
 
     precompute_ref_log_probs: bool | None = field(
         default=None,
         metadata={
-            "help": "Compute the reference's log-probabilities before training and keep no second model. Default: yes, "
-            "except with LoRA, where the adapter is turned off for the reference."
+            "help": "Compute the reference's log-probabilities before training, and hold no second model. "
+            "Default: yes, except with LoRA, where the adapter is turned off for the reference."
         },
     )
 
@@ -69,7 +69,7 @@ def prepare_pairs(run: Run) -> Path:
 
 
 def dpo_trainer(run: Run, folder: Path) -> DPOTrainer:
-    """Make the trainer; it loads the policy itself, so that a reference it needs is loaded from the same place.
+    """Make the trainer; it loads the policy itself, and a reference, if it needs one, from the same place.
 
     Args:
         run: begun and opened.
@@ -81,8 +81,8 @@ def dpo_trainer(run: Run, folder: Path) -> DPOTrainer:
     args, model_args = run.training_args, run.model_args
     if run.chat.pad_id is None:
         raise ConfigError(
-            f"model_name_or_path: {run.model} has no token '{run.format.pad}' to pad with; start from a model that "
-            "recipes/qft.py saved"
+            f"model_name_or_path: {run.model} has no token '{run.format.pad}' to pad with; start from a "
+            "model that recipes/qft.py saved"
         )
     if args.precompute_ref_log_probs is None:
         args.precompute_ref_log_probs = not model_args.use_peft
@@ -109,20 +109,22 @@ def dpo_trainer(run: Run, folder: Path) -> DPOTrainer:
 
 
 class WatchChosen(TrainerCallback):  # type: ignore[misc]
-    """Warns where DPO pushes the chosen questions down too (only further than the rejected), which ends in junk.
+    """Warns where DPO pushes the chosen questions down too (the rejected only further): junk comes of it.
 
-    `rewards/chosen` is beta times what the chosen questions' log-probabilities gained since the start, on the very rows
-    of the batch, so its fall is no accident of which rows are logged, as that of `logps/chosen` would be.
+    `rewards/chosen` is beta times what the chosen questions' log-probabilities gained since the start, on the
+    very rows of the batch, so its fall is no accident of which rows are logged, as that of `logps/chosen`
+    would be.
     """
 
     def __init__(self, beta: float, limit: float, main: bool) -> None:
         self.beta, self.limit, self.main = beta, limit, main
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        """Warn, on the main process."""
         for key in ("rewards/chosen", "eval_rewards/chosen"):
             if self.main and logs and key in logs and -logs[key] / self.beta > self.limit:
                 log.warning(
-                    "qpo: WARNING step %d: chosen questions lost %.1f nats since the start (chosen_drop: %g); the "
-                    "questions may degenerate: lower learning_rate, raise beta, or loss_type: [sigmoid, sft]",
+                    "qpo: WARNING step %d: chosen questions lost %.1f nats since the start (limit %g); "
+                    "they may degenerate: lower learning_rate, raise beta, or loss_type: [sigmoid, sft]",
                     state.global_step, -logs[key] / self.beta, self.limit,
                 )  # fmt: skip

@@ -1,7 +1,7 @@
-"""Training on whole questions (QFT) and on solutions (SFT): two ways to render rows, one way to train on them.
+"""Training on whole questions (QFT) and on solutions (SFT): two ways to render rows, one trainer.
 
-TRL's SFTTrainer gets `input_ids` and `labels` and nothing else: everything that it would guess from text (BOS, eos,
-where the prompt ends) is decided in `chat.py`.
+TRL's SFTTrainer gets `input_ids` and `labels` and nothing else: everything that it would guess from text
+(BOS, eos, where the prompt ends) is decided in `chat.py`.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ class QuestionData(TrainingData):
 
     paper_exact: bool = option(
         False,
-        f"as the authors' code: questions cut anywhere into chunks of {PAPER_MAX_LENGTH} tokens, two eos each",
+        f"as the authors' code: cut anywhere into chunks of {PAPER_MAX_LENGTH} tokens, two eos a question",
     )
 
 
 @dataclass
 class PackedSFTConfig(SFTConfig):  # type: ignore[misc]
-    """TRL's SFTConfig, with packing and shuffling on: rows in a pack are not always neighbours in the file."""
+    """TRL's SFTConfig, with packing on, over shuffled rows."""
 
     packing: bool = field(
         default=True, metadata={"help": "Join rows into sequences of max_length; loss is unchanged."}

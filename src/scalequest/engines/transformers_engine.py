@@ -1,0 +1,166 @@
+"""Generation with transformers: blocks sorted by length, padded on the left, one random stream a request.
+
+Slower than vLLM, but it runs wherever torch does, and the same block gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, GenerationConfig, LogitsProcessor
+from transformers.utils import logging as transformers_logging
+
+from scalequest.engines.base import Block, Completion, EngineConfig, Request, Sampling, check_request
+
+
+class TransformersGenerator:
+    """A `Generator` on transformers' `generate`, on the GPU where there is one."""
+
+    name = "transformers"
+
+    def __init__(
+        self, model: str, config: EngineConfig, *, revision: str | None = None, seed: int = 0
+    ) -> None:
+        """Load `model`; `seed` is what requests without one are drawn from."""
+        self.version: str = transformers.__version__
+        transformers_logging.disable_progress_bar()
+        self.model: Any = AutoModelForCausalLM.from_pretrained(
+            model, revision=revision, dtype=config.dtype, trust_remote_code=config.trust_remote_code
+        )
+        transformers_logging.enable_progress_bar()
+        self.model.to(_device()).eval()
+        # What the checkpoint recommends (a repetition penalty, say) would fill every field left open.
+        self.model.generation_config = GenerationConfig()
+        text = self.model.config.get_text_config()
+        self.context: int = config.max_model_len or text.max_position_embeddings
+        self._vocabulary: int = text.vocab_size
+        self._batch_size = config.batch_size
+        self._unseeded = torch.Generator().manual_seed(seed)
+
+    def generate(
+        self, blocks: Iterable[Block], sampling: Sampling, stop_ids: Sequence[int]
+    ) -> Iterator[tuple[Block, list[Completion]]]:
+        """See `Generator.generate`; blocks come in the order in which they are taken.
+
+        Raises:
+            ConfigError: a request does not fit the context.
+        """
+        for block in blocks:
+            for request in block.requests:
+                check_request(request, sampling, context=self.context, vocabulary=self._vocabulary)
+            order = sorted(
+                range(len(block.requests)), key=lambda position: len(block.requests[position].prompt_ids)
+            )
+            done: dict[int, Completion] = {}
+            for start in range(0, len(order), self._batch_size):
+                batch = order[start : start + self._batch_size]
+                requests = [block.requests[position] for position in batch]
+                done |= zip(batch, self._complete(requests, sampling, stop_ids), strict=True)
+            yield block, [done[position] for position in range(len(block.requests))]
+
+    def _complete(
+        self, requests: Sequence[Request], sampling: Sampling, stop_ids: Sequence[int]
+    ) -> list[Completion]:
+        width = max(len(request.prompt_ids) for request in requests)
+        pad = stop_ids[0] if stop_ids else 0  # masked in prompts, cut off behind stop tokens
+        ids = torch.full((len(requests), width), pad)
+        mask = torch.zeros_like(ids)
+        for row, request in enumerate(requests):
+            ids[row, width - len(request.prompt_ids) :] = torch.tensor(list(request.prompt_ids))
+            mask[row, width - len(request.prompt_ids) :] = 1
+        settings = GenerationConfig(
+            max_new_tokens=sampling.max_tokens,
+            do_sample=False,
+            eos_token_id=list(stop_ids) or None,
+            pad_token_id=pad,
+        )
+        drawing = [RowSampler(self._uniforms(requests, sampling), sampling)] if sampling.temperature else []
+        output = self.model.generate(
+            ids.to(self.model.device),
+            attention_mask=mask.to(self.model.device),
+            generation_config=settings,
+            logits_processor=drawing,
+        )
+        stops = frozenset(stop_ids)
+        return [
+            _completion(request, generated, stops)
+            for request, generated in zip(requests, output[:, width:].tolist(), strict=True)
+        ]
+
+    def _uniforms(self, requests: Sequence[Request], sampling: Sampling) -> torch.Tensor:
+        """Draw all that a batch will need: [rows, max_tokens], on the CPU, so alike on every device."""
+        rows = []
+        for request in requests:
+            seeded = request.seed is not None
+            generator = torch.Generator().manual_seed(request.seed) if seeded else self._unseeded
+            rows.append(torch.rand(sampling.max_tokens, generator=generator))
+        return torch.stack(rows).to(self.model.device)
+
+    def __enter__(self) -> TransformersGenerator:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Free the model."""
+        device = self.model.device.type
+        del self.model
+        gc.collect()
+        if device != "cpu":
+            getattr(torch, device).empty_cache()
+
+
+class RowSampler(LogitsProcessor):
+    """Draw each row's next token from its own uniform numbers, by inverting the distribution function.
+
+    A row's choice then depends on its logits and its numbers alone, not on its neighbours or its place. It
+    leaves one finite score a row, so that the greedy `generate` takes what was drawn.
+    """
+
+    def __init__(self, uniforms: torch.Tensor, sampling: Sampling) -> None:
+        """Take the uniform numbers, [rows, steps] in [0, 1); a step is used up by each call."""
+        self._uniforms = uniforms
+        self._sampling = sampling
+        self._step = 0
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Turn logits, [rows, vocabulary], into scores that are finite where a token was drawn."""
+        uniform = self._uniforms[:, self._step : self._step + 1]
+        self._step += 1
+        probabilities = torch.softmax(scores.float() / self._sampling.temperature, dim=-1)
+        order = None
+        if self._sampling.top_p < 1:
+            probabilities, order = probabilities.sort(dim=-1, descending=True, stable=True)
+            before = probabilities.cumsum(dim=-1) - probabilities
+            # The first tokens that together reach top_p, the one that crosses it included.
+            probabilities = probabilities.masked_fill(before >= self._sampling.top_p, 0)
+        reached = probabilities.cumsum(dim=-1)
+        total = reached[:, -1:]
+        # Strictly below the total, so that the token found has some probability.
+        target = torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))
+        drawn = torch.searchsorted(reached, target, right=True)
+        if order is not None:
+            drawn = order.gather(-1, drawn)
+        return torch.full_like(scores, -torch.inf).scatter_(-1, drawn, 0.0)
+
+
+def _completion(request: Request, generated: list[int], stops: frozenset[int]) -> Completion:
+    end = next((place for place, token in enumerate(generated) if token in stops), None)
+    return Completion(
+        key=request.key,
+        ids=tuple(generated[:end]),
+        finish_reason="length" if end is None else "stop",
+        prompt_tokens=len(request.prompt_ids),
+        tokens=len(generated) if end is None else end + 1,
+    )
+
+
+def _device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"

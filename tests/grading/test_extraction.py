@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from scalequest.grading import equivalent, extract
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "rule"),
+    [
+        ("so \\boxed{\\frac{1}{2}} it is", "\\frac{1}{2}", "boxed"),
+        ("first \\boxed{3}, no: \\boxed{4}", "4", "boxed"),
+        ("\\boxed{\\left\\{1, 2\\right\\}}", "\\left\\{1, 2\\right\\}", "boxed"),
+        ("\\boxed{\\boxed{5}}", "5", "boxed"),
+        ("\\fbox{7}", "7", "boxed"),
+        ("$\\boxed 9$", "9", "boxed"),
+        ("\\boxed{}", None, "none"),
+        ("\\boxed{12} and then \\boxed{13", "12", "boxed"),  # cut in the middle of a box
+        ("12 + 7 = 19\n19 * 3 = 57\nThe answer is \\boxed{57}.", "57", "boxed"),
+        ("6 * 3 = <<6*3=18>>18\n#### 18", "18", "hash"),
+        ("The answer is 72, in total, so the farmer earns that much.", "72", "phrase"),
+        ("The answer is 1,450,000.", "1,450,000", "phrase"),
+        ("Final Answer: The final answer is $5r^5$. I hope it is correct.", "5r^5", "phrase"),
+        ("**Answer:** 25 days", "25 days", "phrase"),
+        ("He has 3.\nA: 90,000", "90,000", "phrase"),
+        ("Final answer: The volume of the tall box is 120. I hope it is correct.", "120", "phrase"),
+        ("the answer is 3. No, the answer is 4.", "4", "phrase"),
+        ("so she pays $5.50 in 2 weeks and has 1,000.99 left", "1,000.99", "number"),
+        ("the chance is 2/3. Done", "2/3", "number"),
+        ("it is -4", "-4", "number"),
+        ("no idea", None, "none"),
+        ("", None, "none"),
+    ],
+)
+def test_finds(text: str, answer: str | None, rule: str) -> None:
+    found = extract(text)
+    assert (found.answer, found.rule) == (answer, rule)
+
+
+def test_a_long_output_without_an_answer_is_read_quickly() -> None:
+    assert extract("the answer is " * 20_000).rule in ("none", "phrase")
+    assert extract("\\boxed{" * 2_000).rule == "none"
+    assert extract("1," * 50_000).answer == "1"
+
+
+@pytest.mark.data
+def test_labelled_outputs(data_dir: Path) -> None:
+    rows = [json.loads(line) for line in (data_dir / "extraction_cases_dev.jsonl").read_text().splitlines()]
+    wrong = []
+    for row in rows:
+        answer = extract(row["output"]).answer
+        if (answer is not None and equivalent(answer, row["reference"])) != row["label"]:
+            wrong.append((answer, row["reference"]))
+    assert 1 - len(wrong) / len(rows) >= 0.95, wrong

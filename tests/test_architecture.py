@@ -1,0 +1,102 @@
+"""Imports point one way (design.md): read from the source, so that none can hide behind a branch."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SRC = ROOT / "src"
+STAGES = ("questions", "solutions", "training", "evaluation")
+
+# package or module of scalequest: what it may not import
+FORBIDDEN = {
+    "config": ("records", "shards", "chat", "engines", "grading", "tinymath", *STAGES),
+    "records": ("shards", "chat", "engines", "grading", "tinymath", *STAGES),
+    "shards": ("chat", "engines", "grading", "tinymath", *STAGES),
+    "tracking": ("chat", "engines", "grading", "tinymath", *STAGES),
+    "chat": ("engines", "grading", "tinymath", *STAGES),
+    "grading": ("chat", "engines", "tinymath", *STAGES),
+    "engines": ("grading", "tinymath", *STAGES),
+    "stages": ("engines", "grading", "tinymath", *STAGES),
+    "tinymath": ("engines", *STAGES),
+    "questions": ("training", "evaluation"),
+    "solutions": ("training", "evaluation", "tinymath"),
+    "evaluation": ("training",),
+    "training": ("questions", "solutions", "evaluation", "tinymath"),
+}
+INSTRUMENTS = ("scalequest.tinymath.oracle", "scalequest.tinymath.world")
+
+
+def sources(*folders: str) -> list[Path]:
+    return [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Dotted names of everything that a file imports anywhere, also inside functions."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def starts(name: str, module: str) -> bool:
+    return name == module or name.startswith(module + ".")
+
+
+def test_nothing_in_src_imports_the_scripts() -> None:
+    scripts = {"recipes", "eval", "bench", "tests"} | {
+        path.stem for path in sources("recipes", "eval", "bench")
+    }
+    for path in sources("src"):
+        assert not [name for name in imported(path) if name.partition(".")[0] in scripts], path
+
+
+@pytest.mark.parametrize("part", sorted(FORBIDDEN))
+def test_arrows_point_one_way(part: str) -> None:
+    base = SRC / "scalequest" / part
+    files = sorted(base.rglob("*.py")) if base.is_dir() else [base.with_suffix(".py")]
+    assert files
+    for path in files:
+        for name in imported(path):
+            wrong = [other for other in FORBIDDEN[part] if starts(name, f"scalequest.{other}")]
+            assert not wrong, f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_training_takes_nothing_from_the_engines() -> None:
+    for path in sources("src/scalequest/training"):
+        names = [name for name in imported(path) if starts(name, "scalequest.engines")]
+        assert all(starts(name, "scalequest.engines.launch") for name in names), f"{path}: {names}"
+
+
+def test_only_reports_and_the_rebuild_script_see_the_oracle() -> None:
+    allowed = (ROOT / "eval", ROOT / "src/scalequest/tinymath", ROOT / "recipes/tiny/rebuild.py")
+    for path in sources("src", "recipes", "eval", "bench"):
+        if not any(path.is_relative_to(place) for place in allowed):
+            seen = [name for name in imported(path) if any(starts(name, one) for one in INSTRUMENTS)]
+            assert not seen, f"{path.relative_to(ROOT)} imports {seen}"
+
+
+def test_the_rule_rewriter_does_not_ask_the_oracle() -> None:
+    path = SRC / "scalequest/tinymath/rewriter.py"
+    assert not [name for name in imported(path) if starts(name, INSTRUMENTS[0])]
+
+
+def test_importing_the_filters_does_not_load_the_instruments() -> None:
+    """The same, at run time, for what imports might be reached through others."""
+    code = (
+        "import sys, scalequest.questions.filters, scalequest.questions.rewriting\n"
+        "import scalequest.solutions.selection\n"
+        f"print([name for name in {INSTRUMENTS!r} if name in sys.modules])"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert out.stdout.strip() == "[]"

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from scalequest.config import ConfigError
+from scalequest.records import model_fingerprint, read_rows, require, row_seed, source_fingerprint
+
+ROWS = [{"id": "a", "problem": "1 + 1?", "level": 3}, {"id": "b", "problem": "½ of\u2028two?", "level": None}]
+LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS).encode()
+
+
+def test_every_kind_of_file(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(LINES)
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(LINES))
+    (tmp_path / "c.json").write_text(json.dumps(ROWS, indent=1))
+    pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "d.parquet")
+    (tmp_path / "e.jsonl").write_bytes(b"\xef\xbb\xbf" + LINES.replace(b"\n", b"\r\n") + b"\n  \n")
+    for path in sorted(tmp_path.iterdir()):
+        assert read_rows(path) == ROWS
+        assert read_rows(str(path), limit=1) == ROWS[:1]
+
+
+def test_columns_are_renamed_and_others_kept(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(LINES)
+    rows = read_rows(tmp_path / "a.jsonl", columns={"question": "problem", "id": "id"})
+    assert rows[0] == {"id": "a", "question": "1 + 1?", "level": 3}
+    with pytest.raises(ConfigError, match=r"a\.jsonl: row 1: no column 'query'; it has id, problem, level"):
+        read_rows(tmp_path / "a.jsonl", columns={"question": "query"})
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (LINES + b'{"id": "c", "pro', "line 3: not JSON"),
+        (LINES + b"[1]\n", "line 3: expected an object, got list"),
+        (b'{"id": "\\ud83d"}\n', "line 1: not JSON: .*surrogates"),
+        (b'{"id": "\xff"}\n', "line 1: not JSON"),
+        (b"[" * 100_000 + b"\n", "line 1: not JSON"),
+    ],
+)
+def test_a_broken_line_is_named(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "a.jsonl").write_bytes(content)
+    with pytest.raises(ConfigError, match=rf"a\.jsonl: {said}") as caught:
+        read_rows(tmp_path / "a.jsonl")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_cut_short(tmp_path: Path) -> None:
+    lines = b"".join(json.dumps({"id": row_seed(1, "x", i)}).encode() + b"\n" for i in range(5_000))
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(lines)[:-2_000])
+    with pytest.raises(ConfigError, match=r"a\.jsonl\.gz: unreadable after line \d{3,}"):
+        read_rows(tmp_path / "a.jsonl.gz")
+    (tmp_path / "b.jsonl.gz").write_bytes(lines)
+    with pytest.raises(ConfigError, match="unreadable after line 0: Not a gzipped file"):
+        read_rows(tmp_path / "b.jsonl.gz")
+    (tmp_path / "c.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ConfigError, match="not a readable parquet file"):
+        read_rows(tmp_path / "c.parquet")
+    (tmp_path / "d.json").write_bytes(LINES)
+    with pytest.raises(ConfigError, match=r"d\.json: not JSON"):
+        read_rows(tmp_path / "d.json")
+
+
+def test_what_is_no_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="no such file or folder"):
+        read_rows(tmp_path / "a.jsonl")
+    with pytest.raises(ConfigError, match="no receipt"):
+        read_rows(tmp_path)
+    (tmp_path / "a.csv").write_text("id\n")
+    with pytest.raises(ConfigError, match="expected a stage folder or"):
+        read_rows(tmp_path / "a.csv")
+    (tmp_path / "receipt.json").write_text('{"stage": "qft", "finished": false}')
+    with pytest.raises(ConfigError, match="the stage 'qft' is not finished"):
+        read_rows(tmp_path)
+    with pytest.raises(ConfigError, match="not finished"):
+        source_fingerprint(tmp_path)
+    with pytest.raises(ConfigError, match="expected hub:owner/name"):
+        read_rows("hub:gsm8k")
+    monkeypatch.delenv("NO_SUCH_FOLDER", raising=False)
+    for source in ("$NO_SUCH_FOLDER/a.jsonl", "${NO_SUCH_FOLDER}/a.jsonl"):
+        with pytest.raises(ConfigError, match="environment variable NO_SUCH_FOLDER is not set"):
+            read_rows(source)
+
+
+def test_variables_are_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.jsonl").write_bytes(LINES)
+    monkeypatch.setenv("SOME_DATA", str(tmp_path))
+    assert read_rows("$SOME_DATA/a.jsonl") == ROWS
+    assert source_fingerprint("${SOME_DATA}/a.jsonl") == source_fingerprint(tmp_path / "a.jsonl")
+
+
+@pytest.mark.parametrize(("name", "rows"), [("gsm8k_train", 7473), ("math_train", 7500)])
+def test_the_papers_questions(name: str, rows: int) -> None:
+    if not Path(os.environ.get("SCALEQUEST_DATA", "/nowhere")).is_dir():
+        pytest.skip("SCALEQUEST_DATA is not set to a folder")
+    assert len(read_rows(f"$SCALEQUEST_DATA/{name}.jsonl.gz")) == rows
+
+
+def test_a_missing_value_is_named() -> None:
+    row = {"id": "a", "question": None, "answer": ""}
+    require(row, "id", "answer", source="x.jsonl", index=6)
+    with pytest.raises(ConfigError, match=r"x\.jsonl: row 7: no 'question' \(it has id, answer\)"):
+        require(row, "id", "question", source="x.jsonl", index=6)
+
+
+def test_seeds_are_stable_apart_and_fit_63_bits() -> None:
+    assert row_seed(42, "generate_questions", 7) == 4913213508026756738
+    seeds = [
+        row_seed(42, stage, part) for stage in ("a", "b") for part in (*range(500), *map(str, range(500)))
+    ]
+    assert len(set(seeds)) == 2_000
+    assert row_seed(1, "a", 2, 3) != row_seed(1, "a", 23)
+    assert 0 <= min(seeds) < 2**58
+    assert 2**62 < max(seeds) < 2**63
+
+
+def test_a_model_is_its_files(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no weights"):
+        model_fingerprint(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    weights = bytearray(3 << 20)
+    (tmp_path / "model.safetensors").write_bytes(weights)
+    seen = {model_fingerprint(tmp_path)}
+    for position in (0, -1):
+        weights[position] = 1
+        (tmp_path / "model.safetensors").write_bytes(weights)
+        seen.add(model_fingerprint(tmp_path))
+    (tmp_path / "config.json").write_text('{"tie_word_embeddings": true}')
+    seen.add(model_fingerprint(tmp_path))
+    assert len(seen) == 4
+    (tmp_path / "README.md").write_text("card")
+    (tmp_path / "checkpoint-3").mkdir()
+    assert model_fingerprint(tmp_path) in seen
+
+
+def test_a_model_of_the_hub_is_its_revision() -> None:
+    assert model_fingerprint("Qwen/Qwen2-Math-7B", "abc") == "hub:Qwen/Qwen2-Math-7B@abc"
+    for path in ("/no/such/model", "./model", "runs/tiny/qft"):
+        with pytest.raises(ConfigError, match="no such model folder"):
+            model_fingerprint(path)
+
+
+def test_importing_imports_nothing_heavy() -> None:
+    heavy = "{'torch', 'transformers', 'datasets', 'pyarrow', 'trl', 'vllm'}"
+    script = f"import sys, scalequest.shards; print({heavy} & set(sys.modules))"
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1] / "src")}
+    run = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+    )
+    assert run.stdout == "set()\n"
