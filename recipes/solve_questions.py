@@ -28,7 +28,7 @@ from __future__ import annotations
 import sys
 
 from scalequest.config import RunOptions, parse, to_dict
-from scalequest.solutions.solving import VERSION, SolveConfig, solve_questions
+from scalequest.solutions.solving import SAMPLE_COLUMNS, VERSION, SolveConfig, check_reuse, solve_questions
 from scalequest.stages import begin, explained, tracked
 
 
@@ -46,12 +46,15 @@ def main(run: RunOptions, config: SolveConfig) -> None:
     chat_format = load_format(config.chat_format)
     model, revision = config.model_name_or_path, config.model_revision
     inputs = {source: source_fingerprint(source) for source in config.input}
+    solver = model_fingerprint(model, revision)
+    if config.reuse:
+        check_reuse(config.input, solver, chat_format, config.sampling)
     stage = begin(
         "solve_questions",
         VERSION,
         run,
         config,
-        inputs={**inputs, model: model_fingerprint(model, revision)},
+        inputs={**inputs, model: solver},
         chat_format=to_dict(chat_format),
         worker=(index, workers),
     )
@@ -59,7 +62,8 @@ def main(run: RunOptions, config: SolveConfig) -> None:
         return
 
     # 3. Sample each question n times, every sample with its own seed
-    rows = read_inputs(config.input, "question", columns=config.columns, limit=run.limit)
+    needed = ("question", *(SAMPLE_COLUMNS if config.reuse else ()))
+    rows = read_inputs(config.input, *needed, columns=config.columns, limit=run.limit)
     chat = bind(chat_format, load_tokenizer(model, revision))
     with (
         tracked(stage, run, config, worker=index) as tracker,

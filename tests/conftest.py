@@ -1,10 +1,11 @@
-"""What every test runs under: offline, markers, data from `SCALEQUEST_DATA`, and no silent skip where data is required."""
+"""What every test runs under: no hub, data from `SCALEQUEST_DATA`, no silent skip where data is required."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,7 @@ REQUIRE = "SCALEQUEST_REQUIRE_DATA"
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: whole loops, minutes; run by `make test-slow`")
     config.addinivalue_line("markers", "data: needs the files of SCALEQUEST_DATA")
+    config.addinivalue_line("markers", "hub: downloads from the hub; `make test` leaves it out")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -30,15 +32,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item, call: pytest.CallInfo[None]
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Where CI sets SCALEQUEST_REQUIRE_DATA=1 everything is there, so a skip is a failure."""
-    report = yield
+    return _no_skip((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """The same for a whole file, e.g. behind `importorskip`."""
+    return _no_skip((yield))
+
+
+def _no_skip(report: Any) -> Any:
     if report.skipped and not hasattr(report, "wasxfail") and os.environ.get(REQUIRE) == "1":
         reason = report.longrepr[-1] if isinstance(report.longrepr, tuple) else report.longrepr
         report.outcome = "failed"
-        report.longrepr = f"{item.nodeid}: {reason} ({REQUIRE}=1: a skip is a failure)"
+        report.longrepr = f"{report.nodeid}: {reason} ({REQUIRE}=1: a skip is a failure)"
     return report
 
 
@@ -74,3 +83,20 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tiny_model import build_tiny_model
 
     return build_tiny_model(tmp_path_factory.mktemp("tiny_model"))
+
+
+@pytest.fixture(scope="session")
+def tiny_generator(tiny_model: Path) -> Iterator[Any]:
+    """That model on the transformers engine."""
+    from scalequest.engines.base import EngineConfig, open_generator
+
+    with open_generator(str(tiny_model), EngineConfig(name="transformers")) as generator:
+        yield generator
+
+
+@pytest.fixture(scope="session")
+def tiny_chat(tiny_model: Path) -> Any:
+    """TinyMath's format on its tokenizer."""
+    from scalequest.chat import bind, load_format, load_tokenizer
+
+    return bind(load_format("tinymath"), load_tokenizer(str(tiny_model)))

@@ -1,8 +1,8 @@
 """Real tokenizers without a hub, each from a package on the index, and a small one for TinyMath.
 
-`build(name, folder)` writes what `from_pretrained` loads, with the settings of the family's release where they
-matter: who adds BOS, which token pads, which class the repository names. (The file is not called tokenizers.py:
-it would hide the library of that name from every test beside it.)
+`build(name, folder)` writes what `from_pretrained` loads, with the settings of the family's release where
+they matter: who adds BOS, which token pads, which class the repository names. (The file is not called
+tokenizers.py: it would hide the library of that name from every test beside it.)
 """
 
 from __future__ import annotations
@@ -114,11 +114,27 @@ def _deepseek(folder: Path) -> None:
 
 
 def _mistral(folder: Path) -> None:
+    from tokenizers import normalizers
     from transformers import LlamaTokenizer
 
+    source = mistral_sentencepiece(folder / "sentencepiece")
+    tokenizer = LlamaTokenizer.from_pretrained(source)
+    # The release writes its dummy space so; transformers would write it as a pre-tokenizer.
+    dummy_space = [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    tokenizer.backend_tokenizer.normalizer = normalizers.Sequence(dummy_space)
+    tokenizer.backend_tokenizer.pre_tokenizer = None
+    tokenizer.save_pretrained(folder)
+
+
+def mistral_sentencepiece(folder: Path) -> Path:
+    """Write Mistral's SentencePiece model alone, as repositories without a tokenizer.json have it."""
+    folder.mkdir(parents=True, exist_ok=True)
     model = package_file("mistral_common", "data/tokenizer.model.v1")
     (folder / "tokenizer.model").write_bytes(model.read_bytes())
-    LlamaTokenizer.from_pretrained(folder, legacy=True).save_pretrained(folder)
+    tokens = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    config = {"tokenizer_class": "LlamaTokenizer", "legacy": True, "add_bos_token": True, **tokens}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return folder
 
 
 def _smollm2(folder: Path) -> None:

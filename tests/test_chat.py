@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -72,12 +73,12 @@ def chat(folder: Callable[[str], Path]) -> Chat:
 
 # ------------------------------------------------------------------------------------------------- golden ids
 
-GOLDEN: dict[tuple[str, str], dict[str, list[int]]] = {}
+GOLDEN = json.loads(Path(__file__).with_name("chat_golden.json").read_text())
 
 
-@pytest.mark.parametrize("pair", GOLDEN, ids="-".join)
+@pytest.mark.parametrize("pair", [pair for pair in PAIRS if pair[0] != "tinymath"], ids="-".join)
 def test_golden_ids(chat: Chat, pair: tuple[str, str]) -> None:
-    bound, golden = chat(*pair), GOLDEN[pair]
+    bound, golden = chat(*pair), GOLDEN[" on ".join(pair)]
     prompt, target = bound.solve_ids(QUESTION, RESPONSE)
     assert bound.question_prefix_ids == golden["prefix"]
     assert bound.question_ids(QUESTION) == golden["prefix"] + golden["question"]
@@ -184,27 +185,19 @@ def test_text_that_spells_control_tokens_is_refused(chat: Chat, pair: tuple[str,
 @pytest.mark.parametrize("pair", PAIRS, ids="-".join)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_any_unicode_is_held_exactly_or_refused(
-    chat: Chat, pair: tuple[str, str], data: st.DataObject
-) -> None:
+def test_any_unicode_is_held_or_refused(chat: Chat, pair: tuple[str, str], data: st.DataObject) -> None:
     bound = chat(*pair)
-    control = [
-        "<|im_end|>",
-        "<|end|>",
-        "</s>",
-        "<｜end▁of▁sentence｜>",
-        "{response}",
-        "{question}",
-        "\n\n",
-        " :",
-    ]
-    piece = st.one_of(st.text(max_size=20), st.sampled_from(control), st.characters(codec=None))
+    spelled = ["<|im_end|>", "<|end|>", "</s>", "<｜end▁of▁sentence｜>", "{response}", "\n\n", " :", "▁"]
+    piece = st.one_of(st.text(max_size=20), st.sampled_from(spelled), st.characters())
     question = "".join(data.draw(st.lists(piece, max_size=5)))
+    ids, refused = [], ""
     try:
         ids = bound.question_ids(question)
     except FormatError as error:
+        refused = str(error)
+    if refused:
         # No family of ours has a boundary that a text can break.
-        assert str(error) in ("empty", "not_unicode", "special_token_in_text")
+        assert refused in ("empty", "not_unicode", "special_token_in_text")
         return
     prefix = bound.question_prefix_ids
     assert ids[: len(prefix)] == prefix
@@ -346,6 +339,14 @@ def test_a_format_of_another_model_is_refused(chat: Chat) -> None:
 def test_load_tokenizer_goes_by_the_file_and_not_by_the_class(folder: Callable[[str], Path]) -> None:
     tokenizer = load_tokenizer(str(folder("deepseek")))
     assert tokenizer.decode(tokenizer("a b\nc")["input_ids"], skip_special_tokens=True) == "a b\nc"
+
+
+def test_sentencepiece_without_a_tokenizer_file_gives_the_same_ids(chat: Chat, tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(str(real_tokenizers.mistral_sentencepiece(tmp_path)))
+    for family in ("mistral", "alpaca"):
+        bound = bind(load_format(family), tokenizer)
+        assert bound.question_ids(QUESTION) == chat(family, "mistral").question_ids(QUESTION)
+        assert bound.solve_ids(QUESTION, RESPONSE) == chat(family, "mistral").solve_ids(QUESTION, RESPONSE)
 
 
 def test_load_tokenizer_says_where_there_is_none(tmp_path: Path) -> None:

@@ -42,21 +42,23 @@ if stage.finished:
 if config.die:
     print("about to fail")
     raise SystemExit(3)
-rows = read_rows(config.source) if config.source else [{"id": f"n-{i}", "n": i} for i in range(config.rows)]
+rows = [{"id": f"n-{i}", "n": i} for i in range(config.rows)]
+rows = read_rows(config.source) if config.source else rows
 rows = rows[:config.limit]
 if config.pause:
     subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
 for index, block in stage.pending(len(rows), 4):
     time.sleep(config.pause)
     some = [dict(rows[i]) for i in block]
-    stage.write_block(index, [r for r in some if r["n"] % 10], [(r, "round") for r in some if r["n"] % 10 == 0])
+    dropped = [(row, "round") for row in some if row["n"] % 10 == 0]
+    stage.write_block(index, [row for row in some if row["n"] % 10], dropped)
 stage.finish(rows_in=len(rows), card="numbers", tokens=1000, seconds=2.0)
 """
 
 
 @pytest.fixture
 def pipeline(tmp_path: Path) -> Callable[..., Path]:
-    """Write a pipeline of two stages, the second on the first's output; keywords are the first stage's args."""
+    """Write a pipeline of two stages and a report; keywords are the first stage's args."""
     (tmp_path / "stage.py").write_text(STAGE)
     (tmp_path / "report.py").write_text("print('the report')\n")
     (tmp_path / "rows.yaml").write_text("rows: 40\n")
@@ -239,22 +241,16 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "p.yaml"
     path.write_text(
         "name: p\nstages:\n- name: a\n  script: s.py\n  config: c.yaml\n  launch: zero3.yaml\n  args:\n"
-        "    input: ['${SOME_DATA}/x.jsonl', two words]\n    sampling: {temperature: 2e-1, at: '${SOME_DATA}'}\n    top: null\n"
+        "    input: ['${SOME_DATA}/x.jsonl', two words]\n    top: null\n"
+        "    sampling: {temperature: 2e-1, at: '${SOME_DATA}'}\n"
         "    model: ${SOME_MODELS:-${output}/models}/m\n"
     )
     (step,) = plan(load(path), Path("out"))
     at = step.command.index("launch")
     assert list(step.command[at:]) == [
         *("launch", "--config_file", "zero3.yaml", "s.py", "--config", "c.yaml"),
-        *(
-            "--input",
-            "/d/x.jsonl",
-            "two words",
-            "--sampling",
-            '{"temperature": 0.2, "at": "/d"}',
-            "--top",
-            "null",
-        ),
+        *("--input", "/d/x.jsonl", "two words", "--top", "null"),
+        *("--sampling", '{"temperature": 0.2, "at": "/d"}'),
         *("--model", "out/models/m", "--output_dir", "out/a"),
     ]
     monkeypatch.delenv("SOME_DATA")
@@ -293,7 +289,13 @@ def test_a_wrong_pipeline_file_is_one_line(
 
 
 def test_help_imports_nothing_heavy() -> None:
-    code = "import sys; sys.argv = ['run.py', '--help']; sys.path.insert(0, 'recipes')\ntry:\n import run; run.parser().parse_args()\nexcept SystemExit: pass\nprint(sorted({'torch', 'transformers', 'vllm', 'wandb', 'datasets', 'pyarrow'} & set(sys.modules)))"
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "--dry-run" in shown
-    assert shown.splitlines()[-1] == "[]"
+    shown = subprocess.run(
+        [sys.executable, "-X", "importtime", "recipes/run.py", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "--dry-run" in shown.stdout
+    imported = {line.rpartition("|")[2].strip() for line in shown.stderr.splitlines()}
+    assert "scalequest.pipeline" in imported
+    assert not imported & {"torch", "transformers", "vllm", "wandb", "datasets", "pyarrow"}

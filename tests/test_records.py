@@ -144,7 +144,7 @@ def test_a_model_is_its_files(tmp_path: Path) -> None:
 
 def test_a_model_of_the_hub_is_its_revision() -> None:
     assert model_fingerprint("Qwen/Qwen2-Math-7B", "abc") == "hub:Qwen/Qwen2-Math-7B@abc"
-    for path in ("/no/such/model", "./model", "runs/tiny/qft"):
+    for path in ("/no/such/model", "./no-such-model", "no/such/model"):
         with pytest.raises(ConfigError, match="no such model folder"):
             model_fingerprint(path)
 

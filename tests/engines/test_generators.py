@@ -127,7 +127,7 @@ def test_samples_are_distributed_as_the_model_says(generator: Generator, referen
     done = complete(generator, blocks(rows, count), Sampling(temperature, top_p, 1))
     counts = Counter(completion.ids[0] for completion in done.values())
     assert set(counts) <= set(nucleus)
-    # Pearson's statistic over the tokens expected at least five times: its mean is the cells', its variance twice that.
+    # Pearson: over n cells that expect at least five, about n on average, with a variance of 2 n.
     common = [token for token, share in nucleus.items() if share * count >= 5]
     statistic = sum(
         (counts[token] - nucleus[token] * count) ** 2 / (nucleus[token] * count) for token in common

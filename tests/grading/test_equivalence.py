@@ -127,7 +127,8 @@ def test_it_can_be_asked_from_another_thread() -> None:
 def test_numbers_never_load_math_verify() -> None:
     code = (
         "import sys; from scalequest.grading import equivalent, extract, majority\n"
-        "assert equivalent('57', '57.0') and not equivalent('$1,000', '999') and not equivalent('twelve', '12')\n"
+        "assert equivalent('57', '57.0') and not equivalent('$1,000', '999')\n"
+        "assert not equivalent('twelve', '12')\n"
         "assert majority(['3', '3.0', '\\\\frac{9}{3}', '4', None]) == ('3', 0.6)\n"
         "assert extract('The answer is \\\\boxed{57}.').answer == '57'\n"
         "assert not {'math_verify', 'sympy', 'torch'} & set(sys.modules)"
@@ -174,10 +175,12 @@ def test_majority(answers: list[str | None], result: tuple[str | None, float]) -
 
 
 @pytest.mark.data
-def test_labelled_pairs(data_dir: Path) -> None:
+@pytest.mark.parametrize("step", [3, pytest.param(1, marks=pytest.mark.slow)])
+def test_labelled_pairs(step: int, data_dir: Path) -> None:
     """Agreement on the pairs over which reasonable graders do not differ; every hostile pair right."""
     rows = [json.loads(line) for line in (data_dir / "grader_cases_dev.jsonl").read_text().splitlines()]
-    judged = [row for row in rows if "policy:" not in row["note"]]
+    judged = [row for row in rows[::step] if "policy:" not in row["note"]]
+    judged += [row for row in rows if "hostile" in row["note"]]
     wrong = [row for row in judged if equivalent(row["prediction"], row["reference"]) != row["label"]]
     assert not [row for row in wrong if "hostile" in row["note"]]
     assert not [row for row in wrong if not row["label"]], "false positives"

@@ -33,7 +33,7 @@ def test_installed_trl_is_the_one_that_the_override_was_written_for() -> None:
     assert batch["input_ids"].tolist() == [[1, 2, 3, 4], [1, 2, 5, 0]]
     assert batch["completion_mask"].tolist() == [[0, 0, 1, 1], [0, 0, 1, 0]]
     source = inspect.getsource(DPOTrainer)
-    assert source.count("_prepare_dataset(") == 4, "TRL prepares data in a new place"
+    assert source.count("_prepare_dataset(") == 6, "TRL prepares data in a new place"
 
 
 def trainer_of(settings: Settings, **more: Any) -> Any:

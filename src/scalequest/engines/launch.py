@@ -86,7 +86,7 @@ def _refuse_lonely_launch() -> None:
     It then sets a rendezvous address (which it does for more than one process only) and no world size.
     """
     several = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_PORT" in os.environ
-    if several and not any(size in os.environ for _, size, _, _ in _FAMILIES):
+    if several and not any(name in os.environ for family in _FAMILIES for name in family[:2]):
         raise ConfigError(
             "accelerate launch was asked for several processes and started one: on CPU use `torchrun "
             "--standalone --nproc_per_node N`, or a config file with distributed_type: MULTI_GPU and "

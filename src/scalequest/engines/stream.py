@@ -144,6 +144,7 @@ def stream(
             dropped,
             prompt_tokens=sum(reply.prompt_tokens for reply in replies),
             tokens=sum(reply.tokens for reply in replies),
+            seconds=progress.lap(),
             **(counts(numbers) if counts is not None else {}),
         )
         if not samples and kept:
@@ -182,8 +183,14 @@ class _Progress:
 
     def __init__(self, name: str, rows: int, tracker: Tracker | None) -> None:
         self.name, self.rows, self.tracker = name, rows, tracker
-        self.started = self.reported = time.monotonic()
+        self.started = self.reported = self.last = time.monotonic()
         self.done = self.kept = self.tokens = self.replies = self.stopped = 0
+
+    def lap(self) -> float:
+        """Seconds since the last block: summed over blocks they are this process's work, over any restart."""
+        now = time.monotonic()
+        passed, self.last = now - self.last, now
+        return round(passed, 3)
 
     def add(self, rows: int, kept: int, replies: Sequence[Reply]) -> None:
         self.done += rows

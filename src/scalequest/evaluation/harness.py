@@ -227,7 +227,7 @@ def summarise(
                 protocol=protocol,
                 fingerprint=_sha256(json.dumps(protocol, sort_keys=True))[:12],
                 prompts_sha256=_sha256("".join(row["prompt_sha256"] for row in mine)),
-                model_fingerprint=receipt["inputs"][config.models[label]],
+                model_fingerprint=receipt["fingerprint_fields"]["inputs"][0],
                 commit=receipt.get("commit"),
             )
         )

@@ -34,6 +34,7 @@ _BARE_NAME = re.compile(r"(?<![\\A-Za-z])(?:np\.|math\.)?(pi|exp|ln|log|(?:arc)?
 _BARE_ROOT = re.compile(r"(?<![\\A-Za-z])sqrt\(([^()]*)\)")
 _MAX_EXPONENT = 20_000
 _MAX_LENGTH = 400
+_LONGEST = 4_000  # characters; no answer is, and the regular expressions below are not meant for more
 _SECONDS = 3
 
 
@@ -45,6 +46,8 @@ def equivalent(prediction: str, reference: str) -> bool:
     """
     if prediction.strip() == reference.strip():
         return bool(reference.strip())
+    if max(len(prediction), len(reference)) > _LONGEST:
+        return False
     return _same(normalise(prediction), normalise(reference))
 
 
@@ -57,7 +60,7 @@ def majority(answers: Sequence[str | None]) -> tuple[str | None, float]:
     for answer in answers:
         if answer is None or not answer.strip():
             continue
-        text = normalise(answer)
+        text = normalise(answer[:_LONGEST])
         for key, members in groups:
             if key == text or _same(text, key):
                 members.append(answer)

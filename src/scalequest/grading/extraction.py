@@ -20,6 +20,10 @@ _NUMBER = re.compile(r"-?\$?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)
 _MATH = re.compile(r"^\s*(?:\$\$(.+?)\$\$|\$(.+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\])", re.S)
 _NUMBER_THEN_WORDS = re.compile(rf"^\\?\$?({_NUMBER.pattern})\s*%?(?=[,;]\s+[a-z])")
 
+_TRIES = (
+    50  # boxes and phrases looked at, from the last one back: a text of thousands of them has to cost little
+)
+
 
 @dataclass(frozen=True)
 class Extracted:
@@ -48,7 +52,7 @@ def extract(text: str) -> Extracted:
 
 def last_box(text: str) -> str | None:
     r"""Content of the last complete, non-empty `\boxed{...}` or `\fbox{...}`, nested braces included."""
-    for match in reversed(list(_BOX.finditer(text))):
+    for match in list(_BOX.finditer(text))[: -_TRIES - 1 : -1]:
         rest = text[match.end() :]
         content = braced(rest) if rest.startswith("{") else re.split(r"[\s{}$]", rest, maxsplit=1)[0]
         if content and content.strip():
@@ -74,7 +78,7 @@ def _last_hash(text: str) -> str | None:
 
 
 def _last_phrase(text: str) -> str | None:
-    for match in reversed(list(_PHRASE.finditer(text))):
+    for match in list(_PHRASE.finditer(text))[: -_TRIES - 1 : -1]:
         rest = text[match.end() :]
         if math := _MATH.match(rest):
             return next(group for group in math.groups() if group).strip().rstrip(".")

@@ -21,7 +21,7 @@ from scalequest.engines.stream import Drop, completing, stream
 from scalequest.questions.prompts import Prompt
 from scalequest.records import Row, row_seed
 from scalequest.shards import Stage
-from scalequest.solutions.solving import sample_requests, sampled
+from scalequest.solutions.solving import SAMPLE_COLUMNS, sample_requests, sampled
 from scalequest.tracking import Tracker
 
 VERSION = 1  # raise by hand when the same configuration gives other rows
@@ -270,8 +270,11 @@ def filter_questions(
     reasons, near = read_text_steps(rows, config, benchmarks)
     known = "contamination" in config.steps
 
+    left_out = SAMPLE_COLUMNS if config.keep_responses else ()  # a question row counts its own tokens
+
     def base(number: int) -> Row:
-        return rows[number] | ({"masked_match": near[number]} if known else {})
+        row = {key: value for key, value in rows[number].items() if key not in left_out}
+        return row | ({"masked_match": near[number]} if known else {})
 
     def ask(number: int) -> Sequence[Request] | Drop:
         row, reason = base(number), reasons[number]
@@ -284,7 +287,9 @@ def filter_questions(
                 assert prompt is not None, "judge: model without a prompt"
                 seed = row_seed(run.seed, "judge", row["id"]) if config.sampling.temperature > 0 else None
                 return [Request(row["id"], format.user_prompt_ids(prompt.fill(row["question"])), seed)]
-            return sample_requests(row, config.samples, run.seed, "filter_questions", config.sampling, format)
+            return sample_requests(
+                row, range(config.samples), run.seed, "filter_questions", config.sampling, format
+            )
         except FormatError as error:
             return Drop(row, str(error))
 

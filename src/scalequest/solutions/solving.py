@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from scalequest.cards import dataset_card
-from scalequest.chat import BoundFormat, FormatError
-from scalequest.config import RunOptions, option, required, to_dict
+from scalequest.chat import BoundFormat, ChatFormat, FormatError
+from scalequest.config import ConfigError, RunOptions, option, required, to_dict
 from scalequest.engines.base import Completion, EngineConfig, Generator, Request, Sampling
 from scalequest.engines.stream import Drop, completing, stream
 from scalequest.grading import extract, majority
-from scalequest.records import Row, model_label, row_seed
+from scalequest.records import Row, expand, model_label, row_seed
 from scalequest.shards import Stage
 from scalequest.tracking import Tracker
 
 VERSION = 1  # raise by hand when the same configuration gives other rows
+SAMPLE_COLUMNS = ("responses", "answers", "finish_reasons", "tokens")
 COLUMNS = (
     "id",
     "question",
@@ -40,6 +42,9 @@ class SolveConfig:
     columns: dict[str, str] = option(help="our column names to the input's", default_factory=dict)
     model_revision: str | None = option(None, "its revision on the hub", fingerprint=False)
     samples: int = option(5, "solutions a question")
+    reuse: bool = option(
+        False, "take over the responses that filter_questions kept, and sample what is missing"
+    )
     sampling: Sampling = option(
         help="how they are sampled", default_factory=lambda: Sampling(0.7, 0.95, 2048)
     )
@@ -47,20 +52,19 @@ class SolveConfig:
 
 
 def sample_requests(
-    row: Row, samples: int, run_seed: int, stage: str, sampling: Sampling, format: BoundFormat
+    row: Row, numbers: Iterable[int], run_seed: int, stage: str, sampling: Sampling, format: BoundFormat
 ) -> list[Request]:
-    """`samples` requests for one question, each with a seed of its own (none where sampling is greedy).
+    """Requests for the samples of one question with these numbers, each with its own seed (none if greedy).
 
     Raises:
         FormatError: the question cannot be put into the chat format.
     """
     ids = format.solve_prompt_ids(row["question"])
-    keys = [f"{row['id']}/{sample}" for sample in range(samples)]
-    if sampling.temperature == 0:
-        return [Request(key, ids, None) for key in keys]
-    return [
-        Request(key, ids, row_seed(run_seed, stage, row["id"], sample)) for sample, key in enumerate(keys)
-    ]
+
+    def seed(number: int) -> int | None:
+        return row_seed(run_seed, stage, row["id"], number) if sampling.temperature > 0 else None
+
+    return [Request(f"{row['id']}/{number}", ids, seed(number)) for number in numbers]
 
 
 def sampled(completions: Sequence[Completion], format: BoundFormat) -> Row:
@@ -71,17 +75,45 @@ def sampled(completions: Sequence[Completion], format: BoundFormat) -> Row:
     answer.
     """
     responses = [format.decode(completion.ids) for completion in completions]
+    reasons = [completion.finish_reason for completion in completions]
     answers = [
-        extract(response).answer if completion.finish_reason == "stop" else None
-        for response, completion in zip(responses, completions, strict=True)
+        extract(response).answer if reason == "stop" else None
+        for response, reason in zip(responses, reasons, strict=True)
     ]
     return {
         "responses": responses,
         "answers": answers,
-        "finish_reasons": [completion.finish_reason for completion in completions],
+        "finish_reasons": reasons,
         "tokens": [completion.tokens for completion in completions],
         "agreement": majority(answers)[1],
     }
+
+
+def check_reuse(
+    sources: Sequence[str], model_fingerprint: str, format: ChatFormat, sampling: Sampling
+) -> None:
+    """Make sure that the responses in these stage folders were sampled as this stage would sample them.
+
+    Raises:
+        ConfigError: a source is no stage folder, or its model, chat format or sampling is another.
+    """
+    for source in sources:
+        try:
+            receipt = json.loads((expand(source) / "receipt.json").read_bytes())
+        except OSError:
+            raise ConfigError(f"reuse: {source} is not the folder of a filter_questions stage") from None
+        theirs = receipt["fingerprint_fields"]
+        differing = [
+            name
+            for name, ours in (("chat_format", to_dict(format)), ("sampling", to_dict(sampling)))
+            if theirs.get(name) != ours
+        ]
+        if model_fingerprint not in receipt["inputs"].values():
+            differing.append("model_name_or_path")
+        if differing:
+            raise ConfigError(
+                f"reuse: {source} was sampled with another {', '.join(differing)}; set reuse: false"
+            )
 
 
 def solve_questions(
@@ -102,17 +134,24 @@ def solve_questions(
         The stage's receipt (empty on workers other than 0).
     """
     solver = model_label(config.model_name_or_path)
+    if not config.reuse:  # a question row counts its own tokens, in a column of another type
+        rows = [{key: value for key, value in row.items() if key not in SAMPLE_COLUMNS} for row in rows]
 
     def ask(number: int) -> Sequence[Request] | Drop:
+        missing = range(len(rows[number]["responses"]) if config.reuse else 0, config.samples)
         try:
             return sample_requests(
-                rows[number], config.samples, run.seed, "solve_questions", config.sampling, format
+                rows[number], missing, run.seed, "solve_questions", config.sampling, format
             )
         except FormatError as error:
             return Drop(rows[number], str(error))
 
     def settle(number: int, completions: Sequence[Completion]) -> Row | Drop:
-        row = rows[number] | sampled(completions, format) | {"solver": solver}
+        row, new = rows[number], sampled(completions, format)
+        if config.reuse:
+            new = {key: (row[key] + new[key])[: config.samples] for key in SAMPLE_COLUMNS}
+            new["agreement"] = majority(new["answers"])[1]
+        row = row | new | {"solver": solver}
         if "stop" not in row["finish_reasons"]:
             return Drop(row, "all_truncated")
         return row if any(answer is not None for answer in row["answers"]) else Drop(row, "no_answer")

@@ -126,7 +126,7 @@ class Run:
         Args:
             render: one of `data`'s functions, everything but row and format bound.
             needs: columns that every row must have.
-            choices: settings that change what `render` makes; with inputs, model and format they name the folder.
+            choices: settings that change what `render` makes; with inputs, model and format they name it.
         """
         made_of = [
             self.name,
@@ -422,7 +422,7 @@ def model_card(run: Run, note: str, dropped: Mapping[str, int], metrics: Mapping
             f"tags: [scalequest, {run.name}]", *base, "---", "",
             f"# {run.folder.name}", "", note, "",
             *markdown_table([{"what": key, "value": value} for key, value in facts], "what", "value"), "",
-            f"Chat format: `{run.format.name}`. `receipt.json` has inputs, versions and commit, `config.yaml` "
+            f"Chat format: `{run.format.name}`. `receipt.json` has inputs and versions, `config.yaml` "
             "every setting.", "",
             "```python", "from transformers import AutoModelForCausalLM, AutoTokenizer",
             'model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")',

@@ -172,7 +172,7 @@ def prepare(
         if len(sizes) <= holdout:
             reasons = ", ".join(f"{reason}: {count}" for reason, count in dropped.most_common()) or "none"
             raise ConfigError(
-                f"input: of {len(rows)} rows {len(sizes)} can be used, and {holdout} are to be held out, so there is "
+                f"input: of {len(rows)} rows {len(sizes)} can be used and {holdout} are to be held out: "
                 f"nothing to train on (dropped: {reasons})"
             )
         writer.finalize()

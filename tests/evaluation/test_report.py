@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from scalequest.evaluation.funnel import funnel, read_stages, seconds_table
+from scalequest.records import source_fingerprint
+from scalequest.shards import Stage
+
+Script = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def stage(
+    folder: Path, name: str, kept: int, dropped: Sequence[str] = (), inputs: Sequence[Path] = ()
+) -> Path:
+    """A finished stage of rows."""
+    used = {str(path): source_fingerprint(path) for path in inputs}
+    made = Stage.open(
+        folder, name=name, version=1, config={}, fingerprint={"folder": folder.name}, inputs=used
+    )
+    made.blocks(1, 1)
+    rows = [{"id": f"q-{n:08d}", "question": f"Question {n} of {folder.name}?"} for n in range(kept)]
+    lost = [({"id": f"d-{n}", "question": "What"}, reason) for n, reason in enumerate(dropped)]
+    made.write_block(0, rows, lost, tokens=7 * kept, seconds=2.0)
+    made.finish(rows_in=kept + len(dropped), card=name)
+    return folder
+
+
+def model(folder: Path, name: str, rows: int, data: Path) -> Path:
+    """A finished stage that saved a model."""
+    used = {str(data): source_fingerprint(data)}
+    made = Stage.open(folder, name=name, version=1, config={}, fingerprint={}, inputs=used)
+    (folder / "model.safetensors").write_bytes(b"weights")
+    made.finish_model(rows_in=rows, kept=rows, card="", seconds=30.0, tokens=900)
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A pipeline's folder: two generators, two filters, solutions, pairs, two models."""
+    first = stage(tmp_path / "first", "generate_questions", 8, ["truncated"] * 2)
+    second = stage(tmp_path / "second", "generate_questions", 9, ["empty"])
+    text = stage(
+        tmp_path / "text", "filter_questions", 12, ["language"] * 3 + ["duplicate"] * 2, [first, second]
+    )
+    solvable = stage(tmp_path / "solvable", "filter_questions", 10, ["unsolvable"] * 2, [text])
+    solved = stage(tmp_path / "solved", "solve_questions", 9, ["no_answer"], [solvable])
+    pairs = stage(tmp_path / "pairs", "select_solutions", 9, [], [solved])
+    model(tmp_path / "sft", "sft", 9, pairs)
+    model(tmp_path / "qft", "qft", 8, stage(tmp_path / "seeds", "filter_questions", 8))
+    return tmp_path
+
+
+def test_the_funnel_follows_rows_from_stage_to_stage(run: Path) -> None:
+    records = read_stages(run)
+    (table,), gaps = funnel(records)
+    assert not gaps
+    rows = {row[0]: row for row in table.rows}
+    assert rows["first"][3:] == ("10", "truncated 2", "8")
+    assert rows["text"][2:] == ("first, second", "17", "language 3, duplicate 2", "12")
+    order = [row[0] for row in table.rows]
+    assert order.index("solved") < order.index("pairs") < order.index("sft")
+    line = next(note for note in table.notes if note.startswith("pairs: "))
+    assert line == ("pairs: 20 generated → 10 kept → 9 answered → 9 selected → 9 pairs trained on (sft).")
+    assert table.notes[-1] == "Every row is accounted for."
+
+
+def test_a_lost_row_is_said(run: Path) -> None:
+    path = run / "solved" / "receipt.json"
+    receipt = json.loads(path.read_text())
+    path.write_text(json.dumps({**receipt, "kept": 8}))
+    (table,), gaps = funnel(read_stages(run))
+    assert gaps[0] == "solved: 10 in, but 8 kept + 1 dropped"
+    assert gaps[1] == "pairs: 9 in, but the stages before it kept 8"
+    assert table.notes[-1].startswith("ROWS ARE LOST: solved")
+
+
+def test_unfinished_stages_are_left_out(run: Path) -> None:
+    made = Stage.open(run / "more", name="solve_questions", version=1, config={}, fingerprint={})
+    made.close()
+    assert "more" not in [record.folder for record in read_stages(run)]
+
+
+def test_seconds(run: Path) -> None:
+    table = seconds_table(read_stages(run), {"sft": 41.5})
+    rows = {row[0]: row for row in table.rows}
+    assert rows["sft"][4:] == ("900", "30.0", "41.5", "30")
+    assert rows["first"][4:] == ("56", "2.0", "–", "28")
+
+
+def test_the_report_of_a_run(run: Path, script: Script) -> None:
+    shown = script(
+        "report.py", "--run", run, "--published", "eval/published/table3.yaml", "--show_published", "true"
+    )
+    assert "20 generated → 10 kept" in shown.stdout
+    report = json.loads((run / "report" / "report.json").read_text())
+    assert [table["name"] for table in report["tables"]] == ["funnel", "published_table3", "seconds"]
+    assert len(report["stages"]) == 9
+    assert not report["gaps"]
+    page = (run / "report" / "report.md").read_text()
+    assert "## Where every row went" in page
+    assert "Published, not ours" in page
+    assert (run / "report" / "funnel.csv").read_text().startswith("folder,stage,rows from,in,dropped,kept\n")
+    assert (run / "report" / "seconds.tex").read_text().startswith("\\begin{table}")
+
+
+def test_the_report_fails_where_rows_are_lost(run: Path, script: Script) -> None:
+    path = run / "solved" / "receipt.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "kept": 8}))
+    done = script("report.py", "--run", run, check=False)
+    assert done.returncode == 1
+    assert "rows are lost: solved" in done.stderr
+
+
+def test_nothing_to_report_is_one_line(script: Script, tmp_path: Path) -> None:
+    done = script("report.py", "--output_dir", tmp_path, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    done = script("report.py", "--run", tmp_path / "none", check=False)
+    assert "no such folder" in done.stderr

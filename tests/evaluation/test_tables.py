@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from scalequest.config import ConfigError
+from scalequest.evaluation.harness import Result
+from scalequest.evaluation.statistics import share
+from scalequest.evaluation.tables import (
+    Table,
+    benchmark_tables,
+    latex,
+    load_published,
+    markdown,
+    published_table,
+    to_csv,
+)
+
+
+def result(model: str, benchmark: str, correct: int, fingerprint: str = "f", **protocol: object) -> Result:
+    return Result(
+        model=model,
+        benchmark=benchmark,
+        title=benchmark.upper(),
+        n=200,
+        correct=correct,
+        accuracy=share(correct, 200),
+        truncated=0.0,
+        no_answer=0.0,
+        rules={"boxed": 190, "number": 10},
+        tokens_mean=30.0,
+        split={},
+        protocol={"engine": "vllm", "chat_format": "tinymath", "chat_format_sha256": "0" * 64, **protocol},
+        fingerprint=fingerprint,
+        prompts_sha256="",
+        model_fingerprint="m",
+        commit=None,
+    )
+
+
+def test_models_by_benchmarks() -> None:
+    main, details = benchmark_tables(
+        [result("base", "gsm8k", 10), result("tuned", "gsm8k", 150), result("tuned", "math", 60)]
+    )
+    assert main.columns == ("model", "GSM8K", "MATH")
+    assert main.rows[0] == ("base", "5.0 [2.7, 9.0]", "–")
+    assert main.rows[1][1] == "75.0 [68.6, 80.5]"
+    assert "GSM8K 200, MATH 200" in main.notes[0]
+    assert details.rows[0][:4] == ("base", "GSM8K", "200", "10")
+    assert len(details.rows) == 3
+
+
+def test_another_protocol_is_marked_and_said() -> None:
+    odd = result("odd", "gsm8k", 100, "g", chat_format="alpaca", chat_format_sha256="1" * 64)
+    main, details = benchmark_tables([result("a", "gsm8k", 10), result("b", "gsm8k", 20), odd])
+    assert main.rows[2][1].endswith(" [a]")
+    assert not main.rows[0][1].endswith(" [a]")
+    assert (
+        "[a] another protocol than the rest of its column: chat_format alpaca instead of tinymath."
+        in main.notes
+    )
+    assert details.rows[2][4].endswith(" [a]")
+
+
+def test_cut_and_answerless_outputs_are_said() -> None:
+    main, _ = benchmark_tables([replace(result("a", "gsm8k", 10), truncated=0.34, no_answer=0.5)])
+    assert any(
+        "34 % of the outputs were cut" in note and "50 % held no answer" in note for note in main.notes
+    )
+
+
+def test_published_numbers_stand_in_their_own_column(root: Path) -> None:
+    published = [load_published(root / "eval/published/table1.yaml")]
+    ours = [result("mine", "gsm8k", 180), result("mistral-7b-scalequest", "gsm8k", 176)]
+    main, _ = benchmark_tables(ours, published, {"mine": "Qwen2-Math-7B-ScaleQuest"})
+    assert main.columns == ("model", "GSM8K", "GSM8K (published)")
+    assert [row[2] for row in main.rows] == ["89.7", "88.5"]
+    assert "not ours" in main.notes[-1]
+    assert "Table 1" in main.notes[-1]
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"), [("table1", 28), ("table2", 4), ("table3", 3), ("table11", 5), ("table12", 12)]
+)
+def test_published_tables(root: Path, name: str, rows: int) -> None:
+    """Averages agree with their rows, but for the one that the paper prints otherwise, which has a note."""
+    table = load_published(root / f"eval/published/{name}.yaml")
+    assert (len(table.rows), table.tag) == (rows, "P2")
+    assert table.source.endswith(f"Table {name.removeprefix('table')}")
+    for row in table.rows:
+        if row.average is not None:
+            off = abs(sum(row.scores.values()) / len(row.scores) - row.average)
+            assert off <= 0.0501 or (row.note is not None and row.model == "DeepSeekMath-7B-RL")
+    shown = published_table(table)
+    assert len(shown.rows) == rows
+    assert "not ours" in shown.notes[0]
+
+
+def test_the_papers_contradiction_is_noted(root: Path) -> None:
+    one, twelve = (load_published(root / f"eval/published/table{n}.yaml") for n in (1, 12))
+    ours = [
+        next(row for row in table.rows if row.model == "Mistral-7B-ScaleQuest") for table in (one, twelve)
+    ]
+    assert [row.scores["olympiadbench"] for row in ours] == [26.8, 28.8]
+    assert "contradict" in (ours[1].note or "")
+
+
+def test_a_published_score_without_a_column_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "t.yaml"
+    head = "{name: t, title: t, source: s, tag: P2, protocol: p, benchmarks: [gsm8k]"
+    path.write_text(head + ", rows: [{model: m, scores: {gsm: 1.0}}]}")
+    with pytest.raises(ConfigError, match="m: benchmark 'gsm' is not in benchmarks"):
+        load_published(path)
+
+
+def test_texts_are_escaped_everywhere() -> None:
+    table = Table("t", "A & B", ("model", "100 %"), (("<b>x|y_z</b>", "1.0"), ("a\\b", "–")), ("100 % [a]",))
+    page = markdown([table], "T")
+    assert "\\<b\\>x\\|y\\_z" in page
+    assert re.search(r"\| --- \| ---: \|", page)
+    text = latex(table)
+    assert "x|y\\_z" in text
+    assert "A \\& B" in text
+    assert "100 \\%" in text
+    assert to_csv(table).splitlines()[1] == "<b>x|y_z</b>,1.0"

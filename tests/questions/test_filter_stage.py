@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from scalequest.config import RunOptions
+from scalequest.engines.base import Sampling
+from scalequest.grading import majority
+from scalequest.questions.filters import (
+    Benchmark,
+    ContaminationRule,
+    DifficultyRule,
+    FilterConfig,
+    SolvabilityRule,
+    filter_questions,
+)
+from scalequest.questions.prompts import Prompt
+from stage_support import dropped, kept, opened
+from tiny_model import stories
+
+QUESTIONS = [question for question, _ in stories(12, seed=5)]
+MODEL = {"model_name_or_path": "m", "chat_format": "tinymath"}
+
+
+def filtered(folder: Path, questions: list[str], *, benchmarks: Any = (), **more: Any) -> dict[str, Any]:
+    given = {name: more.pop(name) for name in ("generator", "format", "prompt") if name in more}
+    run = RunOptions(output_dir=str(folder), block_size=4, track="none")
+    config = FilterConfig(input=["x"], **more)
+    rows = [{"id": f"q-{n:03d}", "question": text} for n, text in enumerate(questions)]
+    stage = opened("filter_questions", run, config)
+    return filter_questions(stage, rows, config, run, benchmarks=benchmarks, **given)
+
+
+def test_text_steps_need_no_model(tmp_path: Path) -> None:
+    receipt = filtered(
+        tmp_path,
+        ["What is 3 + 4?", "What is  3 + 4?", "小明", "What is 5 + 4?", "How old is Ann?"],
+        steps=["language", "duplicates", "contamination"],
+        contamination=ContaminationRule(against=[Benchmark(source="tests.jsonl")]),
+        benchmarks=["What  is 5 + 4?"],
+    )
+    assert receipt["dropped"] == {"contamination": 1, "duplicate": 1, "language": 1}
+    assert receipt["counts"]["masked_matches"] == 3
+    assert [(row["id"], row["masked_match"]) for row in kept(tmp_path)] == [("q-000", True), ("q-004", False)]
+
+
+def test_agreement_is_measured_kept_and_cut_at(tmp_path: Path, tiny_generator: Any, tiny_chat: Any) -> None:
+    model = {"generator": tiny_generator, "format": tiny_chat, **MODEL, "samples": 4}
+    questions = [*QUESTIONS, "Ann <|user|>", QUESTIONS[0]]
+    receipt = filtered(
+        tmp_path / "half",
+        questions,
+        steps=["duplicates", "solvability", "difficulty"],
+        solvability=SolvabilityRule(min_agreement=0.5),
+        difficulty=DifficultyRule(max_fail_rate=0.5),
+        sampling=Sampling(1.0, 1.0, 40),
+        keep_responses=True,
+        **model,
+    )
+    assert receipt["dropped"].pop("duplicate") == 1
+    assert receipt["dropped"].pop("special_token_in_text") == 1
+    assert set(receipt["dropped"]) <= {"unsolvable"}, "what agrees by half fails by half at most"
+    for row in kept(tmp_path / "half"):
+        assert row["agreement"] >= 0.5
+        assert row["fail_rate"] == 1 - row["agreement"]
+        assert len(row["responses"]) == len(row["answers"]) == 4
+        assert row["agreement"] == majority(row["answers"])[1]
+    measured = [row for row in dropped(tmp_path / "half") if row["reason"] == "unsolvable"]
+    assert all(row["agreement"] < 0.5 for row in measured), "dropped rows carry their measures too"
+
+    # greedy samples agree with each other: nothing is left to tell the hard ones by
+    receipt = filtered(
+        tmp_path / "greedy",
+        QUESTIONS,
+        steps=["difficulty"],
+        difficulty=DifficultyRule(min_fail_rate=0.1),
+        sampling=Sampling(0.0, 1.0, 40),
+        **model,
+    )
+    assert receipt["dropped"] == {"too_easy": len(QUESTIONS)}
+    # and what is cut before its answer agrees with nothing
+    receipt = filtered(
+        tmp_path / "cut",
+        QUESTIONS,
+        steps=["solvability"],
+        sampling=Sampling(0.0, 1.0, 3),
+        **model,
+    )
+    assert receipt["dropped"] == {"unsolvable": len(QUESTIONS)}
+
+
+def test_a_judge_is_asked_once_and_unparsed_is_its_own_outcome(
+    tmp_path: Path, tiny_generator: Any, tiny_chat: Any
+) -> None:
+    judge = {"generator": tiny_generator, "format": tiny_chat, **MODEL, "prompt": Prompt("{question}")}
+    rule = {"judge": "model", "prompt": "p.yaml"}
+    how = {"steps": ["solvability"], "sampling": Sampling(0.0, 1.0, 40)}
+    # the tiny model answers with a solution, which holds no verdict
+    receipt = filtered(tmp_path / "lax", QUESTIONS, solvability=SolvabilityRule(**rule), **how, **judge)
+    assert receipt["dropped"] == {"verdict_unparsed": len(QUESTIONS)}
+    assert "boxed" in dropped(tmp_path / "lax")[0]["verdict_text"]
+    exact = SolvabilityRule(**rule, paper_exact=True)
+    receipt = filtered(tmp_path / "exact", QUESTIONS, solvability=exact, **how, **judge)
+    assert receipt["dropped"] == {"unsolvable": len(QUESTIONS)}
+    how["sampling"] = Sampling(0.0, 1.0, 3)
+    receipt = filtered(tmp_path / "cut", QUESTIONS, solvability=SolvabilityRule(**rule), **how, **judge)
+    assert receipt["dropped"] == {"verdict_truncated": len(QUESTIONS)}

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scalequest.config import ConfigError, RunOptions
+from scalequest.engines.base import Completion, Sampling
+from scalequest.questions.generation import GenerationConfig, _fault, generate_questions
+from scalequest.records import row_seed
+from stage_support import dropped, kept, opened
+
+
+def generate(
+    folder: Path, generator: Any, chat: Any, *, run: dict[str, Any] | None = None, **more: Any
+) -> dict:
+    options = RunOptions(**{"output_dir": str(folder), "block_size": 8, "track": "none", **(run or {})})
+    given = {"model_name_or_path": "some/model", "chat_format": "tinymath", "num_questions": 30, **more}
+    given.setdefault("sampling", Sampling(1.0, 0.99, 40))
+    config = GenerationConfig(**given)
+    stage = opened("generate_questions", options, config)
+    return generate_questions(stage, generator, chat, config, options)
+
+
+def test_rows_say_where_they_come_from(tmp_path: Path, tiny_generator: Any, tiny_chat: Any) -> None:
+    receipt = generate(tmp_path, tiny_generator, tiny_chat, id_prefix="tiny")
+    rows = kept(tmp_path)
+    assert receipt["rows_in"] == 30 == len(rows) + sum(receipt["dropped"].values())
+    assert [row["id"] for row in rows] == sorted(row["id"] for row in rows)
+    assert len({row["question"] for row in rows}) > 20, "the seeds set the rows apart"
+    for row in rows:
+        number = int(row["id"].removeprefix("tiny-"))
+        assert row["seed"] == row_seed(42, "generate_questions", number)
+        assert row["generator"] == "model"
+        assert row["finish_reason"] == "stop"
+        # what it wrote, and the stop token, are what it would be trained on
+        ids = tiny_chat.question_ids(row["question"])
+        assert row["tokens"] >= len(ids) - len(tiny_chat.question_prefix_ids)
+    assert receipt["counts"]["prompt_tokens"] == 30 * len(tiny_chat.question_prefix_ids)
+
+
+def test_the_same_run_gives_the_same_bytes(tmp_path: Path, tiny_generator: Any, tiny_chat: Any) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    generate(one, tiny_generator, tiny_chat)
+    generate(two, tiny_generator, tiny_chat)
+    assert (one / "data/train-00000-of-00001.parquet").read_bytes() == (
+        two / "data/train-00000-of-00001.parquet"
+    ).read_bytes()
+
+
+def test_a_limit_takes_the_first_rows_and_a_seed_changes_them(
+    tmp_path: Path, tiny_generator: Any, tiny_chat: Any
+) -> None:
+    generate(tmp_path / "all", tiny_generator, tiny_chat)
+    generate(tmp_path / "first", tiny_generator, tiny_chat, run={"limit": 16})
+    generate(tmp_path / "other", tiny_generator, tiny_chat, run={"seed": 43})
+    rows = kept(tmp_path / "all")
+    first = [row for row in rows if int(row["id"][2:]) < 16]
+    assert kept(tmp_path / "first") == first
+    other = {row["id"]: row["question"] for row in kept(tmp_path / "other")}
+    assert sum(other.get(row["id"]) == row["question"] for row in rows) < len(rows) / 2
+
+
+def test_what_does_not_stop_is_dropped_as_truncated(
+    tmp_path: Path, tiny_generator: Any, tiny_chat: Any
+) -> None:
+    receipt = generate(tmp_path, tiny_generator, tiny_chat, sampling=Sampling(1.0, 1.0, 6))
+    assert (receipt["kept"], receipt["dropped"]) == (0, {"truncated": 30})
+    assert kept(tmp_path) == []
+    assert {row["reason"] for row in dropped(tmp_path)} == {"truncated"}
+
+
+def test_noise_is_dropped_with_its_reason(tiny_chat: Any) -> None:
+    def fault(*ids: int) -> str | None:
+        completion = Completion("0", ids, "stop", 2, len(ids) + 1)
+        return _fault({"question": tiny_chat.decode(ids)}, completion, tiny_chat)
+
+    accented = tiny_chat.tokenizer("é", add_special_tokens=False)["input_ids"]
+    assert len(accented) == 2
+    assert fault(*accented) is None
+    assert fault(*accented[:1]) == "undecodable", "half a character is no text"
+    assert fault(*accented, tiny_chat.bos_id, *accented) == "special_token_in_text"
+    assert fault() == "empty"
+
+
+def test_a_context_too_small_is_said_at_once(tmp_path: Path, tiny_generator: Any, tiny_chat: Any) -> None:
+    with pytest.raises(ConfigError, match="max_tokens"):
+        generate(tmp_path, tiny_generator, tiny_chat, sampling=Sampling(1.0, 1.0, 511))

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scalequest.chat import load_format
+from scalequest.config import ConfigError, RunOptions, to_dict
+from scalequest.engines.base import Sampling
+from scalequest.grading import majority
+from scalequest.solutions.solving import SolveConfig, check_reuse, solve_questions
+from scalequest.stages import begin
+from stage_support import dropped, kept, opened
+from tiny_model import stories
+
+QUESTIONS = [question for question, _ in stories(6, seed=5)]
+SAMPLING = Sampling(0.7, 0.95, 40)
+
+
+def solve(folder: Path, rows: list[dict[str, Any]], generator: Any, chat: Any, **more: Any) -> dict[str, Any]:
+    run = RunOptions(output_dir=str(folder), block_size=4, track="none")
+    given = {"input": ["x"], "model_name_or_path": "some/solver", "chat_format": "tinymath", "samples": 3}
+    config = SolveConfig(**{**given, "sampling": SAMPLING, **more})
+    stage = opened("solve_questions", run, config)
+    return solve_questions(stage, rows, generator, chat, config, run)
+
+
+def questions(*texts: str) -> list[dict[str, Any]]:
+    return [
+        {"id": f"q-{n:03d}", "question": text, "generator": "g", "tokens": 9} for n, text in enumerate(texts)
+    ]
+
+
+def test_every_sample_is_kept_with_its_answer(tmp_path: Path, tiny_generator: Any, tiny_chat: Any) -> None:
+    rows = questions(*QUESTIONS, "Ann <|end|>", "x " * 300)
+    receipt = solve(tmp_path, rows, tiny_generator, tiny_chat)
+    assert receipt["dropped"].pop("special_token_in_text") == 1
+    assert receipt["dropped"].pop("all_truncated") >= 1, "one does not fit the context"
+    solved = kept(tmp_path)
+    assert len(solved) >= 4
+    for row in solved:
+        assert (
+            len(row["responses"])
+            == len(row["answers"])
+            == len(row["finish_reasons"])
+            == len(row["tokens"])
+            == 3
+        )
+        for response, answer, reason in zip(
+            row["responses"], row["answers"], row["finish_reasons"], strict=True
+        ):
+            assert (answer is None) or (reason == "stop" and answer in response)
+        assert (row["generator"], row["solver"]) == ("g", "solver")
+        assert row["agreement"] == majority(row["answers"])[1]
+    assert len({response for row in solved for response in row["responses"]}) > len(solved), "seeds differ"
+
+
+def test_all_cut_is_a_drop(tmp_path: Path, tiny_generator: Any, tiny_chat: Any) -> None:
+    receipt = solve(
+        tmp_path, questions(*QUESTIONS), tiny_generator, tiny_chat, sampling=Sampling(0.7, 1.0, 2)
+    )
+    assert receipt["dropped"] == {"all_truncated": len(QUESTIONS)}
+    assert dropped(tmp_path)[0]["answers"] == [None] * 3
+
+
+def test_reused_responses_come_first_and_only_the_rest_is_asked(
+    tmp_path: Path, tiny_generator: Any, tiny_chat: Any
+) -> None:
+    solve(tmp_path / "two", questions(*QUESTIONS), tiny_generator, tiny_chat, samples=2)
+    carried = kept(tmp_path / "two")
+    receipt = solve(tmp_path / "three", carried, tiny_generator, tiny_chat, reuse=True)
+    rows = kept(tmp_path / "three")
+    assert [row["responses"][:2] for row in rows] == [row["responses"] for row in carried]
+    assert all(
+        len(row[key]) == 3 for row in rows for key in ("responses", "answers", "finish_reasons", "tokens")
+    )
+    assert receipt["tokens"] == sum(row["tokens"][2] for row in rows)
+    receipt = solve(tmp_path / "one", carried, tiny_generator, tiny_chat, samples=1, reuse=True)
+    assert receipt["tokens"] == 0
+
+
+def test_reuse_wants_the_same_model_format_and_sampling(tmp_path: Path) -> None:
+    chat_format = load_format("tinymath")
+    run = RunOptions(output_dir=str(tmp_path), track="none")
+    config = SolveConfig(input=["x"], model_name_or_path="m", chat_format="tinymath", sampling=SAMPLING)
+    begin("filter_questions", 1, run, config, inputs={"m": "abc"}, chat_format=to_dict(chat_format)).close()
+    check_reuse([str(tmp_path)], "abc", chat_format, SAMPLING)
+    with pytest.raises(ConfigError, match="another sampling"):
+        check_reuse([str(tmp_path)], "abc", chat_format, Sampling(0.8, 0.95, 40))
+    with pytest.raises(ConfigError, match="chat_format, model_name_or_path"):
+        check_reuse([str(tmp_path)], "abd", load_format("smollm2"), SAMPLING)
+    with pytest.raises(ConfigError, match="not the folder"):
+        check_reuse(["questions.jsonl"], "abc", chat_format, SAMPLING)
