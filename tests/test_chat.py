@@ -61,12 +61,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def chat(folder: Callable[[str], Path]) -> Chat:
+    loaded: dict[str, Any] = {}
     bound: dict[tuple[str, str], BoundFormat] = {}
 
-    def find(family: str, tokenizer: str) -> BoundFormat:
-        if (family, tokenizer) not in bound:
-            bound[family, tokenizer] = bind(load_format(family), load_tokenizer(str(folder(tokenizer))))
-        return bound[family, tokenizer]
+    def find(family: str, name: str) -> BoundFormat:
+        if name not in loaded:
+            loaded[name] = load_tokenizer(str(folder(name)))
+        if (family, name) not in bound:
+            bound[family, name] = bind(load_format(family), loaded[name])
+        return bound[family, name]
 
     return find
 
@@ -183,7 +186,7 @@ def test_text_that_spells_control_tokens_is_refused(chat: Chat, pair: tuple[str,
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids="-".join)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_unicode_is_held_or_refused(chat: Chat, pair: tuple[str, str], data: st.DataObject) -> None:
     bound = chat(*pair)
@@ -204,9 +207,10 @@ def test_any_unicode_is_held_or_refused(chat: Chat, pair: tuple[str, str], data:
     assert ids[-1] in bound.question_stop_ids
     assert ids.count(bound.bos_id) == (bound.bos_id is not None)
     assert not bound.special_ids.intersection(ids[len(prefix) : -1])
-    if pair[1] == "mistral" and "▁" in question:
-        return  # SentencePiece writes a space so, and reads this character as one
-    assert bound.question_ids(bound.decode(ids[len(prefix) :])) == ids
+    text = bound.decode(ids[len(prefix) :])
+    if (pair[1] == "mistral" and "▁" in question) or (pair[1] == "smollm2" and "\ufffd" in text):
+        return  # SentencePiece reads its ▁ as a space; SmolLM2's vocabulary lacks some bytes
+    assert bound.question_ids(text) == ids
 
 
 def test_slots_are_filled_once(chat: Chat) -> None:
@@ -285,13 +289,11 @@ def test_alpaca_has_a_bos_only_where_the_tokenizer_adds_one(chat: Chat) -> None:
 
 def test_a_boundary_that_a_text_breaks_is_refused(chat: Chat) -> None:
     tokenizer = chat("tinymath", "tinymath").tokenizer
-    glued = ChatFormat(
-        name="glued", pad="<pad>", question=QuestionMarkup(prefix="a", end="<|end|>", stops=("<|end|>",))
-    )
-    bound = bind(glued, tokenizer)
-    assert bound.question_ids("?")[:-1] == [*bound.question_prefix_ids, *tokenizer("?")["input_ids"]]
+    markup = QuestionMarkup(prefix="h", end="<|end|>", stops=("<|end|>",))
+    bound = bind(ChatFormat(name="glued", pad="<pad>", question=markup), tokenizer)
+    assert bound.question_ids("?")[:-1] == tokenizer("h")["input_ids"] + tokenizer("?")["input_ids"]
     with pytest.raises(FormatError, match=r"^prefix_unstable$"):
-        bound.question_ids("pples")
+        bound.question_ids("a")  # "ha" is one token
 
 
 @pytest.mark.parametrize(
@@ -405,7 +407,7 @@ def test_mistral_gets_a_pad_token_and_rows_at_the_mean(
         ("tinymath", "tinymath", 384, "<pad>", ["<|end|>"]),
         ("qwen2_math", "qwen2", 152064, "<|endoftext|>", ["<|im_end|>", "<|endoftext|>", "<|im_start|>"]),
         ("llama3", "llama3", 128256, "<|reserved_special_token_0|>", ["<|eot_id|>", "<|end_of_text|>"]),
-        ("deepseek_math", "deepseek", 129280, "[PAD]", ["<｜end▁of▁sentence｜>", "<｜begin▁of▁sentence｜>"]),
+        ("deepseek_math", "deepseek", 129344, "[PAD]", ["<｜end▁of▁sentence｜>", "<｜begin▁of▁sentence｜>"]),
     ],
 )
 def test_models_with_rows_to_spare_keep_their_size_and_stop(
@@ -418,3 +420,4 @@ def test_models_with_rows_to_spare_keep_their_size_and_stop(
     assert model.config.pad_token_id == model.generation_config.pad_token_id == bound.pad_id
     assert tokenizer.convert_ids_to_tokens(model.generation_config.eos_token_id) == stops
     assert bound.pad_id != bound.eos_id == model.config.eos_token_id
+    assert model.get_input_embeddings().padding_idx == bound.pad_id

@@ -48,9 +48,9 @@ def run(words: list[str], **variables: str) -> subprocess.CompletedProcess[str]:
 
 def generation(model: Path, folder: Path, rows: int = 240) -> list[str]:
     return command(
-        "generate_questions", "--output_dir", folder, "--model_name_or_path", model, "--chat_format", "tinymath",
-        "--num_questions", rows, "--block_size", 8, "--sampling.max_tokens", 14, "--engine.name", "transformers",
-        "--track", "none",
+        "generate_questions", "--output_dir", folder, "--track", "none", "--num_questions", rows,
+        "--model_name_or_path", model, "--chat_format", "tinymath", "--engine.name", "transformers",
+        "--block_size", 8, "--sampling.max_tokens", 14,
     )  # fmt: skip
 
 
@@ -132,7 +132,7 @@ def test_two_processes_give_the_rows_of_one(tiny_model: Path, undisturbed: Path,
     topology = tmp_path / "two.yaml"
     topology.write_text(
         "compute_environment: LOCAL_MACHINE\ndistributed_type: MULTI_GPU\nuse_cpu: true\nnum_machines: 1\n"
-        "num_processes: 2\nmachine_rank: 0\nmixed_precision: 'no'\nmain_training_function: main\ndebug: false\n"
+        "num_processes: 2\nmachine_rank: 0\nmixed_precision: 'no'\nmain_training_function: main\n"
     )
     folder = tmp_path / "questions"
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(topology)]

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import signal
 import subprocess
@@ -134,7 +133,7 @@ def test_runs_shows_and_then_skips_without_starting_anything(
     assert (asked(output, "first"), asked(output, "second")) == (1, 1)
 
     # What could change the answer asks the stage, which decides itself.
-    os.utime(tmp_path / "rows.yaml")
+    (tmp_path / "stage.py").write_text(STAGE + "# other code\n")
     (tmp_path / "more.yaml").write_text("seed: 1\nblock_size: 256\n")
     status, text = run(path, output)
     assert (asked(output, "first"), asked(output, "second")) == (2, 2), text
@@ -240,10 +239,10 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "p.yaml"
     path.write_text(
-        "name: p\nstages:\n- name: a\n  script: s.py\n  config: c.yaml\n  launch: zero3.yaml\n  args:\n"
+        "name: p\nvars: {models: '${SOME_MODELS:-${output}/models}'}\nstages:\n- name: a\n  script: s.py\n  config: c.yaml\n  launch: zero3.yaml\n  args:\n"
         "    input: ['${SOME_DATA}/x.jsonl', two words]\n    top: null\n"
         "    sampling: {temperature: 2e-1, at: '${SOME_DATA}'}\n"
-        "    model: ${SOME_MODELS:-${output}/models}/m\n"
+        "    model: ${models}/m\n"
     )
     (step,) = plan(load(path), Path("out"))
     at = step.command.index("launch")
@@ -273,6 +272,10 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (
             "name: p\nstages: [{name: a, script: s.py, args: {i: '${output}/b'}}, {name: b, script: s.py}]\n",
             "after",
+        ),
+        (
+            "name: p\nvars: {v: 'x${v}'}\nstages: [{name: a, script: s.py, args: {i: '${v}'}}]\n",
+            "stands in itself",
         ),
     ],
 )

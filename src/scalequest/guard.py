@@ -24,6 +24,7 @@ import psutil
 _PR_SET_CHILD_SUBREAPER = 36
 # A finished stage's helpers, e.g. W&B's service, may still be writing.
 _GRACE_SECONDS = 10.0
+_GRACE_STOPPED_SECONDS = 2.0
 
 
 def _adopt_orphans() -> None:
@@ -61,7 +62,11 @@ def main(command: list[str]) -> int:
         print(f"error: {command[0]}: {error.strerror}", file=sys.stderr)
         return 127
 
+    grace = _GRACE_SECONDS
+
     def forward(number: int, frame: FrameType | None) -> None:
+        nonlocal grace
+        grace = _GRACE_STOPPED_SECONDS
         with contextlib.suppress(ProcessLookupError):
             os.killpg(stage.pid, number)
 
@@ -75,7 +80,7 @@ def main(command: list[str]) -> int:
 
     threading.Thread(target=outlive_nobody, daemon=True).start()
     status = stage.wait()
-    _end_descendants(_GRACE_SECONDS)
+    _end_descendants(grace)
     return status if status >= 0 else 128 - status
 
 

@@ -2,6 +2,7 @@
 
     name: tiny
     hub: false                    # true lets stages download; otherwise they run with HF_HUB_OFFLINE=1
+    vars: {solver: some/folder}   # for ${solver} in args
     env: {OMP_NUM_THREADS: "2"}   # for every stage
     stages:
       - name: qft                 # also its folder: ${output}/qft
@@ -14,8 +15,8 @@
         always: false             # true: run it every time and show what it prints
 
 A stage with a `config` gets `--output_dir ${output}/<name>` unless `args` gives another, and `--limit` and
-`--fresh` where the run has them. `${NAME}` is an environment variable, `${NAME:-text}` has a default,
-`${output}` is the output folder. Paths are relative to the working directory.
+`--fresh` where the run has them. `${NAME}` is one of `vars` or an environment variable, `${NAME:-text}` has a
+default, `${output}` is the output folder. Paths are relative to the working directory.
 
 Whether a stage is finished is its own decision (its receipt's fingerprint), but asking costs its imports.
 So a run notes, beside the fingerprint, a mark of all that could change the answer: the command, the config,
@@ -50,6 +51,7 @@ from scalequest.config import ConfigError, build, option, read_yaml, required
 
 STATE = "run.json"
 _LOG_LINES = 25
+_FIRST_ROWS = re.compile(r"\[:\d+\]$")  # of a source, see `records.read_rows`
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^${}]*))?\}")
 
 
@@ -73,6 +75,7 @@ class PipelineSpec:
     name: str = required("of the pipeline; W&B groups are called after it")
     stages: list[StageSpec] = required("in the order they run")
     hub: bool = option(False, "stages may download from the hub")
+    vars: dict[str, str] = option(default_factory=dict, help="texts that args may use as ${name}")
     env: dict[str, str] = option(default_factory=dict, help="environment of every stage")
 
 
@@ -149,6 +152,8 @@ def plan(
     Raises:
         ConfigError: a variable is not set, or a stage names the folder of a later one.
     """
+    known = {**os.environ, **spec.vars, "output": str(output)}
+    names = [stage.name for stage in spec.stages]
     steps: list[Step] = []
     for stage in spec.stages:
         args = dict(stage.args)
@@ -159,10 +164,9 @@ def plan(
             if fresh:
                 args["fresh"] = True
         used = set(re.findall(r"\$\{output\}/([A-Za-z0-9_.-]+)", json.dumps(stage.args)))
-        names = [other.name for other in spec.stages]
         for late in (used & set(names[len(steps) :])) - {stage.name}:
             raise ConfigError(f"{source}: stage {stage.name!r} uses {late!r}, which runs after it")
-        settings = _resolved(args, output, f"{source}: stage {stage.name!r}")
+        settings = _resolved(args, known, f"{source}: stage {stage.name!r}")
         words = [word for key, value in settings.items() for word in (f"--{key}", *_words(value))]
         steps.append(
             Step(
@@ -197,25 +201,28 @@ def _words(value: Any) -> list[str]:
     return [value if isinstance(value, str) else json.dumps(value)]
 
 
-def _resolved(value: Any, output: Path, where: str) -> Any:
+def _resolved(value: Any, known: Mapping[str, str], where: str) -> Any:
     if isinstance(value, Mapping):
-        return {key: _resolved(item, output, where) for key, item in value.items()}
+        return {key: _resolved(item, known, where) for key, item in value.items()}
     if isinstance(value, list):
-        return [_resolved(item, output, where) for item in value]
-    return _substitute(value, output, where) if isinstance(value, str) else value
+        return [_resolved(item, known, where) for item in value]
+    return _substitute(value, known, where) if isinstance(value, str) else value
 
 
-def _substitute(text: str, output: Path, where: str) -> str:
+def _substitute(text: str, known: Mapping[str, str], where: str) -> str:
     def replace(match: re.Match[str]) -> str:
         name, default = match.groups()
-        value = str(output) if name == "output" else os.environ.get(name) or default
+        value = known.get(name) or default
         if value is None:
             raise ConfigError(f"{where}: ${{{name}}}: the environment variable {name} is not set; export it")
         return value
 
-    while (changed := _VARIABLE.sub(replace, text)) != text:  # a default may hold a variable itself
+    for _ in range(10):  # what is put in may hold variables itself
+        changed = _VARIABLE.sub(replace, text)
+        if changed == text:
+            return text
         text = changed
-    return text
+    raise ConfigError(f"{where}: {text}: a variable stands in itself")
 
 
 # ----------------------------------------------------------------------------------------------- what is done
@@ -225,12 +232,11 @@ def mark(step: Step) -> str:
     """Digest all that could change whether `step` is finished, without importing anything of it."""
     config = read_yaml(step.spec.config) if step.spec.config else {}
     texts = {*_texts(config), *_texts(step.settings), step.spec.launch or ""} - {str(step.output_dir), ""}
-    seen = {text: state for text in sorted(texts) if (state := _state(Path(os.path.expandvars(text))))}
-    code = [*Path(__file__).parent.rglob("*"), *Path(step.spec.script).parent.rglob("*")]
+    paths = {text: Path(os.path.expandvars(_FIRST_ROWS.sub("", text))) for text in sorted(texts)}
+    seen = {text: state for text, path in paths.items() if (state := _state(path))}
     digest = hashlib.sha256(json.dumps([step.command, config, seen], sort_keys=True, default=str).encode())
-    for file in sorted(
-        file for file in code if file.suffix in (".py", ".yaml", ".jinja", ".md") and file.is_file()
-    ):
+    code = [*Path(__file__).parent.rglob("*"), *Path(step.spec.script).parent.glob("*.py")]
+    for file in sorted(file for file in code if file.suffix in (".py", ".yaml")):
         digest.update(file.name.encode() + hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()
 
@@ -356,9 +362,7 @@ def run(
         os.close(lock)
     for text in shown:
         console.print(text, markup=False, highlight=False, soft_wrap=True)
-    console.print(
-        f"{spec.name}: all stages finished, {time.monotonic() - began:.0f} s, in {output}", highlight=False
-    )
+    console.print(f"{spec.name}: done in {time.monotonic() - began:.0f} s: {output}", soft_wrap=True)
 
 
 def _wanted(steps: Sequence[Step], start: str | None, only: str | None) -> list[Step]:

@@ -20,6 +20,7 @@ Row = dict[str, Any]
 _HUB = re.compile(
     r"hub:(?P<name>[\w.-]+/[\w.-]+)(?:/(?P<config>[\w.-]+))?(?:@(?P<revision>[\w.-]+))?(?::(?P<split>\w+))?"
 )
+_FIRST_ROWS = re.compile(r"(?P<source>.+)\[:(?P<rows>\d+)\]")
 _WEIGHTS = (".safetensors", ".gguf", ".bin")
 _SMALL = (".json", ".jinja", ".model", ".txt", ".tiktoken")
 _NOT_THE_MODEL = {
@@ -40,13 +41,15 @@ def read_rows(
     Args:
         source: the folder of a finished stage; a .jsonl, .jsonl.gz, .json (a list) or .parquet file; or
             `hub:owner/name[/config][@revision][:split]` (split `train` unless given). `$NAME` is expanded.
+            `[:600]` behind any of them takes its first 600 rows.
         columns: our names to theirs, e.g. `{"question": "problem"}`; others keep their names.
         limit: only the first so many.
 
     Raises:
         ConfigError: naming the source, and the line or row where one is broken.
     """
-    rows = list(islice(_rows(source), limit))
+    whole, first = _first_rows(source)
+    rows = list(islice(islice(_rows(whole), first), limit))
     if not columns:
         return rows
     renamed = []
@@ -57,6 +60,11 @@ def read_rows(
         rest = {key: value for key, value in row.items() if key not in columns.values()}
         renamed.append({**rest, **{ours: row[theirs] for ours, theirs in columns.items()}})
     return renamed
+
+
+def _first_rows(source: str | Path) -> tuple[str | Path, int | None]:
+    match = _FIRST_ROWS.fullmatch(str(source))
+    return (match["source"], int(match["rows"])) if match else (source, None)
 
 
 def _rows(source: str | Path) -> Iterator[Row]:
@@ -233,6 +241,9 @@ def source_fingerprint(source: str | Path) -> str:
     equality may write other rows under the same settings); a file: sha256 of its bytes; the hub: name and
     revision.
     """
+    whole, first = _first_rows(source)
+    if first is not None:
+        return f"{source_fingerprint(whole)}[:{first}]"
     if str(source).startswith("hub:"):
         match = _hub(str(source))
         name, config, revision, split = match.group("name", "config", "revision", "split")

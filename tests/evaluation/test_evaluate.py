@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from evaluation_support import command, environment
 
-from scalequest.evaluation.harness import read_results
+from scalequest.config import ConfigError, RunOptions, build
+from scalequest.evaluation.harness import EvaluationConfig, read_results
 from scalequest.evaluation.statistics import share
 from scalequest.records import read_rows
 
@@ -107,7 +108,7 @@ def test_it_is_not_done_twice(evaluated: tuple[Path, str], script: Script, model
     assert (output / "one" / "receipt.json").stat().st_mtime_ns == before
     other = script("evaluate.py", *words(model_dir, output, "--truncated", "graded"), check=False)
     assert other.returncode == 2
-    assert "wrong -> graded" in other.stderr
+    assert 'truncated: "wrong" -> "graded"' in other.stderr
 
 
 def test_killed_and_started_again_it_gives_the_same_rows(
@@ -156,16 +157,18 @@ def test_a_model_that_fails_stops_everything_in_one_line(script: Script, tmp_pat
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--only", "missing"], "no model has the label 'missing'"),
-        (["--chat_formats", "{missing: llama3}"], "no model has the label 'missing'"),
-        (["--revisions", "{a: b}"], "no model has the label 'a'"),
-        (["--sampling.max_token", "5"], "did you mean 'sampling.max_tokens'"),
+        ({"only": "missing"}, "no model has the label 'missing'; there are one"),
+        ({"chat_formats": {"missing": "llama3"}}, "chat_formats: no model has the label 'missing'"),
+        ({"revisions": {"a": "b"}}, "revisions: no model has the label 'a'"),
+        ({"models": {"a/b": "x"}}, "label 'a/b' cannot name a folder"),
+        ({"models": {"data": "x"}}, "label 'data' cannot name a folder"),
+        ({"sampling": {"max_token": 5}}, "did you mean 'sampling.max_tokens'"),
     ],
 )
-def test_mistakes(more: list[str], message: str, script: Script, model_dir: Path, tmp_path: Path) -> None:
-    done = script("evaluate.py", *words(model_dir, tmp_path, *more), check=False)
-    assert done.returncode == 2
-    assert message in done.stderr
+def test_mistakes(more: dict[str, object], message: str) -> None:
+    given = {"models": {"one": "x"}, "benchmarks": [], "chat_format": "tinymath", "output_dir": "out"}
+    with pytest.raises(ConfigError, match=message):
+        build((RunOptions, EvaluationConfig), {**given, **more})
 
 
 @pytest.mark.parametrize("name", ["evaluate.py", "report.py", "measure_questions.py"])
@@ -185,4 +188,3 @@ def test_help_imports_no_torch(name: str, root: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "--output_dir" in done.stdout
-

@@ -37,7 +37,7 @@ def test_text_steps_need_no_model(tmp_path: Path) -> None:
         ["What is 3 + 4?", "What is  3 + 4?", "小明", "What is 5 + 4?", "How old is Ann?"],
         steps=["language", "duplicates", "contamination"],
         contamination=ContaminationRule(against=[Benchmark(source="tests.jsonl")]),
-        benchmarks=["What  is 5 + 4?"],
+        benchmarks=["what is 5 + 4?"],
     )
     assert receipt["dropped"] == {"contamination": 1, "duplicate": 1, "language": 1}
     assert receipt["counts"]["masked_matches"] == 3

@@ -111,7 +111,7 @@ def test_steps_run_in_the_order_given_and_the_first_of_equals_stays() -> None:
             "How old is Bob?",
         ),
         config,
-        ["How old is Bob?", "What is 9 + 9?"],
+        ["How old is Bob?", "what is 9 + 9?"],
     )
     assert reasons == [None, "duplicate", "language", "language", None, None, "contamination"]
     assert near == [True, True, False, False, True, True, True]

@@ -142,7 +142,7 @@ class RowSampler(LogitsProcessor):
         reached = probabilities.cumsum(dim=-1)
         total = reached[:, -1:]
         # Strictly below the total, so that the token found has some probability.
-        target = torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))
+        target = torch.minimum(uniform * total, total * (1 - 2**-23))
         drawn = torch.searchsorted(reached, target, right=True)
         if order is not None:
             drawn = order.gather(-1, drawn)

@@ -346,8 +346,9 @@ def to_csv(table: Table) -> str:
 
 
 def _numeric(table: Table, column: int) -> bool:
+    """Whether every cell is a number, with its interval and mark."""
     cells = [row[column] for row in table.rows]
-    return bool(cells) and all(cell in ("", "–") or cell[0].isdigit() or cell[0] in "-.+" for cell in cells)
+    return bool(cells) and all(re.fullmatch(r"[-+.,\d\[\]() –n]*(\[[a-z]\])?", cell) for cell in cells)
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Sequence
-from fractions import Fraction
+from collections.abc import Sequence
 from functools import lru_cache
 
 from scalequest.grading.exact import value
@@ -185,7 +184,7 @@ def _by_parts(left: str, right: str) -> bool | None:
             return None if "\\pm" in left + right else False
         if a[0] or b[0]:
             return all(_same(x, y) for x, y in zip(a[1], b[1], strict=True))
-        return _paired(a[1], b[1], _same)
+        return _paired(a[1], b[1])
     return None
 
 
@@ -222,10 +221,11 @@ def _encloses(body: str) -> bool:
     return depth == 0
 
 
-def _paired(left: list[str], right: list[str], same: Callable[[str, str], bool]) -> bool:
+def _paired(left: list[str], right: list[str]) -> bool:
+    """Whether each element of one list has its own equal in the other; both have the same length."""
     rest = list(right)
     for item in left:
-        match = next((i for i, other in enumerate(rest) if same(item, other)), None)
+        match = next((i for i, other in enumerate(rest) if _same(item, other)), None)
         if match is None:
             return False
         del rest[match]
@@ -282,8 +282,3 @@ def _math_verify(prediction: str, reference: str) -> bool:
         return bool(verify(gold, target, timeout_seconds=seconds, raise_on_error=False))
     except Exception:  # whatever sympy or antlr throws on a malformed answer, the answer is not the reference
         return False
-
-
-def exact(text: str) -> Fraction | None:
-    """The rational number that an answer is, units and currency aside, or None."""
-    return value(_split_unit(normalise(text))[0])

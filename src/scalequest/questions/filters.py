@@ -172,7 +172,11 @@ def normalised(question: str) -> str:
 
 def masked(question: str) -> str:
     """`normalised` with numbers as # and capitalised words as @: the story without its names and numbers."""
-    nameless = re.sub(r"\b[A-Z][a-z]+\b", "@", unicodedata.normalize("NFKC", question))
+
+    def name(word: re.Match[str]) -> str:
+        return word[0] if word[0].lower() in ENGLISH else "@"
+
+    nameless = re.sub(r"\b[A-Z][a-z]+\b", name, unicodedata.normalize("NFKC", question))
     return normalised(re.sub(r"\d+(?:[.,]\d+)*", "#", nameless))
 
 

@@ -200,8 +200,6 @@ def optimize_questions(
         return pair if reason is None else Drop(pair | {"reply": rewrite.reply}, reason)
 
     stream(stage, len(rows), run.block_size, ask=ask, answer=rewriter, settle=settle, tracker=tracker)
-    if tracker is not None:
-        tracker.table("pairs", stage.samples(8))
     text = f"Questions (rejected) and their rewrites (chosen) by `{config.rewriter}`, each in one direction."
     card = dataset_card("Preference pairs", text, to_dict(config), stage.samples(8), *COLUMNS[1:4])
     return stage.finish(rows_in=len(rows), card=card, columns=COLUMNS)

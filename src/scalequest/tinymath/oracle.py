@@ -143,7 +143,8 @@ def _compare(s: Story, p: str, q: str, a: Amount, rest: Amount | None = None) ->
         factor, more = s.factor(a.n), rest
     else:
         factor, more = ONE, a
-    if not (a.item or s.item) or (rest and a.form != "times") or (more and (more.form != "count" or not more.sign)):
+    signed = more is None or (more.form == "count" and more.sign != 0)
+    if not (a.item or s.item) or not signed or (rest and a.form != "times"):
         raise Unread("compared how")
     extra = s.literal(more.n).by(more.sign) if more else Expr()
     s.compare(p, q, a.item or s.item, factor, extra)
@@ -294,7 +295,9 @@ def _share_out(s: Story, g: Slots) -> None:
         s.gain(p, b.item, s.each[1])
 
 
-@rule("P PACK A (?:into|in) B (?:of|with) C(?: in)?(?: each)?", "P (?P<fill>fill) B with C each until A be left")
+@rule(
+    "P PACK A (?:into|in) B (?:of|with) C(?: in)?(?: each)?", "P (?P<fill>fill) B with C each until A be left"
+)
 def _packs(s: Story, g: Slots) -> None:
     p, a, b = s.who(g["P"]), s.amount(g["A"]), s.amount(g["B"])
     if "fill" in g:
@@ -364,7 +367,12 @@ _TIME = "(?: left)?(?P<first> initially)?"
 
 
 @rule(f"q:I do P (?:HAVE|keep|need|fill){_TIME}(?: together)?", "q:I HAVE P(?: get)?(?: left)?", asks=True)
-@rule("q:I do P (?P<first>start) with", f"{_WHAT}num:I(?: that)? P HAVE{_TIME}", f"{_FIND}q:I P HAVE{_TIME}", asks=True)
+@rule(
+    "q:I do P (?P<first>start) with",
+    f"{_WHAT}num:I(?: that)? P HAVE{_TIME}",
+    f"{_FIND}q:I P HAVE{_TIME}",
+    asks=True,
+)
 def _ask(s: Story, g: Slots) -> None:
     p, item = s.who(g["P"]), _asked(s, g)
     s.asked.append(lambda: _held(s, p, item, "first" in g))
@@ -466,7 +474,7 @@ def _one(text: str) -> Clause | None:
         return None
     for pattern, act, asks in RULES:
         if match := pattern.fullmatch(bare):
-            slots = {"text": bare, **{name: word for name, word in match.groupdict().items() if word is not None}}
+            slots = {"text": bare} | {name: word for name, word in match.groupdict().items() if word}
             time = (number("n:" + span[0][0]), span[0][1]) if span else None
             return Clause(act, slots, per[0] if per else None, time, asks)
     return None
@@ -479,11 +487,11 @@ def _clauses(text: str) -> list[Clause] | None:
         return [whole]
     words = text.split()
     for i, word in enumerate(words):
-        if i and word in _JOINTS and (left := _clauses(" ".join(words[:i]).rstrip(" ,"))):
+        if i and word in _JOINTS and (left := _one(" ".join(words[:i]).rstrip(" ,"))):
             lent = re.match(r"(?:initially )?((?:@\S+|x:\S+|there be) )(\S+ )?", f"{' '.join(words[:i])} ")
             for prefix in ("", *((lent[1], lent[1] + (lent[2] or "")) if lent else ())):
                 if right := _clauses(prefix + " ".join(words[i + 1 :])):
-                    return left + right
+                    return [left, *right]
     return None
 
 
@@ -508,7 +516,8 @@ def _read(story: Story, sentence: str) -> list[Clause]:
 def _tell(story: Story, text: str) -> None:
     """Let the story happen, sentence by sentence; a question waits for the end."""
     strange = 0  # questions that are none of ours
-    for i, sentence in enumerate(re.split(r"(?<=[.!?])\s+", re.sub(r"\b(Mrs?|Ms|Dr)\.", r"\1", text.strip()))):
+    text = re.sub(r"\b(Mrs?|Ms|Dr)\.", r"\1", text.strip())
+    for i, sentence in enumerate(re.split(r"(?<=[.!?])\s+", text)):
         try:
             clauses = _read(story, sentence)
         except Unread:
@@ -516,12 +525,12 @@ def _tell(story: Story, text: str) -> None:
                 raise
             strange += 1
             continue
-        told = any(not clause.asks for clause in clauses)
-        if (sentence.endswith("?") and all(not clause.asks for clause in clauses)) or (told and story.asked and i > 1):
+        asking, telling = ([clause for clause in clauses if clause.asks is asks] for asks in (True, False))
+        if (sentence.endswith("?") and not asking) or (telling and story.asked and i > 1):
             raise Unread(sentence)
-        asked = [clause.slots["I"] for clause in clauses if clause.slots.get("I") not in (None, "them", "money")]
+        asked = [clause.slots["I"] for clause in asking if clause.slots["I"] not in ("them", "money")]
         story.item = story.item or (asked[0] if asked else "")
-        for clause in sorted(clauses, key=lambda clause: clause.asks):
+        for clause in telling + asking:
             story.count += 1
             story.per, story.span = clause.per, clause.span
             clause.act(story, clause.slots)

@@ -50,12 +50,16 @@ PLURALS = dict(
     tooth:teeth loaf:loaves knife:knives sheep:sheep fish:fish potato:potatoes tomato:tomatoes""")
 )
 FAMILY = "brother sister mother father aunt uncle cousin friend neighbour neighbor teacher"
-FUNCTION = frozenset(_list("""a an the of to from for with and but so if when while after until than as many more fewer that what which who it
+FUNCTION = frozenset(
+    _list("""a an the of to from for with and but so if when while after until than as many more fewer that what which who it
     in on at into among between equally together left not all or by percent times number time away off out over up there
-    without about initially howmany half whole each per rotten broken"""))
+    without about initially howmany half whole each per rotten broken""")
+)
 # more words that may open a sentence with a capital and are no names
-STARTERS = frozenset(_list("""he she they his her their then now also some several many few yesterday today later finally afterwards altogether
-    originally how every no one next both dozen please lots plenty those i him its this is do does did first"""))
+STARTERS = frozenset(
+    _list("""he she they his her their then now also some several many few yesterday today later finally afterwards altogether
+    originally how every no one next both dozen please lots plenty those i him its this is do does did first""")
+)
 SMALL = _list("""zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
 seventeen eighteen nineteen""")
 TENS = _list("twenty thirty forty fifty sixty seventy eighty ninety")
@@ -67,10 +71,11 @@ UNITS = "hour|day|week|month|year|minute"
 def _forms() -> dict[str, str]:
     forms: dict[str, str] = {}
     irregular = [entry.split() for entry in re.split("[;\n]", IRREGULAR)]
-    for base in sorted({word for words in VERBS.values() for word in words.split()} - {"be", "do", "have", "go"}):
+    regular = {word for words in VERBS.values() for word in words.split()} - {"be", "do", "have", "go"}
+    for base in sorted(regular):
         stem, y = base.removesuffix("e"), re.sub("y$", "i", base)
-        endings = (base + "s", y + "es", y + "ed", *(s + end for s in (stem, stem + stem[-1]) for end in ("ed", "ing")))
-        forms |= dict.fromkeys((base, *endings), base)
+        past = (s + end for s in (stem, stem + stem[-1]) for end in ("ed", "ing"))
+        forms |= dict.fromkeys((base, base + "s", y + "es", y + "ed", *past), base)
     return forms | {form: base for base, *others in irregular for form in (base, *others)}
 
 
@@ -92,10 +97,11 @@ _To = str | Callable[[re.Match[str]], str]
 # Phrases, in this order, before words are looked at. What says nothing about numbers becomes nothing.
 _PHRASES: tuple[tuple[str, _To], ...] = (
     (r"to begin with|(?:in|at) the (?:beginning|start)|at first|originally", "initially"),
-    (r"in the (?:end|morning|afternoon|evening)|at the end|(?:at|by) (?:noon|evening|night)|(?:the next|one) day", ""),
+    (r"(?:in|at) the end|in the (?:morning|afternoon|evening)|(?:at|by) (?:noon|evening|night)", ""),
+    (r"(?:the next|one) day", ""),
     (r"after (?:that|some (?:work|time)|a while)|some time later|for (?:his|her) birthday|on @\w+day", ""),
-    (r"then|now|also|still|again|later|afterwards|finally|today|yesterday|just|already|too|only|please|home", ""),
-    (r"equal|very|new|old|ones|remaining", ""),
+    (r"then|now|also|still|again|later|afterwards|finally|today|yesterday|just|already|too|only", ""),
+    (r"please|home|equal|very|new|old|ones|remaining", ""),
     (r"(?:start|starts|started|begins|began) the day", "starts"),
     (r"altogether|in total|in all|combined", "together"),
     (r"the total number of", "together the number of"),
@@ -185,7 +191,8 @@ def tag(sentence: str) -> str:
         elif word.rstrip("s") in UNITS.split("|"):
             out.append("t:" + word)
         elif base and not re.match("(an?|the|each|own@.*)$", before):
-            if before == "v:have" and base != "have" and (word == "been" or word not in (base, base + "s", base + "es")):
+            participle = word == "been" or word not in (base, base + "s", base + "es")
+            if before == "v:have" and base != "have" and participle:
                 out.pop()  # has bought
             out.append("v:" + base)
         else:
@@ -210,11 +217,11 @@ class Amount:
     sign: int = 0  # 1 for "more", -1 for "fewer"
 
 
-_N, _I = r"n:\S+", r"i:\S+"
+_N, _I, _EACH = r"n:\S+", r"i:\S+", r"(?: (?:in )?each(?: x:\S+)?)?"
 _AMOUNTS = tuple(
     (form, re.compile(rf"(?<!\S)(?:{pattern})(?!\S)"))
     for form, pattern in (
-        ("product", rf"(?P<n>{_N}) (?P<k>{_I}) (?:with|of) (?P<m>{_N}) (?P<i>{_I})(?: (?:in )?each(?: x:\S+)?)?"),
+        ("product", rf"(?P<n>{_N}) (?P<k>{_I}) (?:with|of) (?P<m>{_N}) (?P<i>{_I}){_EACH}"),
         ("product", rf"(?P<n>{_N}) (?P<k>{_I}) of (?P<i>{_I})"),
         ("percent_more", rf"(?P<n>{_N}) percent more(?: (?P<i>{_I}))?"),
         ("percent", rf"(?P<n>{_N}) percent of (?:the )?(?P<i>{_I})"),
@@ -253,7 +260,8 @@ def fold(text: str, amounts: list[Amount]) -> str:
             n = got.get("n") or got.get("f") or ("n:1" if form == "times" else None)
             item, pack = ((got.get(key) or "i:")[2:] for key in "ik")
             sign = {"more": 1, "fewer": -1}.get(got.get("c") or "", 0)
-            amounts.append(Amount(form, item, number(n), number(got.get("m")), number(got.get("w")), pack, sign))
+            m, whole = number(got.get("m")), number(got.get("w"))
+            amounts.append(Amount(form, item, number(n), m, whole, pack, sign))
             return f"a{len(amounts) - 1}"
 
         text = pattern.sub(place, text)

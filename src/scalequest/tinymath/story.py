@@ -21,7 +21,7 @@ GENDER = {
 # Why a number is not known; the first kinds are found out first where one equation could tell two of them.
 UNSAID = "unsaid"  # nobody said so far
 UNHELD = "unheld"  # it is of things that somebody was never said to have, though others were
-NOTHING = "nothing"  # what somebody had of a thing before getting the first; nothing, unless the text says more
+NOTHING = "nothing"  # what somebody had before getting the first: nothing, unless the text says more
 SOME = "some"  # the text is vague
 
 
@@ -68,7 +68,7 @@ class Story:
     solved: dict[int, Expr] = field(default_factory=dict)
     unknowns: list[str] = field(default_factory=list)
     checks: list[Expr] = field(default_factory=list)  # have to be whole and not negative
-    events: list[tuple[str, str, str, Expr]] = field(default_factory=list)  # who, gain or lose, what, how many
+    events: list[tuple[str, str, str, Expr]] = field(default_factory=list)  # who, gain/lose, what, how many
     prices: dict[str, tuple[str, Expr]] = field(default_factory=dict)
     faults: set[str] = field(default_factory=set)
     asked: list[Callable[[], Expr]] = field(default_factory=list)
@@ -196,7 +196,9 @@ class Story:
     # -- amounts
     def amount(self, word: str) -> Amount:
         """The amount at a place, with its item filled in."""
-        amount = Amount("count", plural(word[2:]), Fraction(1)) if word[0] == "x" else self.amounts[int(word[1:])]
+        amount = (
+            Amount("count", plural(word[2:]), Fraction(1)) if word[0] == "x" else self.amounts[int(word[1:])]
+        )
         if amount.item in ("", "them"):
             amount = replace(amount, item=self.item)
         if amount.item in ("", "money") and amount.form != "times":
@@ -299,7 +301,9 @@ class Story:
             self.focus = taker
 
     def compare(self, left: str, right: str, item: str, factor: Expr, more: Expr) -> None:
-        """The left one holds `factor` times what the right one holds, and `more`; who was not known is now told about."""
+        """The left one holds `factor` times what the right one holds, and `more`; the story goes on with who is new."""
+        if left == right:
+            self.faults.add("contradiction")
         new = self.key(left, item) in self.hold and self.key(right, item) not in self.hold
         held, other = (self.get(p, item, None if self.holds(p) else UNSAID) for p in (left, right))
         new = new or (self.open(other) and not self.open(held))

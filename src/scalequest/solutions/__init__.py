@@ -1,0 +1,1 @@
+"""From questions to an instruction-tuning set: solving, selection."""
