@@ -239,7 +239,8 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "p.yaml"
     path.write_text(
-        "name: p\nvars: {models: '${SOME_MODELS:-${output}/models}'}\nstages:\n- name: a\n  script: s.py\n  config: c.yaml\n  launch: zero3.yaml\n  args:\n"
+        "name: p\nvars: {models: '${SOME_MODELS:-${output}/models}'}\nstages:\n- name: a\n  script: s.py\n"
+        "  config: c.yaml\n  launch: zero3.yaml\n  args:\n"
         "    input: ['${SOME_DATA}/x.jsonl', two words]\n    top: null\n"
         "    sampling: {temperature: 2e-1, at: '${SOME_DATA}'}\n"
         "    model: ${models}/m\n"

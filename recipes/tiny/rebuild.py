@@ -91,7 +91,7 @@ def write_splits() -> dict[str, list[dict[str, Any]]]:
     return splits
 
 
-def write_seed_questions(tests: Sequence[dict[str, Any]], count: int = 1200) -> None:
+def write_seed_questions(tests: Sequence[dict[str, Any]], count: int = 3000) -> None:
     """What QFT learns from: mostly sound questions, some foreign, broken and repeated ones among them."""
     rng = random.Random(f"{SEED} seed questions")
     taken = {row["question"] for row in tests}

@@ -44,7 +44,7 @@ _OURS = (
     *("data.tmp", "dropped.tmp", ".*.tmp"),
     *("checkpoint-*", "*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json"),
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt"),
-    *("chat_template.jinja", "adapter_config.json", "training_args.bin", "trainer_state.json"),
+    *("chat_template.jinja", "adapter", "adapter_config.json", "training_args.bin", "trainer_state.json"),
 )
 _RUNNING, _READY = 0, 1  # bytes of `.lock` that worker 0 holds: while it runs, and once the folder is set up
 

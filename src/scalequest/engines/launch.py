@@ -14,8 +14,7 @@ from scalequest.config import ConfigError
 
 # What each launcher tells a process: rank, world size, local rank, local world size.
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-_FAMILIES = (
-    _TORCHRUN,
+_MPI = (
     tuple(f"OMPI_COMM_WORLD_{name}" for name in ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE")),
     ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
 )
@@ -85,8 +84,7 @@ def _refuse_lonely_launch() -> None:
 
     It then sets a rendezvous address (which it does for more than one process only) and no world size.
     """
-    several = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_PORT" in os.environ
-    if several and not any(name in os.environ for family in _FAMILIES for name in family[:2]):
+    if "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_PORT" in os.environ and _family() is None:
         raise ConfigError(
             "accelerate launch was asked for several processes and started one: on CPU use `torchrun "
             "--standalone --nproc_per_node N`, or a config file with distributed_type: MULTI_GPU and "
@@ -94,24 +92,32 @@ def _refuse_lonely_launch() -> None:
         )
 
 
+def _family() -> tuple[str, ...] | None:
+    """The variables of the innermost launcher."""
+    if "RANK" in os.environ or "WORLD_SIZE" in os.environ:
+        return _TORCHRUN
+    # Slurm sets some of MPI's too, without saying which process of its machine this is.
+    return next((family for family in _MPI if all(name in os.environ for name in family)), None)
+
+
 def _place() -> tuple[int, int, int, int]:
-    """Rank, world size, local rank and local world size, as the innermost launcher gives them."""
-    for rank, size, local_rank, local_size in _FAMILIES:
-        if rank not in os.environ and size not in os.environ:
-            continue
-        if rank not in os.environ or size not in os.environ:
-            missing = rank if rank not in os.environ else size
-            raise ConfigError(f"{missing} is not set beside {rank if missing == size else size}: unset both")
-        index, workers = _number(rank), _number(size)
-        local_index = _number(local_rank) if local_rank in os.environ else index
-        local_workers = _number(local_size) if local_size in os.environ else workers
-        if not 0 <= index < workers or not 0 <= local_index < local_workers <= workers:
-            raise ConfigError(
-                f"{rank}={index}, {size}={workers}, {local_rank}={local_index}, {local_size}={local_workers} "
-                "contradict each other: left over from another launch?"
-            )
-        return index, workers, local_index, local_workers
-    return 0, 1, 0, 1
+    """Rank, world size, local rank and local world size."""
+    family = _family()
+    if family is None:
+        return 0, 1, 0, 1
+    rank, size, local_rank, local_size = family
+    for name, other in ((rank, size), (size, rank)):
+        if name not in os.environ:
+            raise ConfigError(f"{name} is not set beside {other}: unset both")
+    index, workers = _number(rank), _number(size)
+    local_index = _number(local_rank) if local_rank in os.environ else index
+    local_workers = _number(local_size) if local_size in os.environ else workers
+    if not 0 <= index < workers or not 0 <= local_index < local_workers <= workers:
+        raise ConfigError(
+            f"{rank}={index}, {size}={workers}, {local_rank}={local_index}, {local_size}={local_workers} "
+            "contradict each other: left over from another launch?"
+        )
+    return index, workers, local_index, local_workers
 
 
 def _number(name: str) -> int:

@@ -1,7 +1,7 @@
 """How good TinyMath's instruments are: `python -m scalequest.tinymath.report --cases tests/tinymath/oracle_cases.yaml`.
 
 Three tables: the oracle against hand-written texts, the oracle against the stories that the world writes (sound ones and
-broken ones), and how often the rules of the rewriter do what they should. Needs no accelerator; two minutes.
+broken ones), and how often the rules of the rewriter do what they should. Needs no accelerator; a minute or two.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from scalequest.tinymath.oracle import FAULTS, judge
 from scalequest.tinymath.rewriter import rewrite
 
 VERDICTS = ("sound", "unread", *FAULTS)
+_SHORT = {"contradiction": "clash", "negative": "minus", "too_large": "large"}
 
 
 def read_cases(path: str | Path) -> list[dict[str, Any]]:
@@ -138,6 +139,7 @@ def success(table: Counter[str]) -> float:
 
 def main() -> None:
     """Print the three tables."""
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
@@ -152,14 +154,16 @@ def main() -> None:
         cases = [case for case in read_cases(options.cases) if case["half"] == options.half]
         found = confusion(cases)
         right = sum(n for (meant, said), n in found.items() if meant == said)
-        table = Table(
-            title=f"Oracle on hand-written texts ({options.half} half): {right} of {len(cases)} right"
-        )
+        title = f"Oracle on hand-written texts ({options.half} half): {right} of {len(cases)} right"
+        table = Table(title=title, box=box.SIMPLE, padding=(0, 1, 0, 0))
         columns = [said for said in (*VERDICTS, "wrong") if any(key[1] == said for key in found)]
-        for column in ("meant \\ said", *columns):
-            table.add_column(column.replace("_", "\n"), justify="right" if column in columns else "left")
+        table.add_column("meant", no_wrap=True)
+        for column in columns:
+            table.add_column(_SHORT.get(column, column.split("_")[0]), justify="right", no_wrap=True)
         for meant in VERDICTS:
-            table.add_row(meant, *(str(found[meant, said] or "") for said in columns))
+            table.add_row(
+                _SHORT.get(meant, meant.split("_")[0]), *(str(found[meant, said] or "") for said in columns)
+            )
         console.print(table)
     table = Table("TinyMath stories", "agreed", "of", "%", title="Oracle on the world's own texts")
     for name, (agreed, of) in agreement(options.seed, options.count).items():

@@ -148,7 +148,9 @@ class Story:
             found = next((p for p in candidates if p.startswith("x:")), None)
         elif word in ("@he", "@she", "@him", "@her"):
             sex = GENDER[word[1:]]
-            found = next((p for p in candidates if self.gender.get(p.removeprefix("x:"), sex) == sex), None)
+            genders = [self.gender.get(p.removeprefix("x:"), "") for p in candidates]
+            place = next((genders.index(gender) for gender in (sex, "") if gender in genders), None)
+            found = None if place is None else candidates[place]
             if found:
                 self.gender[found.removeprefix("x:")] = sex
         elif word != "@they":

@@ -16,6 +16,7 @@ import os
 import shutil
 import sys
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import broadcast_object_list
+from datasets import disable_progress_bars
 from transformers import (
     AutoModelForCausalLM,
     GenerationConfig,
@@ -31,6 +33,7 @@ from transformers import (
     TrainerCallback,
 )
 from transformers.trainer_utils import rotate_checkpoints
+from transformers.utils.logging import disable_progress_bar
 
 from scalequest.cards import markdown_table
 from scalequest.chat import (
@@ -308,6 +311,10 @@ def begin(name: str, version: int, args: Any, training_args: Any, model_args: An
     main = training_args.process_index == 0
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
     logging.getLogger("scalequest").setLevel(logging.INFO if main else logging.WARNING)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch")  # DeepSpeed's, one a call
+    if not sys.stderr.isatty():  # a log file is no place for bars
+        disable_progress_bars()
+        disable_progress_bar()
     where = expand(model_args.model_name_or_path)
     model = str(where) if where.is_dir() else model_args.model_name_or_path
     tokenizer = load_tokenizer(model, model_args.model_revision)
@@ -431,7 +438,7 @@ def model_card(run: Run, note: str, dropped: Mapping[str, int], metrics: Mapping
     )  # fmt: skip
 
 
-class _Seal(TrainerCallback):  # type: ignore[misc]
+class _Seal(TrainerCallback):
     """Marks a checkpoint as whole once every rank has written its part, and only then removes older ones."""
 
     def __init__(self, run: Run, keep: int | None) -> None:
@@ -453,7 +460,7 @@ class _Seal(TrainerCallback):  # type: ignore[misc]
         rotate_checkpoints(str(self.run.folder), self.keep, best, use_mtime=True)
 
 
-class _Report(TrainerCallback):  # type: ignore[misc]
+class _Report(TrainerCallback):
     """One line and one tracker record a log: loss, learning rate, tokens a second, time left."""
 
     def __init__(self, run: Run) -> None:

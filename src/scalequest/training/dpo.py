@@ -39,7 +39,7 @@ class PreferenceData(TrainingData):
 
 
 @dataclass
-class QPOConfig(DPOConfig):  # type: ignore[misc]
+class QPOConfig(DPOConfig):
     """TRL's DPOConfig, with `precompute_ref_log_probs` true unless a LoRA adapter is trained."""
 
     precompute_ref_log_probs: bool | None = field(
@@ -51,7 +51,7 @@ class QPOConfig(DPOConfig):  # type: ignore[misc]
     )
 
 
-class TokenDPOTrainer(DPOTrainer):  # type: ignore[misc]
+class TokenDPOTrainer(DPOTrainer):
     """DPOTrainer over rows that are token ids already."""
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
@@ -108,7 +108,7 @@ def dpo_trainer(run: Run, folder: Path) -> DPOTrainer:
     return trainer
 
 
-class WatchChosen(TrainerCallback):  # type: ignore[misc]
+class WatchChosen(TrainerCallback):
     """Warns where DPO pushes the chosen questions down too (the rejected only further): junk comes of it.
 
     `rewards/chosen` is beta times what the chosen questions' log-probabilities gained since the start, on the

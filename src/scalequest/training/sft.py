@@ -6,6 +6,7 @@ TRL's SFTTrainer gets `input_ids` and `labels` and nothing else: everything that
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,8 @@ from scalequest.chat import prepare_tokenizer_and_model
 from scalequest.config import ConfigError, option
 from scalequest.training import data
 from scalequest.training.context import Run, TrainingData
+
+log = logging.getLogger(__name__)
 
 QFT_VERSION = SFT_VERSION = 1  # raise by hand when the same settings give other weights
 PAPER_MAX_LENGTH = 256  # paper.md 1.1
@@ -39,7 +42,7 @@ class QuestionData(TrainingData):
 
 
 @dataclass
-class PackedSFTConfig(SFTConfig):  # type: ignore[misc]
+class PackedSFTConfig(SFTConfig):
     """TRL's SFTConfig, with packing on, over shuffled rows."""
 
     packing: bool = field(
@@ -55,6 +58,10 @@ def prepare_questions(run: Run) -> Path:
     exact: bool = run.args.paper_exact
     args = run.training_args
     if exact:
+        if run.main:
+            log.info(
+                "qft: paper_exact: questions are cut into chunks of %d tokens (wrapped)", PAPER_MAX_LENGTH
+            )
         args.packing, args.packing_strategy, args.max_length = True, "wrapped", PAPER_MAX_LENGTH
     limit = None if exact else args.max_length
     render = partial(data.question, max_length=limit, repeat_eos=exact)
