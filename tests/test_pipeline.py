@@ -138,6 +138,7 @@ def test_runs_shows_and_then_skips_without_starting_anything(
     status, text = run(path, output)
     assert (asked(output, "first"), asked(output, "second")) == (2, 2), text
     assert status == 0
+    assert "first: finished before, 40 in" in text
 
 
 def test_other_settings_are_refused_and_fresh_starts_again(

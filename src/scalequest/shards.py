@@ -29,6 +29,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
+from scalequest.cards import lineage
 from scalequest.records import Row, digest_model
 
 ROWS_PER_GROUP = 1_000  # of a parquet file: what merging holds in memory
@@ -347,7 +348,6 @@ class Stage:
         rest = dict(counts)
         summed_tokens, summed_seconds = rest.pop("tokens", 0), rest.pop("seconds", None)
         elapsed = time.monotonic() - self._opened if summed_seconds is None else summed_seconds
-        _write(self.output_dir / "README.md", card.rstrip().encode() + b"\n")
         receipt = {
             **{key: value for key, value in self.receipt.items() if key != "session"},
             "rows_in": rows_in,
@@ -360,6 +360,7 @@ class Stage:
             "ended": _now(),
             "finished": True,
         }
+        _write(self.output_dir / "README.md", f"{card.rstrip()}\n\n{lineage(receipt)}\n".encode())
         _write(self.output_dir / "receipt.json", _json(receipt))
         self.receipt = receipt
         self._clean_up()

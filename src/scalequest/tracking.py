@@ -35,10 +35,12 @@ class Tracker:
         self._upstream = dict(upstream)
         self._run: Any = None
         self._mirror = None
+        self._goes_on = False
         self._next_step = 0
         if output_dir is not None:
             output_dir.mkdir(parents=True, exist_ok=True)
             path = output_dir / MIRROR
+            self._goes_on = path.is_file()
             self._next_step = _repair(path)
             self._mirror = path.open("a", encoding="utf-8")
 

@@ -98,7 +98,7 @@ def test_zero3_on_two_ranks_saves_a_whole_model(
         "--config",
         str(config),
     ]
-    # DeepSpeed compiles an operator at its first start. If killed while it does, it leaves a lock in the usual
+    # DeepSpeed compiles an operator at its first start. Killed while it does, it leaves a lock in the usual
     # place, for which every later run would wait for ever.
     env = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_EXTENSIONS_DIR": str(tmp_path / "extensions")}
     done = subprocess.run(command, capture_output=True, text=True, env=env, check=False, timeout=540)

@@ -186,7 +186,11 @@ def tag(sentence: str) -> str:
             out.append("the")
         elif word[0] == "@":
             out.append(re.sub("^(.*?)'s?$", r"own\1", word))
-        elif _is_plural(word) and (_NOUN_AHEAD.match(before) or not base) and word not in FUNCTION:
+        elif (
+            _is_plural(word)
+            and (not base or (_NOUN_AHEAD.match(before) and base not in ("have", "be", "do")))
+            and word not in FUNCTION
+        ):
             out.append("i:" + word)
         elif word.rstrip("s") in UNITS.split("|"):
             out.append("t:" + word)

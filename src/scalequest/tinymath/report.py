@@ -149,7 +149,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=20_000, help="stories of the world")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    console = Console()
+    console = Console(width=max(100, Console().width))
     if options.cases:
         cases = [case for case in read_cases(options.cases) if case["half"] == options.half]
         found = confusion(cases)
