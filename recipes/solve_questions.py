@@ -26,9 +26,17 @@ questions without one complete, answered response in dropped/.
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 
 from scalequest.config import RunOptions, parse, to_dict
-from scalequest.solutions.solving import SAMPLE_COLUMNS, VERSION, SolveConfig, check_reuse, solve_questions
+from scalequest.solutions.solving import (
+    SAMPLE_COLUMNS,
+    VERSION,
+    SolveConfig,
+    asks_model,
+    check_reuse,
+    solve_questions,
+)
 from scalequest.stages import begin, explained, tracked
 
 
@@ -65,11 +73,13 @@ def main(run: RunOptions, config: SolveConfig) -> None:
     needed = ("question", *(SAMPLE_COLUMNS if config.reuse else ()))
     rows = read_inputs(config.input, *needed, columns=config.columns, limit=run.limit)
     chat = bind(chat_format, load_tokenizer(model, revision))
-    with (
-        tracked(stage, run, config, worker=index) as tracker,
-        open_generator(model, config.engine, revision=revision, seed=run.seed) as generator,
-    ):
-        stage.receipt["engine"] = f"{generator.name} {generator.version}"
+    with ExitStack() as stack:
+        tracker = stack.enter_context(tracked(stage, run, config, worker=index))
+        generator = None
+        if asks_model(rows, config):
+            loading = open_generator(model, config.engine, revision=revision, seed=run.seed)
+            generator = stack.enter_context(loading)
+            stage.receipt["engine"] = f"{generator.name} {generator.version}"
         solve_questions(stage, rows, generator, chat, config, run, tracker=tracker)
 
 

@@ -128,6 +128,10 @@ def test_restart_goes_on_with_the_same_run_and_step(tmp_path: Path) -> None:
     assert (tmp_path / "wandb/run_id").read_text() == first_id
     assert len(list(tmp_path.glob(f"wandb/offline-run-*-{first_id}"))) == 2
 
+    (tmp_path / MIRROR).unlink()  # what `--fresh` does
+    start(tmp_path).finish()
+    assert (tmp_path / "wandb/run_id").read_text() != first_id
+
 
 def test_a_failing_wandb_is_one_warning(tmp_path: Path) -> None:
     (tmp_path / "wandb").write_text("a file where W&B wants its folder")

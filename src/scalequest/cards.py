@@ -38,21 +38,21 @@ def lineage(receipt: Mapping[str, Any]) -> str:
         receipt: a finished stage's.
     """
     drops = ", ".join(f"{count:,} {_cell(reason)}" for reason, count in receipt["dropped"].items()) or "none"
-    versions = ", ".join(f"{name} {version}" for name, version in receipt["versions"].items())
-    commit = f"commit {receipt['commit'][:12]}{' with changes' if receipt['dirty'] else ''}, " if receipt["commit"] else ""
+    code = [f"{name} {version}" for name, version in receipt["versions"].items()]
+    if receipt["commit"]:
+        code.insert(0, f"commit {receipt['commit'][:12]}{' with changes' if receipt['dirty'] else ''}")
     inputs = [{"input": name, "fingerprint": digest} for name, digest in receipt["inputs"].items()]
-    return "\n".join(
-        [
-            "## Where it comes from",
-            "",
-            f"Stage `{receipt['stage']}`, version {receipt['version']}, fingerprint `{receipt['fingerprint']}`. Rows in: "
-            f"{receipt['rows_in']:,}; kept: {receipt['kept']:,}; dropped: {drops}. {receipt['tokens']:,} tokens, "
-            f"{receipt['seconds']:,.0f} seconds.",
-            "",
-            *([*markdown_table(inputs, "input", "fingerprint"), ""] if inputs else []),
-            f"Made with {commit}{versions}. All of this stands in `receipt.json`, every setting in `config.yaml`.",
-        ]
-    )
+    lines = [
+        "## Where it comes from",
+        "",
+        f"Stage `{receipt['stage']}`, version {receipt['version']}, fingerprint `{receipt['fingerprint']}`.",
+        f"Rows in: {receipt['rows_in']:,}; kept: {receipt['kept']:,}; dropped: {drops}.",
+        f"{receipt['tokens']:,} tokens, {receipt['seconds']:,.0f} seconds.",
+        f"Made with {', '.join(code)}.",
+        "All of this stands in `receipt.json`, every setting in `config.yaml`.",
+        "",
+    ]
+    return "\n".join([*lines, *(markdown_table(inputs, "input", "fingerprint") if inputs else [])]).rstrip()
 
 
 def markdown_table(rows: Sequence[Row], *columns: str) -> list[str]:

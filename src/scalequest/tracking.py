@@ -80,9 +80,9 @@ class Tracker:
         group = group or os.environ.get("WANDB_RUN_GROUP") or None
         if mode == "wandb":
             try:
-                tracker._run = _open_run(
-                    stage, folder, {**config, "fingerprint": fingerprint}, group, upstream or {}
-                )
+                settings = {**config, "fingerprint": fingerprint}
+                run_id = _run_id(folder, tracker._goes_on)
+                tracker._run = _open_run(stage, folder, run_id, settings, group, upstream or {})
             except Exception as error:  # tracking must not cost a run
                 _warn(error)
         tracker._write({"event": "start", "stage": stage, "group": group, "fingerprint": fingerprint})
@@ -176,18 +176,27 @@ class Tracker:
             _warn(error)
 
 
+def _run_id(folder: Path, goes_on: bool) -> str:
+    """The id of the run that the mirror belongs to, or a new one where there was no mirror."""
+    file = folder / _ID_FILE
+    if goes_on and file.is_file() and (known := file.read_text().strip()):
+        return known
+    file.parent.mkdir(parents=True, exist_ok=True)
+    run_id = secrets.token_hex(4)
+    file.write_text(run_id)
+    return run_id
+
+
 def _open_run(
-    stage: str, folder: Path, config: Mapping[str, Any], group: str | None, upstream: Mapping[str, str]
+    stage: str,
+    folder: Path,
+    run_id: str,
+    config: Mapping[str, Any],
+    group: str | None,
+    upstream: Mapping[str, str],
 ) -> Any:
     import wandb
 
-    folder = folder.resolve()
-    id_file = folder / _ID_FILE
-    id_file.parent.mkdir(parents=True, exist_ok=True)
-    run_id = id_file.read_text().strip() if id_file.is_file() else ""
-    if not run_id:
-        run_id = secrets.token_hex(4)
-        id_file.write_text(run_id)
     settings: dict[str, Any] = {
         "project": os.environ.get("WANDB_PROJECT") or "scalequest",
         "group": group,
@@ -195,7 +204,7 @@ def _open_run(
         "name": f"{group}/{stage}" if group else stage,
         "id": run_id,
         "resume": "allow",
-        "dir": str(folder),
+        "dir": str(folder.resolve()),
         "config": {**config, "upstream": dict(upstream)},
         "reinit": "create_new",
         "settings": wandb.Settings(console="off", quiet=True, silent=True, init_timeout=30),

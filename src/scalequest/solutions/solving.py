@@ -116,10 +116,15 @@ def check_reuse(
             )
 
 
+def asks_model(rows: Sequence[Row], config: SolveConfig) -> bool:
+    """Whether any sample is missing; where none is, no engine need be started."""
+    return not config.reuse or any(len(row["responses"]) < config.samples for row in rows)
+
+
 def solve_questions(
     stage: Stage,
     rows: Sequence[Row],
-    generator: Generator,
+    generator: Generator | None,
     format: BoundFormat,
     config: SolveConfig,
     run: RunOptions,
@@ -156,7 +161,7 @@ def solve_questions(
             return Drop(row, "all_truncated")
         return row if any(answer is not None for answer in row["answers"]) else Drop(row, "no_answer")
 
-    answer = completing(generator, config.sampling, format.solve_stop_ids)
+    answer = completing(generator, config.sampling, format.solve_stop_ids) if generator else None
     stream(stage, len(rows), run.block_size, ask=ask, answer=answer, settle=settle, tracker=tracker)
     text = f"{config.samples} solutions a question, sampled from {solver}; cut ones have no answer."
     samples = [

@@ -429,8 +429,7 @@ def model_card(run: Run, note: str, dropped: Mapping[str, int], metrics: Mapping
             f"tags: [scalequest, {run.name}]", *base, "---", "",
             f"# {run.folder.name}", "", note, "",
             *markdown_table([{"what": key, "value": value} for key, value in facts], "what", "value"), "",
-            f"Chat format: `{run.format.name}`. `receipt.json` has inputs and versions, `config.yaml` "
-            "every setting.", "",
+            f"Chat format: `{run.format.name}`.", "",
             "```python", "from transformers import AutoModelForCausalLM, AutoTokenizer",
             'model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")',
             "tokenizer = AutoTokenizer.from_pretrained(folder)", "```", "",
