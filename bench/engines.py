@@ -101,7 +101,10 @@ def as_it_comes(options: argparse.Namespace, prompt: list[int], stops: list[int]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("VLLM_")}
     command = [sys.executable, __file__, "--as-it-comes", json.dumps(asked)]
     done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
-    return Timed(**json.loads(done.stdout.splitlines()[-1]))
+    (result,) = [
+        line for line in done.stdout.splitlines() if line.startswith('{"rows"')
+    ]  # vLLM logs there too
+    return Timed(**json.loads(result))
 
 
 def _as_it_comes(asked: dict[str, Any]) -> None:

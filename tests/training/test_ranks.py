@@ -67,7 +67,6 @@ def test_global_batch_on_eight_gpus(path: str, sequences: int) -> None:
     assert 8 * settings["per_device_train_batch_size"] * settings["gradient_accumulation_steps"] == sequences
 
 
-@pytest.mark.slow
 def test_zero3_on_two_ranks_saves_a_whole_model(
     settings: dict[str, Any], rows: dict[str, Path], tmp_path: Path
 ) -> None:
