@@ -1,0 +1,81 @@
+"""The whole loop as a stranger runs it: killed in two kinds of stage, restarted, finished, skipped."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+PIPELINE = "recipes/tiny/smoke.yaml"
+
+
+def command(output: Path) -> list[str]:
+    return [sys.executable, "recipes/run.py", PIPELINE, "--output", str(output)]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}
+
+
+def killed(output: Path, ready: Callable[[], bool]) -> None:
+    """Start the pipeline and `kill -9` it, launcher and all, once `ready`."""
+    process = subprocess.Popen(
+        command(output), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    end = time.monotonic() + 240
+    while not ready():
+        assert process.poll() is None, "the pipeline ended before it could be killed"
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait(30)
+
+
+def receipt(folder: Path) -> dict[str, Any]:
+    path = folder / "receipt.json"
+    return dict(json.loads(path.read_text())) if path.is_file() else {}
+
+
+def test_the_loop_survives_kills_and_ends_with_a_table(tmp_path: Path) -> None:
+    from datasets import load_dataset
+    from transformers import AutoModelForCausalLM
+
+    output = tmp_path / "run"
+    killed(output, lambda: bool(receipt(output / "qft")))  # in a training stage
+    assert not receipt(output / "qft")["finished"]
+    killed(output, lambda: (output / "generate_qft/parts").is_dir())  # in a data stage
+    assert not receipt(output / "generate_qft")["finished"]
+    before = (output / "qft/model.safetensors").stat().st_mtime_ns
+
+    done = subprocess.run(command(output), env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert (output / "qft/model.safetensors").stat().st_mtime_ns == before  # finished, so not run again
+    assert "Every row is accounted for" in done.stdout
+
+    # Every stage: a finished receipt whose rows add up, the metrics' mirror, and an offline W&B run.
+    for name in (
+        "qft",
+        "generate_qft",
+        "optimize_questions",
+        "qpo",
+        "filter_questions",
+        "solve_questions",
+        "sft",
+    ):
+        found = receipt(output / name)
+        assert found["finished"]
+        assert found["rows_in"] == found["kept"] + sum(found["dropped"].values())
+        assert (output / name / "metrics.jsonl").stat().st_size
+        assert list((output / name / "wandb").glob("**/*.wandb")), name
+    assert receipt(output / "generate_qft")["engine"].startswith("vllm")
+    assert load_dataset(str(output / "select_solutions"), split="train").num_rows > 0
+    AutoModelForCausalLM.from_pretrained(output / "sft")
+
+    again = subprocess.run(command(output), env=environment(), capture_output=True, text=True, check=True)
+    assert "recipes/qft.py" not in again.stdout  # the second time nothing but the report is started
