@@ -130,7 +130,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     chat = bind(load_format(options.chat_format), load_tokenizer(options.model))
     prompt, stops = list(chat.question_prefix_ids), list(chat.question_stop_ids)
     sampling = Sampling(1.0, 1.0, options.max_tokens)
-    engine = EngineConfig(name="vllm", dtype=options.dtype, max_model_len=options.max_model_len)
+    eager = False if options.compile else None
+    engine = EngineConfig(
+        name="vllm", dtype=options.dtype, max_model_len=options.max_model_len, enforce_eager=eager
+    )
     few = min(options.rows, options.transformers_rows)
 
     with open_generator(options.model, engine) as ours:

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 PIPELINE = "recipes/tiny/smoke.yaml"
 
 
@@ -42,6 +44,7 @@ def receipt(folder: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text())) if path.is_file() else {}
 
 
+@pytest.mark.timeout(1500)
 def test_the_loop_survives_kills_and_ends_with_a_table(tmp_path: Path) -> None:
     from datasets import load_dataset
     from transformers import AutoModelForCausalLM

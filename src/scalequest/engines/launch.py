@@ -51,6 +51,9 @@ def worker(tensor_parallel_size: int = 1) -> tuple[int, int]:
             _pin_gpus(local_index, tensor_parallel_size)
         if not gpu:
             _bind_cores(local_index, local_workers)
+    if not gpu:
+        # vLLM binds memory to NUMA nodes on CPU, and torch warns of it at every start unless told so before.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     for name in list(os.environ):
         if name in _REMOVED or name.startswith(_REMOVED_PREFIXES):
             del os.environ[name]

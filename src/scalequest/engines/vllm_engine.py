@@ -35,8 +35,6 @@ def import_vllm() -> Any:
         # Its ten warnings at every start on CPU are about what is meant here, or what nobody can change.
         "VLLM_LOGGING_LEVEL": "ERROR" if cpu else "WARNING",
     }
-    if cpu:
-        settings["TORCH_CPP_LOG_LEVEL"] = "ERROR"
     if cpu and hasattr(os, "sched_getaffinity"):
         settings["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, sorted(os.sched_getaffinity(0))))
     for name, value in settings.items():
