@@ -471,6 +471,8 @@ class _Report(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         metrics = {key: value for key, value in (logs or {}).items() if isinstance(value, (int, float))}
+        if state.num_input_tokens_seen:
+            metrics["num_tokens"] = metrics.pop("num_input_tokens_seen", state.num_input_tokens_seen)
         now, tokens = time.monotonic(), metrics.get("num_tokens", self.seen[1])
         line = f"{self.run.name}: step {state.global_step}/{state.max_steps}"
         for key in (

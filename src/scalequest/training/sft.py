@@ -12,6 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM
 from trl import SFTConfig, SFTTrainer, get_peft_config, get_quantization_config
 
@@ -110,7 +112,7 @@ def sft_trainer(run: Run, folder: Path) -> SFTTrainer:
     )
     run.chat = prepare_tokenizer_and_model(model, run.tokenizer, run.format)
     train, holdout = data.load(folder)
-    return SFTTrainer(
+    trainer = SFTTrainer(
         model=model,
         args=args,
         train_dataset=train,
@@ -118,3 +120,34 @@ def sft_trainer(run: Run, folder: Path) -> SFTTrainer:
         processing_class=run.tokenizer,
         peft_config=get_peft_config(model_args),
     )
+    if args.packing and not exact and "flash" not in model.config._attn_implementation:
+        trainer.data_collator = PackedRows(run.tokenizer.pad_token_id)
+        args.include_num_input_tokens_seen = "non_padding"  # TRL's own count takes a batch for one row
+    return trainer
+
+
+@dataclass(frozen=True)
+class PackedRows:
+    """Collate packed rows, one sequence each, for attention that is given a mask (sdpa, eager).
+
+    TRL's own collator joins a batch into one sequence, which only kernels for variable lengths can use: under
+    a mask the cost of attention grows with the square of batch x length, here with batch x square of length.
+    transformers derives the block-diagonal mask from where `position_ids` start again.
+
+    Attributes:
+        pad_token_id: fills the rows up; each such token is a document of its own, with no loss.
+    """
+
+    pad_token_id: int
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Three tensors (batch, longest row): `input_ids`, `labels`, `position_ids`."""
+        ids, labels = ([torch.tensor(row[key]) for row in rows] for key in ("input_ids", "labels"))
+        positions = [torch.cat([torch.arange(length) for length in row["seq_lengths"]]) for row in rows]
+        batch = {
+            "input_ids": pad_sequence(ids, batch_first=True, padding_value=self.pad_token_id),
+            "labels": pad_sequence(labels, batch_first=True, padding_value=data.IGNORED),
+            "position_ids": pad_sequence(positions, batch_first=True),
+        }
+        batch["labels"][batch["position_ids"] == 0] = data.IGNORED  # nothing before it predicts a first token
+        return batch
