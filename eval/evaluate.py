@@ -16,9 +16,21 @@ Many nodes, once on each, with output_dir on a file system that all of them see:
         --machine_rank $SLURM_NODEID --main_process_ip $HEAD_NODE --main_process_port 29500 \
         eval/evaluate.py --config ...
 
+Other ways to ask:
+
+    --models '{sft: "runs/sft/checkpoint-*"}'             a sweep, a row of the table for each folder
+    --models '{lora: runs/sft/adapter}'                   a LoRA adapter on the base that it names
+    --prompts eval/prompts/four_shots.yaml                worked examples, for a base model
+    --samples 16 --sampling.temperature 0.7               pass@k, maj@k, avg@k and the spread over samples
+    --server.url http://localhost:8000/v1 --models '{remote: name-on-the-server}'
+
+Grade saved outputs again, by today's grader, and no model asked:
+
+    python eval/evaluate.py --regrade runs/tiny/evaluate --output_dir runs/tiny/regraded
+
 Hardware: a 24 GB GPU for each copy of a 7B model, or 2 CPU cores for the tiny ones. Each model runs in a
-process of its own, its engine started once for all benchmarks. Interrupted, it goes on behind its last whole
-block when started again.
+process of its own, its engine started once for all benchmarks; answers are graded beside it. Interrupted, it
+goes on behind its last whole block when started again.
 
 Result: the table; OUTPUT/<label>/ with every completion, extracted answer and verdict (data/*.parquet) and
 results.json: accuracy, n, 95 % interval, shares of truncated and answerless outputs, protocol fingerprint.
@@ -30,21 +42,33 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from scalequest.config import ConfigError, RunOptions, parse
-from scalequest.evaluation import harness, tables
+from scalequest.evaluation import harness, protocol, tables
 from scalequest.evaluation.benchmarks import Benchmark, load_benchmark
+from scalequest.evaluation.results import RESULTS, read_results, result_row
+from scalequest.evaluation.settings import EvaluationConfig
+from scalequest.records import read_rows, source_fingerprint
 from scalequest.shards import Stage
 from scalequest.stages import begin, explained, tracked
+
+if TYPE_CHECKING:
+    from scalequest.evaluation.examinee import Examinee
 
 RANKS = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")  # what a launcher tells a process
 
 
-def main(run: RunOptions, config: harness.EvaluationConfig, words: Sequence[str]) -> None:
+def main(run: RunOptions, config: EvaluationConfig, words: Sequence[str]) -> None:
     """Evaluate every model in a process of its own, then gather; with `only`, evaluate that model here."""
-    benchmarks = [load_benchmark(path, run.limit) for path in config.benchmarks]
+    config = config.swept()
+    loaded = [
+        load_benchmark(path, run.limit, patches=config.patches, hub=config.hub) for path in config.benchmarks
+    ]
+    benchmarks = protocol.with_prompts(loaded, config)
     if len({benchmark.name for benchmark in benchmarks}) < len(benchmarks):
         raise ConfigError("benchmarks: two files have the same name")
     if config.only is not None:
@@ -53,11 +77,14 @@ def main(run: RunOptions, config: harness.EvaluationConfig, words: Sequence[str]
 
     # 1. The folder of the whole, held by the first process of a launch
     first = all(os.environ.get(name, "0") == "0" for name in RANKS)
-    stage = open_folder(run, config, list(config.models), benchmarks) if first else None
+    stage = open_folder("evaluate", run, config, list(config.models), benchmarks) if first else None
 
     # 2. Each model in its own process, under a guard that ends it when this one ends
     if stage is None or not stage.finished:
         for label in config.models:
+            if config.regrade is not None:
+                regrade_one(run, config, label, benchmarks)
+                continue
             script = [sys.executable, __file__, *words, "--only", label]
             child = subprocess.Popen(
                 [sys.executable, "-m", "scalequest.guard", *script], stdin=subprocess.PIPE
@@ -71,69 +98,132 @@ def main(run: RunOptions, config: harness.EvaluationConfig, words: Sequence[str]
 
 
 def evaluate_one(
-    run: RunOptions, config: harness.EvaluationConfig, label: str, benchmarks: Sequence[Benchmark]
+    run: RunOptions, config: EvaluationConfig, label: str, benchmarks: Sequence[Benchmark]
 ) -> None:
     """Run one model over all benchmarks into OUTPUT/<label>."""
     # Which of the launched processes this is, before anything that looks at devices is imported
     from scalequest.engines.launch import worker
 
     place = worker(config.engine.tensor_parallel_size)
-    from scalequest.chat import bind, load_format, load_tokenizer
-    from scalequest.engines.base import open_generator
+    from scalequest.evaluation.marking import Examiners
 
     run = replace(run, output_dir=str(Path(run.output_dir) / label))
-    stage = open_folder(run, config, [label], benchmarks, place)
+    stage = open_folder("evaluate_model", run, config, [label], benchmarks, place)
+    if stage.finished:
+        if place[0] == 0:
+            harness.collect(run.output_dir, config, label, benchmarks)  # a kill may have come before it
+        return
+    with ExitStack() as stack:
+        tracker = stack.enter_context(tracked(stage, run, config, worker=place[0]))
+        examiners = stack.enter_context(
+            Examiners(config.grading, config.graders)
+        )  # they start while the engine loads
+        examinee = seated(stack, stage, run, config, label, place)
+        harness.evaluate(stage, examinee, config, run, benchmarks, examiners, tracker=tracker)
+        if place[0] == 0:
+            results = harness.collect(run.output_dir, config, label, benchmarks)
+            tracker.log({f"{result.benchmark}/accuracy": result.accuracy.value for result in results})
+            tracker.table("results", [result_row(result) for result in results])
+
+
+def seated(
+    stack: ExitStack,
+    stage: Stage,
+    run: RunOptions,
+    config: EvaluationConfig,
+    label: str,
+    place: tuple[int, int],
+) -> Examinee[Any, Any]:
+    """Load the model, or reach the server that has it."""
+    from scalequest.chat import bind, load_format, load_tokenizer
+    from scalequest.engines.base import open_generator
+    from scalequest.engines.server import ChatServer
+    from scalequest.evaluation.examinee import on_engine, on_server
+
+    model, revision = config.models[label], config.revisions.get(label)
+    if config.server.url is not None:
+        named = replace(config.server, model=model)
+        journal = stage.output_dir / "parts"
+        server = stack.enter_context(ChatServer(named, config.sampling, journal=journal, worker=place))
+        return on_server(server)
+    chat = bind(load_format(config.format_of(label)), load_tokenizer(protocol.tokenizer_of(model), revision))
+    loading = open_generator(model, config.engine, revision=revision, seed=run.seed)
+    generator = stack.enter_context(loading)
+    stage.receipt["engine"] = f"{generator.name} {generator.version}"
+    return on_engine(generator, chat, config.sampling)
+
+
+def regrade_one(
+    run: RunOptions, config: EvaluationConfig, label: str, benchmarks: Sequence[Benchmark]
+) -> None:
+    """Grade what one model wrote again, and say which verdicts changed."""
+    from scalequest.evaluation.marking import Examiners
+
+    before = Path(config.regrade or "") / label
+    run = replace(run, output_dir=str(Path(run.output_dir) / label))
+    if before.resolve() == Path(run.output_dir).resolve():
+        raise ConfigError("output_dir: give another folder than that of the outputs, which stay as they are")
+    rows, earlier = read_rows(before), read_results(before / RESULTS)
+    stage = open_folder("evaluate_model", run, config, [label], benchmarks)
     if not stage.finished:
-        model, revision = config.models[label], config.revisions.get(label)
-        chat = bind(load_format(config.format_of(label)), load_tokenizer(model, revision))
-        with (
-            tracked(stage, run, config, worker=place[0]) as tracker,
-            open_generator(model, config.engine, revision=revision, seed=run.seed) as generator,
-        ):
-            harness.evaluate(stage, generator, chat, config, run, benchmarks, tracker=tracker)
-            if place[0] == 0:
-                results = harness.collect(run.output_dir, config, label, benchmarks)
-                tracker.log({f"{result.benchmark}/accuracy": result.accuracy.value for result in results})
-    elif place[0] == 0:
-        harness.collect(run.output_dir, config, label, benchmarks)  # a kill may have come before it
+        with Examiners(config.grading, config.graders) as examiners:
+            harness.regrade(stage, rows, config, run, benchmarks, examiners)
+    harness.collect(run.output_dir, config, label, benchmarks, earlier)
+    regraded = zip(rows, read_rows(run.output_dir), strict=True)
+    changed = [new for old, new in regraded if old["correct"] != new["correct"]]
+    print(f"{label}: {len(rows)} outputs graded again, {len(changed)} verdicts changed")
+    for new in changed:
+        now = "right" if new["correct"] else "wrong"
+        print(f"  {new['benchmark']} {new['id']}: now {now}: {new['extracted']!r} for {new['reference']!r}")
 
 
 def open_folder(
+    name: str,
     run: RunOptions,
-    config: harness.EvaluationConfig,
+    config: EvaluationConfig,
     labels: Sequence[str],
     benchmarks: Sequence[Benchmark],
     place: tuple[int, int] = (0, 1),
 ) -> Stage:
     """Open the folder of one model, or of all."""
+    inputs = protocol.models(config, labels)
+    if config.regrade is not None:
+        outputs = [str(Path(config.regrade) / label) for label in labels]
+        inputs = {folder: source_fingerprint(folder) for folder in outputs}
     return begin(
-        "evaluate" if config.only is None else "evaluate_model",
+        name,
         harness.VERSION,
         run,
         config,
-        inputs=harness.models(config, labels),
+        inputs=inputs,
         worker=place,
-        **harness.identity(config, labels, benchmarks),
+        **protocol.identity(config, labels, benchmarks),
     )
 
 
-def gather(stage: Stage, config: harness.EvaluationConfig) -> None:
+def gather(stage: Stage, config: EvaluationConfig) -> None:
     """Keep all models' results in the folder above theirs, and print them."""
     folders = {label: stage.output_dir / label for label in config.models}
-    results = [
-        result for folder in folders.values() for result in harness.read_results(folder / harness.RESULTS)
-    ]
+    results = [result for folder in folders.values() for result in read_results(folder / RESULTS)]
     shown = tables.benchmark_tables(results)
     if not stage.finished:
-        receipts = [harness.read_receipt(folder) for folder in folders.values()]
+        receipts = [protocol.read_receipt(folder) for folder in folders.values()]
         spent = {key: sum(receipt[key] for receipt in receipts) for key in ("tokens", "seconds")}
         stage.blocks(len(results), len(results))
-        stage.write_block(0, [harness.result_row(result) for result in results], **spent)
+        stage.write_block(0, [result_row(result) for result in results], **spent)
         stage.finish(rows_in=len(results), card=tables.markdown(shown, title="Evaluation"))
     tables.show(shown)
 
 
+def with_settings(words: Sequence[str]) -> list[str]:
+    """The command line with the settings of the evaluation that is to be graded again."""
+    if "--regrade" not in words or "--config" in words or words[-1] == "--regrade":
+        return list(words)
+    folder = Path(words[list(words).index("--regrade") + 1])
+    return ["--config", str(folder / "config.yaml"), *words]
+
+
 if __name__ == "__main__":
-    words = sys.argv[1:]
-    options = parse(RunOptions, harness.EvaluationConfig, argv=words, description=__doc__ or "")
+    words = with_settings(sys.argv[1:])
+    options = parse(RunOptions, EvaluationConfig, argv=words, description=__doc__ or "")
     sys.exit(explained(main, *options, words))

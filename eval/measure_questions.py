@@ -26,7 +26,7 @@ from scalequest.config import RunOptions, option, parse, required, to_dict
 from scalequest.evaluation import tables
 from scalequest.evaluation.benchmarks import load_benchmark
 from scalequest.evaluation.statistics import mean, share
-from scalequest.questions.filters import masked, normalised
+from scalequest.questions.text import masked, normalised
 from scalequest.records import Row, expand, read_rows, source_fingerprint
 from scalequest.stages import begin, explained
 from scalequest.tinymath.oracle import judge

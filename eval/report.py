@@ -1,12 +1,16 @@
 """Print and write what a run's folders say: funnel, questions, benchmarks, what every stage cost.
 
+    python eval/report.py                                           # the paper's Table 1, ours empty
     python eval/report.py --run runs/tiny                           # writes runs/tiny/report/
-    python eval/report.py --evaluations runs/7b --published eval/published/table1.yaml --output_dir report
+    python eval/report.py --evaluations runs/7b --output_dir report --parts true
+    python eval/report.py --compare runs/a/evaluate/before runs/b/evaluate/after     # and what flipped
 
 Whatever lies in the folders is shown: receipts (`receipt.json`), measured questions (`questions.json`) and
-evaluations (`results.json`). Nothing is computed anew, so every number can be followed to its file.
-Seconds, on any machine.
-Written: report.md, report.json, and each table as .tex and .csv. Exit status 1 says that rows are lost.
+evaluations (`results.json`), models of one evaluation compared on the problems that they share. Nothing but
+these comparisons is computed anew, so every number can be followed to its file. The paper's four-benchmark
+table stands beside ours where we have a number on one of its benchmarks. Seconds, on any machine.
+Written: report.md, report.json, and each table as .tex and .csv; with `--track wandb` each as a W&B table;
+with `--lm_eval true` the results in lm-eval's JSON layout. Exit status 1 says that rows are lost.
 """
 
 from __future__ import annotations
@@ -16,15 +20,19 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from scalequest.config import ConfigError, option, parse
-from scalequest.evaluation import funnel, tables
-from scalequest.evaluation.harness import RESULTS, Result, read_results
+from scalequest.evaluation import comparison, funnel, tables
+from scalequest.evaluation.export import write_lm_eval
+from scalequest.evaluation.published import load_published, published_table
+from scalequest.evaluation.results import RESULTS, Result, read_results
 from scalequest.records import read_rows
 from scalequest.stages import explained
+from scalequest.tracking import Tracker
 
 QUESTIONS = "questions.json"
+TABLE1 = Path(__file__).parent / "published" / "table1.yaml"
 
 
 @dataclass(frozen=True)
@@ -34,19 +42,28 @@ class ReportConfig:
     run: str | None = option(None, "folder of a pipeline run")
     evaluations: list[str] = option(None, "further folders with evaluations", default_factory=list)
     questions: list[str] = option(None, "further folders of measured questions", default_factory=list)
-    published: list[str] = option(None, "YAML files of published tables", default_factory=list)
+    published: list[str] | None = option(
+        None, "YAML files of published tables; null: the paper's Table 1 where one of its benchmarks was run"
+    )
     published_as: dict[str, str] = option(
         None, "our model's label: the published model's name", default_factory=dict
     )
-    show_published: bool = option(False, "show the published tables whole as well")
+    show_published: bool = option(False, "show the published tables even where none of ours fits")
+    compare: list[str] = option(
+        None, "folders of models, EVALUATION/LABEL: each against the first", default_factory=list
+    )
+    parts: bool = option(False, "show accuracies by level, subject, length and so on")
+    lm_eval: bool = option(False, "write the results in lm-eval's JSON layout, too")
+    track: Literal["wandb", "none"] = option("none", "log the tables to W&B")
+    group: str | None = option(None, "W&B group, usually the pipeline's name")
     output_dir: str | None = option(None, "where the report goes; null: report/ in the run's folder")
     title: str | None = option(None, "headline")
 
     def __post_init__(self) -> None:
-        """Something has to be reported, and somewhere."""
-        if not (self.run or self.evaluations or self.questions or self.published):
-            raise ConfigError("nothing to report: give run, evaluations, questions or published")
-        if not (self.run or self.output_dir):
+        """A comparison takes two, and files need a folder."""
+        if len(self.compare) == 1:
+            raise ConfigError("compare: give at least two folders of models")
+        if (self.lm_eval or self.track != "none") and not (self.run or self.output_dir):
             raise ConfigError("output_dir: give one, or a run")
 
 
@@ -64,31 +81,40 @@ def main(args: ReportConfig) -> None:
     ]
     for measures in measured:
         shown += tables.question_table(measures)
-    published = [tables.load_published(path) for path in args.published]
     results: list[Result] = []
     folders = dict.fromkeys(path.parent.parent for path in found(args.run, args.evaluations, RESULTS))
-    for number, folder in enumerate(folders, 1):
-        mine = evaluation(folder)
+    own = {folder: evaluation(folder) for folder in folders}
+    published = [load_published(path) for path in chosen(args, [r for mine in own.values() for r in mine])]
+    for number, (folder, mine) in enumerate(own.items(), 1):
         results += mine
-        shown += numbered(
-            tables.benchmark_tables(mine, published, args.published_as), number, folder, len(folders)
-        )
-    if args.show_published:
-        shown += map(tables.published_table, published)
+        made = tables.benchmark_tables(mine, published, args.published_as)
+        made += tables.split_tables(mine) if args.parts else []
+        made += compared([folder / model for model in dict.fromkeys(r.model for r in mine)])
+        shown += numbered(made, number, folder, len(folders))
+    for table in published:
+        fits = not results or any(result.benchmark in table.benchmarks for result in results)
+        if fits or args.show_published:
+            shown.append(published_table(table, results, args.published_as))
+    shown += compared([Path(folder) for folder in args.compare], flips=True)
     if stages:
         shown.append(funnel.seconds_table(stages, wall_seconds(Path(args.run or ""))))
     tables.show(shown)
-    output = Path(args.output_dir) if args.output_dir else Path(args.run or "") / "report"
-    details = {
-        "stages": [{"folder": stage.folder, **stage.receipt} for stage in stages],
-        "questions": measured,
-        "results": [asdict(result) for result in results],
-        "gaps": gaps,
-    }
-    write(
-        output, shown, args.title or (f"Report of {Path(args.run).name}" if args.run else "Report"), details
-    )
-    print(f"written to {output}")
+    if args.output_dir or args.run:
+        output = Path(args.output_dir) if args.output_dir else Path(args.run or "") / "report"
+        details = {
+            "stages": [{"folder": stage.folder, **stage.receipt} for stage in stages],
+            "questions": measured,
+            "results": [asdict(result) for result in results],
+            "gaps": gaps,
+        }
+        title = args.title or (f"Report of {Path(args.run).name}" if args.run else "Report")
+        write(output, shown, title, details)
+        if args.lm_eval:
+            for folder in folders:
+                export(folder, output / "lm_eval")
+        if args.track != "none":
+            log(args, output, shown)
+        print(f"written to {output}")
     for gap in gaps:
         print(f"error: rows are lost: {gap}", file=sys.stderr)
     if gaps:
@@ -101,6 +127,44 @@ def found(run: str | None, folders: Sequence[str], name: str) -> Iterator[Path]:
         if not Path(folder).is_dir():
             raise ConfigError(f"{folder}: no such folder")
         yield from sorted(Path(folder).rglob(name))
+
+
+def chosen(args: ReportConfig, results: Sequence[Result]) -> list[str | Path]:
+    """The published tables to show."""
+    if args.published is not None:
+        return list(args.published)
+    nothing = not (args.run or args.evaluations or args.questions or args.compare)
+    ours = {result.benchmark for result in results}
+    return [TABLE1] if nothing or ours & set(load_published(TABLE1).benchmarks) else []
+
+
+def compared(folders: Sequence[Path], *, flips: bool = False) -> list[tables.Table]:
+    """Every model against the first, on the problems that both were asked."""
+    if len(folders) < 2:
+        return []
+    rows = [read_rows(folder) for folder in folders]
+    names = [folder.name for folder in folders]
+    labels = names if len(set(names)) == len(names) else [str(folder) for folder in folders]
+    titles = {r.benchmark: r.title for folder in folders for r in read_results(folder / RESULTS)}
+    pairs = zip(rows[1:], labels[1:], strict=True)
+    made = [one for mine, label in pairs for one in comparison.compare(rows[0], mine, (labels[0], label))]
+    return comparison.comparison_tables(made, titles, flips=flips)
+
+
+def export(folder: Path, output: Path) -> None:
+    """Write every model of an evaluation in lm-eval's layout."""
+    for path in sorted(folder.glob(f"*/{RESULTS}")):
+        receipt = json.loads((path.parent / "receipt.json").read_text(encoding="utf-8"))
+        write_lm_eval(output, read_results(path), read_rows(path.parent), receipt)
+
+
+def log(args: ReportConfig, output: Path, shown: Sequence[tables.Table]) -> None:
+    """Log every table to W&B."""
+    with Tracker.start(
+        stage="report", output_dir=output, config=asdict(args), group=args.group, mode=args.track
+    ) as tracker:
+        for table in shown:
+            tracker.table(table.name, [dict(zip(table.columns, row, strict=True)) for row in table.rows])
 
 
 def evaluation(folder: Path) -> list[Result]:

@@ -19,16 +19,20 @@ Hardware: a 24 GB GPU for each copy of a 7B model, none where no step asks a mod
 difficulty of the paper's two million questions took 110.6 hours of an A100-40G (its table 4).
 
 Result: the questions that go on, with what was measured; the others in dropped/ with the step that stopped
-them. The paper lost 20.1 % to language, 19.4 % to solvability and 9.2 % to difficulty, as shares of all.
+them; report.html with counts, near-duplicates and benchmark matches side by side. The paper lost 20.1 % to
+language, 19.4 % to solvability and 9.2 % to difficulty, as shares of all.
 """
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from contextlib import ExitStack
+from glob import glob
 from typing import Any
 
-from scalequest.config import RunOptions, parse, to_dict
+from scalequest.config import ConfigError, RunOptions, parse, to_dict
+from scalequest.questions.contamination import ContaminationRule, TestQuestion
 from scalequest.questions.filters import VERSION, FilterConfig, filter_questions
 from scalequest.stages import begin, explained, tracked
 
@@ -42,14 +46,13 @@ def main(run: RunOptions, config: FilterConfig) -> None:
     from scalequest.chat import bind, load_format, load_tokenizer
     from scalequest.engines.base import open_generator
     from scalequest.questions.prompts import load_prompt
-    from scalequest.records import model_fingerprint, read_inputs, read_rows, source_fingerprint
+    from scalequest.records import model_fingerprint, read_inputs, source_fingerprint
 
     # 2. The folder, and the fingerprint of all that can change a row
     model, revision = config.model_name_or_path or "", config.model_revision
-    against = config.contamination.against if "contamination" in config.steps else []
-    sources = [*config.input, *(one.source for one in against)]
-    inputs = {source: source_fingerprint(source) for source in sources}
-    identity: dict[str, Any] = {"benchmark_columns": [one.column for one in against]}
+    tests = benchmark_questions(config.contamination) if "contamination" in config.steps else []
+    inputs = {source: source_fingerprint(source) for source in config.input}
+    identity: dict[str, Any] = {"benchmarks": digest(tests)}
     prompt = None
     if config.asks_model:
         inputs[model] = model_fingerprint(model, revision)
@@ -66,11 +69,6 @@ def main(run: RunOptions, config: FilterConfig) -> None:
 
     # 3. Steps that look at text run over all rows, then the model is asked about what is left, block by block
     rows = read_inputs(config.input, "question", columns=config.columns, limit=run.limit)
-    known = [
-        text["question"]
-        for one in against
-        for text in read_rows(one.source, columns={"question": one.column})
-    ]
     with ExitStack() as stack:
         tracker = stack.enter_context(tracked(stage, run, config, worker=index))
         generator = chat = None
@@ -85,12 +83,38 @@ def main(run: RunOptions, config: FilterConfig) -> None:
             rows,
             config,
             run,
-            benchmarks=known,
+            benchmarks=tests,
             generator=generator,
             format=chat,
             prompt=prompt,
             tracker=tracker,
         )
+
+
+def benchmark_questions(rule: ContaminationRule) -> list[TestQuestion]:
+    """Questions of all benchmarks, each with its name and id; patterns are paths of YAML files."""
+    from scalequest.evaluation.benchmarks import load_benchmark
+    from scalequest.records import read_rows
+
+    tests = [
+        TestQuestion(one.source, str(number), row["question"])
+        for one in rule.against
+        for number, row in enumerate(read_rows(one.source, columns={"question": one.column}))
+    ]
+    for pattern in rule.benchmarks:
+        files = sorted(glob(pattern))
+        if not files:
+            raise ConfigError(f"contamination.benchmarks: {pattern}: no such file")
+        for file in files:
+            benchmark = load_benchmark(file)
+            tests += [TestQuestion(benchmark.name, one.id, one.question) for one in benchmark.problems]
+    return tests
+
+
+def digest(tests: list[TestQuestion]) -> str:
+    """Identify the benchmarks' questions, wherever they were read from."""
+    text = "\0".join(test.question for test in tests)
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def main(run: RunOptions, config: GenerationConfig) -> None:
     index, workers = worker(config.engine.tensor_parallel_size)
     from scalequest.chat import bind, load_format, load_tokenizer
     from scalequest.engines.base import open_generator
-    from scalequest.records import model_fingerprint
+    from scalequest.records import model_fingerprint, row_seed
 
     # 2. The folder, and the fingerprint of all that can change a row
     chat_format = load_format(config.chat_format)
@@ -57,9 +57,11 @@ def main(run: RunOptions, config: GenerationConfig) -> None:
 
     # 3. Sample every row with its own seed, block by block
     chat = bind(chat_format, load_tokenizer(model, revision))
+    # Where an engine of several processes cannot be seeded by block, no two workers or restarts start alike.
+    seed = row_seed(run.seed, "engine", index, stage.written())
     with (
         tracked(stage, run, config, worker=index) as tracker,
-        open_generator(model, config.engine, revision=revision, seed=run.seed) as generator,
+        open_generator(model, config.engine, revision=revision, seed=seed) as generator,
     ):
         stage.receipt["engine"] = f"{generator.name} {generator.version}"
         generate_questions(stage, generator, chat, config, run, tracker=tracker)

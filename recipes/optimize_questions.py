@@ -15,16 +15,25 @@ Many nodes, once on each, with output_dir on a file system that all of them see:
         --machine_rank $SLURM_NODEID --main_process_ip $HEAD_NODE --main_process_port 29500 \
         recipes/optimize_questions.py --config recipes/qwen2_math_7b/optimize_questions.yaml
 
-Hardware: none for the rules; a 24 GB GPU for each copy of a 7B model. The paper's 10,000 pairs a generator
-cost it about $3 of an API each (its table 4).
+With a server, here one of our own; any other OpenAI-compatible one wants its url, prices and a budget, and
+its key in the environment (server.key_variable says under which name):
 
-Result: rows of chosen (rewritten) and rejected (original) questions; rewrites that were cut, unparsed,
-unchanged or not in English in dropped/.
+    vllm serve Qwen/Qwen2-Math-7B-Instruct --port 8000
+    python recipes/optimize_questions.py --config recipes/qwen2_math_7b/optimize_questions.yaml \
+        --rewriter server --server.url http://localhost:8000/v1 --server.model Qwen/Qwen2-Math-7B-Instruct
+
+Hardware: none for the rules or a server elsewhere; a 24 GB GPU for each copy of a 7B model. The paper's
+10,000 pairs a generator cost it about $3 of an API each (its table 4). Interrupted, answers that were paid
+for are not asked for again.
+
+Result: rows of chosen (rewritten) and rejected (original) questions, twenty of them in pairs.html; rewrites
+that were cut, unparsed, unchanged or not in English in dropped/; what a server cost in receipt.json.
 """
 
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from typing import Any
 
 from scalequest.config import RunOptions, parse, to_dict
@@ -34,6 +43,7 @@ from scalequest.questions.rewriting import (
     local_rewriter,
     optimize_questions,
     rule_rewriter,
+    server_rewriter,
 )
 from scalequest.stages import begin, explained, tracked
 
@@ -46,20 +56,21 @@ def main(run: RunOptions, config: RewriteConfig) -> None:
     index, workers = worker(config.engine.tensor_parallel_size)
     from scalequest.chat import bind, load_format, load_tokenizer
     from scalequest.engines.base import open_generator
+    from scalequest.engines.server import ChatServer
     from scalequest.questions.prompts import load_prompt
     from scalequest.records import model_fingerprint, read_inputs, source_fingerprint
 
     # 2. The folder, and the fingerprint of all that can change a row
     model, revision = config.model_name_or_path or "", config.model_revision
-    local = config.rewriter == "local"
     inputs = {source: source_fingerprint(source) for source in config.input}
     identity: dict[str, Any] = {}
-    if local:
+    if config.rewriter != "rules":
+        prompts = {way: load_prompt(path) for way, path in to_dict(config.prompts).items()}
+        identity["prompts"] = {way: to_dict(prompt) for way, prompt in prompts.items()}
+    if config.rewriter == "local":
         inputs[model] = model_fingerprint(model, revision)
         chat_format = load_format(config.chat_format or "")
-        prompts = {way: load_prompt(path) for way, path in to_dict(config.prompts).items()}
-        shown = {way: to_dict(prompt) for way, prompt in prompts.items()}
-        identity = {"chat_format": to_dict(chat_format), "prompts": shown}
+        identity["chat_format"] = to_dict(chat_format)
     stage = begin(
         "optimize_questions", VERSION, run, config, inputs=inputs, worker=(index, workers), **identity
     )
@@ -68,15 +79,20 @@ def main(run: RunOptions, config: RewriteConfig) -> None:
 
     # 3. Rewrite each question in the direction that its id draws
     rows = read_inputs(config.input, "question", columns=config.columns, limit=run.limit)
-    with tracked(stage, run, config, worker=index) as tracker:
-        if not local:
-            optimize_questions(stage, rows, rule_rewriter, config, run, tracker=tracker)
-            return
-        chat = bind(chat_format, load_tokenizer(model, revision))
-        with open_generator(model, config.engine, revision=revision, seed=run.seed) as generator:
+    with ExitStack() as stack:
+        tracker = stack.enter_context(tracked(stage, run, config, worker=index))
+        rewriter = rule_rewriter
+        if config.rewriter == "server":
+            journal = stage.output_dir / "parts"
+            asking = ChatServer(config.server, config.sampling, journal=journal, worker=(index, workers))
+            rewriter = server_rewriter(stack.enter_context(asking), prompts, config.system)
+        elif config.rewriter == "local":
+            chat = bind(chat_format, load_tokenizer(model, revision))
+            loading = open_generator(model, config.engine, revision=revision, seed=run.seed)
+            generator = stack.enter_context(loading)
             stage.receipt["engine"] = f"{generator.name} {generator.version}"
             rewriter = local_rewriter(generator, chat, prompts, config.sampling)
-            optimize_questions(stage, rows, rewriter, config, run, tracker=tracker)
+        optimize_questions(stage, rows, rewriter, config, run, tracker=tracker)
 
 
 if __name__ == "__main__":

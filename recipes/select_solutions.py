@@ -7,8 +7,9 @@ r"""Keep one solution a question: the instruction-tuning set.
 One process on any machine; nothing to launch. A few minutes a million questions, most of them reading and
 writing.
 
-Result: rows of query and response, with the answer and the share of the samples that agree on it; questions
-without a response that may be used in dropped/.
+Result: rows of query and response, with the answer, the share of the samples that agree on it, the reward
+where score.py gave one, and the margin of the choice; questions without a response that may be used in
+dropped/.
 """
 
 from __future__ import annotations
@@ -30,8 +31,7 @@ def main(run: RunOptions, config: SelectConfig) -> None:
     stage = begin("select_solutions", VERSION, run, config, inputs=inputs, worker=(index, workers))
     if stage.finished:
         return
-    needed = ("question", "responses", "answers", "finish_reasons")
-    rows = read_inputs(config.input, *needed, columns=config.columns, limit=run.limit)
+    rows = read_inputs(config.input, *config.needed, columns=config.columns, limit=run.limit)
     with tracked(stage, run, config, worker=index) as tracker:
         select_solutions(stage, rows, config, run, tracker=tracker)
 

@@ -48,7 +48,7 @@ def main(run: RunOptions, config: SolveConfig) -> None:
     index, workers = worker(config.engine.tensor_parallel_size)
     from scalequest.chat import bind, load_format, load_tokenizer
     from scalequest.engines.base import open_generator
-    from scalequest.records import model_fingerprint, read_inputs, source_fingerprint
+    from scalequest.records import model_fingerprint, read_inputs, row_seed, source_fingerprint
 
     # 2. The folder, and the fingerprint of all that can change a row
     chat_format = load_format(config.chat_format)
@@ -77,7 +77,9 @@ def main(run: RunOptions, config: SolveConfig) -> None:
         tracker = stack.enter_context(tracked(stage, run, config, worker=index))
         generator = None
         if asks_model(rows, config):
-            loading = open_generator(model, config.engine, revision=revision, seed=run.seed)
+            # Where an engine of several processes cannot be seeded by block, no two workers start alike.
+            seed = row_seed(run.seed, "engine", index, stage.written())
+            loading = open_generator(model, config.engine, revision=revision, seed=seed)
             generator = stack.enter_context(loading)
             stage.receipt["engine"] = f"{generator.name} {generator.version}"
         solve_questions(stage, rows, generator, chat, config, run, tracker=tracker)

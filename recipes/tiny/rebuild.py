@@ -44,7 +44,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--base-tokens", type=float, default=5e6, help="tokens of plain text")
-    parser.add_argument("--solver-tokens", type=float, default=4e6, help="tokens of questions and solutions")
+    parser.add_argument("--solver-tokens", type=float, default=5e6, help="tokens of questions and solutions")
     parser.add_argument("--models", type=Path, default=HERE / "models", help="folder of the two models")
     parser.add_argument("--data-only", action="store_true", help="stop after the questions and the splits")
     parser.add_argument(
@@ -178,7 +178,7 @@ def train_tokenizer() -> Any:
 
 
 def plain_batches(
-    tokenizer: Any, taken: set[str], rows: int = 24, length: int = 256
+    tokenizer: Any, taken: set[str], rows: int = 8, length: int = 256
 ) -> Iterator[tuple[Any, Any]]:
     """Documents one after another, cut into rows; loss on every token."""
     import torch
@@ -195,7 +195,7 @@ def plain_batches(
         yield batch, batch
 
 
-def solution_batches(tokenizer: Any, taken: set[str], tokens: int = 6144) -> Iterator[tuple[Any, Any]]:
+def solution_batches(tokenizer: Any, taken: set[str], tokens: int = 2048) -> Iterator[tuple[Any, Any]]:
     """Questions with their solutions, padded among rows of like length; loss on the solutions only."""
     import torch
 
@@ -255,7 +255,7 @@ def new_model(tokenizer: Any) -> Any:
     return LlamaForCausalLM(config)
 
 
-def fit(model: Any, batches: Iterator[tuple[Any, Any]], tokens: int, label: str, peak: float = 2e-3) -> float:
+def fit(model: Any, batches: Iterator[tuple[Any, Any]], tokens: int, label: str, peak: float = 1.5e-3) -> float:
     """AdamW, short warm-up, linear decay to zero over a budget of tokens with padding. Returns seconds."""
     import torch
 

@@ -46,6 +46,8 @@ _OURS = (
     *("checkpoint-*", "*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json"),
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt"),
     *("chat_template.jinja", "adapter", "adapter_config.json", "training_args.bin", "trainer_state.json"),
+    *("not_finite", "stopped.json", "calibration.png", "holdout.jsonl", "report.html", "report.json"),
+    "pairs.html",
 )
 _RUNNING, _READY = 0, 1  # bytes of `.lock` that worker 0 holds: while it runs, and once the folder is set up
 
@@ -210,6 +212,10 @@ class Stage:
             raise StageError(f"{self.output_dir}: block {index}: a row cannot be written: {error}") from None
         with _one_line(self._part(index)):
             _write(self._part(index), data)
+
+    def written(self) -> int:
+        """How many blocks are on disk, all workers' together."""
+        return sum(1 for _ in (self.output_dir / "parts").glob("[0-9]*.jsonl"))
 
     def samples(self, count: int) -> list[Row]:
         """The first kept rows of the blocks written so far, e.g. for the card; call it before `finish`."""

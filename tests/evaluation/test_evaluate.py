@@ -12,7 +12,8 @@ import pytest
 from evaluation_support import command, environment
 
 from scalequest.config import ConfigError, RunOptions, build
-from scalequest.evaluation.harness import EvaluationConfig, read_results
+from scalequest.evaluation.results import read_results
+from scalequest.evaluation.settings import EvaluationConfig
 from scalequest.evaluation.statistics import share
 from scalequest.records import read_rows
 

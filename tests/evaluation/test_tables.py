@@ -7,17 +7,10 @@ from pathlib import Path
 import pytest
 
 from scalequest.config import ConfigError
-from scalequest.evaluation.harness import Result
+from scalequest.evaluation.results import Result
 from scalequest.evaluation.statistics import share
-from scalequest.evaluation.tables import (
-    Table,
-    benchmark_tables,
-    latex,
-    load_published,
-    markdown,
-    published_table,
-    to_csv,
-)
+from scalequest.evaluation.published import load_published, published_table
+from scalequest.evaluation.tables import Table, benchmark_tables, latex, markdown, split_tables, to_csv
 
 
 def result(model: str, benchmark: str, correct: int, fingerprint: str = "f", **protocol: object) -> Result:

@@ -1,20 +1,17 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 from scalequest.config import RunOptions
 from scalequest.engines.base import Sampling
 from scalequest.grading import majority
-from scalequest.questions.filters import (
-    Benchmark,
-    ContaminationRule,
-    DifficultyRule,
-    FilterConfig,
-    SolvabilityRule,
-    filter_questions,
-)
+from scalequest.questions.contamination import Benchmark, ContaminationRule, TestQuestion
+from scalequest.questions.difficulty import DifficultyRule
+from scalequest.questions.filters import FilterConfig, filter_questions
 from scalequest.questions.prompts import Prompt
+from scalequest.questions.solvability import SolvabilityRule
 from stage_support import dropped, kept, opened
 from tiny_model import stories
 
@@ -34,14 +31,33 @@ def filtered(folder: Path, questions: list[str], *, benchmarks: Any = (), **more
 def test_text_steps_need_no_model(tmp_path: Path) -> None:
     receipt = filtered(
         tmp_path,
-        ["What is 3 + 4?", "What is  3 + 4?", "小明", "What is 5 + 4?", "How old is Ann?"],
+        ["What is 3 + 4?", "What is  3 + 4 ?", "小明", "What is 5 + 4?", "How old is <b>Ann</b>?"],
         steps=["language", "duplicates", "contamination"],
         contamination=ContaminationRule(against=[Benchmark(source="tests.jsonl")]),
-        benchmarks=["what is 5 + 4?"],
+        benchmarks=[TestQuestion("tests", "7", "what is 5 + 4")],
     )
     assert receipt["dropped"] == {"contamination": 1, "duplicate": 1, "language": 1}
-    assert receipt["counts"]["masked_matches"] == 3
-    assert [(row["id"], row["masked_match"]) for row in kept(tmp_path)] == [("q-000", True), ("q-004", False)]
+    assert [row["id"] for row in kept(tmp_path)] == ["q-000", "q-004"]
+    by_reason = {row["reason"]: row for row in dropped(tmp_path)}
+    assert by_reason["contamination"]["matches"] == "tests/7"
+    assert by_reason["duplicate"]["duplicate_of"] == "q-000"
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["contamination"]["flagged"] == {"exact": 1}
+    assert report["rows_in"] == report["kept"] + sum(report["dropped"].values())
+    page = (tmp_path / "report.html").read_text()
+    assert "tests/7" in page
+    assert "<b>Ann" not in page
+
+
+def test_selection_by_a_measured_column_is_plotted(tmp_path: Path) -> None:
+    run = RunOptions(output_dir=str(tmp_path), block_size=4, track="none")
+    rule = DifficultyRule(columns=["fail_rate"], drop_easiest=0.5)
+    config = FilterConfig(input=["x"], steps=["difficulty"], difficulty=rule)
+    rows = [{"id": f"q-{n}", "question": f"What is {n}?", "fail_rate": n / 10} for n in range(10)]
+    receipt = filter_questions(opened("filter_questions", run, config), rows, config, run)
+    assert receipt["dropped"] == {"too_easy": 5}
+    assert [row["fail_rate"] for row in kept(tmp_path)] == [0.5, 0.6, 0.7, 0.8, 0.9]
+    assert "<svg" in (tmp_path / "report.html").read_text()
 
 
 def test_agreement_is_measured_kept_and_cut_at(tmp_path: Path, tiny_generator: Any, tiny_chat: Any) -> None:
@@ -98,6 +114,9 @@ def test_a_judge_is_asked_once_and_unparsed_is_its_own_outcome(
     # the tiny model answers with a solution, which holds no verdict
     receipt = filtered(tmp_path / "lax", QUESTIONS, solvability=SolvabilityRule(**rule), **how, **judge)
     assert receipt["dropped"] == {"verdict_unparsed": len(QUESTIONS)}
+    assert receipt["counts"]["rules_disagree"] == 0
+    report = json.loads((tmp_path / "lax" / "report.json").read_text())
+    assert report["solvability"]["no_verdict_share"] == 1
     assert "boxed" in dropped(tmp_path / "lax")[0]["verdict_text"]
     exact = SolvabilityRule(**rule, paper_exact=True)
     receipt = filtered(tmp_path / "exact", QUESTIONS, solvability=exact, **how, **judge)
@@ -105,3 +124,20 @@ def test_a_judge_is_asked_once_and_unparsed_is_its_own_outcome(
     how["sampling"] = Sampling(0.0, 1.0, 3)
     receipt = filtered(tmp_path / "cut", QUESTIONS, solvability=SolvabilityRule(**rule), **how, **judge)
     assert receipt["dropped"] == {"verdict_truncated": len(QUESTIONS)}
+
+
+def test_votes_are_sampled_apart(tmp_path: Path, tiny_generator: Any, tiny_chat: Any) -> None:
+    votes = SolvabilityRule(judge="model", prompt="p.yaml", votes=3)
+    receipt = filtered(
+        tmp_path,
+        QUESTIONS[:4],
+        steps=["solvability"],
+        solvability=votes,
+        sampling=Sampling(1.0, 1.0, 40),
+        generator=tiny_generator,
+        format=tiny_chat,
+        prompt=Prompt("{question}"),
+        **MODEL,
+    )
+    assert sum(receipt["dropped"].values()) + receipt["kept"] == 4
+    assert all(len(row["verdicts"]) == 3 for row in dropped(tmp_path))

@@ -6,62 +6,17 @@ from typing import Any
 import pytest
 
 from scalequest.config import ConfigError
-from scalequest.questions.filters import (
-    Benchmark,
-    ContaminationRule,
-    DifficultyRule,
-    FilterConfig,
-    LanguageRule,
+from scalequest.questions.contamination import Benchmark, ContaminationRule, TestQuestion
+from scalequest.questions.difficulty import DifficultyRule, outside_difficulty, select_difficulty
+from scalequest.questions.filters import FilterConfig, read_text
+from scalequest.questions.solvability import (
     SolvabilityRule,
-    language,
-    masked,
-    normalised,
-    outside_difficulty,
-    read_text_steps,
+    judged,
+    rules_disagree,
     unsolvable,
     verdict,
+    voted,
 )
-
-ENGLISH = [
-    "Ann has 3 apples and buys 4 more. How many apples does she have?",
-    "José ate 2 of the 7 crêpes at the café. How many are left?",
-    "Find the area of a circle with radius $r = 3π$ and angle θ = 30°.",
-    "Let 𝑥 ∈ ℝ. What is the least value of 𝑥² − 4𝑥?",
-    "Janet’s ducks lay 16 eggs — “fresh” ones. How many in a week?",
-    "Solve $x^2 = 4$.",
-]
-FOREIGN = [
-    "小明有3个苹果，又买了4个。他现在有多少个苹果？",
-    "У Ани 3 яблока. Сколько яблок у неё?",
-    "Ann hat 12 Äpfel und kauft noch 5 Äpfel. Wie viele Äpfel hat Ann jetzt?",
-    "Ann a 12 pommes et en achete 5 de plus. Combien de pommes a-t-il maintenant ?",
-    "Ann tiene 12 manzanas y compra 5 más. ¿Cuántas manzanas tiene Ann ahora?",
-    "What is 3 plus 4? 答案是多少",
-]
-
-
-@pytest.mark.parametrize("question", ENGLISH)
-def test_english_stays(question: str) -> None:
-    assert language(question, LanguageRule()) is None
-
-
-@pytest.mark.parametrize("question", FOREIGN)
-def test_other_languages_go(question: str) -> None:
-    assert language(question, LanguageRule()) == "language"
-
-
-def test_paper_exact_is_the_ascii_rule() -> None:
-    exact = LanguageRule(paper_exact=True)
-    assert [language(question, exact) for question in ENGLISH] == [None, *["language"] * 4, None]
-    assert language("Wie viele hat der Mann und die Frau?", exact) is None
-    assert language(" \n", exact) == "empty"
-
-
-def test_normalised_and_masked() -> None:
-    assert normalised("  What IS\n 3 + 4 ?") == normalised("what is 3 + 4 ?")
-    assert normalised("What is 3 + 4?") != normalised("What is 3 + 5?")
-    assert masked("Ann has 3 apples, 1,200.5 in all.") == masked("Bob has 14 apples, 7 in all.")
-    assert masked("Ann has 3 apples.") != masked("Ann has 3 pears.")
 
 
 @pytest.mark.parametrize(
@@ -90,6 +45,27 @@ def test_paper_exact_verdict_is_yes_anywhere() -> None:
     assert verdict("", paper_exact=True) is False
 
 
+def test_votes_need_more_than_half_of_the_verdicts_given() -> None:
+    assert voted(["Yes.", "No.", "Yes."]) is True
+    assert voted(["Yes.", "No."]) is False
+    assert voted(["Yes.", "hm"]) is True
+    assert voted(["hm", ""]) is None
+
+
+def test_rows_on_which_the_two_rules_disagree() -> None:
+    rule = SolvabilityRule(judge="model", prompt="p.yaml")
+    for text, disagree in (
+        ("Yes.", False),
+        ("No.", False),
+        ("Yesterday. No.", True),
+        ("Yes we can tell", True),
+    ):
+        assert rules_disagree(judged([text], ["stop"], rule)) is disagree, text
+    exact = dataclasses.replace(rule, paper_exact=True)
+    assert judged(["Yesterday. No."], ["stop"], exact)["verdict"] is True
+    assert rules_disagree(judged(["Yesterday. No."], ["stop"], exact))
+
+
 def rows(*questions: str) -> list[dict[str, Any]]:
     return [{"id": f"q-{i}", "question": question} for i, question in enumerate(questions)]
 
@@ -100,21 +76,31 @@ def test_steps_run_in_the_order_given_and_the_first_of_equals_stays() -> None:
         steps=["language", "duplicates", "contamination"],
         contamination=ContaminationRule(against=[Benchmark(source="tests.jsonl")]),
     )
-    reasons, near = read_text_steps(
-        rows(
-            "What is 3 + 4?",
-            "What  is 3 + 4?",
-            "小明",
-            "小明",
-            "How old is Ann?",
-            "What is 3 + 5?",
-            "How old is Bob?",
-        ),
-        config,
-        ["How old is Bob?", "what is 9 + 9?"],
+    questions = rows(
+        "What is 3 + 4?",
+        "What  is 3 + 4 ?",
+        "小明",
+        "小明",
+        "How old is Ann if she is twice as old as Bob, who is 7 years old?",
+        "What is 3 + 5?",
+        "How old is Bob?",
+        "How old is Eve if she is twice as old as Bob, who is 7 years old?",
     )
-    assert reasons == [None, "duplicate", "language", "language", None, None, "contamination"]
-    assert near == [True, True, False, False, True, True, True]
+    found = read_text(
+        questions, config, [TestQuestion("b", "0", "how OLD is Bob"), TestQuestion("b", "1", "x")]
+    )
+    assert found.reasons == [
+        *(None, "duplicate", "language", "language", None, None, "contamination", "near_duplicate"),
+    ]
+    assert found.columns[6] == {"matches": "b/0", "matches_by": "exact"}
+    assert [found.columns[n] for n in (1, 7)] == [{"duplicate_of": "q-0"}, {"duplicate_of": "q-4"}]
+    assert found.clean == [{"benchmark": "b", "questions": 2, "met": 1, "clean": 0.5}]
+
+    # flagged rows go on only when told to
+    told = dataclasses.replace(config, contamination=dataclasses.replace(config.contamination, drop=False))
+    marked = read_text(questions, told, [TestQuestion("b", "0", "How old is Bob?")])
+    assert marked.reasons[6] is None
+    assert marked.columns[6]["matches"] == "b/0"
 
 
 def test_reasons_of_the_model_steps() -> None:
@@ -129,6 +115,33 @@ def test_reasons_of_the_model_steps() -> None:
     middle = DifficultyRule(min_fail_rate=0.2, max_fail_rate=0.8)
     measured = [outside_difficulty({"fail_rate": rate}, middle) for rate in (0.0, 0.2, 0.8, 1.0)]
     assert measured == ["too_easy", None, None, "too_hard"]
+
+
+def scored(*values: float, generator: str = "a") -> list[dict[str, Any]]:
+    return [{"id": f"{generator}-{n}", "generator": generator, "difficulty": v} for n, v in enumerate(values)]
+
+
+def test_difficulty_by_a_cut_hits_one_generator_only() -> None:
+    questions = scored(0.1, 0.9, 0.2, 0.8) + scored(0.0, 1.0, generator="b")
+    rule = DifficultyRule(columns=["difficulty"], drop_easiest=0.25, drop_hardest=0.25, generators=["a"])
+    assert select_difficulty(questions, rule, 1) == ["too_easy", "too_hard", None, None, None, None]
+    ranked = DifficultyRule(columns=["difficulty", "fail_rate"], drop_easiest=0.5)
+    both = [row | {"fail_rate": fail} for row, fail in zip(scored(0.1, 0.9), (1.0, 0.1), strict=True)]
+    assert sum(reason == "too_easy" for reason in select_difficulty(both, ranked, 1)) == 1
+    with pytest.raises(ConfigError, match=r"a-0 has no number in 'fail_rate'"):
+        select_difficulty(scored(0.1), ranked, 1)
+
+
+def test_a_target_distribution_is_met_by_the_largest_set_that_has_it() -> None:
+    questions = scored(*[0.1] * 60, *[0.5] * 20, *[0.9] * 20)
+    rule = DifficultyRule(columns=["difficulty"], edges=[0.3, 0.7], target=[0.25, 0.25, 0.5])
+    reasons = select_difficulty(questions, rule, 1)
+    kept = [row["difficulty"] for row, reason in zip(questions, reasons, strict=True) if reason is None]
+    assert [kept.count(value) for value in (0.1, 0.5, 0.9)] == [10, 10, 20]
+    assert set(reasons) == {None, "off_target"}
+    turned = select_difficulty(questions[::-1], rule, 1)[::-1]
+    assert turned == reasons, "the order of the rows does not matter"
+    assert select_difficulty(questions, rule, 2) != reasons
 
 
 @pytest.mark.parametrize(
@@ -153,3 +166,17 @@ def test_a_config_that_cannot_work_says_why(change: dict[str, Any], named: str) 
     config = FilterConfig(input=["x"], steps=["language"], model_name_or_path="m", chat_format="tinymath")
     with pytest.raises(ConfigError, match=named):
         dataclasses.replace(config, **change)
+
+
+def test_difficulty_by_columns_asks_no_model() -> None:
+    rule = DifficultyRule(columns=["fail_rate"], min_fail_rate=0.3)
+    config = FilterConfig(input=["x"], steps=["difficulty"], difficulty=rule)
+    assert not config.asks_model
+    questions = [row | {"fail_rate": rate} for row, rate in zip(rows("a", "b"), (0.2, 0.4), strict=True)]
+    found = read_text(questions, config)
+    assert found.reasons == ["too_easy", None]
+    assert found.difficulties == ([0.2, 0.4], [0.4])
+    with pytest.raises(ConfigError, match="rising edges"):
+        DifficultyRule(columns=["x"], target=[0.5, 0.5], edges=[2, 1])
+    with pytest.raises(ConfigError, match="columns"):
+        DifficultyRule(drop_easiest=0.1)

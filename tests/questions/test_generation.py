@@ -87,3 +87,22 @@ def test_noise_is_dropped_with_its_reason(tiny_chat: Any) -> None:
 def test_a_context_too_small_is_said_at_once(tmp_path: Path, tiny_generator: Any, tiny_chat: Any) -> None:
     with pytest.raises(ConfigError, match="max_tokens"):
         generate(tmp_path, tiny_generator, tiny_chat, sampling=Sampling(1.0, 1.0, 511))
+
+
+def test_seeds_by_block_are_no_workers_own(tmp_path: Path, tiny_generator: Any, tiny_chat: Any) -> None:
+    """A block's rows depend on its number: not on what was drawn before it, so not on who else has blocks."""
+    whole, rest = tmp_path / "whole", tmp_path / "rest"
+    generate(whole, tiny_generator, tiny_chat, seed_scope="block")
+    options = RunOptions(output_dir=str(rest), block_size=8, track="none")
+    config = GenerationConfig(
+        model_name_or_path="some/model", chat_format="tinymath", num_questions=30,
+        sampling=Sampling(1.0, 0.99, 40), seed_scope="block",
+    )  # fmt: skip
+    stage = opened("generate_questions", options, config)
+    stage.write_block(0, [{"id": f"q-{n:08d}", "question": "other"} for n in range(8)])
+    generate_questions(stage, tiny_generator, tiny_chat, config, options)
+    same = [row for row in kept(whole) if int(row["id"][2:]) >= 8]
+    assert [row for row in kept(rest) if int(row["id"][2:]) >= 8] == same
+    texts = [row["question"] for row in kept(whole)]
+    assert len(set(texts)) > 20, "blocks differ"
+    assert {row["seed"] for row in same} == {None}

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from scalequest.engines.stream import Drop
 from scalequest.solutions.selection import SelectConfig, _shuffled, select
 
@@ -27,16 +29,59 @@ def test_the_first_complete_response_with_the_majority_answer() -> None:
         ("a \\boxed{7}", "7"),
         ("b \\boxed{7.0}", "7.0"),
     )
-    chosen = select(row, CONFIG)
-    assert not isinstance(chosen, Drop)
-    assert (chosen["response"], chosen["answer"], chosen["agreement"]) == ("a \\boxed{7}", "7", 0.5)
-    assert chosen["query"] == "What is 3 + 4?"
+    one = chosen(row, "majority")
+    assert (one["response"], one["answer"], one["agreement"]) == ("a \\boxed{7}", "7", 0.5)
+    assert one["query"] == "What is 3 + 4?"
+
+
+def rewarded(*samples: tuple[str, str | None, float | None]) -> dict[str, Any]:
+    return solved(*((response, answer) for response, answer, _ in samples)) | {
+        "rewards": [reward for _, _, reward in samples]
+    }
+
+
+def chosen(row: dict[str, Any], rule: str, **options: Any) -> dict[str, Any]:
+    outcome = select(row, SelectConfig(input=["x"], rule=rule, **options))
+    assert not isinstance(outcome, Drop), outcome.reason
+    return outcome
+
+
+def test_rules_that_use_rewards() -> None:
+    row = rewarded(
+        ("a \\boxed{7}", "7", 0.5),
+        ("b \\boxed{7}", "7", 1.5),
+        ("c \\boxed{8}", "8", 3.0),
+        ("d \\boxed{7.0}", "7.0", 1.5),
+        ("e \\boxed{9}", "9", 2.9),
+    )
+    assert chosen(row, "majority")["response"].startswith("a")
+    assert chosen(row, "reward")["response"].startswith("c")
+    assert chosen(row, "reward")["margin"] == pytest.approx(0.1)
+    best = chosen(row, "majority_reward")
+    assert best["response"].startswith("b"), "the first of equal rewards"
+    assert best["margin"] == pytest.approx(-1.5)
+    assert chosen(row, "reward_vote")["response"].startswith("b"), "three fair rewards beat a high one"
+    assert chosen(row, "majority")["margin"] == pytest.approx(3 / 5 - 1 / 5)
+    assert chosen(row | {"reference": "9"}, "correct")["response"].startswith("e")
+    assert chosen(solved(("\\boxed{7}", "7")), "majority")["margin"] is None
+
+
+def test_drops_of_rules_that_use_rewards() -> None:
+    def reason(row: dict[str, Any], rule: str, **options: Any) -> str:
+        outcome = select(row, SelectConfig(input=["x"], rule=rule, **options))
+        assert isinstance(outcome, Drop)
+        return outcome.reason
+
+    row = rewarded(("\\boxed{7}", "7", None), ("no", None, 2.0))
+    assert reason(row, "reward") == "no_reward"
+    assert reason(row | {"reference": "8"}, "correct") == "no_correct"
+    assert reason(rewarded(("\\boxed{7}", "7", 0.1)), "reward", min_reward=0.5) == "low_reward"
+    assert "rewards" in SelectConfig(input=["x"], rule="reward").needed
+    assert "reference" in SelectConfig(input=["x"], rule="correct").needed
 
 
 def test_ties_go_to_the_answer_that_came_first() -> None:
-    chosen = select(solved(("\\boxed{9}", "9"), ("\\boxed{7}", "7")), CONFIG)
-    assert not isinstance(chosen, Drop)
-    assert chosen["answer"] == "9"
+    assert chosen(solved(("\\boxed{9}", "9"), ("\\boxed{7}", "7")), "majority")["answer"] == "9"
 
 
 def test_every_drop_has_its_reason() -> None:

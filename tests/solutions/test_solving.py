@@ -9,7 +9,7 @@ from scalequest.chat import load_format
 from scalequest.config import ConfigError, RunOptions, to_dict
 from scalequest.engines.base import Sampling
 from scalequest.grading import majority
-from scalequest.solutions.solving import SolveConfig, check_reuse, solve_questions
+from scalequest.solutions.solving import SolveConfig, asks_model, check_reuse, read_answers, solve_questions
 from scalequest.stages import begin
 from stage_support import dropped, kept, opened
 from tiny_model import stories
@@ -92,3 +92,72 @@ def test_reuse_wants_the_same_model_format_and_sampling(tmp_path: Path) -> None:
         check_reuse([str(tmp_path)], "abd", load_format("smollm2"), SAMPLING)
     with pytest.raises(ConfigError, match="not the folder"):
         check_reuse(["questions.jsonl"], "abc", chat_format, SAMPLING)
+
+
+def test_hard_questions_get_more_samples(tmp_path: Path, tiny_generator: Any, tiny_chat: Any) -> None:
+    rows = questions(*QUESTIONS, *(text.replace("buys", "stamps") for text in QUESTIONS))
+    asked = {"samples": 2, "until_agree": 3, "max_samples": 7, "sampling": Sampling(0.7, 1.0, 40)}
+    receipt = solve(tmp_path / "one", rows, tiny_generator, tiny_chat, **asked)
+    made = kept(tmp_path / "one") + dropped(tmp_path / "one")
+    assert len(made) == 12
+    lengths = {len(row["responses"]) for row in made}
+    assert lengths <= {4, 6, 7}, "rounds of two, the last one cut to the cap"
+    assert len(lengths) > 1, "the seeds give easy and hard ones"
+    for row in made:
+        agreeing = round(row["agreement"] * len(row["answers"]))
+        assert agreeing >= 3 or len(row["answers"]) == 7
+        assert row["agreement"] == majority(row["answers"])[1]
+        before = {4: 2, 6: 4, 7: 6}[len(row["answers"])]
+        assert round(majority(row["answers"][:before])[1] * before) < 3, "it stopped once three agreed"
+    assert receipt["tokens"] == sum(sum(row["tokens"]) for row in made)
+    # a sample is what it would be were there fewer of them, and another split into blocks changes nothing
+    fixed = kept_and_dropped(
+        tmp_path / "fixed", rows, tiny_generator, tiny_chat, **asked | {"until_agree": None}
+    )
+    for row in made:
+        assert row["responses"][:2] == fixed[row["id"]]["responses"]
+    again = kept_and_dropped(tmp_path / "again", rows, tiny_generator, tiny_chat, **asked)
+    assert again == {row["id"]: row for row in made}
+
+
+def kept_and_dropped(folder: Path, *args: Any, **more: Any) -> dict[str, Any]:
+    solve(folder, *args, **more)
+    return {row["id"]: row for row in kept(folder) + dropped(folder)}
+
+
+def test_more_samples_behind_reused_ones(tmp_path: Path, tiny_generator: Any, tiny_chat: Any) -> None:
+    solve(tmp_path / "two", questions(*QUESTIONS), tiny_generator, tiny_chat, samples=2)
+    carried = kept(tmp_path / "two")
+    more = {"samples": 2, "until_agree": 2, "max_samples": 5, "reuse": True}
+    solve(tmp_path / "more", carried, tiny_generator, tiny_chat, **more)
+    for before, row in zip(carried, kept(tmp_path / "more"), strict=True):
+        assert row["responses"][:2] == before["responses"]
+        assert (len(row["responses"]) == 2) == (before["agreement"] == 1.0)
+    # nothing to ask is nothing to load
+    agreed = [row for row in carried if row["agreement"] == 1.0]
+    config = SolveConfig(input=["x"], model_name_or_path="m", chat_format="tinymath", **more)
+    assert not asks_model(agreed, config)
+    assert solve(tmp_path / "none", agreed, None, tiny_chat, **more)["tokens"] == 0
+
+
+def test_a_last_number_is_no_answer_where_a_phrase_is_wanted() -> None:
+    texts = ["So 3 + 4 = 7", "The answer is 7.", "\\boxed{7}", "The answer is 7."]
+    reasons = ["stop", "stop", "stop", "length"]
+    assert read_answers(texts, reasons) == ["7", "7", "7", None]
+    assert read_answers(texts, reasons, phrase=True) == [None, "7", "7", None]
+
+
+def test_seeds_by_block_are_the_blocks_own(tmp_path: Path, tiny_generator: Any, tiny_chat: Any) -> None:
+    rows = questions(*QUESTIONS, *QUESTIONS)
+    first = kept_and_dropped(tmp_path / "a", rows, tiny_generator, tiny_chat, seed_scope="block")
+    # what another stage drew in between does not matter
+    assert kept_and_dropped(tmp_path / "b", rows, tiny_generator, tiny_chat, seed_scope="block") == first
+    assert kept_and_dropped(tmp_path / "c", rows, tiny_generator, tiny_chat) != first
+
+
+def test_counts_that_contradict_each_other_are_refused() -> None:
+    given = {"input": ["x"], "model_name_or_path": "m", "chat_format": "tinymath"}
+    with pytest.raises(ConfigError, match="until_agree"):
+        SolveConfig(**given, until_agree=9, max_samples=8)
+    with pytest.raises(ConfigError, match="max_samples"):
+        SolveConfig(**given, until_agree=2, samples=5, max_samples=4)

@@ -129,7 +129,7 @@ def train() -> Callable[..., Path]:
     """Run a recipe's `main` on settings; gives its output folder."""
     from scalequest.config import build
 
-    modules = {name: recipe(name) for name in ("qft", "sft", "qpo")}
+    modules = {name: recipe(name) for name in ("qft", "sft", "qpo", "difficulty")}
 
     def run(name: str, settings: Mapping[str, Any], **more: Any) -> Path:
         given = {**settings, **more}

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from scalequest.config import ConfigError
+from scalequest.records import read_inputs
 from scalequest.training import data
 
 QUESTION = "Ann has 3 apples and buys 2 more. How many apples does Ann have now?"
@@ -62,7 +63,7 @@ def test_every_row_is_kept_held_out_or_dropped_with_a_reason(chat: Any, tmp_path
         for n, text in enumerate([QUESTION, "Why?", " ", "a <|end|> b"] * 5)
     ]
     render = partial(data.question, max_length=12)
-    counts = data.prepare(tmp_path / "d", rows, render, chat, needs=["question"], holdout=2, seed=1)
+    counts = data.prepare(tmp_path / "d", rows, render, chat, holdout=2, seed=1)
     assert counts.rows_in == 20 == counts.train + counts.holdout + sum(counts.dropped.values())
     assert counts.dropped == {"too_long": 5, "empty": 5, "special_token_in_text": 5}
     train, holdout = data.load(tmp_path / "d")
@@ -79,7 +80,7 @@ def test_worker_processes_change_nothing(chat: Any, tmp_path: Path) -> None:
     rows = [{"id": f"q-{n}", "question": f"{QUESTION} {n}"} for n in range(30)]
     render = partial(data.question, max_length=None)
     for processes in (1, 2):
-        data.prepare(tmp_path / str(processes), rows, render, chat, needs=["question"], processes=processes)
+        data.prepare(tmp_path / str(processes), rows, render, chat, processes=processes)
     one, two = (data.load(tmp_path / str(processes))[0] for processes in (1, 2))
     assert one[:] == two[:]
 
@@ -89,10 +90,9 @@ def test_a_torn_preparation_is_made_again(chat: Any, tmp_path: Path) -> None:
     (tmp_path / "d" / "rows.arrow").write_bytes(b"torn")
     data.prepare(
         tmp_path / "d",
-        [{"question": QUESTION}],
+        [{"id": "q", "question": QUESTION}],
         partial(data.question, max_length=None),
         chat,
-        needs=["question"],
     )
     assert len(data.load(tmp_path / "d")[0]) == 1
 
@@ -101,15 +101,15 @@ def test_two_sources_may_name_their_columns_differently(tmp_path: Path) -> None:
     (tmp_path / "gsm8k.jsonl").write_text(json.dumps({"question": "One?"}) + "\n")
     (tmp_path / "math.jsonl").write_text(json.dumps({"problem": "Two?"}) + "\n")
     sources = [str(tmp_path / "gsm8k.jsonl"), str(tmp_path / "math.jsonl")]
-    read = data.read_inputs(sources, {"question": "problem"}, None)
+    read = read_inputs(sources, "question", columns={"question": "problem"})
     assert [row["question"] for row in read] == ["One?", "Two?"]
-    assert len(data.read_inputs(sources, {"question": "problem"}, 1)) == 1
+    assert len(read_inputs(sources, "question", columns={"question": "problem"}, limit=1)) == 1
     with pytest.raises(ConfigError, match=r"math.jsonl: row 1: no 'question'"):
-        data.read_inputs(sources, {"question": "text"}, None)
+        read_inputs(sources, "question", columns={"question": "text"})
 
 
 def test_nothing_left_is_an_error(chat: Any, tmp_path: Path) -> None:
     render = partial(data.question, max_length=2)
     with pytest.raises(ConfigError, match=r"nothing to train on .*too_long: 1"):
-        data.prepare(tmp_path / "d", [{"id": "q", "question": QUESTION}], render, chat, needs=["question"])
+        data.prepare(tmp_path / "d", [{"id": "q", "question": QUESTION}], render, chat)
     assert not (tmp_path / "d").exists()

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_support import RECIPES, same, weights, write_yaml
+from training_support import RECIPES, logged, same, weights, write_yaml
 
 from scalequest.config import ConfigError, build, parse
 from scalequest.shards import StageError
@@ -228,12 +228,6 @@ def test_wrong_settings_of_the_trainer_are_refused(
     with pytest.raises(SystemExit, match="2"):
         parse(*types_of("qft"), argv=["--config", str(tmp_path / "qft.yaml"), *more])
     assert named in capsys.readouterr().err
-
-
-def logged(out: Path) -> list[dict[str, Any]]:
-    """Numbers that a run reported."""
-    records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [record for record in records if "step" in record]
 
 
 def types_of(name: str) -> tuple[type, ...]:

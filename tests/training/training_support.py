@@ -40,3 +40,9 @@ def write_yaml(path: Path, settings: Mapping[str, Any]) -> Path:
     """Settings as a YAML file (JSON is YAML)."""
     path.write_text(json.dumps(settings))
     return path
+
+
+def logged(out: Path) -> list[dict[str, Any]]:
+    """Numbers that a run reported."""
+    records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [record for record in records if "step" in record]

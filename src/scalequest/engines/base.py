@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Protocol
 
@@ -50,10 +52,18 @@ class Request:
 
 @dataclass(frozen=True)
 class Block:
-    """A fixed run of row numbers, the unit that is written, resumed and (on `transformers`) batched."""
+    """A fixed run of row numbers, the unit that is written, resumed and (on `transformers`) batched.
+
+    Attributes:
+        index: its number.
+        requests: one a completion.
+        seed: what the engine's random numbers start from when it takes the block; requests without a seed of
+            their own draw from it. None goes on with the numbers that are left.
+    """
 
     index: int
     requests: Sequence[Request]
+    seed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -123,13 +133,29 @@ class EngineConfig:
     )
 
 
+def adapter_base(model: str | Path) -> str | None:
+    """The model that a LoRA adapter belongs to, by `adapter_config.json`; None where `model` is no adapter.
+
+    Raises:
+        ConfigError: the adapter does not name its base.
+    """
+    folder = Path(model).expanduser()
+    path = folder / "adapter_config.json"
+    if not path.is_file() or (folder / "config.json").exists():
+        return None
+    base = json.loads(path.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    if not base:
+        raise ConfigError(f"{path}: no base_model_name_or_path; merge the adapter, or name its base there")
+    return str(base)
+
+
 def open_generator(
     model: str, config: EngineConfig, *, revision: str | None = None, seed: int = 0
 ) -> Generator:
-    """Load `model` (a folder or hub id) on the engine that `config` names.
+    """Load `model` on the engine that `config` names.
 
     Args:
-        model: folder or hub id.
+        model: folder or hub id; or the folder of a LoRA adapter, whose base is loaded with it.
         config: the engine and its settings.
         revision: of the model on the hub.
         seed: what requests without a seed of their own are drawn from.

@@ -3,37 +3,20 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from scalequest.config import ConfigError
-from scalequest.engines.base import Block, Completion, FinishReason, Generator, Request, Sampling
-from scalequest.records import Row
+from scalequest.engines.base import Block, Completion, Generator, Request, Sampling
+from scalequest.engines.progress import Gates, Progress, Reply
+from scalequest.records import Row, row_seed
 from scalequest.shards import Stage
 from scalequest.tracking import Tracker
 
 logger = logging.getLogger(__name__)
 
-REPORT_EVERY = 10.0  # seconds between two lines of progress
 SAMPLES = 8  # rows in the tracker's table
-
-
-class Reply(Protocol):
-    """What a block brings back for one question: a `Completion`, or anything that counts the same way."""
-
-    @property
-    def tokens(self) -> int:
-        """Generated for it."""
-
-    @property
-    def prompt_tokens(self) -> int:
-        """Read for it."""
-
-    @property
-    def finish_reason(self) -> FinishReason:
-        """How it ended."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +33,17 @@ Answer = Callable[[Iterator[tuple[int, list[Q]]]], Iterator[tuple[int, list[A]]]
 
 
 def completing(
-    generator: Generator, sampling: Sampling, stop_ids: Sequence[int]
+    generator: Generator,
+    sampling: Sampling,
+    stop_ids: Sequence[int],
+    *,
+    block_seeds: tuple[int, str] | None = None,
 ) -> Answer[Request, Completion]:
     """The `answer` of `stream` that is one model on one engine.
 
     A prompt too long for the context is not asked, and comes back as cut before its first token: one long
-    question costs its row, not the run.
+    question costs its row, not the run. With `block_seeds` (the run's seed, the stage) every block has a
+    seed, made of these, its number and its first request: no two draw the same numbers, on any worker.
 
     Raises:
         ConfigError: `sampling.max_tokens` alone fills the context.
@@ -72,7 +60,8 @@ def completing(
         def fitting() -> Iterator[Block]:
             for index, requests in blocks:
                 asked[index] = requests
-                yield Block(index, [request for request in requests if len(request.prompt_ids) <= room])
+                seed = row_seed(*block_seeds, "block", index, requests[0].key) if block_seeds else None
+                yield Block(index, [request for request in requests if len(request.prompt_ids) <= room], seed)
 
         for block, completions in generator.generate(fitting(), sampling, stop_ids):
             done = iter(completions)
@@ -97,8 +86,10 @@ def stream(
     ask: Callable[[int], Sequence[Q] | Drop],
     answer: Answer[Q, A] | None,
     settle: Callable[[int, Sequence[A]], Row | Drop],
-    counts: Callable[[range], Mapping[str, int]] | None = None,
+    counts: Callable[[range], Mapping[str, int | float]] | None = None,
     tracker: Tracker | None = None,
+    gates: Gates | None = None,
+    text: Callable[[Row], str] | None = None,
 ) -> None:
     """Take row numbers 0 to `rows` - 1 through a model and write what comes of each, once.
 
@@ -114,10 +105,17 @@ def stream(
         settle: row number and its replies to the row that is kept, or to a `Drop`.
         counts: row numbers of a block to further numbers for the receipt, which sums them over all blocks.
         tracker: gets the rates and one table of sample rows.
+        gates: rates that end the stage early when they are exceeded.
+        text: a kept row's text, equal for duplicates; None does not look for them.
+
+    Raises:
+        GateError: a rate is above its limit. The blocks written so far stay.
     """
     name = str(stage.receipt["stage"])
     todo = list(stage.pending(rows, block_size))
-    progress = _Progress(name, sum(len(numbers) for _, numbers in todo), tracker)
+    progress = Progress(
+        name, rows, lambda: min(rows, stage.written() * block_size), tracker, gates=gates, text=text
+    )
     planned: dict[int, tuple[range, list[Sequence[Q] | Drop]]] = {}
     samples: list[Row] = []
 
@@ -150,7 +148,7 @@ def stream(
         if not samples and kept:
             logger.info("%s: first row: %s", name, _short(kept[0]))
         samples.extend(kept[: SAMPLES - len(samples)])
-        progress.add(len(numbers), len(kept), replies)
+        progress.add(kept, dropped, replies)
 
     def blocks() -> Iterator[tuple[int, list[Q]]]:
         for index, numbers in todo:
@@ -162,70 +160,17 @@ def stream(
             else:
                 write(index, [])
 
-    if answer is None:
-        assert not any(blocks()), "rows ask, and nobody is there to answer"
-    else:
-        for index, replies in answer(blocks()):
-            write(index, replies)
+    with progress:
+        if answer is None:
+            assert not any(blocks()), "rows ask, and nobody is there to answer"
+        else:
+            for index, replies in answer(blocks()):
+                write(index, replies)
     if planned:
         raise RuntimeError(f"{name}: no replies came back for blocks {sorted(planned)}")
-    progress.report()
     if tracker is not None and samples:
         tracker.table("samples", samples)
 
 
 def _short(row: Row) -> dict[str, Any]:
     return {key: value if len(text := str(value)) <= 300 else text[:300] + "…" for key, value in row.items()}
-
-
-class _Progress:
-    """Rates of this process since it began, logged every few seconds."""
-
-    def __init__(self, name: str, rows: int, tracker: Tracker | None) -> None:
-        self.name, self.rows, self.tracker = name, rows, tracker
-        self.started = self.reported = self.last = time.monotonic()
-        self.done = self.kept = self.tokens = self.replies = self.stopped = 0
-
-    def lap(self) -> float:
-        """Seconds since the last block: summed over blocks they are this process's work, over any restart."""
-        now = time.monotonic()
-        passed, self.last = now - self.last, now
-        return round(passed, 3)
-
-    def add(self, rows: int, kept: int, replies: Sequence[Reply]) -> None:
-        self.done += rows
-        self.kept += kept
-        self.tokens += sum(reply.tokens for reply in replies)
-        self.replies += len(replies)
-        self.stopped += sum(reply.finish_reason == "stop" for reply in replies)
-        if time.monotonic() - self.reported >= REPORT_EVERY:
-            self.report()
-
-    def report(self) -> None:
-        if not self.done:
-            return
-        self.reported = time.monotonic()
-        seconds = max(self.reported - self.started, 1e-9)
-        rate = self.done / seconds
-        stopped = self.stopped / self.replies if self.replies else 1.0
-        metrics = {
-            "rows": self.done,
-            "kept": self.kept,
-            "rows_per_second": rate,
-            "tokens_per_second": self.tokens / seconds,
-            "finished_by_stop": stopped,
-            "eta_seconds": (self.rows - self.done) / rate,
-        }
-        logger.info(
-            "%s: %d of %d rows, %d kept, %.1f rows/s, %.0f tokens/s, %.1f %% stopped, %.0f s left",
-            self.name,
-            self.done,
-            self.rows,
-            self.kept,
-            rate,
-            metrics["tokens_per_second"],
-            100 * stopped,
-            metrics["eta_seconds"],
-        )
-        if self.tracker is not None:
-            self.tracker.log(metrics, step=self.done)

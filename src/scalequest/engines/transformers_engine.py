@@ -33,7 +33,7 @@ class TransformersGenerator:
             model, revision=revision, dtype=config.dtype, trust_remote_code=config.trust_remote_code
         )
         transformers_logging.enable_progress_bar()
-        self.model.to(_device()).eval()
+        self.model.to(device()).eval()
         # What the checkpoint recommends (a repetition penalty, say) would fill every field left open.
         self.model.generation_config = GenerationConfig()
         text = self.model.config.get_text_config()
@@ -51,6 +51,8 @@ class TransformersGenerator:
             ConfigError: a request does not fit the context.
         """
         for block in blocks:
+            if block.seed is not None:
+                self._unseeded.manual_seed(block.seed)
             for request in block.requests:
                 check_request(request, sampling, context=self.context, vocabulary=self._vocabulary)
             order = sorted(
@@ -160,7 +162,8 @@ def _completion(request: Request, generated: list[int], stops: frozenset[int]) -
     )
 
 
-def _device() -> str:
+def device() -> str:
+    """Where models run: the GPU where there is one."""
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"

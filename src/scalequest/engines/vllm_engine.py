@@ -5,16 +5,26 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import gc
+import json
 import logging
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from scalequest.config import ConfigError
-from scalequest.engines.base import Block, Completion, EngineConfig, Request, Sampling, check_request
+from scalequest.engines.base import (
+    Block,
+    Completion,
+    EngineConfig,
+    Request,
+    Sampling,
+    adapter_base,
+    check_request,
+)
 from scalequest.engines.launch import has_gpu
 
 GIB = 1 << 30
@@ -47,13 +57,14 @@ def import_vllm() -> Any:
 
 
 def engine_arguments(model: str, config: EngineConfig, *, revision: str | None, seed: int) -> dict[str, Any]:
-    """Return the arguments of `vllm.LLM` for a generator of `model`.
+    """Return the arguments of `vllm.LLM` for a generator of `model`, a LoRA adapter's base where it is one.
 
     Raises:
         ConfigError: an argument in `config.extra` is unknown to the installed vLLM, or a setting of ours.
     """
     from transformers import AutoConfig
 
+    adapter, model = model, adapter_base(model) or model
     loaded = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=config.trust_remote_code)
     # Left alone, vLLM runs a float32 checkpoint in 16 bits.
     dtype = config.dtype if config.dtype != "auto" else str(loaded.dtype or "auto").removeprefix("torch.")
@@ -72,11 +83,27 @@ def engine_arguments(model: str, config: EngineConfig, *, revision: str | None, 
         "generation_config": "vllm",  # not the checkpoint's, which may change the sampling
         "use_tqdm_on_load": False,
     }
+    if adapter != model:
+        arguments |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": _rank(adapter)}
     if config.max_num_seqs is not None:
         arguments["max_num_seqs"] = config.max_num_seqs
     if not has_gpu():
         arguments |= _cpu_arguments(loaded.get_text_config(), config, dtype)
     return arguments | _checked(config.extra)
+
+
+def _rank(adapter: str) -> int:
+    """The smallest rank that vLLM makes room for and that holds the adapter."""
+    from typing import get_args
+
+    from vllm.config.lora import MaxLoRARanks
+
+    settings = json.loads((Path(adapter) / "adapter_config.json").read_text(encoding="utf-8"))
+    needed = max([settings["r"], *settings.get("rank_pattern", {}).values()])
+    fitting = [rank for rank in get_args(MaxLoRARanks) if rank >= needed]
+    if not fitting:
+        raise ConfigError(f"{adapter}: its rank {needed} is more than vLLM takes; merge it into its base")
+    return int(min(fitting))
 
 
 def _cpu_arguments(model: Any, config: EngineConfig, dtype: str) -> dict[str, Any]:
@@ -150,6 +177,11 @@ class VllmGenerator:
         # Enough waiting that a finished request is replaced within the step, few enough to stay lazy.
         self._in_flight: int = 2 * settings.scheduler_config.max_num_seqs
         self._asked = 0
+        self._adapter: Any = None
+        if adapter_base(model) is not None:
+            from vllm.lora.request import LoRARequest
+
+            self._adapter = LoRARequest("adapter", 1, model)
 
     def generate(
         self, blocks: Iterable[Block], sampling: Sampling, stop_ids: Sequence[int]
@@ -159,6 +191,7 @@ class VllmGenerator:
         Raises:
             ConfigError: a request does not fit the context.
         """
+        import torch
         from vllm import SamplingParams
         from vllm.inputs import tokens_input
         from vllm.sampling_params import RequestOutputKind
@@ -178,6 +211,10 @@ class VllmGenerator:
 
         def pulled() -> Iterator[tuple[_Open, int, Request] | _Open]:
             for block in blocks:
+                if block.seed is not None:
+                    torch.manual_seed(
+                        block.seed
+                    )  # unseeded rows draw from torch's own numbers, in this process
                 opened = _Open(block, [None] * len(block.requests), len(block.requests))
                 if not block.requests:
                     yield opened
@@ -196,7 +233,8 @@ class VllmGenerator:
                     self._asked += 1
                     name = str(self._asked)
                     params = SamplingParams(seed=request.seed if sampling.temperature else None, **shared)
-                    engine.add_request(name, tokens_input(list(request.prompt_ids)), params)
+                    prompt = tokens_input(list(request.prompt_ids))
+                    engine.add_request(name, prompt, params, lora_request=self._adapter)
                     in_flight[name] = opened, position
                 if not in_flight:
                     return

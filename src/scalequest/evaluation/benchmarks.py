@@ -4,13 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from scalequest.config import ConfigError, build, option, read_yaml, required
+from scalequest.evaluation.prompts import QUESTION_ONLY, EvalPrompt, load_eval_prompt
+from scalequest.grading.extraction import last_box
 from scalequest.records import Row, read_rows, require
+
+
+@dataclass(frozen=True)
+class JudgingFile:
+    """How a benchmark is judged beyond equality; columns that differ from row to row."""
+
+    several: str | None = option(None, "column, true where the reference is several answers in any order")
+    unit: str | None = option(None, "column of the unit that the reference leaves out")
+    tolerance: str | None = option(None, "column of the absolute error that is allowed")
+    relative: float = option(0.0, "relative error allowed where the reference is a decimal number")
+
+    def __post_init__(self) -> None:
+        """Refuse a tolerance that accepts everything."""
+        if not 0 <= self.relative < 1:
+            raise ConfigError(f"judging.relative: expected at least 0 and below 1, got {self.relative}")
 
 
 @dataclass(frozen=True)
@@ -21,27 +39,86 @@ class BenchmarkFile:
     source: str = required(
         "a path ($NAME is expanded; else relative to this file), or hub:owner/name@revision:split"
     )
-    rows: int = required("how many problems it has")
+    rows: int = required("how many rows the source has")
     sha256: str = required("of its questions and answers, see `content_sha256`")
+    hub: str | None = option(None, "where the same rows are on the hub, read instead on request")
     title: str | None = option(None, "heading of its column; None is the name")
-    question: str = option("question", "column of the question")
+    question: str | list[str] = option("question", "column of the question, or several that are joined")
     answer: str = option("answer", "column of the reference answer")
     id: str | None = option(None, "column of the id; None numbers the rows")
     answer_after: str | None = option(
         None, "the reference is what follows the last of this marker, e.g. '####'"
     )
+    answer_before: str | None = option(
+        None, "the reference is what stands before the first of this marker, e.g. a unit in brackets"
+    )
+    answer_box: bool = option(False, "the reference is what the last box of the answer's column holds")
+    where: dict[str, Any] = option(
+        None, "only rows whose columns have these values, e.g. {Picture: null}", default_factory=dict
+    )
     metadata: list[str] = option(None, "columns that results are split by, e.g. level", default_factory=list)
+    judging: JudgingFile = option(None, "how answers are judged", default_factory=JudgingFile)
+    prompts: list[str] = option(
+        None, "prompt files, relative to this one; none: the question alone", default_factory=list
+    )
+    patch: str | None = option(
+        None, "file of corrected references, applied only on request", fingerprint=False
+    )
     about: str = option("", "where it comes from, its licence, its known faults")
 
 
 @dataclass(frozen=True)
+class Correction:
+    """A reference that is wrong in the source: the right one, or several each of which is right."""
+
+    id: str = required("of the problem")
+    answer: str | None = option(None, "the whole answer")
+    any_of: list[str] = option(None, "answers each of which is right", default_factory=list)
+    why: str = required("what is wrong with the source's")
+
+    def __post_init__(self) -> None:
+        """One of the two."""
+        if (self.answer is None) == (not self.any_of):
+            raise ConfigError(f"{self.id}: give either answer or any_of")
+
+
+@dataclass(frozen=True)
+class PatchFile:
+    """The keys of a file of corrections."""
+
+    corrections: list[Correction] = required("one for every wrong reference")
+
+
+@dataclass(frozen=True)
+class Judging:
+    """How one problem's answer is judged; see `JudgingFile`."""
+
+    several: bool = False
+    unit: str | None = None
+    tolerance: float | None = None
+    relative: float = 0.0
+
+
+@dataclass(frozen=True)
 class Problem:
-    """One question with its reference answer; `metadata` holds what the YAML file asks for."""
+    """One question with its reference answer.
+
+    Attributes:
+        id: unique in its benchmark.
+        question: as it stands in the source.
+        answer: the reference; `also` are further ones, each of them right.
+        metadata: what results are split by.
+        row: the source's row, from which prompts take more than the question.
+        judging: how an answer is judged.
+    """
 
     id: str
     question: str
     answer: str
     metadata: dict[str, Any] = field(default_factory=dict)
+    also: tuple[str, ...] = ()
+    row: Mapping[str, Any] = field(default_factory=dict)
+    judging: Judging = Judging()
 
 
 @dataclass(frozen=True)
@@ -53,49 +130,138 @@ class Benchmark:
     problems: tuple[Problem, ...]
     sha256: str
     limit: int | None = None
+    prompts: tuple[EvalPrompt, ...] = (QUESTION_ONLY,)
+    patched: str | None = None  # sha256 of the corrections that were applied
 
 
-def load_benchmark(path: str | Path, limit: int | None = None) -> Benchmark:
+def load_benchmark(
+    path: str | Path, limit: int | None = None, *, patches: bool = False, hub: bool = False
+) -> Benchmark:
     """Read a benchmark by its YAML file and check it whole, also where `limit` keeps only the first problems.
+
+    Args:
+        path: the YAML file.
+        limit: keep only so many problems.
+        patches: correct the references that the benchmark's patch file lists.
+        hub: read from the hub where the file names a place there.
 
     Raises:
         ConfigError: the file is wrong, the data are missing, or they are not the data that the file names.
     """
     path = Path(path)
     (spec,) = build((BenchmarkFile,), read_yaml(path), str(path))
-    source = spec.source
+    source = spec.hub if hub and spec.hub else spec.source
     if not source.startswith(("hub:", "$", "/", "~")):
         source = str(path.parent / source)
-    rows = read_rows(source)
+    rows = _read(source, spec, path)
+    columns = _columns(spec)
     for index, row in enumerate(rows):
-        require(row, spec.question, spec.answer, *([spec.id] if spec.id else []), source=source, index=index)
+        require(row, *columns, spec.answer, *([spec.id] if spec.id else []), source=source, index=index)
     found = content_sha256(rows, spec.question, spec.answer)
     if (len(rows), found) != (spec.rows, spec.sha256):
         raise ConfigError(
             f"{path}: {source} holds other problems: {len(rows)} rows with sha256 {found}, "
             f"expected {spec.rows} with {spec.sha256}"
         )
-    problems = tuple(_problem(spec, row, index) for index, row in enumerate(rows[:limit]))
+    chosen = [
+        (index, row)
+        for index, row in enumerate(rows)
+        if all(row.get(column) == value for column, value in spec.where.items())
+    ]
+    corrections, patched = _corrections(path, spec) if patches else ({}, None)
+    problems = tuple(_problem(spec, row, index, corrections) for index, row in chosen[:limit])
     if len({problem.id for problem in problems}) != len(problems):
         raise ConfigError(f"{path}: id: column '{spec.id}' is not unique")
-    applied = limit if limit is not None and limit < len(rows) else None
-    return Benchmark(spec.name, spec.title or spec.name, problems, found, applied)
+    if limit is None and (unknown := set(corrections) - {problem.id for problem in problems}):
+        raise ConfigError(f"{path}: patch: no problem has the id '{min(unknown)}'")
+    prompts = tuple(load_eval_prompt(path.parent / prompt) for prompt in spec.prompts) or (QUESTION_ONLY,)
+    applied = limit if limit is not None and limit < len(chosen) else None
+    return Benchmark(spec.name, spec.title or spec.name, problems, found, applied, prompts, patched)
 
 
-def content_sha256(rows: Sequence[Row], question: str, answer: str) -> str:
+def content_sha256(rows: Sequence[Row], question: str | Sequence[str], answer: str) -> str:
     """Hash questions and answers, one JSON line a row: the same for a file and its copy on the hub."""
+    columns = [question] if isinstance(question, str) else list(question)
     digest = hashlib.sha256()
     for row in rows:
-        digest.update(json.dumps([row[question], row[answer]], ensure_ascii=False).encode() + b"\n")
+        values = [*(row[column] for column in columns), row[answer]]
+        digest.update(json.dumps(values, ensure_ascii=False).encode() + b"\n")
     return digest.hexdigest()
 
 
-def _problem(spec: BenchmarkFile, row: Row, index: int) -> Problem:
-    answer = str(row[spec.answer])
+def _read(source: str, spec: BenchmarkFile, path: Path) -> list[Row]:
+    try:
+        return read_rows(source)
+    except ConfigError as error:
+        where = f"; or give hub: true to read {spec.hub}" if spec.hub and source == spec.source else ""
+        raise ConfigError(f"{path}: {error}{where}") from None
+
+
+def _columns(spec: BenchmarkFile) -> list[str]:
+    return [spec.question] if isinstance(spec.question, str) else spec.question
+
+
+def _corrections(path: Path, spec: BenchmarkFile) -> tuple[dict[str, Correction], str | None]:
+    if spec.patch is None:
+        return {}, None
+    file = path.parent / spec.patch
+    (patch,) = build((PatchFile,), read_yaml(file), str(file))
+    text = json.dumps(asdict(patch), sort_keys=True, ensure_ascii=False)
+    return {one.id: one for one in patch.corrections}, hashlib.sha256(text.encode()).hexdigest()
+
+
+def _problem(spec: BenchmarkFile, row: Row, index: int, corrections: Mapping[str, Correction]) -> Problem:
+    number = str(row[spec.id]) if spec.id else f"{index:05d}"
+    metadata = {name: row.get(name) for name in spec.metadata}
+    answers = [_answer(spec, row, index)]
+    if (correction := corrections.get(number)) is not None:
+        answers = correction.any_of or [str(correction.answer)]
+    rules = spec.judging
+    error = row.get(rules.tolerance) if rules.tolerance else None
+    try:
+        tolerance = None if error in (None, "") else float(str(error))
+    except ValueError:
+        raise ConfigError(
+            f"{spec.name}: row {index + 1}: {rules.tolerance}: '{error}' is no number"
+        ) from None
+    raw = row[spec.answer]
+    listed = raw if isinstance(raw, list) else [raw]
+    judging = Judging(
+        several=len(listed) > 1 or bool(rules.several and row.get(rules.several)),
+        unit=(row.get(rules.unit) or None) if rules.unit else None,
+        tolerance=tolerance,
+        relative=rules.relative if any(isinstance(one, float) for one in listed) else 0.0,
+    )
+    question = _joined([str(row[column]) for column in _columns(spec)])
+    return Problem(number, question, answers[0], metadata, tuple(answers[1:]), row, judging)
+
+
+def _answer(spec: BenchmarkFile, row: Row, index: int) -> str:
+    """The reference: the part of its column that is one, as text."""
+    answer = as_text(row[spec.answer])
     if spec.answer_after is not None:
         if spec.answer_after not in answer:
             raise ConfigError(f"{spec.name}: row {index + 1}: no '{spec.answer_after}' in its answer")
         answer = answer.rpartition(spec.answer_after)[2]
-    number = str(row[spec.id]) if spec.id else f"{index:05d}"
-    metadata = {name: row.get(name) for name in spec.metadata}
-    return Problem(number, str(row[spec.question]).strip(), answer.strip(), metadata)
+    if spec.answer_before is not None:
+        answer = answer.partition(spec.answer_before)[0]
+    if spec.answer_box:
+        answer = last_box(answer) or ""
+        if not answer:
+            raise ConfigError(f"{spec.name}: row {index + 1}: no box in its answer")
+    return answer.strip()
+
+
+def as_text(value: Any) -> str:
+    """A reference as it would be written: 145.0 as `145`, [4] as `4`, [0, 5] as `0, 5`."""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, list):
+        return ", ".join(map(as_text, value))
+    return str(value)
+
+
+def _joined(parts: Sequence[str]) -> str:
+    """Texts one after the other as sentences: SVAMP's bodies lack their full stop now and then."""
+    ended = [part.strip() if re.search(r"[.?!,:;]\s*$", part) else f"{part.strip()}." for part in parts[:-1]]
+    return " ".join([*ended, parts[-1].strip()])

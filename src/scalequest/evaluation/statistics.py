@@ -1,13 +1,15 @@
-"""How far a measured share, mean or difference can be trusted: 95 % intervals in closed form."""
+"""How far a measured share, mean or difference can be trusted, and what several samples a problem say."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist, fmean, stdev
 
 Z95 = NormalDist().inv_cdf(0.975)
+RESAMPLES = 10_000
 
 
 @dataclass(frozen=True)
@@ -30,12 +32,10 @@ def share(successes: int, n: int) -> Estimate:
         raise ValueError(f"{successes} successes of {n}")
     if n == 0:
         return Estimate(None, None, None, 0)
-    p, z2 = successes / n, Z95 * Z95
-    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z95 / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-    low = 0.0 if successes == 0 else max(0.0, centre - half)
-    high = 1.0 if successes == n else min(1.0, centre + half)
-    return Estimate(p, low, high, n)
+    from scipy.stats import binomtest
+
+    interval = binomtest(successes, n).proportion_ci(0.95, method="wilson")
+    return Estimate(successes / n, float(interval.low), float(interval.high), n)
 
 
 def mean(values: Sequence[float]) -> Estimate:
@@ -48,13 +48,26 @@ def mean(values: Sequence[float]) -> Estimate:
     return Estimate(middle, middle - half, middle + half, n)
 
 
+def accuracy(scores: Sequence[float]) -> Estimate:
+    """Accuracy from one score a problem: Wilson's interval where each is 0 or 1, else the mean's.
+
+    Several samples of one problem are not independent, so their mean is one observation.
+    """
+    if all(score in (0, 1) for score in scores):
+        return share(int(sum(scores)), len(scores))
+    found = mean(scores)
+    if found.low is None or found.high is None:
+        return found
+    return Estimate(found.value, max(0.0, found.low), min(1.0, found.high), found.n)
+
+
 def difference(first: tuple[int, int], second: tuple[int, int]) -> tuple[Estimate, float]:
     """First share minus second, of two independent samples given as (successes, n).
 
     Returns:
         The difference with Newcombe's hybrid score interval (1998, method 10), and the two-sided p-value of
-        the pooled z-test. `n` is the smaller sample's. Two models on the same problems are paired: this
-        test is then too careful.
+        the pooled z-test. `n` is the smaller sample's. Two models on the same problems are paired: take
+        `paired_difference` and `mcnemar` for them.
 
     Raises:
         ValueError: a sample is empty or its counts are impossible.
@@ -76,3 +89,81 @@ def difference(first: tuple[int, int], second: tuple[int, int]) -> tuple[Estimat
     error = math.sqrt(pooled * (1 - pooled) * (1 / first[1] + 1 / second[1]))
     p_value = 1.0 if error == 0 else 2 * (1 - NormalDist().cdf(abs(gap) / error))
     return Estimate(gap, low, high, min(first[1], second[1])), p_value
+
+
+def paired_difference(differences: Sequence[float], seed: int = 0) -> Estimate:
+    """Mean of a difference a problem, with the percentile interval of the bootstrap over problems.
+
+    Args:
+        differences: first model's score minus second's, one a problem.
+        seed: of the resampling.
+
+    Raises:
+        ValueError: fewer than two problems.
+    """
+    if len(differences) < 2:
+        raise ValueError("a paired difference needs at least two problems")
+    import numpy as np
+    from scipy.stats import bootstrap
+
+    found = bootstrap(
+        (np.asarray(differences, dtype=float),),
+        np.mean,
+        n_resamples=RESAMPLES,
+        batch=1 + 2_000_000 // len(differences),  # 16 MB at a time
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
+    low, high = (float(bound) for bound in found.confidence_interval)
+    return Estimate(fmean(differences), low, high, len(differences))
+
+
+def mcnemar(gained: int, lost: int) -> float:
+    """Two-sided p-value of McNemar's exact test: of the problems that only one model solves, is half each's?
+
+    Args:
+        gained: problems that the first model alone solves.
+        lost: problems that the second alone solves.
+    """
+    if gained + lost == 0:
+        return 1.0
+    from scipy.stats import binomtest
+
+    return float(binomtest(gained, gained + lost, 0.5).pvalue)
+
+
+# ---------------------------------------------------------------------------------- several samples a problem
+
+
+def pass_at_k(correct: int, n: int, k: int) -> float:
+    """Chance that k of n samples, drawn without putting back, hold a correct one (Chen et al., 2021).
+
+    Raises:
+        ValueError: k is not between 1 and n, or more are correct than there are.
+    """
+    if not (1 <= k <= n and 0 <= correct <= n):
+        raise ValueError(f"pass@{k} of {n} samples, {correct} of them correct")
+    return 1.0 - math.comb(n - correct, k) / math.comb(n, k)
+
+
+def majority_vote(groups: Sequence[Hashable | None], correct: Sequence[bool]) -> float:
+    """Chance that the most frequent answer is correct, a tie being settled by lot.
+
+    Args:
+        groups: which answer each sample gave (equal answers have equal groups), None where it gave none.
+        correct: whether that answer is right.
+    """
+    votes = Counter(group for group in groups if group is not None)
+    if not votes:
+        return 0.0
+    most = max(votes.values())
+    right = {group for group, good in zip(groups, correct, strict=True) if good}
+    winners = [group for group, count in votes.items() if count == most]
+    return sum(group in right for group in winners) / len(winners)
+
+
+def best_of(scores: Sequence[float], correct: Sequence[bool]) -> float:
+    """Chance that the sample with the highest score is correct, a tie being settled by lot."""
+    top = max(scores)
+    best = [good for score, good in zip(scores, correct, strict=True) if score == top]
+    return sum(best) / len(best)

@@ -12,12 +12,13 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from scalequest.config import ConfigError, build, option, read_yaml, required
-from scalequest.evaluation.harness import Result
+from scalequest.evaluation.results import EXPLAINS, Result
 from scalequest.evaluation.statistics import Estimate
+
+if TYPE_CHECKING:
+    from scalequest.evaluation.published import Published
 
 NOTABLE = 0.05  # share of truncated or answerless outputs from which a note says so
 MARKS = "abcdefghijklmnopqrstuvwxyz"
@@ -32,45 +33,6 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class PublishedRow:
-    """One row of a published table."""
-
-    model: str = required("as printed")
-    scores: dict[str, float] = required("benchmark: accuracy in %; what was not printed is left out")
-    average: float | None = option(None, "as printed")
-    detail: dict[str, str] = option(None, "further columns, e.g. the synthesis model", default_factory=dict)
-    note: str | None = option(None, "what is wrong or special about it")
-
-
-@dataclass(frozen=True)
-class Published:
-    """Somebody else's table, from a YAML file."""
-
-    name: str = required("stem of its files")
-    title: str = required("what it shows")
-    source: str = required("work, version, table")
-    tag: str = required("tag of the source in the project's notes: P2, P1, C, D, Q, HF or X")
-    protocol: str = required("how it was measured, as far as it is known")
-    benchmarks: list[str] = required("columns, in order")
-    rows: list[PublishedRow] = required("its rows")
-    notes: list[str] = option(None, "contradictions and gaps", default_factory=list)
-
-
-def load_published(path: str | Path) -> Published:
-    """Read a published table.
-
-    Raises:
-        ConfigError: naming the file and what is wrong.
-    """
-    (table,) = build((Published,), read_yaml(path), str(path))
-    for row in table.rows:
-        if unknown := [name for name in row.scores if name not in table.benchmarks]:
-            raise ConfigError(f"{path}: {row.model}: benchmark '{unknown[0]}' is not in benchmarks")
-    loaded: Published = table
-    return loaded
 
 
 # ------------------------------------------------------------------------------------------------ our numbers
@@ -111,7 +73,7 @@ def benchmark_tables(
                 row.append(theirs.get((model, benchmark), "–"))
     sizes = {result.title: result.n for result in results}
     notes = [
-        "Accuracy in % with its 95 % Wilson interval. Problems: "
+        "Accuracy in % with its 95 % interval, Wilson's for one output a problem. Problems: "
         + ", ".join(f"{title} {n:,}" for title, n in sizes.items())
         + ".",
         *notes,
@@ -123,7 +85,7 @@ def benchmark_tables(
             f"Columns marked published are not ours, and their protocol may differ ({'; '.join(sources)})."
         )
     main = Table("benchmarks", "Benchmarks", tuple(columns), tuple(map(tuple, rows)), tuple(notes))
-    return [main, _details(results, marks)]
+    return [main, _details(results, marks), *_samples(results), *_prompts(results)]
 
 
 def _details(results: Sequence[Result], marks: Mapping[tuple[str, str], str]) -> Table:
@@ -135,18 +97,89 @@ def _details(results: Sequence[Result], marks: Mapping[tuple[str, str], str]) ->
         "accuracy": lambda r: percent(r.accuracy) + marks.get((r.model, r.benchmark), ""),
         "truncated %": lambda r: f"{100 * r.truncated:.1f}",
         "no answer %": lambda r: f"{100 * r.no_answer:.1f}",
-        "last number %": lambda r: f"{100 * r.rules.get('number', 0) / r.n:.1f}",
+        "timeout %": lambda r: f"{100 * r.timeouts:.1f}",
+        "last number %": lambda r: f"{100 * r.rules.get('number', 0) / _outputs(r):.1f}",
         "tokens": lambda r: f"{r.tokens_mean:.0f}",
         "engine": lambda r: str(r.protocol["engine"]),
         "protocol": lambda r: r.fingerprint,
     }
     rows = tuple(tuple(cell(result) for cell in columns.values()) for result in results)
     note = (
-        "Truncated: the output reached max_tokens. No answer: none was found in it. Last number: the "
-        "answer is only the last number of the output. Protocol: fingerprint of benchmark, limit, format, "
-        "sampling, grader, engine and dtype; results.json holds it in full."
+        "Truncated: the output reached max_tokens, or a reasoning block never ended. No answer: none was "
+        "found. Timeout: the comparison was given up. Last number: the answer is only the last number of the "
+        "output. Protocol: fingerprint of benchmark, limit, prompts, format, sampling, grader, engine, dtype "
+        "and commit; results.json holds it in full."
     )
     return Table("details", "Every number with its protocol", tuple(columns), rows, (note,))
+
+
+def _outputs(result: Result) -> int:
+    return result.n * result.samples * max(1, len(result.by_prompt))
+
+
+def _samples(results: Sequence[Result]) -> list[Table]:
+    """What several samples a problem say."""
+    several = [result for result in results if result.metrics]
+    if not several:
+        return []
+    metrics = list(dict.fromkeys(name for result in several for name in result.metrics))
+    columns = ("model", "benchmark", *metrics, "spread over samples")
+    rows = tuple(
+        (
+            result.model,
+            result.title,
+            *(percent(result.metrics[name]) if name in result.metrics else "–" for name in metrics),
+            "–" if result.sample_spread is None else f"{100 * result.sample_spread:.2f}",
+        )
+        for result in several
+    )
+    note = (
+        "pass@k: chance that k samples hold a right one (unbiased). maj@k: the most frequent answer is "
+        "right, ties shared. avg@k: mean over samples. Intervals are over problems; the spread is the "
+        "standard deviation of the accuracy from sample to sample, in points."
+    )
+    return [Table("samples", "Several samples a problem", columns, rows, (note,))]
+
+
+def _prompts(results: Sequence[Result]) -> list[Table]:
+    """How much the wording of the prompt matters."""
+    rows = tuple(
+        (result.model, result.title, name, percent(one), spread)
+        for result in results
+        if result.prompt_spread is not None
+        for name, one, spread in [
+            *((name, one, "") for name, one in result.by_prompt.items()),
+            ("all", result.accuracy, f"{100 * result.prompt_spread:.2f}"),
+        ]
+    )
+    if not rows:
+        return []
+    note = "Spread: standard deviation of the accuracy over prompts, in points."
+    columns = ("model", "benchmark", "prompt", "accuracy", "spread")
+    return [Table("prompts", "Accuracy by prompt", columns, rows, (note,))]
+
+
+def split_tables(results: Sequence[Result]) -> list[Table]:
+    """Accuracy by level, subject, length and whatever else the benchmarks split by, one table a benchmark."""
+    tables = []
+    for benchmark, title in {result.benchmark: result.title for result in results}.items():
+        mine = [result for result in results if result.benchmark == benchmark]
+        rows = []
+        for column in dict.fromkeys(column for result in mine for column in result.split):
+            if column == "output tokens":  # thirds of each model's own outputs
+                found = [(f"{r.model}: {v}", {r.model: e}) for r in mine for v, e in r.split[column].items()]
+            else:
+                values = dict.fromkeys(value for r in mine for value in r.split.get(column, {}))
+                found = [
+                    (v, {r.model: r.split[column][v] for r in mine if v in r.split.get(column, {})})
+                    for v in values
+                ]
+            for value, by in found:
+                cells = [percent(by[r.model]) if r.model in by else "–" for r in mine]
+                rows.append((column, value, f"{next(iter(by.values())).n:,}", *cells))
+        columns = ("by", "value", "n", *(result.model for result in mine))
+        tables.append(Table(f"split_{benchmark}", f"{title} in parts", columns, tuple(rows)))
+    return tables
 
 
 def _protocol_marks(results: Sequence[Result]) -> tuple[dict[tuple[str, str], str], list[str]]:
@@ -172,7 +205,14 @@ def _differences(protocol: Mapping[str, Any], usual: Mapping[str, Any]) -> str:
     keys = [key for key in dict.fromkeys([*usual, *protocol]) if protocol.get(key) != usual.get(key)]
     if "chat_format" in keys or protocol.get("chat_format") != usual.get("chat_format"):
         keys = [key for key in keys if key != "chat_format_sha256"]
-    return "; ".join(f"{key} {_short(protocol.get(key))} instead of {_short(usual.get(key))}" for key in keys)
+    return "; ".join(_difference(key, protocol.get(key), usual.get(key)) for key in keys)
+
+
+def _difference(key: str, value: Any, usual: Any) -> str:
+    if isinstance(value, Mapping) and isinstance(usual, Mapping):
+        parts = [part for part in dict.fromkeys([*usual, *value]) if value.get(part) != usual.get(part)]
+        return "; ".join(_difference(f"{key}.{part}", value.get(part), usual.get(part)) for part in parts)
+    return f"{key} {_short(value)} instead of {_short(usual)}"
 
 
 def _short(value: Any) -> str:
@@ -183,13 +223,24 @@ def _short(value: Any) -> str:
 
 
 def _warnings(results: Sequence[Result]) -> list[str]:
+    """Where an accuracy says more about cut or answerless outputs than about mathematics."""
     notes = []
     for result in results:
-        if max(result.truncated, result.no_answer) >= NOTABLE:
-            notes.append(
-                f"{result.model} on {result.title}: {100 * result.truncated:.0f} % of the outputs were cut "
-                f"at max_tokens and {100 * result.no_answer:.0f} % held no answer."
+        faults = {
+            "were cut": result.truncated,
+            "held no answer": result.no_answer,
+            "could not be compared in time": result.timeouts,
+        }
+        said = [f"{100 * share:.0f} % {what}" for what, share in faults.items() if share >= NOTABLE]
+        if said:
+            said[0] = said[0].replace("%", "% of the outputs", 1)
+            explained = result.explained if result.explained is not None else 0.0
+            why = (
+                f"; that explains {100 * explained:.0f} % of its wrong outputs"
+                if explained >= EXPLAINS
+                else ""
             )
+            notes.append(f"{result.model} on {result.title}: {', '.join(said)}{why}.")
     return notes
 
 
@@ -210,24 +261,6 @@ def _theirs(
                         if benchmark in row.scores:
                             found.setdefault((model, benchmark), f"{row.scores[benchmark]:.1f}")
     return found
-
-
-def published_table(table: Published) -> Table:
-    """A published table as it was printed, marked as not ours."""
-    details = list(dict.fromkeys(key for row in table.rows for key in row.detail))
-    rows = []
-    for row in table.rows:
-        scores = [f"{row.scores[name]:.1f}" if name in row.scores else "–" for name in table.benchmarks]
-        average = "–" if row.average is None else f"{row.average:.1f}"
-        rows.append((row.model, *(row.detail.get(key, "–") for key in details), *scores, average))
-    row_notes = [f"{row.model}: {row.note}" for row in table.rows if row.note]
-    notes = (
-        f"Published, not ours. Source: {table.source} [{table.tag}]. {table.protocol}",
-        *row_notes,
-        *table.notes,
-    )
-    columns = ("model", *details, *table.benchmarks, "average")
-    return Table(f"published_{table.name}", f"Published: {table.title}", columns, tuple(rows), notes)
 
 
 def question_table(measures: Mapping[str, Any]) -> list[Table]:
@@ -303,7 +336,8 @@ def show(tables: Sequence[Table]) -> None:
     for table in tables:
         grid = Grid(title=escape(table.title), title_justify="left", title_style="bold")
         for number, column in enumerate(table.columns):
-            grid.add_column(escape(column), justify="right" if number and _numeric(table, number) else "left")
+            right = number and _numeric(table, number)
+            grid.add_column(escape(column), justify="right" if right else "left", no_wrap=not number)
         for row in table.rows:
             grid.add_row(*map(escape, row))
         console.print(grid)

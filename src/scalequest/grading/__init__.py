@@ -1,13 +1,24 @@
 """Answers: found in a model's output, then compared with the reference.
 
-`GRADER_VERSION` is part of every protocol fingerprint: raise it when a verdict can change.
+`GRADER_VERSION` and `GraderOptions` are part of every protocol fingerprint: the version is raised when a
+verdict can change.
 """
 
 from __future__ import annotations
 
-from scalequest.grading.equivalence import equivalent, majority
 from scalequest.grading.extraction import Extracted, extract
+from scalequest.grading.grader import Grader, Verdict, equivalent, grade, majority
+from scalequest.grading.options import GRADER_VERSION, GraderOptions, Layer
 
-GRADER_VERSION = 1
-
-__all__ = ["GRADER_VERSION", "Extracted", "equivalent", "extract", "majority"]
+__all__ = [
+    "GRADER_VERSION",
+    "Extracted",
+    "Grader",
+    "GraderOptions",
+    "Layer",
+    "Verdict",
+    "equivalent",
+    "extract",
+    "grade",
+    "majority",
+]

@@ -1,284 +1,517 @@
-"""Whether two answers are the same: by normalised text, exact arithmetic, element by element, math-verify.
+"""Whether two answers are the same: normalised text, exact numbers, structures, values, math-verify.
 
-The cheap layers decide every integer, decimal and fraction, so GSM8K and TinyMath never load math-verify.
+`quick` decides what needs no more than text and rational arithmetic, in the caller's process. `compare` is
+the whole, and runs in a worker that can be killed (`grader`).
 """
 
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Sequence
-from functools import lru_cache
+from fractions import Fraction
 
+from scalequest.grading import numeric
 from scalequest.grading.exact import value
-from scalequest.grading.extraction import last_box
-
-_SPACING = re.compile(
-    r"(?<!\\)\\(?:[!,;: ]|left(?![a-z])|right(?![a-z])|big(?![a-z])|Big(?![a-z])|quad|qquad|displaystyle)|~"
+from scalequest.grading.expressions import Node, Unreadable, readings
+from scalequest.grading.forms import Form, is_name, named, read, same_name
+from scalequest.grading.normalise import LONGEST, normalise
+from scalequest.grading.options import GraderOptions, Layer
+from scalequest.grading.relations import same_equation, same_inequality, solution_set
+from scalequest.grading.symbolic import math_verify
+from scalequest.grading.words import (
+    arc,
+    choice,
+    clock,
+    conversion,
+    date,
+    is_prose,
+    number_in_words,
+    number_of_sentence,
+    plain,
+    same_time,
+    says_all_reals,
+    says_none,
+    split_unit,
 )
-_TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|operatorname|mbox|rm)\s*\{([^{}]*)\}")
-# "10 \text{ cm}^2", "5 apples", "7 km/h": what follows a number and is a unit rather than a symbol.
-_UNIT = re.compile(r"(?<=[\d}])\s*(?:⟨([^⟨⟩]*)⟩(?:\^\{?-?\d\}?)?|\s([A-Za-z]{2,}(?:[ /][A-Za-z]+)*))[\s.]*$")
-_PERCENT = re.compile(r"\s*(?:\\?%|\bpercent\b|\bpct\b)")
-# "x =", "f(x) =", "x_1 =", "(p, q) =", "c \\in"
-_NAME = r"\\?[A-Za-z]+(?:_\{?\w+\}?)?(?:\([A-Za-z]\))?"
-_LEFT_SIDE = re.compile(rf"^(?:{_NAME}|\((?:\s*[A-Za-z]\s*,)+\s*[A-Za-z]\s*\))\s*(?:=(?!=)|\\in(?![a-z]))")
-_RELATION = re.compile(r"[<>]|\\(?:l|g|n)(?:e|t)(?:q|slant)*(?![a-z])")
-_BASE_N = re.compile(r"-?\w+_\d+")
-_OPEN, _CLOSE = "([{", ")]}"
 
-_POWER = re.compile(r"([)}]?)\s*(?:\^|\*\*)\s*")
-_FACTORIAL_OF_MUCH = re.compile(r"\d{4,}\s*!|\d\s*[)}]+\s*!|!\s*!")
-_BARE_NAME = re.compile(r"(?<![\\A-Za-z])(?:np\.|math\.)?(pi|exp|ln|log|(?:arc)?(?:sin|cos|tan))(?![A-Za-z])")
-_BARE_ROOT = re.compile(r"(?<![\\A-Za-z])sqrt\(([^()]*)\)")
-_MAX_EXPONENT = 20_000
-_MAX_LENGTH = 400
-_LONGEST = 4_000  # characters; no answer is, and the regular expressions below are not meant for more
-_SECONDS = 3
+_ORDER: tuple[Layer, ...] = ("text", "exact", "structure", "numeric", "symbolic")
+_DECIMAL = re.compile(
+    r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d*)(?:\.(\d*))?(?:(?:\s?(?:\\times|\\cdot|\*)\s?10\^\{?|[eE])([-+]?\d+)\}?)?"
+)
+_RATIO = re.compile(r"[\d.]+(?:\s?:\s?[\d.]+)+")
+_FINITE_PLACES = 10  # a rational with so many decimals or fewer has a finite spelling, and is not rounded
+_MAX_PAIRS = 2_000
 
 
-def equivalent(prediction: str, reference: str) -> bool:
-    """Whether `prediction` is the same answer as `reference`.
-
-    Bounded in time for any text: nothing is evaluated as code, and what sympy would expand without end is
-    answered False unless the cheap layers know better. Never raises.
-    """
+def quick(prediction: str, reference: str) -> tuple[bool, Layer] | None:
+    """Decide by normalised text and exact rational numbers; None where more is needed."""
     if prediction.strip() == reference.strip():
-        return bool(reference.strip())
-    if max(len(prediction), len(reference)) > _LONGEST:
-        return False
-    return _same(normalise(prediction), normalise(reference))
-
-
-def majority(answers: Sequence[str | None]) -> tuple[str | None, float]:
-    """The answer given most often, as first written, and its share of all answers, missing ones included.
-
-    Ties go to the answer that came first. `(None, 0.0)` where no answer was given.
-    """
-    groups: list[tuple[str, list[str]]] = []
-    for answer in answers:
-        if answer is None or not answer.strip():
-            continue
-        text = normalise(answer[:_LONGEST])
-        for key, members in groups:
-            if key == text or _same(text, key):
-                members.append(answer)
-                break
-        else:
-            groups.append((text, [answer]))
-    if not groups:
-        return None, 0.0
-    best = max(groups, key=lambda group: len(group[1]))[1]
-    return best[0], len(best) / len(answers)
-
-
-def normalise(text: str) -> str:
-    """One spelling for what is only set differently: spacing, wrappers, fractions, currency, degrees."""
-    text = _unwrap(text.strip().strip('"').replace("\\\\$", "$"))
-    text = (
-        text.replace("−", "-")
-        .replace("\\$", "")
-        .replace("$", "")
-        .replace("^\\circ", "")
-        .replace("^{\\circ}", "")
-    )
-    text = re.sub(r"\\degree|°", "", re.sub(r",\\!\s*", ",", text))
-    text = _SPACING.sub(lambda m: " " if m[0] in ("\\ ", "~", "\\quad", "\\qquad") else "", text)
-    text = re.sub(r"\\[dtc]frac(?![a-z])", r"\\frac", text)
-    text = re.sub(r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}", text)
-    text = re.sub(r"\\frac\s*(\d)\s*\{", r"\\frac{\1}{", text)
-    text = re.sub(r"\\frac\s*\{([^{}]*)\}\s*(\w)", r"\\frac{\1}{\2}", text)
-    text = re.sub(r"\\sqrt\s*(\w)", r"\\sqrt{\1}", text)
-    text = re.sub(r"([_^])\s*\{(\w)\}", r"\1\2", text)
-    text = re.sub(r"(?<![\d.])(\d{1,3})((?: \d{3})+)(?![\d.])", lambda m: m[1] + m[2].replace(" ", ""), text)
-    text = re.sub(r"\s+", " ", text).strip()
-    return text[:-1].strip() if text.endswith((".", ",", ";")) else text
-
-
-def _unwrap(text: str) -> str:
-    """Take off math delimiters that enclose the whole text, and whatever stands around a box."""
-    while True:
-        before = text
-        for start, end in (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]")):
-            inner = text[len(start) : -len(end)]
-            if (
-                len(text) > len(start) + len(end)
-                and text.startswith(start)
-                and text.endswith(end)
-                and start not in inner
-            ):
-                text = inner.strip()
-        text = last_box(text) or text
-        if text == before:
-            return text
-
-
-def _split_unit(text: str) -> tuple[str, str]:
-    r"""`10 \text{ cm}^2` to (`10`, `cm`); text that is all words keeps them."""
-    marked = _TEXT.sub(lambda m: f"⟨{m[1].strip()}⟩", _PERCENT.sub("", text))
-    match = _UNIT.search(marked)
-    unit = ""
-    if match and any(char.isdigit() for char in marked[: match.start()]):
-        unit, marked = (match[1] or match[2] or "").strip(), marked[: match.start()]
-    return marked.replace("⟨", " ").replace("⟩", " ").strip(), unit
-
-
-def _same(prediction: str, reference: str) -> bool:
-    if _compact(prediction) == _compact(reference):
-        return bool(reference)
-    (left, left_unit), (right, right_unit) = _split_unit(prediction), _split_unit(reference)
-    if left_unit and right_unit and _compact(left_unit) != _compact(right_unit):
-        return False
-    left, right = _drop_left_side(left, right)
+        return bool(reference.strip()), "text"
+    if not prediction.strip() or not reference.strip() or max(len(prediction), len(reference)) > LONGEST:
+        return False, "text"
+    left, right = normalise(prediction), normalise(reference)
+    if compact(left) == compact(right):
+        return bool(left), "text"
     if not left or not right:
-        return False
-    if _compact(left) == _compact(right):
-        return True
-    a, b = value(left), value(right)
-    if a is not None and b is not None:
-        return a == b
-    if (verdict := _by_parts(left, right)) is not None:
-        return verdict
-    if _BASE_N.fullmatch(left) and _BASE_N.fullmatch(right):
-        return False  # numerals of some base: equal digits were caught above
-    if (b is not None and not _could_be_number(left)) or (a is not None and not _could_be_number(right)):
-        return False
-    return _math_verify(left, right)
-
-
-def _compact(text: str) -> str:
-    text = _TEXT.sub(r"\1", text)
-    stripped = re.sub(r"\s|\\(?=[{}%])", "", text).casefold()
-    return stripped[1:-1] if re.fullmatch(r"\([a-z]\)", stripped) else stripped
-
-
-def _drop_left_side(left: str, right: str) -> tuple[str, str]:
-    """`x = 5` is read as `5` where the other side names no variable, or names the same one."""
-    if _RELATION.search(left + right):
-        return left, right
-    a, b = _LEFT_SIDE.match(left), _LEFT_SIDE.match(right)
-    if a and (not b or a[0].replace(" ", "") == b[0].replace(" ", "")):
-        left = left[a.end() :].strip() or left
-    if b and "=" not in left:
-        right = right[b.end() :].strip() or right
-    return left, right
-
-
-def _could_be_number(text: str) -> bool:
-    """A plain number can equal text that has digits or a command; prose and bare symbols need no library."""
-    return len(text) <= _MAX_LENGTH and bool(re.search(r"\d|\\(?:pi|sqrt|e\b|infty)", text))
-
-
-def _by_parts(left: str, right: str) -> bool | None:
-    """Compare unions, lists and tuples element by element; None where neither side is one.
-
-    A list without brackets has no order; a tuple and an interval have. Brackets must agree where both sides
-    have them.
-    """
-    for separator in (r"\cup", ","):
-        a, b = _parts(left, separator), _parts(right, separator)
-        if len(a[1]) == 1 and len(b[1]) == 1:
-            continue
-        if len(a[1]) != len(b[1]) or (a[0] and b[0] and a[0] != b[0]):
-            # `\pm` stands for two elements, which only math-verify unfolds
-            return None if "\\pm" in left + right else False
-        if a[0] or b[0]:
-            return all(_same(x, y) for x, y in zip(a[1], b[1], strict=True))
-        return _paired(a[1], b[1])
+        return False, "text"
+    a = value(left)
+    if a is not None and (b := value(right)) is not None and (a == b or (_finite(a) and _finite(b))):
+        return a == b, "exact"
     return None
 
 
-def _parts(text: str, separator: str) -> tuple[str, list[str]]:
-    """Brackets that enclose the whole list (or "") and its elements, split where no bracket is open."""
-    text = text.strip()
-    brackets = ""
-    body = text
-    if separator == ",":
-        for start, end in (("\\{", "\\}"), *((o, c) for o in "([" for c in ")]")):
-            if text.startswith(start) and text.endswith(end) and _encloses(text[len(start) : -len(end)]):
-                brackets, body = ("" if start == "\\{" else start + end), text[len(start) : -len(end)]
-                break
-        body = re.sub(r"\s*(?:,\s*)?(?:\\text\s*\{\s*(?:and|or)\s*\}|\b(?:and|or)\b)\s*", ",", body)
-        if not brackets and value(body) is not None:
-            return "", [body]  # 1,234
-    parts, depth, start_at = [], 0, 0
-    for i, char in enumerate(body):
-        depth += (char in _OPEN) - (char in _CLOSE)
-        if depth == 0 and body.startswith(separator, i):
-            parts.append(body[start_at:i].strip())
-            start_at = i + len(separator)
-    parts.append(body[start_at:].strip())
-    return brackets, parts
+def compare(prediction: str, reference: str, options: GraderOptions) -> tuple[bool, Layer]:
+    """Whether two answers are the same, and the deepest layer that was needed to say so."""
+    decided = quick(prediction, reference)
+    if decided is not None:
+        return decided
+    comparison = Comparison(options)
+    verdict = comparison.same(read(normalise(prediction)), read(normalise(reference)))
+    return verdict, comparison.layer
 
 
-def _encloses(body: str) -> bool:
-    """Whether the brackets around `body` belong together: its own never close more than they open."""
-    depth = 0
-    for char in body:
-        depth += (char in _OPEN) - (char in _CLOSE)
-        if depth < 0:
+def compact(text: str) -> str:
+    """Spelling without spaces and fonts; words and single letters also without case."""
+    bare = plain(text)
+    if re.fullmatch(r"[a-z ]+", bare):
+        return bare
+    text = re.sub(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|rm)\s*\{([^{}]*)\}", r"\1", text)
+    text = re.sub(r"([_^])\{(\w|\\[a-z]+)\}", r"\1\2", text)
+    return re.sub(r"\s|\\(?=[%])", "", text)
+
+
+class Comparison:
+    """One comparison under options; `layer` is the deepest that was used."""
+
+    def __init__(self, options: GraderOptions) -> None:
+        """Start at the layer of text."""
+        self.options = options
+        self.layer: Layer = "text"
+        self.integers = False
+        self.pairs = 0
+
+    def use(self, layer: Layer) -> None:
+        """Note that a layer was needed."""
+        if _ORDER.index(layer) > _ORDER.index(self.layer):
+            self.layer = layer
+
+    def same(self, left: Form, right: Form) -> bool:
+        """Compare two answers of any structure."""
+        self.pairs += 1
+        if self.pairs > _MAX_PAIRS:
             return False
-    return depth == 0
-
-
-def _paired(left: list[str], right: list[str]) -> bool:
-    """Whether each element of one list has its own equal in the other; both have the same length."""
-    rest = list(right)
-    for item in left:
-        match = next((i for i, other in enumerate(rest) if _same(item, other)), None)
-        if match is None:
+        if left.text and right.text and compact(left.text) == compact(right.text):
+            return True
+        self.integers = self.integers or left.integer or right.integer
+        if (verdict := self._phrases(left, right)) is not None:
+            return verdict
+        if left.kind == right.kind == "leaf":
+            return self.same_leaf(left, right)
+        self.use("structure")
+        if "relation" in (left.kind, right.kind):
+            return self._same_relation(left, right)
+        if (verdict := self._inequality_lists(left, right)) is not None:
+            return verdict
+        if left.kind == right.kind == "union":
+            return self._same_sets(left, right)
+        if "union" in (left.kind, right.kind):
             return False
-        del rest[match]
-    return True
+        return self._same_items(left, right)
 
+    # ------------------------------------------------------------------------------------------------- words
 
-def _latex(text: str) -> str:
-    """`2*pi` and `sqrt(2)` as commands, which is how math-verify reads them inside a box."""
-    return _BARE_NAME.sub(r"\\\1 ", _BARE_ROOT.sub(r"\\sqrt{\1}", text))
+    def _phrases(self, left: Form, right: Form) -> bool | None:
+        a, b = left.text, right.text
+        if says_none(a) or says_none(b):
+            return says_none(a) and says_none(b)
+        if says_all_reals(a) or says_all_reals(b):
+            sides = [_REALS if says_all_reals(text) else form for text, form in ((a, left), (b, right))]
+            return sides[0] is sides[1] or self.same(sides[0], sides[1])
+        if (day := date(a)) and (that := date(b)):
+            return day[1:] == that[1:] and (day[0] == that[0] or 0 in (day[0], that[0]))
+        if self.options.sentences == "number":
+            for sentence, other in ((a, b), (b, a)):
+                number = number_of_sentence(sentence)
+                if number is not None and value(other) is not None and value(other) == value(number):
+                    return True
+        if (mine := choice(a)) and (theirs := choice(b)):
+            return mine[0] == theirs[0] and (
+                not mine[1] or not theirs[1] or self.same(read(mine[1]), read(theirs[1]))
+            )
+        for marked, bare in ((mine, right), (choice(b), left)):
+            if marked and marked[1] and bare.kind == "leaf":
+                return self.same(read(marked[1]), bare)
+        return None
 
+    # ------------------------------------------------------------------------------------------------ leaves
 
-def _too_much(text: str) -> bool:
-    """Whether sympy would expand the text beyond any bound: towers and stacks of powers, large factorials."""
-    if len(text) > _MAX_LENGTH or _FACTORIAL_OF_MUCH.search(text):
-        return True
-    largest, stacked = 1, 1
-    for match in _POWER.finditer(text):
-        rest = text[match.end() :]
-        if rest[:1] in ("{", "("):
-            group = _group(rest)
-        else:
-            group = re.split(r"[\s+/=,;(){}-]|(?<!\*)\*(?!\*)", rest, maxsplit=1)[0]
-        if re.search(r"\d\s*[)}]*\s*(?:\^|\*\*|!)", group) or re.search(r"\d{4,}", group):
-            return True  # a number raised inside an exponent, or an exponent of four digits
-        size = max(map(int, re.findall(r"\d+", group)), default=1)
-        largest, stacked = max(largest, size), stacked * size if match[1] else stacked
-    return largest * stacked > _MAX_EXPONENT
+    def same_leaf(self, left: Form, right: Form) -> bool:
+        """Compare two answers without outer structure."""
+        if left.tree is not None or right.tree is not None:
+            return self._same_trees(left, right, _trees(left), _trees(right))
+        a, b = left.text, right.text
+        if (here := clock(a)) and (there := clock(b)):
+            self.use("structure")
+            return same_time(here, there)
+        if (angle := arc(a)) is not None and (turn := arc(b)) is not None:
+            self.use("structure")
+            return angle == turn
+        if _RATIO.fullmatch(a) or _RATIO.fullmatch(b):
+            return self._same_ratio(a, b)
+        if (verdict := self._units(a, b)) is not None:
+            return verdict
+        x, y = _exact(a), _exact(b)
+        if x is not None and y is not None and (x == y or (_finite(x) and _finite(y))):
+            self.use("exact")
+            return x == y
+        if self.options.decimal_comma and (verdict := _comma_decimal(a, b)) is not None:
+            return verdict
+        if (x is None and is_prose(a)) or (y is None and is_prose(b)):
+            return False
+        return self._same_trees(left, right, _trees(left), _trees(right))
 
+    def _units(self, a: str, b: str) -> bool | None:
+        (core_a, unit_a), (core_b, unit_b) = split_unit(a), split_unit(b)
+        if unit_a is None and unit_b is None:
+            return None
+        left, right = read(core_a), read(core_b)
+        if unit_a is not None and unit_b is not None:
+            rate = conversion(unit_a, unit_b)
+            if rate is None:
+                return False
+            return self.same(left, right) if rate == 1 else self._scaled(left, right, rate)
+        unit = unit_a or unit_b
+        if unit is not None and unit.text == "%":
+            hundredth = Fraction(1, 100) if unit_a else Fraction(100)
+            if self._scaled(left, right, hundredth):
+                return True
+            return self.options.percent == "number" and self.same(left, right)
+        if (
+            unit is not None
+            and unit.text == "degree"
+            and self._same_trees(left, right, _trees_of(a), _trees_of(b))
+        ):
+            return True
+        return self.options.units == "optional" and self.same(left, right)
 
-def _group(text: str) -> str:
-    """The bracketed group that `text` begins with; all of `text` where it is never closed."""
-    depth = 0
-    for i, char in enumerate(text):
-        depth += (char in _OPEN) - (char in _CLOSE)
-        if depth == 0:
-            return text[: i + 1]
-    return text
+    def _scaled(self, left: Form, right: Form, factor: Fraction) -> bool:
+        trees = tuple(Node("*", (numeric.constant(factor), tree)) for tree in _trees(left))
+        return self._same_trees(left, right, trees, _trees(right))
 
-
-@lru_cache(maxsize=4096)
-def _math_verify(prediction: str, reference: str) -> bool:
-    """math-verify 0.9 with the reference first, both boxed; False where it could not be asked safely."""
-    if any(_too_much(text) for text in (prediction, reference)):
-        return False
-    from math_verify import parse, verify
-
-    # Its timeouts are alarms, which only the main thread may set.
-    seconds = _SECONDS if threading.current_thread() is threading.main_thread() else None
-    try:
-        gold, target = (
-            parse(f"\\boxed{{{_latex(text)}}}", parsing_timeout=seconds, raise_on_error=False)
-            for text in (reference, prediction)
+    def _same_ratio(self, a: str, b: str) -> bool:
+        self.use("structure")
+        parts = [[value(part) for part in re.split(r"\s?:\s?", text)] for text in (a, b)]
+        if any(None in side for side in parts):
+            return False
+        left, right = ([part for part in side if part is not None] for side in parts)
+        if len(left) != len(right):
+            pair, single = (left, right) if len(left) == 2 else (right, left)
+            return len(pair) == 2 and len(single) == 1 and pair[1] != 0 and pair[0] / pair[1] == single[0]
+        return (
+            any(left)
+            and all(
+                x * y2 == x2 * y
+                for x, y in zip(left, right, strict=True)
+                for x2, y2 in zip(left, right, strict=True)
+            )
+            and [bool(x) for x in left] == [bool(y) for y in right]
         )
-        return bool(verify(gold, target, timeout_seconds=seconds, raise_on_error=False))
-    except Exception:  # whatever sympy or antlr throws on a malformed answer, the answer is not the reference
+
+    def _same_trees(self, left: Form, right: Form, a: Sequence[Node], b: Sequence[Node]) -> bool:
+        if not a or not b:
+            if left.tree is not None or right.tree is not None or not _worth_asking(left.text, right.text):
+                return False
+            self.use("symbolic")
+            return math_verify(left.text, right.text)
+        self.use("numeric")
+        two = [any(numeric.has(tree, sign) for sign in ("pm", "mp") for tree in side) for side in (a, b)]
+        if any(two):
+            return all(two) and self._same_pairs(a[0], b[0])
+        renamed = "n" if self.integers else "c" if self.options.constants == "renamed" else ""
+        unclear = False
+        for x in a:
+            for y in b:
+                verdict = numeric.same(x, y, renamed)
+                if verdict:
+                    return True
+                unclear = unclear or verdict is None
+        if self._rounded(left, right, a, b):
+            return True
+        if unclear and left.tree is None and right.tree is None and _worth_asking(left.text, right.text):
+            self.use("symbolic")
+            return math_verify(left.text, right.text)
         return False
+
+    def _same_pairs(self, a: Node, b: Node) -> bool:
+        forms = [[Form("leaf", "", tree=tree) for tree in numeric.signs(side)] for side in (a, b)]
+        return self._paired(*forms)
+
+    def _rounded(self, left: Form, right: Form, a: Sequence[Node], b: Sequence[Node]) -> bool:
+        """Whether one side is a decimal, and the other an exact value that rounds to it."""
+        if not self.options.rounding_digits:
+            return False
+        for text, tree, exact, other in (
+            (left.text, a[0], b[0], right.text),
+            (right.text, b[0], a[0], left.text),
+        ):
+            match = _DECIMAL.fullmatch(text)
+            if match is None or numeric.names(exact) or _DECIMAL.fullmatch(other):
+                continue
+            if _is_rounded(
+                tree, exact, text, len(match[1] or "") - int(match[2] or 0), self.options.rounding_digits
+            ):
+                return True
+        return False
+
+    # --------------------------------------------------------------------------------------------- relations
+
+    def _same_relation(self, left: Form, right: Form) -> bool:
+        if left.kind == right.kind:
+            return self._both_relations(left, right)
+        relation, other, swapped = (left, right, False) if left.kind == "relation" else (right, left, True)
+        if set(relation.signs) <= {"=", "~"}:
+            return self._equation_and_value(relation, other, swapped)
+        if relation.signs == ("in",):
+            return self.same(relation.parts[1], other)
+        sets = solution_set(relation), solution_set(other) or other
+        if sets[0] is None:
+            return False
+        return self._same_sets(sets[0], sets[1])
+
+    def _both_relations(self, left: Form, right: Form) -> bool:
+        kinds = [set(form.signs) for form in (left, right)]
+        if all(kind <= {"=", "~"} for kind in kinds):
+            if self._same_left_sides(left, right) and self.same(left.parts[-1], right.parts[-1]):
+                return True
+            self.use("numeric")
+            return same_equation(left, right, "c" if self.options.constants == "renamed" else "")
+        if kinds[0] == kinds[1] == {"in"}:
+            return compact(left.parts[0].text) == compact(right.parts[0].text) and self.same(
+                left.parts[1], right.parts[1]
+            )
+        if {"in"} in kinds:
+            inside, other = (left, right) if kinds[0] == {"in"} else (right, left)
+            solved = solution_set(other)
+            return (
+                solved is not None
+                and compact(solved.letter) == compact(inside.parts[0].text)
+                and self._same_sets(solved, inside.parts[1])
+            )
+        sets = solution_set(left), solution_set(right)
+        if sets[0] is not None and sets[1] is not None:
+            return sets[0].letter == sets[1].letter and self._same_sets(sets[0], sets[1])
+        self.use("numeric")
+        return same_inequality(left, right)
+
+    def _same_left_sides(self, left: Form, right: Form) -> bool:
+        a, b = left.parts[0].text, right.parts[0].text
+        return compact(a) == compact(b) or same_name(a, b)
+
+    def _equation_and_value(self, relation: Form, other: Form, swapped: bool) -> bool:
+        def same(form: Form) -> bool:
+            return self.same(other, form) if swapped else self.same(form, other)
+
+        if self.options.equations == "whole":
+            return False
+        parts, last = relation.parts, relation.parts[-1]
+        heads = [is_name(part.text) for part in parts[:-1]]
+        if heads[0] and not _mentions(last, parts[0]):
+            several = (
+                len(parts) > 2 and all(heads) and other.kind == "items" and len(other.parts) == len(heads)
+            )
+            if several:  # x = y = 5 is (5, 5)
+                return all(self.same(part, last) for part in other.parts)
+            return same(last) or (relation.signs[-1] == "~" and len(parts) > 2 and same(parts[-2]))
+        if relation.signs[-1] == "~" and same(parts[-2]):
+            return True
+        trees = [_trees(part) for part in parts]
+        if not all(trees):
+            return False
+        numbers = all(not numeric.names(tree) for side in trees for tree in side)
+        identity = numbers or all(numeric.same(trees[0][0], side[0]) for side in trees[1:])
+        return identity and same(last)
+
+    # ----------------------------------------------------------------------------------------- lists and sets
+
+    def _inequality_lists(self, left: Form, right: Form) -> bool | None:
+        """Compare where one side is a list of inequalities, e.g. `x < 1 or x > 3`."""
+        sides = [
+            solution_set(form) if form.kind == "items" and not form.brackets else None
+            for form in (left, right)
+        ]
+        if sides == [None, None]:
+            return None
+        return self._same_sets(sides[0] or left, sides[1] or right)
+
+    def _same_sets(self, left: Form, right: Form) -> bool:
+        """Compare unions of intervals, in any order."""
+        a, b = ((form.parts if form.kind == "union" else (form,)) for form in (left, right))
+        if len(a) != len(b):
+            return False
+        return self.same(a[0], b[0]) if len(a) == 1 else self._paired(a, b)
+
+    def _same_items(self, left: Form, right: Form) -> bool:
+        if "leaf" in (left.kind, right.kind):
+            leaf, items, swapped = (left, right, False) if left.kind == "leaf" else (right, left, True)
+            return self._leaf_and_items(leaf, items, swapped)
+        fixed = [form.brackets not in ("", "{}") for form in (left, right)]
+        names = [_names(form) for form in (left, right)]
+        if any(fixed) or self.options.list_order == "fixed" or (all(names) and names[0] != names[1]):
+            if not all(fixed) and (
+                self.options.list_brackets == "required" or "{}" in (left.brackets, right.brackets)
+            ):
+                return False  # `(1, 2)` is perhaps `1, 2`, but never a set
+            a, b = _unnamed(left), _unnamed(right)
+            return len(a) == len(b) and _agree(left.brackets, right.brackets, len(a)) and self._in_order(a, b)
+        if not all(names):
+            left, right = (Form("items", form.text, _unnamed(form), form.brackets) for form in (left, right))
+        a, b = self._unfolded(left.parts), self._unfolded(right.parts)
+        if "{}" in (left.brackets, right.brackets) or any(form.kind == "items" for form in (*a, *b)):
+            a, b = self._distinct(a), self._distinct(b)
+        return len(a) == len(b) and self._paired(a, b)
+
+    def _leaf_and_items(self, leaf: Form, items: Form, swapped: bool) -> bool:
+        if len(items.parts) == 1:
+            return self.same(items.parts[0], leaf) if swapped else self.same(leaf, items.parts[0])
+        if self.options.decimal_comma and not items.brackets and (_comma_decimal(leaf.text, items.text)):
+            return True
+        if re.fullmatch(r"[-+]?\d{1,3}(,\d{3})+", leaf.text):  # thousands, or a list after all
+            parts = tuple(Form("leaf", part) for part in leaf.text.split(","))
+            return self.same(Form("items", leaf.text + " ", parts), items)
+        trees = _trees(leaf)
+        if (
+            trees
+            and trees[0].op == "matrix"
+            and self.options.list_brackets == "optional"
+            and items.brackets != "{}"
+        ):
+            rows = trees[0].args
+            cells = (
+                [row.args[0] for row in rows]
+                if len(rows[0].args) == 1
+                else list(rows[0].args)
+                if len(rows) == 1
+                else []
+            )
+            return len(cells) == len(items.parts) and self._in_order(
+                [Form("leaf", "", tree=cell) for cell in cells], items.parts
+            )
+        unfolded = self._unfolded((leaf,))
+        if len(unfolded) == 1 or items.brackets not in ("", "{}"):
+            return False
+        parts = self._unfolded(items.parts)
+        return len(parts) == len(unfolded) and self._paired(unfolded, parts)
+
+    def _unfolded(self, parts: Sequence[Form]) -> tuple[Form, ...]:
+        r"""Return a list with `a \pm b` as two elements, and names before values dropped."""
+        found: list[Form] = []
+        for part in parts:
+            inner = part.parts[1] if named(part) else part
+            trees = _trees(inner) if re.search(r"\\[pm][mp](?![A-Za-z])", inner.text) else ()
+            if not trees:
+                found.append(part)
+            else:
+                found += [Form("leaf", "", tree=tree) for tree in numeric.signs(trees[0])]
+        return tuple(found)
+
+    def _distinct(self, parts: Sequence[Form]) -> tuple[Form, ...]:
+        kept: list[Form] = []
+        for part in parts:
+            if not any(self.same(part, other) for other in kept):
+                kept.append(part)
+        return tuple(kept)
+
+    def _in_order(self, a: Sequence[Form], b: Sequence[Form]) -> bool:
+        return all(self.same(x, y) for x, y in zip(a, b, strict=True))
+
+    def _paired(self, a: Sequence[Form], b: Sequence[Form]) -> bool:
+        """Whether each element of one list has its own equal in the other; both have the same length."""
+        rest = list(b)
+        if len(a) != len(rest):
+            return False
+        for item in a:
+            match = next((i for i, other in enumerate(rest) if self.same(item, other)), None)
+            if match is None:
+                return False
+            del rest[match]
+        return True
+
+
+_REALS = Form("items", r"(-\infty,\infty)", (Form("leaf", r"-\infty"), Form("leaf", r"\infty")), "()")
+
+
+def _trees(form: Form) -> tuple[Node, ...]:
+    if form.tree is not None:
+        return (form.tree,)
+    return _trees_of(form.text) if form.kind == "leaf" else ()
+
+
+def _trees_of(text: str) -> tuple[Node, ...]:
+    try:
+        return readings(text)
+    except Unreadable:
+        return ()
+
+
+def _exact(text: str) -> Fraction | None:
+    number = value(text)
+    return number if number is not None else number_in_words(text)
+
+
+def _agree(left: str, right: str, count: int) -> bool:
+    """Whether two pairs of brackets mean the same: with two elements they may be an interval's."""
+    return left == right or not left or not right or (count != 2 and {left, right} <= {"()", "[]"})
+
+
+def _mentions(form: Form, name: Form) -> bool:
+    """Whether a right side holds the single letter that its left side names, as in `x = 2x - 1`."""
+    letter = name.text.strip()
+    return len(letter) == 1 and any(letter in numeric.names(tree) for tree in _trees(form))
+
+
+def _names(form: Form) -> frozenset[str]:
+    """The names of a list in which every value has one: `x = 1, y = 2`."""
+    return (
+        frozenset(part.parts[0].text for part in form.parts) if all(map(named, form.parts)) else frozenset()
+    )
+
+
+def _unnamed(form: Form) -> tuple[Form, ...]:
+    """Elements without the names before them: `x = 1, y = 2`, `x = 1, 2` and `(x, y) = (5, 8), (8, 5)`."""
+    first = named(form.parts[0]) and not any(part.kind == "relation" for part in form.parts[1:])
+    if first or all(map(named, form.parts)):
+        return tuple(part.parts[1] if part.kind == "relation" else part for part in form.parts)
+    return form.parts
+
+
+def _finite(number: Fraction) -> bool:
+    """Whether a few decimals hold it."""
+    return bool((number * 10**_FINITE_PLACES).denominator == 1)
+
+
+def _comma_decimal(a: str, b: str) -> bool | None:
+    """Compare `1,22` with `1.22`; None where neither side is written with a decimal comma."""
+    for comma, point in ((a, b), (b, a)):
+        match = re.fullmatch(r"([-+]?\d+),\s?(\d+)", comma)
+        decimal = re.fullmatch(r"[-+]?\d*\.\d+", point)
+        if match and decimal and value(f"{match[1]}.{match[2]}") == value(point):
+            return True
+    return None
+
+
+def _worth_asking(a: str, b: str) -> bool:
+    """Whether math-verify may know more: both sides are formulas, neither is a plain number beside a name."""
+    if any(re.fullmatch(r"\w+_\{?\d+\}?", text) for text in (a, b)):
+        return False  # a numeral of some base, or an indexed letter
+    return all(re.search(r"\d|\\[A-Za-z]|[-+*/^=()]", text) and not is_prose(text) for text in (a, b))
+
+
+def _is_rounded(decimal: Node, exact: Node, text: str, places: int, digits: int) -> bool:
+    written = re.sub(r"[eE].*|\\.*|\*.*", "", text)
+    if len(re.sub(r"\D", "", written).lstrip("0")) < digits:
+        return False
+    rational = numeric.rational(exact)
+    if rational is not None and _finite(rational):
+        return False
+    a, b = numeric.rational(decimal), numeric.value(exact)
+    return a is not None and b is not None and numeric.within(a, b, Fraction(1, 2) / Fraction(10) ** places)

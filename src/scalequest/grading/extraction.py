@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,7 +17,9 @@ _PHRASE = re.compile(
 )
 # A sentence ends at a line break, or at a full stop that does not stand inside a number.
 _SENTENCE_END = re.compile(r"\n|[.!?](?=\s|$)|(?<=[$\])])\.")
-_NUMBER = re.compile(r"-?\$?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)(?:\s?/\s?\d+(?!\d|\.\d))?")
+_NUMBER = re.compile(
+    r"-?\$?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+,\d\d(?![\d,])|\d+)(?:\.\d+)?|\.\d+)(?:\s?/\s?\d+(?!\d|\.\d))?"
+)
 _MATH = re.compile(r"^\s*(?:\$\$(.+?)\$\$|\$(.+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\])", re.S)
 _NUMBER_THEN_WORDS = re.compile(rf"^\\?\$?({_NUMBER.pattern})\s*%?(?=[,;]\s+[a-z])")
 
@@ -25,22 +28,45 @@ _TRIES = (
 )
 
 
+# What may stand between the boxes of one answer: "and", commas, math delimiters, the next one's name.
+_BETWEEN = re.compile(
+    r"(?:\s|[$,;&~]|\\[\[\]()\\,;]|\\q?quad(?![a-z])|\\(?:text|mbox)\s*\{\s*(?:,?\s*and|or|,)\s*\}"
+    r"|\b(?:and|or)\b|\b[a-zA-Z](?:_\w)?\s*=)*"
+)
+_THOUGHT = re.compile(r"</?think(?:ing)?>")
+
+
 @dataclass(frozen=True)
 class Extracted:
-    """An answer as it is written, and the rule that found it; `none` comes with `answer` None."""
+    """An answer as it is written, and the rule that found it; `none` comes with `answer` None.
+
+    `unclosed`: the output ends inside a block of thoughts, so there is no answer yet.
+    """
 
     answer: str | None
     rule: Rule
+    unclosed: bool = False
 
 
-def extract(text: str) -> Extracted:
+def extract(text: str, *, boxes: Literal["joined", "last"] = "joined", thinking: bool = False) -> Extracted:
     r"""Find the final answer in a model's whole output.
 
     The last complete `\boxed{...}` wins wherever it stands, then the last `####`, then the last phrase such
     as "the answer is", then the last number. A box that is never closed, as in a truncated output, is
-    passed over.
+    passed over. Only what follows the last `</think>` is looked at.
+
+    Args:
+        text: the output.
+        boxes: "joined" takes `\boxed{1} and \boxed{2}` as the one answer `1, 2`; "last" takes the last alone.
+        thinking: the prompt has opened a block of thoughts, so that the output need not.
     """
-    found: tuple[tuple[Rule, str | None], ...] = (("boxed", last_box(text)), ("hash", _last_hash(text)))
+    tags = _THOUGHT.findall(text)
+    if tags or thinking:
+        if not tags or not tags[-1].startswith("</"):
+            return Extracted(None, "none", unclosed=True)
+        text = text[list(_THOUGHT.finditer(text))[-1].end() :]
+    box = last_box(text) if boxes == "last" else joined_boxes(text)
+    found: tuple[tuple[Rule, str | None], ...] = (("boxed", box), ("hash", _last_hash(text)))
     for rule, answer in found:
         if answer:
             return Extracted(answer, rule)
@@ -52,12 +78,29 @@ def extract(text: str) -> Extracted:
 
 def last_box(text: str) -> str | None:
     r"""Content of the last complete, non-empty `\boxed{...}` or `\fbox{...}`, nested braces included."""
+    return next((content for _, content, _ in _boxes(text)), None)
+
+
+def joined_boxes(text: str) -> str | None:
+    """Contents of the last box and of those beside it, each once, separated by commas."""
+    contents: list[str] = []
+    begin = -1
+    for start, content, end in _boxes(text):
+        if contents and not (end <= begin and _BETWEEN.fullmatch(text, end, begin)):
+            break
+        if content not in contents:
+            contents.insert(0, content)
+        begin = start
+    return ", ".join(contents) or None
+
+
+def _boxes(text: str) -> Iterator[tuple[int, str, int]]:
+    """Yield begin, content and end of complete boxes, the last one first."""
     for match in list(_BOX.finditer(text))[: -_TRIES - 1 : -1]:
         rest = text[match.end() :]
-        content = braced(rest) if rest.startswith("{") else re.split(r"[\s{}$]", rest, maxsplit=1)[0]
-        if content and content.strip():
-            return content.strip()
-    return None
+        inside = braced(rest) if rest.startswith("{") else re.split(r"[\s{}$]", rest, maxsplit=1)[0]
+        if inside and inside.strip():
+            yield match.start(), inside.strip(), match.end() + len(inside) + 2 * rest.startswith("{")
 
 
 def braced(text: str) -> str | None:

@@ -1,90 +1,40 @@
 """Which generated questions go on: by language, duplicates, contamination, solvability and difficulty.
 
 The order of the paper (section 2.4) is language, solvability, difficulty; duplicates and contamination,
-which it does not have, come before anything that costs a forward pass. Each step is a function that gives a
-reason or None.
+which it does not have, come before anything that costs a forward pass. Steps that read text alone look at all
+rows at once; those that ask a model go block by block.
 """
 
 from __future__ import annotations
 
-import re
-import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
+
+import numpy as np
 
 from scalequest.cards import dataset_card
 from scalequest.chat import BoundFormat, FormatError
 from scalequest.config import ConfigError, RunOptions, option, required, to_dict
 from scalequest.engines.base import Completion, EngineConfig, Generator, Request, Sampling
 from scalequest.engines.stream import Drop, completing, stream
+from scalequest.questions.contamination import ContaminationRule, Index, Match, TestQuestion
+from scalequest.questions.difficulty import DifficultyRule, measured, outside_difficulty, select_difficulty
+from scalequest.questions.duplicates import DuplicateRule, Duplicates, Sketch, find_duplicates, sketch
+from scalequest.questions.language import LanguageRule, languages
 from scalequest.questions.prompts import Prompt
+from scalequest.questions.report import filter_report
+from scalequest.questions.solvability import SolvabilityRule, judged, rules_disagree, unsolvable
+from scalequest.questions.text import batches
 from scalequest.records import Row, row_seed
 from scalequest.shards import Stage
 from scalequest.solutions.solving import SAMPLE_COLUMNS, sample_requests, sampled
 from scalequest.tracking import Tracker
 
-VERSION = 1  # raise by hand when the same configuration gives other rows
+VERSION = 2  # raise by hand when the same configuration gives other rows
 
 Step = Literal["language", "duplicates", "contamination", "solvability", "difficulty"]
 MODEL_STEPS = ("solvability", "difficulty")
-
-# Function words that tell questions in plain ASCII apart; none is a word of both lists or a usual variable.
-_ENGLISH = "the of and how many much what is are to if with find each more has have does he she"
-_FOREIGN = (
-    "der das und wie viele hat ist ein eine jetzt le les et en de du il elle une est combien que "
-    "el los las una tiene es con por cuántos cuántas cuantos cuantas ahora che quanti"
-)
-ENGLISH, FOREIGN = frozenset(_ENGLISH.split()), frozenset(_FOREIGN.split())
-
-
-@dataclass(frozen=True)
-class LanguageRule:
-    """What counts as English."""
-
-    paper_exact: bool = option(
-        False, "drop a question with any character above 127, curly quotes and ° too (paper)"
-    )
-    max_accented: float = option(0.1, "largest share of accented letters among a question's letters")
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """Questions that must not be trained on."""
-
-    source: str = required("file, stage folder or hub:owner/name of the benchmark")
-    column: str = option("question", "its column that holds the question")
-
-
-@dataclass(frozen=True)
-class ContaminationRule:
-    """Which benchmarks the questions are held against."""
-
-    against: list[Benchmark] = option(
-        help="benchmarks; a question that stands in one is dropped", default_factory=list, fingerprint=False
-    )
-
-
-@dataclass(frozen=True)
-class SolvabilityRule:
-    """Who says whether a question can be solved."""
-
-    judge: Literal["agreement", "model"] = option(
-        "agreement", "the solver's agreement with itself, or a verdict"
-    )
-    min_agreement: float = option(
-        0.5, "judge agreement: smallest share of the samples that give the majority's answer"
-    )
-    prompt: str | None = option(None, "judge model: YAML file of the prompt", fingerprint=False)
-    paper_exact: bool = option(False, "judge model: 'yes' anywhere in the reply counts as Yes (paper's code)")
-
-
-@dataclass(frozen=True)
-class DifficultyRule:
-    """Which fail rates stay. The fail rate is 1 - agreement: nobody knows the right answers here."""
-
-    min_fail_rate: float = option(0.0, "easier ones are dropped")
-    max_fail_rate: float = option(1.0, "harder ones are dropped")
 
 
 @dataclass(frozen=True)
@@ -95,6 +45,7 @@ class FilterConfig:
     steps: list[Step] = required("the filters, in order; those that ask a model come last")
     columns: dict[str, str] = option(help="our column names to the input's", default_factory=dict)
     language: LanguageRule = option(help="step language", default_factory=LanguageRule)
+    duplicates: DuplicateRule = option(help="step duplicates", default_factory=DuplicateRule)
     contamination: ContaminationRule = option(help="step contamination", default_factory=ContaminationRule)
     solvability: SolvabilityRule = option(help="step solvability", default_factory=SolvabilityRule)
     difficulty: DifficultyRule = option(help="step difficulty", default_factory=DifficultyRule)
@@ -109,7 +60,7 @@ class FilterConfig:
     engine: EngineConfig = option(help="what it runs on", default_factory=EngineConfig)
 
     def __post_init__(self) -> None:
-        asks = [step in MODEL_STEPS for step in self.steps]
+        asks = [self._asks(step) for step in self.steps]
         if len(set(self.steps)) != len(self.steps):
             raise ConfigError(f"steps: {self.steps} names a step twice")
         if asks != sorted(asks):
@@ -118,7 +69,7 @@ class FilterConfig:
             )
         if any(asks) and not (self.model_name_or_path and self.chat_format):
             raise ConfigError(f"steps: {self.steps[-1]} needs model_name_or_path and chat_format")
-        if self.by_verdict and "difficulty" in self.steps:
+        if self.by_verdict and self._asks("difficulty"):
             raise ConfigError(
                 "steps: difficulty needs samples and solvability.judge: model a verdict; make two stages"
             )
@@ -126,8 +77,12 @@ class FilterConfig:
             raise ConfigError("solvability.prompt: judge: model needs a prompt file")
         if any(asks) and not self.by_verdict and self.samples < 2:
             raise ConfigError(f"samples: {self.samples} cannot agree or disagree; give at least 2")
-        if "contamination" in self.steps and not self.contamination.against:
-            raise ConfigError("contamination.against: step contamination needs at least one benchmark")
+        if "contamination" in self.steps and not self.contamination.given:
+            raise ConfigError(
+                "contamination.against: step contamination needs a benchmark, here or in .benchmarks"
+            )
+        if self.by_verdict and self.solvability.votes > 1 and self.sampling.temperature == 0:
+            raise ConfigError("solvability.votes: greedy replies are all the same; set sampling.temperature")
 
     @property
     def by_verdict(self) -> bool:
@@ -137,110 +92,96 @@ class FilterConfig:
     @property
     def asks_model(self) -> bool:
         """Whether any step needs a model at all."""
-        return any(step in MODEL_STEPS for step in self.steps)
+        return any(self._asks(step) for step in self.steps)
+
+    def _asks(self, step: Step) -> bool:
+        return (
+            step in self.steps
+            and step in MODEL_STEPS
+            and not (step == "difficulty" and self.difficulty.columns)
+        )
 
 
-def language(question: str, rule: LanguageRule) -> str | None:
-    """Drop what is not English: another script, many accents, or more foreign function words than English.
+@dataclass
+class TextFindings:
+    """What the steps that need no model found, row by row.
 
-    Greek letters and mathematical alphabets are mathematics, and stay. With `rule.paper_exact` every
-    character must be ASCII, as in the authors' code, and nothing else is looked at.
+    Attributes:
+        reasons: why a row goes no further, or None.
+        columns: what a row gets, e.g. the benchmark question that it matches.
+        ascii: whether the paper's language rule would keep the row.
+        duplicates: where that step ran.
+        matches: by row number, where the contamination step ran.
+        clean: the benchmarks' clean ratios.
+        difficulties: where difficulty was selected by a column: of all rows that the step saw, and of those
+        it kept.
     """
-    if not question.strip():
-        return "empty"
-    if rule.paper_exact:
-        return None if question.isascii() else "language"
-    words = re.findall(r"[^\W\d_]+", question.casefold())
-    foreign = sum(word in FOREIGN for word in words)
-    if foreign > 1 and foreign > sum(word in ENGLISH for word in words):
-        return "language"
-    if question.isascii():
-        return None
-    letters = [letter for letter in unicodedata.normalize("NFKC", question) if letter.isalpha()]
-    accented = [letter for letter in letters if not letter.isascii()]
-    names = [unicodedata.name(letter, "UNKNOWN") for letter in accented]
-    if any(not name.startswith(("LATIN", "GREEK", "MODIFIER LETTER")) for name in names):
-        return "language"
-    latin = sum(name.startswith("LATIN") for name in names)
-    return "language" if latin > rule.max_accented * len(letters) else None
+
+    reasons: list[str | None]
+    columns: list[Row]
+    ascii: list[bool]
+    duplicates: Duplicates | None = None
+    matches: dict[int, Match] = field(default_factory=dict)
+    clean: list[dict[str, Any]] = field(default_factory=list)
+    difficulties: tuple[list[float], list[float]] | None = None
 
 
-def normalised(question: str) -> str:
-    """What two questions share that differ in case, spacing or Unicode form only."""
-    return " ".join(unicodedata.normalize("NFKC", question).casefold().split())
-
-
-def masked(question: str) -> str:
-    """`normalised` with numbers as # and capitalised words as @: the story without its names and numbers."""
-
-    def name(word: re.Match[str]) -> str:
-        return word[0] if word[0].lower() in ENGLISH else "@"
-
-    nameless = re.sub(r"\b[A-Z][a-z]+\b", name, unicodedata.normalize("NFKC", question))
-    return normalised(re.sub(r"\d+(?:[.,]\d+)*", "#", nameless))
-
-
-def verdict(text: str, paper_exact: bool = False) -> bool | None:
-    """The judge's last explicit Yes or No; None where it gives none.
-
-    Explicit is a yes or no that closes a clause ("Verdict: **Yes**", "No, because ..."); "there is no missing
-    number" and "Yes or No" are not. With `paper_exact` a yes anywhere is Yes and anything else No, as in the
-    authors' code.
-    """
-    if paper_exact:
-        return "yes" in text.lower()
-    found = re.findall(
-        r"(?<!or )(?<!/)\b(yes|no)\b(?!\s*/)(?=[*_}\"'”’)\]]*(?:[.,;:!?\n]|\s*$))", text, re.IGNORECASE
-    )
-    return found[-1].lower() == "yes" if found else None
-
-
-def read_text_steps(
-    rows: Sequence[Row], config: FilterConfig, benchmarks: Iterable[str]
-) -> tuple[list[str | None], list[bool]]:
-    """Run the steps that need no model over all rows, in order.
+def read_text(
+    rows: Sequence[Row], config: FilterConfig, benchmarks: Sequence[TestQuestion] = (), seed: int = 0
+) -> TextFindings:
+    """Run the steps that need no model over all rows, in order; a row that one stops is not seen by the next.
 
     Every worker does so over all rows: which of two equal questions is the first depends on all of them.
 
-    Returns:
-        A reason or None for every row; and whether the row equals a benchmark question but for names and
-        numbers (reported, never a reason: templated arithmetic collides by chance).
+    Args:
+        rows: with `id` and `question`.
+        config: the steps and their rules.
+        benchmarks: for the step contamination.
+        seed: of the run, where difficulty is selected by a column.
     """
-    questions = list(benchmarks)
-    known, known_masked = {normalised(text) for text in questions}, {masked(text) for text in questions}
-    seen: set[str] = set()
+    texts: list[str] = [row["question"] for row in rows]
+    index = Index(benchmarks, config.contamination)
+    spoken: list[str | None] = []
+    sketches: list[Sketch] = []
+    matches: list[Match | None] = []
+    for start, tokens in batches(texts):
+        if "language" in config.steps:
+            spoken += languages(texts[start : start + len(tokens.offsets) - 1], tokens, config.language)
+        if "duplicates" in config.steps:
+            sketches.append(sketch(tokens, config.duplicates))
+        if "contamination" in config.steps:
+            matches += index.matches(tokens)
+    found = TextFindings([None] * len(rows), [{} for _ in rows], [text.isascii() for text in texts])
 
-    def duplicates(question: str) -> str | None:
-        key = normalised(question)
-        if key in seen:
-            return "duplicate"
-        seen.add(key)
-        return None
+    def drop(reasons: Sequence[str | None]) -> None:
+        found.reasons[:] = [old or new for old, new in zip(found.reasons, reasons, strict=True)]
 
-    checks: Mapping[str, Callable[[str], str | None]] = {
-        "language": lambda question: language(question, config.language),
-        "duplicates": duplicates,
-        "contamination": lambda question: "contamination" if normalised(question) in known else None,
-    }
-    steps = [checks[step] for step in config.steps if step in checks]
-    reasons = [next(filter(None, (step(row["question"]) for step in steps)), None) for row in rows]
-    return reasons, [bool(known) and masked(row["question"]) in known_masked for row in rows]
-
-
-def unsolvable(measures: Row, rule: SolvabilityRule) -> str | None:
-    """Drop by the verdict or the agreement that was measured."""
-    if rule.judge == "agreement":
-        return "unsolvable" if measures["agreement"] < rule.min_agreement else None
-    if measures["verdict"] is None:
-        return "verdict_truncated" if measures["verdict_finish_reason"] == "length" else "verdict_unparsed"
-    return None if measures["verdict"] else "unsolvable"
-
-
-def outside_difficulty(measures: Row, rule: DifficultyRule) -> str | None:
-    """Drop what the solver fails too seldom or too often."""
-    if measures["fail_rate"] < rule.min_fail_rate:
-        return "too_easy"
-    return "too_hard" if measures["fail_rate"] > rule.max_fail_rate else None
+    for step in config.steps:
+        if step == "language":
+            drop(spoken)
+        elif step == "duplicates" and sketches:
+            among = np.array([reason is None for reason in found.reasons])
+            found.duplicates = find_duplicates(texts, Sketch.joined(sketches), config.duplicates, among)
+            for number, reason in enumerate(found.duplicates.reasons):
+                if reason is not None:
+                    found.columns[number]["duplicate_of"] = rows[int(found.duplicates.kept[number])]["id"]
+            drop(found.duplicates.reasons)
+        elif step == "contamination":
+            for number, match in enumerate(matches):
+                if match is not None and found.reasons[number] is None:
+                    found.matches[number] = match
+                    found.columns[number] |= match.columns
+            found.clean = index.clean_ratios()
+            if config.contamination.drop:
+                drop(["contamination" if number in found.matches else None for number in range(len(rows))])
+        elif step == "difficulty" and config.difficulty.columns:
+            left = [number for number, reason in enumerate(found.reasons) if reason is None]
+            chosen = select_difficulty([rows[number] for number in left], config.difficulty, seed)
+            values = measured([rows[number] for number in left], config.difficulty.columns)
+            found.difficulties = values, [v for v, why in zip(values, chosen, strict=True) if why is None]
+            for number, why in zip(left, chosen, strict=True):
+                found.reasons[number] = why
+    return found
 
 
 def filter_questions(
@@ -249,7 +190,7 @@ def filter_questions(
     config: FilterConfig,
     run: RunOptions,
     *,
-    benchmarks: Iterable[str] = (),
+    benchmarks: Sequence[TestQuestion] = (),
     generator: Generator | None = None,
     format: BoundFormat | None = None,
     prompt: Prompt | None = None,
@@ -257,12 +198,14 @@ def filter_questions(
 ) -> dict[str, Any]:
     """Filter `rows` and finish the stage; kept and dropped rows carry what was measured.
 
+    Beside the rows, report.html and report.json say what every step did, with flagged pairs side by side.
+
     Args:
         stage: an open, unfinished stage.
         rows: question rows.
         config: the steps and their rules.
         run: gives the seed and the block size.
-        benchmarks: question texts for the contamination step.
+        benchmarks: questions for the step contamination.
         generator: judge or solver, where a step needs one.
         format: its chat format.
         prompt: the judge's, where `solvability.judge` is `model`.
@@ -271,17 +214,19 @@ def filter_questions(
     Returns:
         The stage's receipt (empty on workers other than 0).
     """
-    reasons, near = read_text_steps(rows, config, benchmarks)
-    known = "contamination" in config.steps
-
+    found = read_text(rows, config, benchmarks, run.seed)
+    disagreeing: set[int] = set()
     left_out = SAMPLE_COLUMNS if config.keep_responses else ()  # a question row counts its own tokens
 
     def base(number: int) -> Row:
         row = {key: value for key, value in rows[number].items() if key not in left_out}
-        return row | ({"masked_match": near[number]} if known else {})
+        return row | found.columns[number]
+
+    def judge_seed(row: Row, vote: int) -> int | None:
+        return row_seed(run.seed, "judge", row["id"], vote) if config.sampling.temperature > 0 else None
 
     def ask(number: int) -> Sequence[Request] | Drop:
-        row, reason = base(number), reasons[number]
+        row, reason = base(number), found.reasons[number]
         if reason is not None:
             return Drop(row, reason)
         if format is None:
@@ -289,8 +234,11 @@ def filter_questions(
         try:
             if config.by_verdict:
                 assert prompt is not None, "judge: model without a prompt"
-                seed = row_seed(run.seed, "judge", row["id"]) if config.sampling.temperature > 0 else None
-                return [Request(row["id"], format.user_prompt_ids(prompt.fill(row["question"])), seed)]
+                ids = format.user_prompt_ids(prompt.fill(row["question"]))
+                return [
+                    Request(f"{row['id']}/{n}", ids, judge_seed(row, n))
+                    for n in range(config.solvability.votes)
+                ]
             return sample_requests(
                 row, range(config.samples), run.seed, "filter_questions", config.sampling, format
             )
@@ -302,12 +250,12 @@ def filter_questions(
         if format is None:
             return row
         if config.by_verdict:
-            text = format.decode(completions[0].ids)
-            row |= {
-                "verdict": verdict(text, config.solvability.paper_exact),
-                "verdict_text": text,
-                "verdict_finish_reason": completions[0].finish_reason,
-            }
+            replies = [format.decode(completion.ids) for completion in completions]
+            row |= judged(
+                replies, [completion.finish_reason for completion in completions], config.solvability
+            )
+            if rules_disagree(row):
+                disagreeing.add(number)
         else:
             measures = sampled(completions, format)
             row |= measures if config.keep_responses else {"agreement": measures["agreement"]}
@@ -316,9 +264,12 @@ def filter_questions(
         for step in config.steps:
             if step == "solvability":
                 reason = reason or unsolvable(row, config.solvability)
-            elif step == "difficulty":
+            elif step == "difficulty" and not config.difficulty.columns:
                 reason = reason or outside_difficulty(row, config.difficulty)
         return row if reason is None else Drop(row, reason)
+
+    def disagreements(numbers: range) -> dict[str, int]:
+        return {"rules_disagree": len(disagreeing & set(numbers))}
 
     answer = None
     if config.asks_model:
@@ -332,16 +283,17 @@ def filter_questions(
         ask=ask,
         answer=answer,
         settle=settle,
-        counts=(lambda numbers: {"masked_matches": sum(near[i] for i in numbers)}) if known else None,
+        counts=(lambda numbers: {"rules_disagree": len(disagreeing & set(numbers))})
+        if config.by_verdict
+        else None,
         tracker=tracker,
     )
-    text = f"Questions that passed, in this order: {', '.join(config.steps)}."
-    if known:
-        text += (
-            f" Of {len(rows)} that came in, {sum(near)} equal a benchmark question but for names and numbers."
-        )
     columns = ["verdict"] if config.by_verdict else ["agreement", "fail_rate"] if config.asks_model else []
+    text = f"Questions that passed {', '.join(config.steps)}. report.html says what each step did."
     card = dataset_card(
         "Filtered questions", text, to_dict(config), stage.samples(8), "id", "question", *columns
     )
-    return stage.finish(rows_in=len(rows), card=card, columns=("id", "question"))
+    receipt = stage.finish(rows_in=len(rows), card=card, columns=("id", "question"))
+    if receipt:
+        filter_report(stage.output_dir, rows, found, receipt, config.steps)
+    return receipt

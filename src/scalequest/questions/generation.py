@@ -1,26 +1,32 @@
 """Questions from nothing: a question generator completes the bare head of a user's turn (paper, section 1.3).
 
-The prompt is the same for every row, so the seed is all that sets two rows apart, and there is one for
-every row.
+The prompt is the same for every row, so the seed is all that sets two rows apart: there is one for every row,
+or one for every block, and never one that two workers share.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from scalequest.cards import dataset_card
 from scalequest.chat import BoundFormat
 from scalequest.config import ConfigError, RunOptions, option, required, to_dict
 from scalequest.engines.base import Completion, EngineConfig, Generator, Request, Sampling
+from scalequest.engines.progress import Gates
 from scalequest.engines.stream import Drop, completing, stream
+from scalequest.questions.text import normalised
 from scalequest.records import Row, model_label, row_seed
 from scalequest.shards import Stage
 from scalequest.tracking import Tracker
 
 VERSION = 1  # raise by hand when the same configuration gives other rows
 COLUMNS = ("id", "question", "generator", "seed", "finish_reason", "tokens")
+
+
+SeedScope = Literal["row", "block"]
+SEED_SCOPE = "a seed a row, or one a block of rows: faster on GPUs, where seeded rows are sampled natively"
 
 
 @dataclass(frozen=True)
@@ -33,9 +39,11 @@ class GenerationConfig:
     model_revision: str | None = option(None, "its revision on the hub", fingerprint=False)
     label: str | None = option(None, "what the rows call the generator; None is its folder's name")
     id_prefix: str = option("q", "ids are <prefix>-00000000 on; give each generator of a pipeline its own")
-    seed_rows: bool = option(True, "a seed a row; False is faster on some engines and cannot be repeated")
+    seed_rows: bool = option(True, "False is seed_scope: block")
+    seed_scope: SeedScope = option("row", SEED_SCOPE)
     sampling: Sampling = option(help="how it is sampled", default_factory=lambda: Sampling(1.0, 0.99, 512))
     engine: EngineConfig = option(help="what it runs on", default_factory=EngineConfig)
+    gates: Gates = option(help="rates that end it early", default_factory=Gates, fingerprint=False)
 
 
 def generate_questions(
@@ -61,13 +69,14 @@ def generate_questions(
             f"sampling.max_tokens: with the prefix {taken}, more than the context, {generator.context}"
         )
     rows = config.num_questions if run.limit is None else min(config.num_questions, run.limit)
+    by_row = config.seed_scope == "row" and config.seed_rows
     label = config.label or model_label(config.model_name_or_path)
 
     def seed(number: int) -> int:
         return row_seed(run.seed, "generate_questions", number)
 
     def ask(number: int) -> Sequence[Request]:
-        return [Request(str(number), format.question_prefix_ids, seed(number) if config.seed_rows else None)]
+        return [Request(str(number), format.question_prefix_ids, seed(number) if by_row else None)]
 
     def settle(number: int, completions: Sequence[Completion]) -> Row | Drop:
         (completion,) = completions
@@ -75,15 +84,26 @@ def generate_questions(
             "id": f"{config.id_prefix}-{number:08d}",
             "question": format.decode(completion.ids),
             "generator": label,
-            "seed": seed(number) if config.seed_rows else None,
+            "seed": seed(number) if by_row else None,
             "finish_reason": completion.finish_reason,
             "tokens": completion.tokens,
         }
         reason = _fault(row, completion, format)
         return row if reason is None else Drop(row, reason)
 
-    answer = completing(generator, config.sampling, format.question_stop_ids)
-    stream(stage, rows, run.block_size, ask=ask, answer=answer, settle=settle, tracker=tracker)
+    block_seeds = None if by_row else (run.seed, "generate_questions")
+    answer = completing(generator, config.sampling, format.question_stop_ids, block_seeds=block_seeds)
+    stream(
+        stage,
+        rows,
+        run.block_size,
+        ask=ask,
+        answer=answer,
+        settle=settle,
+        tracker=tracker,
+        gates=config.gates,
+        text=lambda row: normalised(row["question"]),
+    )
     text = f"Questions sampled from {label}, which was given nothing but the head of a user's turn."
     card = dataset_card(
         "Generated questions", text, to_dict(config), stage.samples(8), "id", "question", "tokens"

@@ -1,10 +1,11 @@
-"""One solution a question, out of several: majority agreement now (reward scores come beside it).
+"""One solution a question, out of several: by majority, by reward, by both, or by a reference answer.
 
 The result is the instruction-tuning set: one `query`, one `response`.
 """
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,8 +19,8 @@ from scalequest.records import Row, row_seed
 from scalequest.shards import Stage
 from scalequest.tracking import Tracker
 
-VERSION = 1  # raise by hand when the same configuration gives other rows
-COLUMNS = ("id", "query", "response", "answer", "agreement", "generator", "solver")
+VERSION = 2  # raise by hand when the same configuration gives other rows
+COLUMNS = ("id", "query", "response", "answer", "agreement", "reward", "margin", "generator", "solver")
 
 ANSWER_PHRASES = (
     "boxed",
@@ -28,16 +29,24 @@ ANSWER_PHRASES = (
 )  # the paper's code keeps a response that holds one
 
 
+Rule = Literal["majority", "reward", "majority_reward", "reward_vote", "correct"]
+NEED_REWARDS = ("reward", "majority_reward", "reward_vote")
+
+
 @dataclass(frozen=True)
 class SelectConfig:
     """The selection stage."""
 
     input: list[str] = required("solution sources, read one after the other", fingerprint=False)
     columns: dict[str, str] = option(help="our column names to the input's", default_factory=dict)
-    rule: Literal["majority"] = option(
-        "majority", "the first complete response that gives the majority's answer"
+    rule: Rule = option(
+        "majority",
+        "majority: the first response with the majority's answer; reward: the highest reward (paper); "
+        "majority_reward: the highest among those; reward_vote: the highest of the answer whose rewards, each "
+        "squashed to 0..1, sum highest; correct: the best one that agrees with the column `reference`",
     )
     min_agreement: float = option(0.0, "smallest share of the samples that give the majority's answer")
+    min_reward: float | None = option(None, "smallest reward of what is selected; the paper has none")
     answer_phrase: bool = option(True, "keep only responses with 'boxed' or an answer phrase (paper)")
     shuffle_answers: bool = option(False, "a control: every question gets another question's response")
 
@@ -45,38 +54,124 @@ class SelectConfig:
         if not 0 <= self.min_agreement <= 1:
             raise ConfigError(f"min_agreement: {self.min_agreement} is not between 0 and 1")
 
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """Columns that every row must have."""
+        columns = ("question", "responses", "answers", "finish_reasons")
+        rewards = self.rule in NEED_REWARDS or self.min_reward is not None
+        return (
+            *columns,
+            *(["rewards"] if rewards else []),
+            *(["reference"] if self.rule == "correct" else []),
+        )
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A complete response, its answer, and its reward where there is one."""
+
+    response: str
+    answer: str | None
+    reward: float | None
+
 
 def select(row: Row, config: SelectConfig) -> Row | Drop:
     """The pair that a solution row gives, or why it gives none.
 
-    The majority is taken over all samples, those that were cut or gave no answer counting against it; ties
-    go to the answer that came first. Dropped: `all_truncated`, `no_answer`, `low_agreement`, and
-    `no_answer_phrase` where no response with the majority's answer has one.
+    The majority is taken over all samples, those that were cut or gave no answer counting against it. Ties,
+    of votes or of rewards, go to the sample that came first. `margin` says how clear the choice was: by how
+    much the best reward (or the majority's share) exceeds the best one that another answer has; null
+    without another.
+
+    Dropped: `all_truncated`, `no_answer`, `low_agreement`, `no_correct` (rule correct), `no_reward`,
+    `low_reward`, and `no_answer_phrase` where nothing that may be chosen has one.
     """
-    samples = zip(row["responses"], row["answers"], row["finish_reasons"], strict=True)
-    complete = [(response, answer) for response, answer, reason in samples if reason == "stop"]
+    rewards = row.get("rewards") or [None] * len(row["responses"])
+    samples = zip(row["responses"], row["answers"], rewards, row["finish_reasons"], strict=True)
+    complete = [Candidate(*sample) for *sample, reason in samples if reason == "stop"]
     if not complete:
         return Drop(row, "all_truncated")
-    missing = [None] * (len(row["responses"]) - len(complete))
-    best, agreement = majority([answer for _, answer in complete] + missing)
+    votes = [one.answer for one in complete]
+    best, agreement = majority([*votes, *[None] * (len(row["responses"]) - len(complete))])
     if best is None:
         return Drop(row, "no_answer")
     if agreement < config.min_agreement:
         return Drop(row, "low_agreement")
-    for response, answer in complete:
-        if config.answer_phrase and not any(phrase in response for phrase in ANSWER_PHRASES):
-            continue
-        if answer is not None and (answer == best or equivalent(answer, best)):
-            return {
-                "id": row["id"],
-                "query": row["question"],
-                "response": response,
-                "answer": answer,
-                "agreement": agreement,
-                "generator": row.get("generator"),
-                "solver": row.get("solver"),
-            }
-    return Drop(row, "no_answer_phrase")
+    chosen = _eligible(row, complete, best, config)
+    if isinstance(chosen, str):
+        return Drop(row, chosen)
+    if config.answer_phrase:
+        chosen = [one for one in chosen if any(phrase in one.response for phrase in ANSWER_PHRASES)]
+        if not chosen:
+            return Drop(row, "no_answer_phrase")
+    by_reward = config.rule != "majority" and all(one.reward is not None for one in chosen)
+    one = max(chosen, key=_reward) if by_reward else chosen[0]  # max takes the first of equals
+    if config.min_reward is not None and _reward(one) < config.min_reward:
+        return Drop(row, "low_reward")
+    others = [other for other in complete if not _same(other.answer, one.answer)]
+    return {
+        "id": row["id"],
+        "query": row["question"],
+        "response": one.response,
+        "answer": one.answer,
+        "agreement": agreement,
+        "reward": one.reward,
+        "margin": _margin(
+            one, others, agreement if config.rule == "majority" else None, len(row["responses"])
+        ),
+        "generator": row.get("generator"),
+        "solver": row.get("solver"),
+        "reward_model": row.get("reward_model"),
+    }
+
+
+def _eligible(
+    row: Row, complete: Sequence[Candidate], best: str, config: SelectConfig
+) -> list[Candidate] | str:
+    """The responses that a rule may choose from, those with an answer alone, or why there are none."""
+    answered = [one for one in complete if one.answer is not None]
+    if config.rule == "correct":
+        reference = str(row["reference"])
+        return [one for one in answered if _same(one.answer, reference)] or "no_correct"
+    if config.rule in NEED_REWARDS:
+        answered = [one for one in answered if one.reward is not None]
+        if not answered:
+            return "no_reward"
+        if config.rule == "reward":
+            return answered
+        if config.rule == "reward_vote":
+            best = _reward_vote(answered)
+    return [one for one in answered if _same(one.answer, best)] or "no_reward"
+
+
+def _reward_vote(answered: Sequence[Candidate]) -> str:
+    """The answer whose rewards, each through the logistic function, have the highest sum."""
+    sums: dict[str, float] = {}
+    for one in answered:
+        assert one.answer is not None
+        known = next((answer for answer in sums if _same(answer, one.answer)), one.answer)
+        sums[known] = sums.get(known, 0.0) + 1 / (1 + math.exp(-max(-60.0, min(60.0, _reward(one)))))
+    return max(sums, key=sums.__getitem__)
+
+
+def _margin(
+    one: Candidate, others: Sequence[Candidate], agreement: float | None, samples: int
+) -> float | None:
+    if not others:
+        return None
+    if agreement is not None:
+        answers = [other.answer for other in others]
+        return agreement - majority(answers)[1] * len(answers) / samples
+    rewards = [other.reward for other in others if other.reward is not None]
+    return None if one.reward is None or not rewards else one.reward - max(rewards)
+
+
+def _reward(one: Candidate) -> float:
+    return -math.inf if one.reward is None else one.reward
+
+
+def _same(one: str | None, other: str | None) -> bool:
+    return one is not None and other is not None and (one == other or equivalent(one, other))
 
 
 def select_solutions(

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from scalequest.cards import dataset_card
 from scalequest.chat import BoundFormat, ChatFormat, FormatError
 from scalequest.config import ConfigError, RunOptions, option, required, to_dict
-from scalequest.engines.base import Completion, EngineConfig, Generator, Request, Sampling
-from scalequest.engines.stream import Drop, completing, stream
+from scalequest.engines.base import Completion, EngineConfig, FinishReason, Generator, Request, Sampling
+from scalequest.engines.progress import Gates
+from scalequest.engines.stream import Answer, Drop, completing, stream
 from scalequest.grading import extract, majority
 from scalequest.records import Row, expand, model_label, row_seed
 from scalequest.shards import Stage
@@ -41,14 +43,120 @@ class SolveConfig:
     chat_format: str = required("its chat format: a family or a YAML file", fingerprint=False)
     columns: dict[str, str] = option(help="our column names to the input's", default_factory=dict)
     model_revision: str | None = option(None, "its revision on the hub", fingerprint=False)
-    samples: int = option(5, "solutions a question")
+    samples: int = option(5, "solutions a question; with until_agree, in each round")
+    until_agree: int | None = option(
+        None, "sample on, round after round, until so many give one answer: hard questions get more"
+    )
+    max_samples: int = option(40, "until_agree: most solutions a question")
+    answer_phrase: bool = option(
+        False, "only a box, #### or an answer phrase counts as an answer, not the last number"
+    )
     reuse: bool = option(
         False, "take over the responses that filter_questions kept, and sample what is missing"
     )
     sampling: Sampling = option(
         help="how they are sampled", default_factory=lambda: Sampling(0.7, 0.95, 2048)
     )
+    seed_scope: Literal["row", "block"] = option(
+        "row",
+        "a seed a sample, or one a block of rows: faster on GPUs, where seeded rows are sampled natively",
+    )
     engine: EngineConfig = option(help="what it runs on", default_factory=EngineConfig)
+    gates: Gates = option(help="rates that end it early", default_factory=Gates, fingerprint=False)
+
+    def __post_init__(self) -> None:
+        """Refuse counts that contradict each other."""
+        if self.until_agree is not None and not 0 < self.until_agree <= self.max_samples:
+            raise ConfigError(f"until_agree: {self.until_agree} is not between 1 and max_samples")
+        if self.until_agree is not None and self.max_samples < self.samples:
+            raise ConfigError(f"max_samples: {self.max_samples} is less than samples, {self.samples}")
+
+
+@dataclass(frozen=True)
+class Puzzle:
+    """One question, and the samples that it is asked for first."""
+
+    number: int
+    requests: Sequence[Request]
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """All samples of one question; it counts as one reply."""
+
+    completions: tuple[Completion, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Generated for all of them."""
+        return sum(completion.tokens for completion in self.completions)
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Read for all of them."""
+        return sum(completion.prompt_tokens for completion in self.completions)
+
+    @property
+    def finish_reason(self) -> FinishReason:
+        """`stop` where more than half of them stopped."""
+        stopped = sum(completion.finish_reason == "stop" for completion in self.completions)
+        return "stop" if 2 * stopped > len(self.completions) else "length"
+
+
+def in_rounds(
+    complete: Answer[Request, Completion], more: Callable[[int, Sequence[Completion]], Sequence[Request]]
+) -> Answer[Puzzle, Sampled]:
+    """Ask the samples of every question in rounds, until `more` (of its number and samples) wants none.
+
+    The budget by difficulty of DART-Math, with agreement in place of the known answer. A round of a block is
+    a block of its own, and new blocks are taken while others are in a later round, so the engine stays full.
+    """
+
+    def answer(blocks: Iterator[tuple[int, list[Puzzle]]]) -> Iterator[tuple[int, list[Sampled]]]:
+        opened: dict[int, dict[int, list[Completion]]] = {}
+        asked: dict[int, list[int]] = {}  # block to the question of each of its samples in flight
+        again: deque[tuple[int, list[Request]]] = deque()
+
+        def rounds() -> Iterator[tuple[int, list[Request]]]:
+            while True:
+                if again:
+                    yield again.popleft()
+                    continue
+                if (block := next(blocks, None)) is None:
+                    return
+                index, puzzles = block
+                opened[index] = {puzzle.number: [] for puzzle in puzzles}
+                asked[index] = [puzzle.number for puzzle in puzzles for _ in puzzle.requests]
+                yield index, [request for puzzle in puzzles for request in puzzle.requests]
+
+        while True:
+            for index, completions in complete(rounds()):
+                done = opened[index]
+                for number, completion in zip(asked.pop(index), completions, strict=True):
+                    done[number].append(completion)
+                wanted = {number: more(number, found) for number, found in done.items()}
+                requests = [request for row in wanted.values() for request in row]
+                if requests:
+                    asked[index] = [number for number, row in wanted.items() for _ in row]
+                    again.append((index, requests))
+                    continue
+                del opened[index]
+                yield index, [Sampled(tuple(found)) for found in done.values()]
+            if not again:  # else a last round became due after the engine had asked for the last block
+                return
+
+    return answer
+
+
+def further(answers: Sequence[str | None], config: SolveConfig) -> int:
+    """How many samples a question with these answers (None for a sample without one) still gets."""
+    have = len(answers)
+    if have < config.samples:
+        return config.samples - have
+    if config.until_agree is None or have >= config.max_samples:
+        return 0
+    agreeing = round(majority(answers)[1] * have)
+    return 0 if agreeing >= config.until_agree else min(config.samples, config.max_samples - have)
 
 
 def sample_requests(
@@ -67,19 +175,30 @@ def sample_requests(
     return [Request(f"{row['id']}/{number}", ids, seed(number)) for number in numbers]
 
 
-def sampled(completions: Sequence[Completion], format: BoundFormat) -> Row:
+def read_answers(
+    responses: Sequence[str], finish_reasons: Sequence[str], *, phrase: bool = False
+) -> list[str | None]:
+    """The answer of each response, or None.
+
+    A truncated response has no answer: what is read from half a solution is an intermediate result. With
+    `phrase` neither has one whose answer would be no more than its last number (paper, section 2.5).
+    """
+    answers: list[str | None] = []
+    for response, reason in zip(responses, finish_reasons, strict=True):
+        found = extract(response) if reason == "stop" else None
+        answers.append(found.answer if found and not (phrase and found.rule == "number") else None)
+    return answers
+
+
+def sampled(completions: Sequence[Completion], format: BoundFormat, *, phrase: bool = False) -> Row:
     """Columns of one question's samples: responses, answers, finish reasons, tokens, agreement.
 
-    A truncated response has no answer: what is read from half a solution is an intermediate result.
     `agreement` is the share of all samples, those without an answer included, that give the most frequent
     answer.
     """
     responses = [format.decode(completion.ids) for completion in completions]
     reasons = [completion.finish_reason for completion in completions]
-    answers = [
-        extract(response).answer if reason == "stop" else None
-        for response, reason in zip(responses, reasons, strict=True)
-    ]
+    answers = read_answers(responses, reasons, phrase=phrase)
     return {
         "responses": responses,
         "answers": answers,
@@ -118,7 +237,7 @@ def check_reuse(
 
 def asks_model(rows: Sequence[Row], config: SolveConfig) -> bool:
     """Whether any sample is missing; where none is, no engine need be started."""
-    return not config.reuse or any(len(row["responses"]) < config.samples for row in rows)
+    return not config.reuse or any(further(row["answers"], config) for row in rows)
 
 
 def solve_questions(
@@ -131,7 +250,10 @@ def solve_questions(
     *,
     tracker: Tracker | None = None,
 ) -> dict[str, Any]:
-    """Sample `config.samples` solutions of every question and finish the stage; other columns are carried.
+    """Sample solutions of every question and finish the stage; other columns are carried.
+
+    `config.samples` of each; with `until_agree` as many rounds of so many as it takes. `agreement` is the
+    share of the samples, those without an answer included, that give the most frequent answer.
 
     Dropped, each with its reason: a `FormatError`, `all_truncated`, `no_answer` (in no complete one).
 
@@ -142,28 +264,67 @@ def solve_questions(
     if not config.reuse:  # a question row counts its own tokens, in a column of another type
         rows = [{key: value for key, value in row.items() if key not in SAMPLE_COLUMNS} for row in rows]
 
-    def ask(number: int) -> Sequence[Request] | Drop:
-        missing = range(len(rows[number]["responses"]) if config.reuse else 0, config.samples)
+    by_row = config.seed_scope == "row"
+
+    def carried(number: int) -> Row:
+        row = rows[number]
+        if not config.reuse:
+            return {key: [] for key in SAMPLE_COLUMNS}
+        keep = None if config.until_agree is not None else config.samples
+        have = {key: row[key][:keep] for key in SAMPLE_COLUMNS}
+        if config.answer_phrase:
+            have["answers"] = read_answers(have["responses"], have["finish_reasons"], phrase=True)
+        return have
+
+    def more(number: int, completions: Sequence[Completion]) -> list[Request]:
+        if completions and config.until_agree is None:
+            return []
+        answers = carried(number)["answers"]
+        if completions:
+            answers = answers + sampled(completions, format, phrase=config.answer_phrase)["answers"]
+        missing = range(len(answers), len(answers) + further(answers, config))
+        requests = sample_requests(
+            rows[number], missing, run.seed, "solve_questions", config.sampling, format
+        )
+        return requests if by_row else [replace(request, seed=None) for request in requests]
+
+    def ask(number: int) -> Sequence[Puzzle] | Drop:
         try:
-            return sample_requests(
-                rows[number], missing, run.seed, "solve_questions", config.sampling, format
-            )
+            requests = more(number, ())
         except FormatError as error:
             return Drop(rows[number], str(error))
+        return [Puzzle(number, requests)] if requests else []
 
-    def settle(number: int, completions: Sequence[Completion]) -> Row | Drop:
-        row, new = rows[number], sampled(completions, format)
-        if config.reuse:
-            new = {key: (row[key] + new[key])[: config.samples] for key in SAMPLE_COLUMNS}
-            new["agreement"] = majority(new["answers"])[1]
+    def settle(number: int, replies: Sequence[Sampled]) -> Row | Drop:
+        completions = replies[0].completions if replies else ()
+        row, have = rows[number], carried(number)
+        new = sampled(completions, format, phrase=config.answer_phrase)
+        new |= {key: have[key] + new[key] for key in SAMPLE_COLUMNS}
+        new["agreement"] = majority(new["answers"])[1]
         row = row | new | {"solver": solver}
         if "stop" not in row["finish_reasons"]:
             return Drop(row, "all_truncated")
         return row if any(answer is not None for answer in row["answers"]) else Drop(row, "no_answer")
 
-    answer = completing(generator, config.sampling, format.solve_stop_ids) if generator else None
-    stream(stage, len(rows), run.block_size, ask=ask, answer=answer, settle=settle, tracker=tracker)
-    text = f"{config.samples} solutions a question, sampled from {solver}; cut ones have no answer."
+    answer = None
+    if generator:
+        seeds = None if by_row else (run.seed, "solve_questions")
+        complete = completing(generator, config.sampling, format.solve_stop_ids, block_seeds=seeds)
+        answer = in_rounds(complete, more)
+    stream(
+        stage,
+        len(rows),
+        run.block_size,
+        ask=ask,
+        answer=answer,
+        settle=settle,
+        tracker=tracker,
+        gates=config.gates,
+    )
+    more_text = f", up to {config.max_samples} until {config.until_agree} agree" if config.until_agree else ""
+    text = (
+        f"{config.samples} solutions a question{more_text}, sampled from {solver}; cut ones have no answer."
+    )
     samples = [
         {**row, "response": row["responses"][0], "answers": ", ".join(map(str, row["answers"]))}
         for row in stage.samples(4)

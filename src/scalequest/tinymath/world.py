@@ -302,6 +302,8 @@ def problem(rng: random.Random, steps: int, *, held_out: bool = False) -> Proble
             move = KINDS[name].draw(rng, states[-1])
             if move is None or move.after.value > LARGEST:
                 break
+            if move.after.name != states[-1].name and move.after.name in {state.name for state in states}:
+                break  # a second number for someone whom the story has given one would contradict it
             kinds.append(name)
             lines.extend(move.lines)
             moves.append(move)

@@ -13,46 +13,37 @@ import json
 import logging
 import math
 import os
+import random
 import shutil
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from accelerate.utils import broadcast_object_list
 from datasets import disable_progress_bars
-from transformers import (
-    AutoModelForCausalLM,
-    GenerationConfig,
-    PrinterCallback,
-    ProgressCallback,
-    TrainerCallback,
-)
-from transformers.trainer_utils import rotate_checkpoints
+from transformers import AutoConfig, GenerationConfig, PrinterCallback, ProgressCallback, TrainerCallback
+from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils.logging import disable_progress_bar
 
-from scalequest.cards import markdown_table
-from scalequest.chat import (
-    BoundFormat,
-    ChatFormat,
-    bind,
-    load_format,
-    load_tokenizer,
-    prepare_tokenizer_and_model,
-)
+from scalequest import estimate
+from scalequest.chat import BoundFormat, ChatFormat, bind, load_format, load_tokenizer
 from scalequest.config import ConfigError, TrainRunOptions, fingerprint_fields, option, required, to_dict
-from scalequest.records import expand, model_fingerprint, source_fingerprint
+from scalequest.records import Row, expand, model_fingerprint, read_inputs, source_fingerprint
 from scalequest.shards import Stage, StageError
 from scalequest.tracking import Tracker
 from scalequest.training import data
+from scalequest.training.safety import REQUEUE, SEAL, STOPPED, Guard, Seal, whole_checkpoint
+from scalequest.training.samples import ShowSamples
+from scalequest.training.saving import check_model, check_publishing, merge_adapter, model_card, publish
 
 log = logging.getLogger(__name__)
 
-SEAL = "complete.json"  # written into a checkpoint when all ranks have written the rest
 PREPARED = "prepared"
 # How a batch is spread over processes and steps, and what is computed twice to save memory, changes no
 # weight; its whole size does, and stands in the fingerprint as `global_batch`.
@@ -71,9 +62,17 @@ class TrainingData(TrainRunOptions):
     columns: dict[str, str] = option(
         None, "our column names to theirs, where a row has theirs", default_factory=dict
     )
+    sample: int | None = option(None, "train on this many rows, drawn with `seed` from all of them")
     holdout: int = option(0, "rows drawn with `seed`, kept apart and evaluated at the end")
     prepare_only: bool = option(False, "tokenise into output_dir and stop; needs no GPU", fingerprint=False)
     prepare_processes: int = option(1, "processes that tokenise", fingerprint=False)
+    sample_every: int = option(
+        0,
+        "steps between texts that the model writes for the log; 0: none; off under ZeRO-3",
+        fingerprint=False,
+    )
+    samples: int = option(4, "texts each time", fingerprint=False)
+    sample_tokens: int = option(256, "most tokens of each", fingerprint=False)
 
 
 @dataclass
@@ -93,6 +92,7 @@ class Run:
         inputs: source to fingerprint.
         identity: everything that can change a weight, as JSON can hold it.
         main: whether this is the one process that writes.
+        scorer: it learns to give a number, not text.
     """
 
     name: str
@@ -107,9 +107,12 @@ class Run:
     inputs: dict[str, str]
     identity: dict[str, Any]
     main: bool
+    scorer: bool = False
     stage: Stage | None = None
     tracker: Tracker | None = None
     counts: data.Counts | None = None
+    prepared: Path | None = None
+    publishes: bool = False
     started: float = field(default_factory=time.monotonic)
     earlier: float = 0.0  # seconds of the sessions that this one goes on from
 
@@ -123,12 +126,35 @@ class Run:
         """Seconds spent, earlier sessions up to the checkpoint included."""
         return self.earlier + time.monotonic() - self.started
 
-    def prepare(self, render: data.Render, needs: Sequence[str], **choices: Any) -> Path:
+    def rows(self, needs: Sequence[str]) -> list[Row]:
+        """The input's rows, all of them or those that `sample` draws, in order.
+
+        Raises:
+            ConfigError: a row lacks a column, or there are fewer rows than are to be drawn.
+        """
+        args = self.args
+        rows = read_inputs(args.input, *needs, columns=args.columns, limit=args.limit)
+        if args.sample is None:
+            return rows
+        if args.sample > len(rows):
+            raise ConfigError(f"sample: {args.sample} rows are to be drawn from {len(rows)}")
+        drawn = random.Random(self.training_args.seed).sample(range(len(rows)), args.sample)
+        return [rows[number] for number in sorted(drawn)]
+
+    def prepare(
+        self,
+        render: data.Render,
+        needs: Sequence[str],
+        *,
+        rows: Callable[[], list[Row]] | None = None,
+        **choices: Any,
+    ) -> Path:
         """Tokenise the inputs, unless they lie there already, and return the folder for `data.load`.
 
         Args:
             render: one of `data`'s functions, everything but row and format bound.
             needs: columns that every row must have.
+            rows: gives the rows, where they are not the input's as they are.
             choices: settings that change what `render` makes; with inputs, model and format they name it.
         """
         made_of = [
@@ -143,17 +169,16 @@ class Run:
         folder = self.folder / PREPARED / hashlib.sha256(key.encode()).hexdigest()[:16]
         with self.training_args.main_process_first(local=False, desc="tokenising"):
             if self.main and not (folder / "counts.json").is_file():
-                rows = data.read_inputs(self.args.input, self.args.columns, self.args.limit)
                 data.prepare(
                     folder,
-                    rows,
+                    rows() if rows else self.rows(needs),
                     render,
                     self.chat,
-                    needs=needs,
                     holdout=self.args.holdout,
                     seed=self.training_args.seed,
                     processes=self.args.prepare_processes,
                 )
+        self.prepared = folder
         self.counts = counts = data.counts_of(folder)
         if self.main:
             first = data.load(folder)[0][0]
@@ -194,6 +219,8 @@ class Run:
                     fingerprint=self.stage.fingerprint,
                     upstream={**self.inputs, "model": self.identity["model"]},
                 )
+                (self.folder / STOPPED).unlink(missing_ok=True)
+                log.info("%s: %s", self.name, memory_check(self))
         todo = [self.stage is None or not self.stage.finished]
         if self.training_args.world_size > 1:
             broadcast_object_list(todo, from_process=0)
@@ -216,20 +243,46 @@ class Run:
         for callback in (PrinterCallback, ProgressCallback):
             trainer.remove_callback(callback)
         keep, trainer.args.save_total_limit = trainer.args.save_total_limit, None
-        trainer.add_callback(_Seal(self, keep))
+        trainer.add_callback(Seal(self, keep))
         if self.main:
             trainer.add_callback(_Report(self))
-        trainer.train(resume_from_checkpoint=str(sealed) if sealed else None)
+        self._show_samples(trainer)
+        with Guard(self, trainer) as guard:
+            trainer.train(resume_from_checkpoint=str(sealed) if sealed else None)
+        if guard.stopped:
+            self._stop(trainer)
         if trainer.eval_dataset is not None:
             trainer.evaluate()
 
-    def save(self, trainer: Any, stop_ids: Sequence[int], note: str) -> None:
+    def _show_samples(self, trainer: Any) -> None:
+        if not self.args.sample_every or self.scorer or self.prepared is None:
+            return
+        if is_deepspeed_zero3_enabled():
+            if self.main:
+                log.info("%s: no samples under ZeRO-3, where each token would gather all weights", self.name)
+            return
+        stops = self.chat.solve_stop_ids if self.name == "sft" else self.chat.question_stop_ids
+        trainer.add_callback(ShowSamples(self, data.load(self.prepared)[0], list(stops)))
+
+    def _stop(self, trainer: Any) -> None:
+        """Leave, saved, with the status that says: start me again."""
+        step = trainer.state.global_step
+        trainer.end()
+        if self.main:
+            (self.folder / STOPPED).write_text(json.dumps({"step": step, "time": time.time()}) + "\n")
+            log.warning("%s: told to stop: checkpoint-%d is whole; start again to go on", self.name, step)
+            if self.tracker is not None:
+                self.tracker.finish(REQUEUE)
+        raise SystemExit(REQUEUE)
+
+    def save(self, trainer: Any, stop_ids: Sequence[int], note: str, section: str = "") -> None:
         """Save the model, prove that it loads, write card and receipt. The last thing a recipe does.
 
         Args:
             trainer: has trained.
-            stop_ids: ids at which the model's generations end, into its generation_config.
+            stop_ids: ids at which the model's generations end, into its generation_config; none for a scorer.
             note: one sentence for the card.
+            section: what the card says of its evaluation.
 
         Raises:
             StageError: the saved model does not load whole, or gives values that are not finite.
@@ -248,15 +301,24 @@ class Run:
             return
         _forget_deepspeed()
         if adapter is not None:
-            _merge(self, adapter, dtype)
+            merge_adapter(
+                self.model,
+                adapter,
+                self.folder,
+                dtype=dtype,
+                revision=self.model_args.model_revision,
+                prepared=(self.tokenizer, self.format),
+                scorer=self.scorer,
+            )
         for folder in filter(None, (self.folder, adapter)):
             (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; config.yaml holds the same
-        GenerationConfig(
-            bos_token_id=self.chat.bos_id,
-            eos_token_id=list(stop_ids),
-            pad_token_id=self.tokenizer.pad_token_id,
-        ).save_pretrained(self.folder)
-        check_model(self.folder, self.chat.question_prefix_ids)
+        if not self.scorer:
+            GenerationConfig(
+                bos_token_id=self.chat.bos_id,
+                eos_token_id=list(stop_ids),
+                pad_token_id=self.tokenizer.pad_token_id,
+            ).save_pretrained(self.folder)
+        check_model(self.folder, self.chat.question_prefix_ids, self.scorer)
         counts = self.counts
         dropped = {**counts.dropped, **({"held_out": counts.holdout} if counts.holdout else {})}
         tokens = round(counts.tokens * epochs)
@@ -269,7 +331,7 @@ class Run:
             dropped=dropped,
             tokens=tokens,
             seconds=self.seconds,
-            card=model_card(self, note, dropped, metrics),
+            card=model_card(self, note, dropped, metrics, section),
             targets=round(counts.targets * epochs),
             **{key: metrics[key] for key in ("train_loss", "eval_loss") if key in metrics},
         )
@@ -280,6 +342,8 @@ class Run:
         if self.tracker is not None:
             self.tracker.artifact(self.folder.name, "model", self.folder, {"tokens": tokens, **metrics})
             self.tracker.finish()
+        if self.publishes:
+            log.info("%s: published as %s", self.name, publish(self.folder, self.training_args))
 
     def _last_checkpoint(self) -> Path | None:
         """The newest checkpoint that was written whole, for these settings; what was not is removed."""
@@ -287,19 +351,21 @@ class Run:
         if self.training_args.world_size > 1:
             broadcast_object_list(fingerprint, from_process=0)
         with self.training_args.main_process_first(local=False, desc="looking for a checkpoint"):
-            found = sorted(
-                self.folder.glob("checkpoint-[0-9]*"), key=lambda path: int(path.name.partition("-")[2])
-            )
-            whole = [path for path in found if is_whole(path, fingerprint[0])]
-            if self.main:
-                for path in set(found) - set(whole):
-                    log.warning("%s: %s was not written to its end; removed", self.name, path)
-                    shutil.rmtree(path)
-        return whole[-1] if whole else None
+            return whole_checkpoint(self.folder, fingerprint[0], clean=self.main)
 
 
-def begin(name: str, version: int, args: Any, training_args: Any, model_args: Any) -> Run:
+def begin(
+    name: str, version: int, args: Any, training_args: Any, model_args: Any, *, scorer: bool = False
+) -> Run:
     """Start a training stage: logging, tokenizer, chat format, and what makes up its fingerprint.
+
+    Args:
+        name: of the stage.
+        version: of the stage.
+        args: a `TrainingData`.
+        training_args: the trainer's config.
+        model_args: TRL's `ModelConfig`.
+        scorer: it learns to give a number, not text.
 
     Raises:
         ConfigError: a setting or an input is wrong.
@@ -308,6 +374,9 @@ def begin(name: str, version: int, args: Any, training_args: Any, model_args: An
         raise ConfigError(
             "required key 'model_name_or_path' is missing (folder or hub id of the model to start from)"
         )
+    publishes, training_args.push_to_hub = training_args.push_to_hub, False  # once, when all is finished
+    if publishes:
+        check_publishing(training_args)
     main = training_args.process_index == 0
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
     logging.getLogger("scalequest").setLevel(logging.INFO if main else logging.WARNING)
@@ -355,7 +424,27 @@ def begin(name: str, version: int, args: Any, training_args: Any, model_args: An
         inputs=inputs,
         identity=identity,
         main=main,
+        scorer=scorer,
+        publishes=publishes,
     )
+
+
+def memory_check(run: Run) -> str:
+    """Say, before anything is loaded, whether a process's memory will do, and what to change where not."""
+    args = run.training_args
+    config = AutoConfig.from_pretrained(run.model, revision=run.model_args.model_revision)
+    try:
+        model = estimate.Architecture.of(config)
+    except AttributeError:  # no decoder that the formula knows
+        return "memory: no estimate for this architecture"
+    gpu = args.device.type == "cuda"
+    if gpu:
+        capacity = torch.cuda.get_device_properties(args.device).total_memory
+    else:
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        capacity = psutil.virtual_memory().available / here
+    work = estimate.Work.of(args, run.model_args)
+    return estimate.verdict(model, work, estimate.Topology.launched(args.world_size), capacity, gpu)
 
 
 def explained(main: Callable[..., None], *args: Any) -> int:
@@ -367,96 +456,6 @@ def explained(main: Callable[..., None], *args: Any) -> int:
             print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
-
-
-def is_whole(checkpoint: Path, fingerprint: str) -> bool:
-    """Whether a checkpoint was sealed by a run of this fingerprint and its files still have their sizes."""
-    try:
-        seal = json.loads((checkpoint / SEAL).read_text(encoding="utf-8"))
-        sizes = {name: (checkpoint / name).stat().st_size for name in seal["files"]}
-    except (OSError, ValueError, LookupError):
-        return False
-    return bool(sizes == seal["files"] and seal["fingerprint"] == fingerprint)
-
-
-def check_model(folder: Path, prompt_ids: Sequence[int]) -> None:
-    """Load a saved model as anyone would, run a prompt through it and let it generate.
-
-    Raises:
-        StageError: weights are missing or empty, or what it computes is not finite.
-    """
-    model, report = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", output_loading_info=True)
-    faults = sorted({*report["missing_keys"], *(str(key) for key in report["mismatched_keys"])})
-    if faults:
-        raise StageError(
-            f"{folder}: the saved model is not whole: {', '.join(faults[:3])} ({len(faults)} weights)"
-        )
-    prompt = torch.tensor([list(prompt_ids)])
-    with torch.no_grad():
-        logits = model(prompt).logits
-    if not bool(torch.isfinite(logits).all()):
-        raise StageError(
-            f"{folder}: the saved model computes values that are not finite: training has diverged"
-        )
-    model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=8, do_sample=False)
-
-
-def model_card(run: Run, note: str, dropped: Mapping[str, int], metrics: Mapping[str, float]) -> str:
-    """README.md of a model folder: what it is, from what, on what, with which settings, how to load it."""
-    hub = run.identity["model"].startswith("hub:")
-    base = [f"base_model: {json.dumps(run.model)}"] if hub else []
-    counts = run.counts
-    if counts is None:
-        raise ValueError("the data is not prepared")
-    settings = {key: value for key, value in run.identity.items() if key not in ("chat_format", "model")}
-    facts = [
-        ("starts from", run.model if hub else f"{Path(run.model).name} ({run.identity['model'][:16]})"),
-        ("rows in", counts.rows_in),
-        ("rows trained on", counts.train),
-        *((f"rows dropped: {reason}", count) for reason, count in dropped.items()),
-        ("tokens in them", counts.tokens),
-        ("tokens that carry loss", counts.targets),
-        *settings.items(),
-        *(
-            (key, metrics[key])
-            for key in ("train_loss", "eval_loss", "eval_rewards/accuracies")
-            if key in metrics
-        ),
-    ]
-    return "\n".join(
-        [
-            "---", "library_name: transformers", "pipeline_tag: text-generation",
-            f"tags: [scalequest, {run.name}]", *base, "---", "",
-            f"# {run.folder.name}", "", note, "",
-            *markdown_table([{"what": key, "value": value} for key, value in facts], "what", "value"), "",
-            f"Chat format: `{run.format.name}`.", "",
-            "```python", "from transformers import AutoModelForCausalLM, AutoTokenizer",
-            'model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")',
-            "tokenizer = AutoTokenizer.from_pretrained(folder)", "```", "",
-        ]
-    )  # fmt: skip
-
-
-class _Seal(TrainerCallback):
-    """Marks a checkpoint as whole once every rank has written its part, and only then removes older ones."""
-
-    def __init__(self, run: Run, keep: int | None) -> None:
-        self.run, self.keep = run, keep
-
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        args.distributed_state.wait_for_everyone()
-        if not self.run.main or self.run.stage is None:
-            return
-        folder = self.run.folder / f"checkpoint-{state.global_step}"
-        files = {
-            str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()
-        }
-        seal = {"fingerprint": self.run.stage.fingerprint, "seconds": self.run.seconds, "files": files}
-        temporary = folder / f".{SEAL}.tmp"
-        temporary.write_text(json.dumps(seal), encoding="utf-8")
-        os.replace(temporary, folder / SEAL)
-        best = state.best_model_checkpoint
-        rotate_checkpoints(str(self.run.folder), self.keep, best, use_mtime=True)
 
 
 class _Report(TrainerCallback):
@@ -506,15 +505,3 @@ def _forget_deepspeed() -> None:
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
     unset_hf_deepspeed_config()
-
-
-def _merge(run: Run, adapter: Path, dtype: torch.dtype) -> None:
-    """Add a LoRA adapter to its base and save the sum, which every engine loads as any other model."""
-    from peft import PeftModel
-
-    base = AutoModelForCausalLM.from_pretrained(
-        run.model, revision=run.model_args.model_revision, dtype=dtype
-    )
-    prepare_tokenizer_and_model(base, run.tokenizer, run.format)
-    PeftModel.from_pretrained(base, str(adapter)).merge_and_unload().save_pretrained(run.folder)
-    run.tokenizer.save_pretrained(run.folder)

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 from scalequest.chat import BoundFormat, FormatError
 from scalequest.config import ConfigError
-from scalequest.records import Row, read_rows, require, row_seed
+from scalequest.records import Row, row_seed
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-Ids = dict[str, list[int]]
+Ids = dict[str, Any]  # lists of token ids; of a scorer also one float
 Render = Callable[[Row, BoundFormat], Ids]
 
 IGNORED = -100  # a label that takes no part in the loss
@@ -100,35 +100,12 @@ def preference(row: Row, chat: BoundFormat, *, max_length: int | None, swap_seed
     return _fitting(ids, max(len(chosen), len(rejected)), max_length)
 
 
-def read_inputs(sources: Sequence[str], columns: Mapping[str, str], limit: int | None) -> list[Row]:
-    """Read all sources into one list, in order.
-
-    Args:
-        sources: what `records.read_rows` takes.
-        columns: our column names to theirs. Where a row has theirs, it is taken; else the row must have ours,
-        so
-            that GSM8K's `question` and MATH's `problem` can be read in one run.
-        limit: take the first rows only.
-    """
-    rows: list[Row] = []
-    for source in sources:
-        left = None if limit is None else limit - len(rows)
-        for index, row in enumerate(read_rows(source, limit=left)):
-            renamed = {ours: row[theirs] for ours, theirs in columns.items() if theirs in row}
-            row = {**row, **renamed}
-            require(row, *columns, source=source, index=index)
-            row.setdefault("id", f"{len(rows):08d}")
-            rows.append(row)
-    return rows
-
-
 def prepare(
     folder: Path,
     rows: Sequence[Row],
     render: Render,
     chat: BoundFormat,
     *,
-    needs: Sequence[str],
     holdout: int = 0,
     seed: int = 0,
     processes: int = 1,
@@ -139,21 +116,18 @@ def prepare(
 
     Args:
         folder: where to; what lies there is taken as it is.
-        rows: rows of `read_inputs`.
+        rows: each with an `id` and what `render` needs.
         render: one of the functions above, everything but row and format bound.
         chat: format of the model.
-        needs: columns that every row must have.
         holdout: rows to keep apart.
         seed: of the draw.
         processes: worker processes to tokenise with.
 
     Raises:
-        ConfigError: a row lacks a column, or nothing is left to train on.
+        ConfigError: nothing is left to train on.
     """
     if (folder / "counts.json").is_file():
         return counts_of(folder)
-    for index, row in enumerate(rows):
-        require(row, *needs, source="input", index=index)
     tmp = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(tmp, ignore_errors=True)
     tmp.mkdir(parents=True)
@@ -211,6 +185,8 @@ def shown(ids: Mapping[str, Any], chat: BoundFormat) -> str:
     if "chosen_ids" in ids:
         prompt = decode(ids["prompt_ids"])
         return "\n".join(f"{side}: ⟦{prompt}⟧{decode(ids[f'{side}_ids'])}" for side in ("chosen", "rejected"))
+    if not isinstance(ids["labels"], list):
+        return f"{ids['labels']:.3f}: {decode(ids['input_ids'])}"
     masked = next((n for n, label in enumerate(ids["labels"]) if label != IGNORED), len(ids["labels"]))
     head = f"⟦{decode(ids['input_ids'][:masked])}⟧" if masked else ""
     return head + str(decode(ids["input_ids"][masked:]))
@@ -229,6 +205,8 @@ def _tokens(ids: Ids) -> int:
 
 
 def _targets(ids: Ids) -> int:
+    if not isinstance(ids.get("labels", []), list):
+        return 1  # a number to learn, not a text
     if "labels" in ids:
         return sum(label != IGNORED for label in ids["labels"])
     return len(ids["chosen_ids"]) + len(ids["rejected_ids"])

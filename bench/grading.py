@@ -1,0 +1,127 @@
+r"""How fast and how right the grader is beside math-verify, on the labelled files.
+
+    SCALEQUEST_DATA=... python bench/grading.py
+
+Whole outputs (`model_outputs_dev`): extraction and comparison, our one isolated worker against math-verify in
+this process as its authors call it, both after their imports, in turn over the same blocks of rows, so that a
+busy machine slows both. All rows, and those of MATH and OlympiadBench alone, whose answers need algebra.
+Pairs (`grader_cases_dev`): agreement, false positives and negatives, seconds, hostile rows. About three
+minutes on 2 cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from scalequest.grading import Grader, extract
+from scalequest.records import read_rows
+
+BAR = 5.0
+BLOCK = 200
+HARD = ("math", "olympiadbench")
+
+
+def main(options: argparse.Namespace) -> int:
+    """Measure, print two tables, and return 1 where the ratio misses its bar."""
+    data = Path(os.environ["SCALEQUEST_DATA"])
+    outputs = read_rows(data / "model_outputs_dev.jsonl.gz")[:: options.step]
+    pairs = read_rows(data / "grader_cases_dev.jsonl")
+    from scalequest.grading.symbolic import as_published
+
+    as_published("\\boxed{x+1}", "1+x")
+    with Grader() as grader:
+        grader.start()
+        speed = {"all rows": timed(grader, outputs)}
+        speed["MATH and OlympiadBench"] = timed(grader, [row for row in outputs if row["dataset"] in HARD])
+        judged = [pair_table(grader, pairs, name) for name in ("ours", "math-verify")]
+    print_table("Whole outputs a second", [{"rows": name, **row} for name, row in speed.items()])
+    print_table("Answer pairs", judged)
+    if options.output:
+        Path(options.output).write_text(json.dumps({"outputs": speed, "pairs": judged}, indent=1) + "\n")
+    ratio = speed["all rows"]["ratio"]
+    print(f"ratio {ratio:.1f}, bar {BAR:g}: {'met' if ratio >= BAR else 'missed'}")
+    return 0 if ratio >= BAR else 1
+
+
+def timed(grader: Grader, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Both graders over the same rows, block by block in turn."""
+    from scalequest.grading.symbolic import as_published
+
+    seconds, right = {"ours": 0.0, "math-verify": 0.0}, {"ours": 0, "math-verify": 0}
+    for begin in range(0, len(rows), BLOCK):
+        block = rows[begin : begin + BLOCK]
+        start = time.perf_counter()
+        ours = [grader.grade(extract(row["output"]).answer or "", row["reference"]).correct for row in block]
+        between = time.perf_counter()
+        theirs = [as_published(row["output"], row["reference"]) for row in block]
+        seconds["math-verify"] += time.perf_counter() - between
+        seconds["ours"] += between - start
+        for name, verdicts in (("ours", ours), ("math-verify", theirs)):
+            right[name] += sum(v == row["verdict"] for v, row in zip(verdicts, block, strict=True))
+    rates = {name: len(rows) / spent for name, spent in seconds.items()}
+    return {
+        "n": len(rows),
+        "ours/s": round(rates["ours"]),
+        "math-verify/s": round(rates["math-verify"]),
+        "ratio": rates["ours"] / rates["math-verify"],
+        "ours agrees %": 100 * right["ours"] / len(rows),
+        "math-verify agrees %": 100 * right["math-verify"] / len(rows),
+    }
+
+
+def pair_table(grader: Grader, rows: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
+    """One line of the table of graders; math-verify in our killable worker, its prediction in a box."""
+    verdicts: list[bool] = []
+    longest = 0.0
+    start = time.perf_counter()
+    for row in rows:
+        began = time.perf_counter()
+        if name == "ours":
+            verdicts.append(grader.grade(row["prediction"], row["reference"]).correct)
+        else:
+            verdicts.append(bool(grader.math_verify(f"\\boxed{{{row['prediction']}}}", row["reference"])))
+        longest = max(longest, time.perf_counter() - began)
+    seconds = time.perf_counter() - start
+    judged = list(zip(verdicts, rows, strict=True))
+    plain = [(v, row["label"]) for v, row in judged if "policy:" not in row["note"]]
+    policy = [v == row["label"] for v, row in judged if "policy:" in row["note"]]
+    hostile = [v == row["label"] for v, row in judged if "hostile:" in row["note"]]
+    return {
+        "grader": name,
+        "agreement %": 100 * sum(v == label for v, label in plain) / len(plain),
+        "false pos.": sum(v and not label for v, label in plain),
+        "false neg.": sum(label and not v for v, label in plain),
+        "policy %": 100 * sum(policy) / len(policy),
+        "hostile right": f"{sum(hostile)} of {len(hostile)}",
+        "wall s": seconds,
+        "longest s": longest,
+    }
+
+
+def print_table(title: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Print rows under a title."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title)
+    for name in rows[0]:
+        table.add_column(name, justify="left" if isinstance(rows[0][name], str) else "right")
+    for row in rows:
+        table.add_row(*(f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in row.values()))
+    Console(width=140).print(table)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--step", type=int, default=1, help="every so many outputs only, to see that it runs")
+    parser.add_argument("--output", help="a JSON file for the figures")
+    sys.exit(main(parser.parse_args()))

@@ -1,0 +1,164 @@
+r"""What the evaluation harness costs beside the bare engine: files, grading, prompts, everything.
+
+    python bench/harness.py --model runs/smollm2/models/smollm2-135m-instruct
+
+500 problems of GSM8K, greedy, at most 256 tokens, SmolLM2-135M in bfloat16 on vLLM, on an otherwise idle
+machine; about a quarter of an hour on 2 cores. To see that it runs:
+
+    python bench/harness.py --model recipes/tiny/models/tiny-solver --chat-format tinymath \
+        --benchmark eval/benchmarks/tinymath_test.yaml --problems 64 --max-tokens 64 --pairs 1
+
+A pair times, on one engine that is up, the harness from its first prompt to its result file (grading
+included), and one bare `LLM.generate` with the same ids and sampling; the order alternates and the prefix
+cache is emptied before each. Overhead: what the harness takes longer, over what it takes. The bar is 5 %.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from scalequest.config import RunOptions
+from scalequest.engines.base import EngineConfig, Generator, Sampling, open_generator
+from scalequest.evaluation.benchmarks import Benchmark, load_benchmark
+from scalequest.evaluation.settings import EvaluationConfig
+
+BAR = 0.05
+
+
+def harness(
+    generator: Generator,
+    chat: Any,
+    config: EvaluationConfig,
+    benchmark: Benchmark,
+    examiners: Any,
+    block_size: int,
+) -> tuple[float, int]:
+    """Seconds and tokens of our evaluation: what eval/evaluate.py does once the engine is up."""
+    from scalequest.evaluation.examinee import on_engine
+    from scalequest.evaluation.harness import VERSION, collect, evaluate
+    from scalequest.evaluation.protocol import identity, models
+    from scalequest.stages import begin
+
+    (label,) = config.models
+    with tempfile.TemporaryDirectory() as folder:
+        run = RunOptions(output_dir=folder, track="none", block_size=block_size)
+        given = identity(config, [label], [benchmark])
+        stage = begin("evaluate_model", VERSION, run, config, inputs=models(config, [label]), **given)
+        start = time.perf_counter()
+        examinee = on_engine(generator, chat, config.sampling)
+        receipt = evaluate(stage, examinee, config, run, [benchmark], examiners)
+        collect(folder, config, label, [benchmark])
+        return time.perf_counter() - start, int(receipt["tokens"])
+
+
+def bare(llm: Any, prompts: list[list[int]], stops: list[int], sampling: Sampling) -> tuple[float, int]:
+    """Seconds and tokens of one `LLM.generate`."""
+    from vllm import SamplingParams
+
+    params = SamplingParams(
+        temperature=sampling.temperature,
+        max_tokens=sampling.max_tokens,
+        stop_token_ids=stops,
+        ignore_eos=True,
+        detokenize=False,
+    )
+    asked = [{"prompt_token_ids": ids} for ids in prompts]
+    start = time.perf_counter()
+    outputs = llm.generate(asked, params, use_tqdm=False)
+    seconds = time.perf_counter() - start
+    return seconds, sum(len(output.outputs[0].token_ids) for output in outputs)
+
+
+def measure(options: argparse.Namespace) -> list[dict[str, tuple[float, int]]]:
+    """One dict of way to seconds and tokens a pair."""
+    from scalequest.chat import bind, load_format, load_tokenizer
+    from scalequest.evaluation.marking import Examiners
+
+    sampling = Sampling(0.0, 1.0, options.max_tokens)
+    engine = EngineConfig(
+        name="vllm",
+        dtype=options.dtype,
+        max_model_len=options.max_model_len,
+        enforce_eager=False if options.compile else None,
+    )
+    config = EvaluationConfig(
+        models={"model": options.model},
+        benchmarks=[options.benchmark],
+        chat_format=options.chat_format,
+        sampling=sampling,
+        engine=engine,
+    )
+    benchmark = load_benchmark(options.benchmark, options.problems)
+    chat = bind(load_format(options.chat_format), load_tokenizer(options.model))
+    prompts = [benchmark.prompts[0].ids(problem, chat) for problem in benchmark.problems]
+    found = []
+    with Examiners(config.grading) as examiners, open_generator(options.model, engine) as generator:
+        llm = generator.llm  # type: ignore[attr-defined]
+        bare(llm, prompts[:8], chat.solve_stop_ids, Sampling(0.0, 1.0, 8))  # warm
+        ways = {
+            "harness": lambda: harness(generator, chat, config, benchmark, examiners, options.block_size),
+            "bare": lambda: bare(llm, prompts, chat.solve_stop_ids, sampling),
+        }
+        for number in range(options.pairs):
+            pair = {}
+            for way in list(ways)[:: 1 if number % 2 == 0 else -1]:
+                llm.reset_prefix_cache()
+                pair[way] = ways[way]()
+                say(f"pair {number + 1}: {way} {pair[way][0]:.1f} s, {pair[way][1]:,} tokens")
+            found.append(pair)
+    return found
+
+
+def overhead(pair: dict[str, tuple[float, int]]) -> float:
+    """Share of the harness's wall that the bare engine does not take."""
+    return 1 - pair["bare"][0] / pair["harness"][0]
+
+
+def say(line: str) -> None:
+    """Say how far it is, apart from the result."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """Parse, measure, show."""
+    parser = argparse.ArgumentParser(allow_abbrev=False, description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--model", required=True, help="folder of a model with its tokenizer")
+    parser.add_argument("--chat-format", default="smollm2", help="default: smollm2")
+    parser.add_argument("--benchmark", default="eval/benchmarks/gsm8k.yaml", help="default: gsm8k")
+    parser.add_argument("--problems", type=int, default=500, help="default: 500")
+    parser.add_argument("--max-tokens", type=int, default=256, help="default: 256")
+    parser.add_argument("--max-model-len", type=int, default=1024, help="default: 1024")
+    parser.add_argument("--block-size", type=int, default=64, help="rows a part file (64)")
+    parser.add_argument("--dtype", default="bfloat16", help="default: bfloat16")
+    parser.add_argument("--compile", action="store_true", help="let vLLM compile, on CPU, too")
+    parser.add_argument("--pairs", type=int, default=3, help="default: 3")
+    parser.add_argument("--output", type=Path, help="write all timings as JSON, too")
+    options = parser.parse_args()
+    pairs = measure(options)
+    shares = [overhead(pair) for pair in pairs]
+    if options.output:
+        content = {"options": {**vars(options), "output": str(options.output)}, "pairs": pairs}
+        options.output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    harness_seconds = statistics.median(pair["harness"][0] for pair in pairs)
+    bare_seconds = statistics.median(pair["bare"][0] for pair in pairs)
+    print(
+        f"{options.problems} problems of at most {options.max_tokens} tokens, greedy, {options.dtype}: "
+        f"harness {harness_seconds:.1f} s, bare LLM.generate {bare_seconds:.1f} s (medians of {len(pairs)})"
+    )
+    print(
+        f"overhead {100 * statistics.median(shares):.1f} % ({100 * min(shares):.1f} to "
+        f"{100 * max(shares):.1f}; bar: at most {100 * BAR:.0f}); {os.cpu_count()} cores, "
+        f"load {os.getloadavg()[0]:.1f} at the end"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""The difficulty scorer: a regression head that learns how often a solver fails a question.
+
+Mean squared error on fail rates in [0, 1], from the question alone (paper, section 2.4). The fail rates are
+the rows' own (`fail_rate`), or the share of wrong ones among the answers that solve_questions.py sampled.
+
+One machine (one GPU, or the CPU with the tiny profile):
+
+    python recipes/difficulty.py --config recipes/tiny/difficulty.yaml
+
+One node of 8 GPUs:
+
+    accelerate launch --config_file accelerate_configs/zero3.yaml \
+        recipes/difficulty.py --config recipes/deepseek_math_7b/difficulty.yaml
+
+Many nodes, once on each (under srun, with its own rank):
+
+    accelerate launch --config_file accelerate_configs/multi_node.yaml --machine_rank $SLURM_NODEID \
+        --main_process_ip $HEAD_NODE recipes/difficulty.py \
+        --config recipes/deepseek_math_7b/difficulty.yaml --per_device_train_batch_size 4
+
+Hardware: 8 GPUs of 40 GB for 7B with ZeRO-3 (the paper does not count this run); 2 CPU cores and a minute for
+the tiny profile. Interrupted, it goes on from its last whole checkpoint when started again.
+
+Result: a plain sequence-classification model with one output, for filter_questions.py or any pipeline of
+transformers. Its card has the mean squared error and Spearman's correlation on held-out questions, and a
+calibration plot; holdout.jsonl has the predictions.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+
+def main(args: Any, training_args: Any, model_args: Any) -> None:
+    """Grade, tokenise, train, measure, save; nothing is done twice."""
+    from scalequest.engines.launch import check_world
+    from scalequest.training.context import begin
+    from scalequest.training.difficulty import DIFFICULTY_VERSION, measure, prepare_rates, scorer_trainer
+
+    check_world()  # all processes that were launched train one model together
+
+    # 1. Tokenizer, its pad token, and the fingerprint of all that can change a weight
+    run = begin("difficulty", DIFFICULTY_VERSION, args, training_args, model_args, scorer=True)
+    if args.prepare_only:
+        prepare_rates(run)
+        return
+    if not run.open():  # finished before, with the same settings
+        return
+
+    # 2. Questions as token ids, each with its fail rate; those that do not fit are dropped and counted
+    folder = prepare_rates(run)
+
+    # 3. Train, from the last checkpoint where there is one
+    trainer = scorer_trainer(run, folder)
+    run.train(trainer)
+
+    # 4. Measure on what was held out; save, load again to be sure, and write the card and the receipt
+    section = measure(run, trainer)
+    note = (
+        "Says how often a solver fails a question: a number that is near 0 for easy and near 1 for hard ones."
+    )
+    run.save(trainer, (), note, section)
+
+
+def types() -> tuple[type, ...]:
+    """The dataclasses whose fields are this recipe's keys."""
+    from trl import ModelConfig
+
+    from scalequest.training.difficulty import FailRates, ScorerConfig
+
+    return FailRates, ScorerConfig, ModelConfig
+
+
+if __name__ == "__main__":
+    from scalequest.config import parse
+    from scalequest.training.context import explained
+
+    sys.exit(explained(main, *parse(*types(), description=__doc__)))

@@ -1,0 +1,74 @@
+r"""Score responses by a reward model, or questions by a trained difficulty scorer.
+
+One process (one GPU, or the CPU with a small model):
+
+    python recipes/score.py --config recipes/qwen2_math_7b/score_responses.yaml
+
+One node of 8 GPUs, one model copy and every eighth block of rows each:
+
+    accelerate launch --config_file accelerate_configs/ddp.yaml recipes/score.py \
+        --config recipes/qwen2_math_7b/score_responses.yaml
+
+Many nodes, once on each, with output_dir on a file system that all of them see:
+
+    accelerate launch --config_file accelerate_configs/ddp.yaml --num_machines 2 --num_processes 16 \
+        --machine_rank $SLURM_NODEID --main_process_ip $HEAD_NODE --main_process_port 29500 \
+        recipes/score.py --config recipes/qwen2_math_7b/score_responses.yaml
+
+Hardware: a 24 GB GPU for each copy of a 7B model. The paper scored its five million responses in 112.0
+hours of an A100-40G (its table 4).
+
+Result: the rows with a column `rewards` (one number a response, null where it was cut), for
+select_solutions.py; or with a column `difficulty`, for filter_questions.py.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from scalequest.config import RunOptions, parse, to_dict
+from scalequest.solutions.rewards import VERSION, ScoreConfig, reward_token, score
+from scalequest.stages import begin, explained, tracked
+
+
+def main(run: RunOptions, config: ScoreConfig) -> None:
+    """Read the rows, load the scorer, score, write."""
+    # 1. Which of the launched processes this is, before anything that looks at devices is imported
+    from scalequest.engines.launch import worker
+
+    index, workers = worker(config.engine.tensor_parallel_size)
+    from scalequest.chat import bind, load_format, load_tokenizer
+    from scalequest.engines.scoring import open_scorer
+    from scalequest.records import model_fingerprint, read_inputs, source_fingerprint
+    from scalequest.solutions.internlm2 import register
+
+    # 2. The folder, and the fingerprint of all that can change a row
+    model, revision = config.model_name_or_path, config.model_revision
+    inputs = {source: source_fingerprint(source) for source in config.input}
+    inputs[model] = model_fingerprint(model, revision)
+    identity: dict[str, Any] = {"reward_token": reward_token(model)}
+    if config.chat_format:
+        chat_format = load_format(config.chat_format)
+        identity["chat_format"] = to_dict(chat_format)
+    stage = begin("score", VERSION, run, config, inputs=inputs, worker=(index, workers), **identity)
+    if stage.finished:
+        return
+
+    # 3. Score block by block
+    needed = ("question", "responses", "finish_reasons") if config.what == "responses" else ("question",)
+    rows = read_inputs(config.input, *needed, columns=config.columns, limit=run.limit)
+    register()
+    tokenizer = load_tokenizer(config.tokenizer or model, None if config.tokenizer else revision)
+    chat = bind(chat_format, tokenizer) if config.chat_format else None
+    with (
+        tracked(stage, run, config, worker=index) as tracker,
+        open_scorer(model, config.engine, revision=revision) as scorer,
+    ):
+        stage.receipt["engine"] = f"{scorer.name} {scorer.version}"
+        token = identity["reward_token"]
+        score(stage, rows, scorer, chat, tokenizer, config, run, end_token=token, tracker=tracker)
+
+
+if __name__ == "__main__":
+    sys.exit(explained(main, *parse(RunOptions, ScoreConfig, description=__doc__ or "")))

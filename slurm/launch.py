@@ -1,0 +1,147 @@
+"""Write the batch script of a training run for Slurm, with the topology of an accelerate file, and submit it.
+
+    python slurm/launch.py accelerate_configs/zero3.yaml recipes/sft.py --config recipes/mistral_7b/sft.yaml
+    python slurm/launch.py --nodes 4 --sbatch "--partition=gpu --time=24:00:00" --submit \
+        accelerate_configs/multi_node.yaml recipes/sft.py --config recipes/mistral_7b/sft.yaml
+
+Without `--submit` the script is printed. Machines and GPUs are those of the accelerate file. With `--nodes`
+they are so many times as many, and gradient_accumulation_steps goes down by as much, so that the global batch
+stays what it was.
+
+The run is told to stop (SIGTERM) ten minutes before its time is over or when the job is preempted: it saves a
+sealed checkpoint and leaves status 75, or `stopped.json` in its folder where a launcher puts its own status
+in the place of it, and the script puts the job back into the queue. A run that failed is not put back. The
+folder has to lie where all machines see it. Data: `--prepare_only` first, on a machine without GPUs.
+
+Not run by us: there was no Slurm. What the script says is tested, and that its signal reaches the ranks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from itertools import pairwise
+
+from scalequest.config import ConfigError, read_yaml
+from scalequest.estimate import Topology
+
+STOP_SECONDS = 600  # before the end: time for one step and one checkpoint
+PORT = 29500
+
+
+def script(launch: str, command: Sequence[str], nodes: int | None, extra: Sequence[str]) -> str:
+    """Text of the batch script.
+
+    Args:
+        launch: the accelerate file.
+        command: the recipe and its settings.
+        nodes: machines, where not those of the file.
+        extra: further options of sbatch.
+
+    Raises:
+        ConfigError: the settings name no folder, or the global batch cannot stay.
+    """
+    spread = Topology.of(launch)
+    machines = nodes or spread.machines
+    gpus = spread.processes // spread.machines
+    settings = given(command)
+    if "output_dir" not in settings:
+        raise ConfigError("output_dir: neither the config nor the command names it")
+    words = list(command)
+    if machines != spread.machines:
+        steps = int(settings.get("gradient_accumulation_steps", 1))
+        kept, rest = divmod(steps * spread.machines, machines)
+        if rest or not kept:
+            raise ConfigError(
+                f"gradient_accumulation_steps: {steps} on {spread.machines} machine(s) cannot be kept on "
+                f"{machines}; give it and the number of machines so that their product stays"
+            )
+        if "--gradient_accumulation_steps" in words:
+            words[words.index("--gradient_accumulation_steps") + 1] = str(kept)
+        else:
+            words += ["--gradient_accumulation_steps", str(kept)]
+    accelerate = [
+        "accelerate", "launch", "--config_file", launch, "--num_machines", str(machines),
+        "--num_processes", str(machines * gpus), "--main_process_port", str(PORT),
+    ]  # fmt: skip
+    stopped = shlex.quote(f"{settings['output_dir']}/stopped.json")
+    inner = f'exec {shlex.join(accelerate)} --machine_rank "$SLURM_NODEID" --main_process_ip "$HEAD_NODE" '
+    inner += shlex.join(words)
+    name = words[0].rpartition("/")[2].removesuffix(".py")
+    lines = [
+        "#!/bin/bash",
+        f"#SBATCH --job-name={name}",
+        f"#SBATCH --nodes={machines}",
+        "#SBATCH --ntasks-per-node=1",
+        f"#SBATCH --gpus-per-node={gpus}",
+        f"#SBATCH --signal=B:TERM@{STOP_SECONDS}",
+        "#SBATCH --requeue",
+        "#SBATCH --open-mode=append",
+        "#SBATCH --output=%x-%j.log",
+        *(f"#SBATCH {option}" for option in extra),
+        "set -u",
+        "# Time that a launcher leaves its ranks to save in, before it kills them.",
+        f"export TORCH_ELASTIC_SHUTDOWN_TIMEOUT={STOP_SECONDS - 60}",
+        'HEAD_NODE=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
+        "export HEAD_NODE",
+        "told=0",
+        f"srun --kill-on-bad-exit=0 bash -c {shlex.quote(inner)} &",
+        "step=$!",
+        """trap 'told=1; kill -TERM "$step"' TERM""",
+        'wait "$step"; status=$?',
+        "# A trapped signal ends the first wait early.",
+        'if [ "$told" = 1 ]; then wait "$step"; status=$?; fi',
+        f'if [ "$status" = 75 ] || [ -f {stopped} ]; then',
+        '  echo "stopped in time: back into the queue"',
+        '  scontrol requeue "$SLURM_JOB_ID"',
+        "  exit 0",
+        "fi",
+        'exit "$status"',
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def given(command: Sequence[str]) -> dict[str, object]:
+    """The settings of a recipe's command line: its config, and what stands after it."""
+    settings: dict[str, object] = {}
+    pairs = list(pairwise(command))
+    for key, value in pairs:
+        if key == "--config":
+            settings |= read_yaml(value)
+    return settings | {key[2:]: value for key, value in pairs if key.startswith("--") and key != "--config"}
+
+
+def main(args: argparse.Namespace) -> int:
+    """Print or submit. Returns the exit status."""
+    try:
+        text = script(args.launch, [args.recipe, *args.settings], args.nodes, shlex.split(args.sbatch))
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if not args.submit:
+        print(text, end="")
+        return 0
+    return subprocess.run(["sbatch"], input=text, text=True, check=False).returncode
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    made.add_argument("--nodes", type=int, help="machines, where not those of the accelerate file")
+    made.add_argument(
+        "--sbatch", default="", metavar="OPTIONS", help="further options of sbatch, as one text"
+    )
+    made.add_argument("--submit", action="store_true", help="hand it to sbatch")
+    made.add_argument("launch", help="an accelerate file")
+    made.add_argument("recipe", help="a training recipe")
+    made.add_argument("settings", nargs=argparse.REMAINDER, help="its settings")
+    return made
+
+
+if __name__ == "__main__":
+    sys.exit(main(parser().parse_args()))

@@ -1,0 +1,464 @@
+"""A client for any OpenAI-compatible chat server: many questions in flight, every paid answer kept.
+
+    with ChatServer(config, sampling) as server:
+        for index, replies in server.answer(iter([(0, [Chat("row-1", user("What is 2 + 2?"))])])):
+            ...
+
+Timeouts, lost connections, 408, 429, 5xx and answers that are no answer are asked again, after waits that
+double with jitter, and not before the server's `Retry-After`. A budget is never overdrawn: a question is
+sent only where the most that it can cost is still there. The key comes from the environment and appears
+in nothing that is written or raised.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from urllib.parse import urlsplit
+
+from scalequest.config import ConfigError, option
+from scalequest.engines.base import FinishReason, Sampling
+from scalequest.engines.journal import Journal
+
+HOPELESS = 20  # questions given up without a single answer before it is the server's or the config's fault
+_AGAIN = frozenset((408, 409, 425, 429))  # and every 5xx
+_REFUSED = frozenset((400, 413, 422))  # this question, e.g. it is too long; other 4xx concern every question
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """Which server is asked, how hard, and what it may cost."""
+
+    url: str | None = option(None, "up to its version, e.g. http://localhost:8000/v1", fingerprint=False)
+    model: str | None = option(None, "what the server calls the model")
+    key_variable: str = option(
+        "OPENAI_API_KEY", "environment variable that holds the key; unset: none is sent", fingerprint=False
+    )
+    concurrency: int = option(32, "questions in flight, by each worker", fingerprint=False)
+    timeout: float = option(120.0, "seconds after which an attempt is given up", fingerprint=False)
+    attempts: int = option(8, "how often a question is asked before it is given up", fingerprint=False)
+    max_wait: float = option(60.0, "most seconds between attempts of our own accord", fingerprint=False)
+    token_limit: str = option("max_tokens", "the request's field for sampling.max_tokens", fingerprint=False)
+    price_in: float = option(0.0, "money for a million tokens read", fingerprint=False)
+    price_out: float = option(0.0, "money for a million tokens generated", fingerprint=False)
+    budget: float | None = option(
+        None, "most money this stage may cost, restarts included", fingerprint=False
+    )
+    budget_tokens: int | None = option(None, "most tokens it may read and generate", fingerprint=False)
+    extra: dict[str, Any] = option(help="further fields of the request", default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work, and an address that holds a secret."""
+        if self.url is not None:
+            parts = urlsplit(self.url)
+            if parts.scheme not in ("http", "https") or not parts.hostname:
+                raise ConfigError("server.url: expected http://host[:port]/v1 or https://...")
+            if parts.username or parts.password or parts.query:
+                raise ConfigError("server.url: no user, password or query; the key goes into key_variable")
+        for name in ("concurrency", "timeout", "attempts"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"server.{name}: expected above 0, got {getattr(self, name)}")
+        if self.budget is not None and not self.price_in + self.price_out:
+            raise ConfigError("server.budget: needs server.price_in and server.price_out")
+
+    def cost(self, prompt_tokens: int, tokens: int) -> float:
+        """Money for so many tokens read and generated."""
+        return (prompt_tokens * self.price_in + tokens * self.price_out) / 1e6
+
+
+@dataclass(frozen=True)
+class Chat:
+    """One question: what the caller knows it by, its messages as (role, text), and its own seed if any."""
+
+    key: str
+    messages: Sequence[tuple[str, str]]
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class ChatReply:
+    """What came back for one question, or why nothing did.
+
+    Attributes:
+        key: the question's.
+        text: the answer, "" where `fault` is set.
+        finish_reason: "stop" or "length".
+        prompt_tokens: billed for reading, over all attempts.
+        tokens: billed for generating, over all attempts.
+        fault: None, or `refused` (the server does not take this question), `content_filter`, `nonsense`
+            (never an answer, in all attempts), `no_reply` (an error every time, while others were answered).
+        requests: attempts made.
+    """
+
+    key: str
+    text: str
+    finish_reason: FinishReason
+    prompt_tokens: int
+    tokens: int
+    fault: str | None = None
+    requests: int = 1
+
+
+class ServerError(ConfigError):
+    """Why the server cannot be asked any further, in one line that says what to do."""
+
+
+class BudgetSpent(ServerError):
+    """The budget does not cover another question."""
+
+
+def user(text: str, system: str | None = None) -> list[tuple[str, str]]:
+    """Messages of one user's turn, behind a system turn where one is given."""
+    return [*([("system", system)] if system else []), ("user", text)]
+
+
+class ChatServer:
+    """Asks a server; `answer` fits `stream` as it is. Use as a context manager."""
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        sampling: Sampling,
+        *,
+        journal: Path | None = None,
+        worker: tuple[int, int] = (0, 1),
+    ) -> None:
+        """Take the settings; nothing is asked yet.
+
+        Args:
+            config: with `url` and `model`.
+            sampling: of every question.
+            journal: folder in which answers are kept as they come, and found again; None keeps none.
+            worker: this process's number and how many there are; they share the budget evenly.
+
+        Raises:
+            ConfigError: there is no url or no model.
+        """
+        if not config.url or not config.model:
+            raise ConfigError("server: url and model are needed, e.g. http://localhost:8000/v1")
+        self.config, self.sampling = config, sampling
+        self._key = os.environ.get(config.key_variable) or None
+        self._journal = Journal(journal, worker[0]) if journal is not None else None
+        old = (self._journal.prompt_tokens, self._journal.tokens) if self._journal else (0, 0)
+        money, tokens = config.budget, config.budget_tokens
+        self._money = None if money is None else (money - config.cost(*old)) / worker[1]
+        self._tokens = None if tokens is None else (tokens - sum(old)) / worker[1]
+        self._billed = (0, 0)  # tokens read and generated for this process since it began
+        self._reserved = (0, 0)  # the most that attempts in flight can come to
+        self._answered = self._given_up = 0
+        self._why: Exception | None = None  # everything is being stopped
+        self._not_before = 0.0
+
+    def __enter__(self) -> ChatServer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the journal."""
+        if self._journal is not None:
+            self._journal.close()
+
+    def answer(self, blocks: Iterator[tuple[int, list[Chat]]]) -> Iterator[tuple[int, list[ChatReply]]]:
+        """Ask every question of every numbered block.
+
+        Blocks are taken lazily and come back in the order in which their last question is answered; the
+        replies of one stand in the order of its questions.
+
+        Raises:
+            ServerError: the server cannot be reached or refuses everything, or the budget is spent. Questions
+                in flight are waited for first, and what they brought is in the journal.
+        """
+        import httpx
+
+        opened: dict[int, list[ChatReply | None]] = {}
+        tasks: dict[asyncio.Task[ChatReply], tuple[int, int]] = {}
+        waiting = _each(blocks, opened)
+        with asyncio.Runner() as runner:
+            headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+            limits = httpx.Limits(max_connections=self.config.concurrency)
+            client = httpx.AsyncClient(
+                base_url=str(self.config.url), headers=headers, timeout=self.config.timeout, limits=limits
+            )
+            try:
+                while True:
+                    while len(tasks) < self.config.concurrency and (item := next(waiting, None)):
+                        index, position, chat = item
+                        if chat is None:
+                            yield index, []
+                            continue
+                        task = runner.get_loop().create_task(self._ask(client, chat))
+                        tasks[task] = index, position
+                    if not tasks:
+                        return
+                    for task in runner.run(_first(tasks)):
+                        index, position = tasks.pop(task)
+                        opened[index][position] = task.result()
+                        if None not in opened[index]:
+                            yield index, [reply for reply in opened.pop(index) if reply is not None]
+            except Exception as error:
+                # What is in flight is paid for already.
+                self._stop(error)
+                while tasks:
+                    for task in runner.run(_first(tasks)):
+                        del tasks[task]
+                        task.exception()
+                raise self._why or error from None
+            finally:
+                runner.run(client.aclose())
+
+    # ------------------------------------------------------------------------------------------- one question
+
+    async def _ask(self, client: Any, chat: Chat) -> ChatReply:
+        """One question until it is answered or given up."""
+        import tenacity
+
+        body = self._body(chat)
+        asked = hashlib.sha256(json.dumps([chat.key, body], sort_keys=True).encode()).hexdigest()[:24]
+        if self._journal and (known := self._journal.take(asked)):
+            del known["asked"]
+            return ChatReply(key=chat.key, **known)
+        most = (sum(len(text.encode()) + 16 for _, text in chat.messages), self.sampling.max_tokens)
+        answered, billed, requests = self._answered, (0, 0), 0
+        reply: ChatReply | None = None
+        trouble: _Again | None = None
+        try:
+            async for attempt in tenacity.AsyncRetrying(
+                stop=lambda state: self._why is not None or state.attempt_number >= self.config.attempts,
+                wait=tenacity.wait_random_exponential(multiplier=0.5, max=self.config.max_wait),
+                retry=tenacity.retry_if_exception_type(_Again),
+                sleep=self._sleep,
+                reraise=True,
+            ):
+                with attempt:
+                    requests += 1
+                    try:
+                        reply = await self._within_budget(most, lambda: self._post(client, body))
+                    except _Again as again:
+                        billed = (billed[0] + again.billed[0], billed[1] + again.billed[1])
+                        self._write(asked, again.billed, {}) if any(again.billed) else None
+                        self._not_before = max(self._not_before, time.monotonic() + again.wait)
+                        raise
+        except _Again as again:
+            trouble = again
+        except _Refused as refused:
+            reply = _lost(chat, "refused")
+            self._give_up(str(refused))
+        if trouble is not None:
+            its_own = trouble.status == 200 or (trouble.status in (0, 500) and self._answered > answered)
+            if self._why or not its_own:
+                raise self._stop(
+                    ServerError(
+                        f"server {self.config.url}: no answer in {requests} attempts, last: {trouble}; "
+                        "what was answered is kept: run again to go on"
+                    )
+                )
+            reply = _lost(chat, "nonsense" if trouble.status == 200 else "no_reply")
+            self._give_up(str(trouble))
+        assert reply is not None
+        own = (reply.prompt_tokens, reply.tokens)
+        reply = replace(
+            reply,
+            key=chat.key,
+            prompt_tokens=own[0] + billed[0],
+            tokens=own[1] + billed[1],
+            requests=requests,
+        )
+        self._answered += reply.fault is None
+        if reply.fault is None or any(billed) or any(own):
+            kept = {"text": reply.text, "finish_reason": reply.finish_reason, "fault": reply.fault}
+            self._write(asked, own, {**kept, "requests": requests})
+        return reply
+
+    def _body(self, chat: Chat) -> dict[str, Any]:
+        sampling = self.sampling
+        return {
+            "model": self.config.model,
+            "messages": [{"role": role, "content": text} for role, text in chat.messages],
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            self.config.token_limit: sampling.max_tokens,
+            **({"seed": chat.seed} if chat.seed is not None else {}),
+            **self.config.extra,
+        }
+
+    async def _within_budget(
+        self, most: tuple[int, int], call: Callable[[], Awaitable[ChatReply]]
+    ) -> ChatReply:
+        """Call once the budget covers the most that it can cost; keep count of what it did cost."""
+        while self._overdrawn(most):
+            if self._reserved == (0, 0):
+                raise self._stop(
+                    BudgetSpent(
+                        f"server: what is left of the budget does not cover another question of up to "
+                        f"{sum(most)} tokens; what was answered is kept: raise server.budget or "
+                        "server.budget_tokens and run again to go on"
+                    )
+                )
+            await asyncio.sleep(0.02)
+        self._reserved = (self._reserved[0] + most[0], self._reserved[1] + most[1])
+        used = (0, 0)
+        try:
+            reply = await call()
+            used = (reply.prompt_tokens, reply.tokens)
+            return reply
+        except _Again as again:
+            used = again.billed
+            raise
+        finally:
+            self._reserved = (self._reserved[0] - most[0], self._reserved[1] - most[1])
+            self._billed = (self._billed[0] + used[0], self._billed[1] + used[1])
+
+    def _overdrawn(self, most: tuple[int, int]) -> bool:
+        read, generated = (
+            billed + reserved + more
+            for billed, reserved, more in zip(self._billed, self._reserved, most, strict=True)
+        )
+        return (self._money is not None and self.config.cost(read, generated) > self._money) or (
+            self._tokens is not None and read + generated > self._tokens
+        )
+
+    async def _post(self, client: Any, body: Mapping[str, Any]) -> ChatReply:
+        import httpx
+
+        await self._sleep(self._not_before - time.monotonic())
+        if self._why:
+            raise _Again("the others had been stopped", 0)
+        try:
+            async with asyncio.timeout(self.config.timeout):
+                response = await client.post("chat/completions", json=body)
+        except (httpx.TransportError, TimeoutError) as error:
+            raise _Again(self._shown(f"{type(error).__name__} {error}".strip()), 0) from None
+        status = response.status_code
+        if status == 200:
+            return self._read(response)
+        said = self._shown(f"{status} {_message(response)}")
+        if status in _AGAIN or status >= 500:
+            raise _Again(said, status, wait=_retry_after(response.headers.get("retry-after")))
+        if status in _REFUSED:
+            raise _Refused(said)
+        hint = f" (is the environment variable {self.config.key_variable} right?)" if status == 401 else ""
+        raise self._stop(ServerError(f"server {self.config.url}: {said}{hint}"))
+
+    def _read(self, response: Any) -> ChatReply:
+        billed, counted = (0, 0), False
+        try:
+            content = response.json()
+            if usage := content.get("usage"):
+                billed, counted = (int(usage["prompt_tokens"]), int(usage["completion_tokens"])), True
+            choice = content["choices"][0]
+            text, reason = choice["message"]["content"], choice["finish_reason"]
+            if reason == "content_filter":
+                return ChatReply("", "", "stop", *billed, fault="content_filter")
+            if reason not in ("stop", "length") or not isinstance(text, str):
+                raise ValueError(f"finish_reason {reason!r}, content of type {type(text).__name__}")
+            text.encode()  # half of a surrogate pair is valid JSON, but no text that a file can hold
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            raise _Again(self._shown(f"no answer in its reply: {error!r}"), 200, billed) from None
+        if not counted and (self._money, self._tokens) != (None, None):
+            raise self._stop(
+                ServerError(
+                    f"server {self.config.url}: its replies do not count their tokens, so no budget "
+                    "can be kept: unset server.budget and server.budget_tokens"
+                )
+            )
+        return ChatReply("", text, reason, *billed)
+
+    def _stop(self, why: Exception) -> Exception:
+        """Have all questions given up; the first to say why is heard."""
+        self._why = self._why or why
+        return self._why
+
+    async def _sleep(self, seconds: float) -> None:
+        """Sleep so long, or until the others have been stopped."""
+        until = time.monotonic() + seconds
+        while not self._why and (left := until - time.monotonic()) > 0:
+            await asyncio.sleep(min(left, 0.25))
+
+    def _write(self, asked: str, billed: tuple[int, int], more: Mapping[str, Any]) -> None:
+        if self._journal is not None:
+            self._journal.add({"asked": asked, "prompt_tokens": billed[0], "tokens": billed[1], **more})
+
+    def _give_up(self, why: str) -> None:
+        self._given_up += 1
+        if self._given_up >= HOPELESS and not self._answered:
+            raise self._stop(
+                ServerError(
+                    f"server {self.config.url}: the first {HOPELESS} questions brought no answer: {why}"
+                )
+            )
+        logger.warning("server: gave a question up: %s", why)
+
+    def _shown(self, text: str) -> str:
+        """Text of the server's that may be shown: on one line, short, and without the key."""
+        return " ".join((text.replace(self._key, "***") if self._key else text).split())[:300]
+
+
+class _Again(Exception):
+    """An attempt that may be repeated: HTTP status (0 is none), tokens billed for it, seconds to wait."""
+
+    def __init__(self, why: str, status: int, billed: tuple[int, int] = (0, 0), wait: float = 0.0) -> None:
+        super().__init__(why)
+        self.status, self.billed, self.wait = status, billed, wait
+
+
+class _Refused(Exception):
+    """The server does not take this question."""
+
+
+def _lost(chat: Chat, fault: str) -> ChatReply:
+    return ChatReply(chat.key, "", "stop", 0, 0, fault=fault)
+
+
+async def _first(tasks: Iterable[asyncio.Task[ChatReply]]) -> set[asyncio.Task[ChatReply]]:
+    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    return done
+
+
+def _each(
+    blocks: Iterator[tuple[int, list[Chat]]], opened: dict[int, list[ChatReply | None]]
+) -> Iterator[tuple[int, int, Chat | None]]:
+    """Every question with its block and place; an empty block once, without one."""
+    for index, chats in blocks:
+        if not chats:
+            yield index, 0, None
+            continue
+        opened[index] = [None] * len(chats)
+        for position, chat in enumerate(chats):
+            yield index, position, chat
+
+
+def _message(response: Any) -> str:
+    """What the server says is wrong."""
+    try:
+        error = response.json()["error"]
+        return str(error["message"] if isinstance(error, dict) else error)
+    except (ValueError, TypeError, LookupError):
+        return str(response.text)
+
+
+def _retry_after(header: str | None) -> float:
+    """Seconds that a `Retry-After` header asks for, given as a number or a date; 0 where there is none."""
+    if not header:
+        return 0.0
+    try:
+        return max(0.0, float(header))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):
+        return 0.0

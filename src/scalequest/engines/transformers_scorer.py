@@ -1,0 +1,98 @@
+"""Scores with transformers' sequence classifiers: sorted by length, padded on the right."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoModelForSequenceClassification
+
+from scalequest.config import ConfigError
+from scalequest.engines.base import Block, EngineConfig, Request
+from scalequest.engines.scoring import Score, check_ids
+from scalequest.engines.transformers_engine import device
+
+
+class TransformersScorer:
+    """A `Scorer` on transformers, on the GPU where there is one."""
+
+    name = "transformers"
+
+    def __init__(self, model: str, config: EngineConfig, *, revision: str | None = None) -> None:
+        """Load `model`.
+
+        Raises:
+            ConfigError: transformers has no classifier of this architecture, or it has more than one label.
+        """
+        self.version: str = transformers.__version__
+        try:
+            self.model: Any = AutoModelForSequenceClassification.from_pretrained(
+                model, revision=revision, dtype=config.dtype, trust_remote_code=config.trust_remote_code
+            )
+        except ValueError as error:
+            raise ConfigError(f"{model}: transformers cannot score with it: {error}") from None
+        if self.model.config.num_labels != 1:
+            raise ConfigError(f"{model}: its head gives {self.model.config.num_labels} numbers, not one")
+        self.model.to(device()).eval()
+        self._text = self.model.config.get_text_config()
+        self.context: int = config.max_model_len or self._text.max_position_embeddings
+        self._batch_size = config.batch_size
+
+    def score(self, blocks: Iterable[Block]) -> Iterator[tuple[Block, list[Score]]]:
+        """See `Scorer.score`."""
+        for block in blocks:
+            for request in block.requests:
+                check_ids(request, self._text.vocab_size)
+            lengths = [len(request.prompt_ids) for request in block.requests]
+            order = sorted(
+                (place for place, length in enumerate(lengths) if length <= self.context),
+                key=lengths.__getitem__,
+            )
+            values: dict[int, float] = {}
+            for start in range(0, len(order), self._batch_size):
+                places = order[start : start + self._batch_size]
+                values |= zip(places, self._values([block.requests[place] for place in places]), strict=True)
+            yield (
+                block,
+                [
+                    Score(request.key, values.get(place), lengths[place])
+                    for place, request in enumerate(block.requests)
+                ],
+            )
+
+    def _values(self, requests: Sequence[Request]) -> list[float]:
+        # A decoder's head is read at the last token that is not padding, told by its id alone: where a text
+        # ends in the padding token (often the stop token is both) it would be read one token too early.
+        last = {request.prompt_ids[-1] for request in requests}
+        own = self._text.pad_token_id
+        pad = own if own is not None and own not in last else min(set(range(len(last) + 1)) - last)
+        width = max(len(request.prompt_ids) for request in requests)
+        ids = torch.full((len(requests), width), pad)
+        mask = torch.zeros_like(ids)
+        for row, request in enumerate(requests):
+            ids[row, : len(request.prompt_ids)] = torch.tensor(list(request.prompt_ids))
+            mask[row, : len(request.prompt_ids)] = 1
+        self._text.pad_token_id = pad
+        try:
+            with torch.inference_mode():
+                output = self.model(ids.to(self.model.device), attention_mask=mask.to(self.model.device))
+        finally:
+            self._text.pad_token_id = own
+        return [float(value) for value in output.logits[:, 0].float().tolist()]
+
+    def __enter__(self) -> TransformersScorer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Free the model."""
+        kind_of_device = self.model.device.type
+        del self.model
+        gc.collect()
+        if kind_of_device != "cpu":
+            getattr(torch, kind_of_device).empty_cache()

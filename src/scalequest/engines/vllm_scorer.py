@@ -1,0 +1,117 @@
+"""Scores with vLLM's pooling runner, in this process."""
+
+from __future__ import annotations
+
+import gc
+import warnings
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import Any
+
+from scalequest.config import ConfigError
+from scalequest.engines.base import Block, EngineConfig
+from scalequest.engines.scoring import Score, check_ids
+from scalequest.engines.vllm_engine import engine_arguments, import_vllm
+
+
+def unsupported(model: str, config: EngineConfig, revision: str | None) -> str:
+    """Why the installed vLLM cannot score with `model`; "" where it can."""
+    from transformers import AutoConfig
+    from vllm import ModelRegistry
+
+    loaded = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=config.trust_remote_code)
+    names = list(loaded.architectures or [])
+    known = ModelRegistry.get_supported_archs()
+    scoring = [name for name in names if name.endswith(("ForSequenceClassification", "RewardModel"))]
+    if not scoring:
+        return f"{model} is no scorer: its architectures are {names}"
+    for name in scoring:
+        if name in known or name.replace("ForSequenceClassification", "ForCausalLM") in known:
+            return ""
+    return f"vllm does not know {', '.join(scoring)}"
+
+
+class VllmScorer:
+    """A `Scorer` on vLLM's bare engine: `vllm.LLM` wants a tokenizer, which for some is remote code."""
+
+    name = "vllm"
+
+    def __init__(self, model: str, config: EngineConfig, *, revision: str | None = None) -> None:
+        """Load `model` and start the engine.
+
+        Raises:
+            ConfigError: an argument in `config.extra` is wrong, or the model gives no scores.
+        """
+        vllm = import_vllm()
+        self.version: str = vllm.__version__
+        arguments = engine_arguments(model, config, revision=revision, seed=0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            self.engine: Any = vllm.LLMEngine.from_engine_args(
+                vllm.EngineArgs(**arguments, runner="pooling", disable_log_stats=True)
+            )
+        tasks = self.engine.get_supported_tasks()
+        settings = self.engine.vllm_config
+        self.context: int = settings.model_config.max_model_len
+        self._vocabulary: int = settings.model_config.get_vocab_size()
+        self._in_flight: int = 2 * settings.scheduler_config.max_num_seqs
+        self._task = next((task for task in ("classify", "token_classify") if task in tasks), None)
+        self._asked = 0
+        if self._task is None:
+            raise ConfigError(f"{model}: vllm gives no scores with it, it offers {', '.join(tasks)}")
+
+    def score(self, blocks: Iterable[Block]) -> Iterator[tuple[Block, list[Score]]]:
+        """See `Scorer.score`."""
+        from vllm import PoolingParams
+        from vllm.inputs import tokens_input
+
+        for block in blocks:
+            values: dict[int, float] = {}
+            in_flight: dict[str, int] = {}
+            waiting = enumerate(block.requests)
+            try:
+                while True:
+                    while len(in_flight) < self._in_flight and (item := next(waiting, None)) is not None:
+                        place, request = item
+                        check_ids(request, self._vocabulary)
+                        if len(request.prompt_ids) > self.context:
+                            continue
+                        self._asked += 1
+                        params = PoolingParams(task=self._task, use_activation=False)
+                        name = str(self._asked)
+                        self.engine.add_request(name, tokens_input(list(request.prompt_ids)), params)
+                        in_flight[name] = place
+                    if not in_flight:
+                        break
+                    for output in self.engine.step():
+                        values[in_flight.pop(output.request_id)] = _value(output)
+            finally:
+                if in_flight:
+                    self.engine.abort_request(list(in_flight))
+            yield (
+                block,
+                [
+                    Score(request.key, values.get(place), len(request.prompt_ids))
+                    for place, request in enumerate(block.requests)
+                ],
+            )
+
+    def __enter__(self) -> VllmScorer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop the engine and give its memory back."""
+        self.engine.engine_core.shutdown()
+        del self.engine
+        gc.collect()
+
+
+def _value(output: Any) -> float:
+    """The one number at the last token: data is [1], or [tokens, 1] for models that score every token."""
+    data = output.outputs.data
+    last = data if data.dim() <= 1 else data[-1]
+    if last.numel() != 1:
+        raise ConfigError(f"its head gives {last.numel()} numbers, not one")
+    return float(last.item())

@@ -1,0 +1,356 @@
+"""What a training run needs: memory a process, and GPU-hours, by formula and before anything is started.
+
+Memory is the sum of what has to be there at the worst moment: weights, gradients, optimizer state (spread as
+the topology says; ZeRO's stages: Rajbhandari et al., arXiv 1910.02054), buffers for what is gathered, and
+activations (counted tensor by tensor for the Llama block, after Korthikanti et al., arXiv 2205.05198). Time
+is a roofline: a micro-step takes as long as its arithmetic or its traffic, whichever is longer. The constants
+are named below and `ASSUMPTIONS` says them in words; print it beside every number.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from scalequest.config import ConfigError, read_yaml
+
+GIB = float(1 << 30)
+MFU = 0.4  # share of the peak that arithmetic reaches
+LIVE_PARAMETERS = 1e9  # that ZeRO-3 keeps gathered: DeepSpeed's stage3_max_live_parameters
+BUCKET = 5e8  # elements of DeepSpeed's reduce bucket
+CONTEXT = 1.5 * GIB  # CUDA, NCCL and kernels, before any tensor
+FRAGMENTS = 0.08  # of all tensors, lost between them
+START_SECONDS = 240  # imports, loading and saving, in which all GPUs wait
+QUANTISED = 0.516  # bytes a weight in NF4 with double quantisation
+ASSUMPTIONS = (
+    f"Assumed: {MFU:.0%} of peak in arithmetic; a micro-step takes the longer of arithmetic and traffic; "
+    f"{START_SECONDS // 60} minutes to load and save; {CONTEXT / GIB:.1f} GiB for CUDA and NCCL and "
+    f"{FRAGMENTS:.0%} for fragmentation; ZeRO-3 keeps {LIVE_PARAMETERS / 1e9:.0f}B weights gathered; logits "
+    "are never whole (TRL's fused head); attention under a mask costs the square of the sequence."
+)
+
+
+@dataclass(frozen=True)
+class Device:
+    """An accelerator.
+
+    Attributes:
+        name: of the card.
+        memory: in GiB.
+        peak: dense bf16 TFLOP/s.
+        bandwidth: between cards, GB/s that a collective sees (assumed).
+    """
+
+    name: str
+    memory: float
+    peak: float
+    bandwidth: float
+
+
+A100_40G = Device("A100-40G PCIe", 40, 312, 20)  # the paper's
+H100 = Device("H100-80G SXM", 80, 989, 300)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The sizes of a Llama-like decoder, by the names of its config.json."""
+
+    num_hidden_layers: int
+    hidden_size: int
+    intermediate_size: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    vocab_size: int
+    tie_word_embeddings: bool = False
+    qkv_bias: bool = False
+
+    @classmethod
+    def of(cls, config: Any) -> Architecture:
+        """Read a transformers config."""
+        return cls(
+            config.num_hidden_layers,
+            config.hidden_size,
+            config.intermediate_size,
+            config.num_attention_heads,
+            getattr(config, "num_key_value_heads", None) or config.num_attention_heads,
+            config.vocab_size,
+            bool(config.tie_word_embeddings),
+            config.model_type == "qwen2",
+        )
+
+    @property
+    def _kv(self) -> int:
+        return self.hidden_size // self.num_attention_heads * self.num_key_value_heads
+
+    @property
+    def layer(self) -> int:
+        """Weights in the matrices of one block."""
+        attention = 2 * self.hidden_size * (self.hidden_size + self._kv)
+        return attention + 3 * self.hidden_size * self.intermediate_size
+
+    @property
+    def embedding(self) -> int:
+        """Weights of the embedding, and again of the head."""
+        return self.vocab_size * self.hidden_size
+
+    def parameters(self, head: bool = True) -> int:
+        """All weights; without the head for a scorer, whose own is one row."""
+        small = 2 * self.hidden_size + (self.hidden_size + 2 * self._kv if self.qkv_bias else 0)
+        copies = 1 if self.tie_word_embeddings or not head else 2
+        extra = 0 if head else self.hidden_size
+        total = self.num_hidden_layers * (self.layer + small) + self.hidden_size
+        return total + copies * self.embedding + extra
+
+    def lora(self, rank: int) -> int:
+        """Weights of an adapter of this rank on all matrices of all blocks."""
+        hidden, inner = self.hidden_size, self.intermediate_size
+        sides = 2 * (hidden + hidden) + 2 * (hidden + self._kv) + 3 * (hidden + inner)
+        return self.num_hidden_layers * rank * sides
+
+
+@dataclass(frozen=True)
+class Topology:
+    """How a run is spread: what an accelerate file says."""
+
+    name: str = "one process"
+    processes: int = 1
+    machines: int = 1
+    zero: Literal[0, 1, 2, 3] = 0
+    fsdp: bool = False
+    offload: bool = False
+
+    @classmethod
+    def of(cls, path: str | Path) -> Topology:
+        """Read an accelerate file.
+
+        Raises:
+            ConfigError: it is none.
+        """
+        file = read_yaml(path)
+        try:
+            kind, processes = file["distributed_type"], int(file["num_processes"])
+        except KeyError as error:
+            raise ConfigError(f"{path}: no {error}: not an accelerate file") from None
+        zero = file.get("deepspeed_config") or {}
+        offload = "cpu" in (zero.get("offload_optimizer_device"), zero.get("offload_param_device"))
+        machines = int(file.get("num_machines", 1))
+        return cls(
+            Path(path).stem, processes, machines, zero.get("zero_stage", 0), kind == "FSDP", bool(offload)
+        )
+
+    @classmethod
+    def launched(cls, processes: int) -> Topology:
+        """Read what `accelerate launch` told this process."""
+        zero: Any = int(os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2"))
+        offload = "ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE"
+        return cls(
+            processes=processes,
+            zero=zero if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true" else 0,
+            fsdp=os.environ.get("ACCELERATE_USE_FSDP") == "true",
+            offload=os.environ.get(offload) == "cpu",
+        )
+
+    @property
+    def spreads_weights(self) -> bool:
+        """Whether weights lie in pieces."""
+        return self.zero == 3 or self.fsdp
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a process has in hand at a time, and how it is trained.
+
+    Attributes:
+        rows: sequences of a forward pass (both sides of every pair).
+        length: tokens of the longest of them.
+        accumulation: forward passes an optimizer step.
+        checkpointing: activations are computed twice.
+        full_precision: weights are fp32 outside DeepSpeed (`dtype: float32`).
+        mixed: arithmetic is bf16.
+        lora: rank of the adapter, 0 where all weights are trained.
+        quantised: weights of the blocks are 4-bit.
+        reference: forward passes of a reference model beside each training one; it is no second copy.
+        head: a language model's head; a scorer has one row.
+    """
+
+    rows: int
+    length: int
+    accumulation: int = 1
+    checkpointing: bool = True
+    full_precision: bool = False
+    mixed: bool = True
+    lora: int = 0
+    quantised: bool = False
+    reference: int = 0
+    head: bool = True
+
+    @classmethod
+    def of(cls, training_args: Any, model_args: Any) -> Work:
+        """Read the settings of a recipe."""
+        pairs = hasattr(training_args, "beta")
+        return cls(
+            rows=training_args.per_device_train_batch_size * (2 if pairs else 1),
+            length=training_args.max_length,
+            accumulation=training_args.gradient_accumulation_steps,
+            checkpointing=bool(training_args.gradient_checkpointing),
+            full_precision=model_args.dtype in (None, "float32", "auto"),
+            mixed=bool(training_args.bf16 or training_args.fp16),
+            lora=model_args.lora_r if model_args.use_peft else 0,
+            quantised=bool(model_args.load_in_4bit),
+            reference=int(pairs),
+            head=hasattr(training_args, "loss_type"),  # of TRL's configs
+        )
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that one process needs on its device, by what for."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    gathered: float
+    activations: float
+    rest: float
+
+    @property
+    def total(self) -> float:
+        """Everything."""
+        return float(sum(vars(self).values()))
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{name} {value / GIB:.1f}" for name, value in vars(self).items())
+        return f"{self.total / GIB:.1f} GiB ({parts})"
+
+
+def memory(model: Architecture, work: Work, spread: Topology, gpu: bool = True) -> Memory:
+    """Estimate what one process holds at the worst moment."""
+    everything = model.parameters(work.head)
+    trained = model.lora(work.lora) if work.lora else everything
+    ranks = spread.processes
+    compute = 2 if work.mixed else 4
+    if spread.zero:
+        held, gradient, state = compute, compute, 12 if work.mixed else 8
+    else:  # torch's AdamW keeps its state in the weights' own precision
+        held = 4 if work.full_precision or not work.mixed else 2
+        gradient, state = held, 2 * held
+    weights = float(everything * held)
+    if work.quantised:
+        blocks = model.num_hidden_layers * model.layer
+        weights = blocks * QUANTISED + (everything - blocks) * 2.0
+    if work.lora:
+        weights, gradient, state = weights + 4.0 * trained, 4, 8  # PEFT trains an adapter in fp32
+    gradients, optimizer = float(trained * gradient), float(trained * state)
+    if spread.spreads_weights:
+        weights /= ranks
+    if spread.zero >= 2 or spread.fsdp:
+        gradients /= ranks
+    if spread.zero or spread.fsdp:
+        optimizer /= ranks
+    if spread.offload:
+        optimizer, weights = 0.0, 0.0 if spread.zero == 3 else weights
+    gathered = 0.0
+    if spread.zero:
+        gathered += compute * min(trained, BUCKET)
+    if spread.zero == 3:
+        gathered += compute * min(everything, LIVE_PARAMETERS)
+    if spread.fsdp:
+        gathered += compute * (2 * model.layer + model.embedding)
+    if work.head and not work.lora:
+        gathered += 4.0 * model.embedding  # the fused head sums its gradient in fp32
+    tokens = work.rows * work.length
+    block = compute * tokens * (10 * model.hidden_size + 2 * model._kv + 4 * model.intermediate_size)
+    block += compute * work.rows * work.length**2  # the mask
+    kept = compute * tokens * model.hidden_size * model.num_hidden_layers
+    activations = float(kept + block if work.checkpointing else model.num_hidden_layers * block)
+    held_all = weights + gradients + optimizer + gathered + activations
+    rest = (CONTEXT if gpu else 0.0) + FRAGMENTS * held_all
+    return Memory(weights, gradients, optimizer, gathered, activations, rest)
+
+
+def gpu_hours(
+    model: Architecture, work: Work, spread: Topology, device: Device, rows: float, tokens: float
+) -> float:
+    """Estimate the hours of all devices together.
+
+    Args:
+        model: its sizes.
+        work: what a process does at a time.
+        spread: over how many.
+        device: on what.
+        rows: sequences trained on, all epochs together: packed ones, or both sides of every pair.
+        tokens: that they hold.
+    """
+    micro_steps = math.ceil(rows / (work.rows * spread.processes))
+    forward = 2.0 * (model.parameters(work.head) - model.embedding)
+    forward += 4.0 * work.length * model.hidden_size * model.num_hidden_layers
+    passes = 1 + (1 if work.lora else 2) + int(work.checkpointing) + work.reference
+    arithmetic = tokens / (micro_steps * spread.processes) * forward * passes / (device.peak * 1e12 * MFU)
+    share = (spread.processes - 1) / spread.processes
+    whole = 2.0 * model.parameters(work.head)
+    trained = 2.0 * model.lora(work.lora) if work.lora else whole
+    traffic = 0.0
+    if spread.spreads_weights:
+        traffic = (2 + work.reference) * whole + trained
+    elif spread.zero == 2:
+        traffic = trained + trained / work.accumulation
+    else:
+        traffic = 2 * trained / work.accumulation
+    seconds = micro_steps * max(arithmetic, traffic * share / (device.bandwidth * 1e9)) + START_SECONDS
+    return seconds * spread.processes / 3600
+
+
+def remedies(model: Architecture, work: Work, spread: Topology, capacity: float) -> list[str]:
+    """Say what to change, one after the other, until an estimate fits into `capacity` bytes.
+
+    Returns:
+        Settings to add to each other, in this order; the last says so where all of them do not help.
+    """
+    said = []
+    for setting, work_then, spread_then in _changes(work, spread):
+        work, spread = work_then, spread_then
+        said.append(setting)
+        if memory(model, work, spread).total <= capacity:
+            return said
+    return [*said, "a smaller max_length, more GPUs, or a smaller model"]
+
+
+def _changes(work: Work, spread: Topology) -> Iterator[tuple[str, Work, Topology]]:
+    if not work.checkpointing:
+        work = replace(work, checkpointing=True)
+        yield "gradient_checkpointing: true", work, spread
+    sides = 2 if work.reference else 1
+    if work.rows > sides:
+        factor = work.rows // sides
+        work = replace(work, rows=sides, accumulation=work.accumulation * factor)
+        setting = f"per_device_train_batch_size: 1 with gradient_accumulation_steps: {work.accumulation}"
+        yield setting, work, spread
+    if spread.processes > 1 and not spread.spreads_weights and not work.quantised:
+        spread = replace(spread, zero=3)
+        yield "accelerate_configs/zero3.yaml", work, spread
+    if not work.lora:
+        work = replace(work, lora=64)
+        yield "use_peft: true, lora_r: 64, lora_target_modules: all-linear", work, spread
+    if not work.quantised and spread.processes == 1:
+        work = replace(work, quantised=True)
+        yield "load_in_4bit: true, use_bnb_nested_quant: true", work, spread
+    if spread.zero == 3 and not spread.offload:
+        yield "accelerate_configs/zero3_offload.yaml", work, replace(spread, offload=True)
+
+
+def verdict(model: Architecture, work: Work, spread: Topology, capacity: float, gpu: bool = True) -> str:
+    """One line: what a process is estimated to need, whether that fits, and what to change where not."""
+    needs = memory(model, work, spread, gpu)
+    line = (
+        f"memory: estimated {needs} a process, of {capacity / GIB:.1f} GiB, on {spread.processes} x "
+        f"{work.rows} sequences of {work.length} tokens"
+    )
+    if needs.total <= capacity:
+        return f"{line}: fits"
+    return (
+        f"{line}: DOES NOT FIT; change, until it does: {'; '.join(remedies(model, work, spread, capacity))}"
+    )

@@ -1,0 +1,114 @@
+"""Two models on the same problems: how far apart, how surely, and which problems flipped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from scalequest.evaluation.statistics import Estimate, mcnemar, paired_difference
+from scalequest.evaluation.tables import Table, percent
+from scalequest.records import Row
+
+LISTED = 200  # flipped problems in the table
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Second model against first, on the problems of one benchmark that both were asked.
+
+    Attributes:
+        benchmark: its name.
+        first: label, and `second`.
+        difference: accuracy of the second minus that of the first, with the paired bootstrap's interval.
+        p_value: of McNemar's exact test; None where a problem has several outputs.
+        gained: ids of problems that only the second solves; `lost`, that only the first solves (with several
+            outputs: that one solves more often).
+    """
+
+    benchmark: str
+    first: str
+    second: str
+    difference: Estimate
+    p_value: float | None
+    gained: tuple[str, ...]
+    lost: tuple[str, ...]
+
+
+def compare(
+    first: Sequence[Row], second: Sequence[Row], labels: tuple[str, str], seed: int = 0
+) -> list[Comparison]:
+    """Compare two models' rows, as an evaluation keeps them, benchmark by benchmark."""
+    a, b = scores(first), scores(second)
+    several = any(len(group) > 1 for rows in (first, second) for group in _outputs(rows).values())
+    found = []
+    for benchmark in dict.fromkeys(name for name, _ in a):
+        ids = [i for name, i in a if name == benchmark and (benchmark, i) in b]
+        if len(ids) < 2:
+            continue
+        gaps = {i: b[benchmark, i] - a[benchmark, i] for i in ids}
+        gained = tuple(i for i, gap in gaps.items() if gap > 0)
+        lost = tuple(i for i, gap in gaps.items() if gap < 0)
+        p_value = None if several else mcnemar(len(gained), len(lost))
+        difference = paired_difference(list(gaps.values()), seed)
+        found.append(Comparison(benchmark, *labels, difference, p_value, gained, lost))
+    return found
+
+
+def scores(rows: Sequence[Row]) -> dict[tuple[str, str], float]:
+    """Share of right outputs by benchmark and problem."""
+    return {key: fmean(group) for key, group in _outputs(rows).items()}
+
+
+def _outputs(rows: Sequence[Row]) -> dict[tuple[str, str], list[bool]]:
+    groups: dict[tuple[str, str], list[bool]] = {}
+    for row in rows:
+        groups.setdefault((row["benchmark"], row["id"]), []).append(bool(row["correct"]))
+    return groups
+
+
+def comparison_tables(
+    found: Sequence[Comparison], titles: Mapping[str, str], *, flips: bool = False
+) -> list[Table]:
+    """One row a pair and benchmark; with `flips`, the problems that flipped, too."""
+    if not found:
+        return []
+    rows = [
+        (
+            one.second,
+            one.first,
+            titles.get(one.benchmark, one.benchmark),
+            f"{one.difference.n:,}",
+            signed(one.difference),
+            f"{len(one.gained):,}",
+            f"{len(one.lost):,}",
+            "–" if one.p_value is None else f"{one.p_value:.2g}",
+        )
+        for one in found
+    ]
+    columns = ("model", "against", "benchmark", "n", "difference", "gained", "lost", "p")
+    note = (
+        "Difference in points with the 95 % interval of the paired bootstrap over problems; gained and lost: "
+        "problems that only the one or only the other solves; p: McNemar's exact test, two-sided, not "
+        "corrected for the number of comparisons."
+    )
+    flipped = [
+        (one.second, one.first, titles.get(one.benchmark, one.benchmark), kind, i)
+        for one in found
+        for kind, ids in (("gained", one.gained), ("lost", one.lost))
+        for i in ids
+    ]
+    tables = [Table("differences", "Differences between models", columns, tuple(rows), (note,))]
+    if flips and flipped:
+        more = f"{len(flipped) - LISTED:,} more flipped." if len(flipped) > LISTED else ""
+        head = ("model", "against", "benchmark", "flip", "problem")
+        shown = tuple(flipped[:LISTED])
+        tables.append(Table("flips", "Problems that flipped", head, shown, (more,) if more else ()))
+    return tables
+
+
+def signed(estimate: Estimate) -> str:
+    """`+1.3 [-0.2, +2.8]`, in points."""
+    if estimate.value is None or estimate.low is None or estimate.high is None:
+        return percent(estimate)
+    return f"{100 * estimate.value:+.1f} [{100 * estimate.low:+.1f}, {100 * estimate.high:+.1f}]"

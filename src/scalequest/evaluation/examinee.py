@@ -1,0 +1,120 @@
+"""Who answers: a model on an engine, given token ids, or a chat server, given messages."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from scalequest.chat import BoundFormat
+from scalequest.config import ConfigError
+from scalequest.engines.base import Completion, FinishReason, Generator, Request, Sampling
+from scalequest.engines.server import Chat, ChatReply, ChatServer, user
+from scalequest.engines.stream import Answer, completing
+from scalequest.evaluation.benchmarks import Problem
+from scalequest.evaluation.prompts import EvalPrompt
+from scalequest.evaluation.results import sha256
+
+THINK, THOUGHT = "<think>", "</think>"
+# What our chat formats put behind a question (paper.md 1.5, block S2); a server's own template has none.
+BOXED = "\nPlease reason step by step, and put your final answer within \\boxed{}."
+
+
+class Keyed(Protocol):
+    """A reply that says which question it is to."""
+
+    @property
+    def key(self) -> str:
+        """The question's."""
+
+    @property
+    def tokens(self) -> int:
+        """Generated for it."""
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Read for it."""
+
+    @property
+    def finish_reason(self) -> FinishReason:
+        """How it ended."""
+
+
+Q = TypeVar("Q")
+A = TypeVar("A", bound=Keyed)
+
+
+@dataclass(frozen=True)
+class Examinee(Generic[Q, A]):
+    """How problems are put, answered and read.
+
+    Attributes:
+        put: key, prompt, problem and seed to a question, and the hash of what the model is given. It raises
+            `FormatError` where the problem cannot be put.
+        answer: of `stream`.
+        read: a reply's text, or None where there is none, with why.
+        thinks: whether the prompt opens a reasoning block, which the output has to close.
+    """
+
+    put: Callable[[str, EvalPrompt, Problem, int | None], tuple[Q, str]]
+    answer: Answer[Q, A]
+    read: Callable[[A], tuple[str, str | None]]
+    thinks: Callable[[EvalPrompt], bool]
+
+
+def on_engine(generator: Generator, format: BoundFormat, sampling: Sampling) -> Examinee[Request, Completion]:
+    """A model that is loaded, in its chat format."""
+    solve = format.format.solve
+    opens = solve is not None and solve.prompt.rstrip().endswith(THINK)
+
+    def put(key: str, prompt: EvalPrompt, problem: Problem, seed: int | None) -> tuple[Request, str]:
+        ids = prompt.ids(problem, format)
+        return Request(key, ids, seed), sha256(json.dumps(ids))
+
+    return Examinee(
+        put=put,
+        answer=completing(generator, sampling, format.solve_stop_ids),
+        read=lambda completion: (decoded(completion.ids, format), None),
+        thinks=lambda prompt: opens and prompt.turn == "solve",
+    )
+
+
+def on_server(server: ChatServer) -> Examinee[Chat, ChatReply]:
+    """A model behind an OpenAI-compatible server, which has a chat template of its own."""
+
+    def put(key: str, prompt: EvalPrompt, problem: Problem, seed: int | None) -> tuple[Chat, str]:
+        if prompt.turn == "plain":
+            raise ConfigError(f"prompts: '{prompt.name}' is for base models: a chat server has only turns")
+        messages = user(prompt.fill(problem) + (BOXED if prompt.turn == "solve" else ""))
+        return Chat(key, messages, seed), sha256(json.dumps(messages))
+
+    return Examinee(
+        put=put,
+        answer=server.answer,
+        read=lambda reply: (reply.text, reply.fault),
+        thinks=lambda prompt: False,
+    )
+
+
+def decoded(ids: Sequence[int], format: BoundFormat) -> str:
+    """Text of a completion; the end of a reasoning block stays even where it is a special token."""
+    close = format.tokenizer.get_vocab().get(THOUGHT)
+    if close is None or close not in ids or close not in format.tokenizer.all_special_ids:
+        return format.decode(ids)
+    place = len(ids) - 1 - list(ids)[::-1].index(close)
+    return f"{format.decode(ids[:place])}{THOUGHT}{format.decode(ids[place + 1 :])}"
+
+
+def visible(text: str, *, opened: bool = False) -> tuple[str, bool]:
+    """What follows a model's reasoning, and whether the output was cut inside it.
+
+    Args:
+        text: a whole output.
+        opened: whether the prompt itself opened the reasoning block.
+    """
+    _, close, after = text.rpartition(THOUGHT)
+    rest = after if close else text
+    if THINK in rest or (opened and not close):
+        return "", True
+    return rest.strip(), False

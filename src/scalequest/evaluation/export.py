@@ -1,0 +1,134 @@
+"""Results in the JSON layout of EleutherAI's lm-evaluation-harness, for tools that read that."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from scalequest.evaluation.results import Result, sha256
+from scalequest.records import Row
+
+METRIC = "exact_match"
+
+
+def write_lm_eval(
+    folder: str | Path, results: Sequence[Result], rows: Sequence[Row], receipt: Mapping[str, Any]
+) -> Path:
+    """Write `results_<time>.json` and one `samples_<task>_<time>.jsonl` a benchmark, below the model's name.
+
+    Args:
+        folder: parent of the model's.
+        results: of one model.
+        rows: its outputs.
+        receipt: of the stage that made them.
+
+    Returns:
+        The results' file.
+    """
+    ended = datetime.fromisoformat(str(receipt["ended"]))
+    stamp = ended.strftime("%Y-%m-%dT%H-%M-%S.%f")
+    target = Path(folder) / re.sub(r"[^\w.-]+", "__", results[0].model)
+    target.mkdir(parents=True, exist_ok=True)
+    path = target / f"results_{stamp}.json"
+    content = lm_eval_results(results, receipt, ended)
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    for result in results:
+        mine = [row for row in rows if row["benchmark"] == result.benchmark]
+        lines = [json.dumps(one, ensure_ascii=False) + "\n" for one in lm_eval_samples(mine)]
+        (target / f"samples_{result.benchmark}_{stamp}.jsonl").write_text("".join(lines), encoding="utf-8")
+    return path
+
+
+def lm_eval_results(results: Sequence[Result], receipt: Mapping[str, Any], ended: datetime) -> dict[str, Any]:
+    """The content of a results file; the filter is called `none`, as that of a task without any."""
+    first = results[0]
+    sampling = first.protocol["sampling"]
+    names = [result.benchmark for result in results]
+    return {
+        "results": {
+            result.benchmark: {
+                "alias": result.benchmark,
+                f"{METRIC},none": result.accuracy.value,
+                f"{METRIC}_stderr,none": _stderr(result),
+                **{f"{name},none": one.value for name, one in result.metrics.items()},
+            }
+            for result in results
+        },
+        "group_subtasks": {name: [] for name in names},
+        "configs": {
+            result.benchmark: {
+                "task": result.benchmark,
+                "output_type": "generate_until",
+                "repeats": result.samples,
+                "num_fewshot": result.protocol["shots"],
+                "generation_kwargs": _generation(sampling),
+                "metric_list": [{"metric": METRIC, "aggregation": "mean", "higher_is_better": True}],
+                "metadata": {"scalequest": dict(result.protocol), "fingerprint": result.fingerprint},
+            }
+            for result in results
+        },
+        "versions": dict.fromkeys(names, 1.0),
+        "n-shot": {result.benchmark: result.protocol["shots"] for result in results},
+        "higher_is_better": {name: {METRIC: True} for name in names},
+        "n-samples": {
+            name: {"original": r.n, "effective": r.n} for name, r in zip(names, results, strict=True)
+        },
+        "config": {
+            "model": first.protocol["engine"],
+            "model_args": f"pretrained={next(iter(receipt['inputs']), '')},dtype={first.protocol['dtype']}",
+            "limit": first.protocol["limit"],
+            "gen_kwargs": _generation(sampling),
+            "random_seed": first.protocol["seed"],
+        },
+        "git_hash": first.commit,
+        "date": ended.timestamp(),
+        "model_name": first.model,
+        "model_name_sanitized": re.sub(r"[^\w.-]+", "__", first.model),
+        "chat_template": first.protocol["chat_format"],
+        "chat_template_sha": first.protocol["chat_format_sha256"],
+        "total_evaluation_time_seconds": str(receipt["seconds"]),
+    }
+
+
+def lm_eval_samples(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """The content of a samples file, one entry an output."""
+    return [
+        {
+            "doc_id": number,
+            "doc": {"id": row["id"], **json.loads(row["metadata"])},
+            "target": row["reference"],
+            "arguments": {"gen_args_0": {"arg_0": row["prompt"], "prompt_sha256": row["prompt_sha256"]}},
+            "resps": [[row["completion"]]],
+            "filtered_resps": [row["extracted"]],
+            "filter": "none",
+            "metrics": [METRIC],
+            "doc_hash": sha256(f"{row['benchmark']}/{row['id']}"),
+            "prompt_hash": row["prompt_sha256"],
+            "target_hash": sha256(row["reference"]),
+            METRIC: float(row["correct"]),
+        }
+        for number, row in enumerate(rows)
+    ]
+
+
+def _generation(sampling: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "do_sample": sampling["temperature"] > 0,
+        "temperature": sampling["temperature"],
+        "top_p": sampling["top_p"],
+        "max_gen_toks": sampling["max_tokens"],
+    }
+
+
+def _stderr(result: Result) -> float | None:
+    """Standard error of a mean of 0s and 1s, as lm-eval gives it; the interval's where there are several."""
+    value, low, high = result.accuracy.value, result.accuracy.low, result.accuracy.high
+    if value is None or low is None or high is None or result.n < 2:
+        return None
+    if result.metrics or result.by_prompt:
+        return (high - low) / (2 * 1.959964)
+    return float((value * (1 - value) / (result.n - 1)) ** 0.5)

@@ -1,0 +1,129 @@
+r"""Prompts of an evaluation: one YAML file each, which says how a problem is put to a model.
+
+    name: worked_examples
+    turn: plain                       # solve, user or plain
+    text: "{shots}Question: {question}\nAnswer:"
+    shot: "Question: {question}\nAnswer: {answer}\n\n"
+    shots: [{question: ..., answer: ...}]
+    stops: ["\n\nQuestion:"]
+
+`turn: solve` puts the text where the chat format has the question, its own instruction included; `user` is a
+bare user's turn; `plain` is for base models: the text alone, behind the tokenizer's BOS.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from scalequest.chat import BoundFormat, FormatError
+from scalequest.config import ConfigError, build, option, read_yaml, required
+
+if TYPE_CHECKING:
+    from scalequest.evaluation.benchmarks import Problem
+
+_SLOT = re.compile(r"\{(\w+)\}")
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A worked example."""
+
+    question: str = required("its question")
+    answer: str = required("its worked solution, as the model is to write one")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A slot that is filled by what stands in a column of the problem's row."""
+
+    column: str = required("column of the benchmark's source")
+    texts: dict[str, str] = required("text by the column's value as Python writes it: 'True', 'None'")
+    otherwise: str = option("", "text for every other value; {value} is the value")
+
+    def text(self, row: Mapping[str, Any]) -> str:
+        """What fills the slot for this row."""
+        value = str(row.get(self.column))
+        return self.texts.get(value, self.otherwise.replace("{value}", value))
+
+
+@dataclass(frozen=True)
+class EvalPrompt:
+    """The keys of a prompt's YAML file."""
+
+    name: str = required("what results call it")
+    text: str = required("holds {question} once, {shots} where there are any, and the slots of `cases`")
+    turn: Literal["solve", "user", "plain"] = option("solve", "where in the chat format the text goes")
+    shot: str = option("", "one worked example, with {question} and {answer}")
+    shots: list[Shot] = option(None, "worked examples, in order", default_factory=list)
+    cases: dict[str, Case] = option(None, "slot: what fills it", default_factory=dict)
+    stops: list[str] = option(
+        None, "texts at which an output ends; what follows is cut off", default_factory=list
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse a template that would lose something without a word."""
+        slots = _SLOT.findall(self.text)
+        if slots.count("question") != 1:
+            raise ConfigError(f"{self.name}: text: has to hold {{question}} exactly once")
+        if bool(self.shots) != ("shots" in slots):
+            raise ConfigError(f"{self.name}: text: {{shots}} and the list of shots belong together")
+        if self.shots and not {"question", "answer"} <= set(_SLOT.findall(self.shot)):
+            raise ConfigError(f"{self.name}: shot: has to hold {{question}} and {{answer}}")
+        if unused := set(self.cases) - set(slots):
+            raise ConfigError(f"{self.name}: cases: no slot {{{min(unused)}}} in text")
+
+    @property
+    def sha256(self) -> str:
+        """Hash of all of it."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+    def fill(self, problem: Problem) -> str:
+        """The text for one problem; braces that are no slot stand for themselves."""
+        shots = "".join(_filled(self.shot, asdict(shot)) for shot in self.shots)
+        cases = {slot: case.text(problem.row) for slot, case in self.cases.items()}
+        return _filled(self.text, {"question": problem.question, "shots": shots, **cases})
+
+    def ids(self, problem: Problem, format: BoundFormat) -> list[int]:
+        """What the model is given, BOS included.
+
+        Raises:
+            FormatError: the format cannot hold the text.
+        """
+        text = self.fill(problem)
+        if self.turn == "plain":
+            encoded = format.tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)
+            ids = list(encoded["input_ids"])
+            if any(token in format.special_ids for token in ids):
+                raise FormatError("special_token_in_text")
+            return ids if format.bos_id is None else [format.bos_id, *ids]
+        return format.user_prompt_ids(text) if self.turn == "user" else format.solve_prompt_ids(text)
+
+    def cut(self, text: str) -> tuple[str, bool]:
+        """An output up to the first of `stops`, and whether one was there."""
+        found = [place for stop in self.stops if (place := text.find(stop)) >= 0]
+        return (text[: min(found)].strip(), True) if found else (text, False)
+
+
+QUESTION_ONLY = EvalPrompt(name="question", text="{question}")
+
+
+def load_eval_prompt(path: str | Path) -> EvalPrompt:
+    """Read a prompt file.
+
+    Raises:
+        ConfigError: naming the file and what is wrong.
+    """
+    (prompt,) = build((EvalPrompt,), read_yaml(path), str(path))
+    loaded: EvalPrompt = prompt
+    return loaded
+
+
+def _filled(template: str, texts: Mapping[str, str]) -> str:
+    """Fill all slots in one pass: a question that spells "{shots}" is text."""
+    return _SLOT.sub(lambda slot: texts.get(slot[1], slot[0]), template)

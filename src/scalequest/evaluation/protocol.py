@@ -1,0 +1,159 @@
+"""What makes two numbers comparable: everything that was asked, of whom, on what, and who judged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from scalequest.chat import load_format
+from scalequest.config import ConfigError, fingerprint_fields
+from scalequest.engines.base import adapter_base
+from scalequest.evaluation.benchmarks import Benchmark
+from scalequest.evaluation.prompts import load_eval_prompt
+from scalequest.evaluation.results import sha256
+from scalequest.evaluation.settings import EvaluationConfig
+from scalequest.grading import GRADER_VERSION
+from scalequest.records import expand, model_fingerprint
+
+
+def with_prompts(benchmarks: Sequence[Benchmark], config: EvaluationConfig) -> list[Benchmark]:
+    """The benchmarks with the prompts that the configuration gives, where it gives any.
+
+    Raises:
+        ConfigError: a prompt file is wrong, or two prompts of a benchmark have one name.
+    """
+    given = tuple(load_eval_prompt(path) for path in config.prompts)
+    chosen = [replace(benchmark, prompts=given) if given else benchmark for benchmark in benchmarks]
+    for benchmark in chosen:
+        if len({prompt.name for prompt in benchmark.prompts}) < len(benchmark.prompts):
+            raise ConfigError(f"{benchmark.name}: two prompts have the same name")
+    return chosen
+
+
+def identity(
+    config: EvaluationConfig, labels: Sequence[str], benchmarks: Sequence[Benchmark]
+) -> dict[str, Any]:
+    """What can change a row beside the settings themselves and the models, for the stage's fingerprint."""
+    return {
+        "labels": list(labels),
+        "engine_name": engine_name(config),
+        "grader": grader(),
+        "chat_format_sha256": {label: format_sha256(config, label) for label in labels},
+        "benchmarks": {
+            b.name: {
+                "sha256": b.sha256,
+                "problems": len(b.problems),
+                "prompts": {prompt.name: prompt.sha256 for prompt in b.prompts},
+                "patched": b.patched,
+            }
+            for b in benchmarks
+        },
+    }
+
+
+def models(config: EvaluationConfig, labels: Sequence[str]) -> dict[str, str]:
+    """Every model's path with its fingerprint; a LoRA adapter's base comes behind it.
+
+    What a server calls by one name may change: only its answers say so.
+    """
+    found: dict[str, str] = {}
+    for label in labels:
+        if config.server.url is not None:
+            found[config.models[label]] = f"server:{config.models[label]}"
+            continue
+        path, revision = config.models[label], config.revisions.get(label)
+        found[path] = model_fingerprint(path, revision)
+        if (base := adapter_base(path)) is not None:
+            found[base] = model_fingerprint(base)
+    return found
+
+
+def tokenizer_of(model: str) -> str:
+    """Where a model's tokenizer is: with a LoRA adapter if it was saved there, else with its base."""
+    base = adapter_base(model)
+    if base is None or (expand(model) / "tokenizer.json").exists():
+        return model
+    return base
+
+
+def engine_name(config: EvaluationConfig) -> str:
+    """Who generates; which engine `auto` stands for here is decided without importing it."""
+    if config.server.url is not None:
+        return "server"
+    if config.engine.name != "auto":
+        return config.engine.name
+    return "vllm" if find_spec("vllm") else "transformers"
+
+
+def grader() -> str:
+    """Version of what decides a verdict: ours, and math-verify's below it."""
+    from importlib.metadata import version
+
+    return f"scalequest-{GRADER_VERSION}, math-verify {version('math-verify')}"
+
+
+def format_sha256(config: EvaluationConfig, label: str) -> str | None:
+    """Hash of a chat format's content, wherever its file lies; None for a server's own."""
+    if config.server.url is not None:
+        return None
+    return sha256(json.dumps(asdict(load_format(config.format_of(label))), sort_keys=True, default=str))
+
+
+def protocol(
+    receipt: Mapping[str, Any], config: EvaluationConfig, label: str, benchmark: Benchmark
+) -> dict[str, Any]:
+    """What two numbers must share to stand in one column; prompt ids follow from format and tokenizer."""
+    fields = receipt["fingerprint_fields"]
+    name = fields["engine_name"]
+    versions = receipt.get("versions", {})
+    return {
+        **judged(config, benchmark),
+        "benchmark": benchmark.name,
+        "benchmark_sha256": benchmark.sha256,
+        "limit": benchmark.limit,
+        "prompts": {prompt.name: prompt.sha256 for prompt in benchmark.prompts},
+        "shots": max(len(prompt.shots) for prompt in benchmark.prompts),
+        "samples": config.samples,
+        "chat_format": "the server's" if name == "server" else load_format(config.format_of(label)).name,
+        "chat_format_sha256": fields["chat_format_sha256"][label],
+        "sampling": fields["sampling"],
+        "seed": fields["seed"] if config.sampling.temperature > 0 else None,
+        "engine": name,
+        "engine_version": versions.get(name) or versions.get(f"{name}-cpu"),
+        "dtype": _dtype(config, label),
+        "commit": f"{receipt.get('commit')}{' with changes' if receipt.get('dirty') else ''}",
+    }
+
+
+def judged(config: EvaluationConfig, benchmark: Benchmark) -> dict[str, Any]:
+    """The part of the protocol that grading the same outputs again can change."""
+    return {
+        "grader": grader(),
+        "grading": fingerprint_fields(config.grading),
+        "truncated": config.truncated,
+        "patched": benchmark.patched,
+    }
+
+
+def _dtype(config: EvaluationConfig, label: str) -> str:
+    """The precision it ran in: the engine's, or the checkpoint's own."""
+    if config.server.url is not None:
+        return "the server's"
+    if config.engine.dtype != "auto":
+        return config.engine.dtype
+    path = config.models[label]
+    try:
+        settings = json.loads((Path(adapter_base(path) or path) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return "the checkpoint's"
+    return str(settings.get("dtype") or settings.get("torch_dtype") or "float32")
+
+
+def read_receipt(folder: str | Path) -> dict[str, Any]:
+    """The receipt of a stage's folder."""
+    receipt: dict[str, Any] = json.loads((Path(folder) / "receipt.json").read_text(encoding="utf-8"))
+    return receipt

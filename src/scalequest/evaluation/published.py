@@ -1,0 +1,138 @@
+"""Other people's tables, and ours beside them: every published number with its source, marked as not ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+from scalequest.config import ConfigError, build, option, read_yaml, required
+from scalequest.evaluation.results import Result
+from scalequest.evaluation.tables import Table, percent
+
+TITLES = {"gsm8k": "GSM8K", "math": "MATH", "college_math": "College Math", "olympiadbench": "OlympiadBench"}
+
+
+@dataclass(frozen=True)
+class PublishedRow:
+    """One row of a published table."""
+
+    model: str = required("as printed")
+    scores: dict[str, float] = required("benchmark: accuracy in %; what was not printed is left out")
+    average: float | None = option(None, "as printed")
+    detail: dict[str, str] = option(None, "further columns, e.g. the synthesis model", default_factory=dict)
+    note: str | None = option(None, "what is wrong or special about it")
+    tag: str | None = option(None, "tag of its source, where it is not the table's")
+
+
+@dataclass(frozen=True)
+class Published:
+    """Somebody else's table, from a YAML file."""
+
+    name: str = required("stem of its files")
+    title: str = required("what it shows")
+    source: str = required("work, version, table")
+    tag: str = required("tag of the source in the project's notes: P2, P1, C, D, Q, HF or X")
+    protocol: str = required("how it was measured, as far as it is known")
+    benchmarks: list[str] = required("columns, in order")
+    rows: list[PublishedRow] = required("its rows")
+    notes: list[str] = option(None, "contradictions and gaps", default_factory=list)
+
+
+def load_published(path: str | Path) -> Published:
+    """Read a published table.
+
+    Raises:
+        ConfigError: naming the file and what is wrong.
+    """
+    (table,) = build((Published,), read_yaml(path), str(path))
+    for row in table.rows:
+        if unknown := [name for name in row.scores if name not in table.benchmarks]:
+            raise ConfigError(f"{path}: {row.model}: benchmark '{unknown[0]}' is not in benchmarks")
+    loaded: Published = table
+    return loaded
+
+
+def published_table(
+    table: Published, results: Sequence[Result] | None = None, published_as: Mapping[str, str] | None = None
+) -> Table:
+    """A published table as it was printed, marked as not ours.
+
+    Args:
+        table: read by `load_published`.
+        results: ours, for a column beside each of theirs, empty where there is none; models that the table
+            does not have stand below. None leaves those columns out.
+        published_as: our label to their model's name, where the two differ.
+    """
+    details = list(dict.fromkeys(key for row in table.rows for key in row.detail))
+    ours = _by_model(results or (), table, published_as or {})
+    named = {row.model.casefold() for row in table.rows}
+    columns = ["model", *details]
+    for name in [*table.benchmarks, "average"]:
+        title = TITLES.get(name, name)
+        columns += [title] if results is None else [f"{title} (published)", f"{title} (ours)"]
+    columns.append("source")
+    rows = []
+    for row in table.rows:
+        cells = [row.model, *(row.detail.get(key, "–") for key in details)]
+        theirs = [*(row.scores.get(name) for name in table.benchmarks), row.average]
+        mine = _ours(ours.get(row.model.casefold(), {}), table.benchmarks)
+        for score, own in zip(theirs, mine, strict=True):
+            cells += ["–" if score is None else f"{score:.1f}", *([] if results is None else [own])]
+        rows.append((*cells, row.tag or table.tag))
+    for model, found in ours.items():
+        if model not in named:
+            label = next(iter(found.values())).model
+            mine = _ours(found, table.benchmarks)
+            cells = [cell for own in mine for cell in ("", own)]
+            rows.append((label, *("" for _ in details), *cells, "ours"))
+    notes = [f"Published, not ours. Source: {table.source} [{table.tag}]. {table.protocol}"]
+    notes += [f"{row.model}: {row.note}" for row in table.rows if row.note]
+    notes += table.notes
+    if results is not None:
+        notes.append(
+            "Columns marked ours: measured here, in % with the 95 % interval, on all problems unless the "
+            "cell says how many; empty: not run. Their protocol and that of the published numbers may differ."
+        )
+        notes += _protocols(ours)
+    return Table(
+        f"published_{table.name}", f"Published: {table.title}", tuple(columns), tuple(rows), tuple(notes)
+    )
+
+
+def _by_model(
+    results: Sequence[Result], table: Published, published_as: Mapping[str, str]
+) -> dict[str, dict[str, Result]]:
+    """Our results on the table's benchmarks, by the published model's name in lower case."""
+    found: dict[str, dict[str, Result]] = {}
+    for result in results:
+        if result.benchmark in table.benchmarks:
+            name = published_as.get(result.model, result.model).casefold()
+            found.setdefault(name, {})[result.benchmark] = result
+    return found
+
+
+def _ours(found: Mapping[str, Result], benchmarks: Sequence[str]) -> list[str]:
+    """Our cells, the average last: only of complete benchmarks, and only where all of them are there."""
+    cells, values = [], []
+    for name in benchmarks:
+        result = found.get(name)
+        if result is None:
+            cells.append("")
+            continue
+        limit = result.protocol.get("limit")
+        cells.append(percent(result.accuracy) + (f" of the first {limit}" if limit else ""))
+        if result.accuracy.value is not None and not limit:
+            values.append(result.accuracy.value)
+    average = f"{100 * fmean(values):.1f}" if len(values) == len(benchmarks) else ""
+    return [*cells, average]
+
+
+def _protocols(ours: Mapping[str, Mapping[str, Result]]) -> list[str]:
+    prints = {
+        result.fingerprint: f"{result.model} on {result.title}: {result.fingerprint}"
+        for found in ours.values()
+        for result in found.values()
+    }
+    return [f"Protocols of ours, in full in results.json: {'; '.join(prints.values())}."] if prints else []

@@ -1,0 +1,122 @@
+"""Settings of an evaluation."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from scalequest.config import ConfigError, option, required
+from scalequest.engines.base import EngineConfig, Sampling
+from scalequest.engines.server import ServerConfig
+from scalequest.grading.options import GraderOptions
+from scalequest.records import expand
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """An evaluation: which models, on what, and how they are asked."""
+
+    models: dict[str, str] = required(
+        "label: model folder, LoRA adapter's folder or hub id; a folder with * is a sweep", fingerprint=False
+    )
+    benchmarks: list[str] = required("YAML files of benchmarks", fingerprint=False)
+    chat_format: str | None = option(
+        None, "chat format of the models: a family or a YAML file; null: a server's own", fingerprint=False
+    )
+    chat_formats: dict[str, str] = option(
+        None, "label: its chat format, where it is another", fingerprint=False, default_factory=dict
+    )
+    revisions: dict[str, str] = option(
+        None, "label: its revision on the hub", fingerprint=False, default_factory=dict
+    )
+    only: str | None = option(None, "label of the one model to run now", fingerprint=False)
+    prompts: list[str] = option(
+        None, "prompt files, instead of the benchmarks' own", fingerprint=False, default_factory=list
+    )
+    samples: int = option(1, "outputs a problem and prompt")
+    patches: bool = option(False, "correct the references that a benchmark's patch file lists")
+    hub: bool = option(False, "read benchmarks from the hub, where they name it", fingerprint=False)
+    truncated: Literal["wrong", "graded"] = option(
+        "wrong", "an output cut at max_tokens is wrong (paper), or graded"
+    )
+    score: str | None = option(None, "column of the score for best@k; rows come from `scores`")
+    scores: dict[str, str] = option(
+        None,
+        "label: rows with benchmark, id, prompt, sample and the score",
+        fingerprint=False,
+        default_factory=dict,
+    )
+    regrade: str | None = option(
+        None, "folder of a finished evaluation: grade its outputs, ask no model", fingerprint=False
+    )
+    grading: GraderOptions = option(None, "what counts as the same answer", default_factory=GraderOptions)
+    graders: int = option(1, "processes that grade", fingerprint=False)
+    sampling: Sampling = option(
+        None, "greedy unless changed", default_factory=lambda: Sampling(0.0, 1.0, 2048)
+    )
+    engine: EngineConfig = option(None, "what it runs on", default_factory=EngineConfig)
+    server: ServerConfig = option(
+        None,
+        "with a url: models are names on this server, and no engine is started",
+        default_factory=ServerConfig,
+    )
+
+    def __post_init__(self) -> None:
+        """Check labels, which name folders, and sizes."""
+        for label in self.models:
+            reserved = label in ("data", "dropped", "parts") or label.endswith(".tmp")
+            if not label or reserved or label.startswith(".") or any(char in label for char in "/\\\0"):
+                raise ConfigError(f"models: label '{label}' cannot name a folder")
+        given = (("chat_formats", self.chat_formats), ("revisions", self.revisions))
+        for key, labels in given:
+            if unknown := set(labels) - set(self.models):
+                raise ConfigError(f"{key}: no model has the label '{min(unknown)}'")
+        if self.chat_format is None and self.server.url is None:
+            raise ConfigError("chat_format: missing; only a server (server.url) has its own")
+        if self.only is not None and self.only not in self.models and not self._sweeps:
+            raise ConfigError(
+                f"only: no model has the label '{self.only}'; there are {', '.join(self.models)}"
+            )
+        for key, value in (("samples", self.samples), ("graders", self.graders)):
+            if value < 1:
+                raise ConfigError(f"{key}: expected at least 1, got {value}")
+        if self.samples > 1 and self.sampling.temperature == 0:
+            raise ConfigError("samples: greedy outputs are all the same; set sampling.temperature")
+        if self.scores and self.score is None:
+            raise ConfigError("scores: name the column with score")
+
+    @property
+    def _sweeps(self) -> bool:
+        return any("*" in path for path in self.models.values())
+
+    def format_of(self, label: str) -> str:
+        """The chat format of one model."""
+        return self.chat_formats.get(label, self.chat_format or "")
+
+    def swept(self) -> EvaluationConfig:
+        """The same with every sweep, e.g. `runs/sft/checkpoint-*`, replaced by its folders in order.
+
+        Raises:
+            ConfigError: there is no such folder.
+        """
+        if not self._sweeps:
+            return self
+        models: dict[str, str] = {}
+        formats: dict[str, str] = {}
+        for label, path in self.models.items():
+            found = {label: path}
+            if "*" in path:
+                parent, _, pattern = str(expand(path)).rpartition("/")
+                folders = [folder for folder in Path(parent or ".").glob(pattern) if folder.is_dir()]
+                if not folders:
+                    raise ConfigError(f"models: {label}: no folder {path}")
+                found = {f"{label} {folder.name}": str(folder) for folder in sorted(folders, key=_by_number)}
+            models |= found
+            formats |= {name: self.chat_formats[label] for name in found if label in self.chat_formats}
+        return replace(self, models=models, chat_formats=formats)
+
+
+def _by_number(folder: Path) -> tuple[list[int], str]:
+    return [int(digits) for digits in re.findall(r"\d+", folder.name)], folder.name

@@ -1,0 +1,611 @@
+r"""Formulas, in LaTeX or as plain text, to trees: a recursive-descent parser, nothing is evaluated as code.
+
+Where a spelling has two usual readings the parser takes the strict one or the loose one and says that it met
+such a spot: `\ln (x)^2` (the power of the logarithm, or of x), `\sin a/b`, `1/2x`, and `\log` (natural, or to
+base 10).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+
+MAX_CHARACTERS = 2_000
+_MAX_DEPTH = 60
+_MAX_DIGITS = 1_000
+
+_FUNCTIONS = """
+sin cos tan cot sec csc sinh cosh tanh coth arcsin arccos arctan arccot arcsinh arccosh arctanh
+ln log exp lg sqrt cbrt abs floor ceil max min gcd lcm det
+"""
+FUNCTIONS = frozenset(_FUNCTIONS.split())
+_SYNONYMS = {
+    **{"asin": "arcsin", "acos": "arccos", "atan": "arctan", "arsinh": "arcsinh", "arcosh": "arccosh"},
+    **{"tg": "tan", "ctg": "cot", "cosec": "csc", "asinh": "arcsinh", "acosh": "arccosh", "atanh": "arctanh"},
+}
+_INVERSE = {name: f"arc{name}" for name in ("sin", "cos", "tan", "cot", "sinh", "cosh", "tanh")}
+_GREEK = """
+alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau
+upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Upsilon Phi Psi Omega hbar ell
+"""
+_WORDS = (
+    "infinity",
+    "infty",
+    "theta",
+    "alpha",
+    "beta",
+    "gamma",
+    "lambda",
+    "omega",
+    "sigma",
+    "phi",
+    "pi",
+    "inf",
+)
+# Names that a run of letters may begin with, the longest first; any other letter is a symbol of its own.
+_NAMES = sorted((*FUNCTIONS, *_SYNONYMS, *_WORDS), key=len, reverse=True)
+_RUN = re.compile("|".join(map(re.escape, _NAMES)) + "|[A-Za-z]")
+_PLAIN_SYMBOLS = frozenset(_GREEK.split()) | {
+    "theta",
+    "alpha",
+    "beta",
+    "gamma",
+    "lambda",
+    "omega",
+    "sigma",
+    "phi",
+}
+
+_FONT_NAMES = """
+mathrm mathbf mathit mathsf mathcal mathbb boldsymbol bm text textbf textit textrm mbox rm operatorname vec
+mathop mathfrak
+"""
+_FONTS = frozenset(f"\\{name}" for name in _FONT_NAMES.split())
+_ACCENTS = frozenset(
+    (r"\bar", r"\hat", r"\tilde", r"\overline", r"\widehat", r"\widetilde", r"\dot", r"\overrightarrow")
+)
+_TOKEN = re.compile(
+    r"(?P<number>(?:[1-9]\d{0,2}(?:,\d{3})+(?!\d)|\d+)(?:\.\d*)?(?:[eE][-+]?\d+(?![\d.]))?|\.\d+(?:[eE][-+]?\d+)?)"
+    r"|(?P<command>\\[A-Za-z]+|\\[{}%|\\])|(?P<letters>[A-Za-z]+)|(?P<operator>\*\*|[-+*/^_!()\[\]{}|&,'%=])"
+)
+_OPENING = {"(": ")", "{": "}", "[": "]", r"\{": r"\}", r"\lfloor": r"\rfloor", r"\lceil": r"\rceil"}
+_BIG = {r"\sum": "sum", r"\prod": "prod"}
+_MATRICES = ("pmatrix", "bmatrix", "matrix", "vmatrix", "Bmatrix", "Vmatrix", "smallmatrix", "array")
+_TIMES = frozenset(("*", r"\cdot", r"\times", r"\ast"))
+_OVER = frozenset(("/", r"\div"))
+
+
+class Unreadable(ValueError):
+    """The text is not a formula of the kinds that this grammar knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    r"""A formula: `op` applied to `args`, or a leaf with its `value`.
+
+    Leaves: `num` (Fraction), `sym` (name), `pi`, `e`, `i`, `inf`. `sum` and `prod` have the arguments symbol,
+    from, to, term; `index` is an indexed symbol whose index holds a bound one; a `matrix` has rows of nodes;
+    `pm` is +1 or -1, `mp` the opposite.
+    """
+
+    op: str
+    args: tuple[Node, ...] = ()
+    value: Fraction | str | None = None
+
+
+def number(value: int | Fraction) -> Node:
+    """Return a leaf that holds a number."""
+    return Node("num", value=Fraction(value))
+
+
+MINUS_ONE = number(-1)
+
+
+def readings(text: str) -> tuple[Node, ...]:
+    """Parse a formula: one tree, or two where the spelling has two usual readings.
+
+    Raises:
+        Unreadable: it is no formula.
+    """
+    tree = _read(text)
+    if isinstance(tree, str):
+        raise Unreadable(tree)
+    return tree
+
+
+@lru_cache(maxsize=4096)
+def _read(text: str) -> tuple[Node, ...] | str:
+    try:
+        parser = _Parser(text, loose=False)
+        strict = parser.whole()
+        if not parser.ambiguous:
+            return (strict,)
+        loose = _Parser(text, loose=True).whole()
+        return (strict,) if loose == strict else (strict, loose)
+    except (Unreadable, IndexError, ZeroDivisionError, RecursionError) as error:
+        return str(error) or type(error).__name__
+
+
+def tokens(text: str) -> list[str]:
+    """Split a formula into numbers, commands, letters with the names of functions kept whole, and signs.
+
+    Raises:
+        Unreadable: a character that no formula has, or too many of them.
+    """
+    if len(text) > MAX_CHARACTERS:
+        raise Unreadable("too long")
+    found: list[str] = []
+    end = 0
+    while end < len(text):
+        if text[end].isspace():
+            end += 1
+            continue
+        match = _TOKEN.match(text, end)
+        if match is None:
+            raise Unreadable(f"character {text[end]!r}")
+        if match["letters"]:
+            found += _RUN.findall(match["letters"])
+        else:
+            found.append(match[0])
+        end = match.end()
+    return found
+
+
+class _Parser:
+    """Recursive descent over tokens; every method returns the tree of what it consumed."""
+
+    def __init__(self, text: str, *, loose: bool) -> None:
+        self.tokens, self.at, self.loose = tokens(text), 0, loose
+        self.ambiguous = False
+        self.bound: list[str] = []
+        self.depth = 0
+        self.bars = 0  # how many |...| are open
+
+    def whole(self) -> Node:
+        tree = self.chosen()
+        if self.at < len(self.tokens):
+            raise Unreadable(f"rest {self.peek()!r}")
+        return tree
+
+    def chosen(self) -> Node:
+        r"""Read a sum, or the two of `n \choose k`."""
+        above = self.sum()
+        if self.peek() != r"\choose":
+            return above
+        self.take()
+        return Node("binom", (above, self.sum()))
+
+    def peek(self, ahead: int = 0) -> str:
+        return self.tokens[self.at + ahead] if self.at + ahead < len(self.tokens) else ""
+
+    def take(self, *wanted: str) -> str:
+        token = self.peek()
+        if not token or (wanted and token not in wanted):
+            raise Unreadable(f"expected {' or '.join(wanted)}, got {token!r}")
+        self.at += 1
+        return token
+
+    def sum(self) -> Node:
+        self.depth += 1
+        if self.depth > _MAX_DEPTH:
+            raise Unreadable("too deep")
+        terms = [self.product()]
+        while (sign := self.peek()) in ("+", "-", r"\pm", r"\mp"):
+            self.take()
+            term = self.product()
+            terms.append(term if sign == "+" else _signed(sign, term))
+        self.depth -= 1
+        return terms[0] if len(terms) == 1 else Node("+", tuple(terms))
+
+    def product(self) -> Node:
+        total = self.signed()
+        while True:
+            token = self.peek()
+            if token in _TIMES:
+                self.take()
+                total = Node("*", (total, self.signed()))
+            elif token in _OVER:
+                self.take()
+                below = self.signed()
+                if token == "/" and self.begins_factor() and self.tokens[self.at - 1] not in (")", "}", "]"):
+                    self.ambiguous = True  # 1/2x
+                    while self.loose and self.begins_factor():
+                        below = Node("*", (below, self.power()))
+                total = Node("/", (total, below))
+            elif self.begins_factor():
+                total = self.beside(total)
+            else:
+                return total
+
+    def beside(self, left: Node) -> Node:
+        """Read a factor that no sign separates from the one before."""
+        if self.peek()[0] in "0123456789." and self.tokens[self.at - 1][-1] in "0123456789.":
+            raise Unreadable("two numbers side by side")
+        return Node("*", (left, self.power()))
+
+    def begins_factor(self) -> bool:
+        token = self.peek()
+        if not token or token in _TIMES or token in _OVER:
+            return False
+        if token == "|":
+            return self.bars == 0
+        if token[0].isalnum() or token[0] == ".":
+            return True
+        if token in ("(", "{", "[", r"\{", r"\lfloor", r"\lceil", r"\begin"):
+            return True
+        if token[0] != "\\":
+            return False
+        return token not in (
+            r"\pm",
+            r"\mp",
+            r"\end",
+            r"\\",
+            "\\}",
+            r"\%",
+            r"\|",
+            r"\rfloor",
+            r"\rceil",
+            r"\choose",
+        )
+
+    def signed(self) -> Node:
+        if (sign := self.peek()) in ("+", "-", r"\pm", r"\mp"):
+            self.take()
+            term = self.signed()
+            return term if sign == "+" else _signed(sign, term)
+        return self.power()
+
+    def power(self) -> Node:
+        base = self.postfix(self.atom())
+        if self.peek() not in ("^", "**"):
+            return base
+        if self.peek(1) == r"\circ" or self.tokens[self.at + 1 : self.at + 4] == ["{", r"\circ", "}"]:
+            self.at += 2 if self.peek(1) == r"\circ" else 4
+            return self.postfix(Node("*", (base, Node("/", (Node("pi"), number(180))))))
+        self.take()
+        if self.peek() in ("'", r"\prime") or self.tokens[self.at : self.at + 3] == ["{", r"\prime", "}"]:
+            self.at += 1 if self.peek() != "{" else 3
+            return Node("sym", value=f"{_name(base)}'")
+        exponent = self.exponent()
+        if self.peek() == "_" and base.op == "sym" and "_" not in str(base.value):
+            base = self.subscripted(str(base.value))
+        result = Node("^", (base, exponent))
+        return self.postfix(result)
+
+    def exponent(self) -> Node:
+        if self.peek() == "{":
+            return self.group()
+        if (sign := self.peek()) in ("-", "+"):
+            self.take()
+            power = self.exponent()
+            return power if sign == "+" else _signed(sign, power)
+        if self.peek()[:1].isdigit() and self.peek(1) == "_":  # v^2_0
+            return number(Fraction(self.take()))
+        return self.power()
+
+    def postfix(self, base: Node) -> Node:
+        while True:
+            token = self.peek()
+            if token == "!":
+                self.take()
+                base = Node("!", (base,))
+            elif token in (r"\%", "%"):
+                self.take()
+                base = Node("/", (base, number(100)))
+            elif token == "'" and base.op == "sym":
+                self.take()
+                base = Node("sym", value=f"{base.value}'")
+            else:
+                return base
+
+    def group(self) -> Node:
+        closing = _OPENING[self.take(*_OPENING)]
+        bars, self.bars = self.bars, 0
+        inner = self.chosen()
+        self.take(closing)
+        self.bars = bars
+        return inner
+
+    def argument(self) -> Node:
+        r"""Read what stands behind `\frac` and the like: a group, or one digit or sign."""
+        if self.peek() == "{":
+            return self.group()
+        token = self.peek()
+        if token.isdigit() and len(token) > 1:  # \frac12
+            self.tokens[self.at : self.at + 1] = [token[0], token[1:]]
+        return self.atom()
+
+    def atom(self) -> Node:
+        token = self.peek()
+        if not token:
+            raise Unreadable("ends early")
+        if token[0].isdigit() or token[0] == ".":
+            return self.numeral()
+        if token in ("(", "{", "["):
+            return self.group()
+        if token in (r"\lfloor", r"\lceil"):
+            return Node("floor" if token == r"\lfloor" else "ceil", (self.group(),))
+        if token in ("|", r"\lvert", r"\vert", r"\mid"):
+            return self.bars_around()
+        name = token.lstrip("\\")
+        name = _SYNONYMS.get(name, name)
+        if token[0].isalpha() and name == token and len(token) == 1:
+            return self.letter()
+        if name in FUNCTIONS:
+            self.take()
+            return self.function(name)
+        if name in ("infty", "infinity", "inf"):
+            self.take()
+            return Node("inf")
+        if name == "pi":
+            self.take()
+            return Node("pi")
+        if name in _PLAIN_SYMBOLS:
+            self.take()
+            return self.subscripted({"varepsilon": "epsilon", "varphi": "phi"}.get(name, name))
+        return self.command()
+
+    def numeral(self) -> Node:
+        token = self.take()
+        if len(token) > _MAX_DIGITS:
+            raise Unreadable("too many digits")
+        if self.peek() == "_":
+            self.take()
+            base = self.plain_text()
+            if not (
+                base.isdigit() and token.isdigit() and 2 <= int(base) <= 36 and int(max(token)) < int(base)
+            ):
+                raise Unreadable("no numeral of its base")
+            return number(int(token, int(base)))
+        if token.isdigit() and self.peek() == r"\frac":
+            return self.mixed(int(token))
+        mantissa, _, exponent = token.replace(",", "").lower().partition("e")
+        if exponent and abs(int(exponent)) > _MAX_DIGITS:
+            raise Unreadable("too large")
+        return number(Fraction(mantissa.rstrip(".")) * Fraction(10) ** int(exponent or 0))
+
+    def mixed(self, whole: int) -> Node:
+        r"""Read on behind the 3 of `3\frac{1}{2}`; with anything but a proper fraction it is a product."""
+        here, before = self.at, list(self.tokens)
+        fraction = self.command()
+        above, below = fraction.args
+        if (
+            isinstance(above.value, Fraction)
+            and isinstance(below.value, Fraction)
+            and above.value < below.value
+        ):
+            return Node("+", (number(whole), fraction))
+        self.at, self.tokens = here, before
+        return number(whole)
+
+    def letter(self) -> Node:
+        token = self.take()
+        if token in ("e", "i") and self.peek() != "_" and token not in self.bound:
+            return Node(token)
+        return self.subscripted(token)
+
+    def subscripted(self, name: str) -> Node:
+        if self.peek() != "_":
+            return Node("sym", value=name)
+        self.take()
+        begin = self.at
+        inside = self.tokens[begin + 1 : self.closing(begin)] if self.peek() == "{" else [self.peek()]
+        if set(inside) & set(self.bound):
+            index = self.group() if self.peek() == "{" else self.atom()
+            return Node("index", (index,), name)
+        return Node("sym", value=f"{name}_{self.plain_text()}")
+
+    def closing(self, begin: int) -> int:
+        """Return where the brace that opens at `begin` closes."""
+        depth = 0
+        for at in range(begin, len(self.tokens)):
+            depth += (self.tokens[at] == "{") - (self.tokens[at] == "}")
+            if depth == 0:
+                return at
+        raise Unreadable("open brace")
+
+    def plain_text(self) -> str:
+        """Take an argument as it is written, without fonts, braces and spaces."""
+        begin = self.at
+        if self.peek() in _FONTS:
+            self.take()
+            begin = self.at
+        if self.peek() != "{":
+            return self.take()
+        end = self.closing(begin)
+        self.at = end + 1
+        return "".join(t for t in self.tokens[begin + 1 : end] if t not in _FONTS and t not in ("{", "}"))
+
+    def bars_around(self) -> Node:
+        opening = self.take()
+        self.bars += 1
+        depth, self.depth = self.depth, self.depth + 1
+        inner = self.sum()
+        self.bars -= 1
+        self.depth = depth
+        self.take("|", r"\rvert", opening)
+        return Node("abs", (inner,))
+
+    def function(self, name: str) -> Node:
+        power: Node | None = None
+        base: Node | None = None
+        root: Node | None = None
+        while (sign := self.peek()) in ("^", "_") or (name == "sqrt" and sign == "["):
+            if sign == "[":
+                root = self.group()
+                continue
+            self.take()
+            if sign == "^":
+                power = self.argument() if self.peek() != "-" else self.exponent()
+            else:
+                base = self.argument()
+        if power is not None and power in (MINUS_ONE, Node("*", (MINUS_ONE, number(1)))) and name in _INVERSE:
+            name, power = _INVERSE[name], None
+        if name in ("max", "min", "gcd", "lcm"):
+            return Node(name, self.listed())
+        argument, bracketed = self.function_argument(name)
+        if name == "log" and base is None:
+            self.ambiguous = True
+            base = number(10) if self.loose else None
+        if bracketed and power is None and self.peek() in ("^", "**") and name not in ("sqrt", "exp"):
+            self.ambiguous = True
+            if self.loose:
+                self.take()
+                argument = Node("^", (argument, self.exponent()))
+        result = _applied(name, argument, base, root)
+        return result if power is None else Node("^", (result, power))
+
+    def function_argument(self, name: str) -> tuple[Node, bool]:
+        if self.peek() in ("(", "{", "["):
+            return self.group(), True
+        if self.peek() in ("|", r"\lvert", r"\lfloor", r"\lceil"):
+            return self.atom(), True
+        if name in ("sqrt", "cbrt"):
+            return self.argument(), True
+        if self.peek() in ("+", "-"):
+            return self.signed(), False
+        argument = self.power()
+        while self.begins_factor() and self.peek() not in ("(", "[", "{", "|", r"\lvert"):
+            if self.peek().lstrip("\\") in FUNCTIONS and self.peek() not in (r"\sqrt", "sqrt"):
+                break
+            argument = self.beside(argument)
+        if self.peek() == "/":
+            self.ambiguous = True
+            if self.loose:
+                self.take()
+                argument = Node("/", (argument, self.power()))
+        return argument, False
+
+    def listed(self) -> tuple[Node, ...]:
+        closing = _OPENING[self.take("(", "{", "[", r"\{")]
+        members = [self.sum()]
+        while self.peek() == ",":
+            self.take()
+            members.append(self.sum())
+        self.take(closing)
+        return tuple(members)
+
+    def command(self) -> Node:
+        token = self.take()
+        if token == r"\frac":
+            self.no_derivative()
+            return Node("/", (self.argument(), self.argument()))
+        if token == r"\binom":
+            return Node("binom", (self.argument(), self.argument()))
+        if token in _BIG:
+            return self.big(_BIG[token])
+        if token == r"\begin":
+            return self.matrix()
+        if token in (r"\imath", r"\jmath"):
+            return Node("i")
+        if token in _ACCENTS:
+            return Node("sym", value=f"{token[1:]}({self.plain_text()})")
+        if token in _FONTS:
+            self.at -= 1
+            return self.in_font()
+        raise Unreadable(f"command {token}")
+
+    def no_derivative(self) -> None:
+        r"""Refuse `\frac{dy}{dx}` and its like, which is no quotient of products."""
+        if self.tokens[self.at : self.at + 2] in (["{", "d"], ["{", r"\partial"]):
+            below = self.tokens[self.closing(self.at) + 1 :][:4]
+            if below[1:2] in (["d"], [r"\partial"]) and below[3:] in (["}"], ["^"]):
+                raise Unreadable("derivative")
+
+    def in_font(self) -> Node:
+        r"""Read `\mathrm{e}`, `\mathbf{y}`, `\text{13}`: what stands inside, whatever the font."""
+        self.take()
+        if self.peek() != "{":
+            return self.atom()
+        end = self.closing(self.at)
+        inside = self.tokens[self.at + 1 : end]
+        if len(inside) == 1 and inside[0].lstrip("\\") in FUNCTIONS:
+            self.at = end + 1
+            return self.function(inside[0].lstrip("\\"))
+        if (
+            len(inside) == 1
+            and inside[0] not in ("e", "i")
+            and inside[0].isalpha()
+            and self.tokens[end + 1 :][:1] == ["_"]
+        ):
+            self.at = end + 1
+            return self.subscripted(inside[0])
+        return self.group()
+
+    def big(self, op: str) -> Node:
+        r"""Read `\sum_{k=a}^{b} term`, where `term` is the product that follows."""
+        self.take("_")
+        self.take("{")
+        index = self.take()
+        if not index.isalpha():
+            raise Unreadable("index of a sum")
+        self.take("=")
+        first = self.sum()
+        self.take("}")
+        self.take("^")
+        last = self.argument()
+        self.bound.append(index)
+        term = self.product()
+        self.bound.pop()
+        return Node(op, (Node("sym", value=index), first, last, term))
+
+    def matrix(self) -> Node:
+        self.take("{")
+        kind = ""
+        while self.peek() != "}":
+            kind += self.take()
+        self.take("}")
+        if kind not in _MATRICES:
+            raise Unreadable(f"environment {kind}")
+        if kind == "array" and self.peek() == "{":
+            self.at = self.closing(self.at) + 1
+        rows, row = [], [self.sum()]
+        while True:
+            token = self.take("&", r"\\", r"\end")
+            if token == "&":
+                row.append(self.sum())
+                continue
+            rows.append(Node("row", tuple(row)))
+            if token == r"\\" and self.peek() == r"\end":
+                token = self.take()
+            if token == r"\end":
+                break
+            row = [self.sum()]
+        self.at = self.closing(self.at) + 1
+        if len({len(row.args) for row in rows}) != 1:
+            raise Unreadable("rows of different lengths")
+        tree = Node("matrix", tuple(rows))
+        return Node("det", (tree,)) if kind == "vmatrix" else tree
+
+
+def _signed(sign: str, term: Node) -> Node:
+    if sign == "-":
+        return (
+            Node("num", value=-term.value)
+            if isinstance(term.value, Fraction)
+            else Node("*", (MINUS_ONE, term))
+        )
+    return Node("*", (Node("pm" if sign == r"\pm" else "mp"), term))
+
+
+def _name(node: Node) -> str:
+    if node.op != "sym":
+        raise Unreadable("prime")
+    return str(node.value)
+
+
+def _applied(name: str, argument: Node, base: Node | None, root: Node | None) -> Node:
+    if name in ("log", "lg"):
+        base = number(10) if name == "lg" else base
+        return Node("log", (argument, base)) if base is not None else Node("ln", (argument,))
+    if name == "ln":
+        return Node("ln", (argument,))
+    if name == "exp":
+        return Node("^", (Node("e"), argument))
+    if name == "cbrt":
+        return Node("root", (argument, number(3)))
+    if name == "sqrt":
+        return Node("root", (argument, root if root is not None else number(2)))
+    return Node(name, (argument,))

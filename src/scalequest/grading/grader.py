@@ -1,0 +1,168 @@
+"""Verdicts: cheap comparisons here, all others in worker processes with limits of time and memory."""
+
+from __future__ import annotations
+
+import os
+import queue
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from types import TracebackType
+from typing import Literal
+
+from scalequest.grading.equivalence import compact, quick
+from scalequest.grading.normalise import LONGEST, normalise
+from scalequest.grading.options import GraderOptions, Layer
+from scalequest.grading.worker import Worker
+
+_REMEMBERED = 20_000
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether two answers are the same, the deepest layer that was needed, and the wall seconds it took.
+
+    `timed_out`: the comparison overran its limit of time or memory and was killed; it then is not correct.
+    """
+
+    correct: bool
+    layer: Layer | Literal["timeout"]
+    seconds: float
+    timed_out: bool = False
+
+
+class Grader:
+    """Grades pairs, with up to `workers` processes that start when they are first needed.
+
+    May be used from any thread, in a fork (which starts workers of its own), and pickled. A comparison that a
+    worker made is remembered. `timeouts` lists the pairs that were killed.
+    """
+
+    def __init__(self, options: GraderOptions | None = None, workers: int = 1) -> None:
+        """Start nothing yet."""
+        self.options = options or GraderOptions()
+        self.workers = workers
+        self.timeouts: list[tuple[str, str]] = []
+        self._owner = 0
+        self._idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
+        self._known: dict[tuple[str, str], tuple[bool, Layer] | None] = {}
+
+    def grade(self, prediction: str, reference: str) -> Verdict:
+        """Compare a prediction with a reference. Bounded in time for any text; never raises on one."""
+        began = time.perf_counter()
+        verdict = quick(prediction, reference)
+        seconds = time.perf_counter() - began
+        if verdict is None:
+            verdict, asked = self._ask(prediction, reference)
+            seconds += asked
+        if verdict is None:
+            return Verdict(False, "timeout", seconds, timed_out=True)
+        return Verdict(*verdict, seconds)
+
+    def grade_all(self, pairs: Iterable[tuple[str, str]]) -> Iterator[Verdict]:
+        """Compare pairs of prediction and reference; verdicts come in their order."""
+        if self.workers == 1:
+            yield from (self.grade(*pair) for pair in pairs)
+            return
+        with ThreadPoolExecutor(self.workers) as threads:
+            yield from threads.map(lambda pair: self.grade(*pair), pairs)
+
+    def math_verify(self, output: str, reference: str) -> bool | None:
+        """What math-verify, as published, says of a whole output; None where it overran our limits."""
+        worker = self._take()
+        try:
+            verdict = worker.ask(output, reference, "math-verify")
+        finally:
+            self._idle.put(worker)
+        return None if verdict is None else verdict[0]
+
+    def start(self) -> None:
+        """Start all workers now, so that no verdict waits for one."""
+        taken = [self._take() for _ in range(self.workers)]
+        for worker in taken:
+            worker.start()
+            self._idle.put(worker)
+
+    def close(self) -> None:
+        """End the workers; the next comparison would start them again."""
+        if self._owner != os.getpid():
+            return
+        while not self._idle.empty():
+            self._idle.get().close()
+        self._owner = 0
+
+    def _ask(self, prediction: str, reference: str) -> tuple[tuple[bool, Layer] | None, float]:
+        key = (prediction, reference)
+        if key in self._known:
+            return self._known[key], 0.0
+        worker = self._take()
+        try:
+            worker.start()
+            began = time.perf_counter()
+            verdict = worker.ask(prediction, reference)
+        finally:
+            self._idle.put(worker)
+        if verdict is None:
+            self.timeouts.append(key)
+        if len(self._known) >= _REMEMBERED:
+            self._known.clear()
+        self._known[key] = verdict
+        return verdict, time.perf_counter() - began
+
+    def _take(self) -> Worker:
+        if self._owner != os.getpid():  # first use, here or in a fork of the process that used it first
+            idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
+            for _ in range(self.workers):
+                idle.put(Worker(self.options))
+            self._idle, self._owner = idle, os.getpid()
+        return self._idle.get()
+
+    def __enter__(self) -> Grader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[type[Grader], tuple[GraderOptions, int]]:
+        return Grader, (self.options, self.workers)
+
+
+@lru_cache(maxsize=8)
+def _shared(options: GraderOptions) -> Grader:
+    return Grader(options)
+
+
+def grade(prediction: str, reference: str, options: GraderOptions | None = None) -> Verdict:
+    """Compare one pair, on this process's own worker where one is needed; see `Grader.grade`."""
+    return _shared(options or GraderOptions()).grade(prediction, reference)
+
+
+def equivalent(prediction: str, reference: str, options: GraderOptions | None = None) -> bool:
+    """Whether `prediction` is the same answer as `reference`; see `Grader.grade`."""
+    return grade(prediction, reference, options).correct
+
+
+def majority(answers: Sequence[str | None], options: GraderOptions | None = None) -> tuple[str | None, float]:
+    """The answer given most often, as first written, and its share of all answers, missing ones included.
+
+    Ties go to the answer that came first. `(None, 0.0)` where no answer was given.
+    """
+    groups: list[tuple[str, list[str]]] = []
+    for answer in answers:
+        if answer is None or not answer.strip():
+            continue
+        spelling = compact(normalise(answer[:LONGEST]))
+        for key, members in groups:
+            if key == spelling or equivalent(answer, members[0], options):
+                members.append(answer)
+                break
+        else:
+            groups.append((spelling, [answer]))
+    if not groups:
+        return None, 0.0
+    best = max(groups, key=lambda group: len(group[1]))[1]
+    return best[0], len(best) / len(answers)

@@ -1,0 +1,145 @@
+"""One spelling for what is only set differently: spacing, wrappers, fonts, currency, unicode, fractions."""
+
+from __future__ import annotations
+
+import re
+
+from scalequest.grading.extraction import last_box
+
+LONGEST = 4_000  # characters; no answer is, and the expressions below are not meant for more
+
+_UNICODE = str.maketrans(
+    {
+        **{"−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": r"\div ", "±": r"\pm "},
+        **{"∓": r"\mp ", "∞": r"\infty ", "π": r"\pi ", "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta "},
+        **{"≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "∪": r"\cup ", "∩": r"\cap "},
+        **{"∈": r"\in ", "°": r"^\circ ", "²": "^2", "³": "^3", "½": r"\frac{1}{2}", "∅": r"\emptyset "},
+        **{"’": "'", "“": '"', "”": '"', "\u00a0": " ", "\u202f": " ", "ℝ": r"\mathbb{R}"},
+        **{"λ": r"\lambda ", "μ": r"\mu ", "φ": r"\phi ", "ω": r"\omega ", "σ": r"\sigma ", "γ": r"\gamma "},
+    }
+)
+_DELIMITERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"))
+_ALL_IN_FONT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
+_SPACE = re.compile(r"(?<!\\)\\(?:[,;: ]|q?quad(?![A-Za-z]))|~|&nbsp;")
+_NOTHING = re.compile(
+    r"(?<!\\)\\(?:!|(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|limits)(?![A-Za-z]))"
+)
+_DOUBLED = re.compile(
+    r"\\\\(?=(?:[dtc]?frac|sqrt|pi|infty|circ|cup|cap|text|left|right|cdot|times|pm|leq?|geq?|in|"
+    r"theta|alpha|beta|sin|cos|tan|ln|log|%|\$|\{|\}|boxed|mathrm|mathbf|overline|neq?|approx)(?![a-z]))"
+)
+_ENVIRONMENT = re.compile(r"\\begin\s*\{")
+_COMMANDS = {
+    **{r"\leqslant": r"\le", r"\leq": r"\le", r"\geqslant": r"\ge", r"\geq": r"\ge", r"\neq": r"\ne"},
+    **{r"\lt": "<", r"\gt": ">", r"\dfrac": r"\frac", r"\tfrac": r"\frac", r"\cfrac": r"\frac"},
+    **{
+        r"\bullet": r"\cdot",
+        r"\langle": "(",
+        r"\rangle": ")",
+        r"\lbrace": r"\{",
+        r"\rbrace": r"\}",
+        r"\lbrack": "[",
+        r"\rbrack": "]",
+        r"\degree": r"^\circ",
+    },
+    **{
+        r"\dbinom": r"\binom",
+        r"\tbinom": r"\binom",
+        r"\varnothing": r"\emptyset",
+        r"\fbox": "",
+        r"\boxed": "",
+    },
+    **{
+        r"\simeq": r"\approx",
+        r"\lvert": "|",
+        r"\rvert": "|",
+        r"\vert": "|",
+        r"\mid": "|",
+        r"\dots": r"\ldots",
+    },
+    **{
+        r"\cdots": r"\ldots",
+        r"\colon": ":",
+        r"\land": r"\wedge",
+        r"\setminus": r"\backslash",
+        r"\Re": r"\mathbb{R}",
+    },
+    **{r"\bigcup": r"\cup", r"\euro": "", r"\pounds": "", r"\dollar": ""},
+}
+_COMMAND = re.compile(r"\\[A-Za-z]+")
+_FRACTION = re.compile(r"\\frac\s*(?:\{([^{}]*)\}|(\w))\s*(?:\{([^{}]*)\}|(\w))")
+_GROUPED = re.compile(r"(?<![\d.,])(\d{1,3})((?: \d{3})+)(?![\d.,])")
+_MIXED = re.compile(r"(?<![\w.^/\\{}])(\d+)\s+(\d+)\s*/\s*(\d+)(?![\w.])")
+_REPEATING = re.compile(r"(?<!\d)(\d*)\.(\d*)\\overline\s*\{(\d+)\}")
+_BASES = "two|three|four|five|six|seven|eight|nine"
+_BASE_WORDS = re.compile(
+    rf"(?<=\w)\s*(?:_\s*\{{?\s*(?:\\text\w*\s*\{{)?\s*({_BASES})\s*\}}{{0,2}}"
+    rf"|\(?\s*(?:\\text\s*\{{)?\s*(?:in\s+)?base[ -]*\}}?\s*(\d+|{_BASES})\)?)\s*$"
+)
+_LARGE = re.compile(r"(?<=\d) ?(?:\\text\{ ?)?(thousand|million|billion|trillion)\b\}?")
+_ZEROS = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+_DIGIT_WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+
+
+def normalise(text: str) -> str:
+    """Return the text in the spelling that the other modules read. Costs linear time, never raises."""
+    text = text.strip().strip('"').strip()
+    if not text.isascii():
+        text = re.sub(r"√\s*(\d+(?:\.\d+)?)", r"\\sqrt{\1}", text).replace("√", r"\sqrt").translate(_UNICODE)
+    text = _unwrap(text.replace("\\\\$", "$"))
+    if "\\\\" in text and not _ENVIRONMENT.search(text):
+        text = _DOUBLED.sub(r"\\", text)
+    text = text.replace("{,}", ",")
+    if "\\" in text or "~" in text:
+        text = _SPACE.sub(" ", re.sub(r",\\!\s*", ",", text))
+        text = _NOTHING.sub("", text)
+        text = _COMMAND.sub(lambda match: _COMMANDS.get(match[0], match[0]), text)
+        text = re.sub(r"\^\s*\{\s*\\circ\s*\}", r"^\\circ", text)
+        text = re.sub(r"\\sqrt\s*(\w)", r"\\sqrt{\1}", text)
+        text = _FRACTION.sub(lambda m: rf"\frac{{{m[1] or m[2] or ''}}}{{{m[3] or m[4] or ''}}}", text)
+    text = text.replace("\\$", "").replace("$", "").replace("£", "").replace("€", "")
+    text = re.sub(r"(?<![A-Za-z\\])(?:np|math|numpy|sympy)\.(?=[a-z])", "", text)
+    text = _REPEATING.sub(_repeating, text)
+    text = _LARGE.sub(lambda m: rf" \cdot 10^{{{_ZEROS[m[1]]}}}", text)
+    text = _BASE_WORDS.sub(_base, text)
+    text = re.sub(r"\s+", " ", text).strip().removeprefix(r"\approx").lstrip()
+    text = _GROUPED.sub(lambda m: m[1] + m[2].replace(" ", ""), text)
+    text = _MIXED.sub(r"(\1+\2/\3)", text)
+    while text and text[-1] in ".,;:" and not text.endswith("\\,"):
+        text = text[:-1].rstrip()
+    return text
+
+
+def _unwrap(text: str) -> str:
+    """Take off math delimiters that enclose the whole text, and whatever stands around a box."""
+    while True:
+        before = text
+        for start, end in _DELIMITERS:
+            inner = text[len(start) : -len(end)]
+            if inner and text.startswith(start) and text.endswith(end) and start not in inner:
+                text = inner.strip()
+        if text.endswith("$.") or text.endswith("$,"):
+            text = text[:-1]
+        if "boxed" in text or "fbox" in text:
+            text = last_box(text) or text
+        whole = _ALL_IN_FONT.fullmatch(text)
+        if whole and "," in whole[1]:
+            text = whole[1].strip()
+        if text.startswith("**") and text.endswith("**") and len(text) > 4:
+            text = text[2:-2].strip()
+        if text == before:
+            return text
+
+
+def _repeating(match: re.Match[str]) -> str:
+    whole, fixed, again = match[1], match[2], match[3]
+    if len(whole + fixed + again) > 100:
+        return match[0]
+    below = (10 ** len(again) - 1) * 10 ** len(fixed)
+    above = int(whole + fixed + again or "0") - int(whole + fixed or "0")
+    return rf"\frac{{{above}}}{{{below}}}"
+
+
+def _base(match: re.Match[str]) -> str:
+    base = match[1] or match[2]
+    return f"_{_DIGIT_WORDS.index(base) if base in _DIGIT_WORDS else base}"

@@ -1,0 +1,191 @@
+"""Equations and inequalities: whether two have the same solutions, and inequalities in one letter as sets."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from scalequest.grading import numeric
+from scalequest.grading.expressions import MINUS_ONE, Node, Unreadable, readings
+from scalequest.grading.forms import Form
+
+_OPPOSITE = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
+_INFINITY = Form("leaf", r"\infty")
+_MINUS_INFINITY = Form("leaf", r"-\infty")
+
+
+def same_equation(left: Form, right: Form, renamed: str) -> bool:
+    """Whether one equation is a multiple of the other, or gives the letter that the other is solved for."""
+    if len(left.parts) != len(right.parts) or len(left.parts) != 2:
+        return _same_chain(left, right)
+    a, b = _gap(left), _gap(right)
+    if a is None or b is None:
+        return False
+    if _proportional(a, b, positive=False) or (renamed and bool(numeric.same(a, b, renamed))):
+        return True
+    return _solved_by(left, b) or _solved_by(right, a)
+
+
+def same_inequality(left: Form, right: Form) -> bool:
+    """Whether two inequalities of any letters are multiples of each other, with the same sense."""
+    gaps = []
+    for form in (left, right):
+        gap = _gap(form)
+        if gap is None or len(form.signs) != 1 or form.signs[0] not in _OPPOSITE:
+            return False
+        swap = form.signs[0] in (">", ">=")
+        gaps.append(
+            (Node("*", (MINUS_ONE, gap)) if swap else gap, form.signs[0].rstrip("=") != form.signs[0])
+        )
+    (a, closed), (b, other) = gaps
+    return closed == other and _proportional(a, b, positive=True)
+
+
+def solution_set(form: Form) -> Form | None:
+    r"""Return an inequality in one letter as an interval or a union of them, with its `letter`.
+
+    Reads `x < 3`, `1 \le x < 3`, `x \ne \pm 5`, and lists of such: joined by "or" a union, else the interval
+    between them where a lower bound meets an upper one.
+    """
+    if form.kind == "relation":
+        return _one_set(form)
+    if form.kind != "items" or not all(part.kind == "relation" for part in form.parts):
+        return None
+    sets = [_one_set(part) for part in form.parts]
+    letters = {item.letter for item in sets if item is not None}
+    if None in sets or len(letters) != 1:
+        return None
+    found = [item for item in sets if item is not None]
+    if len(found) == 2 and not form.either and all(item.kind == "items" for item in found):
+        low = [item for item in found if item.parts[1] == _INFINITY]
+        high = [item for item in found if item.parts[0] == _MINUS_INFINITY]
+        if len(low) == len(high) == 1 and _below(low[0].parts[0], high[0].parts[1]):
+            return _interval(
+                letters.pop(), low[0].parts[0], high[0].parts[1], low[0].brackets[0] + high[0].brackets[1]
+            )
+    intervals = [part for item in found for part in (item.parts if item.kind == "union" else (item,))]
+    return Form("union", "", tuple(intervals), letter=letters.pop())
+
+
+def _one_set(form: Form) -> Form | None:
+    parts, signs = form.parts, form.signs
+    if len(signs) == 2 and _is_letter(parts[1]) and (set(signs) <= {"<", "<="} or set(signs) <= {">", ">="}):
+        low, high, first, second = parts[0], parts[2], signs[0], signs[1]
+        if signs[0].startswith(">"):
+            low, high, first, second = high, low, second, first
+        brackets = ("[" if first.endswith("=") else "(") + ("]" if second.endswith("=") else ")")
+        return _interval(parts[1].text, low, high, brackets)
+    if len(signs) != 1 or signs[0] not in (*_OPPOSITE, "!="):
+        return None
+    letter, bound, sign = parts[0], parts[1], signs[0]
+    if not _is_letter(letter):
+        letter, bound, sign = bound, letter, _OPPOSITE.get(sign, sign)
+    if not _is_letter(letter) or letter.text in _letters(bound):
+        return None
+    if sign == "!=":
+        return _without(letter.text, bound)
+    if sign.startswith("<"):
+        return _interval(letter.text, _MINUS_INFINITY, bound, "(]" if sign == "<=" else "()")
+    return _interval(letter.text, bound, _INFINITY, "[)" if sign == ">=" else "()")
+
+
+def _without(letter: str, bound: Form) -> Form | None:
+    tree = _tree(bound)
+    if tree is None:
+        return None
+    holes = [tree]
+    if numeric.has(tree, "pm") or numeric.has(tree, "mp"):
+        holes = sorted(numeric.signs(tree), key=lambda hole: float(numeric.value(hole) or 0))
+    ends = [_MINUS_INFINITY, *(Form("leaf", "", tree=hole) for hole in holes), _INFINITY]
+    parts = tuple(_interval(letter, a, b, "()") for a, b in pairwise(ends))
+    return Form("union", "", parts, letter=letter)
+
+
+def _interval(letter: str, low: Form, high: Form, brackets: str) -> Form:
+    return Form("items", "", (low, high), brackets, letter=letter)
+
+
+def _is_letter(form: Form) -> bool:
+    tree = _tree(form)
+    return tree is not None and tree.op == "sym"
+
+
+def _letters(form: Form) -> list[str]:
+    tree = _tree(form)
+    return numeric.names(tree) if tree is not None else []
+
+
+def _tree(form: Form) -> Node | None:
+    if form.tree is not None:
+        return form.tree
+    if form.kind != "leaf":
+        return None
+    try:
+        return readings(form.text)[0]
+    except Unreadable:
+        return None
+
+
+def _below(low: Form, high: Form) -> bool:
+    a, b = (_tree(form) for form in (low, high))
+    values = [numeric.value(tree) if tree is not None else None for tree in (a, b)]
+    try:
+        return bool(values[0] is not None and values[1] is not None and values[0] < values[1])
+    except TypeError:
+        return False
+
+
+def _gap(form: Form) -> Node | None:
+    """Left side minus right side."""
+    sides = [_tree(part) for part in form.parts]
+    if len(sides) != 2 or sides[0] is None or sides[1] is None:
+        return None
+    return Node("+", (sides[0], Node("*", (MINUS_ONE, sides[1]))))
+
+
+def _proportional(a: Node, b: Node, *, positive: bool) -> bool:
+    """Whether `a` is a constant times `b`, the constant not zero."""
+    letters = sorted(set(numeric.names(a)) & set(numeric.names(b)))
+    if not letters or numeric.names(a) != numeric.names(b):
+        return False
+    factor = numeric.ratio(a, b)
+    if factor is None or (positive and factor < 0):
+        return False
+    # a(x) b(p) = b(x) a(p) at every x, for one fixed point p
+    fixed = numeric.fixed_point(letters)
+    return bool(
+        numeric.same(
+            Node("*", (a, numeric.substituted(b, fixed))), Node("*", (b, numeric.substituted(a, fixed)))
+        )
+    )
+
+
+def _solved_by(solved: Form, gap: Node) -> bool:
+    """Whether `solved` is `letter = f(...)` and putting f for the letter makes the other equation true.
+
+    The other has to be of first degree in the letter, so that it has no further solution.
+    """
+    letter, value = (_tree(part) for part in solved.parts)
+    if letter is None or value is None or letter.op != "sym" or str(letter.value) in numeric.names(value):
+        return False
+    name = str(letter.value)
+    if name not in numeric.names(gap):
+        return False
+    zero = Node("num", value=numeric.ZERO)
+    at = [
+        numeric.substituted(gap, {name: Node("+", (letter, numeric.constant(numeric.ZERO + k)))})
+        for k in (0, 1, 2)
+    ]
+    bend = Node("+", (at[0], at[2], Node("*", (numeric.constant(numeric.ZERO - 2), at[1]))))
+    if not numeric.same(bend, zero):
+        return False
+    return bool(numeric.same(numeric.substituted(gap, {name: value}), zero))
+
+
+def _same_chain(left: Form, right: Form) -> bool:
+    if len(left.parts) != len(right.parts):
+        return False
+    for mine, theirs in zip(left.parts, right.parts, strict=True):
+        a, b = _tree(mine), _tree(theirs)
+        if a is None or b is None or not numeric.same(a, b):
+            return False
+    return True

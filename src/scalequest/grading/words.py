@@ -1,0 +1,302 @@
+"""Answers in words: numbers, units, times, dates, letters of multiple choice, and the ways to say 'none'."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+from scalequest.grading.expressions import FUNCTIONS
+
+_FONT = r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|operatorname|mbox|rm)\s*"
+_IN_FONT = re.compile(_FONT + r"\{([^{}]*)\}")
+
+# ---------------------------------------------------------------------------------------------- plain words
+
+
+def plain(text: str) -> str:
+    r"""Return the words of `\text{...}` and their like without the command, in lower case, evenly spaced."""
+    text = _IN_FONT.sub(r" \1 ", text)
+    text = re.sub(r"[\"'.,!?*]+(?=\s|$)|\\(?=[%$ ])", " ", text)
+    return re.sub(r"^(?:the|an?) ", "", " ".join(text.casefold().split()))
+
+
+_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{4,}(?![A-Za-z])")
+_NO_PROSE = FUNCTIONS | {"theta", "alpha", "beta", "gamma", "lambda", "omega", "sigma", "infinity"}
+_NO_PROSE |= {"asin", "acos", "atan", "pmatrix", "bmatrix", "matrix", "array", "vmatrix"}
+
+
+def is_prose(text: str) -> bool:
+    """Whether a text says something in words, beside or instead of a formula."""
+    text = _IN_FONT.sub(r" \1 ", text).strip()
+    words = [text] if re.fullmatch(r"[A-Za-z]{3}", text) else _WORD.findall(text)
+    return any(word.casefold() not in _NO_PROSE for word in words)
+
+
+_NONE = re.compile(
+    r"(?:there (?:is|are|exists?) )?no (?:real |integer |such )?(?:solutions?|answers?|roots?|values?)"
+    r"(?: of \w)?(?: exists?)?|none|(?:the )?empty set|inconsistent(?: system)?|\\emptyset|\\\{ ?\\\}|\{\}"
+)
+_ANYTHING = re.compile(r"(?:all real numbers|all reals|every real number|any real number|\\mathbb ?\{?r\}?)")
+
+
+def says_none(text: str) -> bool:
+    """Whether a text says that nothing solves the problem."""
+    return _NONE.fullmatch(plain(text)) is not None
+
+
+def says_all_reals(text: str) -> bool:
+    """Whether a text names the whole real line."""
+    return _ANYTHING.fullmatch(plain(text)) is not None
+
+
+_CHOICE = re.compile(
+    r"(?:(?:option|choice|answer)\s+)?(?:\(\s*([A-J])\s*\)|([A-J])(?:[).:]|(?=$)))\s*(.*)", re.I | re.S
+)
+
+
+def choice(text: str) -> tuple[str, str] | None:
+    """Return the letter of a multiple choice and what stands behind it: `(B) 12` to `B`, `12`."""
+    text = " ".join(_IN_FONT.sub(r" \1 ", text).replace("\\ ", " ").split())
+    match = _CHOICE.fullmatch(text)
+    return ((match[1] or match[2]).upper(), match[3].strip()) if match else None
+
+
+# -------------------------------------------------------------------------------------------------- numbers
+
+_UNITS_IN_WORDS = """
+zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
+seventeen eighteen nineteen
+"""
+_SMALL = {word: number for number, word in enumerate(_UNITS_IN_WORDS.split())}
+_TENS_IN_WORDS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+_TENS = {word: 10 * n for n, word in enumerate(_TENS_IN_WORDS, 2)}
+_LARGE = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_PARTS = {"half": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8}
+_PARTS |= {"ninth": 9, "tenth": 10, "hundredth": 100} | {"halve": 2}
+
+
+def number_in_words(text: str) -> Fraction | None:
+    """Value of a number written out, e.g. `two hundred and five`, `minus three`, `two thirds`; else None."""
+    words = re.split(r"[\s-]+", plain(text))
+    if not words or len(words) > 20 or not all(word.isalpha() for word in words):
+        return None
+    sign = -1 if words[0] in ("minus", "negative") else 1
+    words = words[sign < 0 :]
+    part = _PARTS.get(words[-1].removesuffix("s")) if words else None
+    if part and len(words) > 1:
+        above = Fraction(1) if words[:-1] in (["a"], ["one"]) else number_in_words(" ".join(words[:-1]))
+        return sign * above / part if above is not None and above < 20 else None
+    total, group, seen = 0, 0, False
+    for word in words:
+        if word in _SMALL or word in _TENS:
+            group += _SMALL.get(word, 0) + _TENS.get(word, 0)
+            seen = True
+        elif word == "hundred" and seen and 0 < group < 100:
+            group *= 100
+        elif word in _LARGE and seen and group:
+            total, group = total + group * _LARGE[word], 0
+        elif not (word == "and" and seen):
+            return None
+    return Fraction(sign * (total + group)) if seen else None
+
+
+_NUMBER = re.compile(r"(?<![\w.])[-+]?(?:[1-9]\d{0,2}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?")
+
+
+def number_of_sentence(text: str) -> str | None:
+    """Return the number of a sentence of two words and more that holds exactly one; else None."""
+    if len(re.findall(r"[A-Za-z]+", text)) < 2 or any(sign in text for sign in "=\\^{"):
+        return None
+    numbers = _NUMBER.findall(text)
+    return (
+        str(numbers[0])
+        if len(numbers) == 1 and len(re.findall(r"\d+", text.replace(numbers[0], ""))) == 0
+        else None
+    )
+
+
+# ------------------------------------------------------------------------------------------- times and dates
+
+_CLOCK = re.compile(r"(\d{1,2})(?: ?: ?([0-5]\d))?(?: ?: ?([0-5]\d))? ?(am|pm|noon|o'clock)?")
+_YEAR = "january february march april may june july august september october november december"
+_MONTHS = _YEAR.split()
+_MONTH = "|".join(rf"{name[:3]}(?:{name[3:]})?" if name != "may" else "may" for name in _MONTHS)
+_DATE = re.compile(
+    rf"(?:(?P<m1>{_MONTH}) (?P<d1>\d{{1,2}})|(?P<d2>\d{{1,2}}) (?:of )?(?P<m2>{_MONTH}))(?: (?P<y>\d{{4}}))?"
+    r"|(?P<iso_y>\d{4})[-/](?P<iso_m>\d\d)[-/](?P<iso_d>\d\d)"
+)
+
+
+@dataclass(frozen=True)
+class Clock:
+    """A time of day in seconds; `half` is am or pm where it was said."""
+
+    seconds: int
+    half: str
+
+
+def clock(text: str) -> Clock | None:
+    """Read `20:34`, `8:34 p.m.`, `3 pm`; None for anything else."""
+    match = _CLOCK.fullmatch(re.sub(r"\b([ap])\.? ?m\b\.?", r"\1m", plain(text)))
+    if match is None or (match[2] is None and match[4] is None):
+        return None
+    hour, half = int(match[1]), match[4] if match[4] in ("am", "pm") else ""
+    if hour > 24 or (half and not 1 <= hour <= 12):
+        return None
+    if half:
+        hour = hour % 12 + 12 * (half == "pm")
+    return Clock(3600 * hour + 60 * int(match[2] or 0) + int(match[3] or 0), half)
+
+
+def same_time(a: Clock, b: Clock) -> bool:
+    """Whether two clocks agree; where only one says am or pm, the other may mean it on a face of 12 hours."""
+    half_day = bool(a.half) != bool(b.half)
+    return a.seconds == b.seconds or (half_day and (a.seconds - b.seconds) % 43_200 == 0)
+
+
+def date(text: str) -> tuple[int, int, int] | None:
+    """Year (0 where it is not said), month and day of `March 5, 2020`, `5 Mar 2020`, `2020-03-05`."""
+    match = _DATE.fullmatch(re.sub(r"(?<=\d)(?:st|nd|rd|th)\b|,", "", plain(text)))
+    if match is None:
+        return None
+    if match["iso_y"]:
+        return int(match["iso_y"]), int(match["iso_m"]), int(match["iso_d"])
+    month = [name[:3] for name in _MONTHS].index((match["m1"] or match["m2"])[:3]) + 1
+    return int(match["y"] or 0), month, int(match["d1"] or match["d2"])
+
+
+_ARC = re.compile(
+    r"(-?)\s*(\d+)\s*\^\s*\\circ\s*(?:(\d+)\s*(?:'(?!')|\^\{?\s*\\prime\s*(?!\\)\}?))?"
+    r"\s*(?:(\d+(?:\.\d+)?)\s*(?:''|\^\{\s*\\prime\s*\\prime\s*\}))?"
+)
+
+
+def arc(text: str) -> Fraction | None:
+    r"""Read degrees, minutes and seconds, e.g. `63^\circ 45'`, in degrees; None for anything else."""
+    match = _ARC.fullmatch(text.strip())
+    if match is None:
+        return None
+    size = Fraction(match[2]) + Fraction(match[3] or 0) / 60 + Fraction(match[4] or 0) / 3600
+    return -size if match[1] else size
+
+
+# ----------------------------------------------------------------------------------------------------- units
+
+_UNITS: dict[str, tuple[str, Fraction]] = {}
+for _dimension, _table in {
+    "length": "mm millimeter 1/1000|cm centimeter 1/100|m meter 1|km kilometer 1000|in inch inche 127/5000"
+    "|ft foot feet 381/1250|yd yard 1143/1250|mi mile 201168/125",
+    "mass": "mg milligram 1/1000|g gram 1|kg kilogram 1000|lb pound 45359237/100000"
+    "|oz ounce 45359237/1600000",
+    "time": "s sec second 1|min minute 60|h hr hour 3600|day 86400|week 604800",
+    "volume": "ml milliliter 1/1000|l liter 1",
+    "money": "cent 1/100|dollar usd buck 1",
+    "angle": "degree deg 1",
+    "radian": "radian rad 1",
+    "percent": r"% \% percent pct 1",
+}.items():
+    for _entry in _table.split("|"):
+        *_spellings, _factor = _entry.split()
+        for _spelling in _spellings:
+            _UNITS[_spelling] = (_dimension, Fraction(_factor))
+
+_SYMBOLS = "N J W V A K C F Pa Hz mph kph rpm psi erg eV mol cal kcal ppm gal"
+_LETTERS = frozenset(_SYMBOLS.split())
+_MARKED = re.compile(r"(?:\s*(?:[/·*-]|\\cdot|\\times|\\,)?\s*⟨[^⟨⟩]*⟩(?:\s*\^\s*\{?\s*-?\d\s*\}?)?)+\s*$")
+_BARE = re.compile(
+    r"(?<=[\d})!])(\s*)((?:[A-Za-z]{2,}|(?<=\s)[mgsLh])(?:\^\{?-?\d\}?)?"
+    r"(?:\s*(?:/|\bper\b|[ -])\s*[A-Za-z]+(?:\^\{?\d\}?)?){0,5})$"
+)
+_TAIL_SIGN = re.compile(r"\s*(\\?%|\^\s*\\circ(?:\s*[CF](?![A-Za-z]))?)\s*$")
+_NEVER = FUNCTIONS | {"pi", "mod", "theta", "and", "or", "in", "is", "if"}
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A unit as it is written, and by dimension where all of it is known: factor to the basic unit."""
+
+    text: str
+    dimension: tuple[tuple[str, int], ...] | None
+    factor: Fraction
+
+
+def split_unit(text: str) -> tuple[str, Unit | None]:
+    r"""Split `10 \text{ cm}^2` into `10` and its unit; words with nothing before them stay."""
+    sign = _TAIL_SIGN.search(text)
+    if sign and sign.start() > 0:
+        core = text[: sign.start()].strip()
+        if "%" in sign[1]:
+            return core, Unit("%", (("percent", 1),), Fraction(1))
+        if re.search(r"\d", core) and not re.search(r"[A-Za-z]{3}|\^\s*\\circ", core):
+            return core, Unit("degree", (("angle", 1),), Fraction(1))
+    marked = _IN_FONT.sub(_mark, text)
+    match = _MARKED.search(marked)
+    if match and re.search(r"[\w)}]", marked[: match.start()]):
+        return _unmarked(marked[: match.start()], text), _unit(match[0])
+    bare = _BARE.search(text)
+    if bare and re.search(r"\d", text[: bare.start()]) and "\\" not in bare[2]:
+        first = re.split(r"[\s/^-]", bare[2])[0]
+        known = _known(first)
+        if (bare[1] or known) and first.casefold() not in _NEVER and (len(first) > 2 or known):
+            return text[: bare.start()].strip(), _unit(bare[2])
+    return text, None
+
+
+def _known(word: str) -> bool:
+    return word in _LETTERS or bool({word.casefold(), word.casefold().removesuffix("s")} & set(_UNITS))
+
+
+def _mark(match: re.Match[str]) -> str:
+    content = match[1]
+    word = content.strip()
+    is_text = match[0].lstrip("\\").startswith(("text", "mbox"))
+    unit = content[:1] == " " or _known(word)
+    if not word or word in ("e", "i", "d") or re.search(r"[\d=<>\\]", word):
+        return match[0]
+    return f"⟨{word}⟩" if is_text or unit else match[0]
+
+
+def _unmarked(text: str, original: str) -> str:
+    """Return that much of the text as stands before its unit, with its own fonts back in place."""
+    if "⟨" not in text:
+        return text.strip()
+    return re.sub(r"⟨([^⟨⟩]*)⟩", r"\\text{\1}", text).strip()
+
+
+def _unit(text: str) -> Unit:
+    words = re.sub(
+        r"[⟨⟩{}]|\\cdot|\\times|\\,|·|\*|(?<=\w)-(?=\w|⟨)",
+        " ",
+        re.sub(r"\bper\b", "/", re.sub(r"\bmph\b", "mile / hour", text)),
+    )
+    dimension: dict[str, int] = {}
+    factor, known, sign, square = Fraction(1), True, 1, 0
+    names: list[str] = []
+    for word in re.findall(r"/|[^\s/^]+(?:\s*\^\s*-?\d)?", words):
+        if word == "/":
+            sign = -1
+            names.append("/")
+            continue
+        if word.casefold() in ("square", "sq", "cubic", "cu"):
+            square = 2 if word.casefold().startswith("sq") else 3
+            continue
+        name, _, power = (piece.strip() for piece in word.partition("^"))
+        entry = _UNITS.get(name.casefold()) or _UNITS.get(name.casefold().removesuffix("s"))
+        exponent = sign * (int(power) if power else square or 1)
+        square = 0
+        names.append(name.casefold().removesuffix("s") + (f"^{abs(exponent)}" if abs(exponent) != 1 else ""))
+        if entry is None:
+            known = False
+            continue
+        dimension[entry[0]] = dimension.get(entry[0], 0) + exponent
+        factor *= entry[1] ** exponent
+    return Unit(" ".join(names), tuple(sorted(dimension.items())) if known else None, factor)
+
+
+def conversion(left: Unit, right: Unit) -> Fraction | None:
+    """What one `left` is in `right`; None where one is not the other, as far as that is known."""
+    if left.dimension is not None and right.dimension is not None:
+        return left.factor / right.factor if left.dimension == right.dimension else None
+    a, b = set(left.text.split()), set(right.text.split())
+    return Fraction(1) if a <= b or b <= a else None

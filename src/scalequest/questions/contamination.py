@@ -1,0 +1,208 @@
+"""Which questions stand in a benchmark, word for word or nearly, and how much of each benchmark was met.
+
+Four rules, from sure to suspicious:
+
+- `exact`: equal but for case, spacing, punctuation and the spelling of LaTeX, whatever the length;
+- `inside`: a benchmark question shorter than the n-gram stands in the text as a whole and makes up most of
+  it;
+- `ngram`: runs of 13 words in common (Brown et al. 2020) that make up most of the shorter of the two, so that
+  "express your answer in the form ..." is no match;
+- `numbers`: the same text of some length with other numbers.
+
+A flagged question never goes on unless `drop` is false; it then carries its match. The clean ratio of a
+benchmark is the paper's (table 6): the share of its questions without any 13-gram in common with any
+question looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from scalequest.config import ConfigError, option, required
+from scalequest.questions.text import I64, U64, Tokens, batches
+
+Rule = Literal["exact", "inside", "ngram", "numbers"]
+RULES: tuple[Rule, ...] = get_args(Rule)
+_INSIDE_WORDS, _INSIDE_SHARE = 5, 0.5  # shortest question looked for inside others; its share of their words
+_TEMPLATE_WORDS = 8  # shorter texts are equal but for their numbers by chance
+_FILTER_BITS = 24
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Questions that must not be trained on."""
+
+    source: str = required("file, stage folder or hub:owner/name of the benchmark")
+    column: str = option("question", "its column that holds the question")
+
+
+@dataclass(frozen=True)
+class ContaminationRule:
+    """Which benchmarks the questions are held against, and what becomes of the flagged ones."""
+
+    against: list[Benchmark] = option(
+        help="benchmarks by source and column", default_factory=list, fingerprint=False
+    )
+    benchmarks: list[str] = option(
+        help="benchmarks by their YAML files; a pattern such as eval/benchmarks/*.yaml takes all",
+        default_factory=list,
+        fingerprint=False,
+    )
+    rules: list[Rule] = option(help="what flags a question", default_factory=lambda: [*RULES])
+    drop: bool = option(True, "false lets flagged questions go on, each with its match")
+    ngram: int = option(13, "words in a row that count as a match (paper: 13)")
+    overlap: float = option(
+        0.6, "rule ngram: share of the shorter question that the runs make up; 0 takes any single run"
+    )
+
+    def __post_init__(self) -> None:
+        if self.ngram < _INSIDE_WORDS:
+            raise ConfigError(f"ngram: {self.ngram} words match by chance; give at least {_INSIDE_WORDS}")
+
+    @property
+    def given(self) -> bool:
+        """Whether there is anything to compare with."""
+        return bool(self.against or self.benchmarks)
+
+
+@dataclass(frozen=True)
+class TestQuestion:
+    """A benchmark's question: `benchmark` is its name, `id` its number or id there."""
+
+    __test__ = False  # not a test case, whatever pytest thinks
+
+    benchmark: str
+    id: str
+    question: str
+
+
+@dataclass(frozen=True)
+class Match:
+    """The first question of a benchmark that a row matches, by the surest rule that finds one."""
+
+    rule: Rule
+    test: TestQuestion
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """What a flagged row carries."""
+        return {"matches": f"{self.test.benchmark}/{self.test.id}", "matches_by": self.rule}
+
+
+class Index:
+    """All questions of all benchmarks, by hashes of what can match."""
+
+    def __init__(self, tests: Sequence[TestQuestion], rule: ContaminationRule) -> None:
+        """Hash them once."""
+        self.tests, self.rule, self.ngram = tests, rule, rule.ngram
+        keys: dict[Rule, list[tuple[U64, I64]]] = {rule: [] for rule in RULES}
+        counted: list[I64] = []
+        short_lengths: set[int] = set()
+        for start, tokens in batches([test.question for test in tests]):
+            words = tokens.words
+            lengths = np.diff(words.offsets)
+            number = start + np.arange(len(lengths))
+            keys["exact"].append((tokens.text_hashes(), number))
+            long = lengths >= _TEMPLATE_WORDS
+            keys["numbers"].append((tokens.masked().text_hashes()[long], number[long]))
+            counted.append(lengths)
+            grams, rows = words.ngrams(self.ngram)
+            keys["ngram"].append((grams, start + rows))
+            short = (lengths >= _INSIDE_WORDS) & (lengths < self.ngram)
+            keys["inside"].append((words.text_hashes()[short], number[short]))
+            short_lengths.update(lengths[short].tolist())
+        self._lengths = sorted(short_lengths)
+        self._test_words = np.concatenate([np.empty(0, np.int64), *counted])
+        self._tables = {rule: _Table(parts) for rule, parts in keys.items()}
+        self._met = np.zeros(len(tests), bool)  # by a 13-gram; a question that has none, by an equal text
+
+    def matches(self, tokens: Tokens) -> list[Match | None]:
+        """The match of each text of a batch; remembers which test questions were met."""
+        words = tokens.words
+        lengths = np.diff(words.offsets)
+        count = len(lengths)
+        rule_of, test_of = np.full(count, len(RULES)), np.zeros(count, np.int64)
+
+        def found(rule: Rule, hashes: U64, rows: I64) -> None:
+            if rule not in self.rule.rules:
+                return
+            hit, tests = self._tables[rule].find(hashes)
+            matched, first, hits = np.unique(rows[hit], return_index=True, return_counts=True)
+            if rule == "ngram":
+                shorter = np.minimum(self._test_words[tests[first]], lengths[matched])
+                enough = hits + self.ngram - 1 >= self.rule.overlap * shorter
+                matched, first = matched[enough], first[enough]
+            new = rule_of[matched] > RULES.index(rule)
+            rule_of[matched[new]], test_of[matched[new]] = RULES.index(rule), tests[first[new]]
+
+        texts = np.arange(count)
+        exact, grams = tokens.text_hashes(), words.ngrams(self.ngram)
+        found("exact", exact, texts)
+        for length in self._lengths:
+            hashes, rows = words.ngrams(length)
+            mostly = length >= _INSIDE_SHARE * lengths[rows]
+            found("inside", hashes[mostly], rows[mostly])
+        found("ngram", *grams)
+        found("numbers", tokens.masked().text_hashes(), texts)
+        self._tables["ngram"].mark(grams[0], self._met)
+        self._tables["exact"].mark(exact, self._met)
+        return [
+            None if rank == len(RULES) else Match(RULES[rank], self.tests[test])
+            for rank, test in zip(rule_of.tolist(), test_of.tolist(), strict=True)
+        ]
+
+    def clean_ratios(self) -> list[dict[str, Any]]:
+        """For each benchmark its name, its questions, how many were met, and the share that was not."""
+        rows = []
+        for name in dict.fromkeys(test.benchmark for test in self.tests):
+            own = np.array([test.benchmark == name for test in self.tests])
+            met = int(self._met[own].sum())
+            rows.append(
+                {
+                    "benchmark": name,
+                    "questions": int(own.sum()),
+                    "met": met,
+                    "clean": 1 - met / int(own.sum()),
+                }
+            )
+        return rows
+
+
+class _Table:
+    """Hashes and the test questions that have them, sorted, behind a filter that most hashes do not pass."""
+
+    def __init__(self, parts: Sequence[tuple[U64, I64]]) -> None:
+        hashes = np.concatenate([part[0] for part in parts] or [np.empty(0, np.uint64)])
+        tests = np.concatenate([part[1] for part in parts] or [np.empty(0, np.int64)])
+        order = np.lexsort((tests, hashes))
+        self.hashes, self.tests = hashes[order], tests[order]
+        self.filter = np.zeros(1 << _FILTER_BITS if len(hashes) > 1000 else 1 << 16, bool)
+        self.filter[self._slot(hashes)] = True
+
+    def _slot(self, hashes: U64) -> I64:
+        return (hashes & np.uint64(len(self.filter) - 1)).astype(np.int64)
+
+    def _hits(self, hashes: U64) -> tuple[I64, I64]:
+        """Positions of the hashes that are known, and where each one's run of tests begins."""
+        maybe = np.flatnonzero(self.filter[self._slot(hashes)])
+        if not len(maybe):
+            return maybe, maybe
+        where = np.minimum(np.searchsorted(self.hashes, hashes[maybe]), len(self.hashes) - 1)
+        known = self.hashes[where] == hashes[maybe]
+        return maybe[known], where[known]
+
+    def find(self, hashes: U64) -> tuple[I64, I64]:
+        """Positions of the hashes that are known, and the first test of each."""
+        hit, where = self._hits(hashes)
+        return hit, self.tests[where]
+
+    def mark(self, hashes: U64, met: Any) -> None:
+        """Set `met` for all tests that have one of the hashes."""
+        first = np.unique(self._hits(hashes)[1])
+        counts = np.searchsorted(self.hashes, self.hashes[first], side="right") - first
+        shifts = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        met[self.tests[np.repeat(first, counts) + shifts]] = True

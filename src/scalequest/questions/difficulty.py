@@ -1,0 +1,112 @@
+"""Which difficulties stay: a cut, or a target distribution, for all generators or for some.
+
+The measure is the solver's fail rate, the score of a trained model, or both. The paper (section 2.4) cuts
+off "overly simple" questions of one generator by a scorer that was never published, at a cut that it does
+not give.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from scalequest.config import ConfigError, option
+from scalequest.records import Row, row_seed
+
+
+@dataclass(frozen=True)
+class DifficultyRule:
+    """Which difficulties stay."""
+
+    min_fail_rate: float = option(0.0, "easier ones are dropped (fail rate: 1 - agreement)")
+    max_fail_rate: float = option(1.0, "harder ones are dropped")
+    columns: list[str] = option(
+        help="measures that the rows carry, e.g. [fail_rate, difficulty]; no model is asked then. Several "
+        "become one by the mean of their ranks, from 0 to 1",
+        default_factory=list,
+    )
+    drop_easiest: float = option(0.0, "columns: share of the questions that is too easy")
+    drop_hardest: float = option(0.0, "columns: share that is too hard")
+    edges: list[float] = option(
+        help="columns: inner edges of the bins that `target` speaks of, rising", default_factory=list
+    )
+    target: list[float] = option(
+        help="columns: share of each bin, easiest first; the largest set with these shares is drawn by seed",
+        default_factory=list,
+    )
+    generators: list[str] = option(
+        help="columns: only these generators' questions are dropped (paper: DeepSeekMath's); [] means all",
+        default_factory=list,
+    )
+
+    def __post_init__(self) -> None:
+        if self.target and (len(self.target) != len(self.edges) + 1 or self.edges != sorted(set(self.edges))):
+            raise ConfigError(f"target: {len(self.target)} shares need {len(self.target) - 1} rising edges")
+        if self.target and (min(self.target) < 0 or not math.isclose(sum(self.target), 1, abs_tol=1e-3)):
+            raise ConfigError(f"target: shares have to be 0 or more and sum to 1, not {sum(self.target):g}")
+        cuts = self.drop_easiest, self.drop_hardest
+        if min(cuts) < 0 or sum(cuts) >= 1:
+            raise ConfigError("drop_easiest, drop_hardest: shares of 0 or more that leave something")
+        if not self.columns and (self.target or any(cuts) or self.generators):
+            raise ConfigError("columns: name the measure that target, drop_easiest, drop_hardest use")
+
+
+def outside_difficulty(measures: Row, rule: DifficultyRule) -> str | None:
+    """Drop what the solver fails too seldom or too often."""
+    if measures["fail_rate"] < rule.min_fail_rate:
+        return "too_easy"
+    return "too_hard" if measures["fail_rate"] > rule.max_fail_rate else None
+
+
+def measured(rows: Sequence[Row], columns: Sequence[str]) -> list[float]:
+    """Each row's difficulty: the column's value, or the mean of its ranks in several (ties share a rank).
+
+    Raises:
+        ConfigError: a row has no number there.
+    """
+    from scipy.stats import rankdata
+
+    for row in rows:
+        for name in columns:
+            if not isinstance(row.get(name), int | float):
+                raise ConfigError(f"difficulty.columns: row {row['id']} has no number in '{name}'")
+    values = np.array([[row[name] for name in columns] for row in rows], float).reshape(
+        len(rows), len(columns)
+    )
+    if len(columns) > 1:
+        values = (rankdata(values, axis=0) - 1) / max(1, len(rows) - 1)
+    return [float(value) for value in values.mean(axis=1)]
+
+
+def select_difficulty(rows: Sequence[Row], rule: DifficultyRule, seed: int) -> list[str | None]:
+    """A reason or None for every row: `too_easy`, `too_hard`, `off_target`.
+
+    Shares are of the rows that may be dropped. Equal difficulties are told apart by a hash of seed and id,
+    so the outcome does not depend on the order of the rows.
+    """
+    reasons: list[str | None] = [None] * len(rows)
+    values = measured(rows, rule.columns)
+    mine = [n for n, row in enumerate(rows) if not rule.generators or row.get("generator") in rule.generators]
+    order = sorted(mine, key=lambda n: (values[n], row_seed(seed, "difficulty", str(rows[n]["id"]))))
+    easy, hard = round(rule.drop_easiest * len(order)), round(rule.drop_hardest * len(order))
+    for n in order[:easy]:
+        reasons[n] = "too_easy"
+    for n in order[len(order) - hard :]:
+        reasons[n] = "too_hard"
+    if rule.columns == ["fail_rate"]:
+        for n in mine:
+            reasons[n] = reasons[n] or outside_difficulty(rows[n], rule)
+    if not rule.target:
+        return reasons
+    bins: list[list[int]] = [[] for _ in rule.target]
+    for n in sorted(mine, key=lambda n: row_seed(seed, "target", str(rows[n]["id"]))):
+        if reasons[n] is None:
+            bins[int(np.searchsorted(rule.edges, values[n], side="right"))].append(n)
+    total = min(len(own) / share for own, share in zip(bins, rule.target, strict=True) if share)
+    for own, share in zip(bins, rule.target, strict=True):
+        for n in own[math.floor(total * share + 1e-9) :]:
+            reasons[n] = "off_target"
+    return reasons

@@ -1,0 +1,117 @@
+"""Which questions are English: a rule on scripts and function words, and an identifier where it is in doubt.
+
+Mathematics, names and typographic characters are no reason to drop. The identifier is py3langid (after Lui
+and Baldwin 2012), whose model lies in its wheel; it reads some 10,000 questions a second, so only those
+that the rule leaves open get there: questions without an English function word, or with a foreign one.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scalequest.config import option
+from scalequest.questions.text import ENGLISH, WORD, Tokens, word_hash
+
+# Function words that tell questions in plain ASCII apart; none is a word of ENGLISH or a usual variable.
+_FOREIGN = (
+    "der das und wie viele hat ist ein eine jetzt le les et en de du il elle une est combien que "
+    "el los las una tiene es con por cuántos cuántas cuantos cuantas ahora che quanti"
+)
+FOREIGN = frozenset(_FOREIGN.split())
+_MATHEMATICS = re.compile(r"\$\$.*?\$\$|\$.*?\$|\\\(.*?\\\)|\\\[.*?\\\]|\\[a-zA-Z]+", re.DOTALL)
+_WORD = re.compile(r"[^\W\d_]+")
+_FEW = 3  # words: fewer say nothing about a language
+
+
+@dataclass(frozen=True)
+class LanguageRule:
+    """What counts as English."""
+
+    paper_exact: bool = option(
+        False, "drop a question with any character above 127, curly quotes and ° too (paper)"
+    )
+    max_accented: float = option(0.1, "largest share of accented letters among a question's letters")
+    identifier: bool = option(True, "ask the language identifier where the rule is in doubt")
+    min_confidence: float = option(0.5, "the identifier drops what it takes for another language this surely")
+
+
+def language(question: str, rule: LanguageRule) -> str | None:
+    """Drop what is not English, by its script, its accents, its function words or the identifier.
+
+    Greek letters and mathematical alphabets are mathematics, and stay. With `rule.paper_exact` every
+    character must be ASCII, as in the authors' code, and nothing else is looked at.
+    """
+    if not question.strip():
+        return "empty"
+    if rule.paper_exact:
+        return None if question.isascii() else "language"
+    words = _words(question)
+    foreign, english = (sum(word in known for word in words) for known in (FOREIGN, ENGLISH))
+    if foreign > max(1, english):
+        return "language"
+    if not question.isascii():
+        letters = [letter for letter in unicodedata.normalize("NFKC", question) if letter.isalpha()]
+        names = [unicodedata.name(letter, "UNKNOWN") for letter in letters if not letter.isascii()]
+        if any(not name.startswith(("LATIN", "GREEK", "MODIFIER LETTER")) for name in names):
+            return "language"
+        if sum(name.startswith("LATIN") for name in names) > rule.max_accented * len(letters):
+            return "language"
+    if rule.identifier and foreign >= english and len([word for word in words if len(word) > 1]) >= _FEW:
+        code, confidence = identified(" ".join(words))
+        return "language" if code != "en" and confidence >= rule.min_confidence else None
+    return None
+
+
+def languages(questions: Sequence[str], tokens: Tokens, rule: LanguageRule) -> list[str | None]:
+    """`language` of every question; plain ASCII with more English than foreign words passes at once.
+
+    Args:
+        questions: the texts.
+        tokens: of the same texts.
+        rule: what counts as English.
+    """
+    if rule.paper_exact:
+        return [language(question, rule) for question in questions]
+    plain = (tokens.kinds == WORD) & ~tokens.commands
+    balance = _counts(tokens, plain, ENGLISH) - _counts(tokens, plain, FOREIGN)
+    return [
+        None if sure and question.isascii() else language(question, rule)
+        for question, sure in zip(questions, balance > 0, strict=True)
+    ]
+
+
+def identified(text: str) -> tuple[str, float]:
+    """The most likely language (ISO 639) of a text, and its probability among those the identifier knows."""
+    code, confidence = _identifier().classify(text)
+    return str(code), float(confidence)
+
+
+def _words(question: str) -> list[str]:
+    """Words outside formulas, in lower case; all of them where nearly all of the text is a formula."""
+    return [match[0] for match in _WORD.finditer(_MATHEMATICS.sub(" ", question.casefold()))]
+
+
+def _counts(tokens: Tokens, where: NDArray[np.bool_], words: frozenset[str]) -> NDArray[np.int64]:
+    """How many tokens of each text stand in a list of words."""
+    hashes = np.sort(np.array([word_hash(word) for word in words]))
+    low = np.zeros(1 << 16, bool)  # a token that shares no low bits with any word is none of them
+    low[(hashes & np.uint64(0xFFFF)).astype(np.int64)] = True
+    maybe = np.flatnonzero(low[(tokens.hashes & np.uint64(0xFFFF)).astype(np.int64)] & where)
+    found = np.zeros(len(tokens.hashes) + 1, np.int64)
+    found[maybe + 1] = np.isin(tokens.hashes[maybe], hashes)
+    return np.diff(np.cumsum(found)[tokens.offsets])
+
+
+@cache
+def _identifier() -> Any:
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

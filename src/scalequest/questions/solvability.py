@@ -1,0 +1,83 @@
+"""Who says whether a question can be solved: a judge's verdict, or the solver's agreement with itself."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from scalequest.config import ConfigError, option
+from scalequest.records import Row
+
+# A yes or no that closes a clause; not "Yes or No", "Yes/No".
+_VERDICT = re.compile(
+    r"(?<!or )(?<!/)\b(yes|no)\b(?!\s*/)(?=[*_}\"'”’)\]]*(?:[.,;:!?\n]|\s*$))", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True)
+class SolvabilityRule:
+    """Who says whether a question can be solved."""
+
+    judge: Literal["agreement", "model"] = option(
+        "agreement", "the solver's agreement with itself, or a verdict"
+    )
+    min_agreement: float = option(
+        0.5, "judge agreement: smallest share of the samples that give the majority's answer"
+    )
+    prompt: str | None = option(None, "judge model: YAML file of the prompt", fingerprint=False)
+    votes: int = option(1, "judge model: replies a question; more than half of their verdicts must be Yes")
+    paper_exact: bool = option(False, "judge model: 'yes' anywhere in the reply counts as Yes (paper's code)")
+
+    def __post_init__(self) -> None:
+        if self.votes < 1:
+            raise ConfigError(f"votes: expected at least 1, got {self.votes}")
+
+
+def verdict(text: str, paper_exact: bool = False) -> bool | None:
+    """The judge's last explicit Yes or No; None where it gives none.
+
+    Explicit is a yes or no that closes a clause ("Verdict: **Yes**", "No, because ..."); "there is no missing
+    number" and "Yes or No" are not. With `paper_exact` a yes anywhere is Yes and anything else No, as in the
+    authors' code.
+    """
+    if paper_exact:
+        return "yes" in text.lower()
+    found = _VERDICT.findall(text)
+    return found[-1].lower() == "yes" if found else None
+
+
+def voted(texts: Sequence[str], paper_exact: bool = False) -> bool | None:
+    """Yes where more than half of the replies that give a verdict say so; None where none gives one."""
+    given = [said for text in texts if (said := verdict(text, paper_exact)) is not None]
+    return 2 * sum(given) > len(given) if given else None
+
+
+def judged(texts: Sequence[str], finish_reasons: Sequence[str], rule: SolvabilityRule) -> Row:
+    """Columns of a judged question: the verdict, what the paper's substring rule says, the first reply."""
+    said, first = voted(texts, rule.paper_exact), finish_reasons[0]
+    votes = {"verdicts": [verdict(text, rule.paper_exact) for text in texts]} if len(texts) > 1 else {}
+    cut = said is None and all(reason == "length" for reason in finish_reasons)
+    return {
+        "verdict": said,
+        **votes,
+        "verdict_by_substring": voted(texts, paper_exact=True),
+        "verdict_text": texts[0],
+        "verdict_finish_reason": "length" if cut else "stop" if said is None else first,
+    }
+
+
+def rules_disagree(row: Row) -> bool:
+    """Whether the last explicit verdict and the paper's substring rule come to different decisions."""
+    explicit = verdict(row["verdict_text"]) if "verdicts" not in row else row["verdict"]
+    return (explicit is True) != bool(row["verdict_by_substring"])
+
+
+def unsolvable(measures: Row, rule: SolvabilityRule) -> str | None:
+    """Drop by the verdict or the agreement that was measured."""
+    if rule.judge == "agreement":
+        return "unsolvable" if measures["agreement"] < rule.min_agreement else None
+    if measures["verdict"] is None:
+        return "verdict_truncated" if measures["verdict_finish_reason"] == "length" else "verdict_unparsed"
+    return None if measures["verdict"] else "unsolvable"

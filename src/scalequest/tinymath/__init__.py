@@ -1,0 +1,1 @@
+"""TinyMath: a procedural micro-domain of arithmetic stories, its oracle, and the rules that rewrite its questions."""

@@ -1,0 +1,246 @@
+"""The difficulty scorer: a regression head that learns fail rates from the question alone.
+
+ScaleQuest, section 2.4, after DART-Math (Tong et al., arXiv 2407.13690): of a question, the fail rate is the
+share of wrong answers among a solver's samples; a base model with one output learns it by mean squared error
+and then scores millions of questions that nobody samples. What the authors published of it is the start
+model, the loss and the input; the rest is ours.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+from transformers import (
+    AutoModelForSequenceClassification,
+    DataCollatorWithPadding,
+    Trainer,
+    TrainingArguments,
+)
+from trl import get_peft_config, get_quantization_config
+
+from scalequest.cards import markdown_table
+from scalequest.chat import FormatError, prepare_tokenizer_and_model
+from scalequest.config import ConfigError, option
+from scalequest.records import Row, expand, read_rows
+from scalequest.training import data
+from scalequest.training.context import Run, TrainingData
+
+log = logging.getLogger(__name__)
+
+DIFFICULTY_VERSION = 1  # raise by hand when the same settings give other weights
+MAJORITY = "majority"
+BINS = 10
+PLOT, PREDICTIONS = "calibration.png", "holdout.jsonl"
+
+
+@dataclass(frozen=True)
+class FailRates(TrainingData):
+    """What the scorer learns from: rows of `question` with `fail_rate`, or with `answers` to grade."""
+
+    reference: str = option(
+        "answer",
+        "column of the reference answer, where rows have no fail_rate; `majority`: the most frequent answer",
+    )
+    answer_after: str = option("####", "a reference is what follows the last of this, where there is one")
+
+
+@dataclass
+class ScorerConfig(TrainingArguments):
+    """transformers' TrainingArguments and the longest question in tokens; longer ones are dropped."""
+
+    max_length: int = field(default=1024, metadata={"help": "Longest question, in tokens."})
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How well held-out fail rates are predicted.
+
+    Attributes:
+        n: questions.
+        mse: mean squared error.
+        mse_of_mean: that of always saying the mean, to compare with.
+        spearman: rank correlation.
+        bins: of predictions of equal number: count, mean prediction, mean fail rate.
+    """
+
+    n: int
+    mse: float
+    mse_of_mean: float
+    spearman: float
+    bins: list[dict[str, float]]
+
+
+def fail_rate(row: Row, reference: str, answer_after: str) -> float:
+    """The share of a row's samples that are wrong; its own `fail_rate` where it has one.
+
+    Raises:
+        ConfigError: the row has neither, or a rate outside [0, 1].
+    """
+    if row.get("fail_rate") is not None:
+        rate = float(row["fail_rate"])
+    elif reference == MAJORITY and row.get("agreement") is not None:
+        rate = 1 - float(row["agreement"])
+    elif row.get("answers") and row.get(reference) is not None:
+        from scalequest.grading import equivalent  # math-verify and sympy: seconds
+
+        wanted = str(row[reference])
+        wanted = wanted.rpartition(answer_after)[2].strip() if answer_after else wanted
+        right = [answer is not None and equivalent(answer, wanted) for answer in row["answers"]]
+        rate = 1 - sum(right) / len(right)
+    else:
+        raise ConfigError(
+            f"row {row.get('id')}: no fail_rate, and no answers with '{reference}' to grade them by; "
+            "sample with solve_questions.py and name the column in `reference`"
+        )
+    if not 0 <= rate <= 1:
+        raise ConfigError(f"row {row.get('id')}: fail_rate {rate} is not between 0 and 1")
+    return rate
+
+
+def rated(row: Row, chat: Any, *, max_length: int | None) -> dict[str, Any]:
+    """Render a question for the scorer, as the saved tokenizer encodes it, without markup, and its fail rate.
+
+    Raises:
+        DoesNotFit: it is longer than `max_length`.
+    """
+    ids = list(chat.tokenizer(row["question"].strip(), truncation=False, verbose=False)["input_ids"])
+    if not row["question"].strip():
+        raise FormatError("empty")
+    if max_length is not None and len(ids) > max_length:
+        raise data.DoesNotFit
+    return {"input_ids": ids, "labels": row["fail_rate"]}
+
+
+def prepare_rates(run: Run) -> Path:
+    """Grade and render; what solve_questions dropped for want of an answer is a question always failed."""
+    limit = run.training_args.max_length
+    args = run.args
+
+    def rows() -> list[Row]:
+        found = [*run.rows(["question"]), *unanswered(args.input)]
+        if args.limit is not None:
+            found = found[: args.limit]
+        return [{**row, "fail_rate": fail_rate(row, args.reference, args.answer_after)} for row in found]
+
+    return run.prepare(partial(rated, max_length=limit), ["question"], rows=rows, max_length=limit)
+
+
+def unanswered(sources: Sequence[str]) -> Iterator[Row]:
+    """Rows that a solve stage dropped since no sample had an answer: the hardest questions of all."""
+    for source in sources:
+        for file in sorted((expand(source) / "dropped").glob("*.parquet")) if ":" not in source else ():
+            for row in read_rows(file):
+                if row["reason"] in ("all_truncated", "no_answer"):
+                    yield {**row, "fail_rate": 1.0}
+
+
+def scorer_trainer(run: Run, folder: Path) -> Trainer:
+    """Load the model with a head of one row, and make its trainer; the loss is the mean squared error.
+
+    Args:
+        run: begun and opened.
+        folder: as `prepare_rates` left it.
+    """
+    args, model_args = run.training_args, run.model_args
+    extra: dict[str, Any] = {}
+    quantization = get_quantization_config(model_args)
+    if quantization is not None:
+        extra = {"quantization_config": quantization, "device_map": {"": args.device}}
+    torch.manual_seed(args.seed)  # of the new head
+    model = AutoModelForSequenceClassification.from_pretrained(
+        run.model,
+        revision=model_args.model_revision,
+        dtype=model_args.dtype,
+        attn_implementation=model_args.attn_implementation,
+        num_labels=1,
+        problem_type="regression",
+        **extra,
+    )
+    run.chat = prepare_tokenizer_and_model(model, run.tokenizer, run.format)
+    adapter = get_peft_config(model_args)
+    if adapter is not None:
+        from peft import get_peft_model
+
+        adapter.task_type = "SEQ_CLS"  # trains and saves the head too
+        model = get_peft_model(model, adapter)
+    train, holdout = data.load(folder)
+    return Trainer(
+        model=model,
+        args=args,
+        train_dataset=train,
+        eval_dataset=holdout,
+        data_collator=DataCollatorWithPadding(run.tokenizer),
+        processing_class=run.tokenizer,
+    )
+
+
+def measure(run: Run, trainer: Trainer) -> str:
+    """Predict the held-out questions; leave the predictions and the plot; return the card's section.
+
+    All ranks call it. Nothing is measured where nothing was held out.
+    """
+    if trainer.eval_dataset is None:
+        return ""
+    predicted = np.asarray(trainer.predict(trainer.eval_dataset).predictions, dtype=float).reshape(-1)
+    if not run.main:
+        return ""
+    held = np.asarray(trainer.eval_dataset["labels"], dtype=float)
+    found = calibration(predicted, held)
+    with (run.folder / PREDICTIONS).open("w", encoding="utf-8") as file:
+        for ids, one, other in zip(trainer.eval_dataset["input_ids"], predicted, held, strict=True):
+            row = {"question": run.chat.decode(ids), "fail_rate": float(other), "predicted": float(one)}
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    draw(found, predicted, held, run.folder / PLOT)
+    log.info(
+        "difficulty: %d held out: MSE %.4f (of the mean %.4f), Spearman %.3f",
+        found.n, found.mse, found.mse_of_mean, found.spearman,
+    )  # fmt: skip
+    if run.tracker is not None:
+        run.tracker.log({f"holdout/{key}": value for key, value in asdict(found).items() if key != "bins"})
+    table = markdown_table(found.bins, "questions", "predicted", "fail rate")
+    return "\n".join(
+        [
+            f"On {found.n} held-out questions: mean squared error {found.mse:.4f} (always saying the mean: "
+            f"{found.mse_of_mean:.4f}), Spearman {found.spearman:.3f}.",
+            "", f"![calibration]({PLOT})", "", *table,
+        ]
+    )  # fmt: skip
+
+
+def calibration(predicted: Any, held: Any) -> Calibration:
+    """Compare predictions with fail rates, two arrays of one length."""
+    order = np.argsort(predicted, kind="stable")
+    bins = [
+        {
+            "questions": len(part),
+            "predicted": float(predicted[part].mean()),
+            "fail rate": float(held[part].mean()),
+        }
+        for part in np.array_split(order, min(BINS, len(order)))
+    ]
+    rank = spearmanr(predicted, held).statistic if len(set(held)) > 1 and len(set(predicted)) > 1 else 0.0
+    return Calibration(
+        len(held), float(((predicted - held) ** 2).mean()), float(held.var()), float(rank), bins
+    )
+
+
+def draw(found: Calibration, predicted: Any, held: Any, path: Path) -> None:
+    """Plot fail rates against predictions, each question a dot, each tenth of them a circle."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.5, 4.5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color="0.7", linewidth=1)
+    axes.plot(predicted, held, ".", color="0.6", markersize=3, alpha=0.5)
+    axes.plot([one["predicted"] for one in found.bins], [one["fail rate"] for one in found.bins], "o-")
+    axes.set(xlabel="predicted", ylabel="fail rate", title=f"{found.n} held-out questions")
+    figure.savefig(path, dpi=120, metadata={"Software": None})

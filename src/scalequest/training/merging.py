@@ -1,0 +1,123 @@
+"""One whole model out of pieces: a LoRA adapter and its base, or a checkpoint that lies in shards."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from scalequest.chat import load_format, load_tokenizer
+from scalequest.config import ConfigError, option, required
+from scalequest.training.saving import check_model, merge_adapter
+
+FSDP_SHARDS = "pytorch_model_fsdp_0"  # as accelerate calls them
+DEEPSPEED_LATEST = "latest"
+
+
+@dataclass(frozen=True)
+class MergeConfig:
+    """What is merged, into where."""
+
+    output_dir: str = required("folder of the whole model")
+    adapter: str | None = option(None, "folder of a LoRA adapter")
+    checkpoint: str | None = option(None, "folder of a checkpoint of DeepSpeed or FSDP, in shards")
+    model_name_or_path: str | None = option(
+        None, "its base; the one that adapter_config.json names, or the checkpoint's own config"
+    )
+    chat_format: str | None = option(
+        None, "format that an adapter was trained in, where that gave its base a token"
+    )
+    dtype: Literal["bfloat16", "float16", "float32"] = option("bfloat16", "of the merged weights")
+    scorer: bool = option(False, "it is a difficulty scorer: a sequence classifier with one label")
+
+    def __post_init__(self) -> None:
+        """Refuse both or neither."""
+        if (self.adapter is None) == (self.checkpoint is None):
+            raise ConfigError("give either adapter or checkpoint")
+
+
+def merge(config: MergeConfig) -> Path:
+    """Merge, save, and prove that the result loads.
+
+    Raises:
+        ConfigError: a folder does not hold what it should.
+    """
+    folder = Path(config.output_dir)
+    if (folder / "config.json").exists():
+        raise ConfigError(f"output_dir: {folder} holds a model already; choose another")
+    if config.adapter is not None:
+        adapter = Path(config.adapter)
+        base = config.model_name_or_path or base_of(adapter)
+        tokenizer = load_tokenizer(base)
+        prepared = (tokenizer, load_format(config.chat_format)) if config.chat_format else None
+        dtype = getattr(torch, config.dtype)
+        merge_adapter(base, adapter, folder, dtype=dtype, prepared=prepared, scorer=config.scorer)
+    else:
+        checkpoint = Path(config.checkpoint or "")
+        source = config.model_name_or_path
+        if source is None or (checkpoint / "config.json").exists():
+            source = str(checkpoint)
+        weights = gathered(checkpoint)
+        model = whole(source, weights, config.scorer)
+        model.to(getattr(torch, config.dtype)).save_pretrained(folder)
+        tokenizer = load_tokenizer(source)
+    tokenizer.save_pretrained(folder)
+    check_model(folder, tokenizer("1 + 1")["input_ids"], config.scorer)
+    return folder
+
+
+def base_of(adapter: Path) -> str:
+    """The model that an adapter says it was trained on."""
+    try:
+        return str(json.loads((adapter / "adapter_config.json").read_bytes())["base_model_name_or_path"])
+    except (OSError, ValueError, KeyError):
+        raise ConfigError(f"{adapter}: no adapter_config.json that names a base") from None
+
+
+def gathered(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """All weights of a sharded checkpoint, whole, by name, on the CPU.
+
+    Raises:
+        ConfigError: it is no such checkpoint.
+    """
+    if (checkpoint / DEEPSPEED_LATEST).is_file():
+        from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+        found: dict[str, torch.Tensor] = get_fp32_state_dict_from_zero_checkpoint(str(checkpoint))
+        return found
+    if (checkpoint / FSDP_SHARDS).is_dir():
+        from accelerate.utils import merge_fsdp_weights
+        from safetensors.torch import load_file
+
+        with tempfile.TemporaryDirectory() as temporary:
+            merge_fsdp_weights(str(checkpoint / FSDP_SHARDS), temporary)
+            files: Iterable[Path] = sorted(Path(temporary).glob("*.safetensors"))
+            return {name: weight for file in files for name, weight in load_file(file).items()}
+    raise ConfigError(
+        f"{checkpoint}: neither DeepSpeed's ('{DEEPSPEED_LATEST}') nor FSDP's ('{FSDP_SHARDS}') shards; "
+        "a checkpoint with model.safetensors is whole already"
+    )
+
+
+def whole(source: str, weights: dict[str, torch.Tensor], scorer: bool) -> Any:
+    """A model of the architecture that `source` names, with these weights and their number of token rows."""
+    config = AutoConfig.from_pretrained(source)
+    embedding = next((w for name, w in weights.items() if name.endswith("embed_tokens.weight")), None)
+    if embedding is None:
+        raise ConfigError(f"{source}: its shards hold no token embeddings; is it an adapter's checkpoint?")
+    config.vocab_size = embedding.shape[0]
+    auto: Any = AutoModelForSequenceClassification if scorer else AutoModelForCausalLM
+    model = auto.from_config(config)
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    tied = set(getattr(model, "_tied_weights_keys", None) or ()) if config.tie_word_embeddings else set()
+    if set(missing) - tied or unexpected:
+        first = sorted({*missing, *unexpected} - tied)[0]
+        raise ConfigError(f"{source}: its shards are not of this architecture: {first}")
+    model.tie_weights()
+    return model

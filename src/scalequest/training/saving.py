@@ -1,0 +1,159 @@
+"""After training: a model that loads whole, its card, and the hub where that was asked for."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from scalequest.cards import markdown_table
+from scalequest.chat import ChatFormat, prepare_tokenizer_and_model
+from scalequest.config import ConfigError
+from scalequest.shards import StageError
+
+if TYPE_CHECKING:
+    from scalequest.training.context import Run
+
+NOT_PUBLISHED = ("checkpoint-*", "prepared", "wandb", "not_finite", "metrics.jsonl", ".*")
+
+
+def check_model(folder: Path, prompt_ids: Sequence[int], scorer: bool = False) -> None:
+    """Load a saved model as anyone would, run a prompt through it and let it generate.
+
+    Args:
+        folder: of the model.
+        prompt_ids: any prompt.
+        scorer: it gives one number and generates nothing.
+
+    Raises:
+        StageError: weights are missing or empty, or what it computes is not finite.
+    """
+    auto = AutoModelForSequenceClassification if scorer else AutoModelForCausalLM
+    model, report = auto.from_pretrained(folder, dtype="auto", output_loading_info=True)
+    faults = sorted({*report["missing_keys"], *(str(key) for key in report["mismatched_keys"])})
+    if faults:
+        raise StageError(
+            f"{folder}: the saved model is not whole: {', '.join(faults[:3])} ({len(faults)} weights)"
+        )
+    prompt = torch.tensor([list(prompt_ids)])
+    with torch.no_grad():
+        logits = model(prompt).logits
+    if not bool(torch.isfinite(logits).all()):
+        raise StageError(
+            f"{folder}: the saved model computes values that are not finite: training has diverged"
+        )
+    if not scorer:
+        model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=8, do_sample=False)
+
+
+def merge_adapter(
+    base: str,
+    adapter: Path,
+    folder: Path,
+    *,
+    dtype: Any,
+    revision: str | None = None,
+    prepared: tuple[Any, ChatFormat] | None = None,
+    scorer: bool = False,
+) -> None:
+    """Add a LoRA adapter to its base and save the sum, which every engine loads as any other model.
+
+    Args:
+        base: folder or hub id of the model that the adapter was trained on.
+        adapter: folder of the adapter.
+        folder: where the sum and the tokenizer go.
+        dtype: of the sum.
+        revision: of the base, on the hub.
+        prepared: tokenizer and chat format to which the base is brought first, as before training.
+        scorer: the base becomes a sequence classifier with one label.
+    """
+    from peft import PeftModel
+
+    auto: Any = AutoModelForSequenceClassification if scorer else AutoModelForCausalLM
+    extra = {"num_labels": 1, "problem_type": "regression"} if scorer else {}
+    model = auto.from_pretrained(base, revision=revision, dtype=dtype, **extra)
+    if prepared is not None:
+        prepare_tokenizer_and_model(model, *prepared)
+        prepared[0].save_pretrained(folder)
+    PeftModel.from_pretrained(model, str(adapter)).merge_and_unload().save_pretrained(folder)
+
+
+def model_card(
+    run: Run, note: str, dropped: Mapping[str, int], metrics: Mapping[str, float], section: str = ""
+) -> str:
+    """README.md of a model folder: what it is, from what, on what, with which settings, how to load it."""
+    hub = run.identity["model"].startswith("hub:")
+    base = [f"base_model: {json.dumps(run.model)}"] if hub else []
+    counts = run.counts
+    if counts is None:
+        raise ValueError("the data is not prepared")
+    settings = {key: value for key, value in run.identity.items() if key not in ("chat_format", "model")}
+    facts = [
+        ("starts from", run.model if hub else f"{Path(run.model).name} ({run.identity['model'][:16]})"),
+        ("rows in", counts.rows_in),
+        ("rows trained on", counts.train),
+        *((f"rows dropped: {reason}", count) for reason, count in dropped.items()),
+        ("tokens in them", counts.tokens),
+        ("tokens that carry loss", counts.targets),
+        ("hardware", hardware(run.training_args.world_size)),
+        *settings.items(),
+        *(
+            (key, metrics[key])
+            for key in ("train_loss", "eval_loss", "eval_rewards/accuracies")
+            if key in metrics
+        ),
+    ]
+    task = "text-classification" if run.scorer else "text-generation"
+    auto = "AutoModelForSequenceClassification" if run.scorer else "AutoModelForCausalLM"
+    return "\n".join(
+        [
+            "---", "library_name: transformers", f"pipeline_tag: {task}",
+            f"tags: [scalequest, {run.name}]", *base, "---", "",
+            f"# {run.folder.name}", "", note, "",
+            *markdown_table([{"what": key, "value": value} for key, value in facts], "what", "value"), "",
+            f"Chat format: `{run.format.name}`.", "",
+            "```python", f"from transformers import {auto}, AutoTokenizer",
+            f'model = {auto}.from_pretrained(folder, dtype="auto")',
+            "tokenizer = AutoTokenizer.from_pretrained(folder)", "```", "",
+            "## Evaluation", "", section or "Not evaluated yet: `eval/evaluate.py` on this folder.", "",
+        ]
+    )  # fmt: skip
+
+
+def hardware(processes: int) -> str:
+    """What a run was on."""
+    if torch.cuda.is_available():
+        return f"{processes} x {torch.cuda.get_device_name()}"
+    return f"{processes} process(es) on {os.cpu_count()} CPU cores"
+
+
+def check_publishing(args: Any) -> None:
+    """Refuse, before days of training, what could not be published after them.
+
+    Raises:
+        ConfigError: the hub is off, or nobody is logged in.
+    """
+    from huggingface_hub import get_token
+    from huggingface_hub.constants import HF_HUB_OFFLINE
+
+    if HF_HUB_OFFLINE:
+        raise ConfigError("push_to_hub: HF_HUB_OFFLINE=1 is set; unset it, or leave push_to_hub out")
+    if not (args.hub_token or get_token()):
+        raise ConfigError("push_to_hub: nobody is logged in; `hf auth login`, or leave push_to_hub out")
+
+
+def publish(folder: Path, args: Any) -> str:
+    """Upload a finished model folder, checkpoints and logs left out; returns its address."""
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=args.hub_token)
+    repository = api.create_repo(
+        args.hub_model_id or folder.name, private=args.hub_private_repo, exist_ok=True
+    ).repo_id
+    said = api.upload_folder(repo_id=repository, folder_path=folder, ignore_patterns=list(NOT_PUBLISHED))
+    return str(said.commit_url)

@@ -1,0 +1,262 @@
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fault_server import Answer, Asked, Behaviour, FaultServer, completion, echo, error
+
+from scalequest.config import ConfigError, to_dict
+from scalequest.engines.base import Sampling
+from scalequest.engines.server import (
+    BudgetSpent,
+    Chat,
+    ChatReply,
+    ChatServer,
+    ServerConfig,
+    ServerError,
+    user,
+)
+
+GREEDY = Sampling(0.0, 1.0, 64)
+QUICK = {"max_wait": 0.02, "timeout": 5.0}
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Behaviour], FaultServer]]:
+    running: list[Any] = []
+
+    def start(behaviour: Behaviour) -> FaultServer:
+        manager = FaultServer(behaviour).running()
+        running.append(manager)
+        return manager.__enter__()
+
+    yield start
+    for manager in running:
+        manager.__exit__(None, None, None)
+
+
+def chats(count: int, size: int = 3) -> list[tuple[int, list[Chat]]]:
+    rows = [Chat(f"row-{n}", user(f"question {n}"), None) for n in range(count)]
+    return [(start // size, rows[start : start + size]) for start in range(0, count, size)]
+
+
+def ask(
+    server: FaultServer,
+    work: list[tuple[int, list[Chat]]],
+    *,
+    journal: Path | None = None,
+    worker: tuple[int, int] = (0, 1),
+    **settings: Any,
+) -> dict[str, ChatReply]:
+    config = ServerConfig(**{"url": server.url, "model": "m", **QUICK, **settings})
+    replies: dict[str, ChatReply] = {}
+    with ChatServer(config, GREEDY, journal=journal, worker=worker) as client:
+        for index, block in client.answer(iter(work)):
+            assert [reply.key for reply in block] == [chat.key for chat in dict(work)[index]]
+            replies |= {reply.key: reply for reply in block}
+    return replies
+
+
+def test_every_question_is_asked_once_and_answered_in_its_place(serve: Any) -> None:
+    server = serve(echo)
+    replies = ask(server, [*chats(20), (99, [])], concurrency=4)
+    assert [replies[f"row-{n}"].text for n in range(20)] == [f"QUESTION {n}" for n in range(20)]
+    assert len(server.asked) == 20
+    assert {(reply.prompt_tokens, reply.tokens, reply.requests) for reply in replies.values()} == {(10, 5, 1)}
+    body = server.asked[0].body
+    assert (body["model"], body["temperature"], body["max_tokens"], "seed" in body) == ("m", 0.0, 64, False)
+
+
+def test_no_more_are_in_flight_than_allowed(serve: Any) -> None:
+    server = serve(lambda one: Answer(content=echo(one).content, seconds=0.02))
+    ask(server, chats(24), concurrency=5)
+    assert server.most == 5
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        error(429),
+        error(500),
+        error(503),
+        error(408),
+        Answer(200, b"<html>busy</html>"),
+        Answer(200, {"choices": []}),
+        Answer(200, [1, 2]),
+        completion(None),
+        completion("half", "abort"),
+        Answer(200, b'{"choices": [{"message": {"content": "\\ud800"}, "finish_reason": "stop"}]}'),
+        None,
+    ],
+    ids=["429", "500", "503", "408", "html", "empty", "list", "no text", "abort", "surrogate", "nothing"],
+)
+def test_a_passing_fault_costs_nothing_but_time(serve: Any, fault: Answer | None) -> None:
+    server = serve(lambda one: fault if one.attempt == 0 else echo(one))
+    replies = ask(server, chats(6))
+    assert [replies[f"row-{n}"].text for n in range(6)] == [f"QUESTION {n}" for n in range(6)]
+    assert {reply.requests for reply in replies.values()} == {2}
+    assert len(server.asked) == 12
+
+
+def test_a_server_that_hangs_is_asked_again(serve: Any) -> None:
+    server = serve(lambda one: Answer(200, b"{}", seconds=1.5) if one.number == 0 else echo(one))
+    replies = ask(server, chats(2), timeout=0.3)
+    assert {reply.text for reply in replies.values()} == {"QUESTION 0", "QUESTION 1"}
+
+
+def test_retry_after_holds_for_everyone(serve: Any) -> None:
+    server = serve(lambda one: error(429, retry_after="1") if one.number == 0 else echo(one))
+    start = time.monotonic()
+    ask(server, chats(3, size=1), concurrency=1)
+    assert time.monotonic() - start >= 1.0
+    assert server.times[1] - server.times[0] >= 1.0
+    date = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 2))
+    server = serve(lambda one: error(503, retry_after=date) if one.number == 0 else echo(one))
+    ask(server, chats(1))
+    assert server.times[1] - server.times[0] >= 0.9
+
+
+def test_a_server_that_never_answers_stops_the_run_and_loses_nothing(serve: Any, tmp_path: Path) -> None:
+    server = serve(lambda one: echo(one) if one.number < 4 else error(503, "overloaded"))
+    with pytest.raises(ServerError, match=r"no answer in 3 attempts.*503 overloaded.*run again"):
+        ask(server, chats(9), concurrency=1, attempts=3, journal=tmp_path)
+    server.behaviour = echo
+    before = len(server.asked)
+    replies = ask(server, chats(9), journal=tmp_path)
+    assert len(replies) == 9
+    assert len(server.asked) - before == 5, "the four answers that were there are not asked for again"
+
+
+def test_a_question_that_cannot_be_answered_is_given_up_alone(serve: Any) -> None:
+    def behaviour(one: Asked) -> Answer:
+        bad = {"question 1": error(400, "too long"), "question 2": completion(None)}
+        bad["question 3"] = completion("", "content_filter")
+        bad["question 4"] = error(500, "broken")
+        return bad.get(one.text) or Answer(content=echo(one).content, seconds=0.01)
+
+    replies = ask(serve(behaviour), chats(30, size=30), attempts=3, concurrency=6, max_wait=0.1)
+    faults = {key: reply.fault for key, reply in replies.items() if reply.fault}
+    assert faults == {
+        "row-1": "refused", "row-2": "nonsense", "row-3": "content_filter", "row-4": "no_reply"
+    }  # fmt: skip
+    assert replies["row-2"].tokens == 15, "three attempts were billed"
+
+
+def test_where_nothing_is_ever_answered_it_stops(serve: Any) -> None:
+    with pytest.raises(ServerError, match="first 20 questions brought no answer: 400 unknown field"):
+        ask(serve(lambda _: error(400, "unknown field")), chats(50))
+    server = serve(lambda _: error(404, "no such model"))
+    with pytest.raises(ServerError, match="404 no such model"):
+        ask(server, chats(50), concurrency=2)
+    assert len(server.asked) <= 3
+    with pytest.raises(ServerError, match=r"attempts.*Connect"):
+        ask(server, chats(1), attempts=2, url="http://127.0.0.1:9/v1")
+
+
+def test_a_budget_in_tokens_is_never_overdrawn_and_can_be_raised(serve: Any, tmp_path: Path) -> None:
+    server = serve(echo)  # a question takes 15 tokens, and can take 12 + 16 + 64
+    with pytest.raises(BudgetSpent, match=r"raise server\.budget"):
+        ask(server, chats(40), budget_tokens=400, journal=tmp_path)
+    first = len(server.asked)
+    assert 400 - 92 - 15 < 15 * first <= 400
+    with pytest.raises(BudgetSpent):  # a restart does not get a new budget
+        ask(server, chats(40), budget_tokens=400, journal=tmp_path)
+    assert len(server.asked) == first
+    assert len(ask(server, chats(40), budget_tokens=4000, journal=tmp_path)) == 40
+    assert len(server.asked) == 40, "nothing was paid for twice"
+
+
+def test_a_budget_in_money_is_shared_by_the_workers(serve: Any, tmp_path: Path) -> None:
+    server = serve(echo)
+    prices = {"price_in": 1e6, "price_out": 2e6, "budget": 2000.0}  # a question costs 20, at most 156
+    with pytest.raises(BudgetSpent):
+        ask(server, chats(200), worker=(1, 2), journal=tmp_path, **prices)
+    assert 1000 - 156 - 20 < 20 * len(server.asked) <= 1000
+    config = ServerConfig(**prices)
+    assert config.cost(10, 5) == 20
+    with pytest.raises(ConfigError, match="price_in"):
+        ServerConfig(budget=1.0)
+
+
+def test_no_usage_is_no_budget(serve: Any) -> None:
+    silent = {key: value for key, value in echo_content().items() if key != "usage"}
+    server = serve(lambda _: Answer(content=silent))
+    assert ask(server, chats(1))["row-0"].tokens == 0
+    with pytest.raises(ServerError, match="no budget can be kept"):
+        ask(server, chats(1), budget_tokens=1000)
+
+
+def echo_content() -> dict[str, Any]:
+    return dict(completion("text").content)
+
+
+def test_a_cut_line_of_the_journal_is_asked_again(serve: Any, tmp_path: Path) -> None:
+    server = serve(echo)
+    ask(server, chats(5), journal=tmp_path)
+    path = tmp_path / "answers-00000.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines)[:-20])
+    replies = ask(server, chats(5), journal=tmp_path, worker=(1, 2))
+    assert len(server.asked) == 6
+    assert len(replies) == 5
+    # a third run, as worker 0, finds the cut line followed by whole ones
+    ask(server, chats(7), journal=tmp_path)
+    ask(server, chats(7), journal=tmp_path)
+    assert len(server.asked) == 8
+    for line in (path.read_bytes() + (tmp_path / "answers-00001.jsonl").read_bytes()).splitlines():
+        if line.startswith(b"{") and line.endswith(b"}"):
+            assert json.loads(line)["asked"]
+
+
+def test_another_question_or_sampling_is_another_answer(serve: Any, tmp_path: Path) -> None:
+    server = serve(echo)
+    ask(server, [(0, [Chat("a", user("x")), Chat("b", user("x"))])], journal=tmp_path)
+    assert len(server.asked) == 2, "two rows with one text are two questions"
+    ask(server, [(0, [Chat("a", user("x", "You are terse."))])], journal=tmp_path)
+    ask(server, [(0, [Chat("a", user("x"), seed=1)])], journal=tmp_path)
+    ask(server, [(0, [Chat("a", user("x"))])], journal=tmp_path, extra={"top_k": 1})
+    assert len(server.asked) == 5
+    assert server.asked[2].body["messages"][0] == {"role": "system", "content": "You are terse."}
+    assert server.asked[3].body["seed"] == 1
+    assert server.asked[4].body["top_k"] == 1
+
+
+def test_the_key_is_sent_and_never_shown(
+    serve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    secret = "sk-test-4711-abcdef"
+    monkeypatch.setenv("MY_KEY", secret)
+    server = serve(echo)
+    ask(server, chats(2), journal=tmp_path, key_variable="MY_KEY")
+    assert server.asked[0].headers["Authorization"] == f"Bearer {secret}"
+    # a server that repeats the key in what it says
+    server = serve(lambda _: error(401, f"Incorrect key provided: {secret}"))
+    with pytest.raises(ServerError, match=r"401 Incorrect key provided: \*\*\*.*variable MY_KEY") as caught:
+        ask(server, chats(5), journal=tmp_path, key_variable="MY_KEY")
+    server = serve(lambda one: error(400, secret) if one.number else echo(one))
+    ask(server, chats(3), journal=tmp_path, key_variable="MY_KEY", concurrency=1)
+    written = b"".join(path.read_bytes() for path in tmp_path.iterdir()).decode()
+    settings = str(to_dict(ServerConfig(url=server.url, model="m", key_variable="MY_KEY")))
+    for shown in (str(caught.value), written, caplog.text, settings):
+        assert secret not in shown
+    monkeypatch.delenv("MY_KEY")
+    ask(serve(echo), chats(1), key_variable="MY_KEY")
+
+
+def test_an_address_that_cannot_work_says_why() -> None:
+    for url, why in {
+        "localhost:8000": "http://host",
+        "http://me:secret@host/v1": "no user",
+        "http://host/v1?key=secret": "query",
+    }.items():
+        with pytest.raises(ConfigError, match=why) as caught:
+            ServerConfig(url=url)
+        assert "secret" not in str(caught.value)
+    with pytest.raises(ConfigError, match="url and model"):
+        ChatServer(ServerConfig(url="http://host/v1"), GREEDY)

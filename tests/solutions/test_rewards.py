@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scalequest.chat import bind, load_format, load_tokenizer
+from scalequest.config import ConfigError, RunOptions
+from scalequest.engines.base import Block, EngineConfig, Request
+from scalequest.engines.scoring import open_scorer
+from scalequest.solutions.internlm2 import register
+from scalequest.solutions.rewards import ScoreConfig, reward_ids, reward_token, score
+from stage_support import dropped, kept, opened
+from tiny_model import stories
+
+
+@pytest.fixture(scope="module")
+def scorer_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with a head of one number, untrained."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    folder = tmp_path_factory.mktemp("scorer")
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=1, pad_token_id=0)
+    model.save_pretrained(folder)
+    load_tokenizer(str(tiny_model)).save_pretrained(folder)
+    return folder
+
+
+def scored(folder: Path, model: Path, rows: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+    run = RunOptions(output_dir=str(folder), block_size=2, track="none")
+    config = ScoreConfig(input=["x"], model_name_or_path=str(model), **more)
+    tokenizer = load_tokenizer(str(model))
+    chat = bind(load_format(config.chat_format), tokenizer) if config.chat_format else None
+    with open_scorer(str(model), EngineConfig(name="transformers")) as scorer:
+        return score(opened("score", run, config), rows, scorer, chat, tokenizer, config, run)
+
+
+def test_every_complete_response_gets_its_reward(tmp_path: Path, scorer_model: Path) -> None:
+    rows = [
+        {
+            "id": f"q-{n}",
+            "question": question,
+            "responses": [solution, "cut", "a <|user|> b", solution + " "],
+            "finish_reasons": ["stop", "length", "stop", "stop"],
+        }
+        for n, (question, solution) in enumerate(stories(3))
+    ]
+    rows.append({"id": "q-x", "question": "What?", "responses": ["cut"], "finish_reasons": ["length"]})
+    receipt = scored(tmp_path, scorer_model, rows, chat_format="tinymath")
+    assert receipt["dropped"] == {"no_reward": 1}
+    assert receipt["counts"]["prompt_tokens"] > 0
+    for row in kept(tmp_path):
+        first, cut, markup, again = row["rewards"]
+        assert cut is markup is None
+        assert isinstance(first, float)
+        assert first == pytest.approx(again), "texts are stripped"
+    assert len({row["rewards"][0] for row in kept(tmp_path)}) == 3
+
+
+def test_questions_get_the_difficulty_that_the_model_was_trained_to_give(
+    tmp_path: Path, scorer_model: Path
+) -> None:
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    questions = [question for question, _ in stories(3)]
+    rows = [{"id": f"q-{n}", "question": text} for n, text in enumerate([*questions, "many " * 600])]
+    receipt = scored(tmp_path, scorer_model, rows, what="question")
+    assert receipt["dropped"] == {"too_long": 1}
+    assert dropped(tmp_path)[0]["id"] == "q-3"
+    model, tokenizer = (
+        AutoModelForSequenceClassification.from_pretrained(scorer_model),
+        load_tokenizer(str(scorer_model)),
+    )
+    for row in kept(tmp_path):
+        with torch.inference_mode():  # as training/difficulty.py encodes a question: bare, no markup
+            value = model(torch.tensor([tokenizer(row["question"])["input_ids"]])).logits.item()
+        assert row["difficulty"] == pytest.approx(value, abs=1e-5)
+
+
+def test_a_reward_model_without_a_format_is_refused() -> None:
+    with pytest.raises(ConfigError, match="chat_format"):
+        ScoreConfig(input=["x"], model_name_or_path="m")
+
+
+def test_what_follows_the_response(tiny_chat: Any, tmp_path: Path) -> None:
+    prompt, target = tiny_chat.solve_ids("What is 3 + 4?", "7")
+    newline = tiny_chat.tokenizer("\n", add_special_tokens=False)["input_ids"]
+    assert reward_ids("What is 3 + 4?", "7", tiny_chat, "\n", 9) == [*prompt, *target, *newline, 9]
+    assert reward_ids("What is 3 + 4?", "7", tiny_chat) == [*prompt, *target]
+    (tmp_path / "config.json").write_text(json.dumps({"reward_token_id": 92527}))
+    assert reward_token(str(tmp_path)) == 92527
+    assert reward_token(str(tmp_path / "none")) is None
+
+
+@pytest.mark.slow
+def test_internlm2_reward_on_vllm_is_the_llama_that_it_is_made_of(tmp_path: Path) -> None:
+    """Random weights in InternLM2's layout; the same ones in a Llama say what its head must give."""
+    import torch
+    from safetensors.torch import save_file
+    from transformers import LlamaConfig, LlamaModel
+
+    torch.manual_seed(0)
+    heads, groups, size, layers, vocabulary = 4, 2, 128, 2, 96
+    llama = LlamaModel(
+        LlamaConfig(
+            vocab_size=vocabulary, hidden_size=size, intermediate_size=256, num_hidden_layers=layers,
+            num_attention_heads=heads, num_key_value_heads=groups, max_position_embeddings=128,
+            rms_norm_eps=1e-5, initializer_range=0.1, rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+        )
+    ).eval()  # fmt: skip
+    head = torch.randn(1, size) / 10
+    own = llama.state_dict()
+    weights = {
+        "model.tok_embeddings.weight": own["embed_tokens.weight"],
+        "model.norm.weight": own["norm.weight"],
+    }
+    for n in range(layers):
+        new, old = f"model.layers.{n}.", f"layers.{n}."
+        q, k, v = (own[f"{old}self_attn.{name}_proj.weight"] for name in "qkv")
+        # InternLM2 keeps the queries of a group beside the group's key and value
+        parts = [part.view(groups, -1, size // heads, size) for part in (q, k, v)]
+        weights |= {
+            f"{new}attention.wqkv.weight": torch.cat(parts, 1).reshape(-1, size).contiguous(),
+            f"{new}attention.wo.weight": own[f"{old}self_attn.o_proj.weight"],
+            f"{new}feed_forward.w1.weight": own[f"{old}mlp.gate_proj.weight"],
+            f"{new}feed_forward.w3.weight": own[f"{old}mlp.up_proj.weight"],
+            f"{new}feed_forward.w2.weight": own[f"{old}mlp.down_proj.weight"],
+            f"{new}attention_norm.weight": own[f"{old}input_layernorm.weight"],
+            f"{new}ffn_norm.weight": own[f"{old}post_attention_layernorm.weight"],
+        }
+    save_file(
+        {name: w.clone() for name, w in (weights | {"v_head.weight": head}).items()},
+        tmp_path / "model.safetensors",
+    )
+    config = {
+        "architectures": ["InternLM2ForRewardModel"], "model_type": "internlm2", "vocab_size": vocabulary,
+        "hidden_size": size, "intermediate_size": 256, "num_hidden_layers": layers, "num_attention_heads": heads,
+        "num_key_value_heads": groups, "max_position_embeddings": 128, "rms_norm_eps": 1e-5, "bias": False,
+        "rope_theta": 1_000_000, "rope_scaling": {"type": "dynamic", "factor": 1.0}, "reward_token_id": 90,
+        "torch_dtype": "float32", "auto_map": {"AutoConfig": "somebody--code.Config"},
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    register()
+    rows = [[1, 5, 9, 33, 90], [1, 7, 90]]
+    with open_scorer(str(tmp_path), EngineConfig(name="vllm", dtype="float32")) as scorer:
+        requests = [Request(str(n), ids, None) for n, ids in enumerate(rows)]
+        [(_, scores)] = scorer.score([Block(0, requests)])
+    for ids, one in zip(rows, scores, strict=True):
+        with torch.inference_mode():
+            hidden = llama(torch.tensor([ids])).last_hidden_state[0, -1]
+        assert one.value == pytest.approx((head @ hidden).item(), abs=1e-4)

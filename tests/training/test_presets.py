@@ -1,0 +1,186 @@
+"""Every training preset parses, names its sources, and fits; every pipeline's stages parse."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+from training_support import RECIPES, recipe
+
+from scalequest import estimate
+from scalequest.chat import load_format
+from scalequest.config import build, read_yaml
+
+ROOT = RECIPES.parent
+TRAINING = ("qft", "qpo", "difficulty", "sft")
+PRESETS = sorted(path for name in (*TRAINING, "sft_*") for path in RECIPES.glob(f"*/{name}.yaml"))
+LARGE = [path for path in PRESETS if path.parent.name.endswith(("7b", "8b"))]
+PAPER_LR = {"qwen2_math_7b": 1e-5, "deepseek_math_7b": 5e-5, "mistral_7b": 1e-5, "llama3_8b": 5e-5}
+
+
+def name_of(path: Path) -> str:
+    return f"{path.parent.name}-{path.stem}"
+
+
+def stage_of(path: Path) -> str:
+    return path.stem.partition("_")[0]
+
+
+@pytest.fixture(scope="module")
+def table() -> Any:
+    sys.path.insert(0, str(RECIPES))
+    try:
+        yield import_module("table")
+    finally:
+        sys.path.remove(str(RECIPES))
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=name_of)
+def test_every_preset_is_read_by_its_recipe(path: Path) -> None:
+    settings = {**read_yaml(path), "use_cpu": True}
+    args, training_args, _ = build(recipe(stage_of(path)).types(), settings, str(path))
+    load_format(args.chat_format)
+    assert training_args.output_dir == f"runs/{path.parent.name.removesuffix('_135m')}/{path.stem}"
+
+
+@pytest.mark.parametrize("path", LARGE, ids=name_of)
+def test_every_value_names_its_source(path: Path, table: Any) -> None:
+    preset = table.read_preset(path)
+    assert preset.stage == stage_of(path)
+    assert preset.topology.processes == 1 or preset.settings["ddp_timeout"] >= 3600
+    untold = {"output_dir", "input"} - set(preset.tags)
+    assert set(preset.settings) - set(preset.tags) <= untold | {"columns"}
+    assert f"recipes/{path.parent.name}/{path.stem}.yaml" in path.read_text().partition("\n\n")[0]
+
+
+@pytest.mark.parametrize("path", LARGE, ids=name_of)
+def test_every_run_fits_the_card_that_its_head_names(path: Path, table: Any) -> None:
+    import re
+
+    preset = table.read_preset(path)
+    outputs = {read_yaml(p)["output_dir"]: read_yaml(p)["model_name_or_path"] for p in LARGE}
+    sizes = read_yaml(RECIPES / "architectures.yaml")[table.base_model(preset, outputs)]
+    model, work = estimate.Architecture(**sizes), estimate.Work.of(*preset.parts[1:])
+    card = int(re.search(r"of (\d+) GB", path.read_text())[1])  # type: ignore[index]
+    assert estimate.memory(model, work, preset.topology).total <= card * 1e9
+
+
+def test_the_papers_values() -> None:
+    for profile, lr in PAPER_LR.items():
+        sft = read_yaml(RECIPES / profile / "sft.yaml")
+        assert (sft["learning_rate"], sft["num_train_epochs"], sft["max_length"]) == (lr, 3, 4096)
+        assert 8 * sft["per_device_train_batch_size"] * sft["gradient_accumulation_steps"] == 64
+    for profile in ("qwen2_math_7b", "deepseek_math_7b"):
+        qft, qpo = (read_yaml(RECIPES / profile / f"{name}.yaml") for name in ("qft", "qpo"))
+        assert (qft["learning_rate"], qft["num_train_epochs"]) == (2e-5, 1)
+        tokens = (
+            8 * qft["max_length"] * qft["per_device_train_batch_size"] * qft["gradient_accumulation_steps"]
+        )
+        assert tokens == 32 * 256, "not as many tokens a step as the paper's code"
+        assert (qpo["learning_rate"], qpo["num_train_epochs"], qpo["beta"]) == (5e-7, 1, 0.1)
+        assert 8 * qpo["per_device_train_batch_size"] * qpo["gradient_accumulation_steps"] == 128
+
+
+def test_the_comparisons_differ_in_their_data_alone() -> None:
+    base = read_yaml(RECIPES / "qwen2_math_7b/sft.yaml")
+    others = sorted((RECIPES / "qwen2_math_7b").glob("sft_400k*.yaml"))
+    assert len(others) == 6
+    for path in others:
+        other = read_yaml(path)
+        changed = {key for key in {*base, *other} if base.get(key) != other.get(key)}
+        assert changed - {"columns", "sample"} == {"input", "output_dir"}, path
+        assert other["input"][0].startswith("hub:")
+
+
+def test_the_table_has_a_row_a_run(table: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert table.main(table.parser().parse_args(["--sources"])) == 0
+    out = capsys.readouterr().out
+    rows = [line for line in out.splitlines() if line.startswith("| ") and "_7b/" in line.split("|")[1]]
+    assert len(rows) == sum("_7b" in path.parent.name for path in LARGE)
+    assert any("qwen2_math_7b/qft" in row and row.rstrip(" |").endswith("1.9") for row in rows)
+    assert estimate.ASSUMPTIONS in out
+
+
+MODELS = ["Qwen/Qwen2-Math-7B", "mistralai/Mistral-7B-v0.1", "meta-llama/Meta-Llama-3-8B"]
+
+
+@pytest.mark.parametrize("name", [*MODELS, "deepseek-ai/deepseek-math-7b-base"])
+def test_the_formula_counts_the_weights_of_the_real_architecture(name: str) -> None:
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import (
+        AutoModelForCausalLM,
+        AutoModelForSequenceClassification,
+        LlamaConfig,
+        MistralConfig,
+        Qwen2Config,
+    )
+
+    sizes = read_yaml(RECIPES / "architectures.yaml")[name]
+    config = {"Qwen": Qwen2Config, "mistralai": MistralConfig}.get(name.partition("/")[0], LlamaConfig)(
+        **{key: value for key, value in sizes.items() if key != "qkv_bias"}, tie_word_embeddings=False
+    )
+    model = estimate.Architecture(**sizes)
+    assert estimate.Architecture.of(config) == model
+    with torch.device("meta"):
+        real = AutoModelForCausalLM.from_config(config)
+        config.num_labels = 1
+        scorer = AutoModelForSequenceClassification.from_config(config)
+        assert model.parameters() == sum(weight.numel() for weight in real.parameters())
+        assert model.parameters(head=False) == sum(weight.numel() for weight in scorer.parameters())
+        adapted = get_peft_model(real, LoraConfig(r=8, target_modules="all-linear"))
+    trained = sum(weight.numel() for weight in adapted.parameters() if weight.requires_grad)
+    assert trained == model.lora(8)
+
+
+def test_what_does_not_fit_is_told_what_to_change() -> None:
+    model = estimate.Architecture(**read_yaml(RECIPES / "architectures.yaml")["Qwen/Qwen2-Math-7B"])
+    work = estimate.Work(rows=4, length=4096, checkpointing=False)
+    ddp, zero3 = (estimate.Topology.of(ROOT / f"accelerate_configs/{name}.yaml") for name in ("ddp", "zero3"))
+    said = estimate.verdict(model, work, ddp, 40 * estimate.GIB)
+    assert "DOES NOT FIT" in said
+    assert "gradient_checkpointing: true" in said
+    assert "zero3.yaml" in said
+    small = replace(work, rows=1, checkpointing=True)
+    assert estimate.verdict(model, small, zero3, 40 * estimate.GIB).endswith("fits")
+    one = estimate.remedies(model, work, estimate.Topology(), 24 * estimate.GIB)
+    assert one[-1].startswith("load_in_4bit") or one[-1].startswith("use_peft")
+
+
+def test_spreading_costs_a_rank_less() -> None:
+    model = estimate.Architecture(**read_yaml(RECIPES / "architectures.yaml")["Qwen/Qwen2-Math-7B"])
+    work = estimate.Work(rows=1, length=1024)
+    needs = [
+        estimate.memory(model, work, estimate.Topology.of(ROOT / f"accelerate_configs/{name}.yaml")).total
+        for name in ("zero2", "zero3", "zero3_offload")
+    ]
+    assert needs == sorted(needs, reverse=True)
+
+
+PIPELINES = sorted(path for pattern in ("pipeline", "from_*") for path in RECIPES.glob(f"*/{pattern}.yaml"))
+
+
+@pytest.mark.parametrize("path", PIPELINES, ids=name_of)
+def test_every_training_stage_of_a_pipeline_parses(
+    path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from scalequest.config import parse
+    from scalequest.pipeline import load, plan
+
+    monkeypatch.setenv("SCALEQUEST_DATA", str(tmp_path))
+    steps = plan(load(path), tmp_path / "out")
+    assert steps
+    for step in steps:
+        script = Path(step.spec.script)
+        if script.parent.name == "recipes" and script.stem in TRAINING:
+            argv = list(step.command[step.command.index(step.spec.script) + 1 :])
+            parse(*recipe(script.stem).types(), argv=[*argv, "--use_cpu", "true", "--bf16", "false"])
+
+
+def test_pipelines_can_start_in_the_middle() -> None:
+    starts = {path.stem for path in PIPELINES if path.parent.name == "qwen2_math_7b"}
+    assert starts >= {"from_generators", "from_dataset", "from_questions"}

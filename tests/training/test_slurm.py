@@ -1,0 +1,88 @@
+"""The batch script: topology from the accelerate file, the global batch kept, a requeue that tells apart."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from scalequest.config import ConfigError, parse
+
+ROOT = Path(__file__).parents[2]
+SFT = ["recipes/sft.py", "--config", "recipes/mistral_7b/sft.yaml"]
+
+
+def script(*args: str) -> str:
+    command = [sys.executable, "slurm/launch.py", *args]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+
+
+def launched(text: str) -> list[str]:
+    """Words after `accelerate launch` in the script."""
+    import shlex
+
+    line = next(line for line in text.splitlines() if line.startswith("srun"))
+    return shlex.split(shlex.split(line)[4])
+
+
+def test_topology_is_the_accelerate_files() -> None:
+    text = script("accelerate_configs/zero3.yaml", *SFT)
+    assert "#SBATCH --nodes=1\n" in text
+    assert "#SBATCH --gpus-per-node=8\n" in text
+    words = launched(text)
+    assert words[words.index("--num_processes") + 1] == "8"
+    assert "--gradient_accumulation_steps" not in words
+    assert subprocess.run(["bash", "-n"], input=text, text=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(("nodes", "steps"), [(2, "4"), (8, "1")])
+def test_more_machines_keep_the_global_batch(nodes: int, steps: str) -> None:
+    from training_support import recipe
+
+    words = launched(script("--nodes", str(nodes), "accelerate_configs/zero3.yaml", *SFT))
+    assert words[words.index("--num_machines") + 1] == str(nodes)
+    assert words[words.index("--num_processes") + 1] == str(8 * nodes)
+    argv = [*words[words.index("recipes/sft.py") + 1 :], "--use_cpu", "--bf16", "false"]
+    _, training, _ = parse(*recipe("sft").types(), argv=argv)
+    assert training.gradient_accumulation_steps == int(steps)
+
+
+def test_a_batch_that_cannot_be_kept_is_refused() -> None:
+    sys.path.insert(0, str(ROOT / "slurm"))
+    try:
+        import launch  # type: ignore[import-not-found]
+    finally:
+        sys.path.remove(str(ROOT / "slurm"))
+    with pytest.raises(ConfigError, match="gradient_accumulation_steps: 8 on 1 machine"):
+        launch.script("accelerate_configs/zero3.yaml", SFT, 3, ())
+    with pytest.raises(ConfigError, match="output_dir"):
+        launch.script("accelerate_configs/zero3.yaml", ["recipes/sft.py"], None, ())
+
+
+@pytest.mark.parametrize(("outcome", "requeued", "status"), [
+    ("exit 75", True, 0), ("touch {out}/stopped.json; exit 1", True, 0), ("exit 1", False, 1), ("exit 0", False, 0),
+])  # fmt: skip
+def test_only_a_stopped_run_goes_back_into_the_queue(
+    outcome: str, requeued: bool, status: int, tmp_path: Path
+) -> None:
+    """The script itself, under bash, with stand-ins for Slurm's commands, told to stop as Slurm would."""
+    text = script("accelerate_configs/zero3.yaml", *SFT, "--output_dir", str(tmp_path))
+    told = outcome != "exit 0" and outcome != "exit 1"
+    wait = "trap 'kill $! ; " + outcome.format(out=tmp_path) + "' TERM; sleep 30 & wait $!"
+    body = f"#!/bin/bash\n{wait if told else outcome}\n"
+    scontrol = f'#!/bin/bash\n[ "$1" = requeue ] && echo "$2" > {tmp_path}/requeued || echo node0\n'
+    for name, content in (("srun", body), ("scontrol", scontrol)):
+        (tmp_path / name).write_text(content)
+        (tmp_path / name).chmod(0o755)
+    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_NODELIST": "node0"}
+    job = subprocess.Popen(["bash", "-c", text], env={**env, "SLURM_JOB_ID": "7"}, stdout=subprocess.DEVNULL)
+    if told:
+        time.sleep(1)
+        job.send_signal(signal.SIGTERM)
+    assert job.wait(timeout=20) == status
+    assert (tmp_path / "requeued").exists() == requeued
