@@ -79,7 +79,8 @@ def main() -> None:
             cut = ", cut" if row["truncated"] else ""
             print(
                 f"  {row['id']}: right only by {who}{cut}; reference {row['reference']!r}, "
-                f"ours {row['extracted']!r} ({row['rule']}), {name} {row['theirs']!r}; the end: {row['completion'][-120:]!r}"
+                f"ours {row['extracted']!r} ({row['rule']}), {name} {row['theirs']!r}; "
+                f"the end: {row['completion'][-120:]!r}"
             )
 
 

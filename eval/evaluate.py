@@ -28,6 +28,10 @@ Grade saved outputs again, by today's grader, and no model asked:
 
     python eval/evaluate.py --regrade runs/tiny/evaluate --output_dir runs/tiny/regraded
 
+Read where math-verify judges otherwise, of an evaluation that is finished or not, in OUTPUT/<label>/audit.html:
+
+    python eval/evaluate.py --config recipes/tiny/evaluate.yaml --audit true
+
 Hardware: a 24 GB GPU for each copy of a 7B model, or 2 CPU cores for the tiny ones. Each model runs in a
 process of its own, its engine started once for all benchmarks; answers are graded beside it. Interrupted, it
 goes on behind its last whole block when started again.
@@ -95,6 +99,8 @@ def main(run: RunOptions, config: EvaluationConfig, words: Sequence[str]) -> Non
     # 3. One table of all
     if stage is not None:
         gather(stage, config)
+        if config.audit:
+            audit_all(stage, config)
 
 
 def evaluate_one(
@@ -213,6 +219,21 @@ def gather(stage: Stage, config: EvaluationConfig) -> None:
         stage.write_block(0, [result_row(result) for result in results], **spent)
         stage.finish(rows_in=len(results), card=tables.markdown(shown, title="Evaluation"))
     tables.show(shown)
+
+
+def audit_all(stage: Stage, config: EvaluationConfig) -> None:
+    """Write a page a model of the outputs on which our grader and math-verify differ."""
+    from scalequest.evaluation.examinee import visible
+    from scalequest.grading import Grader
+    from scalequest.grading.audit import audit
+
+    with Grader(config.grading) as grader:
+        for label in config.models:
+            rows = read_rows(stage.output_dir / label)
+            graded = [{**row, "completion": visible(row["completion"])[0]} for row in rows]
+            page = stage.output_dir / label / "audit.html"
+            differing = audit(graded, page, grader=grader)
+            print(f"{label}: math-verify judges {len(differing)} of {len(rows)} outputs otherwise: {page}")
 
 
 def with_settings(words: Sequence[str]) -> list[str]:

@@ -25,14 +25,11 @@ language, 19.4 % to solvability and 9.2 % to difficulty, as shares of all.
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from contextlib import ExitStack
-from glob import glob
 from typing import Any
 
-from scalequest.config import ConfigError, RunOptions, parse, to_dict
-from scalequest.questions.contamination import ContaminationRule, TestQuestion
+from scalequest.config import RunOptions, parse, to_dict
 from scalequest.questions.filters import VERSION, FilterConfig, filter_questions
 from scalequest.stages import begin, explained, tracked
 
@@ -45,12 +42,13 @@ def main(run: RunOptions, config: FilterConfig) -> None:
     index, workers = worker(config.engine.tensor_parallel_size)
     from scalequest.chat import bind, load_format, load_tokenizer
     from scalequest.engines.base import open_generator
+    from scalequest.evaluation.held_out import digest, read_tests
     from scalequest.questions.prompts import load_prompt
     from scalequest.records import model_fingerprint, read_inputs, source_fingerprint
 
     # 2. The folder, and the fingerprint of all that can change a row
     model, revision = config.model_name_or_path or "", config.model_revision
-    tests = benchmark_questions(config.contamination) if "contamination" in config.steps else []
+    tests = read_tests(config.contamination) if "contamination" in config.steps else []
     inputs = {source: source_fingerprint(source) for source in config.input}
     identity: dict[str, Any] = {"benchmarks": digest(tests)}
     prompt = None
@@ -89,32 +87,6 @@ def main(run: RunOptions, config: FilterConfig) -> None:
             prompt=prompt,
             tracker=tracker,
         )
-
-
-def benchmark_questions(rule: ContaminationRule) -> list[TestQuestion]:
-    """Questions of all benchmarks, each with its name and id; patterns are paths of YAML files."""
-    from scalequest.evaluation.benchmarks import load_benchmark
-    from scalequest.records import read_rows
-
-    tests = [
-        TestQuestion(one.source, str(number), row["question"])
-        for one in rule.against
-        for number, row in enumerate(read_rows(one.source, columns={"question": one.column}))
-    ]
-    for pattern in rule.benchmarks:
-        files = sorted(glob(pattern))
-        if not files:
-            raise ConfigError(f"contamination.benchmarks: {pattern}: no such file")
-        for file in files:
-            benchmark = load_benchmark(file)
-            tests += [TestQuestion(benchmark.name, one.id, one.question) for one in benchmark.problems]
-    return tests
-
-
-def digest(tests: list[TestQuestion]) -> str:
-    """Identify the benchmarks' questions, wherever they were read from."""
-    text = "\0".join(test.question for test in tests)
-    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
 if __name__ == "__main__":

@@ -22,6 +22,10 @@ its key in the environment (server.key_variable says under which name):
     python recipes/optimize_questions.py --config recipes/qwen2_math_7b/optimize_questions.yaml \
         --rewriter server --server.url http://localhost:8000/v1 --server.model Qwen/Qwen2-Math-7B-Instruct
 
+A cluster on which `ray start` has been run, or this machine (slurm/ray_cluster.sbatch starts one):
+
+    python recipes/optimize_questions.py --config recipes/qwen2_math_7b/optimize_questions.yaml --launch ray
+
 Hardware: none for the rules or a server elsewhere; a 24 GB GPU for each copy of a 7B model. The paper's
 10,000 pairs a generator cost it about $3 of an API each (its table 4). Interrupted, answers that were paid
 for are not asked for again.
@@ -50,6 +54,13 @@ from scalequest.stages import begin, explained, tracked
 
 def main(run: RunOptions, config: RewriteConfig) -> None:
     """Read the questions, load the rewriter, rewrite, write."""
+    from scalequest.engines.launch import on_ray
+
+    if on_ray(config.launch):
+        from scalequest.engines.ray_launch import spread
+
+        return spread(main, run, config)
+
     # 1. Which of the launched processes this is, before anything that looks at devices is imported
     from scalequest.engines.launch import worker
 

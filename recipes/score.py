@@ -47,7 +47,7 @@ def main(run: RunOptions, config: ScoreConfig) -> None:
     model, revision = config.model_name_or_path, config.model_revision
     inputs = {source: source_fingerprint(source) for source in config.input}
     inputs[model] = model_fingerprint(model, revision)
-    identity: dict[str, Any] = {"reward_token": reward_token(model)}
+    identity: dict[str, Any] = {"reward_token": reward_token(model, revision)}
     if config.chat_format:
         chat_format = load_format(config.chat_format)
         identity["chat_format"] = to_dict(chat_format)

@@ -15,6 +15,10 @@ Many nodes, once on each, with output_dir on a file system that all of them see:
         --machine_rank $SLURM_NODEID --main_process_ip $HEAD_NODE --main_process_port 29500 \
         recipes/solve_questions.py --config recipes/qwen2_math_7b/solve_questions.yaml
 
+A cluster on which `ray start` has been run, or this machine (slurm/ray_cluster.sbatch starts one):
+
+    python recipes/solve_questions.py --config recipes/qwen2_math_7b/solve_questions.yaml --launch ray
+
 Hardware: a 24 GB GPU for each copy of a 7B model; five responses to each of the paper's million questions
 took 251 hours of an A100-40G (its table 4). Interrupted, it goes on behind its last whole block when
 started again.
@@ -42,6 +46,13 @@ from scalequest.stages import begin, explained, tracked
 
 def main(run: RunOptions, config: SolveConfig) -> None:
     """Read the questions, load the solver, sample, write."""
+    from scalequest.engines.launch import on_ray
+
+    if on_ray(config.launch):
+        from scalequest.engines.ray_launch import spread
+
+        return spread(main, run, config)
+
     # 1. Which of the launched processes this is, before anything that looks at devices is imported
     from scalequest.engines.launch import worker
 

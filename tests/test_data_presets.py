@@ -12,6 +12,8 @@ from scalequest.questions.filters import FilterConfig
 from scalequest.questions.generation import GenerationConfig
 from scalequest.questions.prompts import load_prompt
 from scalequest.questions.rewriting import RewriteConfig
+from scalequest.solutions.assembly import AssembleConfig
+from scalequest.solutions.rewards import ScoreConfig
 from scalequest.solutions.selection import SelectConfig
 from scalequest.solutions.solving import SolveConfig
 
@@ -21,8 +23,12 @@ STAGES = {
     "optimize_questions": RewriteConfig,
     "filter_questions": FilterConfig,
     "filter_difficulty": FilterConfig,
+    "filter_by_difficulty": FilterConfig,
     "solve_questions": SolveConfig,
+    "score_": ScoreConfig,
     "select_solutions": SelectConfig,
+    "select_by_reward": SelectConfig,
+    "assemble_dataset": AssembleConfig,
 }
 PRESETS = [path for stage in STAGES for path in sorted(RECIPES.glob(f"*/{stage}*.yaml"))]
 

@@ -24,6 +24,9 @@ RECIPES = (
     "filter_questions",
     "solve_questions",
     "select_solutions",
+    "score",
+    "assemble_dataset",
+    "dataset_statistics",
 )
 HEAVY = ("torch", "transformers", "vllm", "trl", "datasets", "wandb", "pyarrow", "math_verify")
 

@@ -49,6 +49,7 @@ _OURS = (
     *("not_finite", "stopped.json", "calibration.png", "holdout.jsonl", "report.html", "report.json"),
     "pairs.html",
 )
+SESSION = "SCALEQUEST_SESSION"  # variable by which a launcher tells one launch's workers, restarted ones too
 _RUNNING, _READY = 0, 1  # bytes of `.lock` that worker 0 holds: while it runs, and once the folder is set up
 
 log = logging.getLogger(__name__)
@@ -144,7 +145,7 @@ class Stage:
                         "inputs": dict(inputs or {}),
                         **_code(),
                         "started": receipt["started"] if receipt else _now(),
-                        "session": secrets.token_hex(8),
+                        "session": os.environ.get(SESSION) or secrets.token_hex(8),
                         "finished": False,
                     }
                     _write(folder / "receipt.json", _json(receipt))
@@ -452,17 +453,39 @@ def _set_up(folder: Path, identity: Mapping[str, Any], digest: str, fresh: bool)
             )
         return None
     if fresh or receipt.get("removing"):
-        # The receipt goes first, or the rest would look finished; and it goes as a note, so that after a kill
-        # halfway the next run knows the folder as a stage's and clears the rest.
-        _write(folder / "receipt.json", _json({**receipt, "finished": False, "removing": True}))
-        for name in _OURS:
-            for path in folder.glob(name):
-                if path.name == "receipt.json":
-                    continue
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        _remove(folder, receipt)
         return None
     _same_or_raise(folder, receipt, identity, digest)
     return receipt
+
+
+def _remove(folder: Path, receipt: Mapping[str, Any]) -> None:
+    """Remove what a stage has written, the receipt apart, which says so."""
+    # The receipt goes first, or the rest would look finished; and it goes as a note, so that after a kill
+    # halfway the next run knows the folder as a stage's and clears the rest.
+    _write(folder / "receipt.json", _json({**receipt, "finished": False, "removing": True}))
+    for name in _OURS:
+        for path in folder.glob(name):
+            if path.name == "receipt.json":
+                continue
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def clear(output_dir: str | Path) -> None:
+    """Remove what a stage has written into its folder, as `fresh` does, before any worker is started.
+
+    Raises:
+        StageError: another run is on it, or it is no stage's.
+    """
+    folder = Path(output_dir)
+    if folder.is_dir():
+        with _one_line(folder):
+            lock = _take_lock(folder)
+            try:
+                if (receipt := _read_receipt(folder)) is not None:
+                    _remove(folder, receipt)
+            finally:
+                os.close(lock)
 
 
 def _joined(folder: Path, identity: Mapping[str, Any], digest: str, fresh: bool) -> dict[str, Any]:

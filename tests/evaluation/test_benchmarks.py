@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from scalequest.config import ConfigError
-from scalequest.evaluation.benchmarks import content_sha256, load_benchmark
+from scalequest.evaluation.benchmarks import Problem, content_sha256, load_benchmark
 
 ROWS = [
     {"question": " What is 1 + 1? ", "answer": "It is\n#### 2", "steps": 1},
@@ -22,6 +22,68 @@ def written(folder: Path, *lines: str, rows: int = 2) -> Path:
         "\n".join(["name: small", "source: small.jsonl", f"rows: {rows}", f"sha256: {digest}", *lines])
     )
     return path
+
+
+SIZES = {
+    **{"gsm8k": 1319, "math": 5000, "math500": 500, "college_math": 2818, "olympiadbench": 675},
+    **{"svamp": 1000, "asdiv": 2215, "minerva_math": 272, "theoremqa": 747, "gaokao2023en": 385},
+    **{"amc23": 40, "aime24": 30},
+}
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", SIZES)
+def test_every_benchmark_with_data(name: str, root: Path, data_dir: Path) -> None:
+    benchmark = load_benchmark(root / f"eval/benchmarks/{name}.yaml")
+    assert (benchmark.name, len(benchmark.problems)) == (name, SIZES[name])
+    patched = load_benchmark(root / f"eval/benchmarks/{name}.yaml", patches=True)
+    assert all(problem.question and problem.answer for problem in patched.problems)
+
+
+def test_every_benchmark_has_a_test(root: Path) -> None:
+    files = {path.stem for path in (root / "eval/benchmarks").glob("*.yaml")}
+    assert files - set(SIZES) == {"tinymath_test", "tinymath_combinations", "tinymath_longer"}
+
+
+@pytest.mark.data
+def test_references_as_they_would_be_written(root: Path, data_dir: Path) -> None:
+    def first(name: str) -> Problem:
+        return load_benchmark(root / f"eval/benchmarks/{name}.yaml", limit=1).problems[0]
+
+    svamp = first("svamp")
+    assert svamp.answer == "145"
+    assert " into 93 groups. How big is each" in svamp.question  # its body has no full stop
+    assert first("asdiv").answer == "9"
+    assert first("minerva_math").answer == "1.6"
+    assert first("aime24").answer == "204"
+    theorem = load_benchmark(root / "eval/benchmarks/theoremqa.yaml")
+    lists = [p for p in theorem.problems if p.metadata["Answer_type"] == "list of integer"]
+    assert lists[0].judging.several
+    assert "," in lists[0].answer
+    assert {p.judging.relative for p in theorem.problems if p.metadata["Answer_type"] == "integer"} == {0.0}
+    assert {p.judging.relative for p in theorem.problems if p.metadata["Answer_type"] == "float"} == {0.04}
+
+
+@pytest.mark.data
+def test_olympiadbench_has_its_own_rules(root: Path, data_dir: Path) -> None:
+    problems = load_benchmark(root / "eval/benchmarks/olympiadbench.yaml").problems
+    assert sum(problem.judging.several for problem in problems) == 94
+    assert sum(problem.judging.unit is not None for problem in problems) == 8
+    assert [p.judging.tolerance for p in problems if p.judging.tolerance is not None] == [0.1]
+
+
+@pytest.mark.data
+def test_patches_are_applied_on_request_and_said(root: Path, data_dir: Path) -> None:
+    plain = load_benchmark(root / "eval/benchmarks/math.yaml")
+    patched = load_benchmark(root / "eval/benchmarks/math.yaml", patches=True)
+    changed = [(old, new) for old, new in zip(plain.problems, patched.problems, strict=True) if old != new]
+    assert len(changed) == 12
+    assert plain.patched is None
+    assert patched.patched is not None
+    assert patched.sha256 == plain.sha256
+    by_id = {new.id: new for _, new in changed}
+    assert by_id["test/414"].answer == "-2,1"
+    assert (by_id["test/2716"].answer, by_id["test/2716"].also) == ("(10,0)", ("(0,0)",))
 
 
 def test_every_benchmark_of_the_repository_is_what_its_file_says(root: Path) -> None:
@@ -72,7 +134,17 @@ def test_a_wrong_key_or_column_is_one_line(tmp_path: Path) -> None:
         load_benchmark(written(tmp_path, "answer: gold"))
 
 
+def test_parts_of_an_answer_and_rows(tmp_path: Path) -> None:
+    found = load_benchmark(written(tmp_path, "where: {steps: 1}", "answer_box: false"))
+    assert [problem.id for problem in found.problems] == ["00000"]
+    with pytest.raises(ConfigError, match="row 1: no box in its answer"):
+        load_benchmark(written(tmp_path, "answer_box: true"))
+    (tmp_path / "fix.yaml").write_text("corrections: [{id: '00007', answer: '1', why: wrong}]")
+    with pytest.raises(ConfigError, match="no problem has the id '00007'"):
+        load_benchmark(written(tmp_path, "patch: fix.yaml"), patches=True)
+
+
 def test_missing_data_name_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
     monkeypatch.delenv("SCALEQUEST_DATA", raising=False)
-    with pytest.raises(ConfigError, match="SCALEQUEST_DATA is not set"):
+    with pytest.raises(ConfigError, match=r"SCALEQUEST_DATA is not set; or give hub: true to read"):
         load_benchmark(root / "eval/benchmarks/gsm8k.yaml")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from evaluation_support import command, environment
 
+from fault_server import Answer, Asked, FaultServer, completion, error
 from scalequest.config import ConfigError, RunOptions, build
 from scalequest.evaluation.results import read_results
 from scalequest.evaluation.settings import EvaluationConfig
@@ -81,6 +82,8 @@ def test_results_say_how_they_came_about(evaluated: tuple[Path, str]) -> None:
         mine = [row for row in rows if row["benchmark"] == result.benchmark]
         assert result.n == LIMIT
         assert result.accuracy == share(sum(row["correct"] for row in mine), LIMIT)
+        assert result.timeouts == 0
+        assert {"question words", "output tokens"} <= set(result.split)
         assert result.truncated == sum(row["finish_reason"] == "length" for row in mine) / LIMIT
         assert result.no_answer == sum(row["extracted"] is None for row in mine) / LIMIT
         assert sum(estimate.n for estimate in result.split["steps"].values()) == LIMIT
@@ -91,6 +94,9 @@ def test_results_say_how_they_came_about(evaluated: tuple[Path, str]) -> None:
             LIMIT,
         )
         assert protocol["engine_version"]
+        assert list(protocol["prompts"]) == ["question"]
+        assert protocol["grading"]["units"] == "optional"
+        assert len(protocol["commit"]) >= 40
         assert protocol["grader"].startswith("scalequest-")
         assert protocol["sampling"] == {"temperature": 0.0, "top_p": 1.0, "max_tokens": 12}
     other = read_results(output / "the other" / "results.json")
@@ -148,6 +154,64 @@ def _process(folder: Path) -> int | None:
     return None if status.exists() and "State:\tZ" in status.read_text() else number
 
 
+def test_saved_outputs_are_graded_again(evaluated: tuple[Path, str], script: Script, tmp_path: Path) -> None:
+    before, after = evaluated[0], tmp_path / "again"
+    done = script("evaluate.py", "--regrade", before, "--output_dir", after)
+    assert "one: 40 outputs graded again, 0 verdicts changed" in done.stdout
+    assert read_rows(after / "one") == read_rows(before / "one")
+    old, new = (read_results(folder / "one" / "results.json") for folder in (before, after))
+    assert [r.fingerprint for r in new] == [r.fingerprint for r in old]
+    assert [r.model_fingerprint for r in new] == [r.model_fingerprint for r in old]
+    stricter = script(
+        *("evaluate.py", "--regrade", before, "--output_dir", tmp_path / "cut", "--truncated", "graded")
+    )
+    assert "graded again" in stricter.stdout
+    (one, _) = read_results(tmp_path / "cut" / "one" / "results.json")
+    assert one.protocol["truncated"] == "graded"
+    done = script("evaluate.py", "--regrade", before, "--output_dir", before, check=False)
+    assert done.returncode == 2
+
+
+def test_the_audit_is_a_page(evaluated: tuple[Path, str], script: Script, model_dir: Path) -> None:
+    """Of the finished evaluation, with every output that the two graders judge otherwise."""
+    done = script("evaluate.py", *words(model_dir, evaluated[0]), "--audit", "true")
+    assert "one: math-verify judges 0 of 40 outputs otherwise" in done.stdout
+    assert "0 of 40 rows differ" in (evaluated[0] / "one" / "audit.html").read_text()
+
+
+def test_a_server_is_asked_and_graded(script: Script, tmp_path: Path) -> None:
+    """Messages instead of ids; what the server does not answer counts as wrong."""
+
+    def behave(one: Asked) -> Answer:
+        if one.number == 0:
+            return error(400, "too long")
+        return completion("\\boxed{53}", "length" if one.number == 1 else "stop")
+
+    with FaultServer(behave).running() as server:
+        given = ["--models", "{remote: m}", "--server.url", server.url, "--server.concurrency", "1"]
+        given += ["--benchmarks", "eval/benchmarks/tinymath_test.yaml", "--limit", "6", "--track", "none"]
+        script("evaluate.py", *given, "--output_dir", tmp_path)
+        asked = [one.text for one in server.asked]
+    assert len(asked) == 6
+    assert all(text.endswith("put your final answer within \\boxed{}.") for text in asked)
+    (result,) = read_results(tmp_path / "remote" / "results.json")
+    rows = read_rows(tmp_path / "remote")
+    assert len(rows) == 5
+    assert result.n == 6
+    assert result.correct == sum(row["reference"] == "53" and not row["truncated"] for row in rows)
+    assert (result.truncated, result.no_answer) == (1 / 6, 1 / 6)
+    assert (result.protocol["engine"], result.protocol["chat_format"]) == ("server", "the server's")
+
+
+def test_a_sweep_is_in_order_of_its_numbers(tmp_path: Path) -> None:
+    for number in (100, 20, 3):
+        (tmp_path / f"checkpoint-{number}").mkdir()
+    given = {"models": {"sft": f"{tmp_path}/checkpoint-*"}, "chat_formats": {"sft": "alpaca"}}
+    config = build((EvaluationConfig,), {**given, "benchmarks": [], "chat_format": "tinymath"})[0].swept()
+    assert list(config.models) == [f"sft checkpoint-{number}" for number in (3, 20, 100)]
+    assert config.format_of("sft checkpoint-20") == "alpaca"
+
+
 def test_a_model_that_fails_stops_everything_in_one_line(script: Script, tmp_path: Path) -> None:
     done = script("evaluate.py", *words(tmp_path / "nothing", tmp_path / "out"), check=False)
     assert done.returncode == 2
@@ -164,6 +228,9 @@ def test_a_model_that_fails_stops_everything_in_one_line(script: Script, tmp_pat
         ({"models": {"a/b": "x"}}, "label 'a/b' cannot name a folder"),
         ({"models": {"data": "x"}}, "label 'data' cannot name a folder"),
         ({"sampling": {"max_token": 5}}, "did you mean 'sampling.max_tokens'"),
+        ({"samples": 4}, "greedy outputs are all the same"),
+        ({"chat_format": None}, "chat_format: missing; only a server"),
+        ({"scores": {"one": "x"}}, "scores: name the column with score"),
     ],
 )
 def test_mistakes(more: dict[str, object], message: str) -> None:

@@ -116,8 +116,20 @@ def test_the_report_fails_where_rows_are_lost(run: Path, script: Script) -> None
     assert "rows are lost: solved" in done.stderr
 
 
-def test_nothing_to_report_is_one_line(script: Script, tmp_path: Path) -> None:
-    done = script("report.py", "--output_dir", tmp_path, check=False)
+def test_the_papers_table_is_the_default(script: Script, tmp_path: Path) -> None:
+    """Ours are empty where nothing was run, and nothing looks like ours."""
+    shown = script("report.py", "--output_dir", tmp_path).stdout
+    assert "Mistral-7B-ScaleQuest" in shown
+    assert "Published, not ours" in shown
+    lines = (tmp_path / "published_table1.csv").read_text().splitlines()
+    assert len(lines) == 29
+    row = next(line for line in lines if line.startswith("Qwen2-Math-7B-ScaleQuest"))
+    assert row == "Qwen2-Math-7B-ScaleQuest,Qwen2-Math-7B-Ins,89.7,,73.4,,50.0,,38.5,,62.9,,P2"
+    assert (tmp_path / "published_table1.tex").exists()
+
+
+def test_mistakes_are_one_line(script: Script, tmp_path: Path) -> None:
+    done = script("report.py", "--compare", tmp_path, check=False)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     done = script("report.py", "--run", tmp_path / "none", check=False)
     assert "no such folder" in done.stderr

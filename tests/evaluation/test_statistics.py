@@ -4,17 +4,28 @@ import math
 
 import pytest
 
-from scalequest.evaluation.statistics import Estimate, difference, mean, share
+from scalequest.evaluation.statistics import (
+    Estimate,
+    accuracy,
+    best_of,
+    difference,
+    majority_vote,
+    mcnemar,
+    mean,
+    paired_difference,
+    pass_at_k,
+    share,
+)
 
 
 @pytest.mark.parametrize(("successes", "n"), [(0, 10), (1, 10), (50, 100), (1319, 1319), (873, 1000), (3, 7)])
 def test_share_is_wilsons(successes: int, n: int) -> None:
-    stats = pytest.importorskip("scipy.stats")
-    interval = stats.binomtest(successes, n).proportion_ci(0.95, method="wilson")
-    estimate = share(successes, n)
-    assert estimate.value == successes / n
-    assert estimate.low == pytest.approx(interval.low, abs=1e-9)
-    assert estimate.high == pytest.approx(interval.high, abs=1e-9)
+    """Against Wilson's formula itself: the ends are where p lies 1.96 standard errors off."""
+    estimate, p = share(successes, n), successes / n
+    assert estimate.value == p
+    for end in (estimate.low, estimate.high):
+        assert end is not None
+        assert abs(p - end) == pytest.approx(1.959964 * math.sqrt(end * (1 - end) / n), abs=1e-6)
 
 
 def test_share_by_hand() -> None:
@@ -49,3 +60,57 @@ def test_difference_without_one() -> None:
     assert difference((10, 10), (10, 10))[1] == 1.0
     with pytest.raises(ValueError, match="not empty"):
         difference((0, 0), (1, 2))
+
+
+def test_accuracy_of_several_samples_has_an_interval_over_problems() -> None:
+    assert accuracy([1, 0, 1, 1]) == share(3, 4)
+    estimate = accuracy([1.0, 0.5, 0.0, 1.0, 0.5])
+    assert (estimate.value, estimate.n) == (0.6, 5)
+    assert estimate.high is not None
+    assert estimate.high <= 1.0
+    assert estimate.low == pytest.approx(0.6 - 1.959964 * 0.41833 / math.sqrt(5), abs=1e-4)
+
+
+def test_pass_at_k_by_counting() -> None:
+    """Against all draws of k from n."""
+    from itertools import combinations
+
+    for correct in range(5):
+        marks = [True] * correct + [False] * (4 - correct)
+        for k in range(1, 5):
+            draws = list(combinations(marks, k))
+            assert pass_at_k(correct, 4, k) == pytest.approx(sum(map(any, draws)) / len(draws))
+    with pytest.raises(ValueError, match="pass@5 of 4"):
+        pass_at_k(1, 4, 5)
+
+
+def test_majority_shares_ties() -> None:
+    assert majority_vote([1, 1, 2], [True, True, False]) == 1.0
+    assert majority_vote([1, 2, 3, None], [True, False, False, False]) == pytest.approx(1 / 3)
+    assert majority_vote([1, 2, 2, 1], [True, False, False, True]) == 0.5
+    assert majority_vote([None, None], [False, False]) == 0.0
+
+
+def test_best_of_shares_ties() -> None:
+    assert best_of([0.1, 0.9, 0.3], [True, False, True]) == 0.0
+    assert best_of([0.9, 0.9, 0.3], [True, False, True]) == 0.5
+
+
+def test_mcnemar_by_hand() -> None:
+    """3 against 12: twice the binomial tail of 15 fair coins."""
+    tail = sum(math.comb(15, i) for i in range(4)) / 2**15
+    assert mcnemar(3, 12) == pytest.approx(2 * tail)
+    assert mcnemar(12, 3) == mcnemar(3, 12)
+    assert mcnemar(0, 0) == 1.0
+
+
+def test_paired_difference_covers_what_it_should() -> None:
+    differences = [1.0] * 30 + [-1.0] * 10 + [0.0] * 160
+    estimate = paired_difference(differences, seed=3)
+    assert estimate.value == pytest.approx(0.1)
+    spread = 1.959964 * math.sqrt((40 / 200 - 0.01) / 200)  # the normal interval, close at this n
+    assert estimate.low == pytest.approx(0.1 - spread, abs=0.01)
+    assert estimate.high == pytest.approx(0.1 + spread, abs=0.01)
+    assert paired_difference(differences, seed=3) == estimate
+    with pytest.raises(ValueError, match="at least two"):
+        paired_difference([1.0])

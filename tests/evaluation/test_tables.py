@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from scalequest.config import ConfigError
+from scalequest.evaluation.published import load_published, published_table
 from scalequest.evaluation.results import Result
 from scalequest.evaluation.statistics import share
-from scalequest.evaluation.published import load_published, published_table
 from scalequest.evaluation.tables import Table, benchmark_tables, latex, markdown, split_tables, to_csv
 
 
@@ -63,6 +63,53 @@ def test_cut_and_answerless_outputs_are_said() -> None:
     assert any(
         "34 % of the outputs were cut" in note and "50 % held no answer" in note for note in main.notes
     )
+
+
+def test_what_explains_an_accuracy_is_said() -> None:
+    cut = replace(result("a", "gsm8k", 10), truncated=0.34, timeouts=0.06, explained=0.6)
+    main, _ = benchmark_tables([cut])
+    (note,) = [note for note in main.notes if note.startswith("a on")]
+    assert "6 % could not be compared in time" in note
+    assert note.endswith("that explains 60 % of its wrong outputs.")
+
+
+def test_only_what_differs_of_the_graders_options_is_said() -> None:
+    rest = [result(m, "gsm8k", 10, grading={"units": "optional", "percent": "number"}) for m in "ab"]
+    odd = result("c", "gsm8k", 10, "g", grading={"units": "required", "percent": "number"})
+    main, _ = benchmark_tables([*rest, odd])
+    assert any("grading.units required instead of optional." in note for note in main.notes)
+    assert not any("percent" in note for note in main.notes)
+
+
+def test_samples_prompts_and_parts_have_tables() -> None:
+    one = replace(
+        result("a", "gsm8k", 10),
+        samples=2,
+        metrics={"pass@2": share(30, 200)},
+        by_sample=[0.1, 0.2],
+        by_prompt={"p": share(10, 200), "q": share(30, 200)},
+        split={"level": {"1": share(5, 50), "2": share(5, 150)}},
+    )
+    _, _, samples, prompts = benchmark_tables([one, result("b", "gsm8k", 5)])
+    assert samples.rows == (("a", "GSM8K", "15.0 [10.7, 20.6]", "7.07"),)
+    assert [row[2] for row in prompts.rows] == ["p", "q", "all"]
+    assert prompts.rows[-1][-1] == "7.07"
+    (parts,) = split_tables([one])
+    assert parts.rows[0][:3] == ("level", "1", "50")
+
+
+def test_ours_stand_beside_theirs(root: Path) -> None:
+    table = load_published(root / "eval/published/table1.yaml")
+    mine = [replace(result("mine", b, 180), title=b) for b in table.benchmarks]
+    few = replace(result("other", "gsm8k", 20, limit=200), title="GSM8K")
+    shown = published_table(table, [*mine, few], {"mine": "Qwen2-Math-7B-ScaleQuest"})
+    row = next(row for row in shown.rows if row[0] == "Qwen2-Math-7B-ScaleQuest")
+    assert row[2:4] == ("89.7", "90.0 [85.1, 93.4]")
+    assert row[-3:] == ("62.9", "90.0", "P2")
+    assert shown.rows[-1][0] == "other"
+    assert shown.rows[-1][3] == "10.0 [6.6, 14.9] of the first 200"
+    assert shown.rows[-1][-2:] == ("", "ours")
+    assert all("ours" not in row[-1] for row in shown.rows[:-1])
 
 
 def test_published_numbers_stand_in_their_own_column(root: Path) -> None:

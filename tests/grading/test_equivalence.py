@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import gzip
 import json
 import subprocess
@@ -12,7 +13,7 @@ from threading import Thread
 import pytest
 
 from scalequest.evaluation.benchmarks import load_benchmark
-from scalequest.grading import equivalent, extract, majority
+from scalequest.grading import Grader, equivalent, extract, majority
 from scalequest.grading.exact import value
 
 
@@ -46,6 +47,58 @@ from scalequest.grading.exact import value
         ("x^2-1", "(x-1)(x+1)"),
         ("\\begin{pmatrix} 1/2 \\\\ 3 \\end{pmatrix}", "\\begin{pmatrix} \\frac12 \\\\ 3 \\end{pmatrix}"),
         ("10!", "3628800"),
+        # values
+        ("\\sin(90^\\circ - t)", "\\cos t"),
+        ("\\sqrt{2}+\\sqrt{3}", "\\sqrt{5+2\\sqrt{6}}"),
+        ("\\frac{1}{i}", "-i"),
+        ("(1+i)^2", "2i"),
+        ("\\log_2 8", "3"),
+        ("2\\ln 3", "\\ln 9"),
+        ("\\ln (x-1)^2", "2\\ln|x-1|"),
+        ("\\tan^{-1} 1", "\\pi/4"),
+        ("\\frac{n(n+1)}{2}", "\\sum_{k=1}^{n} k"),
+        ("(-1)^n", "\\cos(n\\pi)"),
+        ("n!", "n(n-1)!"),
+        ("\\binom{5}{2}", "10"),
+        ("0.\\overline{3}", "\\frac13"),
+        ("\\int_0^1 x\\,dx", "\\frac12"),
+        ("\\frac12\\begin{pmatrix}2\\\\4\\end{pmatrix}", "\\begin{pmatrix}1\\\\2\\end{pmatrix}"),
+        # lists, sets, intervals, relations
+        ("3 \\pm \\sqrt2", "3+\\sqrt2, 3-\\sqrt2"),
+        ("x = \\pm 3", "\\{-3, 3\\}"),
+        ("x=1, y=2", "(1,2)"),
+        ("x=1, y=2", "y=2, x=1"),
+        ("(1,2),(3,4)", "\\{(3,4),(1,2)\\}"),
+        ("(1,000, 2,000)", "(1000, 2000)"),
+        ("\\langle 1, 2\\rangle", "\\begin{pmatrix}1\\\\2\\end{pmatrix}"),
+        ("x<3", "(-\\infty,3)"),
+        ("1 < x \\le 5", "x \\in (1,5]"),
+        ("x>1 \\text{ and } x<5", "(1,5)"),
+        ("x<1 \\text{ or } x>5", "(5,\\infty)\\cup(-\\infty,1)"),
+        ("\\mathbb{R}\\setminus\\{2\\}", "x \\ne 2"),
+        ("\\{x \\mid x>3\\}", "(3,\\infty)"),
+        ("3 > x", "x < 3"),
+        ("2x+2y \\le 8", "4 \\ge x+y"),
+        ("y = 2x+3", "2x-y+3=0"),
+        ("y=\\frac{1}{x}", "xy=1"),
+        ("f(x) = x^2", "y = x^2"),
+        # bases, ratios, times, dates, words, choices
+        ("1011_2", "11"),
+        ("23 \\text{ base } 7", "23_7"),
+        ("3:4", "6:8"),
+        ("2:3", "\\frac23"),
+        ("8:34 \\text{ p.m.}", "20:34"),
+        ("March 5, 2020", "2020-03-05"),
+        ("twenty-one", "21"),
+        ("5 million", "5,000,000"),
+        ("\\textbf{(C)}\\ 12", "C"),
+        ("There are no solutions", "\\emptyset"),
+        # units
+        ("100 cm", "1 m"),
+        ("2 \\text{ hours}", "120 minutes"),
+        ("25\\%", "\\frac14"),
+        ("90^\\circ", "\\frac{\\pi}{2}"),
+        ("63^\\circ 45' 0''", "63^{\\circ} 45^{\\prime}"),
     ],
 )
 def test_same(prediction: str, reference: str) -> None:
@@ -61,7 +114,9 @@ def test_same(prediction: str, reference: str) -> None:
         ("98730", "98721"),
         ("75", "7500"),
         ("-8", "8"),
-        ("0.3333", "\\frac13"),
+        ("0.3334", "\\frac13"),
+        ("0.3", "\\frac13"),
+        ("0.333", "0.3333"),
         ("1331 and 1728", "1728"),
         ("1, 2", "1, 2, 3"),
         ("(1, 2)", "(2, 1)"),
@@ -73,6 +128,34 @@ def test_same(prediction: str, reference: str) -> None:
         ("5 \\text{ m}", "5 \\text{ cm}"),
         ("nan", "1"),
         ("\\frac{1}{0}", "0"),
+        ("1 2", "12"),
+        ("\\sqrt{x^2}", "x"),
+        ("2^{100}", "1267650600228229401496703205377"),
+        ("10^{40}\\sqrt{2}", "10^{40}\\sqrt{2}+1"),
+        ("r/R", "R/r"),
+        ("(a)(b+c)", "b+c"),
+        ("kx+1", "cx+1"),
+        ("x+C", "x"),
+        ("\\log_2 3", "\\log_3 2"),
+        ("1-2i", "1+2i"),
+        ("\\frac{dy}{dx}", "\\frac{y}{x}"),
+        ("\\{1,2\\}", "(1,2)"),
+        ("[1,2)", "1,2"),
+        ("1,1,2", "1,2"),
+        ("(0,1)\\cup(1,2)", "(0,2)"),
+        ("x \\le 3", "(-\\infty,3)"),
+        ("x=5", "y=5"),
+        ("x^2=0", "0"),
+        ("y=0", "xy=0"),
+        ("-2x > 6", "x > -3"),
+        ("101_2", "101_3"),
+        ("3:4", "4:3"),
+        ("1:30 pm", "1:30 am"),
+        ("2 hours", "2 minutes"),
+        ("36 cm^2", "36 cm^3"),
+        ("3 more than x", "3"),
+        ("2.5\\%", "25\\%"),
+        ("30^\\circ", "\\frac{\\pi}{3}"),
     ],
 )
 def test_other(prediction: str, reference: str) -> None:
@@ -126,9 +209,8 @@ def test_it_can_be_asked_from_another_thread() -> None:
 
 def test_numbers_never_load_math_verify() -> None:
     code = (
-        "import sys; from scalequest.grading import equivalent, extract, majority\n"
+        "import sys; from scalequest.grading import Grader, equivalent, extract, majority\n"
         "assert equivalent('57', '57.0') and not equivalent('$1,000', '999')\n"
-        "assert not equivalent('twelve', '12')\n"
         "assert majority(['3', '3.0', '\\\\frac{9}{3}', '4', None]) == ('3', 0.6)\n"
         "assert extract('The answer is \\\\boxed{57}.').answer == '57'\n"
         "assert not {'math_verify', 'sympy', 'torch'} & set(sys.modules)"
@@ -175,16 +257,45 @@ def test_majority(answers: list[str | None], result: tuple[str | None, float]) -
 
 
 @pytest.mark.data
-@pytest.mark.parametrize("step", [3, pytest.param(1, marks=pytest.mark.slow)])
-def test_labelled_pairs(step: int, data_dir: Path) -> None:
-    """Agreement on the pairs over which reasonable graders do not differ; every hostile pair right."""
+def test_labelled_pairs(data_dir: Path) -> None:
+    """The bar: all pairs over which reasonable graders do not differ, the others, the hostile ones, time."""
+    payload = Path("/tmp/grader_payload")
+    assert not payload.exists(), "left by something else"
     rows = [json.loads(line) for line in (data_dir / "grader_cases_dev.jsonl").read_text().splitlines()]
-    judged = [row for row in rows[::step] if "policy:" not in row["note"]]
-    judged += [row for row in rows if "hostile" in row["note"]]
-    wrong = [row for row in judged if equivalent(row["prediction"], row["reference"]) != row["label"]]
-    assert not [row for row in wrong if "hostile" in row["note"]]
-    assert not [row for row in wrong if not row["label"]], "false positives"
-    assert 1 - len(wrong) / len(judged) >= 0.95
+    with Grader() as grader:
+        grader.start()
+        verdicts = [grader.grade(row["prediction"], row["reference"]) for row in rows]
+        assert not grader.timeouts
+    wrong = {"policy": 0, "plain": 0, "hostile": 0}
+    total = dict(wrong)
+    for verdict, row in zip(verdicts, rows, strict=True):
+        kind = next((kind for kind in ("policy", "hostile") if f"{kind}:" in row["note"]), "plain")
+        total[kind] += 1
+        wrong[kind] += verdict.correct != row["label"]
+        assert verdict.seconds < 2 or kind != "hostile"
+    false_positives = sum(
+        v.correct and not row["label"]
+        for v, row in zip(verdicts, rows, strict=True)
+        if "policy:" not in row["note"]
+    )
+    assert wrong["hostile"] == 0
+    assert wrong["plain"] / (total["plain"] + total["hostile"]) <= 0.01
+    assert wrong["policy"] / total["policy"] <= 0.15
+    assert false_positives <= 2
+    assert not payload.exists()
+
+
+@pytest.mark.data
+def test_no_development_row_stands_in_the_source(root: Path, data_dir: Path) -> None:
+    """Answers of six characters and more: nowhere in the grader, and no string of any module is one."""
+    rows = [json.loads(line) for line in (data_dir / "grader_cases_dev.jsonl").read_text().splitlines()]
+    answers = {row[side].strip() for row in rows for side in ("prediction", "reference")}
+    answers = {answer for answer in answers if len(answer) >= 6}
+    grader = "\n".join(path.read_text() for path in (root / "src/scalequest/grading").glob("*.py"))
+    assert not [answer for answer in answers if answer in grader]
+    trees = [ast.parse(path.read_text()) for path in (root / "src").rglob("*.py")]
+    nodes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    assert not answers & {node.value.strip() for node in nodes if isinstance(node.value, str)}
 
 
 @pytest.mark.data
@@ -201,17 +312,18 @@ def test_every_reference_solution_of_gsm8k_is_right(root: Path, data_dir: Path) 
 def test_every_reference_solution_of_math_is_right(root: Path, data_dir: Path) -> None:
     problems = load_benchmark(root / "eval/benchmarks/math.yaml").problems
     with gzip.open(data_dir / "math_test.jsonl.gz", "rt", encoding="utf-8") as file:
-        answers = [extract(json.loads(line)["solution"]).answer or "" for line in file]
+        answers = [extract(json.loads(line)["solution"], boxes="last").answer or "" for line in file]
+    assert len(answers) == 5000
     assert all(equivalent(a, problem.answer) for a, problem in zip(answers, problems, strict=True))
 
 
 @pytest.mark.data
 def test_recorded_outputs(data_dir: Path) -> None:
-    """Whole outputs of a dozen models, every eighth: extraction and equality together."""
+    """Whole outputs of a dozen models: extraction and equality together."""
     with gzip.open(data_dir / "model_outputs_dev.jsonl.gz", "rt", encoding="utf-8") as file:
-        rows = [json.loads(line) for line in file][::8]
+        rows = [json.loads(line) for line in file]
     answers = [extract(row["output"]).answer for row in rows]
     verdicts = [
         a is not None and equivalent(a, row["reference"]) for a, row in zip(answers, rows, strict=True)
     ]
-    assert sum(v == row["verdict"] for v, row in zip(verdicts, rows, strict=True)) / len(rows) >= 0.995
+    assert sum(v == row["verdict"] for v, row in zip(verdicts, rows, strict=True)) / len(rows) >= 0.997

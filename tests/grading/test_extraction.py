@@ -31,6 +31,15 @@ from scalequest.grading import equivalent, extract
         ("so she pays $5.50 in 2 weeks and has 1,000.99 left", "1,000.99", "number"),
         ("the chance is 2/3. Done", "2/3", "number"),
         ("it is -4", "-4", "number"),
+        ("$\\boxed{1}$ and $\\boxed{-2}$.", "1, -2", "boxed"),
+        ("\\boxed{k = 45} \\quad \\text{and} \\quad \\boxed{n = 2}", "k = 45, n = 2", "boxed"),
+        ("\\boxed{5} is wrong, it is \\boxed{6} or \\boxed{7}", "6, 7", "boxed"),
+        ("\\boxed{5}\n\n$\\boxed{5}$", "5", "boxed"),
+        ("it costs 2,74", "2,74", "number"),
+        ("<think>maybe \\boxed{1}</think> The answer is 2.", "2", "phrase"),
+        ("so \\boxed{1}</think>\n\\boxed{2}", "2", "boxed"),
+        ("<think>maybe \\boxed{1}", None, "none"),
+        ("\\boxed{1} <think>again", None, "none"),
         ("no idea", None, "none"),
         ("", None, "none"),
     ],
@@ -38,6 +47,14 @@ from scalequest.grading import equivalent, extract
 def test_finds(text: str, answer: str | None, rule: str) -> None:
     found = extract(text)
     assert (found.answer, found.rule) == (answer, rule)
+
+
+def test_thoughts_and_boxes() -> None:
+    assert extract("\\boxed{1} and \\boxed{2}", boxes="last").answer == "2"
+    assert extract("<think>\\boxed{1}").unclosed
+    assert extract("\\boxed{1}", thinking=True).unclosed
+    assert extract("wait</think>\\boxed{2}", thinking=True).answer == "2"
+    assert not extract("nothing").unclosed
 
 
 def test_a_long_output_without_an_answer_is_read_quickly() -> None:
@@ -54,4 +71,4 @@ def test_labelled_outputs(data_dir: Path) -> None:
         answer = extract(row["output"]).answer
         if (answer is not None and equivalent(answer, row["reference"])) != row["label"]:
             wrong.append((answer, row["reference"]))
-    assert 1 - len(wrong) / len(rows) >= 0.95, wrong
+    assert 1 - len(wrong) / len(rows) >= 0.99, wrong

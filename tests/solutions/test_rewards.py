@@ -94,7 +94,8 @@ def test_what_follows_the_response(tiny_chat: Any, tmp_path: Path) -> None:
     assert reward_ids("What is 3 + 4?", "7", tiny_chat) == [*prompt, *target]
     (tmp_path / "config.json").write_text(json.dumps({"reward_token_id": 92527}))
     assert reward_token(str(tmp_path)) == 92527
-    assert reward_token(str(tmp_path / "none")) is None
+    (tmp_path / "config.json").write_text("{}")
+    assert reward_token(str(tmp_path)) is None
 
 
 @pytest.mark.slow
@@ -110,7 +111,8 @@ def test_internlm2_reward_on_vllm_is_the_llama_that_it_is_made_of(tmp_path: Path
         LlamaConfig(
             vocab_size=vocabulary, hidden_size=size, intermediate_size=256, num_hidden_layers=layers,
             num_attention_heads=heads, num_key_value_heads=groups, max_position_embeddings=128,
-            rms_norm_eps=1e-5, initializer_range=0.1, rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+            rms_norm_eps=1e-5, initializer_range=0.1,
+            rope_parameters={"rope_type": "default", "rope_theta": 1e6},
         )
     ).eval()  # fmt: skip
     head = torch.randn(1, size) / 10
@@ -139,7 +141,8 @@ def test_internlm2_reward_on_vllm_is_the_llama_that_it_is_made_of(tmp_path: Path
     )
     config = {
         "architectures": ["InternLM2ForRewardModel"], "model_type": "internlm2", "vocab_size": vocabulary,
-        "hidden_size": size, "intermediate_size": 256, "num_hidden_layers": layers, "num_attention_heads": heads,
+        "hidden_size": size, "intermediate_size": 256, "num_hidden_layers": layers,
+        "num_attention_heads": heads,
         "num_key_value_heads": groups, "max_position_embeddings": 128, "rms_norm_eps": 1e-5, "bias": False,
         "rope_theta": 1_000_000, "rope_scaling": {"type": "dynamic", "factor": 1.0}, "reward_token_id": 90,
         "torch_dtype": "float32", "auto_map": {"AutoConfig": "somebody--code.Config"},

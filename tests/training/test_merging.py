@@ -23,7 +23,7 @@ def test_an_adapter_merges_to_what_the_recipe_saved(
 ) -> None:
     """Also where the format gave the base a pad token, and so rows that the adapter's base file lacks."""
     given = {**settings, "chat_format": chat_format, "input": [str(rows["solutions"])], "dtype": "float32"}
-    out = train("sft", given, **LORA)
+    out = train("sft", given, max_length=512, **LORA)
     config = MergeConfig(
         adapter=str(out / "adapter"), output_dir=str(tmp_path / "m"), chat_format=chat_format, dtype="float32"
     )

@@ -161,6 +161,55 @@ def test_spreading_costs_a_rank_less() -> None:
     assert needs == sorted(needs, reverse=True)
 
 
+TOKENIZERS = {
+    "qwen2_math_7b": "qwen2",
+    "qwen2_5_math_7b": "qwen2",  # the fifth family: one preset and one chat format
+    "deepseek_math_7b": "deepseek",
+    "llama3_8b": "llama3",
+    "mistral_7b": "mistral",
+}
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("path", [p for p in LARGE if p.stem in ("qft", "qpo", "sft")], ids=name_of)
+def test_presets_render_real_rows_token_exactly(path: Path, tmp_path: Path) -> None:
+    """The recipe's own rendering, on the family's real tokenizer, of GSM8K, MATH and the published pairs."""
+    import real_tokenizers
+    from scalequest.chat import bind, load_tokenizer
+    from scalequest.records import read_inputs
+    from scalequest.training import data
+
+    settings = read_yaml(path)
+    tokenizer = load_tokenizer(str(real_tokenizers.build(TOKENIZERS[path.parent.name], tmp_path)))
+    tokenizer.add_special_tokens({"pad_token": load_format(settings["chat_format"]).pad})
+    chat = bind(load_format(settings["chat_format"]), tokenizer)
+    assert chat.pad_id not in {*chat.question_stop_ids[:1], *chat.solve_stop_ids[:1], None}
+    limit = settings["max_length"]
+    if path.stem == "sft":
+        rows = read_inputs(["$SCALEQUEST_DATA/scalequest_samples.jsonl.gz"], "query", "response")
+        made = [data.solution(row, chat, max_length=limit) for row in rows]
+        for row, ids in zip(rows, made, strict=True):
+            masked = ids["labels"].count(data.IGNORED)
+            assert ids["input_ids"][:masked] == chat.solve_prompt_ids(row["query"])
+            assert ids["labels"][masked:] == ids["input_ids"][masked:]
+            assert ids["labels"][-1] == chat.solve_stop_ids[0]
+            assert chat.decode(ids["labels"][masked:]) == row["response"].strip()
+    else:
+        sources = [
+            "$SCALEQUEST_DATA/gsm8k_train.jsonl.gz[:100]",
+            "$SCALEQUEST_DATA/math_train.jsonl.gz[:100]",
+        ]
+        rows = read_inputs(sources, "question", columns={"question": "problem"})
+        made = [data.question(row, chat, max_length=limit) for row in rows]
+        for row, ids in zip(rows, made, strict=True):
+            pair = {"id": "p", "chosen": row["question"], "rejected": row["question"][::-1]}
+            both = data.preference(pair, chat, max_length=limit)
+            assert ids["labels"] == ids["input_ids"] == both["prompt_ids"] + both["chosen_ids"]
+            assert both["prompt_ids"] == chat.question_prefix_ids
+            assert ids["labels"][-1] == chat.question_stop_ids[0]
+    assert all(ids["input_ids"].count(chat.bos_id) == (chat.bos_id is not None) for ids in made)
+
+
 PIPELINES = sorted(path for pattern in ("pipeline", "from_*") for path in RECIPES.glob(f"*/{pattern}.yaml"))
 
 

@@ -64,9 +64,15 @@ def test_a_batch_that_cannot_be_kept_is_refused() -> None:
         launch.script("accelerate_configs/zero3.yaml", ["recipes/sft.py"], None, ())
 
 
-@pytest.mark.parametrize(("outcome", "requeued", "status"), [
-    ("exit 75", True, 0), ("touch {out}/stopped.json; exit 1", True, 0), ("exit 1", False, 1), ("exit 0", False, 0),
-])  # fmt: skip
+OUTCOMES = [
+    ("exit 75", True, 0),
+    ("touch {out}/stopped.json; exit 1", True, 0),
+    ("exit 1", False, 1),
+    ("exit 0", False, 0),
+]
+
+
+@pytest.mark.parametrize(("outcome", "requeued", "status"), OUTCOMES)
 def test_only_a_stopped_run_goes_back_into_the_queue(
     outcome: str, requeued: bool, status: int, tmp_path: Path
 ) -> None:

@@ -9,8 +9,14 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Literal
 
 from scalequest.config import ConfigError
+
+# Settings of every stage that can be spread.
+Launch = Literal["local", "ray"]
+LAUNCH = "local: the processes that were started; ray: workers as tasks of a Ray cluster"
+RAY_WORKERS = "ray: how many; None is one for every engine.tensor_parallel_size GPUs, or one without GPUs"
 
 # What each launcher tells a process: rank, world size, local rank, local world size.
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
@@ -25,6 +31,7 @@ _REMOVED = (
     *_TORCHRUN,
 )
 _REMOVED_PREFIXES = ("TORCHELASTIC_", "ACCELERATE_", "FSDP_")
+IN_RAY = "SCALEQUEST_RAY_WORKER"  # set where a worker of `launch: ray` runs
 _GPU_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 
 
@@ -58,6 +65,11 @@ def worker(tensor_parallel_size: int = 1) -> tuple[int, int]:
         if name in _REMOVED or name.startswith(_REMOVED_PREFIXES):
             del os.environ[name]
     return index, workers
+
+
+def on_ray(launch: Launch) -> bool:
+    """Whether this process has to start workers on Ray, being none of them."""
+    return launch == "ray" and IN_RAY not in os.environ
 
 
 def check_world() -> None:

@@ -51,6 +51,9 @@ class EvaluationConfig:
     regrade: str | None = option(
         None, "folder of a finished evaluation: grade its outputs, ask no model", fingerprint=False
     )
+    audit: bool = option(
+        False, "write a page of the outputs on which math-verify judges otherwise", fingerprint=False
+    )
     grading: GraderOptions = option(None, "what counts as the same answer", default_factory=GraderOptions)
     graders: int = option(1, "processes that grade", fingerprint=False)
     sampling: Sampling = option(

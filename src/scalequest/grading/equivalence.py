@@ -13,7 +13,7 @@ from fractions import Fraction
 from scalequest.grading import numeric
 from scalequest.grading.exact import value
 from scalequest.grading.expressions import Node, Unreadable, readings
-from scalequest.grading.forms import Form, is_name, named, read, same_name
+from scalequest.grading.forms import INFINITY, MINUS_INFINITY, Form, is_name, named, read, same_name
 from scalequest.grading.normalise import LONGEST, normalise
 from scalequest.grading.options import GraderOptions, Layer
 from scalequest.grading.relations import same_equation, same_inequality, solution_set
@@ -77,7 +77,7 @@ def compact(text: str) -> str:
         return bare
     text = re.sub(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|rm)\s*\{([^{}]*)\}", r"\1", text)
     text = re.sub(r"([_^])\{(\w|\\[a-z]+)\}", r"\1\2", text)
-    return re.sub(r"\s|\\(?=[%])", "", text)
+    return re.sub(r"(?<!\d)\s+|\s+(?!\d)|\\(?=%)", "", text)
 
 
 class Comparison:
@@ -219,10 +219,7 @@ class Comparison:
 
     def _same_trees(self, left: Form, right: Form, a: Sequence[Node], b: Sequence[Node]) -> bool:
         if not a or not b:
-            if left.tree is not None or right.tree is not None or not _worth_asking(left.text, right.text):
-                return False
-            self.use("symbolic")
-            return math_verify(left.text, right.text)
+            return self._ask_symbolic(left, right)
         self.use("numeric")
         two = [any(numeric.has(tree, sign) for sign in ("pm", "mp") for tree in side) for side in (a, b)]
         if any(two):
@@ -237,10 +234,14 @@ class Comparison:
                 unclear = unclear or verdict is None
         if self._rounded(left, right, a, b):
             return True
-        if unclear and left.tree is None and right.tree is None and _worth_asking(left.text, right.text):
-            self.use("symbolic")
-            return math_verify(left.text, right.text)
-        return False
+        return unclear and self._ask_symbolic(left, right)
+
+    def _ask_symbolic(self, left: Form, right: Form) -> bool:
+        """Ask math-verify where both sides are as they were written, and formulas."""
+        if left.tree is not None or right.tree is not None or not _worth_asking(left.text, right.text):
+            return False
+        self.use("symbolic")
+        return math_verify(left.text, right.text) or math_verify(right.text, left.text)
 
     def _same_pairs(self, a: Node, b: Node) -> bool:
         forms = [[Form("leaf", "", tree=tree) for tree in numeric.signs(side)] for side in (a, b)]
@@ -275,7 +276,7 @@ class Comparison:
             return self.same(relation.parts[1], other)
         sets = solution_set(relation), solution_set(other) or other
         if sets[0] is None:
-            return False
+            return self._ask_symbolic(left, right)
         return self._same_sets(sets[0], sets[1])
 
     def _both_relations(self, left: Form, right: Form) -> bool:
@@ -301,7 +302,7 @@ class Comparison:
         if sets[0] is not None and sets[1] is not None:
             return sets[0].letter == sets[1].letter and self._same_sets(sets[0], sets[1])
         self.use("numeric")
-        return same_inequality(left, right)
+        return same_inequality(left, right) or (sets != (None, None) and self._ask_symbolic(left, right))
 
     def _same_left_sides(self, left: Form, right: Form) -> bool:
         a, b = left.parts[0].text, right.parts[0].text
@@ -437,7 +438,7 @@ class Comparison:
         return True
 
 
-_REALS = Form("items", r"(-\infty,\infty)", (Form("leaf", r"-\infty"), Form("leaf", r"\infty")), "()")
+_REALS = Form("items", "", (MINUS_INFINITY, INFINITY), "()")
 
 
 def _trees(form: Form) -> tuple[Node, ...]:
@@ -460,7 +461,9 @@ def _exact(text: str) -> Fraction | None:
 
 def _agree(left: str, right: str, count: int) -> bool:
     """Whether two pairs of brackets mean the same: with two elements they may be an interval's."""
-    return left == right or not left or not right or (count != 2 and {left, right} <= {"()", "[]"})
+    if not left or not right:
+        return {left, right} <= {"", "()", "[]"}  # a half-open interval is no list
+    return left == right or (count != 2 and {left, right} <= {"()", "[]"})
 
 
 def _mentions(form: Form, name: Form) -> bool:
@@ -477,7 +480,7 @@ def _names(form: Form) -> frozenset[str]:
 
 
 def _unnamed(form: Form) -> tuple[Form, ...]:
-    """Elements without the names before them: `x = 1, y = 2`, `x = 1, 2` and `(x, y) = (5, 8), (8, 5)`."""
+    """Elements without the names before them: `x = a, y = b`, `x = a, b`, `(x, y) = (a, b), (b, a)`."""
     first = named(form.parts[0]) and not any(part.kind == "relation" for part in form.parts[1:])
     if first or all(map(named, form.parts)):
         return tuple(part.parts[1] if part.kind == "relation" else part for part in form.parts)

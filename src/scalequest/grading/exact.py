@@ -38,7 +38,7 @@ def value(text: str) -> Fraction | None:
 
 
 def _in_base(numeral: re.Match[str]) -> Fraction | None:
-    """Value of `4210_7` or `A5_{11}`; None where a digit is not one of its base."""
+    """Value of `120_3` or `B7_{12}`; None where a digit is not one of its base."""
     whole, part, base = numeral[2], numeral[3] or "", int(numeral[4])
     if not (2 <= base <= 36 and any(digit.isdigit() for digit in whole)):
         return None

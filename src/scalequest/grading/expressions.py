@@ -313,7 +313,7 @@ class _Parser:
         if self.peek() == "{":
             return self.group()
         token = self.peek()
-        if token.isdigit() and len(token) > 1:  # \frac12
+        if token.isdigit() and len(token) > 1:  # no braces
             self.tokens[self.at : self.at + 1] = [token[0], token[1:]]
         return self.atom()
 
@@ -367,7 +367,7 @@ class _Parser:
         return number(Fraction(mantissa.rstrip(".")) * Fraction(10) ** int(exponent or 0))
 
     def mixed(self, whole: int) -> Node:
-        r"""Read on behind the 3 of `3\frac{1}{2}`; with anything but a proper fraction it is a product."""
+        r"""Read on behind the 5 of `5\frac{2}{7}`; with anything but a proper fraction it is a product."""
         here, before = self.at, list(self.tokens)
         fraction = self.command()
         above, below = fraction.args
@@ -515,7 +515,7 @@ class _Parser:
                 raise Unreadable("derivative")
 
     def in_font(self) -> Node:
-        r"""Read `\mathrm{e}`, `\mathbf{y}`, `\text{13}`: what stands inside, whatever the font."""
+        r"""Read `\mathrm{e}`, `\mathbf{y}`: what stands inside, whatever the font."""
         self.take()
         if self.peek() != "{":
             return self.atom()

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Literal
 
 from scalequest.grading.exact import value
-from scalequest.grading.expressions import Node
+from scalequest.grading.expressions import MINUS_ONE, Node
 from scalequest.grading.words import plain, says_all_reals
 
 _PIECE = re.compile(r"\\begin|\\end|\\[A-Za-z]+|\\.|<=|>=|!=|:=|==|.", re.S)
@@ -55,6 +55,10 @@ class Form:
     letter: str = ""  # of a solution set
     either: bool = False  # a list joined by "or"
     integer: bool = False  # it was said that a letter stands for any integer
+
+
+INFINITY = Form("leaf", "", tree=Node("inf"))
+MINUS_INFINITY = Form("leaf", "", tree=Node("*", (MINUS_ONE, Node("inf"))))
 
 
 @lru_cache(maxsize=4096)
@@ -117,7 +121,7 @@ def _reals_without(text: str) -> Form | None:
     inner = _single(holes)
     if not says_all_reals(whole) or inner.brackets != "{}":
         return None
-    ends = (Form("leaf", r"-\infty"), *inner.parts, Form("leaf", r"\infty"))
+    ends = (MINUS_INFINITY, *inner.parts, INFINITY)
     return Form("union", text, tuple(Form("items", "", pair, "()") for pair in pairwise(ends)))
 
 

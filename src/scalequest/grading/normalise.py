@@ -11,11 +11,15 @@ LONGEST = 4_000  # characters; no answer is, and the expressions below are not m
 _UNICODE = str.maketrans(
     {
         **{"−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": r"\div ", "±": r"\pm "},
-        **{"∓": r"\mp ", "∞": r"\infty ", "π": r"\pi ", "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta "},
+        **{"∓": r"\mp ", "∞": " infinity ", "π": r"\pi ", "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta "},
         **{"≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "∪": r"\cup ", "∩": r"\cap "},
-        **{"∈": r"\in ", "°": r"^\circ ", "²": "^2", "³": "^3", "½": r"\frac{1}{2}", "∅": r"\emptyset "},
+        **{"∈": r"\in ", "°": r"^\circ ", "²": "^2", "³": "^3", "∅": r"\emptyset "},
         **{"’": "'", "“": '"', "”": '"', "\u00a0": " ", "\u202f": " ", "ℝ": r"\mathbb{R}"},
         **{"λ": r"\lambda ", "μ": r"\mu ", "φ": r"\phi ", "ω": r"\omega ", "σ": r"\sigma ", "γ": r"\gamma "},
+        **{
+            sign: f"\\frac{{{above}}}{{{below}}}"
+            for sign, above, below in ("½12", "¼14", "¾34", "⅓13", "⅔23")
+        },
     }
 )
 _DELIMITERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"))

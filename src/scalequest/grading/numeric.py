@@ -37,6 +37,8 @@ _POINTS = (
     (-1, 0.2, 3.0),
     (-2, 0.2, 3.0),
     (-3, 0.2, 3.0),
+    (1, 30.0, 200.0),
+    (-3, 30.0, 200.0),
 )
 _WHOLE = ((2, 5), (4, 7))
 _IRRATIONAL = tuple(
@@ -132,10 +134,8 @@ def _same_at_points(left: Node, right: Node) -> bool | None:
         try:
             if not _equal_here(left, right, here, imaginary):
                 return False
-        except Undefined:
+        except (Undefined, TooLarge):
             continue
-        except TooLarge:
-            return None
         met += 1
     return met >= (2 if symbols else 1) or None
 
@@ -295,8 +295,10 @@ def _renamings(left: Node, right: Node, renamed: str) -> list[Node]:
         mine = [name for name in free if name.partition("_")[0] in letters]
         sides.append((mine, [name for name in free if name not in mine]))
     (mine, rest), (theirs, others) = sides
+    constants = renamed == "n" or any(name[0] == "C" or "_" in name for name in mine + theirs)
     if (
         not mine
+        or not constants
         or (not rest and renamed == "c")
         or rest != others
         or len(mine) != len(theirs)

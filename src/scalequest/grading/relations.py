@@ -6,11 +6,9 @@ from itertools import pairwise
 
 from scalequest.grading import numeric
 from scalequest.grading.expressions import MINUS_ONE, Node, Unreadable, readings
-from scalequest.grading.forms import Form
+from scalequest.grading.forms import INFINITY, MINUS_INFINITY, Form
 
 _OPPOSITE = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
-_INFINITY = Form("leaf", r"\infty")
-_MINUS_INFINITY = Form("leaf", r"-\infty")
 
 
 def same_equation(left: Form, right: Form, renamed: str) -> bool:
@@ -56,8 +54,8 @@ def solution_set(form: Form) -> Form | None:
         return None
     found = [item for item in sets if item is not None]
     if len(found) == 2 and not form.either and all(item.kind == "items" for item in found):
-        low = [item for item in found if item.parts[1] == _INFINITY]
-        high = [item for item in found if item.parts[0] == _MINUS_INFINITY]
+        low = [item for item in found if item.parts[1] == INFINITY]
+        high = [item for item in found if item.parts[0] == MINUS_INFINITY]
         if len(low) == len(high) == 1 and _below(low[0].parts[0], high[0].parts[1]):
             return _interval(
                 letters.pop(), low[0].parts[0], high[0].parts[1], low[0].brackets[0] + high[0].brackets[1]
@@ -84,8 +82,8 @@ def _one_set(form: Form) -> Form | None:
     if sign == "!=":
         return _without(letter.text, bound)
     if sign.startswith("<"):
-        return _interval(letter.text, _MINUS_INFINITY, bound, "(]" if sign == "<=" else "()")
-    return _interval(letter.text, bound, _INFINITY, "[)" if sign == ">=" else "()")
+        return _interval(letter.text, MINUS_INFINITY, bound, "(]" if sign == "<=" else "()")
+    return _interval(letter.text, bound, INFINITY, "[)" if sign == ">=" else "()")
 
 
 def _without(letter: str, bound: Form) -> Form | None:
@@ -95,7 +93,7 @@ def _without(letter: str, bound: Form) -> Form | None:
     holes = [tree]
     if numeric.has(tree, "pm") or numeric.has(tree, "mp"):
         holes = sorted(numeric.signs(tree), key=lambda hole: float(numeric.value(hole) or 0))
-    ends = [_MINUS_INFINITY, *(Form("leaf", "", tree=hole) for hole in holes), _INFINITY]
+    ends = [MINUS_INFINITY, *(Form("leaf", "", tree=hole) for hole in holes), INFINITY]
     parts = tuple(_interval(letter, a, b, "()") for a, b in pairwise(ends))
     return Form("union", "", parts, letter=letter)
 
@@ -162,23 +160,30 @@ def _proportional(a: Node, b: Node, *, positive: bool) -> bool:
 def _solved_by(solved: Form, gap: Node) -> bool:
     """Whether `solved` is `letter = f(...)` and putting f for the letter makes the other equation true.
 
-    The other has to be of first degree in the letter, so that it has no further solution.
+    The other has to be of first degree in the letter, and f to have no value where the letter's factor
+    vanishes (as in `y = 1/x` and `xy = 1`), so that there is no further solution.
     """
     letter, value = (_tree(part) for part in solved.parts)
     if letter is None or value is None or letter.op != "sym" or str(letter.value) in numeric.names(value):
         return False
     name = str(letter.value)
-    if name not in numeric.names(gap):
+    if name not in numeric.names(gap) or not _has_pole(value):
         return False
     zero = Node("num", value=numeric.ZERO)
     at = [
         numeric.substituted(gap, {name: Node("+", (letter, numeric.constant(numeric.ZERO + k)))})
-        for k in (0, 1, 2)
+        for k in range(3)
     ]
     bend = Node("+", (at[0], at[2], Node("*", (numeric.constant(numeric.ZERO - 2), at[1]))))
     if not numeric.same(bend, zero):
         return False
     return bool(numeric.same(numeric.substituted(gap, {name: value}), zero))
+
+
+def _has_pole(node: Node) -> bool:
+    return (node.op == "/" and bool(numeric.names(node.args[1]))) or any(
+        _has_pole(part) for part in node.args
+    )
 
 
 def _same_chain(left: Form, right: Form) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import sys
 
 logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns at every call that its alarm is off
 
@@ -15,13 +16,25 @@ _POWERS = re.compile(
 _MAX_LENGTH = 600
 
 
+load_here = True  # False in a worker, whose parent loads sympy once for all that follow
+
+
+class NotLoadedError(RuntimeError):
+    """The comparison needs math-verify, which is not to be loaded in this process."""
+
+
 def math_verify(prediction: str, reference: str) -> bool:
     """Ask math-verify, the reference first and both boxed; False where it cannot be asked safely.
 
     To be called in a process that can be killed: its own time limit is off, because it is an alarm.
+
+    Raises:
+        NotLoadedError: see there.
     """
     if any(len(text) > _MAX_LENGTH or _POWERS.search(text) for text in (prediction, reference)):
         return False
+    if not load_here and "math_verify" not in sys.modules:
+        raise NotLoadedError
     from math_verify import parse, verify
 
     try:
@@ -36,6 +49,8 @@ def math_verify(prediction: str, reference: str) -> bool:
 
 def as_published(output: str, reference: str) -> bool:
     """Judge a whole output as math-verify's authors do: it finds the answer itself."""
+    if not load_here and "math_verify" not in sys.modules:
+        raise NotLoadedError
     from math_verify import parse, verify
 
     gold = parse(f"\\boxed{{{reference}}}", parsing_timeout=None, raise_on_error=False)
@@ -44,5 +59,5 @@ def as_published(output: str, reference: str) -> bool:
 
 
 def _latex(text: str) -> str:
-    """Write `2*pi` and `sqrt(2)` as commands, which is how math-verify reads them inside a box."""
+    """Write `2*pi` and `sqrt(x)` as commands, which is how math-verify reads them inside a box."""
     return _BARE_NAME.sub(r"\\\1 ", _BARE_ROOT.sub(r"\\sqrt{\1}", text))

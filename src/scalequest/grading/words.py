@@ -18,7 +18,7 @@ def plain(text: str) -> str:
     r"""Return the words of `\text{...}` and their like without the command, in lower case, evenly spaced."""
     text = _IN_FONT.sub(r" \1 ", text)
     text = re.sub(r"[\"'.,!?*]+(?=\s|$)|\\(?=[%$ ])", " ", text)
-    return re.sub(r"^(?:the|an?) ", "", " ".join(text.casefold().split()))
+    return re.sub(r"^(?:the|an?) (?=[a-z]{3})", "", " ".join(text.casefold().split()))
 
 
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{4,}(?![A-Za-z])")
@@ -51,7 +51,8 @@ def says_all_reals(text: str) -> bool:
 
 
 _CHOICE = re.compile(
-    r"(?:(?:option|choice|answer)\s+)?(?:\(\s*([A-J])\s*\)|([A-J])(?:[).:]|(?=$)))\s*(.*)", re.I | re.S
+    r"(?:(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s+)?(?:\(\s*([A-Ja-j])\s*\)|([A-Ja-j])(?:[).:]|(?=$)))(?:\s+(.*))?",
+    re.S,
 )
 
 
@@ -59,7 +60,7 @@ def choice(text: str) -> tuple[str, str] | None:
     """Return the letter of a multiple choice and what stands behind it: `(B) 12` to `B`, `12`."""
     text = " ".join(_IN_FONT.sub(r" \1 ", text).replace("\\ ", " ").split())
     match = _CHOICE.fullmatch(text)
-    return ((match[1] or match[2]).upper(), match[3].strip()) if match else None
+    return ((match[1] or match[2]).upper(), (match[3] or "").strip()) if match else None
 
 
 # -------------------------------------------------------------------------------------------------- numbers
@@ -108,6 +109,8 @@ def number_of_sentence(text: str) -> str | None:
     """Return the number of a sentence of two words and more that holds exactly one; else None."""
     if len(re.findall(r"[A-Za-z]+", text)) < 2 or any(sign in text for sign in "=\\^{"):
         return None
+    if text[:1].isdigit() and set(text.casefold().split()) & _NEVER:
+        return None  # "3 more than x" is no 3
     numbers = _NUMBER.findall(text)
     return (
         str(numbers[0])
@@ -209,7 +212,22 @@ _BARE = re.compile(
     r"(?:\s*(?:/|\bper\b|[ -])\s*[A-Za-z]+(?:\^\{?\d\}?)?){0,5})$"
 )
 _TAIL_SIGN = re.compile(r"\s*(\\?%|\^\s*\\circ(?:\s*[CF](?![A-Za-z]))?)\s*$")
-_NEVER = FUNCTIONS | {"pi", "mod", "theta", "and", "or", "in", "is", "if"}
+_NEVER = FUNCTIONS | {
+    "pi",
+    "mod",
+    "theta",
+    "and",
+    "or",
+    "is",
+    "if",
+    "more",
+    "less",
+    "than",
+    "times",
+    "plus",
+    "minus",
+}
+_NEVER |= {"over", "below", "above", "squared", "cubed", "factorial", "divided"}
 
 
 @dataclass(frozen=True)
@@ -238,7 +256,8 @@ def split_unit(text: str) -> tuple[str, Unit | None]:
     if bare and re.search(r"\d", text[: bare.start()]) and "\\" not in bare[2]:
         first = re.split(r"[\s/^-]", bare[2])[0]
         known = _known(first)
-        if (bare[1] or known) and first.casefold() not in _NEVER and (len(first) > 2 or known):
+        words = set(re.split(r"[\s/^-]+", bare[2].casefold()))
+        if (bare[1] or known) and not words & _NEVER and (len(first) > 2 or known):
             return text[: bare.start()].strip(), _unit(bare[2])
     return text, None
 

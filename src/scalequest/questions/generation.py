@@ -14,6 +14,7 @@ from scalequest.cards import dataset_card
 from scalequest.chat import BoundFormat
 from scalequest.config import ConfigError, RunOptions, option, required, to_dict
 from scalequest.engines.base import Completion, EngineConfig, Generator, Request, Sampling
+from scalequest.engines.launch import LAUNCH, RAY_WORKERS, Launch
 from scalequest.engines.progress import Gates
 from scalequest.engines.stream import Drop, completing, stream
 from scalequest.questions.text import normalised
@@ -43,6 +44,8 @@ class GenerationConfig:
     seed_scope: SeedScope = option("row", SEED_SCOPE)
     sampling: Sampling = option(help="how it is sampled", default_factory=lambda: Sampling(1.0, 0.99, 512))
     engine: EngineConfig = option(help="what it runs on", default_factory=EngineConfig)
+    launch: Launch = option("local", LAUNCH, fingerprint=False)
+    ray_workers: int | None = option(None, RAY_WORKERS, fingerprint=False)
     gates: Gates = option(help="rates that end it early", default_factory=Gates, fingerprint=False)
 
 

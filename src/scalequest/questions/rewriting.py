@@ -15,6 +15,7 @@ from scalequest.cards import dataset_card
 from scalequest.chat import BoundFormat, FormatError
 from scalequest.config import ConfigError, RunOptions, option, required, to_dict
 from scalequest.engines.base import Completion, EngineConfig, FinishReason, Generator, Request, Sampling
+from scalequest.engines.launch import LAUNCH, RAY_WORKERS, Launch
 from scalequest.engines.progress import Gates
 from scalequest.engines.server import Chat, ChatReply, ChatServer, ServerConfig, user
 from scalequest.engines.stream import Drop, completing, stream
@@ -66,6 +67,8 @@ class RewriteConfig:
     )
     engine: EngineConfig = option(help="rewriter local: on what", default_factory=EngineConfig)
     server: ServerConfig = option(help="rewriter server: which", default_factory=ServerConfig)
+    launch: Launch = option("local", LAUNCH, fingerprint=False)
+    ray_workers: int | None = option(None, RAY_WORKERS, fingerprint=False)
     gates: Gates = option(
         help="rates that end it early", default_factory=lambda: Gates(junk=0.99), fingerprint=False
     )

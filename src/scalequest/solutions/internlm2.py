@@ -44,6 +44,7 @@ class InternLM2Config(PretrainedConfig):  # type: ignore[misc]
         rope = {"rope_type": kind if scaled else "default", "rope_theta": rope_theta, **scaled}
         self.rope_parameters = rest.pop("rope_parameters", None) or rope
         rest.pop("auto_map", None)  # code of the repository, which nothing here needs
+        self.tie_word_embeddings = bool(rest.pop("tie_word_embeddings", False))
         super().__init__(**rest)
 
 

@@ -9,7 +9,6 @@ bare question, so the chat format should be one without the boxed-answer instruc
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -50,18 +49,21 @@ class ScoreConfig:
             raise ConfigError("chat_format: a reward model needs the format that it was trained in")
 
 
-def reward_token(model: str) -> int | None:
-    """The id that a reward model wants at the end, where its folder's config names one.
+def reward_token(model: str, revision: str | None = None) -> int | None:
+    """The id that a reward model wants at the end, where its config.json names one (`reward_token_id`).
 
     Raises:
-        ConfigError: it is no number.
+        ConfigError: there is no config, or the id is no number.
     """
-    path = expand(model) / "config.json"
-    if not path.is_file():
-        return None
-    token = json.loads(path.read_bytes()).get("reward_token_id")
+    from transformers import PretrainedConfig
+
+    try:
+        config, _ = PretrainedConfig.get_config_dict(str(expand(model)), revision=revision)
+    except OSError as error:
+        raise ConfigError(f"{model}: no config.json: {error}") from None
+    token = config.get("reward_token_id")
     if token is not None and not isinstance(token, int):
-        raise ConfigError(f"{path}: reward_token_id is {token!r}, not a number")
+        raise ConfigError(f"{model}: reward_token_id is {token!r}, not a number")
     return token
 
 

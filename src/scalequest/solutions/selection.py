@@ -42,8 +42,8 @@ class SelectConfig:
     rule: Rule = option(
         "majority",
         "majority: the first response with the majority's answer; reward: the highest reward (paper); "
-        "majority_reward: the highest among those; reward_vote: the highest of the answer whose rewards, each "
-        "squashed to 0..1, sum highest; correct: the best one that agrees with the column `reference`",
+        "majority_reward: the highest among those; reward_vote: the highest of the answer whose rewards, "
+        "each squashed to 0..1, sum highest; correct: the best one that agrees with the column `reference`",
     )
     min_agreement: float = option(0.0, "smallest share of the samples that give the majority's answer")
     min_reward: float | None = option(None, "smallest reward of what is selected; the paper has none")

@@ -12,6 +12,7 @@ from scalequest.cards import dataset_card
 from scalequest.chat import BoundFormat, ChatFormat, FormatError
 from scalequest.config import ConfigError, RunOptions, option, required, to_dict
 from scalequest.engines.base import Completion, EngineConfig, FinishReason, Generator, Request, Sampling
+from scalequest.engines.launch import LAUNCH, RAY_WORKERS, Launch
 from scalequest.engines.progress import Gates
 from scalequest.engines.stream import Answer, Drop, completing, stream
 from scalequest.grading import extract, majority
@@ -62,6 +63,8 @@ class SolveConfig:
         "a seed a sample, or one a block of rows: faster on GPUs, where seeded rows are sampled natively",
     )
     engine: EngineConfig = option(help="what it runs on", default_factory=EngineConfig)
+    launch: Launch = option("local", LAUNCH, fingerprint=False)
+    ray_workers: int | None = option(None, RAY_WORKERS, fingerprint=False)
     gates: Gates = option(help="rates that end it early", default_factory=Gates, fingerprint=False)
 
     def __post_init__(self) -> None:

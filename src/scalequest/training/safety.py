@@ -166,7 +166,9 @@ def gradient_is_finite(model: Any) -> bool:
     gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
     if not gradients:
         return True
-    return bool(torch.isfinite(min(gradients, key=lambda gradient: gradient.numel())).all())
+    smallest = min(gradients, key=lambda gradient: gradient.numel())
+    here = smallest.to_local() if hasattr(smallest, "to_local") else smallest  # FSDP's, in pieces
+    return bool(torch.isfinite(here).all())
 
 
 def whole_checkpoint(folder: Path, fingerprint: str, clean: bool) -> Path | None:

@@ -1,0 +1,217 @@
+"""Whether two ranks train as one does: DDP, ZeRO-2, ZeRO-3 and fully_shard beside a single process.
+
+    python bench/ranks.py --output runs/ranks
+    python bench/ranks.py --output runs/ranks --stages sft --topologies zero3    # one of them
+
+Each stage (QFT packed, QPO with the reference computed beforehand, SFT with accumulation 2) trains a
+two-layer model in fp32 for 40 steps, on the same global batches in the same order, through its own recipe, on
+two CPU ranks over gloo. Printed, and drawn into OUTPUT/ranks.png: every logged loss beside that of the single
+process. Fails where one is off by more than 1e-3 of it, or where the loss falls by less than 20 %. About five
+minutes on two idle cores.
+
+`fully_shard` is what accelerate does for FSDP2, and by the same policy (a unit a block, and the rest); called
+here without accelerate, which turns to DDP on a CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+STAGES = ("qft", "qpo", "sft")
+TOPOLOGIES = ("ddp", "zero2", "zero3", "fully_shard")
+STEPS, TOLERANCE, FALL = 40, 1e-3, 0.2
+# rows of a forward pass, over all ranks, and forward passes a step
+BATCHES = {"qft": (4, 1), "qpo": (8, 1), "sft": (4, 2)}
+
+
+def make_inputs(folder: Path) -> dict[str, Any]:
+    """Write rows and a model with random weights; return what all runs share."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from scalequest.chat import load_tokenizer
+    from scalequest.records import read_rows
+
+    seeds = read_rows(ROOT / "recipes/tiny/data/seed_questions.jsonl.gz", limit=600)
+    texts = [row["question"] for row in seeds if row["question"].isascii()]
+    rows = {
+        "qft": [{"question": text} for text in texts],
+        "sft": [{"query": text, "response": text} for text in texts],
+        "qpo": [{"chosen": text, "rejected": " ".join(text.split()[::-1])} for text in texts],
+    }
+    for stage, made in rows.items():
+        (folder / f"{stage}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made))
+    tokenizer = load_tokenizer(str(ROOT / "recipes/tiny/models/tiny-base"))
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=512,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    return {
+        "model_name_or_path": str(folder / "model"), "chat_format": "tinymath", "dtype": "float32",
+        "use_cpu": True, "bf16": False, "gradient_checkpointing": False, "track": "none",
+        "max_length": 192, "max_steps": STEPS, "logging_steps": 1, "save_strategy": "no",
+        "learning_rate": 3e-3, "lr_scheduler_type": "cosine", "optim": "adamw_torch", "seed": 7,
+    }  # fmt: skip
+
+
+def train(folder: Path, stage: str, topology: str, shared: dict[str, Any]) -> list[float]:
+    """Run a recipe and return its logged losses."""
+    ranks = 1 if topology == "one" else 2
+    rows, accumulation = BATCHES[stage]
+    out = folder / f"{stage}-{topology}"
+    settings = {
+        **shared,
+        "input": [str(folder / f"{stage}.jsonl")],
+        "output_dir": str(out),
+        "per_device_train_batch_size": rows // ranks // accumulation,
+        "gradient_accumulation_steps": accumulation,
+        **({"learning_rate": 1e-3} if stage == "qpo" else {}),
+        **({"ddp_backend": "gloo"} if topology in ("ddp", "fully_shard") else {}),
+    }
+    config = folder / f"{out.name}.yaml"
+    config.write_text(json.dumps(settings))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2"]
+    accelerate += ["--main_process_port", "0", "--mixed_precision", "no"]
+    script = [str(ROOT / f"recipes/{stage}.py")]
+    command = {
+        "one": [sys.executable, *script],
+        "ddp": [*torchrun, *script],
+        "fully_shard": [*torchrun, __file__, "--sharded", stage],
+    }.get(topology) or [*accelerate, "--config_file", f"accelerate_configs/{topology}.yaml", *script]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    env["TORCH_EXTENSIONS_DIR"] = str(folder / "extensions")  # DeepSpeed compiles one at its first start
+    started = time.monotonic()
+    with (folder / f"{out.name}.log").open("w") as log:
+        done = subprocess.run(
+            [*command, "--config", str(config)], cwd=ROOT, env=env, stdout=log, stderr=log, check=False
+        )
+    if done.returncode:
+        sys.exit(f"{stage} on {topology} failed: {folder / (out.name + '.log')}")
+    print(f"{stage} {topology}: {time.monotonic() - started:.0f} s", file=sys.stderr)
+    records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [record["loss"] for record in records if "loss" in record]
+
+
+def sharded(stage: str, config: str) -> None:
+    """One rank of a recipe whose model `fully_shard` has spread."""
+    import torch.distributed
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    from scalequest.config import parse
+    from scalequest.training import context, dpo, sft
+
+    spec = importlib.util.spec_from_file_location("recipe", ROOT / f"recipes/{stage}.py")
+    assert spec is not None, stage
+    assert spec.loader is not None, stage
+    recipe = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(recipe)
+    run = context.begin(stage, 1, *parse(*recipe.types(), argv=["--config", config]))
+    run.open()
+    prepare, make = {
+        "qft": (sft.prepare_questions, sft.sft_trainer),
+        "sft": (sft.prepare_solutions, sft.sft_trainer),
+        "qpo": (dpo.prepare_pairs, dpo.dpo_trainer),
+    }[stage]
+    trainer: Any = make(run, prepare(run))
+    mesh = init_device_mesh("cpu", (torch.distributed.get_world_size(),))
+    blocks = set(trainer.model._no_split_modules)
+    units = [module for module in trainer.model.modules() if type(module).__name__ in blocks]
+    assert len(units) == trainer.model.config.num_hidden_layers, f"no unit a block: {blocks}"
+    for module in [*units, trainer.model]:
+        fully_shard(module, mesh=mesh)
+    trainer.accelerator.prepare_model = lambda model, **_: model  # it would wrap it for DDP
+    run.train(trainer)
+
+
+def draw(curves: dict[str, dict[str, list[float]]], path: Path) -> None:
+    """Plot all curves, a panel a stage, the single process as a wide line beneath."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4 * len(curves), 3.2), layout="constrained")
+    for axes, (stage, runs) in zip(
+        figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True
+    ):
+        for topology, losses in runs.items():
+            one = topology == "one"
+            label = "one rank" if one else f"{topology}, two ranks"
+            axes.plot(losses, label=label, linewidth=6 if one else 1, color="0.85" if one else None)
+        axes.set(title=stage, xlabel="step", ylabel="loss")
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=120)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run, compare, draw. Returns the exit status."""
+    folder = Path(args.output).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    shared = make_inputs(folder)
+    curves: dict[str, dict[str, list[float]]] = {}
+    lines, failed = [], False
+    for stage in args.stages:
+        runs = {topology: train(folder, stage, topology, shared) for topology in ("one", *args.topologies)}
+        curves[stage] = runs
+        one = runs["one"]
+        fall = 1 - one[-1] / one[0]
+        for topology, losses in runs.items():
+            if topology == "one":
+                continue
+            off = max(abs(a - b) / abs(b) for a, b in zip(losses, one, strict=True))
+            good = off <= TOLERANCE and fall >= FALL and len(losses) >= STEPS
+            failed |= not good
+            lines.append(
+                f"| {stage} | {topology} | {len(losses)} | {one[0]:.4f} | {one[-1]:.4f} | {losses[-1]:.4f} "
+                f"| {fall:.0%} | {off:.1e} | {'ok' if good else 'NO'} |"
+            )
+    print("| stage | two ranks | steps | first loss | last, one | last, two | fall | largest difference | |")
+    print("| --- |" + " --- |" * 8)
+    print("\n".join(lines))
+    (folder / "curves.json").write_text(json.dumps(curves) + "\n")
+    draw(curves, folder / "ranks.png")
+    return int(failed)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    made.add_argument("--output", help="folder of runs, logs, curves and plot")
+    made.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
+    made.add_argument("--topologies", nargs="+", choices=TOPOLOGIES, default=TOPOLOGIES)
+    made.add_argument("--sharded", choices=STAGES, help=argparse.SUPPRESS)
+    made.add_argument("--config", help=argparse.SUPPRESS)
+    return made
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """Parse and run."""
+    args = parser().parse_args(argv)
+    if args.sharded:
+        sharded(args.sharded, args.config)
+        return 0
+    if not args.output:
+        parser().error("--output is needed")
+    return main(args)
+
+
+if __name__ == "__main__":
+    sys.exit(run())

@@ -1,0 +1,158 @@
+r"""How right the judges, measures and rules are on TinyMath, where an oracle knows: a report, no stage.
+
+    python eval/measure_filters.py --solved runs/tiny/filter_questions --output_dir runs/tiny/measure_filters
+
+`solved` are questions with several sampled solutions each: a filter stage with keep_responses (what it
+dropped counts too), a solve_questions or score.py folder, or a file. Three tables, each number with its 95
+% interval and cost:
+
+- solvability: precision and recall of keeping a question, by the agreement of its samples and by a judge's
+  verdict where rows have one, against the oracle's "well posed";
+- difficulty: Spearman's correlation of each measure with the steps that the oracle counts;
+- selection: how often each rule picks a right solution where there is one among the samples, beside picking
+  blindly.
+
+Seconds on one core; printed, and written to OUTPUT/filters.json.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scalequest.config import ConfigError, option, parse, required
+from scalequest.engines.stream import Drop
+from scalequest.evaluation.statistics import share
+from scalequest.evaluation.tables import Table, show
+from scalequest.grading import equivalent
+from scalequest.records import Row, expand, read_rows
+from scalequest.solutions.selection import NEED_REWARDS, SelectConfig, select
+from scalequest.stages import explained
+from scalequest.tinymath.oracle import judge
+
+THRESHOLDS = (0.4, 0.6, 0.8, 1.0)
+RULES = ("majority", "reward", "majority_reward", "reward_vote")
+MEASURES = ("fail_rate", "difficulty")
+
+
+@dataclass(frozen=True)
+class MeasureConfig:
+    """What is measured."""
+
+    solved: list[str] = required("sources of questions with sampled solutions")
+    output_dir: str = required("folder of filters.json")
+    limit: int | None = option(None, "only the first N questions")
+
+
+def main(args: MeasureConfig) -> None:
+    """Ask the oracle about every question, then print and write three tables."""
+    rows = [row for source in args.solved for row in solved(source)][: args.limit]
+    if not rows:
+        raise ConfigError(f"solved: no row of {', '.join(args.solved)} has responses")
+    for row in rows:
+        verdict = judge(row["question"])
+        row |= {"well_posed": verdict.well_posed, "truth": verdict.answer, "steps": verdict.steps}
+        row["fail_rate"] = row.get("fail_rate", 1 - row["agreement"])
+    tables = [solvability(rows), difficulty(rows), selection(rows)]
+    show(tables)
+    folder = Path(args.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    facts = {one.name: [dict(zip(one.columns, row, strict=True)) for row in one.rows] for one in tables}
+    (folder / "filters.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+def solved(source: str) -> list[Row]:
+    """Rows with samples, those that a stage dropped after sampling included."""
+    rows = read_rows(source)
+    if not source.startswith("hub:") and expand(source).is_dir():
+        for file in sorted((expand(source) / "dropped").glob("*.parquet")):
+            rows += read_rows(file)
+    return [dict(row) for row in rows if row.get("responses")]
+
+
+def solvability(rows: Sequence[Row]) -> Table:
+    """Each judge against the oracle's verdict."""
+    judges: dict[str, Callable[[Row], bool]] = {"keep all": lambda row: True}
+    for least in THRESHOLDS:
+        judges[f"agreement >= {least}"] = lambda row, least=least: row["agreement"] >= least - 1e-9
+    if any(row.get("verdict") is not None for row in rows):
+        judges["verdict Yes"] = lambda row: row.get("verdict") is True
+        judges["'yes' anywhere (paper)"] = lambda row: row.get("verdict_by_substring") is True
+    tokens = sum(sum(row["tokens"]) for row in rows if row.get("tokens")) / len(rows)
+    lines = []
+    for name, keeps in judges.items():
+        kept = [row for row in rows if keeps(row)]
+        right = sum(row["well_posed"] for row in kept)
+        posed = sum(row["well_posed"] for row in rows)
+        cost = f"{tokens:.0f}" if name.startswith("agreement") else "–"
+        cells = (name, interval(right, len(kept)), interval(right, posed), f"{len(kept):,}", cost)
+        lines.append(cells)
+    note = f"{len(rows):,} questions. Cost: tokens sampled a question."
+    columns = ("judge", "precision", "recall", "kept", "cost")
+    return Table("solvability", "Solvability judges against the oracle", columns, tuple(lines), (note,))
+
+
+def difficulty(rows: Sequence[Row]) -> Table:
+    """Each measure's rank correlation with the number of steps, over well-posed questions."""
+    from scipy.stats import spearmanr
+
+    lines = []
+    for name in MEASURES:
+        both = [(row[name], row["steps"]) for row in rows if row["well_posed"] and row.get(name) is not None]
+        if len({value for value, _ in both}) < 2:
+            continue
+        rho = float(spearmanr(*zip(*both, strict=True)).statistic)
+        half = 1.96 / math.sqrt(max(1, len(both) - 3)) * math.sqrt(1 + rho**2 / 2)  # Bonett and Wright 2000
+        low, high = (math.tanh(math.atanh(min(rho, 0.9999)) + side * half) for side in (-1, 1))
+        lines.append((name, f"{rho:.3f} ({low:.3f} to {high:.3f})", f"{len(both):,}"))
+    note = "Spearman with the oracle's steps, over well-posed questions."
+    return Table("difficulty", "Measures of difficulty", ("measure", "spearman", "n"), tuple(lines), (note,))
+
+
+def selection(rows: Sequence[Row]) -> Table:
+    """How often each rule picks a right solution, among questions that have one and a wrong one."""
+    open_ones, blind = [], 0.0
+    for row in rows:
+        if row["well_posed"]:
+            right = [answer is not None and same(answer, row["truth"]) for answer in row["answers"]]
+            if any(right) and not all(right):
+                open_ones.append(row)
+                blind += sum(right) / len(right)
+    lines: list[tuple[str, ...]] = []
+    for rule in RULES:
+        if rule in NEED_REWARDS and not all("rewards" in row for row in open_ones):
+            continue
+        picks = [select(row, SelectConfig(input=["x"], rule=rule, answer_phrase=False)) for row in open_ones]
+        hits = sum(
+            not isinstance(pick, Drop) and same(pick["answer"], row["truth"])
+            for pick, row in zip(picks, open_ones, strict=True)
+        )
+        lines.append((rule, interval(hits, len(open_ones)), f"{len(open_ones):,}"))
+    mean = 100 * blind / max(1, len(open_ones))
+    lines.append(("any sample (mean)", f"{mean:.1f}", f"{len(open_ones):,}"))
+    note = (
+        "Questions with at least one right and one wrong sample; an oracle would pick right on all of them."
+    )
+    return Table("selection", "Pick accuracy in %", ("rule", "right", "n"), tuple(lines), (note,))
+
+
+def same(answer: str, truth: Any) -> bool:
+    """Whether an answer is the oracle's."""
+    return answer == str(truth) or equivalent(answer, str(truth))
+
+
+def interval(hits: int, count: int) -> str:
+    """A share in % with its Wilson interval."""
+    if not count:
+        return "–"
+    found = share(hits, count)
+    return f"{100 * found.value:.1f} ({100 * found.low:.1f} to {100 * found.high:.1f})"
+
+
+if __name__ == "__main__":
+    sys.exit(explained(main, *parse(MeasureConfig, description=__doc__ or "")))

@@ -1,0 +1,83 @@
+r"""A reward model from sampled solutions: of two solutions to one question, the right one scores higher.
+
+TRL's RewardTrainer on pairs of a right and a wrong solution, told apart by a reference answer or by a clear
+majority of the samples of solve_questions.py. The paper takes a published reward model; this one needs
+nothing but the solver.
+
+One machine (one GPU, or the CPU with a small model):
+
+    python recipes/reward.py --model_name_or_path recipes/tiny/models/tiny-base --chat_format tinymath \
+        --input runs/tiny/filter_questions --max_length 256 --holdout 50 --output_dir runs/tiny/reward \
+        --learning_rate 5e-4 --num_train_epochs 3 --use_cpu --gradient_checkpointing false
+
+One node of 8 GPUs:
+
+    accelerate launch --config_file accelerate_configs/zero3.yaml recipes/reward.py \
+        --config recipes/qwen2_math_7b/reward.yaml
+
+Many nodes, once on each (under srun, with its own rank):
+
+    accelerate launch --config_file accelerate_configs/multi_node.yaml --machine_rank $SLURM_NODEID \
+        --main_process_ip $HEAD_NODE recipes/reward.py --config recipes/qwen2_math_7b/reward.yaml
+
+Hardware: 8 GPUs of 40 GB for 7B with ZeRO-3; 2 CPU cores and minutes for the tiny profile. Interrupted, it
+goes on from its last whole checkpoint when started again.
+
+Result: a plain sequence-classification model with one output, for score.py; its card has the accuracy on
+held-out pairs.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+
+def main(args: Any, training_args: Any, model_args: Any) -> None:
+    """Pair, tokenise, train, measure, save; nothing is done twice."""
+    from scalequest.engines.launch import check_world
+    from scalequest.training.context import begin
+    from scalequest.training.reward import (
+        REWARD_VERSION,
+        measure_pairs,
+        prepare_solution_pairs,
+        reward_trainer,
+    )
+
+    check_world()  # all processes that were launched train one model together
+
+    # 1. Tokenizer, its pad token, and the fingerprint of all that can change a weight
+    run = begin("reward", REWARD_VERSION, args, training_args, model_args, scorer=True)
+    if args.prepare_only:
+        prepare_solution_pairs(run)
+        return
+    if not run.open():  # finished before, with the same settings
+        return
+
+    # 2. Pairs as token ids; questions without a pair and sides that do not fit are dropped and counted
+    folder = prepare_solution_pairs(run)
+
+    # 3. Train, from the last checkpoint where there is one
+    trainer = reward_trainer(run, folder)
+    run.train(trainer)
+
+    # 4. Measure on what was held out; save, load again to be sure, and write the card and the receipt
+    section = measure_pairs(run, trainer)
+    note = "Scores a solution: of two to one question, the one with the higher number is more often right."
+    run.save(trainer, (), note, section)
+
+
+def types() -> tuple[type, ...]:
+    """The dataclasses whose fields are this recipe's keys."""
+    from trl import ModelConfig, RewardConfig
+
+    from scalequest.training.reward import SolutionPairs
+
+    return SolutionPairs, RewardConfig, ModelConfig
+
+
+if __name__ == "__main__":
+    from scalequest.config import parse
+    from scalequest.training.context import explained
+
+    sys.exit(explained(main, *parse(*types(), description=__doc__)))

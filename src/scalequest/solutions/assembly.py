@@ -1,0 +1,226 @@
+"""The published dataset: generators mixed, every row checked once more, shuffled, with its card and report.
+
+The paper mixes 400K questions of DeepSeekMath's generator with 600K of Qwen2's (section 3.1 and App. B) and
+publishes `query` and `response`; here each row also says where it comes from.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from scalequest import pages
+from scalequest.cards import dataset_card, markdown_table
+from scalequest.config import ConfigError, RunOptions, option, required, to_dict
+from scalequest.engines.stream import Drop, stream
+from scalequest.grading.extraction import last_box
+from scalequest.questions.contamination import ContaminationRule, Index, TestQuestion
+from scalequest.questions.duplicates import DuplicateRule, Sketch, find_duplicates, sketch
+from scalequest.questions.text import batches
+from scalequest.records import Row, row_seed
+from scalequest.shards import Stage
+from scalequest.solutions.overview import lines, overview, sections
+from scalequest.tracking import Tracker
+
+VERSION = 1  # raise by hand when the same configuration gives other rows
+COLUMNS = (
+    *("id", "query", "response", "answer", "generator", "solver", "reward_model"),
+    *("agreement", "reward", "margin", "source"),
+)
+_BOX = re.compile(r"\\+(?:boxed|fbox)(?![a-zA-Z])")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One generator's share of the dataset."""
+
+    source: str = required("a select_solutions folder, a file, or hub:owner/name")
+    rows: int | None = option(None, "take so many, drawn by seed; None takes all")
+
+
+@dataclass(frozen=True)
+class AssembleConfig:
+    """The assembly stage."""
+
+    parts: list[Part] = required("what is mixed", fingerprint=False)
+    columns: dict[str, str] = option(help="our column names to the input's", default_factory=dict)
+    one_box: bool = option(True, "drop a response without exactly one box")
+    answer_parses: bool = option(True, "drop a response whose boxed answer is broken LaTeX, or prose")
+    duplicates: DuplicateRule = option(help="across all parts", default_factory=DuplicateRule)
+    contamination: ContaminationRule = option(
+        help="the last look at the benchmarks", default_factory=ContaminationRule
+    )
+    title: str = option("Questions and solutions", "headline of the card")
+    license: str = option("apache-2.0", "identifier of the licence, for the card")
+    license_note: str = option(
+        "Written by models: the licences of the generator, the solver and the reward model apply too.",
+        "what else is to be said of it",
+    )
+    run: str | None = option(None, "run folder whose stages give funnel and cost", fingerprint=False)
+    push_to_hub: str | None = option(None, "owner/name: upload it there, privately", fingerprint=False)
+
+    def __post_init__(self) -> None:
+        if not self.parts:
+            raise ConfigError("parts: there is nothing to mix")
+
+
+def parses(answer: str) -> bool:
+    r"""Whether a box holds an answer: braces and `\left`, `\right` pair up, nothing is cut, no prose."""
+    bare = re.sub(r"\\[{}\\]", "", answer)
+    depth = 0
+    for char in bare:
+        depth += {"{": 1, "}": -1}.get(char, 0)
+        if depth < 0:
+            return False
+    paired = len(re.findall(r"\\left\b", answer)) == len(re.findall(r"\\right\b", answer))
+    words = re.findall(r"[A-Za-z]{2,}", re.sub(r"\\[a-zA-Z]+", " ", answer))
+    whole = not re.search(r"(?:[-+*/=^_,]|\\)\s*$", answer)
+    return bool(answer.strip()) and depth == 0 and paired and whole and len(words) <= 8
+
+
+def check(row: Row, config: AssembleConfig) -> str | None:
+    """Why a pair may not be published, or None."""
+    if not str(row["query"]).strip() or not str(row["response"]).strip():
+        return "empty"
+    boxes = len(_BOX.findall(row["response"]))
+    if config.one_box and boxes != 1:
+        return "no_box" if boxes == 0 else "several_boxes"
+    if config.answer_parses and not parses(last_box(row["response"]) or ""):
+        return "answer_does_not_parse"
+    return None
+
+
+def outcomes(
+    rows: Sequence[Row], config: AssembleConfig, tests: Sequence[TestQuestion], seed: int
+) -> list[str | None]:
+    """A reason or None for every row: the checks, duplicates over all parts, test questions, then the quotas.
+
+    Args:
+        rows: of all parts, each with `part`, the number of its part.
+        config: checks and quotas.
+        tests: questions of the benchmarks.
+        seed: which rows fill a quota.
+    """
+    reasons = [check(row, config) for row in rows]
+    queries = [str(row["query"]) for row in rows]
+    index, sketches = Index(tests, config.contamination), []
+    matches = []
+    for _, tokens in batches(queries):
+        sketches.append(sketch(tokens, config.duplicates))
+        matches += index.matches(tokens)
+    if rows:
+        left = np.array([reason is None for reason in reasons])
+        found = find_duplicates(queries, Sketch.joined(sketches), config.duplicates, left)
+        reasons = [old or new for old, new in zip(reasons, found.reasons, strict=True)]
+    if config.contamination.drop:
+        flags = ["contamination" if match else None for match in matches]
+        reasons = [old or new for old, new in zip(reasons, flags, strict=True)]
+    for number, part in enumerate(config.parts):
+        own = [n for n, row in enumerate(rows) if row["part"] == number and reasons[n] is None]
+        own.sort(key=lambda n: row_seed(seed, "quota", str(rows[n]["id"])))
+        for n in own[len(own) if part.rows is None else part.rows :]:
+            reasons[n] = "over_quota"
+    return reasons
+
+
+def assemble(
+    stage: Stage,
+    rows: Sequence[Row],
+    config: AssembleConfig,
+    run: RunOptions,
+    *,
+    tests: Sequence[TestQuestion] = (),
+    funnel: Sequence[str] = (),
+    tracker: Tracker | None = None,
+) -> dict[str, Any]:
+    """Write the dataset and finish the stage.
+
+    Args:
+        stage: open and unfinished.
+        rows: of all parts, each with `part`, the number of its part.
+        config: what is mixed and checked.
+        run: gives the seed of the order.
+        tests: questions of the benchmarks.
+        funnel: lines of the card on how the rows came about and what they cost.
+        tracker: gets rates and sample rows.
+
+    Returns:
+        The stage's receipt (empty on workers other than 0).
+    """
+    reasons = outcomes(rows, config, tests, run.seed)
+    order = sorted(range(len(rows)), key=lambda n: row_seed(run.seed, "order", str(rows[n]["id"])))
+
+    def settle(number: int, _: Sequence[Any]) -> Row | Drop:
+        row, reason = rows[order[number]], reasons[order[number]]
+        row = {name: row.get(name) for name in COLUMNS} | {"source": config.parts[row["part"]].source}
+        return row if reason is None else Drop(row, reason)
+
+    stream(stage, len(rows), run.block_size, ask=lambda _: [], answer=None, settle=settle, tracker=tracker)
+    kept = [row for row, reason in zip(rows, reasons, strict=True) if reason is None]
+    found = overview(kept, tests, config.contamination)
+    facts = [{"of": label, "what": text} for label, text in lines(found.facts)]
+    card = dataset_card(config.title, _about(config), to_dict(config), stage.samples(3), "query", "response")
+    body = [card, "## What is in it", "", *markdown_table(facts, "of", "what"), "", *funnel]
+    receipt = stage.finish(rows_in=len(rows), card="\n".join(body), columns=COLUMNS)
+    if receipt:
+        readme = stage.output_dir / "README.md"
+        readme.write_text(
+            license_header(readme.read_text(encoding="utf-8"), config.license), encoding="utf-8"
+        )
+        bars = pages.bars({"kept": receipt["kept"], **receipt["dropped"]})
+        where = pages.section("Where every row went", bars)
+        pages.write_page(stage.output_dir / "report.html", config.title, where, *sections(found))
+        content = json.dumps(found.facts, indent=2, ensure_ascii=False) + "\n"
+        (stage.output_dir / "report.json").write_text(content, encoding="utf-8")
+    return receipt
+
+
+def _about(config: AssembleConfig) -> str:
+    quotas = "; ".join(
+        f"{part.source}: {'all' if part.rows is None else f'at most {part.rows:,}'}" for part in config.parts
+    )
+    looked = "No benchmark was given to compare with." if not config.contamination.given else (
+        "Rows that match a benchmark were dropped." if config.contamination.drop
+        else "Rows that match a benchmark were NOT dropped."
+    )  # fmt: skip
+    return (
+        f"One `query` and one `response` a row, and where they come from. Mixed from {quotas}. {looked} "
+        f"Licence: {config.license}. {config.license_note}"
+    )
+
+
+def upload(folder: str, name: str) -> None:
+    """Push the dataset, its card and report to the hub, privately, with the hub client's credentials."""
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    api.create_repo(name, repo_type="dataset", private=True, exist_ok=True)
+    wanted = ["data/*", "README.md", "report.html", "report.json", "receipt.json"]
+    api.upload_folder(folder_path=folder, repo_id=name, repo_type="dataset", allow_patterns=wanted)
+
+
+def license_header(card: str, license: str) -> str:
+    """A card whose YAML head names the licence too, as the hub reads it."""
+    return card.replace("---\n", f"---\nlicense: {license}\n", 1)
+
+
+def cost_lines(receipts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Lines of the card on what the stages of a run cost."""
+    rows = [
+        {
+            "stage": receipt["stage"],
+            "rows in": f"{receipt['rows_in']:,}",
+            "kept": f"{receipt['kept']:,}",
+            "dropped": ", ".join(f"{reason} {n:,}" for reason, n in receipt["dropped"].items()) or "none",
+            "tokens": f"{receipt['tokens']:,}",
+            "seconds": f"{receipt['seconds']:,.0f}",
+        }
+        for receipt in receipts
+    ]
+    table = markdown_table(rows, "stage", "rows in", "kept", "dropped", "tokens", "seconds") if rows else []
+    return ["## How it was made, and what it cost", "", *table, ""] if rows else []

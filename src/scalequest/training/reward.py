@@ -1,0 +1,151 @@
+"""A reward model that learns from sampled solutions which of two is right (TRL's RewardTrainer).
+
+The pairs come from what solve_questions.py left: a right and a wrong solution of the same question, told
+apart by a reference answer, or by the majority's where that is clear. So the loop closes without anybody's
+model: the solver's own samples teach the scorer that then picks among them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from trl import RewardTrainer, get_peft_config, get_quantization_config
+
+from scalequest.chat import BoundFormat, FormatError, prepare_tokenizer_and_model
+from scalequest.config import ConfigError, option
+from scalequest.records import Row
+from scalequest.training import data
+from scalequest.training.context import Run, TrainingData
+from scalequest.training.difficulty import MAJORITY
+
+REWARD_VERSION = 1  # raise by hand when the same settings give other weights
+
+
+@dataclass(frozen=True)
+class SolutionPairs(TrainingData):
+    """What the reward model learns from: rows of `question`, `responses`, `answers`, `finish_reasons`."""
+
+    reference: str = option(
+        MAJORITY,
+        "column of the reference answer; `majority`: the most frequent answer of a question's samples",
+    )
+    answer_after: str = option("####", "a reference is what follows the last of this, where there is one")
+    min_agreement: float = option(0.6, "majority: smallest share of the samples that has to agree on it")
+    pairs_per_question: int = option(2, "most pairs made of one question")
+
+    def __post_init__(self) -> None:
+        if self.pairs_per_question < 1:
+            raise ConfigError(f"pairs_per_question: expected at least 1, got {self.pairs_per_question}")
+
+
+def pairs(row: Row, args: SolutionPairs) -> list[Row]:
+    """Right and wrong solutions of a question side by side; one row without `chosen` where there are none.
+
+    Raises:
+        ConfigError: the row has no reference.
+    """
+    from scalequest.grading import equivalent, majority  # math-verify and sympy: seconds
+
+    nothing = [{"id": row["id"], "question": row["question"], "chosen": None, "rejected": None}]
+    samples = list(zip(row["responses"], row["answers"], row["finish_reasons"], strict=True))
+    if args.reference == MAJORITY:
+        wanted, agreement = majority(row["answers"])
+        if wanted is None or agreement < args.min_agreement:
+            return nothing
+    elif row.get(args.reference) is None:
+        raise ConfigError(f"row {row['id']}: no '{args.reference}'; name the answers' column in `reference`")
+    else:
+        wanted = str(row[args.reference])
+        wanted = wanted.rpartition(args.answer_after)[2].strip() if args.answer_after else wanted
+    sides: tuple[list[str], list[str]] = ([], [])
+    for response, answer, end in samples:
+        if end == "stop":
+            sides[answer is None or not equivalent(answer, wanted)].append(response)
+    made = [
+        {"id": f"{row['id']}/{n}", "question": row["question"], "chosen": right, "rejected": wrong}
+        for n, (right, wrong) in enumerate(product(dict.fromkeys(sides[0]), dict.fromkeys(sides[1])))
+    ]
+    return made[: args.pairs_per_question] or nothing
+
+
+def preferred(row: Row, chat: BoundFormat, *, max_length: int | None) -> dict[str, Any]:
+    """Render a pair: the prompt, and what follows it on either side.
+
+    Raises:
+        FormatError: there is no pair, or a text cannot be put into the format.
+        DoesNotFit: a side is longer than `max_length`.
+    """
+    if row["chosen"] is None:
+        raise FormatError("no_pair")
+    prompt, chosen = chat.solve_ids(row["question"], row["chosen"])
+    _, rejected = chat.solve_ids(row["question"], row["rejected"])
+    if max_length is not None and len(prompt) + max(len(chosen), len(rejected)) > max_length:
+        raise data.DoesNotFit
+    return {"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected}
+
+
+def prepare_solution_pairs(run: Run) -> Path:
+    """Make the pairs and render them."""
+    limit = run.training_args.max_length
+    needs = ["question", "responses", "answers", "finish_reasons"]
+
+    def rows() -> list[Row]:
+        return [pair for row in run.rows(needs) for pair in pairs(row, run.args)]
+
+    return run.prepare(partial(preferred, max_length=limit), needs, rows=rows, max_length=limit)
+
+
+def whole(row: dict[str, Any]) -> dict[str, Any]:
+    """Both sides with their prompt, as TRL's collator reads them."""
+    return {side: [*row["prompt_ids"], *row[side]] for side in ("chosen_ids", "rejected_ids")}
+
+
+def reward_trainer(run: Run, folder: Path) -> RewardTrainer:
+    """Make the trainer; it loads the model itself, with a head of one number.
+
+    Args:
+        run: begun and opened.
+        folder: as `prepare_solution_pairs` left it.
+
+    Raises:
+        ConfigError: the model has no pad token of its own.
+    """
+    args, model_args = run.training_args, run.model_args
+    if run.chat.pad_id is None:
+        raise ConfigError(f"model_name_or_path: {run.model} has no token '{run.format.pad}' to pad with")
+    args.model_init_kwargs = {
+        "revision": model_args.model_revision,
+        "dtype": model_args.dtype,
+        "attn_implementation": model_args.attn_implementation,
+        **(args.model_init_kwargs or {}),
+    }
+    run.tokenizer.pad_token = run.format.pad
+    train, holdout = (
+        None if rows is None else rows.map(whole, remove_columns=["prompt_ids"]) for rows in data.load(folder)
+    )
+    trainer = RewardTrainer(
+        model=run.model,
+        args=args,
+        train_dataset=train,
+        eval_dataset=holdout,
+        processing_class=run.tokenizer,
+        quantization_config=get_quantization_config(model_args),
+        peft_config=get_peft_config(model_args),
+    )
+    run.chat = prepare_tokenizer_and_model(trainer.model, run.tokenizer, run.format)
+    return trainer
+
+
+def measure_pairs(run: Run, trainer: RewardTrainer) -> str:
+    """Accuracy and margin on the held-out pairs, for the card; all ranks call it."""
+    if trainer.eval_dataset is None:
+        return ""
+    found = trainer.evaluate()
+    return (
+        f"On {len(trainer.eval_dataset)} held-out pairs: the right solution has the higher reward in "
+        f"{100 * found['eval_accuracy']:.1f} %, by {found['eval_margin']:.3f} on average."
+    )

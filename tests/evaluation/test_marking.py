@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from scalequest.engines.base import Completion
+from scalequest.evaluation.benchmarks import Judging, Problem
+from scalequest.evaluation.examinee import Examinee, decoded, visible
+from scalequest.evaluation.marking import Examiners, Paper, agrees, handed_in, mark, marking
+from scalequest.evaluation.prompts import QUESTION_ONLY, EvalPrompt
+from scalequest.grading import Grader, GraderOptions
+
+
+@pytest.fixture(scope="module")
+def grader() -> Iterator[Grader]:
+    with Grader(GraderOptions()) as made:
+        yield made
+
+
+@pytest.mark.parametrize(
+    ("text", "opened", "expected"),
+    [
+        ("No block, 3.", False, ("No block, 3.", False)),
+        ("<think>Say 5.</think> It is 7.", False, ("It is 7.", False)),
+        ("Say 5.</think>It is 7.", True, ("It is 7.", False)),  # the prompt opened the block
+        ("<think>Say \\boxed{5}", False, ("", True)),
+        ("Say \\boxed{5}", True, ("", True)),
+        ("<think>a</think> then <think>again", False, ("", True)),
+    ],
+)
+def test_only_what_follows_the_reasoning_counts(text: str, opened: bool, expected: tuple[str, bool]) -> None:
+    assert visible(text, opened=opened) == expected
+
+
+def test_an_unclosed_block_is_truncated_though_it_stopped() -> None:
+    problem = Problem("1", "?", "5")
+    truncated, paper = handed_in("<think>\\boxed{5}", "stop", QUESTION_ONLY, problem)
+    assert (truncated, paper.text) == (True, "")
+    truncated, paper = handed_in("<think>3</think>\\boxed{5}", "stop", QUESTION_ONLY, problem)
+    assert (truncated, paper.text) == (False, "\\boxed{5}")
+
+
+def test_a_stop_text_ends_an_output_that_ran_on() -> None:
+    prompt = EvalPrompt(name="p", text="{question}", stops=["\nProblem:"])
+    truncated, paper = handed_in("It is 5.\nProblem: What is 8?", "length", prompt, Problem("1", "?", "5"))
+    assert (truncated, paper.text) == (False, "It is 5.")
+    assert handed_in("It is 5.", "length", prompt, Problem("1", "?", "5"))[0]
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "judging", "same"),
+    [
+        ("1, 3", "3, 1", Judging(several=True), True),
+        ("[4, 1, 2, 0]", "0, 1, 2, 4", Judging(several=True), True),
+        ("1, 3, 5", "3, 1", Judging(several=True), False),
+        ("45 \\text{ minutes}", "45", Judging(unit="minute"), True),
+        ("44", "45", Judging(unit="minute"), False),
+        ("4.3", "4.2", Judging(tolerance=0.1), True),
+        ("4.31", "4.2", Judging(tolerance=0.1), False),
+        ("1.03", "1", Judging(relative=0.04), True),
+        ("1.05", "1", Judging(relative=0.04), False),
+        ("\\frac{\\pi}{4}", "0.785", Judging(relative=0.04), True),
+        ("0.34, 0.25", "0.333, 0.25", Judging(several=True, relative=0.04), True),
+        ("0.25, 0.34", "0.333, 0.25", Judging(several=True, relative=0.04), True),
+        ("x", "0.5", Judging(relative=0.04), False),
+    ],
+)
+def test_a_benchmarks_own_rules(
+    answer: str, reference: str, judging: Judging, same: bool, grader: Grader
+) -> None:
+    assert agrees(answer, reference, judging, grader)[0] is same
+
+
+def test_any_of_several_references_is_right(grader: Grader) -> None:
+    paper = Paper("So it is \\boxed{(0,0)}.", ("(10,0)", "(0,0)"), Judging())
+    found = mark(paper, grader)
+    assert (found.correct, found.extracted, found.rule, found.timeout) == (True, "(0,0)", "boxed", False)
+    assert not mark(Paper("\\boxed{(1,0)}", ("(10,0)", "(0,0)"), Judging()), grader).correct
+    assert mark(Paper("I do not know", ("1",), Judging()), grader).extracted is None
+
+
+class Slow:
+    """An examinee that has three blocks of which the first is hard to mark."""
+
+    def __init__(self) -> None:
+        self.given: list[float] = []
+
+    def answer(self, blocks: Iterator[tuple[int, list[str]]]) -> Iterator[tuple[int, list[Completion]]]:
+        for index, keys in blocks:
+            self.given.append(time.monotonic())
+            yield index, [Completion(key, (), "stop", 1, 1) for key in keys]
+
+
+def test_marking_goes_on_beside_the_engine_and_keeps_the_order() -> None:
+    slow = Slow()
+    answers = {"a": "\\boxed{\\frac{1}{2}}", "b": "\\boxed{3}", "c": "nothing"}
+    examinee = Examinee(
+        put=lambda key, prompt, problem, seed: (key, ""),
+        answer=slow.answer,
+        read=lambda reply: (answers[reply.key], None),
+        thinks=lambda prompt: False,
+    )
+    problem = Problem("1", "?", "0.5")
+    with Examiners(GraderOptions()) as examiners:
+        answer = marking(examinee, examiners, lambda key: (QUESTION_ONLY, problem))
+        found = list(answer(iter([(0, ["a"]), (1, ["b", "c"]), (2, [])])))
+    assert [index for index, _ in found] == [0, 1, 2]
+    marks = [reply.mark for _, replies in found for reply in replies]
+    assert [(one.extracted, one.correct) for one in marks] == [
+        ("\\frac{1}{2}", True),
+        ("3", False),
+        (None, False),
+    ]
+    # The first block takes the processes' start to mark; all were generated long before that.
+    assert slow.given[-1] - slow.given[0] < 0.5
+
+
+def test_the_end_of_a_block_is_kept_where_it_is_a_special_token() -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    from scalequest.chat import bind, load_format
+
+    words = ["<pad>", "<s>", "<|user|>", "<|assistant|>", "<|end|>", "<unk>", "</think>", "five", "seven"]
+    raw = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, unk_token="<unk>"))
+    raw.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw,
+        bos_token="<s>",
+        eos_token="<|end|>",
+        pad_token="<pad>",
+        additional_special_tokens=["<|user|>", "<|assistant|>", "</think>"],
+    )
+    chat = bind(load_format("tinymath"), tokenizer)
+    ids = tokenizer.convert_tokens_to_ids(["five", "</think>", "seven"])
+    assert visible(decoded(ids, chat), opened=True) == ("seven", False)

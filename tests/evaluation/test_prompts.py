@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scalequest.chat import FormatError
+from scalequest.config import ConfigError, build
+from scalequest.evaluation.benchmarks import Problem, load_benchmark
+from scalequest.evaluation.prompts import QUESTION_ONLY, EvalPrompt, load_eval_prompt
+
+PROBLEM = Problem("1", "What is {shots} plus {2}?", "3", row={"kind": True, "unit": None})
+
+
+def prompt(**given: Any) -> EvalPrompt:
+    (made,) = build((EvalPrompt,), {"name": "p", **given})
+    return made
+
+
+def test_slots_are_filled_in_one_pass() -> None:
+    made = prompt(
+        text="{intro}{shots}Q: {question} \\boxed{x}",
+        shot="Q: {question} A: {answer}\n",
+        shots=[{"question": "1?", "answer": "{question}"}],
+        cases={"intro": {"column": "kind", "texts": {"True": "Many. "}}},
+    )
+    assert made.fill(PROBLEM) == "Many. Q: 1? A: {question}\nQ: What is {shots} plus {2}? \\boxed{x}"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"text": "no slot"}, "has to hold {question} exactly once"),
+        ({"text": "{shots}{question}"}, "{shots} and the list of shots belong together"),
+        ({"text": "{shots}{question}", "shots": [{"question": "a", "answer": "b"}]}, "shot: has to hold"),
+        ({"text": "{question}", "cases": {"x": {"column": "c", "texts": {}}}}, "no slot {x} in text"),
+        ({"text": "{question}", "turn": "system"}, "turn: expected solve"),
+    ],
+)
+def test_mistakes(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message.replace("{", "\\{").replace("}", "\\}")):
+        prompt(**given)
+
+
+def test_where_the_text_goes(tiny_chat: Any) -> None:
+    problem = Problem("1", "Ann has 3 apples and buys 4. How many apples now?", "7")
+    assert QUESTION_ONLY.ids(problem, tiny_chat) == tiny_chat.solve_prompt_ids(problem.question)
+    plain = prompt(text="Problem: {question}\nSolution:", turn="plain").ids(problem, tiny_chat)
+    assert plain[0] == tiny_chat.bos_id
+    assert tiny_chat.tokenizer.decode(plain[1:]) == f"Problem: {problem.question}\nSolution:"
+    with pytest.raises(FormatError, match="special_token_in_text"):
+        prompt(text="{question}", turn="plain").ids(Problem("2", "Say <|end|> now", "1"), tiny_chat)
+
+
+def test_every_prompt_file_loads(root: Path) -> None:
+    paths = sorted((root / "eval/prompts").glob("*.yaml"))
+    assert {load_eval_prompt(path).name for path in paths} == {path.stem for path in paths}
+
+
+@pytest.mark.data
+def test_olympiadbench_is_asked_in_its_own_way(root: Path, data_dir: Path) -> None:
+    """Kind of answer, number of answers and unit, and the sentence that its results were read by."""
+    benchmark = load_benchmark(root / "eval/benchmarks/olympiadbench.yaml")
+    texts = {problem.id: benchmark.prompts[0].fill(problem) for problem in benchmark.problems}
+    assert all("So the final answer is \\boxed{" in text and "LaTeX" in text for text in texts.values())
+    assert "more than one answer, and each of them is an expression" in texts["1760"].replace(
+        "a number", "an expression"
+    )
+    assert "\\boxed{answers, separated by commas}" in texts["1760"]
+    assert "\\boxed{answer} minute." in texts["2253"]
+    assert "{" not in texts["1606"].partition("\n")[0].replace("\\boxed{answer}", "")

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scalequest.config import ConfigError
+from scalequest.evaluation.benchmarks import Benchmark, Problem
+from scalequest.evaluation.export import write_lm_eval
+from scalequest.evaluation.results import (
+    Result,
+    answer_groups,
+    read_results,
+    summarise,
+    thirds,
+    write_results,
+)
+from scalequest.evaluation.statistics import share
+
+PROTOCOL = {
+    **{"engine": "vllm", "dtype": "bfloat16", "limit": None, "seed": 42, "shots": 0},
+    **{"sampling": {"temperature": 0.7, "top_p": 1.0, "max_tokens": 64}},
+    **{"chat_format": "tinymath", "chat_format_sha256": "0" * 64},
+}
+
+
+def row(id: str, sample: int, extracted: str | None, correct: bool, **more: Any) -> dict[str, Any]:
+    return {
+        **{"benchmark": "b", "id": id, "prompt": "question", "sample": sample, "metadata": "{}"},
+        **{"reference": "1", "prompt_sha256": "0" * 64, "completion": "…", "finish_reason": "stop"},
+        **{"tokens": 10, "truncated": False, "extracted": extracted, "rule": "boxed", "correct": correct},
+        **{"layer": "text", "timeout": False, **more},
+    }
+
+
+BENCHMARK = Benchmark(
+    "b",
+    "B",
+    (
+        Problem("x", "one two three", "1", {"level": 1}),
+        Problem("y", "one two three four", "1", {"level": 2}),
+    ),
+    "0" * 64,
+)
+ROWS = [
+    *(row("x", 0, "1", True, reward=0.1), row("x", 1, "1.0", True, reward=0.2)),
+    *(row("x", 2, "2", False, reward=0.9), row("x", 3, "3", False, reward=0.3)),
+    *(row("y", 0, "2", False, reward=0.1), row("y", 1, "2.0", False, reward=0.2)),
+    *(row("y", 2, None, False, reward=0.3), row("y", 3, "1", True, truncated=False, reward=0.4)),
+]
+
+
+def summary(rows: list[dict[str, Any]], **more: Any) -> Result:
+    given = {"label": "m", "prompts": ["question"], "samples": 4, "cut_counts": False, **more}
+    return summarise(rows, BENCHMARK, protocol=PROTOCOL, model_fingerprint="f", commit="c" * 40, **given)
+
+
+def test_several_samples() -> None:
+    result = summary(ROWS, score="reward")
+    assert (result.n, result.correct, result.samples) == (2, 3, 4)
+    assert result.accuracy.value == pytest.approx((2 / 4 + 1 / 4) / 2)
+    values = {name: one.value for name, one in result.metrics.items()}
+    assert values == {
+        "pass@1": pytest.approx(3 / 8),
+        "pass@2": pytest.approx((5 / 6 + 1 / 2) / 2),
+        "pass@4": 1.0,
+        "maj@4": 0.5,  # x: 1 twice, 2 and 3 once; y: 2 twice, of three answers
+        "avg@4": pytest.approx(3 / 8),
+        "best@4 by reward": 0.5,
+    }
+    assert result.by_sample == [0.5, 0.5, 0.0, 0.5]
+    assert result.sample_spread == pytest.approx(0.25)
+    assert result.no_answer == 1 / 8
+    assert result.explained == pytest.approx(1 / 5)
+
+
+def test_what_was_never_asked_counts_as_wrong() -> None:
+    result = summary([ROWS[0]], samples=1)
+    assert result.accuracy == share(1, 2)
+    assert (result.no_answer, result.explained) == (0.5, 1.0)
+    assert result.split["level"] == {"1": share(1, 1), "2": share(0, 1)}
+    assert result.metrics == {}
+
+
+def test_a_cut_sample_has_no_vote() -> None:
+    cut = [{**one, "truncated": True} if one["extracted"] in ("2", "2.0") else one for one in ROWS]
+    value = summary(cut).metrics["maj@4"].value
+    assert value == 1.0
+
+
+def test_prompts_have_a_spread() -> None:
+    rows = [row("x", 0, "1", True), row("y", 0, "1", True)]
+    rows += [{**row("x", 0, "1", True), "prompt": "other"}, {**row("y", 0, "2", False), "prompt": "other"}]
+    result = summary(rows, samples=1, prompts=["question", "other"])
+    assert {name: one.value for name, one in result.by_prompt.items()} == {"question": 1.0, "other": 0.5}
+    assert result.accuracy.value == 0.75
+    assert result.prompt_spread == pytest.approx(0.5 / 2**0.5)
+
+
+def test_equal_answers_are_one_group() -> None:
+    assert answer_groups(ROWS[:4]) == [-1, -1, 0, 1]
+    halves = [row("x", n, text, False) for n, text in enumerate(["1/2", "0.5", "\\frac{1}{2}", "2"])]
+    assert answer_groups(halves) == [0, 0, 0, 1]
+
+
+def test_thirds() -> None:
+    names = thirds({f"p{n}": n for n in range(9)})
+    assert list(dict.fromkeys(names.values())) == ["0 to 2", "3 to 5", "6 to 8"]
+    assert set(thirds({"a": 4, "b": 4}).values()) == {"4 to 4"}
+
+
+def test_results_come_back_as_they_were_written(tmp_path: Path) -> None:
+    result = summary(ROWS)
+    path = write_results(tmp_path, [result])
+    assert read_results(path) == [result]
+    path.write_text(path.read_text().replace('"format": 2', '"format": 1'))
+    with pytest.raises(ConfigError, match="format 1, expected 2; evaluate again"):
+        read_results(path)
+
+
+def test_lm_evals_layout(tmp_path: Path) -> None:
+    result = summary([row("x", 0, "1", True), row("y", 0, "2", False)], samples=1)
+    receipt = {"ended": "2026-01-02T03:04:05+00:00", "seconds": 7.5, "inputs": {"models/m": "f"}}
+    rows = [row("x", 0, "1", True), row("y", 0, "2", False)]
+    path = write_lm_eval(tmp_path, [result], rows, receipt)
+    assert path == tmp_path / "m" / "results_2026-01-02T03-04-05.000000.json"
+    content = json.loads(path.read_text())
+    assert content["results"]["b"]["exact_match,none"] == 0.5
+    assert content["results"]["b"]["exact_match_stderr,none"] == pytest.approx(0.5)
+    assert content["n-samples"] == {"b": {"original": 2, "effective": 2}}
+    assert content["n-shot"] == {"b": 0}
+    assert content["higher_is_better"] == {"b": {"exact_match": True}}
+    assert content["configs"]["b"]["metadata"]["fingerprint"] == result.fingerprint
+    lines = (tmp_path / "m" / "samples_b_2026-01-02T03-04-05.000000.jsonl").read_text().splitlines()
+    assert [json.loads(line)["exact_match"] for line in lines] == [1.0, 0.0]

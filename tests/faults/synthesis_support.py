@@ -1,0 +1,85 @@
+"""The data recipes as processes that can be killed within milliseconds of a chosen block.
+
+A fork server has imported torch once, so a start costs a fork; the child runs the recipe's own `main`.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+PRELOADED = ["torch", "transformers", "pyarrow.parquet", "scalequest.engines.transformers_engine"]
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(PRELOADED)
+
+
+def run_recipe(name: str, given: Mapping[str, Any], log: str, variables: Mapping[str, str]) -> None:
+    """In the child: run a recipe's main as its script would, output into `log`."""
+    import importlib.util
+
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.chdir(ROOT)
+    os.environ.update(variables)
+    import torch
+
+    torch.set_num_threads(1)
+    spec = importlib.util.spec_from_file_location(f"recipe_{name}", ROOT / "recipes" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    from scalequest.config import build
+    from scalequest.stages import explained
+
+    kinds = (script.RunOptions, next(v for k, v in vars(script).items() if k.endswith("Config")))
+    sys.exit(explained(script.main, *build(kinds, given)))
+
+
+def start(name: str, given: Mapping[str, Any], **variables: str) -> Any:
+    """Start a recipe; a process with pid, exitcode and join."""
+    log = f"{given['output_dir']}.log"
+    process = _context.Process(target=run_recipe, args=(name, dict(given), log, variables))
+    process.start()
+    return process
+
+
+def finish(name: str, given: Mapping[str, Any], **variables: str) -> None:
+    """Run a recipe to its end."""
+    process = start(name, given, **variables)
+    process.join(300)
+    assert process.exitcode == 0, Path(f"{given['output_dir']}.log").read_text()[-2000:]
+
+
+def blocks(folder: str | Path) -> int:
+    """How many blocks are on disk."""
+    return sum(1 for _ in Path(folder).glob("parts/[0-9]*.jsonl"))
+
+
+def until(process: Any, ready: Callable[[], bool], seconds: float = 120.0) -> bool:
+    """Wait until `ready`; False where the process ended first."""
+    end = time.monotonic() + seconds
+    while not ready():
+        if process.exitcode is not None:
+            return False
+        assert time.monotonic() < end, "neither ready nor ended"
+        time.sleep(0.0005)
+    return True
+
+
+def questions(path: Path, count: int) -> Path:
+    """A file of questions that the tiny model has seen the like of."""
+    from tiny_model import stories
+
+    rows = [{"id": f"s-{n:04d}", "question": text} for n, (text, _) in enumerate(stories(count, seed=9))]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path

@@ -1,0 +1,247 @@
+"""Faults in the data stages, and what they cost: nothing. By default three processes are killed.
+
+    pytest tests/faults/test_synthesis_faults.py --kills 100 -n0
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from synthesis_support import blocks, finish, questions, start, until
+
+from fault_server import Answer, Asked, FaultServer, completion
+from stage_support import data_files, dropped, kept, receipt
+
+STAGES = ("generate_questions", "optimize_questions", "solve_questions")
+ROWS, BLOCK = 96, 4
+BLOCKS = ROWS // BLOCK
+MARKERS = {"solvability": "FINAL QUESTION:", "difficulty": "#Finally Rewritten Problem#:"}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[FaultServer]:
+    """Rewrites every question, one in ten badly; takes its time over it."""
+
+    def behaviour(one: Asked) -> Answer:
+        text = " ".join(one.text.split()[-12:])
+        marker = MARKERS["solvability" if "VERIFICATION" in one.text else "difficulty"]
+        answer = completion("no idea" if len(text) % 10 == 0 else f"{marker} {text} And one more?")
+        return Answer(content=answer.content, seconds=0.01)
+
+    with FaultServer(behaviour).running() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def work(tiny_model: Path, server: FaultServer, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Settings of a stage that writes into a folder."""
+    source = questions(tmp_path_factory.mktemp("input") / "questions.jsonl", ROWS)
+    model = {
+        "model_name_or_path": str(tiny_model),
+        "chat_format": "tinymath",
+        "engine": {"name": "transformers"},
+    }
+    own: dict[str, dict[str, Any]] = {
+        "generate_questions": {**model, "num_questions": ROWS, "sampling": {"max_tokens": 14}},
+        "optimize_questions": {
+            "input": [str(source)],
+            "rewriter": "server",
+            "server": {"url": server.url, "model": "m", "concurrency": 6},
+            "prompts": {way: f"recipes/prompts/{way}_rewrite.yaml" for way in MARKERS},
+            "sampling": {"temperature": 0.0, "max_tokens": 64},
+        },
+        "solve_questions": {
+            **model,
+            "input": [str(source)],
+            "samples": 2,
+            "until_agree": 2,
+            "max_samples": 4,
+            "sampling": {"temperature": 0.7, "max_tokens": 22},
+        },
+    }  # fmt: skip
+
+    def settings(stage: str, folder: Path) -> dict[str, Any]:
+        return {"output_dir": str(folder), "block_size": BLOCK, "track": "none", **own[stage]}
+
+    return settings
+
+
+@pytest.fixture(scope="module")
+def undisturbed(work: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A stage's folder after a run in one go."""
+    made: dict[str, Path] = {}
+
+    def folder(stage: str) -> Path:
+        if stage not in made:
+            made[stage] = tmp_path_factory.mktemp("undisturbed") / stage
+            finish(stage, work(stage, made[stage]))
+            assert kept(made[stage])
+            assert dropped(made[stage])
+        return made[stage]
+
+    return folder
+
+
+def same(folder: Path, other: Path) -> None:
+    """Byte for byte the same rows, each once, and the same counts."""
+    assert data_files(folder) == data_files(other)
+    mine, theirs = receipt(folder), receipt(other)
+    assert mine["finished"]
+    for key in ("rows_in", "kept", "dropped", "tokens"):
+        assert mine[key] == theirs[key], key
+    rows = [row["id"] for row in kept(folder) + dropped(folder)]
+    assert len(rows) == len(set(rows)) == ROWS
+    assert not (folder / "parts").exists()
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("stage", STAGES)
+def test_kills(
+    stage: str, work: Any, undisturbed: Any, server: FaultServer, tmp_path: Path, kills: int, kill_table: Any
+) -> None:
+    """`kill -9` at chosen moments, again and again on one folder until it is done, then on the next."""
+    mine = [number for number in range(kills) if STAGES[number % 3] == stage]
+    rng = random.Random(f"{stage} {kills}")
+    reference = undisturbed(stage)
+    folders, left = 0, False
+    asked_before = len(server.asked)
+    for number in mine:
+        if not left:
+            folders += 1
+            folder = tmp_path / f"run{folders}"
+        process = start(stage, work(stage, folder))
+        have = blocks(folder)
+        # four of five between the first block and the last, the others at the start or in the merge
+        early = rng.random() < 0.2
+        target = have if early else min(BLOCKS - 1, max(1, have + rng.randint(0, 4)))
+        alive = until(process, lambda: blocks(folder) >= target)  # noqa: B023
+        time.sleep(rng.uniform(0.0, 0.3 if early else 0.01))
+        if alive:
+            os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        done = blocks(folder)
+        finished = bool((folder / "receipt.json").exists() and receipt(folder)["finished"])
+        kill_table.append((number + 1, stage, "finished" if finished else f"{done} of {BLOCKS}"))
+        left = not finished
+        if finished:
+            same(folder, reference)
+        elif done >= BLOCKS - 4 or number == mine[-1]:
+            finish(stage, work(stage, folder))
+            same(folder, reference)
+            left = False
+    if stage == "optimize_questions":  # what was in flight when it was killed is all that was asked twice
+        assert len(server.asked) - asked_before <= folders * ROWS + 6 * len(mine)
+
+
+def test_sigterm_ends_it_and_it_goes_on(work: Any, undisturbed: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    given = work("generate_questions", folder)
+    process = start("generate_questions", given)
+    assert until(process, lambda: blocks(folder) >= 5)
+    process.terminate()
+    process.join(30)
+    assert process.exitcode == -signal.SIGTERM
+    assert 5 <= blocks(folder) < BLOCKS
+    finish("generate_questions", given)
+    same(folder, undisturbed("generate_questions"))
+
+
+def test_a_worker_that_vanishes_and_comes_back(work: Any, undisturbed: Any, tmp_path: Path) -> None:
+    """Worker 1 of 2 is killed; worker 0 waits for its blocks; the launcher starts it again."""
+    folder = tmp_path / "out"
+    given = work("solve_questions", folder)
+    places = [{"RANK": str(n), "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"} for n in (0, 1)]
+    first = start("solve_questions", given, **places[0])
+    second = start("solve_questions", given, **places[1])
+    odd = [folder / f"parts/{number:06d}.jsonl" for number in (1, 3, 5)]
+    assert until(second, lambda: all(path.exists() for path in odd))
+    os.kill(second.pid, signal.SIGKILL)
+    second.join()
+    assert until(first, lambda: blocks(folder) > BLOCKS // 2)
+    assert not receipt(folder)["finished"]
+    finish("solve_questions", given, **places[1])
+    first.join(120)
+    assert first.exitcode == 0
+    same(folder, undisturbed("solve_questions"))
+
+
+def test_a_second_run_on_one_folder_refuses(work: Any, undisturbed: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    given = work("generate_questions", folder)
+    first = start("generate_questions", given)
+    assert until(first, lambda: blocks(folder) >= 1)
+    second = start("generate_questions", given)
+    second.join(60)
+    assert second.exitcode == 2
+    assert "another run is writing here" in Path(f"{folder}.log").read_text()
+    first.join(120)
+    assert first.exitcode == 0
+    same(folder, undisturbed("generate_questions"))
+
+
+def test_a_cut_part_is_named_and_made_again(work: Any, undisturbed: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    given = work("generate_questions", folder)
+    process = start("generate_questions", given)
+    assert until(process, lambda: blocks(folder) >= 3)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    part = folder / "parts/000001.jsonl"
+    part.write_bytes(part.read_bytes()[:-15])
+    process = start("generate_questions", given)
+    process.join(120)
+    assert process.exitcode == 2
+    assert f"{part}: damaged" in Path(f"{folder}.log").read_text()
+    assert not receipt(folder)["finished"]
+    part.unlink()
+    finish("generate_questions", given)
+    same(folder, undisturbed("generate_questions"))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 256 KiB, where this process may mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
+    try:
+        mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
+    except OSError:
+        mounted = False
+    yield folder
+    if mounted:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("stage", ["generate_questions", "optimize_questions"])
+def test_a_full_disk(
+    stage: str, work: Any, undisturbed: Any, small_disk: Path, server: FaultServer, tmp_path: Path
+) -> None:
+    folder = small_disk / "out"
+    given = work(stage, folder)
+    filler = small_disk / "filler"
+    if os.path.ismount(small_disk):
+        free = os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize
+        filler.write_bytes(b"x" * (free - 48 * 1024))
+    else:  # no right to mount: a block whose temporary file is the device that is always full
+        (folder / "parts").mkdir(parents=True)
+        (folder / "parts/.000007.jsonl.tmp").symlink_to("/dev/full")
+    before = len(server.asked)
+    process = start(stage, given)
+    process.join(120)
+    assert process.exitcode == 2
+    assert "No space left on device" in Path(f"{folder}.log").read_text()
+    assert blocks(folder) < BLOCKS
+    filler.unlink(missing_ok=True)
+    finish(stage, given)
+    same(folder, undisturbed(stage))
+    if stage == "optimize_questions":
+        assert len(server.asked) - before <= ROWS + 6, "only what was in flight is asked for again"
