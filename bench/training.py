@@ -1,4 +1,4 @@
-r"""How fast a training recipe goes, beside what people would write instead; and how fast it prepares its rows.
+r"""How fast a training recipe goes, beside what people would write instead; how fast it prepares its rows.
 
     python bench/training.py --model runs/smollm2/model --chat-format smollm2 --output runs/bench_training
 
@@ -218,7 +218,13 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
             rounds: list[dict[str, float]] = []
             for number in range(args.rounds):
                 order = sides if number % 2 == 0 else sides[::-1]
-                rounds.append({side.name: timed(side, args.tokens, args.steps) for side in order})
+                rounds.append({})
+                for side in order:
+                    rounds[-1][side.name] = timed(side, args.tokens, args.steps)
+                    print(
+                        f"{kind}, round {number + 1}: {side.name} {rounds[-1][side.name]:,.0f}",
+                        file=sys.stderr,
+                    )
         rates = {side.name: statistics.median(one[side.name] for one in rounds) for side in sides}
         ratios = {
             side.name: statistics.median(one["ours"] / one[side.name] for one in rounds) for side in sides

@@ -28,7 +28,7 @@ Grade saved outputs again, by today's grader, and no model asked:
 
     python eval/evaluate.py --regrade runs/tiny/evaluate --output_dir runs/tiny/regraded
 
-Read where math-verify judges otherwise, of an evaluation that is finished or not, in OUTPUT/<label>/audit.html:
+Write OUTPUT/<label>/audit.html, the outputs that math-verify judges otherwise, also of a finished evaluation:
 
     python eval/evaluate.py --config recipes/tiny/evaluate.yaml --audit true
 

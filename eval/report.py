@@ -5,6 +5,9 @@
     python eval/report.py --evaluations runs/7b --output_dir report --parts true
     python eval/report.py --compare runs/a/evaluate/before runs/b/evaluate/after     # and what flipped
 
+`--compare` says what changed between two models, or one model on two engines (evaluate twice, with
+`--engine.name vllm` and `transformers`): the difference with its interval, McNemar's test, every flip.
+
 Whatever lies in the folders is shown: receipts (`receipt.json`), measured questions (`questions.json`) and
 evaluations (`results.json`), models of one evaluation compared on the problems that they share. Nothing but
 these comparisons is computed anew, so every number can be followed to its file. The paper's four-benchmark

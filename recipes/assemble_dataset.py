@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from scalequest.config import RunOptions, parse
@@ -45,7 +46,7 @@ def main(run: RunOptions, config: AssembleConfig) -> None:
             own = read_inputs([part.source], "query", "response", columns=config.columns, limit=run.limit)
             rows += [{**row, "id": f"{number}-{row['id']}", "part": number} for row in own]
         with tracked(stage, run, config, worker=index) as tracker:
-            funnel = cost_lines(receipts(config.run))
+            funnel = cost_lines(receipts(config.run, inputs))
             assemble(stage, rows, config, run, tests=tests, funnel=funnel, tracker=tracker)
 
     # 3. The hub, only where it is asked for
@@ -53,14 +54,22 @@ def main(run: RunOptions, config: AssembleConfig) -> None:
         upload(run.output_dir, config.push_to_hub)
 
 
-def receipts(folder: str | None) -> list[dict[str, Any]]:
-    """Receipts of a run folder's finished stages, in the order in which they ran."""
+def receipts(folder: str | None, inputs: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Receipts of the stages below a run folder that made these inputs, in the order in which they ran."""
     from scalequest.records import expand
 
-    found = (
-        [json.loads(path.read_bytes()) for path in expand(folder).glob("*/receipt.json")] if folder else []
-    )
-    return sorted((one for one in found if one.get("finished")), key=lambda one: str(one["started"]))
+    made_by: dict[str, dict[str, Any]] = {}
+    for path in expand(folder).rglob("receipt.json") if folder else ():
+        receipt = json.loads(path.read_bytes())
+        if receipt.get("finished"):
+            made_by[f"{receipt['fingerprint']}/{receipt['output']}"] = receipt
+    found, queue = dict[str, dict[str, Any]](), list(inputs.values())
+    while queue:
+        name = queue.pop().partition("[")[0]  # `[:600]` takes a part of it
+        if name in made_by and name not in found:
+            found[name] = made_by[name]
+            queue += made_by[name]["inputs"].values()
+    return sorted(found.values(), key=lambda one: str(one["started"]))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from scalequest.evaluation.comparison import compare, comparison_tables
 
 def rows(correct: str, samples: int = 1) -> list[dict[str, Any]]:
     return [
-        {"benchmark": "b", "id": f"p{number // samples}", "correct": mark == "1"}
+        {"benchmark": "b", "id": f"p{number // samples}", "correct": mark == "1", "extracted": mark}
         for number, mark in enumerate(correct)
     ]
 
@@ -25,7 +25,7 @@ def test_what_flipped_and_how_surely() -> None:
     differences, flips = comparison_tables([found], {"b": "B"}, flips=True)
     assert differences.rows[0][:4] == ("new", "old", "B", "10")
     assert differences.rows[0][4].startswith("+70.0 [+")
-    assert ("new", "old", "B", "lost", "p1") in flips.rows
+    assert ("new", "old", "B", "lost", "p1", "0", "1") in flips.rows
 
 
 def test_several_outputs_are_one_observation_a_problem() -> None:

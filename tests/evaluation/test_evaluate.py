@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -141,6 +142,11 @@ def test_killed_and_started_again_it_gives_the_same_rows(
     script("evaluate.py", *words(model_dir, tmp_path))
     for label in ("one", "the other"):
         assert read_rows(tmp_path / label) == read_rows(evaluated[0] / label)
+        whole, resumed = (
+            read_results(folder / label / "results.json") for folder in (evaluated[0], tmp_path)
+        )
+        for old, new in zip(whole, resumed, strict=True):
+            assert replace(new, protocol=old.protocol, fingerprint=old.fingerprint, commit=old.commit) == old
 
 
 def _process(folder: Path) -> int | None:

@@ -48,7 +48,7 @@ def run_recipe(name: str, given: Mapping[str, Any], log: str, variables: Mapping
 def start(name: str, given: Mapping[str, Any], **variables: str) -> Any:
     """Start a recipe; a process with pid, exitcode and join."""
     log = f"{given['output_dir']}.log"
-    process = _context.Process(target=run_recipe, args=(name, dict(given), log, variables))
+    process = _context.Process(target=run_recipe, args=(name, dict(given), log, variables), daemon=True)
     process.start()
     return process
 
@@ -56,7 +56,7 @@ def start(name: str, given: Mapping[str, Any], **variables: str) -> Any:
 def finish(name: str, given: Mapping[str, Any], **variables: str) -> None:
     """Run a recipe to its end."""
     process = start(name, given, **variables)
-    process.join(300)
+    process.join(500)
     assert process.exitcode == 0, Path(f"{given['output_dir']}.log").read_text()[-2000:]
 
 
@@ -65,7 +65,7 @@ def blocks(folder: str | Path) -> int:
     return sum(1 for _ in Path(folder).glob("parts/[0-9]*.jsonl"))
 
 
-def until(process: Any, ready: Callable[[], bool], seconds: float = 120.0) -> bool:
+def until(process: Any, ready: Callable[[], bool], seconds: float = 400.0) -> bool:
     """Wait until `ready`; False where the process ended first."""
     end = time.monotonic() + seconds
     while not ready():
@@ -77,9 +77,10 @@ def until(process: Any, ready: Callable[[], bool], seconds: float = 120.0) -> bo
 
 
 def questions(path: Path, count: int) -> Path:
-    """A file of questions that the tiny model has seen the like of."""
+    """A file of questions that the tiny model has seen the like of, and one that cannot be asked."""
     from tiny_model import stories
 
     rows = [{"id": f"s-{n:04d}", "question": text} for n, (text, _) in enumerate(stories(count, seed=9))]
+    rows[7]["question"] += " <|end|>"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path

@@ -1,6 +1,6 @@
 """Faults in the data stages, and what they cost: nothing. By default three processes are killed.
 
-    pytest tests/faults/test_synthesis_faults.py --kills 100 -n0
+pytest tests/faults/test_synthesis_faults.py --kills 100 -n0
 """
 
 from __future__ import annotations
@@ -158,7 +158,9 @@ def test_a_worker_that_vanishes_and_comes_back(work: Any, undisturbed: Any, tmp_
     """Worker 1 of 2 is killed; worker 0 waits for its blocks; the launcher starts it again."""
     folder = tmp_path / "out"
     given = work("solve_questions", folder)
-    places = [{"RANK": str(n), "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"} for n in (0, 1)]
+    places = [
+        {"RANK": str(n), "WORLD_SIZE": "2", "LOCAL_RANK": str(n), "LOCAL_WORLD_SIZE": "2"} for n in (0, 1)
+    ]
     first = start("solve_questions", given, **places[0])
     second = start("solve_questions", given, **places[1])
     odd = [folder / f"parts/{number:06d}.jsonl" for number in (1, 3, 5)]

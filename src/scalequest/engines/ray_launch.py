@@ -42,7 +42,6 @@ def spread(main: Callable[[RunOptions, Any], None], run: RunOptions, config: Any
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         import ray
-        import ray.data
     except ImportError as error:
         raise ConfigError(f"launch: ray is not installed ({error}): pip install 'scalequest[ray]'") from None
     run = replace(run, output_dir=os.path.abspath(run.output_dir))
@@ -51,40 +50,36 @@ def spread(main: Callable[[RunOptions, Any], None], run: RunOptions, config: Any
         workers, cpus, gpus = _room(ray.cluster_resources(), config)
         if run.fresh:
             clear(run.output_dir)
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
-        context.max_errored_blocks = 0
-        task = _Worker(main, replace(run, fresh=False), config, workers, secrets.token_hex(8), os.getcwd())
+        session = secrets.token_hex(8)
+        given = (main, replace(run, fresh=False), config, workers, session, os.getcwd())
         logger.info("%d workers on Ray, each with %g CPUs and %d GPUs", workers, cpus, gpus)
-        numbers = ray.data.range(workers, override_num_blocks=workers)
-        numbers.map_batches(
-            task.run, batch_size=1, num_cpus=cpus, num_gpus=gpus, concurrency=workers, max_retries=RETRIES
-        ).materialize()
+        task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES, max_calls=1)(_worker)
+        waiting = [task.remote(number, *given) for number in range(workers)]
+        while waiting:
+            done, waiting = ray.wait(waiting)
+            ray.get(done)
     except ray.exceptions.RayError as error:
-        cause = _cause(error)
+        cause = getattr(error, "cause", None)
         raise cause if isinstance(cause, ConfigError | StageError) else error from None
     finally:
         ray.shutdown()
 
 
-class _Worker:
-    """What a task needs; pickled with it."""
-
-    def __init__(
-        self, main: Callable[..., None], run: RunOptions, config: Any, workers: int, session: str, folder: str
-    ) -> None:
-        self.main, self.given, self.workers = main, (run, config), workers
-        self.session, self.folder = session, folder
-
-    def run(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Be the worker whose number is in the batch."""
-        (number,) = batch["id"].tolist()
-        place = {"RANK": number, "WORLD_SIZE": self.workers, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
-        os.environ.update({name: str(value) for name, value in place.items()})
-        os.environ.update({SESSION: self.session, IN_RAY: "1"})
-        os.chdir(self.folder)
-        self.main(*self.given)
-        return batch
+def _worker(
+    number: int,
+    main: Callable[[RunOptions, Any], None],
+    run: RunOptions,
+    config: Any,
+    workers: int,
+    session: str,
+    folder: str,
+) -> None:
+    """In a process of Ray's that ends with it: be worker `number`."""
+    place = {"RANK": number, "WORLD_SIZE": workers, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
+    os.environ.update({name: str(value) for name, value in place.items()})
+    os.environ.update({SESSION: session, IN_RAY: "1"})
+    os.chdir(folder)
+    main(run, config)
 
 
 def _room(resources: dict[str, float], config: Any) -> tuple[int, float, int]:
@@ -102,13 +97,3 @@ def _room(resources: dict[str, float], config: Any) -> tuple[int, float, int]:
             f"ray_workers: {workers} workers need {needs} each, and the cluster has room for {most}"
         )
     return workers, max(1.0, cores // workers) if not gpus else min(1.0, cores / workers), gpus
-
-
-def _cause(error: BaseException) -> BaseException:
-    """The exception inside Ray's wrappers."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, ConfigError | StageError):
-            return seen
-        seen = getattr(seen, "cause", None) or seen.__cause__
-    return error

@@ -18,18 +18,29 @@ import json
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
 
 from scalequest.config import ConfigError, option
-from scalequest.engines.base import FinishReason, Sampling
+from scalequest.engines.base import Sampling
+from scalequest.engines.chat_protocol import (
+    Again,
+    Chat,
+    ChatReply,
+    Refused,
+    error_message,
+    read_reply,
+    request_body,
+    retry_after,
+    user,
+)
 from scalequest.engines.journal import Journal
+
+__all__ = ["BudgetSpent", "Chat", "ChatReply", "ChatServer", "ServerConfig", "ServerError", "user"]
 
 HOPELESS = 20  # questions given up without a single answer before it is the server's or the config's fault
 _AGAIN = frozenset((408, 409, 425, 429))  # and every 5xx
@@ -79,50 +90,12 @@ class ServerConfig:
         return (prompt_tokens * self.price_in + tokens * self.price_out) / 1e6
 
 
-@dataclass(frozen=True)
-class Chat:
-    """One question: what the caller knows it by, its messages as (role, text), and its own seed if any."""
-
-    key: str
-    messages: Sequence[tuple[str, str]]
-    seed: int | None = None
-
-
-@dataclass(frozen=True)
-class ChatReply:
-    """What came back for one question, or why nothing did.
-
-    Attributes:
-        key: the question's.
-        text: the answer, "" where `fault` is set.
-        finish_reason: "stop" or "length".
-        prompt_tokens: billed for reading, over all attempts.
-        tokens: billed for generating, over all attempts.
-        fault: None, or `refused` (the server does not take this question), `content_filter`, `nonsense`
-            (never an answer, in all attempts), `no_reply` (an error every time, while others were answered).
-        requests: attempts made.
-    """
-
-    key: str
-    text: str
-    finish_reason: FinishReason
-    prompt_tokens: int
-    tokens: int
-    fault: str | None = None
-    requests: int = 1
-
-
 class ServerError(ConfigError):
     """Why the server cannot be asked any further, in one line that says what to do."""
 
 
 class BudgetSpent(ServerError):
     """The budget does not cover another question."""
-
-
-def user(text: str, system: str | None = None) -> list[tuple[str, str]]:
-    """Messages of one user's turn, behind a system turn where one is given."""
-    return [*([("system", system)] if system else []), ("user", text)]
 
 
 class ChatServer:
@@ -226,7 +199,8 @@ class ChatServer:
         """One question until it is answered or given up."""
         import tenacity
 
-        body = self._body(chat)
+        limit = self.config.token_limit
+        body = request_body(chat, str(self.config.model), self.sampling, limit, self.config.extra)
         asked = hashlib.sha256(json.dumps([chat.key, body], sort_keys=True).encode()).hexdigest()[:24]
         if self._journal and (known := self._journal.take(asked)):
             del known["asked"]
@@ -234,12 +208,12 @@ class ChatServer:
         most = (sum(len(text.encode()) + 16 for _, text in chat.messages), self.sampling.max_tokens)
         answered, billed, requests = self._answered, (0, 0), 0
         reply: ChatReply | None = None
-        trouble: _Again | None = None
+        trouble: Again | None = None
         try:
             async for attempt in tenacity.AsyncRetrying(
                 stop=lambda state: self._why is not None or state.attempt_number >= self.config.attempts,
                 wait=tenacity.wait_random_exponential(multiplier=0.5, max=self.config.max_wait),
-                retry=tenacity.retry_if_exception_type(_Again),
+                retry=tenacity.retry_if_exception_type(Again),
                 sleep=self._sleep,
                 reraise=True,
             ):
@@ -247,14 +221,14 @@ class ChatServer:
                     requests += 1
                     try:
                         reply = await self._within_budget(most, lambda: self._post(client, body))
-                    except _Again as again:
+                    except Again as again:
                         billed = (billed[0] + again.billed[0], billed[1] + again.billed[1])
                         self._write(asked, again.billed, {}) if any(again.billed) else None
                         self._not_before = max(self._not_before, time.monotonic() + again.wait)
                         raise
-        except _Again as again:
+        except Again as again:
             trouble = again
-        except _Refused as refused:
+        except Refused as refused:
             reply = _lost(chat, "refused")
             self._give_up(str(refused))
         if trouble is not None:
@@ -283,18 +257,6 @@ class ChatServer:
             self._write(asked, own, {**kept, "requests": requests})
         return reply
 
-    def _body(self, chat: Chat) -> dict[str, Any]:
-        sampling = self.sampling
-        return {
-            "model": self.config.model,
-            "messages": [{"role": role, "content": text} for role, text in chat.messages],
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            self.config.token_limit: sampling.max_tokens,
-            **({"seed": chat.seed} if chat.seed is not None else {}),
-            **self.config.extra,
-        }
-
     async def _within_budget(
         self, most: tuple[int, int], call: Callable[[], Awaitable[ChatReply]]
     ) -> ChatReply:
@@ -315,7 +277,7 @@ class ChatServer:
             reply = await call()
             used = (reply.prompt_tokens, reply.tokens)
             return reply
-        except _Again as again:
+        except Again as again:
             used = again.billed
             raise
         finally:
@@ -336,46 +298,33 @@ class ChatServer:
 
         await self._sleep(self._not_before - time.monotonic())
         if self._why:
-            raise _Again("the others had been stopped", 0)
+            raise Again("the others had been stopped", 0)
         try:
             async with asyncio.timeout(self.config.timeout):
                 response = await client.post("chat/completions", json=body)
         except (httpx.TransportError, TimeoutError) as error:
-            raise _Again(self._shown(f"{type(error).__name__} {error}".strip()), 0) from None
+            raise Again(self._shown(f"{type(error).__name__} {error}".strip()), 0) from None
         status = response.status_code
         if status == 200:
-            return self._read(response)
-        said = self._shown(f"{status} {_message(response)}")
+            try:
+                reply, counted = read_reply(response)
+            except Again as again:
+                raise Again(self._shown(str(again)), 200, again.billed) from None
+            if not counted and (self._money, self._tokens) != (None, None):
+                raise self._stop(
+                    ServerError(
+                        f"server {self.config.url}: its replies do not count their tokens, so no budget "
+                        "can be kept: unset server.budget and server.budget_tokens"
+                    )
+                )
+            return reply
+        said = self._shown(f"{status} {error_message(response)}")
         if status in _AGAIN or status >= 500:
-            raise _Again(said, status, wait=_retry_after(response.headers.get("retry-after")))
+            raise Again(said, status, wait=retry_after(response.headers.get("retry-after")))
         if status in _REFUSED:
-            raise _Refused(said)
+            raise Refused(said)
         hint = f" (is the environment variable {self.config.key_variable} right?)" if status == 401 else ""
         raise self._stop(ServerError(f"server {self.config.url}: {said}{hint}"))
-
-    def _read(self, response: Any) -> ChatReply:
-        billed, counted = (0, 0), False
-        try:
-            content = response.json()
-            if usage := content.get("usage"):
-                billed, counted = (int(usage["prompt_tokens"]), int(usage["completion_tokens"])), True
-            choice = content["choices"][0]
-            text, reason = choice["message"]["content"], choice["finish_reason"]
-            if reason == "content_filter":
-                return ChatReply("", "", "stop", *billed, fault="content_filter")
-            if reason not in ("stop", "length") or not isinstance(text, str):
-                raise ValueError(f"finish_reason {reason!r}, content of type {type(text).__name__}")
-            text.encode()  # half of a surrogate pair is valid JSON, but no text that a file can hold
-        except (ValueError, TypeError, LookupError, AttributeError) as error:
-            raise _Again(self._shown(f"no answer in its reply: {error!r}"), 200, billed) from None
-        if not counted and (self._money, self._tokens) != (None, None):
-            raise self._stop(
-                ServerError(
-                    f"server {self.config.url}: its replies do not count their tokens, so no budget "
-                    "can be kept: unset server.budget and server.budget_tokens"
-                )
-            )
-        return ChatReply("", text, reason, *billed)
 
     def _stop(self, why: Exception) -> Exception:
         """Have all questions given up; the first to say why is heard."""
@@ -407,18 +356,6 @@ class ChatServer:
         return " ".join((text.replace(self._key, "***") if self._key else text).split())[:300]
 
 
-class _Again(Exception):
-    """An attempt that may be repeated: HTTP status (0 is none), tokens billed for it, seconds to wait."""
-
-    def __init__(self, why: str, status: int, billed: tuple[int, int] = (0, 0), wait: float = 0.0) -> None:
-        super().__init__(why)
-        self.status, self.billed, self.wait = status, billed, wait
-
-
-class _Refused(Exception):
-    """The server does not take this question."""
-
-
 def _lost(chat: Chat, fault: str) -> ChatReply:
     return ChatReply(chat.key, "", "stop", 0, 0, fault=fault)
 
@@ -439,26 +376,3 @@ def _each(
         opened[index] = [None] * len(chats)
         for position, chat in enumerate(chats):
             yield index, position, chat
-
-
-def _message(response: Any) -> str:
-    """What the server says is wrong."""
-    try:
-        error = response.json()["error"]
-        return str(error["message"] if isinstance(error, dict) else error)
-    except (ValueError, TypeError, LookupError):
-        return str(response.text)
-
-
-def _retry_after(header: str | None) -> float:
-    """Seconds that a `Retry-After` header asks for, given as a number or a date; 0 where there is none."""
-    if not header:
-        return 0.0
-    try:
-        return max(0.0, float(header))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):
-        return 0.0

@@ -24,6 +24,7 @@ class Comparison:
         p_value: of McNemar's exact test; None where a problem has several outputs.
         gained: ids of problems that only the second solves; `lost`, that only the first solves (with several
             outputs: that one solves more often).
+        answers: what the two answered to each of those (their first outputs).
     """
 
     benchmark: str
@@ -33,6 +34,7 @@ class Comparison:
     p_value: float | None
     gained: tuple[str, ...]
     lost: tuple[str, ...]
+    answers: dict[str, tuple[str | None, str | None]]
 
 
 def compare(
@@ -51,8 +53,14 @@ def compare(
         lost = tuple(i for i, gap in gaps.items() if gap < 0)
         p_value = None if several else mcnemar(len(gained), len(lost))
         difference = paired_difference(list(gaps.values()), seed)
-        found.append(Comparison(benchmark, *labels, difference, p_value, gained, lost))
+        answers = [_answers(rows, benchmark) for rows in (first, second)]
+        said = {i: (answers[0][i], answers[1][i]) for i in gained + lost}
+        found.append(Comparison(benchmark, *labels, difference, p_value, gained, lost, said))
     return found
+
+
+def _answers(rows: Sequence[Row], benchmark: str) -> dict[str, str | None]:
+    return {row["id"]: row["extracted"] for row in reversed(rows) if row["benchmark"] == benchmark}
 
 
 def scores(rows: Sequence[Row]) -> dict[tuple[str, str], float]:
@@ -93,18 +101,23 @@ def comparison_tables(
         "corrected for the number of comparisons."
     )
     flipped = [
-        (one.second, one.first, titles.get(one.benchmark, one.benchmark), kind, i)
+        (one.second, one.first, titles.get(one.benchmark, one.benchmark), kind, i, *map(_shown, said))
         for one in found
         for kind, ids in (("gained", one.gained), ("lost", one.lost))
         for i in ids
+        for said in [one.answers[i][::-1]]
     ]
     tables = [Table("differences", "Differences between models", columns, tuple(rows), (note,))]
     if flips and flipped:
         more = f"{len(flipped) - LISTED:,} more flipped." if len(flipped) > LISTED else ""
-        head = ("model", "against", "benchmark", "flip", "problem")
+        head = ("model", "against", "benchmark", "flip", "problem", "answered", "against answered")
         shown = tuple(flipped[:LISTED])
         tables.append(Table("flips", "Problems that flipped", head, shown, (more,) if more else ()))
     return tables
+
+
+def _shown(answer: str | None) -> str:
+    return "–" if answer is None else answer if len(answer) <= 60 else f"{answer[:59]}…"
 
 
 def signed(estimate: Estimate) -> str:

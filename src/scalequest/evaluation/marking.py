@@ -9,6 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from types import TracebackType
@@ -191,7 +192,8 @@ def _sit_down(options: GraderOptions) -> None:
     if parent is not None:
         threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()
     _grader = Grader(options)
-    _grader.start()
+    with suppress(RuntimeError):  # slow to come up on a busy machine: it starts when it is needed
+        _grader.start()
 
 
 def _mark_all(papers: Sequence[Paper]) -> list[Mark]:

@@ -125,7 +125,7 @@ def protocol(
         "engine": name,
         "engine_version": versions.get(name) or versions.get(f"{name}-cpu"),
         "dtype": _dtype(config, label),
-        "commit": f"{receipt.get('commit')}{' with changes' if receipt.get('dirty') else ''}",
+        "commit": f"{receipt.get('commit') or 'unknown'}{' with changes' if receipt.get('dirty') else ''}",
     }
 
 

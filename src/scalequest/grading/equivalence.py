@@ -12,12 +12,15 @@ from fractions import Fraction
 
 from scalequest.grading import numeric
 from scalequest.grading.exact import value
-from scalequest.grading.expressions import Node, Unreadable, readings
+from scalequest.grading.expressions import is_foreign, readings
 from scalequest.grading.forms import INFINITY, MINUS_INFINITY, Form, is_name, named, read, same_name
 from scalequest.grading.normalise import LONGEST, normalise
 from scalequest.grading.options import GraderOptions, Layer
 from scalequest.grading.relations import same_equation, same_inequality, solution_set
 from scalequest.grading.symbolic import math_verify
+from scalequest.grading.tokens import Unreadable
+from scalequest.grading.trees import Node, has, names, number, signs
+from scalequest.grading.values import rational
 from scalequest.grading.words import (
     arc,
     choice,
@@ -195,7 +198,7 @@ class Comparison:
         return self.options.units == "optional" and self.same(left, right)
 
     def _scaled(self, left: Form, right: Form, factor: Fraction) -> bool:
-        trees = tuple(Node("*", (numeric.constant(factor), tree)) for tree in _trees(left))
+        trees = tuple(Node("*", (number(factor), tree)) for tree in _trees(left))
         return self._same_trees(left, right, trees, _trees(right))
 
     def _same_ratio(self, a: str, b: str) -> bool:
@@ -219,9 +222,10 @@ class Comparison:
 
     def _same_trees(self, left: Form, right: Form, a: Sequence[Node], b: Sequence[Node]) -> bool:
         if not a or not b:
-            return self._ask_symbolic(left, right)
+            foreign = any(not trees and is_foreign(form.text) for form, trees in ((left, a), (right, b)))
+            return foreign and self._ask_symbolic(left, right)
         self.use("numeric")
-        two = [any(numeric.has(tree, sign) for sign in ("pm", "mp") for tree in side) for side in (a, b)]
+        two = [any(has(tree, sign) for sign in ("pm", "mp") for tree in side) for side in (a, b)]
         if any(two):
             return all(two) and self._same_pairs(a[0], b[0])
         renamed = "n" if self.integers else "c" if self.options.constants == "renamed" else ""
@@ -244,7 +248,7 @@ class Comparison:
         return math_verify(left.text, right.text) or math_verify(right.text, left.text)
 
     def _same_pairs(self, a: Node, b: Node) -> bool:
-        forms = [[Form("leaf", "", tree=tree) for tree in numeric.signs(side)] for side in (a, b)]
+        forms = [[Form("leaf", "", tree=tree) for tree in signs(side)] for side in (a, b)]
         return self._paired(*forms)
 
     def _rounded(self, left: Form, right: Form, a: Sequence[Node], b: Sequence[Node]) -> bool:
@@ -256,7 +260,7 @@ class Comparison:
             (right.text, b[0], a[0], left.text),
         ):
             match = _DECIMAL.fullmatch(text)
-            if match is None or numeric.names(exact) or _DECIMAL.fullmatch(other):
+            if match is None or names(exact) or _DECIMAL.fullmatch(other):
                 continue
             if _is_rounded(
                 tree, exact, text, len(match[1] or "") - int(match[2] or 0), self.options.rounding_digits
@@ -328,7 +332,7 @@ class Comparison:
         trees = [_trees(part) for part in parts]
         if not all(trees):
             return False
-        numbers = all(not numeric.names(tree) for side in trees for tree in side)
+        numbers = all(not names(tree) for side in trees for tree in side)
         identity = numbers or all(numeric.same(trees[0][0], side[0]) for side in trees[1:])
         return identity and same(last)
 
@@ -412,7 +416,7 @@ class Comparison:
             if not trees:
                 found.append(part)
             else:
-                found += [Form("leaf", "", tree=tree) for tree in numeric.signs(trees[0])]
+                found += [Form("leaf", "", tree=tree) for tree in signs(trees[0])]
         return tuple(found)
 
     def _distinct(self, parts: Sequence[Form]) -> tuple[Form, ...]:
@@ -469,7 +473,7 @@ def _agree(left: str, right: str, count: int) -> bool:
 def _mentions(form: Form, name: Form) -> bool:
     """Whether a right side holds the single letter that its left side names, as in `x = 2x - 1`."""
     letter = name.text.strip()
-    return len(letter) == 1 and any(letter in numeric.names(tree) for tree in _trees(form))
+    return len(letter) == 1 and any(letter in names(tree) for tree in _trees(form))
 
 
 def _names(form: Form) -> frozenset[str]:
@@ -513,8 +517,8 @@ def _is_rounded(decimal: Node, exact: Node, text: str, places: int, digits: int)
     written = re.sub(r"[eE].*|\\.*|\*.*", "", text)
     if len(re.sub(r"\D", "", written).lstrip("0")) < digits:
         return False
-    rational = numeric.rational(exact)
-    if rational is not None and _finite(rational):
+    fraction = rational(exact)
+    if fraction is not None and _finite(fraction):
         return False
-    a, b = numeric.rational(decimal), numeric.value(exact)
+    a, b = rational(decimal), numeric.value(exact)
     return a is not None and b is not None and numeric.within(a, b, Fraction(1, 2) / Fraction(10) ** places)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from scalequest.grading.expressions import Unreadable, readings
+from scalequest.grading.expressions import readings
+from scalequest.grading.tokens import Unreadable
 
 _PLAIN = re.compile(r"([-+]?)\s?([1-9]\d{0,2}(?:,\d{3})+|\d+)?(\.\d+)?\.?")
 _ARITHMETIC = re.compile(r"(?:[-+*/^(){}!\s\d.,eE]|\\(?:frac|cdot|times|div)(?![A-Za-z]))+")
@@ -28,7 +29,7 @@ def value(text: str) -> Fraction | None:
         return Fraction(plain[1] + (plain[2] or "0").replace(",", "") + (plain[3] or ""))
     if not _ARITHMETIC.fullmatch(text):
         return None
-    from scalequest.grading.numeric import rational
+    from scalequest.grading.values import rational
 
     try:
         trees = readings(text)

@@ -8,56 +8,16 @@ base 10).
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
-MAX_CHARACTERS = 2_000
+from scalequest.grading.tokens import FUNCTIONS, SYMBOLS, SYNONYMS, Foreign, Unreadable, tokens
+from scalequest.grading.trees import MINUS_ONE, Node, number
+
 _MAX_DEPTH = 60
 _MAX_DIGITS = 1_000
 
-_FUNCTIONS = """
-sin cos tan cot sec csc sinh cosh tanh coth arcsin arccos arctan arccot arcsinh arccosh arctanh
-ln log exp lg sqrt cbrt abs floor ceil max min gcd lcm det
-"""
-FUNCTIONS = frozenset(_FUNCTIONS.split())
-_SYNONYMS = {
-    **{"asin": "arcsin", "acos": "arccos", "atan": "arctan", "arsinh": "arcsinh", "arcosh": "arccosh"},
-    **{"tg": "tan", "ctg": "cot", "cosec": "csc", "asinh": "arcsinh", "acosh": "arccosh", "atanh": "arctanh"},
-}
 _INVERSE = {name: f"arc{name}" for name in ("sin", "cos", "tan", "cot", "sinh", "cosh", "tanh")}
-_GREEK = """
-alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau
-upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Upsilon Phi Psi Omega hbar ell
-"""
-_WORDS = (
-    "infinity",
-    "infty",
-    "theta",
-    "alpha",
-    "beta",
-    "gamma",
-    "lambda",
-    "omega",
-    "sigma",
-    "phi",
-    "pi",
-    "inf",
-)
-# Names that a run of letters may begin with, the longest first; any other letter is a symbol of its own.
-_NAMES = sorted((*FUNCTIONS, *_SYNONYMS, *_WORDS), key=len, reverse=True)
-_RUN = re.compile("|".join(map(re.escape, _NAMES)) + "|[A-Za-z]")
-_PLAIN_SYMBOLS = frozenset(_GREEK.split()) | {
-    "theta",
-    "alpha",
-    "beta",
-    "gamma",
-    "lambda",
-    "omega",
-    "sigma",
-    "phi",
-}
-
 _FONT_NAMES = """
 mathrm mathbf mathit mathsf mathcal mathbb boldsymbol bm text textbf textit textrm mbox rm operatorname vec
 mathop mathfrak
@@ -66,41 +26,15 @@ _FONTS = frozenset(f"\\{name}" for name in _FONT_NAMES.split())
 _ACCENTS = frozenset(
     (r"\bar", r"\hat", r"\tilde", r"\overline", r"\widehat", r"\widetilde", r"\dot", r"\overrightarrow")
 )
-_TOKEN = re.compile(
-    r"(?P<number>(?:[1-9]\d{0,2}(?:,\d{3})+(?!\d)|\d+)(?:\.\d*)?(?:[eE][-+]?\d+(?![\d.]))?|\.\d+(?:[eE][-+]?\d+)?)"
-    r"|(?P<command>\\[A-Za-z]+|\\[{}%|\\])|(?P<letters>[A-Za-z]+)|(?P<operator>\*\*|[-+*/^_!()\[\]{}|&,'%=])"
-)
 _OPENING = {"(": ")", "{": "}", "[": "]", r"\{": r"\}", r"\lfloor": r"\rfloor", r"\lceil": r"\rceil"}
 _BIG = {r"\sum": "sum", r"\prod": "prod"}
 _MATRICES = ("pmatrix", "bmatrix", "matrix", "vmatrix", "Bmatrix", "Vmatrix", "smallmatrix", "array")
+# Commands between formulas or around them, never foreign inside one.
+_OUTER = frozenset(
+    (r"\cup", r"\cap", r"\le", r"\ge", r"\ne", r"\in", r"\end", r"\circ", r"\approx", r"\prime")
+)
 _TIMES = frozenset(("*", r"\cdot", r"\times", r"\ast"))
 _OVER = frozenset(("/", r"\div"))
-
-
-class Unreadable(ValueError):
-    """The text is not a formula of the kinds that this grammar knows."""
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    r"""A formula: `op` applied to `args`, or a leaf with its `value`.
-
-    Leaves: `num` (Fraction), `sym` (name), `pi`, `e`, `i`, `inf`. `sum` and `prod` have the arguments symbol,
-    from, to, term; `index` is an indexed symbol whose index holds a bound one; a `matrix` has rows of nodes;
-    `pm` is +1 or -1, `mp` the opposite.
-    """
-
-    op: str
-    args: tuple[Node, ...] = ()
-    value: Fraction | str | None = None
-
-
-def number(value: int | Fraction) -> Node:
-    """Return a leaf that holds a number."""
-    return Node("num", value=Fraction(value))
-
-
-MINUS_ONE = number(-1)
 
 
 def readings(text: str) -> tuple[Node, ...]:
@@ -109,14 +43,19 @@ def readings(text: str) -> tuple[Node, ...]:
     Raises:
         Unreadable: it is no formula.
     """
-    tree = _read(text)
-    if isinstance(tree, str):
-        raise Unreadable(tree)
-    return tree
+    trees = _read(text)
+    if isinstance(trees, Unreadable):
+        raise trees
+    return trees
+
+
+def is_foreign(text: str) -> bool:
+    """Whether a formula cannot be read only because of a command that this grammar does not know."""
+    return isinstance(_read(text), Foreign)
 
 
 @lru_cache(maxsize=4096)
-def _read(text: str) -> tuple[Node, ...] | str:
+def _read(text: str) -> tuple[Node, ...] | Unreadable:
     try:
         parser = _Parser(text, loose=False)
         strict = parser.whole()
@@ -124,33 +63,10 @@ def _read(text: str) -> tuple[Node, ...] | str:
             return (strict,)
         loose = _Parser(text, loose=True).whole()
         return (strict,) if loose == strict else (strict, loose)
-    except (Unreadable, IndexError, ZeroDivisionError, RecursionError) as error:
-        return str(error) or type(error).__name__
-
-
-def tokens(text: str) -> list[str]:
-    """Split a formula into numbers, commands, letters with the names of functions kept whole, and signs.
-
-    Raises:
-        Unreadable: a character that no formula has, or too many of them.
-    """
-    if len(text) > MAX_CHARACTERS:
-        raise Unreadable("too long")
-    found: list[str] = []
-    end = 0
-    while end < len(text):
-        if text[end].isspace():
-            end += 1
-            continue
-        match = _TOKEN.match(text, end)
-        if match is None:
-            raise Unreadable(f"character {text[end]!r}")
-        if match["letters"]:
-            found += _RUN.findall(match["letters"])
-        else:
-            found.append(match[0])
-        end = match.end()
-    return found
+    except Unreadable as error:
+        return error.with_traceback(None)
+    except (IndexError, ZeroDivisionError, RecursionError) as error:
+        return Unreadable(type(error).__name__)
 
 
 class _Parser:
@@ -330,7 +246,7 @@ class _Parser:
         if token in ("|", r"\lvert", r"\vert", r"\mid"):
             return self.bars_around()
         name = token.lstrip("\\")
-        name = _SYNONYMS.get(name, name)
+        name = SYNONYMS.get(name, name)
         if token[0].isalpha() and name == token and len(token) == 1:
             return self.letter()
         if name in FUNCTIONS:
@@ -342,7 +258,7 @@ class _Parser:
         if name == "pi":
             self.take()
             return Node("pi")
-        if name in _PLAIN_SYMBOLS:
+        if name in SYMBOLS:
             self.take()
             return self.subscripted({"varepsilon": "epsilon", "varphi": "phi"}.get(name, name))
         return self.command()
@@ -505,14 +421,16 @@ class _Parser:
         if token in _FONTS:
             self.at -= 1
             return self.in_font()
-        raise Unreadable(f"command {token}")
+        if not re.fullmatch(r"\\[A-Za-z]+", token) or token in _OUTER:
+            raise Unreadable(f"sign {token}")
+        raise Foreign(f"command {token}")
 
     def no_derivative(self) -> None:
         r"""Refuse `\frac{dy}{dx}` and its like, which is no quotient of products."""
         if self.tokens[self.at : self.at + 2] in (["{", "d"], ["{", r"\partial"]):
             below = self.tokens[self.closing(self.at) + 1 :][:4]
             if below[1:2] in (["d"], [r"\partial"]) and below[3:] in (["}"], ["^"]):
-                raise Unreadable("derivative")
+                raise Foreign("derivative")
 
     def in_font(self) -> Node:
         r"""Read `\mathrm{e}`, `\mathbf{y}`: what stands inside, whatever the font."""
@@ -558,7 +476,7 @@ class _Parser:
             kind += self.take()
         self.take("}")
         if kind not in _MATRICES:
-            raise Unreadable(f"environment {kind}")
+            raise Foreign(f"environment {kind}")
         if kind == "array" and self.peek() == "{":
             self.at = self.closing(self.at) + 1
         rows, row = [], [self.sum()]

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Literal
 
 from scalequest.grading.exact import value
-from scalequest.grading.expressions import MINUS_ONE, Node
+from scalequest.grading.trees import MINUS_ONE, Node
 from scalequest.grading.words import plain, says_all_reals
 
 _PIECE = re.compile(r"\\begin|\\end|\\[A-Za-z]+|\\.|<=|>=|!=|:=|==|.", re.S)

@@ -99,7 +99,7 @@ def normalise(text: str) -> str:
         text = _NOTHING.sub("", text)
         text = _COMMAND.sub(lambda match: _COMMANDS.get(match[0], match[0]), text)
         text = re.sub(r"\^\s*\{\s*\\circ\s*\}", r"^\\circ", text)
-        text = re.sub(r"\\sqrt\s*(\w)", r"\\sqrt{\1}", text)
+        text = re.sub(r"\\sqrt\s*(\d+|[A-Za-z])", r"\\sqrt{\1}", text)
         text = _FRACTION.sub(lambda m: rf"\frac{{{m[1] or m[2] or ''}}}{{{m[3] or m[4] or ''}}}", text)
     text = text.replace("\\$", "").replace("$", "").replace("£", "").replace("€", "")
     text = re.sub(r"(?<![A-Za-z\\])(?:np|math|numpy|sympy)\.(?=[a-z])", "", text)

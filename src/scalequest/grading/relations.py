@@ -5,8 +5,10 @@ from __future__ import annotations
 from itertools import pairwise
 
 from scalequest.grading import numeric
-from scalequest.grading.expressions import MINUS_ONE, Node, Unreadable, readings
+from scalequest.grading.expressions import readings
 from scalequest.grading.forms import INFINITY, MINUS_INFINITY, Form
+from scalequest.grading.tokens import Unreadable
+from scalequest.grading.trees import MINUS_ONE, Node, has, names, number, signs, substituted
 
 _OPPOSITE = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
 
@@ -91,8 +93,8 @@ def _without(letter: str, bound: Form) -> Form | None:
     if tree is None:
         return None
     holes = [tree]
-    if numeric.has(tree, "pm") or numeric.has(tree, "mp"):
-        holes = sorted(numeric.signs(tree), key=lambda hole: float(numeric.value(hole) or 0))
+    if has(tree, "pm") or has(tree, "mp"):
+        holes = sorted(signs(tree), key=lambda hole: float(numeric.value(hole) or 0))
     ends = [MINUS_INFINITY, *(Form("leaf", "", tree=hole) for hole in holes), INFINITY]
     parts = tuple(_interval(letter, a, b, "()") for a, b in pairwise(ends))
     return Form("union", "", parts, letter=letter)
@@ -109,7 +111,7 @@ def _is_letter(form: Form) -> bool:
 
 def _letters(form: Form) -> list[str]:
     tree = _tree(form)
-    return numeric.names(tree) if tree is not None else []
+    return names(tree) if tree is not None else []
 
 
 def _tree(form: Form) -> Node | None:
@@ -142,19 +144,15 @@ def _gap(form: Form) -> Node | None:
 
 def _proportional(a: Node, b: Node, *, positive: bool) -> bool:
     """Whether `a` is a constant times `b`, the constant not zero."""
-    letters = sorted(set(numeric.names(a)) & set(numeric.names(b)))
-    if not letters or numeric.names(a) != numeric.names(b):
+    letters = sorted(set(names(a)) & set(names(b)))
+    if not letters or names(a) != names(b):
         return False
     factor = numeric.ratio(a, b)
     if factor is None or (positive and factor < 0):
         return False
     # a(x) b(p) = b(x) a(p) at every x, for one fixed point p
     fixed = numeric.fixed_point(letters)
-    return bool(
-        numeric.same(
-            Node("*", (a, numeric.substituted(b, fixed))), Node("*", (b, numeric.substituted(a, fixed)))
-        )
-    )
+    return bool(numeric.same(Node("*", (a, substituted(b, fixed))), Node("*", (b, substituted(a, fixed)))))
 
 
 def _solved_by(solved: Form, gap: Node) -> bool:
@@ -164,26 +162,21 @@ def _solved_by(solved: Form, gap: Node) -> bool:
     vanishes (as in `y = 1/x` and `xy = 1`), so that there is no further solution.
     """
     letter, value = (_tree(part) for part in solved.parts)
-    if letter is None or value is None or letter.op != "sym" or str(letter.value) in numeric.names(value):
+    if letter is None or value is None or letter.op != "sym" or str(letter.value) in names(value):
         return False
     name = str(letter.value)
-    if name not in numeric.names(gap) or not _has_pole(value):
+    if name not in names(gap) or not _has_pole(value):
         return False
-    zero = Node("num", value=numeric.ZERO)
-    at = [
-        numeric.substituted(gap, {name: Node("+", (letter, numeric.constant(numeric.ZERO + k)))})
-        for k in range(3)
-    ]
-    bend = Node("+", (at[0], at[2], Node("*", (numeric.constant(numeric.ZERO - 2), at[1]))))
+    zero = number(0)
+    at = [substituted(gap, {name: Node("+", (letter, number(k)))}) for k in range(3)]
+    bend = Node("+", (at[0], at[2], Node("*", (number(-2), at[1]))))
     if not numeric.same(bend, zero):
         return False
-    return bool(numeric.same(numeric.substituted(gap, {name: value}), zero))
+    return bool(numeric.same(substituted(gap, {name: value}), zero))
 
 
 def _has_pole(node: Node) -> bool:
-    return (node.op == "/" and bool(numeric.names(node.args[1]))) or any(
-        _has_pole(part) for part in node.args
-    )
+    return (node.op == "/" and bool(names(node.args[1]))) or any(_has_pole(part) for part in node.args)
 
 
 def _same_chain(left: Form, right: Form) -> bool:

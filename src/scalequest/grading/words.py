@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from scalequest.grading.expressions import FUNCTIONS
+from scalequest.grading.tokens import FUNCTIONS
 
 _FONT = r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|operatorname|mbox|rm)\s*"
 _IN_FONT = re.compile(_FONT + r"\{([^{}]*)\}")

@@ -28,6 +28,8 @@ _FOREIGN = (
 FOREIGN = frozenset(_FOREIGN.split())
 _MATHEMATICS = re.compile(r"\$\$.*?\$\$|\$.*?\$|\\\(.*?\\\)|\\\[.*?\\\]|\\[a-zA-Z]+", re.DOTALL)
 _WORD = re.compile(r"[^\W\d_]+")
+# Cyrillic letters that a keyboard puts where a Latin one was meant (GSM8K has such a question).
+_LOOKALIKES = frozenset("АВЕКМНОРСТХаеорсухіѕј")
 _FEW = 3  # words: fewer say nothing about a language
 
 
@@ -59,7 +61,11 @@ def language(question: str, rule: LanguageRule) -> str | None:
         return "language"
     if not question.isascii():
         letters = [letter for letter in unicodedata.normalize("NFKC", question) if letter.isalpha()]
-        names = [unicodedata.name(letter, "UNKNOWN") for letter in letters if not letter.isascii()]
+        names = [
+            "LATIN" if letter in _LOOKALIKES else unicodedata.name(letter, "UNKNOWN")
+            for letter in letters
+            if not letter.isascii()
+        ]
         if any(not name.startswith(("LATIN", "GREEK", "MODIFIER LETTER")) for name in names):
             return "language"
         if sum(name.startswith("LATIN") for name in names) > rule.max_accented * len(letters):

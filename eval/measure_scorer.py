@@ -1,0 +1,75 @@
+"""Measure a TinyMath difficulty scorer from outside, beside the oracle's number of steps.
+
+    python eval/measure_scorer.py runs/tiny/difficulty
+
+Over the held-out questions that the oracle can read: the rank correlation of fail rates with what the scorer
+predicts, and with how many steps the question takes by the oracle, which no stage may ask; with 95 %
+intervals by Fisher's transformation. Seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from scipy.stats import spearmanr
+
+from scalequest.tinymath.oracle import judge
+
+
+def measure(rows: Sequence[dict[str, Any]]) -> list[tuple[str, int, float, float, float]]:
+    """Name, n, correlation and interval of the scorer and of the oracle's steps."""
+    judged = [(row, judge(row["question"])) for row in rows]
+    read = [(row, found.steps) for row, found in judged if found.well_posed]
+    held = [row["fail_rate"] for row, _ in read]
+    found = []
+    for name, values in (
+        ("scorer", [row["predicted"] for row, _ in read]),
+        ("oracle's steps", [s for _, s in read]),
+    ):
+        rank = float(spearmanr(values, held).statistic)
+        middle, half = (
+            math.atanh(max(min(rank, 0.999999), -0.999999)),
+            1.96 / math.sqrt(max(len(read) - 3, 1)),
+        )
+        found.append((name, len(read), rank, math.tanh(middle - half), math.tanh(middle + half)))
+    return found
+
+
+def main(args: argparse.Namespace) -> int:
+    """Print the table. Returns the exit status."""
+    folder = Path(args.scorer)
+    try:
+        rows = [json.loads(line) for line in (folder / "holdout.jsonl").read_text().splitlines()]
+    except OSError:
+        print(
+            f"error: {folder}: no holdout.jsonl; train with recipes/difficulty.py and a holdout",
+            file=sys.stderr,
+        )
+        return 2
+    print("| Spearman with held-out fail rates | n | value | 95 % |\n| --- | --- | --- | --- |")
+    for name, n, rank, low, high in measure(rows):
+        print(f"| {name} | {n} | {rank:.3f} | {low:.3f} to {high:.3f} |")
+    receipt = json.loads((folder / "receipt.json").read_text())
+    print(
+        f"\nTraining took {receipt['seconds']:.0f} s; {len(rows) - n} of {len(rows)} questions are not well posed."
+    )
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    made.add_argument("scorer", help="folder of the scorer")
+    return made
+
+
+if __name__ == "__main__":
+    sys.exit(main(parser().parse_args()))

@@ -1,0 +1,55 @@
+"""The report on judges, measures and rules: what the oracle says against what the samples say."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from evaluation_support import command, environment
+
+QUESTIONS = [
+    ("Ann has 3 apples. Ann buys 4 apples. How many apples does Ann have now?", "7"),
+    ("Ben has 9 books. Ben gives away 2 books. How many books does Ben have now?", "7"),
+    ("Ann has 3 apples. How many pears does Ben have now?", None),
+]
+
+
+def row(number: int, answers: list[str | None], rewards: list[float], agreement: float) -> dict[str, Any]:
+    return {
+        "id": f"q-{number}",
+        "question": QUESTIONS[number][0],
+        "responses": [f"\\boxed{{{answer}}}" for answer in answers],
+        "answers": answers,
+        "finish_reasons": ["stop"] * len(answers),
+        "tokens": [10] * len(answers),
+        "rewards": rewards,
+        "agreement": agreement,
+    }
+
+
+def test_the_tables_say_what_the_rules_did(tmp_path: Path, root: Path) -> None:
+    source = tmp_path / "solved.jsonl"
+    rows = [
+        row(0, ["7", "8", "8"], [2.0, 0.0, 0.0], 2 / 3),
+        row(1, ["7", "7", "8"], [2.0, 1.0, 0.0], 2 / 3),
+        row(2, ["1", "2", "3"], [0.0, 0.0, 0.0], 1 / 3),
+    ]
+    source.write_text("".join(json.dumps(one) + "\n" for one in rows))
+    words = command(root, "measure_filters.py", "--solved", source, "--output_dir", tmp_path / "out")
+    done = subprocess.run(
+        words, capture_output=True, text=True, env=environment(root), timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Pick accuracy" in done.stdout
+    facts = json.loads((tmp_path / "out" / "filters.json").read_text())
+    picked = {one["rule"]: one["right"].partition(" ")[0] for one in facts["selection"]}
+    assert picked["reward"] == "100.0"
+    assert picked["majority"] == picked["majority_reward"] == "50.0"
+    assert picked["any sample (mean)"] == "50.0"
+    judges = {one["judge"]: one for one in facts["solvability"]}
+    assert judges["keep all"]["precision"].startswith("66.7")
+    assert judges["agreement >= 0.6"]["precision"].startswith("100.0")
+    assert judges["agreement >= 0.8"]["kept"] == "0"
+    assert judges["agreement >= 0.4"]["cost"] == "30"
