@@ -94,11 +94,13 @@ def pair_table(grader: Grader, rows: Sequence[dict[str, Any]], name: str) -> dic
     seconds = time.perf_counter() - start
     judged = list(zip(verdicts, rows, strict=True))
     plain = [(v, row["label"]) for v, row in judged if "policy:" not in row["note"]]
+    folds = [[v == label for v, label in plain[fold::5]] for fold in range(5)]
     policy = [v == row["label"] for v, row in judged if "policy:" in row["note"]]
     hostile = [v == row["label"] for v, row in judged if "hostile:" in row["note"]]
     return {
         "grader": name,
         "agreement %": 100 * sum(v == label for v, label in plain) / len(plain),
+        "worst of 5 folds %": min(100 * sum(fold) / len(fold) for fold in folds),
         "false pos.": sum(v and not label for v, label in plain),
         "false neg.": sum(label and not v for v, label in plain),
         "policy %": 100 * sum(policy) / len(policy),

@@ -57,7 +57,7 @@ def main(args: argparse.Namespace) -> int:
         print(f"| {name} | {n} | {rank:.3f} | {low:.3f} to {high:.3f} |")
     receipt = json.loads((folder / "receipt.json").read_text())
     print(
-        f"\nTraining took {receipt['seconds']:.0f} s; {len(rows) - n} of {len(rows)} questions are not well posed."
+        f"\nTraining took {receipt['seconds']:.0f} s; {len(rows) - n} of {len(rows)} questions are ill posed."
     )
     return 0
 

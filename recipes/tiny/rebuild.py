@@ -255,8 +255,10 @@ def new_model(tokenizer: Any) -> Any:
     return LlamaForCausalLM(config)
 
 
-def fit(model: Any, batches: Iterator[tuple[Any, Any]], tokens: int, label: str, peak: float = 1.5e-3) -> float:
-    """AdamW, short warm-up, linear decay to zero over a budget of tokens with padding. Returns seconds."""
+def fit(
+    model: Any, batches: Iterator[tuple[Any, Any]], tokens: int, label: str, peak: float = 1.5e-3
+) -> float:
+    """AdamW, short warm-up, linear decay to zero over a budget of tokens. Returns seconds."""
     import torch
 
     optimiser = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.05)

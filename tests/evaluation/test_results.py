@@ -9,6 +9,7 @@ import pytest
 from scalequest.config import ConfigError
 from scalequest.evaluation.benchmarks import Benchmark, Problem
 from scalequest.evaluation.export import write_lm_eval
+from scalequest.evaluation.harness import scored
 from scalequest.evaluation.results import (
     Result,
     answer_groups,
@@ -17,6 +18,7 @@ from scalequest.evaluation.results import (
     thirds,
     write_results,
 )
+from scalequest.evaluation.settings import EvaluationConfig
 from scalequest.evaluation.statistics import share
 
 PROTOCOL = {
@@ -103,6 +105,23 @@ def test_equal_answers_are_one_group() -> None:
     assert answer_groups(ROWS[:4]) == [-1, -1, 0, 1]
     halves = [row("x", n, text, False) for n, text in enumerate(["1/2", "0.5", "\\frac{1}{2}", "2"])]
     assert answer_groups(halves) == [0, 0, 0, 1]
+
+
+def test_scores_come_from_another_file(tmp_path: Path) -> None:
+    outputs = [{key: value for key, value in one.items() if key != "reward"} for one in ROWS]
+    path = tmp_path / "scored.jsonl"
+    path.write_text("".join(json.dumps(one) + "\n" for one in ROWS))
+    config = EvaluationConfig(
+        models={"m": "x"},
+        benchmarks=[],
+        chat_format="tinymath",
+        score="reward",
+        scores={"m": str(path)},
+    )
+    assert scored([dict(one) for one in outputs], config, "m") == ROWS
+    path.write_text("".join(json.dumps(one) + "\n" for one in ROWS[1:]))
+    with pytest.raises(ConfigError, match="no 'reward' for b, x, sample 0"):
+        scored(outputs, config, "m")
 
 
 def test_thirds() -> None:

@@ -92,7 +92,7 @@ def test_the_comparisons_differ_in_their_data_alone() -> None:
     for path in others:
         other = read_yaml(path)
         changed = {key for key in {*base, *other} if base.get(key) != other.get(key)}
-        assert changed - {"columns", "sample"} == {"input", "output_dir"}, path
+        assert changed - {"columns", "draw"} == {"input", "output_dir"}, path
         assert other["input"][0].startswith("hub:")
 
 

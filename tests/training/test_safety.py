@@ -81,7 +81,7 @@ def test_samples_are_shown_and_change_nothing(
     given = {**settings, "input": [str(rows[source])]}
     plain = train(name, given, output_dir=str(tmp_path / "plain"))
     with caplog.at_level(logging.INFO, logger="scalequest"):
-        out = train(name, given, sample_every=2, samples=3, sample_tokens=8)
+        out = train(name, given, sample_every=2, sample_count=3, sample_tokens=8)
     assert same(plain, out)
     tables = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     shown = [record["rows"] for record in tables if record.get("name") == "samples"]
@@ -108,8 +108,8 @@ def test_nothing_is_published_unless_asked_and_the_hub_is_asked_first(
     assert not Path(given["output_dir"]).exists(), "it began to train what it cannot publish"
 
 
-def test_sample_draws_rows_by_seed(settings: Settings, rows: Rows, train: Train) -> None:
-    out = train("sft", settings, input=[str(rows["solutions"])], sample=12, max_steps=1)
+def test_rows_are_drawn_by_seed(settings: Settings, rows: Rows, train: Train) -> None:
+    out = train("sft", settings, input=[str(rows["solutions"])], draw=12, max_steps=1)
     assert json.loads((out / "receipt.json").read_text())["rows_in"] == 12
-    with pytest.raises(ConfigError, match="sample: 99 rows are to be drawn from 40"):
-        train("sft", settings, input=[str(rows["solutions"])], sample=99, output_dir=str(out) + "-more")
+    with pytest.raises(ConfigError, match="draw: 99 rows are to be drawn from 40"):
+        train("sft", settings, input=[str(rows["solutions"])], draw=99, output_dir=str(out) + "-more")

@@ -39,7 +39,8 @@ def spread(main: Callable[[RunOptions, Any], None], run: RunOptions, config: Any
         StageError: what `main` raised.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # By default Ray's workers give way to everything else on the machine; these are what it is there for.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     try:
         import ray
     except ImportError as error:

@@ -148,7 +148,7 @@ def collect(
     """
     before = {result.benchmark: result for result in earlier}
     receipt, by_benchmark = read_receipt(folder), {b.name: list[Row]() for b in benchmarks}
-    for row in _scored(read_rows(folder), config, label):
+    for row in scored(read_rows(folder), config, label):
         by_benchmark[row["benchmark"]].append(row)
     results = [
         summarise(
@@ -174,7 +174,7 @@ def collect(
     return results
 
 
-def _scored(rows: list[Row], config: EvaluationConfig, label: str) -> list[Row]:
+def scored(rows: list[Row], config: EvaluationConfig, label: str) -> list[Row]:
     """The rows with the score that another file has for each.
 
     Raises:

@@ -34,6 +34,7 @@ from scalequest.grading.words import (
     same_time,
     says_all_reals,
     says_none,
+    says_undefined,
     split_unit,
 )
 
@@ -125,8 +126,9 @@ class Comparison:
 
     def _phrases(self, left: Form, right: Form) -> bool | None:
         a, b = left.text, right.text
-        if says_none(a) or says_none(b):
-            return says_none(a) and says_none(b)
+        for says in (says_none, says_undefined):
+            if says(a) or says(b):
+                return says(a) and says(b)
         if says_all_reals(a) or says_all_reals(b):
             sides = [_REALS if says_all_reals(text) else form for text, form in ((a, left), (b, right))]
             return sides[0] is sides[1] or self.same(sides[0], sides[1])

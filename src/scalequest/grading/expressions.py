@@ -20,7 +20,7 @@ _MAX_DIGITS = 1_000
 _INVERSE = {name: f"arc{name}" for name in ("sin", "cos", "tan", "cot", "sinh", "cosh", "tanh")}
 _FONT_NAMES = """
 mathrm mathbf mathit mathsf mathcal mathbb boldsymbol bm text textbf textit textrm mbox rm operatorname vec
-mathop mathfrak
+mathop mathfrak underline
 """
 _FONTS = frozenset(f"\\{name}" for name in _FONT_NAMES.split())
 _ACCENTS = frozenset(

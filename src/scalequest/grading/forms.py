@@ -165,7 +165,7 @@ def _related(text: str) -> tuple[list[str], list[str]]:
 _LETTER = (
     r"(?:\\?[A-Za-z]+|\\(?:bar|hat|vec|overline|tilde|mathbf|mathrm|text|mathcal|boldsymbol)\s*\{[^{}=]*\})"
 )
-_INDEX = r"(?:_(?:\{(?:[^{}]|\{[^{}]*\})*\}|\\?\w+))?(?:'+|\^\{?\\prime\}?)?"
+_INDEX = r"(?:_(?:\{(?:[^{}]|\{[^{}]*\})*\}|\\?\w+))?(?:'+|\^\{?\\prime\}?|\^\{-1\})?"
 _NAME = re.compile(
     rf"(?:{_LETTER}\s?){{1,3}}{_INDEX}(?:\s?\([^()=]{{1,12}}\))?|\|\s?\w{{1,3}}\s?\||\w\s?:\s?\w|\[\w{{3,6}}\]"
     r"|\\(?:angle|triangle|operatorname\{\w+\})\s?\{?\w+\}?|\((?:\s*[A-Za-z]\w?\s*,)+\s*[A-Za-z]\w?\s*\)"

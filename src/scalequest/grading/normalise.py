@@ -28,10 +28,9 @@ _SPACE = re.compile(r"(?<!\\)\\(?:[,;: ]|q?quad(?![A-Za-z]))|~|&nbsp;")
 _NOTHING = re.compile(
     r"(?<!\\)\\(?:!|(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|limits)(?![A-Za-z]))"
 )
-_DOUBLED = re.compile(
-    r"\\\\(?=(?:[dtc]?frac|sqrt|pi|infty|circ|cup|cap|text|left|right|cdot|times|pm|leq?|geq?|in|"
-    r"theta|alpha|beta|sin|cos|tan|ln|log|%|\$|\{|\}|boxed|mathrm|mathbf|overline|neq?|approx)(?![a-z]))"
-)
+_COLOUR = re.compile(r"\\(?:text)?color\s*\{\w+\}")
+_ABOUT = re.compile(r"^(?:\\approx|(?:approximately|approx\.?|about|roughly|around)\b) ?", re.I)
+_DOUBLED = re.compile(r"\\\\(?=[A-Za-z]{2}|[%${}])")
 _ENVIRONMENT = re.compile(r"\\begin\s*\{")
 _COMMANDS = {
     **{r"\leqslant": r"\le", r"\leq": r"\le", r"\geqslant": r"\ge", r"\geq": r"\ge", r"\neq": r"\ne"},
@@ -74,7 +73,7 @@ _COMMAND = re.compile(r"\\[A-Za-z]+")
 _FRACTION = re.compile(r"\\frac\s*(?:\{([^{}]*)\}|(\w))\s*(?:\{([^{}]*)\}|(\w))")
 _GROUPED = re.compile(r"(?<![\d.,])(\d{1,3})((?: \d{3})+)(?![\d.,])")
 _MIXED = re.compile(r"(?<![\w.^/\\{}])(\d+)\s+(\d+)\s*/\s*(\d+)(?![\w.])")
-_REPEATING = re.compile(r"(?<!\d)(\d*)\.(\d*)\\overline\s*\{(\d+)\}")
+_REPEATING = re.compile(r"(?<!\d)(\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{(\d+)\}")
 _BASES = "two|three|four|five|six|seven|eight|nine"
 _BASE_WORDS = re.compile(
     rf"(?<=\w)\s*(?:_\s*\{{?\s*(?:\\text\w*\s*\{{)?\s*({_BASES})\s*\}}{{0,2}}"
@@ -96,7 +95,7 @@ def normalise(text: str) -> str:
     text = text.replace("{,}", ",")
     if "\\" in text or "~" in text:
         text = _SPACE.sub(" ", re.sub(r",\\!\s*", ",", text))
-        text = _NOTHING.sub("", text)
+        text = _COLOUR.sub("", _NOTHING.sub("", text))
         text = _COMMAND.sub(lambda match: _COMMANDS.get(match[0], match[0]), text)
         text = re.sub(r"\^\s*\{\s*\\circ\s*\}", r"^\\circ", text)
         text = re.sub(r"\\sqrt\s*(\d+|[A-Za-z])", r"\\sqrt{\1}", text)
@@ -106,7 +105,7 @@ def normalise(text: str) -> str:
     text = _REPEATING.sub(_repeating, text)
     text = _LARGE.sub(lambda m: rf" \cdot 10^{{{_ZEROS[m[1]]}}}", text)
     text = _BASE_WORDS.sub(_base, text)
-    text = re.sub(r"\s+", " ", text).strip().removeprefix(r"\approx").lstrip()
+    text = _ABOUT.sub("", re.sub(r"\s+", " ", text).strip())
     text = _GROUPED.sub(lambda m: m[1] + m[2].replace(" ", ""), text)
     text = _MIXED.sub(r"(\1+\2/\3)", text)
     while text and text[-1] in ".,;:" and not text.endswith("\\,"):

@@ -37,12 +37,18 @@ _NONE = re.compile(
     r"(?:there (?:is|are|exists?) )?no (?:real |integer |such )?(?:solutions?|answers?|roots?|values?)"
     r"(?: of \w)?(?: exists?)?|none|(?:the )?empty set|inconsistent(?: system)?|\\emptyset|\\\{ ?\\\}|\{\}"
 )
+_UNDEFINED = re.compile(r"dne|(?:it |the limit )?does not exist|(?:it is )?undefined|not defined")
 _ANYTHING = re.compile(r"(?:all real numbers|all reals|every real number|any real number|\\mathbb ?\{?r\}?)")
 
 
 def says_none(text: str) -> bool:
     """Whether a text says that nothing solves the problem."""
     return _NONE.fullmatch(plain(text)) is not None
+
+
+def says_undefined(text: str) -> bool:
+    """Whether a text says that there is no such value."""
+    return _UNDEFINED.fullmatch(plain(text)) is not None
 
 
 def says_all_reals(text: str) -> bool:
@@ -107,6 +113,7 @@ _NUMBER = re.compile(r"(?<![\w.])[-+]?(?:[1-9]\d{0,2}(?:,\d{3})+|\d+)(?:\.\d+)?(
 
 def number_of_sentence(text: str) -> str | None:
     """Return the number of a sentence of two words and more that holds exactly one; else None."""
+    text = _IN_FONT.sub(r" \1 ", text).strip()
     if len(re.findall(r"[A-Za-z]+", text)) < 2 or any(sign in text for sign in "=\\^{"):
         return None
     if text[:1].isdigit() and set(text.casefold().split()) & _NEVER:

@@ -30,7 +30,7 @@ _TOPICS = {
     "trigonometry": "sin cos tan sine cosine tangent cot sec arcsin arctan trigonometric",
     "number theory": "divisible remainder prime divisor divisors gcd lcm mod modulo digits integer integers "
     "multiple",
-    "probability": "probability dice die coin coins random randomly expected fair",
+    "probability": "probability dice die coin random randomly expected fair",
     "combinatorics": "ways arrange arrangements permutations combinations choose committee subsets distinct",
     "calculus": "derivative integral limit differentiable converges int lim",
     "algebra": "equation polynomial function roots root solve log matrix vector quadratic inequality "

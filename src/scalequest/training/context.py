@@ -62,7 +62,7 @@ class TrainingData(TrainRunOptions):
     columns: dict[str, str] = option(
         None, "our column names to theirs, where a row has theirs", default_factory=dict
     )
-    sample: int | None = option(None, "train on this many rows, drawn with `seed` from all of them")
+    draw: int | None = option(None, "train on this many rows, drawn with `seed` from all of them")
     holdout: int = option(0, "rows drawn with `seed`, kept apart and evaluated at the end")
     prepare_only: bool = option(False, "tokenise into output_dir and stop; needs no GPU", fingerprint=False)
     prepare_processes: int = option(1, "processes that tokenise", fingerprint=False)
@@ -71,7 +71,7 @@ class TrainingData(TrainRunOptions):
         "steps between texts that the model writes for the log; 0: none; off under ZeRO-3",
         fingerprint=False,
     )
-    samples: int = option(4, "texts each time", fingerprint=False)
+    sample_count: int = option(4, "texts each time", fingerprint=False)
     sample_tokens: int = option(256, "most tokens of each", fingerprint=False)
 
 
@@ -127,18 +127,18 @@ class Run:
         return self.earlier + time.monotonic() - self.started
 
     def rows(self, needs: Sequence[str]) -> list[Row]:
-        """The input's rows, all of them or those that `sample` draws, in order.
+        """The input's rows, all of them or as many as `draw` says, in order.
 
         Raises:
             ConfigError: a row lacks a column, or there are fewer rows than are to be drawn.
         """
         args = self.args
         rows = read_inputs(args.input, *needs, columns=args.columns, limit=args.limit)
-        if args.sample is None:
+        if args.draw is None:
             return rows
-        if args.sample > len(rows):
-            raise ConfigError(f"sample: {args.sample} rows are to be drawn from {len(rows)}")
-        drawn = random.Random(self.training_args.seed).sample(range(len(rows)), args.sample)
+        if args.draw > len(rows):
+            raise ConfigError(f"draw: {args.draw} rows are to be drawn from {len(rows)}")
+        drawn = random.Random(self.training_args.seed).sample(range(len(rows)), args.draw)
         return [rows[number] for number in sorted(drawn)]
 
     def prepare(
@@ -209,6 +209,8 @@ class Run:
             )
             if self.stage.finished:
                 log.info("%s: %s is finished, nothing to do", self.name, self.folder)
+                if self.publishes:
+                    log.info("%s: published as %s", self.name, publish(self.folder, self.training_args))
             else:
                 self.tracker = Tracker.start(
                     stage=self.name,
@@ -432,10 +434,10 @@ def begin(
 def memory_check(run: Run) -> str:
     """Say, before anything is loaded, whether a process's memory will do, and what to change where not."""
     args = run.training_args
-    config = AutoConfig.from_pretrained(run.model, revision=run.model_args.model_revision)
     try:
+        config = AutoConfig.from_pretrained(run.model, revision=run.model_args.model_revision)
         model = estimate.Architecture.of(config)
-    except AttributeError:  # no decoder that the formula knows
+    except (AttributeError, ValueError):  # no decoder that transformers and the formula know
         return "memory: no estimate for this architecture"
     gpu = args.device.type == "cuda"
     if gpu:

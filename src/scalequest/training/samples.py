@@ -29,7 +29,7 @@ class ShowSamples(TrainerCallback):
     def __init__(self, run: Run, rows: Dataset, stop_ids: list[int]) -> None:
         args = run.args
         self.run, self.every, self.stop_ids = run, args.sample_every, stop_ids
-        self.prompts = [prompt_of(rows[n], run) for n in range(min(args.samples, len(rows)))]
+        self.prompts = [prompt_of(rows[n], run) for n in range(min(args.sample_count, len(rows)))]
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Generate and report; all ranks come here."""
@@ -53,7 +53,8 @@ class ShowSamples(TrainerCallback):
         device = next(model.parameters()).device
         training = model.training
         model.eval()
-        with torch.random.fork_rng(enabled=True), torch.no_grad():
+        cards = [device.index] if device.type == "cuda" else []
+        with torch.random.fork_rng(cards), torch.no_grad():
             torch.manual_seed(self.run.training_args.seed + step)
             made = model.generate(
                 ids.to(device),
