@@ -116,7 +116,7 @@ def elements(answer: str) -> list[str]:
     if (
         re.search(r"[()\[\]{}]|=|\\text|and|or", inner)
         or "," not in inner
-        or re.fullmatch(r"[\d,\\!]+", inner)
+        or re.search(r"\d,\s?\d{3}|\d,\\|\d \.", inner)
     ):
         return []
     return [part.strip() for part in inner.split(",")]
@@ -128,7 +128,9 @@ def _plain(answer: str) -> bool:
 
 def _formula(answer: str) -> bool:
     return not re.search(
-        r"\\(?:text|mbox|mathrm|pm|mp|in|cup|le|ge|ne|lt|gt|circ|begin)|[,=<>$%:_]|[A-Za-z]{3}", _bare(answer)
+        r"\.\W*$|^\.|[A-Za-z]{2}\.?$|\d \d|[A-Za-z]{3}"
+        r"|\\(?:text|mbox|mathrm|pm|mp|in|cup|le|ge|ne|lt|gt|circ|begin)|[,=<>$%:_]",
+        _bare(answer),
     )
 
 

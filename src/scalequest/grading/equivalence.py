@@ -403,6 +403,10 @@ class Comparison:
             return len(cells) == len(items.parts) and self._in_order(
                 [Form("leaf", "", tree=cell) for cell in cells], items.parts
             )
+        if not items.brackets and len({compact(part.text) for part in items.parts}) == len(items.parts) > 1:
+            first, *others = items.parts
+            if self.same(first, leaf) and all(self.same(first, other) for other in others):
+                return True  # one answer written in several ways, `5/2 or 2.5`
         unfolded = self._unfolded((leaf,))
         if len(unfolded) == 1 or items.brackets not in ("", "{}"):
             return False
