@@ -89,7 +89,7 @@ class Progress:
         self._seen: set[int] = set()
         self._started = self._reported = self._last = time.monotonic()
         self._before = written()
-        self._done = self._kept = self._cut_rows = self._repeated = 0
+        self._done = self._told = self._kept = self._cut_rows = self._repeated = 0
         self._replies = self._tokens = self._stopped = 0
         self._bar: Any = None
 
@@ -162,8 +162,9 @@ class Progress:
 
     def report(self) -> None:
         """Move the bar or log a line, and tell the tracker."""
-        if not self._done:
+        if self._done == self._told:
             return
+        self._told = self._done
         self._reported = time.monotonic()
         seconds = max(self._reported - self._started, 1e-9)
         written = self._written()

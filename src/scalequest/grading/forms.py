@@ -108,6 +108,8 @@ def _single(text: str) -> Form:
         if start == "\\{" and (builder := _BUILDER.fullmatch(body.strip())):
             return read(builder[1])
         pieces = split(_WORD_SEPARATOR.sub(", ", body), (",",))
+        if not any(pieces):
+            return Form("leaf", text)
         if len(pieces) == 1 and start != "\\{":
             return _single(body) if body.strip() and start + end in ("()", "{}", "[]") else Form("leaf", text)
         brackets = {"\\{": "{}", "{": ""}.get(start, start + end)

@@ -77,6 +77,8 @@ def _same_at_points(left: Node, right: Node) -> bool | None:
 def _points(count: int) -> tuple[tuple[Any, ...], ...]:
     if not count:
         return ((),)
+    if count > len(_IRRATIONAL):
+        return ()
     points: list[tuple[Any, ...]] = []
     for at, (signs, low, width) in enumerate(_POINTS):
         row = []
