@@ -1,4 +1,4 @@
-"""The difficulty scorer: a regression head that learns how often a solver fails a question.
+r"""The difficulty scorer: a regression head that learns how often a solver fails a question.
 
 Mean squared error on fail rates in [0, 1], from the question alone (paper, section 2.4). The fail rates are
 the rows' own (`fail_rate`), or the share of wrong ones among the answers that solve_questions.py sampled.

@@ -1,4 +1,4 @@
-"""Question fine-tuning (QFT): teach a problem solver to write problems, from questions alone.
+r"""Question fine-tuning (QFT): teach a problem solver to write problems, from questions alone.
 
 The loss is on the whole text, header included, for one epoch: enough to make the model write questions after
 the bare header, too little to learn these by heart (paper, section 2.2).

@@ -1,4 +1,4 @@
-"""Question preference optimisation (QPO): teach a question generator to prefer questions that were improved.
+r"""Question preference optimisation (QPO): teach a question generator to prefer questions that were improved.
 
 DPO, with the bare header as prompt, the rewritten question as chosen and the generator's own as rejected
 (paper, section 2.3). The reference is the generator that it starts from, its log-probabilities computed once

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning (SFT): teach a base model to solve problems, from questions and selected solutions.
+r"""Supervised fine-tuning (SFT): teach a base model to solve problems, from questions and selected solutions.
 
 The prompt carries no loss; the target is the solution and its stop token, whole or not at all.
 
@@ -14,7 +14,7 @@ One node of 8 GPUs:
 Many nodes, once on each (under srun, with its own rank):
 
     accelerate launch --config_file accelerate_configs/multi_node.yaml --machine_rank $SLURM_NODEID \
-        --main_process_ip $HEAD_NODE recipes/sft.py --config recipes/mistral_7b/sft.yaml
+        --main_process_ip $HEAD_NODE recipes/sft.py --config recipes/mistral_7b/sft.yaml \
         --gradient_accumulation_steps 4
 
 One GPU with LoRA:

@@ -244,7 +244,7 @@ def test_a_bound_format_travels_to_another_process(chat: Chat) -> None:
 def test_every_family_file_loads_and_is_named_after_itself() -> None:
     names = sorted(file.stem for file in TEMPLATES.glob("*.yaml"))
     assert [load_format(name).name for name in names] == names
-    assert set(names) == {family for family, _ in PAIRS} | {"deepseek_math_released"}
+    assert set(names) == {family for family, _ in PAIRS} | {"deepseek_math_released", "internlm2_reward"}
 
 
 def test_the_boxed_answer_instruction_is_the_only_difference_of_the_solve_prompt() -> None:

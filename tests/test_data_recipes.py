@@ -189,7 +189,7 @@ def test_the_chain_from_model_to_pairs(tiny_model: Path, tmp_path: Path) -> None
         "filtered",
         input=[str(tmp_path / "questions")],
         steps=["language", "duplicates", "contamination", "solvability", "difficulty"],
-        contamination={"against": [{"source": str(seen), "column": "text"}]},
+        contamination={"against": [{"source": str(seen), "column": "text"}], "rules": ["exact"]},
         solvability={"min_agreement": 0.3},
         samples=3,
         sampling=sampling,

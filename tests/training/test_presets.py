@@ -202,7 +202,7 @@ def test_presets_render_real_rows_token_exactly(path: Path, tmp_path: Path) -> N
         rows = read_inputs(sources, "question", columns={"question": "problem"})
         made = [data.question(row, chat, max_length=limit) for row in rows]
         for row, ids in zip(rows, made, strict=True):
-            pair = {"id": "p", "chosen": row["question"], "rejected": row["question"][::-1]}
+            pair = {"id": "p", "chosen": row["question"], "rejected": " ".join(row["question"].split()[::-1])}
             both = data.preference(pair, chat, max_length=limit)
             assert ids["labels"] == ids["input_ids"] == both["prompt_ids"] + both["chosen_ids"]
             assert both["prompt_ids"] == chat.question_prefix_ids
@@ -210,7 +210,11 @@ def test_presets_render_real_rows_token_exactly(path: Path, tmp_path: Path) -> N
     assert all(ids["input_ids"].count(chat.bos_id) == (chat.bos_id is not None) for ids in made)
 
 
-PIPELINES = sorted(path for pattern in ("pipeline", "from_*") for path in RECIPES.glob(f"*/{pattern}.yaml"))
+PIPELINES = sorted(
+    path
+    for pattern in ("pipeline", "from_*", "controls", "smoke")
+    for path in RECIPES.glob(f"*/{pattern}.yaml")
+)
 
 
 @pytest.mark.parametrize("path", PIPELINES, ids=name_of)
