@@ -1,7 +1,7 @@
 r"""Statistics of any dataset of questions and answers: lengths, topics, duplicates, contamination and more.
 
-    python recipes/dataset_statistics.py --input runs/tiny/select_solutions --output_dir runs/tiny/statistics \
-        --contamination.benchmarks eval/benchmarks/tinymath_test.yaml
+    python recipes/dataset_statistics.py --input runs/tiny/select_solutions \
+        --output_dir runs/tiny/statistics --contamination.benchmarks eval/benchmarks/tinymath_test.yaml
     python recipes/dataset_statistics.py --input hub:meta-math/MetaMathQA --columns '{query: query}' \
         --contamination.benchmarks 'eval/benchmarks/*.yaml' --output_dir runs/statistics/metamath
 

@@ -1,4 +1,4 @@
-r"""Write the batch script of a training run for Slurm, with the topology of an accelerate file, and submit it.
+r"""Write a training run's batch script for Slurm, with the topology of an accelerate file, and submit it.
 
     python slurm/launch.py accelerate_configs/zero3.yaml recipes/sft.py --config recipes/mistral_7b/sft.yaml
     python slurm/launch.py --nodes 4 --sbatch "--partition=gpu --time=24:00:00" --submit \

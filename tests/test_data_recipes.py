@@ -211,7 +211,8 @@ def test_the_chain_from_model_to_pairs(tiny_model: Path, tmp_path: Path) -> None
     made = stage("select_solutions", "selected", input=[str(tmp_path / "solved")], min_agreement=0.3)
     pairs = kept(tmp_path / "selected")
     assert made["kept"] == len(pairs) > 3
-    assert list(pairs[0]) == ["id", "query", "response", "answer", "agreement", "generator", "solver"]
+    columns = ["id", "query", "response", "answer", "agreement", "reward", "margin"]
+    assert list(pairs[0]) == [*columns, "generator", "solver", "reward_model"]
     stage(
         "select_solutions",
         "shuffled",
