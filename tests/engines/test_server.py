@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fault_server import Answer, Asked, Behaviour, FaultServer, completion, echo, error
 
+from fault_server import Answer, Asked, Behaviour, FaultServer, completion, echo, error
 from scalequest.config import ConfigError, to_dict
 from scalequest.engines.base import Sampling
 from scalequest.engines.server import (
