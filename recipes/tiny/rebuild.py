@@ -53,7 +53,8 @@ def main() -> None:
     args = parser.parse_args()
 
     tests = write_splits()
-    write_seed_questions(tests["test"] + tests["combinations"] + tests["longer"])
+    seeds = write_seed_questions(tests["test"] + tests["combinations"] + tests["longer"])
+    write_fresh_split(tests["test"] + seeds)
     if args.data_only:
         return
     taken = {row["question"] for rows in tests.values() for row in rows}
@@ -78,20 +79,33 @@ def write_splits() -> dict[str, list[dict[str, Any]]]:
     splits = {}
     for name, (steps, held_out) in SPLITS.items():
         found = world.problems(random.Random(f"{SEED} {name}"), 1000, steps, held_out=held_out)
-        splits[name] = [
-            {
-                "id": f"tinymath-{name}-{i:04d}",
-                "question": p.text,
-                "answer": str(p.answer),
-                "steps": len(p.kinds),
-            }
-            for i, p in enumerate(found)
-        ]
-        write_jsonl(SPLITS_FOLDER / f"tinymath_{name}.jsonl.gz", splits[name])
+        splits[name] = write_split(name, found)
     return splits
 
 
-def write_seed_questions(tests: Sequence[dict[str, Any]], count: int = 3000) -> None:
+def write_fresh_split(taken: Sequence[dict[str, Any]]) -> None:
+    """1,000 more problems like those of `test`: nothing was ever chosen by looking at accuracy on them."""
+    questions = {row["question"] for row in taken}
+    found = world.problems(random.Random(f"{SEED} fresh"), 1100, TRAIN_STEPS)
+    write_split("fresh", [problem for problem in found if problem.text not in questions][:1000])
+
+
+def write_split(name: str, problems: Sequence[world.Problem]) -> list[dict[str, Any]]:
+    """One benchmark's file, and its rows."""
+    rows = [
+        {
+            "id": f"tinymath-{name}-{i:04d}",
+            "question": problem.text,
+            "answer": str(problem.answer),
+            "steps": len(problem.kinds),
+        }
+        for i, problem in enumerate(problems)
+    ]
+    write_jsonl(SPLITS_FOLDER / f"tinymath_{name}.jsonl.gz", rows)
+    return rows
+
+
+def write_seed_questions(tests: Sequence[dict[str, Any]], count: int = 3000) -> list[dict[str, Any]]:
     """What QFT learns from: mostly sound questions, some foreign, broken and repeated ones among them."""
     rng = random.Random(f"{SEED} seed questions")
     taken = {row["question"] for row in tests}
@@ -110,10 +124,9 @@ def write_seed_questions(tests: Sequence[dict[str, Any]], count: int = 3000) -> 
             text = world.problem(rng, rng.choice(TRAIN_STEPS)).text
         if text not in taken:
             texts.append(text)
-    write_jsonl(
-        HERE / "data" / "seed_questions.jsonl.gz",
-        [{"id": f"seed-{i:05d}", "question": text} for i, text in enumerate(texts)],
-    )
+    rows = [{"id": f"seed-{i:05d}", "question": text} for i, text in enumerate(texts)]
+    write_jsonl(HERE / "data" / "seed_questions.jsonl.gz", rows)
+    return rows
 
 
 def write_jsonl(path: Path, rows: Sequence[dict[str, Any]]) -> None:

@@ -42,7 +42,8 @@ def test_every_benchmark_with_data(name: str, root: Path, data_dir: Path) -> Non
 
 def test_every_benchmark_has_a_test(root: Path) -> None:
     files = {path.stem for path in (root / "eval/benchmarks").glob("*.yaml")}
-    assert files - set(SIZES) == {"tinymath_test", "tinymath_combinations", "tinymath_longer"}
+    tinymath = ("test", "fresh", "combinations", "longer")
+    assert files - set(SIZES) == {f"tinymath_{split}" for split in tinymath}
 
 
 @pytest.mark.data
