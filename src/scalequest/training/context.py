@@ -38,6 +38,7 @@ from scalequest.records import Row, expand, model_fingerprint, read_inputs, sour
 from scalequest.shards import Stage, StageError
 from scalequest.tracking import Tracker
 from scalequest.training import data
+from scalequest.training.cpu import keep_memory
 from scalequest.training.safety import REQUEUE, SEAL, STOPPED, Guard, Seal, whole_checkpoint
 from scalequest.training.samples import ShowSamples
 from scalequest.training.saving import check_model, check_publishing, merge_adapter, model_card, publish
@@ -379,6 +380,8 @@ def begin(
     publishes, training_args.push_to_hub = training_args.push_to_hub, False  # once, when all is finished
     if publishes:
         check_publishing(training_args)
+    if training_args.device.type == "cpu":
+        keep_memory()
     main = training_args.process_index == 0
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
     logging.getLogger("scalequest").setLevel(logging.INFO if main else logging.WARNING)

@@ -19,6 +19,7 @@ from scalequest.chat import prepare_tokenizer_and_model
 from scalequest.config import ConfigError, option
 from scalequest.training import data
 from scalequest.training.context import Run, TrainingData
+from scalequest.training.cpu import plain_head
 
 log = logging.getLogger(__name__)
 
@@ -94,15 +95,16 @@ def dpo_trainer(run: Run, folder: Path) -> DPOTrainer:
     }
     run.tokenizer.pad_token = run.format.pad
     train, holdout = data.load(folder)
-    trainer = TokenDPOTrainer(
-        model=run.model,
-        args=args,
-        train_dataset=train,
-        eval_dataset=holdout,
-        processing_class=run.tokenizer,
-        quantization_config=get_quantization_config(model_args),
-        peft_config=get_peft_config(model_args),
-    )
+    with plain_head(args.device.type == "cpu"):
+        trainer = TokenDPOTrainer(
+            model=run.model,
+            args=args,
+            train_dataset=train,
+            eval_dataset=holdout,
+            processing_class=run.tokenizer,
+            quantization_config=get_quantization_config(model_args),
+            peft_config=get_peft_config(model_args),
+        )
     run.chat = prepare_tokenizer_and_model(trainer.model, run.tokenizer, run.format)
     trainer.add_callback(WatchChosen(args.beta, run.args.chosen_drop, run.main))
     return trainer

@@ -21,6 +21,7 @@ from scalequest.chat import prepare_tokenizer_and_model
 from scalequest.config import ConfigError, option
 from scalequest.training import data
 from scalequest.training.context import Run, TrainingData
+from scalequest.training.cpu import plain_head
 
 log = logging.getLogger(__name__)
 
@@ -112,14 +113,15 @@ def sft_trainer(run: Run, folder: Path) -> SFTTrainer:
     )
     run.chat = prepare_tokenizer_and_model(model, run.tokenizer, run.format)
     train, holdout = data.load(folder)
-    trainer = SFTTrainer(
-        model=model,
-        args=args,
-        train_dataset=train,
-        eval_dataset=holdout,
-        processing_class=run.tokenizer,
-        peft_config=get_peft_config(model_args),
-    )
+    with plain_head(args.device.type == "cpu"):
+        trainer = SFTTrainer(
+            model=model,
+            args=args,
+            train_dataset=train,
+            eval_dataset=holdout,
+            processing_class=run.tokenizer,
+            peft_config=get_peft_config(model_args),
+        )
     if args.packing and not exact and "flash" not in model.config._attn_implementation:
         trainer.data_collator = PackedRows(run.tokenizer.pad_token_id)
         args.include_num_input_tokens_seen = "non_padding"  # TRL's own count takes a batch for one row
