@@ -60,7 +60,7 @@ def stage(
         model_name_or_path=options.model,
         chat_format=options.chat_format,
         num_questions=rows,
-        seed_rows=seeds,
+        seed_scope="row" if seeds else "block",
         sampling=sampling,
     )
     chat = bind(load_format(options.chat_format), load_tokenizer(options.model))

@@ -40,7 +40,6 @@ class GenerationConfig:
     model_revision: str | None = option(None, "its revision on the hub", fingerprint=False)
     label: str | None = option(None, "what the rows call the generator; None is its folder's name")
     id_prefix: str = option("q", "ids are <prefix>-00000000 on; give each generator of a pipeline its own")
-    seed_rows: bool = option(True, "False is seed_scope: block")
     seed_scope: SeedScope = option("row", SEED_SCOPE)
     sampling: Sampling = option(help="how it is sampled", default_factory=lambda: Sampling(1.0, 0.99, 512))
     engine: EngineConfig = option(help="what it runs on", default_factory=EngineConfig)
@@ -72,7 +71,7 @@ def generate_questions(
             f"sampling.max_tokens: with the prefix {taken}, more than the context, {generator.context}"
         )
     rows = config.num_questions if run.limit is None else min(config.num_questions, run.limit)
-    by_row = config.seed_scope == "row" and config.seed_rows
+    by_row = config.seed_scope == "row"
     label = config.label or model_label(config.model_name_or_path)
 
     def seed(number: int) -> int:
