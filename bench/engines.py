@@ -9,7 +9,8 @@ A round times, from engine ready to last file finished, our question generation 
 checks, files), and right beside it one bare, unseeded `LLM.generate` with the same ids on the same engine,
 and transformers at the batch size that was its best. Ratios are of generated tokens per second, taken within
 a round; the table gives their median. Three further ways to run vLLM stand below, without a bar: no seeds,
-the paper's top-p (each against a bare call with the same sampling), and vLLM as it comes, in its own process.
+the paper's top-p (each against a bare call with the same sampling), and vLLM as it comes, in its own process;
+these on fewer rows, once.
 """
 
 from __future__ import annotations
@@ -96,8 +97,9 @@ def bare(llm: Any, prompt: list[int], stops: list[int], sampling: Sampling, rows
 
 def as_it_comes(options: argparse.Namespace, prompt: list[int], stops: list[int]) -> Timed:
     """A bare call under vLLM's own settings, in a process that has none of ours."""
-    names = ("model", "dtype", "rows", "max_tokens", "max_model_len")
-    asked = {"prompt": prompt, "stops": stops, **{name: getattr(options, name) for name in names}}
+    names = ("model", "dtype", "max_tokens", "max_model_len")
+    asked = {"prompt": prompt, "stops": stops, "rows": options.column_rows}
+    asked |= {name: getattr(options, name) for name in names}
     environment = {name: value for name, value in os.environ.items() if not name.startswith("VLLM_")}
     command = [sys.executable, __file__, "--as-it-comes", json.dumps(asked)]
     done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
@@ -169,12 +171,12 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         nucleus = replace(sampling, top_p=0.99)
         columns: dict[str, tuple[Timed, Timed | None]] = {
             "our stage, no seeds": (
-                stage(ours, options, sampling, False, options.rows),
-                bare(llm, prompt, stops, sampling, options.rows),
+                stage(ours, options, sampling, False, options.column_rows),
+                bare(llm, prompt, stops, sampling, options.column_rows),
             ),
             "our stage, top-p 0.99": (
-                stage(ours, options, nucleus, True, options.rows),
-                bare(llm, prompt, stops, nucleus, options.rows),
+                stage(ours, options, nucleus, True, options.column_rows),
+                bare(llm, prompt, stops, nucleus, options.column_rows),
             ),
         }
     if not options.skip_as_it_comes:
@@ -218,7 +220,8 @@ def show(options: argparse.Namespace, found: dict[str, Any]) -> None:
     console.print(table)
     console.print(
         f"scalequest {scalequest.__version__}, {os.cpu_count()} cores, "
-        f"load {os.getloadavg()[0]:.1f} at the end; transformers on {rounds[0]['transformers'].rows} rows",
+        f"load {os.getloadavg()[0]:.1f} at the end; transformers on {rounds[0]['transformers'].rows} rows, "
+        f"what stands below the line on {options.column_rows}",
         highlight=False,
     )
 
@@ -238,6 +241,9 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=2000, help="rows of a run (default 2000)")
     parser.add_argument(
         "--transformers-rows", type=int, default=256, help="rows of a run of transformers (256)"
+    )
+    parser.add_argument(
+        "--column-rows", type=int, default=500, help="rows of the ways without a bar (default 500)"
     )
     parser.add_argument("--pairs", type=int, default=5, help="rounds (default 5)")
     parser.add_argument("--max-tokens", type=int, default=64, help="default: 64")

@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
-from trl import DPOConfig, DPOTrainer, get_peft_config, get_quantization_config
+from trl import DPOConfig, DPOTrainer
 
-from scalequest.chat import prepare_tokenizer_and_model
 from scalequest.config import ConfigError, option
 from scalequest.training import data
 from scalequest.training.context import Run, TrainingData
-from scalequest.training.cpu import plain_head
+from scalequest.training.loading import self_loading
 
 log = logging.getLogger(__name__)
 
@@ -79,33 +78,10 @@ def dpo_trainer(run: Run, folder: Path) -> DPOTrainer:
     Raises:
         ConfigError: the model has no pad token of its own.
     """
-    args, model_args = run.training_args, run.model_args
-    if run.chat.pad_id is None:
-        raise ConfigError(
-            f"model_name_or_path: {run.model} has no token '{run.format.pad}' to pad with; start from a "
-            "model that recipes/qft.py saved"
-        )
+    args = run.training_args
     if args.precompute_ref_log_probs is None:
-        args.precompute_ref_log_probs = not model_args.use_peft
-    args.model_init_kwargs = {
-        "revision": model_args.model_revision,
-        "dtype": model_args.dtype,
-        "attn_implementation": model_args.attn_implementation,
-        **(args.model_init_kwargs or {}),
-    }
-    run.tokenizer.pad_token = run.format.pad
-    train, holdout = data.load(folder)
-    with plain_head(args.device.type == "cpu"):
-        trainer = TokenDPOTrainer(
-            model=run.model,
-            args=args,
-            train_dataset=train,
-            eval_dataset=holdout,
-            processing_class=run.tokenizer,
-            quantization_config=get_quantization_config(model_args),
-            peft_config=get_peft_config(model_args),
-        )
-    run.chat = prepare_tokenizer_and_model(trainer.model, run.tokenizer, run.format)
+        args.precompute_ref_log_probs = not run.model_args.use_peft
+    trainer = self_loading(TokenDPOTrainer, run, *data.load(folder))
     trainer.add_callback(WatchChosen(args.beta, run.args.chosen_drop, run.main))
     return trainer
 

@@ -13,14 +13,15 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from trl import RewardTrainer, get_peft_config, get_quantization_config
+from trl import RewardTrainer
 
-from scalequest.chat import BoundFormat, FormatError, prepare_tokenizer_and_model
+from scalequest.chat import BoundFormat, FormatError
 from scalequest.config import ConfigError, option
 from scalequest.records import Row
 from scalequest.training import data
 from scalequest.training.context import Run, TrainingData
 from scalequest.training.difficulty import MAJORITY
+from scalequest.training.loading import self_loading
 
 REWARD_VERSION = 1  # raise by hand when the same settings give other weights
 
@@ -114,30 +115,10 @@ def reward_trainer(run: Run, folder: Path) -> RewardTrainer:
     Raises:
         ConfigError: the model has no pad token of its own.
     """
-    args, model_args = run.training_args, run.model_args
-    if run.chat.pad_id is None:
-        raise ConfigError(f"model_name_or_path: {run.model} has no token '{run.format.pad}' to pad with")
-    args.model_init_kwargs = {
-        "revision": model_args.model_revision,
-        "dtype": model_args.dtype,
-        "attn_implementation": model_args.attn_implementation,
-        **(args.model_init_kwargs or {}),
-    }
-    run.tokenizer.pad_token = run.format.pad
     train, holdout = (
         None if rows is None else rows.map(whole, remove_columns=["prompt_ids"]) for rows in data.load(folder)
     )
-    trainer = RewardTrainer(
-        model=run.model,
-        args=args,
-        train_dataset=train,
-        eval_dataset=holdout,
-        processing_class=run.tokenizer,
-        quantization_config=get_quantization_config(model_args),
-        peft_config=get_peft_config(model_args),
-    )
-    run.chat = prepare_tokenizer_and_model(trainer.model, run.tokenizer, run.format)
-    return trainer
+    return self_loading(RewardTrainer, run, train, holdout)
 
 
 def measure_pairs(run: Run, trainer: RewardTrainer) -> str:
