@@ -28,7 +28,12 @@ HERE = Path(__file__).resolve().parent
 SPLITS_FOLDER = HERE.parents[1] / "eval" / "benchmarks" / "data"
 SEED = 2410
 TRAIN_STEPS = (1, 2, 3)
-SPLITS = {"test": ((1, 2, 3), False), "combinations": ((2, 3), True), "longer": ((4,), False)}
+# What each is drawn from: a seed, how many steps, with combinations and wordings that no training question has?
+SPLITS = {
+    "dev": (f"{SEED} test", TRAIN_STEPS, False),  # the demo's settings were chosen on it
+    "combinations": (f"{SEED} combinations", (2, 3), True),
+    "longer": (f"{SEED} longer", (4,), False),
+}
 SPECIALS = ("<pad>", "<s>", "<|end|>", "<|user|>", "<|assistant|>")
 FOREIGN = (
     "{n} hat {v} Äpfel und kauft noch {a} Äpfel. Wie viele Äpfel hat {n} jetzt?",
@@ -53,8 +58,8 @@ def main() -> None:
     args = parser.parse_args()
 
     tests = write_splits()
-    seeds = write_seed_questions(tests["test"] + tests["combinations"] + tests["longer"])
-    write_fresh_split(tests["test"] + seeds)
+    seeds = write_seed_questions([row for rows in tests.values() for row in rows])
+    write_test_split(tests["dev"] + seeds)
     if args.data_only:
         return
     taken = {row["question"] for rows in tests.values() for row in rows}
@@ -76,18 +81,17 @@ def main() -> None:
 
 def write_splits() -> dict[str, list[dict[str, Any]]]:
     """Three splits of 1,000: as in training, held-out combinations and wordings, one step more."""
-    splits = {}
-    for name, (steps, held_out) in SPLITS.items():
-        found = world.problems(random.Random(f"{SEED} {name}"), 1000, steps, held_out=held_out)
-        splits[name] = write_split(name, found)
-    return splits
+    return {
+        name: write_split(name, world.problems(random.Random(seed), 1000, steps, held_out=held_out))
+        for name, (seed, steps, held_out) in SPLITS.items()
+    }
 
 
-def write_fresh_split(taken: Sequence[dict[str, Any]]) -> None:
-    """1,000 more problems like those of `test`: nothing was ever chosen by looking at accuracy on them."""
+def write_test_split(taken: Sequence[dict[str, Any]]) -> None:
+    """1,000 more problems like those of `dev`: no setting was chosen by looking at accuracy on them."""
     questions = {row["question"] for row in taken}
     found = world.problems(random.Random(f"{SEED} fresh"), 1100, TRAIN_STEPS)
-    write_split("fresh", [problem for problem in found if problem.text not in questions][:1000])
+    write_split("test", [problem for problem in found if problem.text not in questions][:1000])
 
 
 def write_split(name: str, problems: Sequence[world.Problem]) -> list[dict[str, Any]]:
