@@ -118,8 +118,8 @@ def test_bytes_depend_on_rows_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert data(tmp_path / "one") == data(tmp_path / "other")
     assert source_fingerprint(tmp_path / "one") == source_fingerprint(tmp_path / "other")
 
-    monkeypatch.setattr("scalequest.shards.ROWS_PER_FILE", 12)
-    monkeypatch.setattr("scalequest.shards.ROWS_PER_GROUP", 5)
+    monkeypatch.setattr("scalequest.parts.ROWS_PER_FILE", 12)
+    monkeypatch.setattr("scalequest.parts.ROWS_PER_GROUP", 5)
     run(tmp_path / "many")
     assert [path.name for path in sorted((tmp_path / "many/data").iterdir())] == [
         f"train-0000{i}-of-00003.parquet" for i in range(3)

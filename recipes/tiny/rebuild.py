@@ -28,7 +28,7 @@ HERE = Path(__file__).resolve().parent
 SPLITS_FOLDER = HERE.parents[1] / "eval" / "benchmarks" / "data"
 SEED = 2410
 TRAIN_STEPS = (1, 2, 3)
-# What each is drawn from: a seed, how many steps, with combinations and wordings that no training question has?
+# What each is drawn from: a seed, how many steps, with combinations and wordings kept out of training?
 SPLITS = {
     "dev": (f"{SEED} test", TRAIN_STEPS, False),  # the demo's settings were chosen on it
     "combinations": (f"{SEED} combinations", (2, 3), True),

