@@ -87,7 +87,14 @@ def pipeline(tmp_path: Path) -> Callable[..., Path]:
 
 def start(path: Path, output: Path, *more: str) -> subprocess.Popen[str]:
     command = [sys.executable, "recipes/run.py", str(path), "--output", str(output), *more]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # A shell that starts the tests in the background has them ignore it, and their children too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
 
 
 def run(path: Path, output: Path, *more: str) -> tuple[int, str]:

@@ -99,6 +99,8 @@ from scalequest.grading.exact import value
         ("25\\%", "\\frac14"),
         ("90^\\circ", "\\frac{\\pi}{2}"),
         ("63^\\circ 45' 0''", "63^{\\circ} 45^{\\prime}"),
+        # a bound letter is another than the same letter in the bounds
+        ("\\sum_{n=1}^{n} n", "\\sum_{k=1}^{n} k"),
     ],
 )
 def test_same(prediction: str, reference: str) -> None:
@@ -156,6 +158,8 @@ def test_same(prediction: str, reference: str) -> None:
         ("3 more than x", "3"),
         ("2.5\\%", "25\\%"),
         ("30^\\circ", "\\frac{\\pi}{3}"),
+        ("x < i", "x < 1"),
+        ("\\sum_{n=1}^{n} n", "n"),
     ],
 )
 def test_other(prediction: str, reference: str) -> None:

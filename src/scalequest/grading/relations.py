@@ -148,7 +148,7 @@ def _proportional(a: Node, b: Node, *, positive: bool) -> bool:
     if not letters or names(a) != names(b):
         return False
     factor = numeric.ratio(a, b)
-    if factor is None or (positive and factor < 0):
+    if factor is None or (positive and (factor.imag != 0 or factor.real < 0)):
         return False
     # a(x) b(p) = b(x) a(p) at every x, for one fixed point p
     fixed = numeric.fixed_point(letters)

@@ -40,9 +40,10 @@ def _names(node: Node, found: set[str]) -> None:
     if node.op == "sym":
         found.add(str(node.value))
     elif node.op in ("sum", "prod"):
+        for bound in node.args[1:3]:  # their symbols are not the one that runs
+            _names(bound, found)
         inner: set[str] = set()
-        for part in node.args[1:]:
-            _names(part, inner)
+        _names(node.args[3], inner)
         found |= inner - {str(node.args[0].value)}
     else:
         for part in node.args:
@@ -60,6 +61,11 @@ def substituted(node: Node, table: Mapping[str, Node]) -> Node:
         return table.get(str(node.value), node)
     if not node.args:
         return node
+    if node.op in ("sum", "prod"):
+        symbol, first, last, term = node.args
+        inner = {name: tree for name, tree in table.items() if name != symbol.value}
+        parts = (symbol, substituted(first, table), substituted(last, table), substituted(term, inner))
+        return Node(node.op, parts, node.value)
     return Node(node.op, tuple(substituted(part, table) for part in node.args), node.value)
 
 
