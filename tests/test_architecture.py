@@ -18,6 +18,8 @@ STAGES = ("questions", "solutions", "training", "evaluation")
 FORBIDDEN = {
     "config": ("records", "shards", "chat", "engines", "grading", "tinymath", *STAGES),
     "records": ("shards", "chat", "engines", "grading", "tinymath", *STAGES),
+    "durable": ("records", "parts", "shards", "chat", "engines", "grading", "tinymath", *STAGES),
+    "parts": ("shards", "chat", "engines", "grading", "tinymath", *STAGES),
     "shards": ("chat", "engines", "grading", "tinymath", *STAGES),
     "tracking": ("chat", "engines", "grading", "tinymath", *STAGES),
     "chat": ("engines", "grading", "tinymath", *STAGES),
