@@ -159,6 +159,7 @@ def test_same(prediction: str, reference: str) -> None:
         ("2.5\\%", "25\\%"),
         ("30^\\circ", "\\frac{\\pi}{3}"),
         ("x < i", "x < 1"),
+        ("y \\neq \\pm x", "y \\neq x"),
         ("\\sum_{n=1}^{n} n", "n"),
     ],
 )

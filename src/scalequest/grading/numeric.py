@@ -139,7 +139,9 @@ def _gap(x: Any, y: Any, digits: int) -> Any:
 
 
 def value(node: Node, digits: int = 30) -> Any:
-    """Real or complex value of a tree without symbols; None where it has none."""
+    """Real or complex value of a tree; None where it has none, or symbols."""
+    if names(node):
+        return None
     try:
         table = evaluate(node, {}, digits, True)
         return table[0][0] if len(table) == len(table[0]) == 1 else None

@@ -94,7 +94,7 @@ def _without(letter: str, bound: Form) -> Form | None:
         return None
     holes = [tree]
     if has(tree, "pm") or has(tree, "mp"):
-        holes = sorted(signs(tree), key=lambda hole: float(numeric.value(hole) or 0))
+        holes = sorted(signs(tree), key=lambda hole: float(getattr(numeric.value(hole), "real", 0)))
     ends = [MINUS_INFINITY, *(Form("leaf", "", tree=hole) for hole in holes), INFINITY]
     parts = tuple(_interval(letter, a, b, "()") for a, b in pairwise(ends))
     return Form("union", "", parts, letter=letter)
