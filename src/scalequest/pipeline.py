@@ -46,6 +46,7 @@ from typing import Any
 
 from rich.console import Console
 
+from scalequest import durable
 from scalequest.board import Board, Line, read_receipt
 from scalequest.config import ConfigError, build, option, read_yaml, required
 
@@ -494,6 +495,4 @@ def _read_state(output: Path) -> dict[str, Any]:
 
 
 def _write_state(output: Path, state: Mapping[str, Any]) -> None:
-    temporary = output / (STATE + ".tmp")
-    temporary.write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(output / STATE)
+    durable.write(output / STATE, durable.as_json(state))

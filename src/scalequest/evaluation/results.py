@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from scalequest import durable
 from scalequest.config import ConfigError
 from scalequest.evaluation.benchmarks import Benchmark, Problem
 from scalequest.evaluation.statistics import Estimate, accuracy, best_of, majority_vote, pass_at_k
@@ -265,10 +266,8 @@ def _by_start(names: Iterable[str]) -> list[str]:
 def write_results(folder: str | Path, results: Sequence[Result]) -> Path:
     """Write `results.json` beside a model's rows, all or nothing."""
     path = Path(folder) / RESULTS
-    temporary = path.with_suffix(".tmp")
     content = {"format": RESULTS_FORMAT, "results": [asdict(result) for result in results]}
-    temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    durable.write(path, durable.as_json(content))
     return path
 
 

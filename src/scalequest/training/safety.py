@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import signal
 import threading
@@ -23,6 +22,7 @@ from safetensors.torch import save_file
 from transformers import TrainerCallback
 from transformers.trainer_utils import rotate_checkpoints
 
+from scalequest import durable
 from scalequest.shards import StageError
 
 if TYPE_CHECKING:
@@ -62,9 +62,7 @@ class Seal(TrainerCallback):
             str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()
         }
         seal = {"fingerprint": self.run.stage.fingerprint, "seconds": self.run.seconds, "files": files}
-        temporary = folder / f".{SEAL}.tmp"
-        temporary.write_text(json.dumps(seal), encoding="utf-8")
-        os.replace(temporary, folder / SEAL)
+        durable.write(folder / SEAL, durable.as_json(seal))
         best = state.best_model_checkpoint
         rotate_checkpoints(str(self.run.folder), self.keep, best, use_mtime=True)
 
