@@ -1,16 +1,20 @@
 r"""How much of the engine's speed a stage keeps, and how far ahead of transformers it is.
 
-    python bench/engines.py --model runs/smollm2/model
+    python bench/engines.py --model runs/smollm2/models/smollm2-135m-instruct
 
-For the numbers that count: SmolLM2-135M in bfloat16 on an otherwise idle machine, about an hour on 2 cores.
+For the numbers that count: SmolLM2-135M in bfloat16 on an otherwise idle machine, half an hour on 2 cores.
 To see that it runs: `--model recipes/tiny/models/tiny-solver --chat-format tinymath --rows 64 --pairs 1`.
 
-A round times, from engine ready to last file finished, our question generation stage (seeds, decoding,
-checks, files), and right beside it one bare, unseeded `LLM.generate` with the same ids on the same engine,
-and transformers at the batch size that was its best. Ratios are of generated tokens per second, taken within
-a round; the table gives their median. Three further ways to run vLLM stand below, without a bar: no seeds,
-the paper's top-p (each against a bare call with the same sampling), and vLLM as it comes, in its own process;
-these on fewer rows, once.
+A round times our question generation stage on an engine that is up, and right beside it one bare, unseeded
+`LLM.generate` with the same ids on the same engine, and the loop that a user would write with transformers:
+`generate` with sampling at the batch size that was its best, completions decoded and written as JSON lines.
+Our stage is all that recipes/generate_questions.py does behind loading: folder, seeds, decoding, checks,
+gates, progress, tracker, blocks, parquet, card. Ratios are of generated tokens a second, taken within a
+round; the table gives their median.
+
+Below the line, on fewer rows, once and without a bar: seeds by block instead of by row and the paper's top-p
+(each against a bare call with the same sampling), the stage on our own transformers engine, and vLLM as it
+comes, in its own process.
 """
 
 from __future__ import annotations
@@ -50,31 +54,64 @@ class Timed:
 
 
 def stage(
-    generator: Generator, options: argparse.Namespace, sampling: Sampling, seeds: bool, rows: int
+    generator: Generator, options: argparse.Namespace, sampling: Sampling, scope: Any, rows: int
 ) -> Timed:
-    """Our stage: the function that recipes/generate_questions.py calls, into a fresh folder."""
+    """Our stage into a fresh folder, tracker and all; `scope` is its `seed_scope`."""
     from scalequest.chat import bind, load_format, load_tokenizer
     from scalequest.questions.generation import VERSION, GenerationConfig, generate_questions
-    from scalequest.shards import Stage
+    from scalequest.stages import begin, tracked
 
     config = GenerationConfig(
         model_name_or_path=options.model,
         chat_format=options.chat_format,
         num_questions=rows,
-        seed_scope="row" if seeds else "block",
+        seed_scope=scope,
         sampling=sampling,
     )
     chat = bind(load_format(options.chat_format), load_tokenizer(options.model))
     with tempfile.TemporaryDirectory() as folder:
         run = RunOptions(output_dir=f"{folder}/stage", track="none")
-        opened = Stage.open(
-            run.output_dir, name="generate_questions", version=VERSION, config={}, fingerprint={}
-        )
         start = time.perf_counter()
-        receipt = generate_questions(opened, generator, chat, config, run)
-        seconds = time.perf_counter() - start
-        opened.close()
-    return Timed(rows, receipt["tokens"], seconds)
+        opened = begin("generate_questions", VERSION, run, config, inputs={})
+        with tracked(opened, run, config) as tracker:
+            receipt = generate_questions(opened, generator, chat, config, run, tracker=tracker)
+        return Timed(rows, receipt["tokens"], time.perf_counter() - start)
+
+
+class Loop:
+    """The loop that a user would write with transformers."""
+
+    def __init__(self, options: argparse.Namespace, prompt: list[int], stops: list[int]) -> None:
+        """Load the model."""
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        self.model: Any = AutoModelForCausalLM.from_pretrained(
+            options.model, dtype=getattr(torch, options.dtype)
+        ).eval()
+        self.tokenizer = AutoTokenizer.from_pretrained(options.model)
+        self.prompt, self.stops, self.options = prompt, stops, options
+
+    def run(self, batch: int, rows: int) -> Timed:
+        """Generate `rows` rows and write them."""
+        import torch
+
+        tokens = 0
+        start = time.perf_counter()
+        with tempfile.TemporaryFile("w") as file, torch.inference_mode():
+            for first in range(0, rows, batch):
+                ids = torch.tensor([self.prompt] * min(batch, rows - first))
+                output = self.model.generate(
+                    ids, attention_mask=torch.ones_like(ids), do_sample=True, temperature=1.0, top_k=0,
+                    max_new_tokens=self.options.max_tokens, eos_token_id=self.stops,
+                    pad_token_id=self.stops[0],
+                )  # fmt: skip
+                for generated in output[:, ids.shape[1] :].tolist():
+                    end = next((n for n, token in enumerate(generated) if token in self.stops), None)
+                    tokens += len(generated) if end is None else end + 1
+                    text = self.tokenizer.decode(generated[:end])
+                    file.write(json.dumps({"question": text}) + "\n")
+        return Timed(rows, tokens, time.perf_counter() - start)
 
 
 def bare(llm: Any, prompt: list[int], stops: list[int], sampling: Sampling, rows: int) -> Timed:
@@ -121,7 +158,7 @@ def _as_it_comes(asked: dict[str, Any]) -> None:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Run it all.
+    """Run it all on the one model.
 
     Returns:
         `rounds` (one dict of way to `Timed` a round), `columns` (way to a pair of `Timed`: it and what it is
@@ -132,32 +169,24 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     chat = bind(load_format(options.chat_format), load_tokenizer(options.model))
     prompt, stops = list(chat.question_prefix_ids), list(chat.question_stop_ids)
     sampling = Sampling(1.0, 1.0, options.max_tokens)
-    eager = False if options.compile else None
-    engine = EngineConfig(
-        name="vllm", dtype=options.dtype, max_model_len=options.max_model_len, enforce_eager=eager
-    )
+    engine = EngineConfig(name="vllm", dtype=options.dtype, max_model_len=options.max_model_len)
     few = min(options.rows, options.transformers_rows)
+    loop = Loop(options, prompt, stops)
 
     with open_generator(options.model, engine) as ours:
         llm = ours.llm  # type: ignore[attr-defined]
-
-        def slow(batch: int) -> Timed:
-            config = replace(engine, name="transformers", batch_size=batch)
-            with open_generator(options.model, config) as peer:
-                return stage(peer, options, sampling, True, few)
-
         say("warming up")
-        stage(ours, options, sampling, True, 32)
+        stage(ours, options, sampling, "row", 32)
         bare(llm, prompt, stops, sampling, 32)
-        trials = {batch: slow(batch) for batch in BATCHES}
+        trials = {batch: loop.run(batch, few) for batch in BATCHES}
         batch = max(trials, key=lambda size: trials[size].rate)
         for size, timed in trials.items():
             say(f"transformers, batch {size}: {timed.rate:.0f} tokens/s")
 
         ways: dict[str, Callable[[], Timed]] = {
-            "our stage": lambda: stage(ours, options, sampling, True, options.rows),
+            "our stage": lambda: stage(ours, options, sampling, "row", options.rows),
             "bare vLLM": lambda: bare(llm, prompt, stops, sampling, options.rows),
-            "transformers": lambda: slow(batch),
+            "transformers": lambda: loop.run(batch, few),
         }
         rounds = []
         for number in range(options.pairs):
@@ -170,15 +199,17 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
         nucleus = replace(sampling, top_p=0.99)
         columns: dict[str, tuple[Timed, Timed | None]] = {
-            "our stage, no seeds": (
-                stage(ours, options, sampling, False, options.column_rows),
+            "our stage, seeds by block": (
+                stage(ours, options, sampling, "block", options.column_rows),
                 bare(llm, prompt, stops, sampling, options.column_rows),
             ),
             "our stage, top-p 0.99": (
-                stage(ours, options, nucleus, True, options.column_rows),
+                stage(ours, options, nucleus, "row", options.column_rows),
                 bare(llm, prompt, stops, nucleus, options.column_rows),
             ),
         }
+    with open_generator(options.model, replace(engine, name="transformers", batch_size=batch)) as own:
+        columns["our stage on transformers"] = stage(own, options, sampling, "row", few), None
     if not options.skip_as_it_comes:
         try:
             columns["vLLM as it comes, bare"] = as_it_comes(options, prompt, stops), None
@@ -194,9 +225,8 @@ def show(options: argparse.Namespace, found: dict[str, Any]) -> None:
 
     import scalequest
 
-    table = Table(
-        title=f"{options.rows} rows of at most {options.max_tokens} tokens, {options.dtype}, temperature 1"
-    )
+    title = f"{options.rows} rows of at most {options.max_tokens} tokens, {options.dtype}, temperature 1"
+    table = Table(title=title)
     for column in ("", "tokens/s", "our stage is", "rounds", "bar"):
         table.add_column(column, justify="left" if not column else "right")
     rounds: list[dict[str, Timed]] = found["rounds"]
@@ -231,37 +261,45 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def main() -> None:
-    """Parse, measure, show."""
-    parser = argparse.ArgumentParser(allow_abbrev=False, description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--as-it-comes", type=json.loads, help=argparse.SUPPRESS)
-    parser.add_argument("--model", help="folder of a model with its tokenizer")
-    parser.add_argument("--chat-format", default="smollm2", help="default: smollm2")
-    parser.add_argument("--dtype", default="bfloat16", help="default: bfloat16")
-    parser.add_argument("--rows", type=int, default=2000, help="rows of a run (default 2000)")
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    """The options, which bench/synthesis.py shares."""
+    made = argparse.ArgumentParser(allow_abbrev=False)
+    made.add_argument("--model", help="folder of a model with its tokenizer")
+    made.add_argument("--chat-format", default="smollm2", help="default: smollm2")
+    made.add_argument("--dtype", default="bfloat16", help="default: bfloat16")
+    made.add_argument("--rows", type=int, default=2000, help="rows of a run (2000)")
+    made.add_argument(
         "--transformers-rows", type=int, default=256, help="rows of a run of transformers (256)"
     )
-    parser.add_argument(
-        "--column-rows", type=int, default=500, help="rows of the ways without a bar (default 500)"
-    )
-    parser.add_argument("--pairs", type=int, default=5, help="rounds (default 5)")
-    parser.add_argument("--max-tokens", type=int, default=64, help="default: 64")
-    parser.add_argument("--max-model-len", type=int, default=512, help="default: 512")
-    parser.add_argument(
-        "--skip-as-it-comes", action="store_true", help="leave out vLLM under its own settings"
-    )
-    parser.add_argument("--output", type=Path, help="write all timings as JSON, too")
-    options = parser.parse_args()
+    made.add_argument("--column-rows", type=int, default=500, help="rows of the ways without a bar (500)")
+    made.add_argument("--pairs", type=int, default=5, help="rounds (5)")
+    made.add_argument("--max-tokens", type=int, default=64, help="default: 64")
+    made.add_argument("--max-model-len", type=int, default=512, help="default: 512")
+    made.add_argument("--skip-as-it-comes", action="store_true", help="leave out vLLM under its own settings")
+    made.add_argument("--output", type=Path, help="write all timings as JSON, too")
+    return made
+
+
+def write(options: argparse.Namespace, found: dict[str, Any]) -> None:
+    """Write what was found to `--output`, where it is given."""
+    if options.output:
+        timings = {"options": {**vars(options), "output": str(options.output)}, **found}
+        options.output.write_text(json.dumps(timings, default=asdict, indent=1) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Parse, measure, show."""
+    arguments = parser()
+    arguments.description = (__doc__ or "").partition("\n")[0]
+    arguments.add_argument("--as-it-comes", type=json.loads, help=argparse.SUPPRESS)
+    options = arguments.parse_args()
     if options.as_it_comes is not None:
         _as_it_comes(options.as_it_comes)
         return
     if options.model is None:
-        parser.error("--model is missing")
+        arguments.error("--model is missing")
     found = measure(options)
-    if options.output:
-        timings = {"options": {**vars(options), "output": str(options.output)}, **found}
-        options.output.write_text(json.dumps(timings, default=asdict, indent=1) + "\n", encoding="utf-8")
+    write(options, found)
     show(options, found)
 
 

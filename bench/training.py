@@ -1,6 +1,7 @@
 r"""How fast a training recipe goes, beside what people would write instead; how fast it prepares its rows.
 
-    python bench/training.py --model runs/smollm2/model --chat-format smollm2 --output runs/bench_training
+    python bench/training.py --model runs/smollm2/models/smollm2-135m-instruct \
+        --chat-format smollm2 --output runs/bench_training
 
 For the numbers that count: SmolLM2-135M on an otherwise idle machine with SCALEQUEST_DATA set, about an hour
 on 2 cores. To see that it runs: `--model recipes/tiny/models/tiny-base --chat-format tinymath --steps 2
