@@ -54,7 +54,7 @@ from typing import TYPE_CHECKING, Any
 from scalequest.config import ConfigError, RunOptions, parse
 from scalequest.evaluation import harness, protocol, tables
 from scalequest.evaluation.benchmarks import Benchmark, load_benchmark
-from scalequest.evaluation.results import RESULTS, read_results, result_row
+from scalequest.evaluation.results import RESULTS, read_dropped, read_results, result_row
 from scalequest.evaluation.settings import EvaluationConfig
 from scalequest.records import read_rows, source_fingerprint
 from scalequest.shards import Stage
@@ -100,7 +100,7 @@ def main(run: RunOptions, config: EvaluationConfig, words: Sequence[str]) -> Non
     if stage is not None:
         gather(stage, config)
         if config.audit:
-            audit_all(stage, config)
+            audit_all(stage, config, benchmarks)
 
 
 def evaluate_one(
@@ -170,10 +170,12 @@ def regrade_one(
     if before.resolve() == Path(run.output_dir).resolve():
         raise ConfigError("output_dir: give another folder than that of the outputs, which stay as they are")
     rows, earlier = read_rows(before), read_results(before / RESULTS)
+    harness.same_questions(earlier, config, benchmarks)
     stage = open_folder("evaluate_model", run, config, [label], benchmarks)
     if not stage.finished:
         with Examiners(config.grading, config.graders) as examiners:
-            harness.regrade(stage, rows, config, run, benchmarks, examiners)
+            dropped = read_dropped(before)
+            harness.regrade(stage, rows, dropped, config, run, label, benchmarks, examiners)
     harness.collect(run.output_dir, config, label, benchmarks, earlier)
     regraded = zip(rows, read_rows(run.output_dir), strict=True)
     changed = [new for old, new in regraded if old["correct"] != new["correct"]]
@@ -221,16 +223,21 @@ def gather(stage: Stage, config: EvaluationConfig) -> None:
     tables.show(shown)
 
 
-def audit_all(stage: Stage, config: EvaluationConfig) -> None:
-    """Write a page a model of the outputs on which our grader and math-verify differ."""
-    from scalequest.evaluation.examinee import visible
+def audit_all(stage: Stage, config: EvaluationConfig, benchmarks: Sequence[Benchmark]) -> None:
+    """Write a page a model of the outputs on which math-verify differs from the verdicts that were kept."""
     from scalequest.grading import Grader
     from scalequest.grading.audit import audit
 
     with Grader(config.grading) as grader:
         for label in config.models:
             rows = read_rows(stage.output_dir / label)
-            graded = [{**row, "completion": visible(row["completion"])[0]} for row in rows]
+            handed = harness.papers(rows, config, label, benchmarks)
+            graded = [
+                # An output that was cut is wrong whoever judges, unless cut ones are graded
+                {**row, "completion": "" if lost else one.paper.text, "references": one.paper.references}
+                for row, one in zip(rows, handed, strict=True)
+                for lost in [row["truncated"] and config.truncated == "wrong"]
+            ]
             page = stage.output_dir / label / "audit.html"
             differing = audit(graded, page, grader=grader)
             print(f"{label}: math-verify judges {len(differing)} of {len(rows)} outputs otherwise: {page}")

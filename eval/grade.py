@@ -43,17 +43,16 @@ class GradeConfig:
 def main(config: GradeConfig, options: GraderOptions) -> None:
     """Grade, write, summarise."""
     rows = read_rows(config.input)
-    columns = [
-        config.completion or config.prediction,
-        config.reference,
-        *([config.label] if config.label else []),
-    ]
+    asked = config.completion or config.prediction
+    columns = [config.reference, *([config.label] if config.label else [])]
     for index, row in enumerate(rows):
-        require(row, *columns, source=config.input, index=index)
+        # An answer may be null, since none may have been found; its column has to be there
+        require(row, *columns, *([] if asked in row else [asked]), source=config.input, index=index)
     if config.workers < 1:
         raise ConfigError(f"workers: expected at least 1, got {config.workers}")
-    found = [extract(str(row[config.completion])) for row in rows] if config.completion else None
-    answers = [one.answer or "" for one in found] if found else [str(row[config.prediction]) for row in rows]
+    texts = ["" if row[asked] is None else str(row[asked]) for row in rows]
+    found = [extract(text) for text in texts] if config.completion else None
+    answers = [one.answer or "" for one in found] if found else texts
     references = [str(row[config.reference]) for row in rows]
 
     with Grader(options, config.workers) as grader:

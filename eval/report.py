@@ -20,8 +20,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,7 +50,9 @@ class ReportConfig:
         None, "YAML files of published tables; null: the paper's Table 1 where one of its benchmarks was run"
     )
     published_as: dict[str, str] = option(
-        None, "our model's label: the published model's name", default_factory=dict
+        None,
+        "our model's label: the published model's name; `label (evaluation)` where two evaluations have it",
+        default_factory=dict,
     )
     show_published: bool = option(False, "show the published tables even where none of ours fits")
     compare: list[str] = option(
@@ -84,16 +87,16 @@ def main(args: ReportConfig) -> None:
     ]
     for measures in measured:
         shown += tables.question_table(measures)
-    results: list[Result] = []
     folders = dict.fromkeys(path.parent.parent for path in found(args.run, args.evaluations, RESULTS))
     own = {folder: evaluation(folder) for folder in folders}
     published = [load_published(path) for path in chosen(args, [r for mine in own.values() for r in mine])]
+    names = dict(zip(own, called(list(own)), strict=True))
+    results = apart({names[folder]: mine for folder, mine in own.items()})
     for number, (folder, mine) in enumerate(own.items(), 1):
-        results += mine
         made = tables.benchmark_tables(mine, published, args.published_as)
         made += tables.split_tables(mine) if args.parts else []
         made += compared([folder / model for model in dict.fromkeys(r.model for r in mine)])
-        shown += numbered(made, number, folder, len(folders))
+        shown += numbered(made, number, names[folder], len(folders))
     for table in published:
         fits = not results or any(result.benchmark in table.benchmarks for result in results)
         if fits or args.show_published:
@@ -145,12 +148,14 @@ def compared(folders: Sequence[Path], *, flips: bool = False) -> list[tables.Tab
     """Every model against the first, on the problems that both were asked."""
     if len(folders) < 2:
         return []
-    rows = [read_rows(folder) for folder in folders]
-    names = [folder.name for folder in folders]
-    labels = names if len(set(names)) == len(names) else [str(folder) for folder in folders]
-    titles = {r.benchmark: r.title for folder in folders for r in read_results(folder / RESULTS)}
-    pairs = zip(rows[1:], labels[1:], strict=True)
-    made = [one for mine, label in pairs for one in comparison.compare(rows[0], mine, (labels[0], label))]
+    rows = [comparison.read_outputs(folder) for folder in folders]
+    results = [read_results(folder / RESULTS) for folder in folders]
+    labels = called(folders)
+    titles = {r.benchmark: r.title for mine in results for r in mine}
+    made: list[comparison.Comparison] = []
+    for theirs, protocols, label in list(zip(rows, results, labels, strict=True))[1:]:
+        differs = comparison.other_protocols(results[0], protocols)
+        made += comparison.compare(rows[0], theirs, (labels[0], label), differs=differs)
     return comparison.comparison_tables(made, titles, flips=flips)
 
 
@@ -180,12 +185,28 @@ def evaluation(folder: Path) -> list[Result]:
     return [result for model in dict.fromkeys([*order, *by_model]) for result in by_model.get(model, [])]
 
 
-def numbered(made: Sequence[tables.Table], number: int, folder: Path, of: int) -> list[tables.Table]:
+def called(folders: Sequence[Path]) -> list[str]:
+    """The folders' names, or whole paths where two have the same name."""
+    names = [folder.name for folder in folders]
+    return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
+
+
+def apart(own: Mapping[str, Sequence[Result]]) -> list[Result]:
+    """The results of all evaluations; a label that two of them have is followed by its evaluation's name."""
+    labels = Counter(label for mine in own.values() for label in {result.model for result in mine})
+    return [
+        replace(result, model=f"{result.model} ({name})") if labels[result.model] > 1 else result
+        for name, mine in own.items()
+        for result in mine
+    ]
+
+
+def numbered(made: Sequence[tables.Table], number: int, name: str, of: int) -> list[tables.Table]:
     """Tell the tables of several evaluations apart."""
     if of == 1:
         return list(made)
     return [
-        tables.Table(f"{one.name}_{number}", f"{one.title} ({folder.name})", one.columns, one.rows, one.notes)
+        tables.Table(f"{one.name}_{number}", f"{one.title} ({name})", one.columns, one.rows, one.notes)
         for one in made
     ]
 

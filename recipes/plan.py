@@ -18,17 +18,18 @@ from scalequest.config import ConfigError, option, parse, read_yaml
 from scalequest.stages import explained
 
 # Rows and GPU-hours of the paper's table 4, for both generators together; the share that the filters leave.
-PAPER = {"generate_questions": (2_000_000, 38.4), "check_questions": (2_000_000, 110.6),
-         "solve_questions": (5_000_000, 251.0), "score_solutions": (5_000_000, 112.0)}  # fmt: skip
+# By the names that receipts give the stages.
+PAPER = {"generate_questions": (2_000_000, 38.4), "filter_questions": (2_000_000, 110.6),
+         "solve_questions": (5_000_000, 251.0), "score": (5_000_000, 112.0)}  # fmt: skip
 KEPT = 0.5
 DOLLARS = 680.8 / 522.9  # a GPU-hour, from the same table
 # Memory bandwidth in GB/s, from the makers' data sheets.
 GPUS = {"A100-40G": 1555, "A100-80G": 2039, "H100": 3350, "H200": 4800}
 TITLES = {
     "generate_questions": "question generation",
-    "check_questions": "solvability and difficulty",
+    "filter_questions": "solvability and difficulty",
     "solve_questions": "responses",
-    "score_solutions": "reward scores",
+    "score": "reward scores",
 }
 
 
@@ -148,7 +149,7 @@ def plan(config: PlanConfig) -> list[Phase]:
     kept = round(questions * KEPT)
     asked = config.question_tokens + config.prompt_tokens
     question_bytes, response_bytes = (2.0 * size + 200 for size in config.characters)
-    own = _own_rates(config.rate)
+    own = _own_rates(config.rate, responses / kept)
 
     def phase(name: str, rows: int, blocks: int, read: float, generated: float, size: float) -> Phase:
         paper_rows, hours = PAPER[name]
@@ -158,16 +159,19 @@ def plan(config: PlanConfig) -> list[Phase]:
     return [
         phase("generate_questions", questions, blocks, config.prompt_tokens, config.question_tokens,
               questions * question_bytes),
-        phase("check_questions", questions, blocks, asked, config.solution_tokens, kept * question_bytes),
+        phase("filter_questions", questions, blocks, asked, config.solution_tokens, kept * question_bytes),
         phase("solve_questions", responses, solve_blocks, asked, config.solution_tokens,
               kept * question_bytes + responses * response_bytes),
-        phase("score_solutions", responses, solve_blocks, asked + config.solution_tokens, 0.0,
+        phase("score", responses, solve_blocks, asked + config.solution_tokens, 0.0,
               kept * (question_bytes + response_bytes)),
     ]  # fmt: skip
 
 
-def _own_rates(paths: list[str]) -> dict[str, float]:
-    """Rows a GPU-hour by stage, from receipts: their `seconds` are summed over the workers, one GPU each."""
+def _own_rates(paths: list[str], samples: float) -> dict[str, float]:
+    """Rows a GPU-hour by stage, from receipts: their `seconds` are summed over the workers, one GPU each.
+
+    Solved and scored rows are responses: as many a question as the receipt says, or else `samples`.
+    """
     import json
 
     rates = {}
@@ -176,8 +180,14 @@ def _own_rates(paths: list[str]) -> dict[str, float]:
         name = receipt.get("stage")
         if name not in PAPER or not receipt.get("finished"):
             raise ConfigError(f"{path}: expected the receipt of a finished {' or '.join(PAPER)}")
-        samples = receipt["fingerprint_fields"].get("samples", 1) if name == "solve_questions" else 1
-        rates[name] = receipt["rows_in"] * samples / (receipt["seconds"] / 3600)
+        fields, rows = receipt["fingerprint_fields"], receipt["rows_in"]
+        if name == "solve_questions":
+            rows *= fields.get("samples", samples)
+        elif name == "score":
+            if fields.get("what") == "question":
+                raise ConfigError(f"{path}: scored questions, and the plan's rate is of responses")
+            rows = receipt.get("counts", {}).get("responses", rows * samples)
+        rates[name] = rows / (receipt["seconds"] / 3600)
     return rates
 
 

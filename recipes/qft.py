@@ -12,14 +12,15 @@ One node of 8 GPUs:
     accelerate launch --config_file accelerate_configs/zero3.yaml \
         recipes/qft.py --config recipes/qwen2_math_7b/qft.yaml
 
-Many nodes, once on each (under srun, with its own rank):
+Many nodes, once on each (under srun, with its own rank); 16 GPUs double the global batch of the presets,
+which is one sequence a GPU of one node:
 
     accelerate launch --config_file accelerate_configs/multi_node.yaml --machine_rank $SLURM_NODEID \
         --main_process_ip $HEAD_NODE recipes/qft.py --config recipes/qwen2_math_7b/qft.yaml
-        --gradient_accumulation_steps 1
 
-Tokenise beforehand, on a machine without GPUs, with `--prepare_only`. The control "SFT on the chosen side" of
-QPO is this recipe on preference rows: `--input runs/…/optimize_questions --columns '{question: chosen}'`.
+Tokenise beforehand, on a machine without GPUs, with `--prepare_only --use_cpu`. The control "SFT on the
+chosen side" of QPO is this recipe on preference rows: `--input runs/…/optimize_questions --columns
+'{question: chosen}'`.
 
 Hardware: 8 GPUs of 40 GB for 7B with ZeRO-3, two GPU-hours for 15K questions (paper, table 4); 2 CPU cores
 and a minute or two for the tiny profile. Interrupted, it goes on from its last whole checkpoint when started

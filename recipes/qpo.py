@@ -16,7 +16,7 @@ One node of 8 GPUs:
 Many nodes, once on each (under srun, with its own rank):
 
     accelerate launch --config_file accelerate_configs/multi_node.yaml --machine_rank $SLURM_NODEID \
-        --main_process_ip $HEAD_NODE recipes/qpo.py --config recipes/qwen2_math_7b/qpo.yaml
+        --main_process_ip $HEAD_NODE recipes/qpo.py --config recipes/qwen2_math_7b/qpo.yaml \
         --gradient_accumulation_steps 1
 
 Two controls: `--shuffle_pairs` swaps the sides of about half the pairs and must show no gain; plain SFT on

@@ -18,7 +18,8 @@ One node of 8 GPUs:
 Many nodes, once on each (under srun, with its own rank):
 
     accelerate launch --config_file accelerate_configs/multi_node.yaml --machine_rank $SLURM_NODEID \
-        --main_process_ip $HEAD_NODE recipes/reward.py --config recipes/qwen2_math_7b/reward.yaml
+        --main_process_ip $HEAD_NODE recipes/reward.py --config recipes/qwen2_math_7b/reward.yaml \
+        --gradient_accumulation_steps 2
 
 Hardware: 8 GPUs of 40 GB for 7B with ZeRO-3; 2 CPU cores and minutes for the tiny profile. Interrupted, it
 goes on from its last whole checkpoint when started again.

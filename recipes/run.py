@@ -3,6 +3,7 @@
     python recipes/run.py recipes/tiny/pipeline.yaml --output runs/tiny              # the demo: 2 CPU cores
     python recipes/run.py recipes/tiny/pipeline.yaml --output runs/tiny --dry-run    # the exact commands only
     python recipes/run.py recipes/tiny/pipeline.yaml --output runs/tiny --from sft   # from one stage on
+    python recipes/run.py recipes/tiny/pipeline.yaml --output runs/tiny --to qpo     # up to one stage, and it
     python recipes/run.py recipes/tiny/pipeline.yaml --output runs/tiny --only qft   # one stage
 
 Each stage is its own process, so that memory is returned between engine and trainer; what it prints goes to
@@ -31,7 +32,8 @@ def main(args: argparse.Namespace) -> int:
             for step in steps:
                 print(f"# {step.spec.name}\n{step.shown}")
             return 0
-        run(spec, steps, output, rerun=shlex.join(["python", *sys.argv]), start=args.start, only=args.only)
+        rerun = shlex.join(["python", *sys.argv])
+        run(spec, steps, output, rerun=rerun, start=args.start, end=args.end, only=args.only)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -51,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--dry-run", action="store_true", help="print the commands, run nothing")
     made.add_argument("--from", dest="start", metavar="STAGE", help="leave out the stages before this one")
+    made.add_argument("--to", dest="end", metavar="STAGE", help="leave out the stages after this one")
     made.add_argument("--only", metavar="STAGE", help="run this stage alone")
     made.add_argument("--limit", type=int, metavar="N", help="every stage takes its first N inputs only")
     made.add_argument("--fresh", action="store_true", help="the stages that run start again from nothing")

@@ -4,14 +4,14 @@ r"""Write a training run's batch script for Slurm, with the topology of an accel
     python slurm/launch.py --nodes 4 --sbatch "--partition=gpu --time=24:00:00" --submit \
         accelerate_configs/multi_node.yaml recipes/sft.py --config recipes/mistral_7b/sft.yaml
 
-Without `--submit` the script is printed. Machines and GPUs are those of the accelerate file. With `--nodes`
-they are so many times as many, and gradient_accumulation_steps goes down by as much, so that the global batch
-stays what it was.
+Without `--submit` the script is printed. Machines and GPUs a machine are those of the accelerate file, or as
+many machines as `--nodes` says. The presets' batch is that of one machine: on several,
+gradient_accumulation_steps goes down by as much, so that the global batch stays what it was.
 
 The run is told to stop (SIGTERM) ten minutes before its time is over or when the job is preempted: it saves a
 sealed checkpoint and leaves status 75, or `stopped.json` in its folder where a launcher puts its own status
 in the place of it, and the script puts the job back into the queue. A run that failed is not put back. The
-folder has to lie where all machines see it. Data: `--prepare_only` first, on a machine without GPUs.
+folder has to lie where all machines see it. Data: `--prepare_only --use_cpu` first, without GPUs.
 
 Not run by us: there was no Slurm. What the script says is tested, and that its signal reaches the ranks.
 """
@@ -51,13 +51,13 @@ def script(launch: str, command: Sequence[str], nodes: int | None, extra: Sequen
     if "output_dir" not in settings:
         raise ConfigError("output_dir: neither the config nor the command names it")
     words = list(command)
-    if machines != spread.machines:
+    if machines > 1:
         steps = int(settings.get("gradient_accumulation_steps", 1))
-        kept, rest = divmod(steps * spread.machines, machines)
-        if rest or not kept:
+        kept, rest = divmod(steps, machines)
+        if rest:
             raise ConfigError(
-                f"gradient_accumulation_steps: {steps} on {spread.machines} machine(s) cannot be kept on "
-                f"{machines}; give it and the number of machines so that their product stays"
+                f"gradient_accumulation_steps: {steps} on one machine cannot be shared by {machines}; take a "
+                "number of machines that divides it, or lower per_device_train_batch_size and raise it"
             )
         if "--gradient_accumulation_steps" in words:
             words[words.index("--gradient_accumulation_steps") + 1] = str(kept)
@@ -88,9 +88,11 @@ def script(launch: str, command: Sequence[str], nodes: int | None, extra: Sequen
         'HEAD_NODE=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
         "export HEAD_NODE",
         "told=0",
+        f"rm -f {stopped}  # of an earlier stop",
         f"srun --kill-on-bad-exit=0 bash -c {shlex.quote(inner)} &",
         "step=$!",
-        """trap 'told=1; kill -TERM "$step"' TERM""",
+        "# To the ranks, through Slurm: srun itself would answer SIGTERM by killing them.",
+        """trap 'told=1; scancel --signal=TERM "$SLURM_JOB_ID.0"' TERM""",
         'wait "$step"; status=$?',
         "# A trapped signal ends the first wait early.",
         'if [ "$told" = 1 ]; then wait "$step"; status=$?; fi',

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from scalequest.config import RunOptions
 from scalequest.shards import Stage
 from scalequest.stages import begin
@@ -13,6 +15,15 @@ from scalequest.stages import begin
 
 def opened(name: str, run: RunOptions, config: Any) -> Stage:
     return begin(name, 1, run, config, inputs={})
+
+
+def killed_once_sealed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on a stage's process ends the moment its receipt says finished."""
+
+    def end(stage: Stage) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Stage, "_clean_up", end)
 
 
 def kept(folder: str | Path) -> list[dict[str, Any]]:

@@ -47,6 +47,13 @@ def test_a_preset_parses_and_names_what_is_there(path: Path) -> None:
         load_prompt(config.solvability.prompt)
 
 
+def test_the_published_datasets_card_tells_of_both_generators() -> None:
+    path = RECIPES / "qwen2_math_7b/assemble_dataset.yaml"
+    _, config = build((RunOptions, AssembleConfig), read_yaml(path), str(path))
+    assert config.run
+    assert all(Path(part.source).is_relative_to(config.run) for part in config.parts)
+
+
 @pytest.mark.parametrize("profile", ["qwen2_math_7b", "deepseek_math_7b"])
 def test_the_papers_values(profile: str) -> None:
     def preset(stage: str):

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from scalequest.config import ConfigError
-from scalequest.pipeline import load, plan
+from scalequest.pipeline import load, mark, plan
 
 # A data stage as ours are, which also leaves a helper in a session of its own, as launchers do.
 STAGE = """
@@ -224,6 +224,48 @@ def test_from_and_only(pipeline: Callable[..., Path], tmp_path: Path) -> None:
     assert run(path, output, "--from", "second")[0] == 0
     assert (asked(output, "first"), asked(output, "second")) == (1, 1)
     assert "there are first, second, report" in run(path, output, "--from", "third")[1]
+
+
+def test_to_is_the_last_stage(pipeline: Callable[..., Path], tmp_path: Path) -> None:
+    path, output = pipeline(), tmp_path / "runs"
+    status, text = run(path, output, "--to", "second")
+    assert (status, asked(output, "second")) == (0, 1)
+    assert "report: left out" in text
+    assert "the report" not in text
+    status, text = run(path, output, "--from", "second", "--to", "second")
+    assert status == 0
+    assert "first: left out" in text
+    status, text = run(path, output, "--from", "second", "--to", "first")
+    assert (status, text.count("error:")) == (2, 1)
+    assert "--to: 'first' runs before 'second'" in text
+    assert "--to: no stage is called 'third'" in run(path, output, "--to", "third")[1]
+
+
+def test_the_mark_sees_what_patterns_and_benchmarks_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_DATA", str(tmp_path / "data"))
+    for name, text in {
+        "s.py": "",
+        "p.yaml": "{name: p, stages: [{name: a, script: s.py, config: c.yaml}]}",
+        "c.yaml": "benchmarks: [benchmarks/*.yaml]\nonly: [benchmarks/one.yaml]",
+        "benchmarks/one.yaml": "{source: $SOME_DATA/one.jsonl, prompts: [../prompts/p.yaml], patch: fix.txt}",
+        "benchmarks/fix.txt": "",
+        "benchmarks/broken.yaml": "{",
+        "prompts/p.yaml": "text: a",
+        "data/one.jsonl": "{}",
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    (step,) = plan(load("p.yaml"), Path("out"))
+    marks = [mark(step)]
+    assert mark(step) == marks[0]
+    for name in ("data/one.jsonl", "prompts/p.yaml", "benchmarks/fix.txt", "benchmarks/two.yaml"):
+        with (tmp_path / name).open("a") as file:
+            file.write("# more\n")
+        marks.append(mark(step))
+    assert len(set(marks)) == 5
 
 
 def test_dry_run_prints_commands_and_touches_nothing(pipeline: Callable[..., Path], tmp_path: Path) -> None:

@@ -51,3 +51,20 @@ def test_a_machine_that_is_none_is_refused() -> None:
     done = run("--clusters", "8xTPU")
     assert done.returncode == 2
     assert done.stderr.startswith("error: clusters: '8xTPU'")
+
+
+def test_rates_are_read_from_the_receipts_that_the_stages_write(tmp_path: Path) -> None:
+    def planned(name: str, **fields: object) -> str:
+        path = tmp_path / f"{name}.json"
+        receipt = {"stage": name, "finished": True, "rows_in": 1000, "seconds": 3600.0,
+                   "fingerprint_fields": {}, **fields}  # fmt: skip
+        path.write_text(json.dumps(receipt))
+        done = run("--clusters", "8xA100-40G", "--rate", str(path))
+        return done.stdout or done.stderr
+
+    assert row(planned("filter_questions"), "solvability")[-3] == "2,000.0"
+    # five responses a question, as the profiles ask for, or as many as the receipt counts
+    assert row(planned("score", fingerprint_fields={"what": "responses"}), "reward")[-3] == "1,000.0"
+    assert row(planned("score", counts={"responses": 2000}), "reward")[-3] == "2,500.0"
+    assert "scored questions" in planned("score", fingerprint_fields={"what": "question"})
+    assert "expected the receipt" in planned("select_solutions")

@@ -16,6 +16,7 @@ import pytest
 
 from scalequest.records import read_rows, source_fingerprint
 from scalequest.shards import Stage, StageError
+from scalequest.stages import explained
 
 ROWS = 40
 BLOCK = 14
@@ -544,3 +545,41 @@ def test_a_full_disk(tmp_path: Path) -> None:
         stage.close()
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_what_stands_beside_the_rows_is_there_before_anything_is_finished(tmp_path: Path) -> None:
+    stage = opened(tmp_path / "out")
+    work(stage)
+
+    def killed(receipt: Any) -> None:
+        assert receipt["kept"] == 30
+        assert len(list((tmp_path / "out/data").glob("*.parquet"))) == 1
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stage.finish(rows_in=ROWS, card="# Demo", beside=killed)
+    assert not json.loads((tmp_path / "out/receipt.json").read_bytes())["finished"]
+    stage.close()
+    again = opened(tmp_path / "out")
+    page = tmp_path / "out/report.html"
+    again.finish(rows_in=ROWS, card="# Demo", license="mit", beside=lambda _: page.write_text("page"))
+    assert again.finished
+    assert page.read_text() == "page"
+    assert (tmp_path / "out/README.md").read_text().startswith("---\nlicense: mit\nconfigs:\n- config_name")
+
+
+@pytest.mark.parametrize(("rank", "head"), [(None, "error: "), ("0", "error: "), ("5", "error: worker 5: ")])
+def test_whichever_worker_is_stopped_says_why(
+    rank: str | None, head: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if rank is None:
+        monkeypatch.delenv("RANK", raising=False)
+    else:
+        monkeypatch.setenv("RANK", rank)
+
+    def main() -> None:
+        os.environ.pop("RANK", None)  # as `worker` does
+        raise StageError("no space left")
+
+    assert explained(main) == 2
+    assert capsys.readouterr().err == f"{head}no space left\n"

@@ -192,8 +192,9 @@ class Work:
     def of(cls, training_args: Any, model_args: Any) -> Work:
         """Read the settings of a recipe."""
         pairs = hasattr(training_args, "beta")
+        sides = pairs or hasattr(training_args, "center_rewards_coefficient")  # a reward model reads both
         return cls(
-            rows=training_args.per_device_train_batch_size * (2 if pairs else 1),
+            rows=training_args.per_device_train_batch_size * (2 if sides else 1),
             length=training_args.max_length,
             accumulation=training_args.gradient_accumulation_steps,
             checkpointing=bool(training_args.gradient_checkpointing),

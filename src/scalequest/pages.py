@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from scalequest.durable import write
+
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; --one: #3b6ea8; --two: #d08a2e }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem }
@@ -35,7 +37,7 @@ def write_page(path: Path, title: str, *sections: str) -> None:
         f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head>\n'
         f"<body><h1>{text(title)}</h1>\n{body}\n</body></html>\n"
     )
-    path.write_text(page, encoding="utf-8")
+    write(path, page.encode())
 
 
 def text(value: Any) -> str:

@@ -20,7 +20,8 @@ default, `${output}` is the output folder. Paths are relative to the working dir
 
 Whether a stage is finished is its own decision (its receipt's fingerprint), but asking costs its imports.
 So a run notes, beside the fingerprint, a mark of all that could change the answer: the command, the config,
-the state of every file and stage folder that they name, and the code. With the same mark and a finished
+the state of every file and stage folder that they name, patterns expanded, of what a named YAML file (a
+benchmark) names in turn, and the code. With the same mark and a finished
 receipt the stage is not started at all; a different mark only means that it is asked.
 """
 
@@ -28,6 +29,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -233,13 +235,29 @@ def mark(step: Step) -> str:
     """Digest all that could change whether `step` is finished, without importing anything of it."""
     config = read_yaml(step.spec.config) if step.spec.config else {}
     texts = {*_texts(config), *_texts(step.settings), step.spec.launch or ""} - {str(step.output_dir), ""}
-    paths = {text: Path(os.path.expandvars(_FIRST_ROWS.sub("", text))) for text in sorted(texts)}
-    seen = {text: state for text, path in paths.items() if (state := _state(path))}
+    paths = sorted({path for text in texts for path in _paths(text)})
+    paths += sorted({inner for path in paths for inner in _inner(path)})
+    seen = {str(path): state for path in paths if (state := _state(path))}
     digest = hashlib.sha256(json.dumps([step.command, config, seen], sort_keys=True, default=str).encode())
     code = [*Path(__file__).parent.rglob("*"), *Path(step.spec.script).parent.glob("*.py")]
     for file in sorted(file for file in code if file.suffix in (".py", ".yaml")):
         digest.update(file.name.encode() + hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()
+
+
+def _paths(text: str, folder: Path = Path()) -> list[Path]:
+    """The files and folders that a text would name, a pattern's one by one."""
+    path = folder / os.path.expanduser(os.path.expandvars(_FIRST_ROWS.sub("", text)))
+    return [Path(found) for found in glob.glob(str(path))] if "*" in text else [path]
+
+
+def _inner(path: Path) -> list[Path]:
+    """What a YAML file names: a benchmark's data, prompts and corrections, relative to it."""
+    with contextlib.suppress(ConfigError, OSError):  # no path at all, or the stage says what is wrong with it
+        if path.suffix in (".yaml", ".yml") and path.is_file():
+            texts = set(_texts(read_yaml(path))) - {""}
+            return [inner for text in texts for inner in _paths(text, path.parent)]
+    return []
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -296,6 +314,7 @@ def run(
     *,
     rerun: str,
     start: str | None = None,
+    end: str | None = None,
     only: str | None = None,
     console: Console | None = None,
 ) -> None:
@@ -307,15 +326,17 @@ def run(
         output: its folder: stage folders, `logs/`, and `run.json`.
         rerun: the command that started this, shown where something fails.
         start: leave out what stands before this stage.
+        end: leave out what stands after this stage.
         only: leave out all other stages.
         console: where to print.
 
     Raises:
-        ConfigError: `start` or `only` names no stage, what it needs is not finished, or another run is on.
+        ConfigError: `start`, `end` or `only` names no stage, `end` stands before `start`, what a stage needs
+            is not finished, or another run is on.
         Failed: a stage failed, or a signal stopped it.
     """
     console = console or Console()
-    wanted = _wanted(steps, start, only)
+    wanted = _wanted(steps, start, end, only)
     output.mkdir(parents=True, exist_ok=True)
     lock = _lock(output)
     state = _read_state(output)
@@ -374,14 +395,17 @@ def run(
     console.print(f"{spec.name}: done in {time.monotonic() - began:.0f} s: {output}", soft_wrap=True)
 
 
-def _wanted(steps: Sequence[Step], start: str | None, only: str | None) -> list[Step]:
+def _wanted(steps: Sequence[Step], start: str | None, end: str | None, only: str | None) -> list[Step]:
     names = [step.spec.name for step in steps]
-    for option_name, name in (("--from", start), ("--only", only)):
+    for option_name, name in (("--from", start), ("--to", end), ("--only", only)):
         if name is not None and name not in names:
             raise ConfigError(f"{option_name}: no stage is called {name!r}; there are {', '.join(names)}")
     if only is not None:
         return [steps[names.index(only)]]
-    return list(steps[names.index(start) if start else 0 :])
+    first, last = names.index(start or names[0]), names.index(end or names[-1])
+    if last < first:
+        raise ConfigError(f"--to: {end!r} runs before {start!r}, which --from names")
+    return list(steps[first : last + 1])
 
 
 def _check_needs(step: Step, steps: Sequence[Step], state: Mapping[str, Any]) -> None:

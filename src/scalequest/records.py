@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import logging
 import os
 import re
 import zlib
@@ -16,6 +17,8 @@ from typing import Any, BinaryIO, cast
 from scalequest.config import ConfigError
 
 Row = dict[str, Any]
+
+log = logging.getLogger(__name__)
 
 _HUB = re.compile(
     r"hub:(?P<name>[\w.-]+/[\w.-]+)(?:/(?P<config>[\w.-]+))?(?:@(?P<revision>[\w.-]+))?(?::(?P<split>\w+))?"
@@ -50,6 +53,8 @@ def read_rows(
     """
     whole, first = _first_rows(source)
     rows = list(islice(islice(_rows(whole), first), limit))
+    if first is not None and limit is None and len(rows) < first:
+        log.warning("%s: there are only %d rows", source, len(rows))
     if not columns:
         return rows
     renamed = []

@@ -22,7 +22,7 @@ import secrets
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
@@ -233,6 +233,8 @@ class Stage:
         tokens: int | None = None,
         seconds: float | None = None,
         columns: Sequence[str] = (),
+        license: str | None = None,
+        beside: Callable[[Mapping[str, Any]], None] | None = None,
     ) -> dict[str, Any]:
         """Merge all blocks into data/ and dropped/, check that no row is lost, write card and receipt.
 
@@ -245,6 +247,9 @@ class Stage:
             tokens: generated or read; the sum of the blocks' `tokens` unless given.
             seconds: of work; the sum of the blocks' `seconds`, or the time since `open`, unless given.
             columns: columns that stand first and are there even where no row has them.
+            license: its identifier, for the header of the card.
+            beside: writes what else the folder holds, pages for instance. It is given the receipt, when the
+                rows are in place and nothing says yet that the stage is finished.
 
         Returns:
             The receipt.
@@ -282,9 +287,11 @@ class Stage:
             if tally.dropped:
                 count = sum(tally.dropped.values())
                 write_parquet(self.output_dir / "dropped", dropped, count, tally.dropped_types.types, columns)
-            header = "---\nconfigs:\n- config_name: default\n  data_files: data/*.parquet\n---\n\n"
+            header = "configs:\n- config_name: default\n  data_files: data/*.parquet\n---\n\n"
+            header = f"---\nlicense: {license}\n{header}" if license else f"---\n{header}"
+            counts = tally.counts
             return self._seal(
-                rows_in, tally.kept, tally.dropped, tokens, seconds, header + card, output, tally.counts
+                rows_in, tally.kept, tally.dropped, tokens, seconds, header + card, output, counts, beside
             )
 
     def finish_model(
@@ -341,6 +348,7 @@ class Stage:
         card: str,
         output: str,
         counts: Mapping[str, int | float],
+        beside: Callable[[Mapping[str, Any]], None] | None = None,
     ) -> dict[str, Any]:
         rest = dict(counts)
         summed_tokens, summed_seconds = rest.pop("tokens", 0), rest.pop("seconds", None)
@@ -357,6 +365,8 @@ class Stage:
             "ended": _now(),
             "finished": True,
         }
+        if beside is not None:
+            beside(receipt)
         write(self.output_dir / "README.md", f"{card.rstrip()}\n\n{lineage(receipt)}\n".encode())
         write(self.output_dir / "receipt.json", as_json(receipt))
         self.receipt = receipt

@@ -85,13 +85,16 @@ def tracked(stage: Stage, run: RunOptions, config: Any, *, worker: int = 0) -> I
 
 
 def explained(main: Callable[..., None], *args: Any) -> int:
-    """Run a script's `main`; a mistake of the user's becomes one line, said once, and exit status 2."""
-    first = os.environ.get("RANK", "0") == "0"
+    """Run a script's `main`; a mistake of the user's becomes one line and exit status 2.
+
+    Every worker says what stopped it, with its number: the first may have met nothing, or be ended by the
+    launcher before it does.
+    """
+    rank = os.environ.get("RANK", "0")  # before `main`, which takes the launcher's variables away
     try:
         main(*args)
     except (ConfigError, StageError) as error:
-        if first:
-            print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}" if rank == "0" else f"error: worker {rank}: {error}", file=sys.stderr)
         return 2
     return 0
 

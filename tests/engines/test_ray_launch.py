@@ -75,14 +75,27 @@ def config(workers: int | None, group: int = 1) -> Any:
 
 def test_room_for_all_workers_at_once() -> None:
     node = {"CPU": 64.0, "GPU": 8.0}
-    assert _room(node, config(None)) == (8, 1.0, 1)
-    assert _room(node, config(None, 4)) == (2, 1.0, 4)
-    assert _room(node, config(3)) == (3, 1.0, 1)
-    assert _room({"CPU": 8.0}, config(None)) == (1, 8.0, 0)
-    assert _room({"CPU": 8.0}, config(4)) == (4, 2.0, 0)
+    assert _room([node], config(None)) == (8, 1.0, 1)
+    assert _room([node], config(None, 4)) == (2, 1.0, 4)
+    assert _room([node], config(3)) == (3, 1.0, 1)
+    assert _room([{"CPU": 8.0}], config(None)) == (1, 8.0, 0)
+    assert _room([{"CPU": 8.0}], config(4)) == (4, 2.0, 0)
     for resources, wanted in ((node, config(9)), (node, config(3, 4)), ({"CPU": 2.0}, config(3))):
         with pytest.raises(ConfigError, match="ray_workers"):
-            _room(resources, wanted)
+            _room([resources], wanted)
+
+
+def test_no_worker_wants_more_than_one_machine_has() -> None:
+    """What all machines have together is no place for a task: Ray would wait for ever."""
+    assert _room([{"CPU": 8.0}, {"CPU": 8.0}], config(None)) == (1, 8.0, 0)
+    assert _room([{"CPU": 8.0}, {"CPU": 8.0}], config(3)) == (3, 4.0, 0)
+    assert _room([{"CPU": 8.0}, {"CPU": 4.0}], config(2)) == (2, 4.0, 0)
+    # a head without GPUs lends its cores to none; of three GPUs a pair is used
+    head, node = {"CPU": 64.0}, {"CPU": 4.0, "GPU": 8.0}
+    assert _room([head, node], config(None)) == (8, 0.5, 1)
+    assert _room([{"CPU": 8.0, "GPU": 3.0}] * 2, config(None, 2)) == (2, 1.0, 2)
+    with pytest.raises(ConfigError, match="room for 2"):
+        _room([{"CPU": 8.0, "GPU": 3.0}] * 2, config(3, 2))
 
 
 def test_a_worker_on_ray_does_not_start_workers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import logging
+import random
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +21,7 @@ from scalequest.engines.server import (
     ChatServer,
     ServerConfig,
     ServerError,
+    _share,
     user,
 )
 
@@ -115,8 +118,14 @@ def test_retry_after_holds_for_everyone(serve: Any) -> None:
     ask(server, chats(3, size=1), concurrency=1)
     assert time.monotonic() - start >= 1.0
     assert server.times[1] - server.times[0] >= 1.0
-    date = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 2))
-    server = serve(lambda one: error(503, retry_after=date) if one.number == 0 else echo(one))
+
+
+def test_retry_after_may_be_a_date(serve: Any) -> None:
+    def behaviour(one: Asked) -> Answer:
+        date = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 2))
+        return error(503, retry_after=date) if one.number == 0 else echo(one)
+
+    server = serve(behaviour)
     ask(server, chats(1))
     assert server.times[1] - server.times[0] >= 0.9
 
@@ -130,6 +139,50 @@ def test_a_server_that_never_answers_stops_the_run_and_loses_nothing(serve: Any,
     replies = ask(server, chats(9), journal=tmp_path)
     assert len(replies) == 9
     assert len(server.asked) - before == 5, "the four answers that were there are not asked for again"
+
+
+@pytest.mark.parametrize("dead", ["500", "503", "silent", "gone"])
+def test_a_server_that_dies_takes_no_question_along(serve: Any, tmp_path: Path, dead: str) -> None:
+    def die() -> None:
+        server._server.shutdown()
+        server._server.server_close()
+
+    def behaviour(one: Asked) -> Answer | None:
+        if one.number < 21:  # those in flight at the end are answered late
+            return Answer(content=echo(one).content, seconds=0.1 if one.number > 14 else 0.0)
+        if dead == "gone" and one.number == 21:
+            threading.Thread(target=die).start()
+        return error(int(dead)) if dead.isdigit() else None
+
+    server = serve(behaviour)
+    replies: dict[str, ChatReply] = {}
+    config = ServerConfig(url=server.url, model="m", attempts=3, concurrency=8, max_wait=0.02, timeout=5.0)
+    with ChatServer(config, GREEDY, journal=tmp_path) as client:
+        blocks = (block for _, block in client.answer(iter(chats(60, size=1))))
+        with pytest.raises(ServerError, match=r"no answer in \d+ attempts"):
+            replies.update((reply.key, reply) for block in blocks for reply in block)
+    assert {reply.fault for reply in replies.values()} == {None}
+    server = serve(echo)
+    replies = ask(server, chats(60, size=1), journal=tmp_path)
+    assert {key: reply.text for key, reply in replies.items()} == {
+        f"row-{n}": f"QUESTION {n}" for n in range(60)
+    }
+    assert len(server.asked) == 39
+
+
+def test_who_is_put_off_goes_on_while_others_are_answered(serve: Any) -> None:
+    draw = random.Random(4)
+    refused = [draw.random() < 0.7 for _ in range(1000)]
+    server = serve(lambda one: error(429) if refused[one.number] else echo(one))
+    replies = ask(server, chats(60), attempts=3, concurrency=8)
+    assert [reply.fault for reply in replies.values()] == [None] * 60
+    assert max(reply.requests for reply in replies.values()) > 3
+
+
+def test_being_put_off_slows_everyone(serve: Any) -> None:
+    server = serve(lambda one: error(429) if one.number == 0 else echo(one))
+    ask(server, chats(4), concurrency=1, max_wait=0.5)
+    assert server.times[1] - server.times[0] >= 0.5
 
 
 def test_a_question_that_cannot_be_answered_is_given_up_alone(serve: Any) -> None:
@@ -181,6 +234,67 @@ def test_a_budget_in_money_is_shared_by_the_workers(serve: Any, tmp_path: Path) 
     assert config.cost(10, 5) == 20
     with pytest.raises(ConfigError, match="price_in"):
         ServerConfig(budget=1.0)
+
+
+def test_a_worker_that_starts_again_gets_no_second_share(serve: Any, tmp_path: Path) -> None:
+    server = serve(echo)
+    limits: dict[str, Any] = {"price_in": 1e6, "price_out": 2e6, "budget": 2000.0, "journal": tmp_path}
+    for _ in range(3):
+        with pytest.raises(BudgetSpent):
+            ask(server, chats(200), worker=(1, 2), **limits)
+        assert 20 * len(server.asked) <= 1000
+    with pytest.raises(BudgetSpent):
+        ask(server, chats(200), worker=(0, 2), **limits)
+    assert 2000 - 2 * 156 < 20 * len(server.asked) <= 2000
+
+
+def test_whatever_the_workers_were_their_shares_are_the_budget() -> None:
+    draw = random.Random(3)
+    for _ in range(500):
+        spent: dict[int, float] = {}
+        whole = 0.0
+        for _ in range(draw.randint(1, 5)):  # launches; between two of them the budget may be raised
+            whole += draw.choice((0, 100, 1000))
+            workers = draw.randint(1, 4)
+            for _ in range(12):
+                worker = draw.randrange(workers)
+                left = _share(whole, spent, worker, workers)
+                assert left is not None
+                spent[worker] = spent.get(worker, 0.0) + max(0.0, left) * draw.choice((0, 0.3, 1))
+                assert sum(spent.values()) <= whole + 1e-6
+            for worker in range(workers):
+                left = _share(whole, spent, worker, workers)
+                spent[worker] = spent.get(worker, 0.0) + max(0.0, left or 0.0)
+            assert sum(spent.values()) == pytest.approx(whole), "nothing is left over either"
+
+
+def test_what_timed_out_is_charged_at_its_most(serve: Any, tmp_path: Path) -> None:
+    server = serve(lambda one: Answer(content=echo(one).content, seconds=1.0))
+    with pytest.raises(BudgetSpent):  # of 92 tokens each
+        ask(server, chats(1), timeout=0.2, budget_tokens=300, journal=tmp_path)
+    assert len(server.asked) == 3
+    server.behaviour = echo
+    with pytest.raises(BudgetSpent):
+        ask(server, chats(1), budget_tokens=300, journal=tmp_path)
+    reply = ask(server, chats(1), budget_tokens=400, journal=tmp_path)["row-0"]
+    assert (reply.prompt_tokens, reply.tokens) == (3 * 26 + 10, 3 * 64 + 5)
+    with pytest.raises(ServerError, match=r"no answer in 3 attempts.*Connect"):  # nothing was sent
+        ask(server, chats(1, size=1), budget_tokens=100, attempts=3, url="http://127.0.0.1:9/v1")
+
+
+def test_what_brought_nothing_before_a_restart_is_billed_to_the_answer(serve: Any, tmp_path: Path) -> None:
+    server = serve(lambda one: completion(None) if one.attempt < 2 else error(503))
+    with pytest.raises(ServerError):
+        ask(server, chats(1), attempts=4, journal=tmp_path)
+    server.behaviour = echo
+    for _ in range(2):
+        reply = ask(server, chats(1), journal=tmp_path)["row-0"]
+        assert (reply.text, reply.prompt_tokens, reply.tokens) == ("QUESTION 0", 30, 15)
+
+
+def test_who_runs_out_of_tokens_while_reasoning_is_cut_and_asked_once(serve: Any) -> None:
+    reply = ask(serve(lambda _: completion(None, "length")), chats(1))["row-0"]
+    assert (reply.text, reply.finish_reason, reply.fault, reply.requests) == ("", "length", None, 1)
 
 
 def test_no_usage_is_no_budget(serve: Any) -> None:

@@ -11,7 +11,9 @@ import pytest
 from scalequest.config import ConfigError
 from scalequest.engines import EngineConfig
 from scalequest.engines.launch import has_gpu
-from scalequest.engines.vllm_engine import engine_arguments, import_vllm
+from scalequest.engines.vllm_engine import engine_arguments, import_vllm, seed_draws
+from scalequest.questions.generation import GenerationConfig
+from scalequest.solutions.solving import SolveConfig
 
 
 @pytest.fixture(autouse=True)
@@ -57,3 +59,26 @@ def test_a_wrong_argument_is_named(tiny_llama: str, extra: dict[str, Any], messa
 
 def test_extra_reaches_the_engine(tiny_llama: str) -> None:
     assert arguments(tiny_llama, extra={"enable_prefix_caching": False})["enable_prefix_caching"] is False
+
+
+def test_a_blocks_seed_reaches_all_that_is_drawn_from() -> None:
+    """vLLM's newer runner gives an unseeded request a seed out of numpy's numbers."""
+    import numpy as np
+    import torch
+
+    def drawn(seed: int) -> tuple[float, float]:
+        seed_draws(seed)
+        return np.random.random(), torch.rand(1).item()
+
+    assert drawn(2**40 + 1) == drawn(2**40 + 1)
+    assert all(one != other for one, other in zip(drawn(2**40 + 1), drawn(2**40 + 2), strict=True))
+
+
+def test_a_seed_a_block_does_not_reach_several_processes() -> None:
+    two = EngineConfig(tensor_parallel_size=2)
+    given = {"model_name_or_path": "m", "chat_format": "tinymath"}
+    for config, more in ((GenerationConfig, {"num_questions": 1}), (SolveConfig, {"input": ["x"]})):
+        with pytest.raises(ConfigError, match=r"seed_scope: block .* set seed_scope: row"):
+            config(**given, **more, engine=two, seed_scope="block")
+        config(**given, **more, engine=two)
+        config(**given, **more, seed_scope="block")

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from scalequest.evaluation.comparison import compare, comparison_tables
+from scalequest.evaluation.comparison import compare, comparison_tables, other_protocols, read_outputs
+from scalequest.evaluation.results import Result
+from scalequest.evaluation.statistics import share
+from scalequest.shards import Stage
 
 
 def rows(correct: str, samples: int = 1) -> list[dict[str, Any]]:
@@ -38,3 +43,42 @@ def test_only_shared_problems_count() -> None:
     (found,) = compare(rows("110"), rows("0101"), ("old", "new"))
     assert found.difference.n == 3
     assert compare(rows("1"), rows("0"), ("old", "new")) == []
+
+
+def test_what_was_dropped_is_wrong(tmp_path: Path) -> None:
+    """As in the accuracy: a server that fails on what is hard must not look better for it."""
+    stage = Stage.open(tmp_path, name="evaluate_model", version=1, config={}, fingerprint={})
+    stage.blocks(1, 1)
+    lost = {"benchmark": "b", "id": "p9"}
+    stage.write_block(0, rows("111000000"), [(lost, "server: 500")])
+    stage.finish(rows_in=10, card="")
+    second = read_outputs(tmp_path)
+    assert len(second) == 10
+    (found,) = compare(rows("1110000001"), second, ("old", "new"))
+    assert (found.difference.n, found.difference.value) == (10, pytest.approx(-0.1))
+    assert (found.lost, found.answers["p9"]) == (("p9",), ("1", None))
+
+
+def test_a_dropped_sample_is_one_wrong_output() -> None:
+    lost = {"benchmark": "b", "id": "p0", "correct": False, "extracted": None}
+    (found,) = compare(rows("1111", 2), [*rows("1111", 2)[1:], lost], ("old", "new"))
+    assert found.difference.value == pytest.approx(-0.25)
+
+
+def test_other_protocols_are_marked_and_said() -> None:
+    old = Result(
+        **{"model": "old", "benchmark": "b", "title": "B", "n": 3, "correct": 2, "accuracy": share(2, 3)},
+        **{"truncated": 0.0, "no_answer": 0.0, "rules": {}, "tokens_mean": 1.0, "split": {}},
+        **{"protocol": {"engine": "vllm"}, "fingerprint": "f", "prompts_sha256": ""},
+        **{"model_fingerprint": "m", "commit": None},
+    )
+    new = replace(old, model="new", protocol={"engine": "transformers"}, fingerprint="g")
+    assert other_protocols([old], [replace(old, model="new")]) == {}
+    differs = other_protocols([old], [new])
+    found = compare(rows("110"), rows("010"), ("old", "new"), differs=differs)
+    (table,) = comparison_tables(found, {})
+    assert table.rows[0][4].endswith(" [a]")
+    assert table.rows[0][-1] == "1 [a]"
+    assert table.notes[1] == ("[a] the two have different protocols: engine transformers instead of vllm.")
+    (alike,) = comparison_tables(compare(rows("110"), rows("010"), ("old", "new")), {})
+    assert (alike.rows[0][-1], len(alike.notes)) == ("1", 1)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -15,7 +16,11 @@ from evaluation_support import command, environment
 
 from fault_server import Answer, Asked, FaultServer, completion, error
 from scalequest.config import ConfigError, RunOptions, build
-from scalequest.evaluation.results import read_results
+from scalequest.evaluation.benchmarks import Benchmark, Problem
+from scalequest.evaluation.comparison import read_outputs
+from scalequest.evaluation.harness import papers
+from scalequest.evaluation.prompts import EvalPrompt
+from scalequest.evaluation.results import read_results, write_results
 from scalequest.evaluation.settings import EvaluationConfig
 from scalequest.evaluation.statistics import share
 from scalequest.records import read_rows
@@ -179,6 +184,26 @@ def test_saved_outputs_are_graded_again(evaluated: tuple[Path, str], script: Scr
     assert done.returncode == 2
 
 
+def test_outputs_are_not_graded_against_other_questions(
+    evaluated: tuple[Path, str], script: Script, tmp_path: Path
+) -> None:
+    before = tmp_path / "before"
+    shutil.copytree(evaluated[0], before)
+    path = before / "one" / "results.json"
+    old = read_results(path)
+    write_results(
+        path.parent, [replace(r, protocol={**r.protocol, "benchmark_sha256": "0" * 64}) for r in old]
+    )
+    done = script("evaluate.py", "--regrade", before, "--output_dir", tmp_path / "after", check=False)
+    assert done.returncode == 2
+    assert "regrade: tinymath_test is not what was asked: benchmark_sha256 " in done.stderr
+    assert "instead of 000000000000" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "after" / "one").exists()
+    more = ("--regrade", evaluated[0], "--output_dir", tmp_path / "after", "--fresh", "true", "--limit", 30)
+    assert "limit 30 instead of 20" in script("evaluate.py", *more, check=False).stderr
+
+
 def test_the_audit_is_a_page(evaluated: tuple[Path, str], script: Script, model_dir: Path) -> None:
     """Of the finished evaluation, with every output that the two graders judge otherwise."""
     done = script("evaluate.py", *words(model_dir, evaluated[0]), "--audit", "true")
@@ -212,6 +237,48 @@ def test_a_server_is_asked_and_graded(script: Script, tmp_path: Path) -> None:
     assert result.correct == sum(row["reference"] == "53" and not row["truncated"] for row in rows)
     assert (result.truncated, result.no_answer) == (1 / 6, 1 / 6)
     assert (result.protocol["engine"], result.protocol["chat_format"]) == ("server", "the server's")
+    every = read_outputs(tmp_path / "remote")
+    assert (len(every), sum(row["correct"] for row in every)) == (6, result.correct)
+    script("evaluate.py", "--regrade", tmp_path, "--output_dir", tmp_path / "again")
+    assert read_outputs(tmp_path / "again" / "remote") == every
+    assert read_results(tmp_path / "again" / "remote" / "results.json")[0].accuracy == result.accuracy
+
+
+def test_outputs_are_handed_in_as_when_they_came(root: Path, tmp_path: Path) -> None:
+    """For math-verify and for grading again: prompt stops, opened reasoning, several references."""
+    text = (root / "src/scalequest/templates/tinymath.yaml").read_text()
+    given = "<|user|>{question}<|end|><|assistant|>"
+    assert f"solve:\n  prompt: {given}\n" in text
+    opening = text.replace(f"  prompt: {given}\n", f"  prompt: {given}<think>\n")
+    (tmp_path / "thinking.yaml").write_text(opening)
+    models = {"plain": "x", "thinking": "y"}
+    formats = {"thinking": str(tmp_path / "thinking.yaml")}
+    config = EvaluationConfig(models=models, benchmarks=[], chat_format="tinymath", chat_formats=formats)
+    prompt = EvalPrompt(name="p", text="{question}", stops=["\nProblem:"])
+    problem = Problem("1", "?", "7", also=("8",))
+    benchmark = Benchmark("b", "B", (problem,), "0" * 64, prompts=(prompt,))
+    row = {"benchmark": "b", "id": "1", "prompt": "p", "sample": 0, "finish_reason": "length"}
+    texts = ["So 7.</think>It is 8.\nProblem: 5", "It is 8.\nProblem: 5", "It is 8"]
+    rows = [{**row, "completion": one} for one in texts]
+
+    def handed(label: str) -> list[tuple[str, bool]]:
+        found = papers(rows, config, label, [benchmark])
+        assert all(one.paper.references == ("7", "8") for one in found)
+        return [(one.paper.text, one.truncated) for one in found]
+
+    assert handed("plain") == [("It is 8.", False), ("It is 8.", False), ("It is 8", True)]
+    assert handed("thinking") == [("It is 8.", False), ("", True), ("", True)]
+
+
+def test_a_models_path_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_MODELS", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    given = {"a": "$SOME_MODELS/a", "b": "~/b", "c": "./c", "d": "owner/d"}
+    config = EvaluationConfig(models=given, benchmarks=[], chat_format="tinymath")
+    assert list(config.swept().models.values()) == [f"{tmp_path}/a", f"{tmp_path}/b", "./c", "owner/d"]
+    monkeypatch.delenv("SOME_MODELS")
+    with pytest.raises(ConfigError, match="SOME_MODELS is not set"):
+        config.swept()
 
 
 def test_a_sweep_is_in_order_of_its_numbers(tmp_path: Path) -> None:

@@ -28,6 +28,8 @@ def grader() -> Iterator[Grader]:
         ("<think>Say \\boxed{5}", False, ("", True)),
         ("Say \\boxed{5}", True, ("", True)),
         ("<think>a</think> then <think>again", False, ("", True)),
+        ("<thinking>Say 5.</thinking> It is 7.", False, ("It is 7.", False)),
+        ("<thinking>Say \\boxed{5}", False, ("", True)),
     ],
 )
 def test_only_what_follows_the_reasoning_counts(text: str, opened: bool, expected: tuple[str, bool]) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from scalequest.evaluation.funnel import funnel, read_stages, seconds_table
+from scalequest.evaluation.results import Result, write_results
+from scalequest.evaluation.statistics import share
 from scalequest.records import source_fingerprint
 from scalequest.shards import Stage
 
@@ -67,6 +69,22 @@ def test_the_funnel_follows_rows_from_stage_to_stage(run: Path) -> None:
     line = next(note for note in table.notes if note.startswith("pairs: "))
     assert line == ("pairs: 20 generated → 10 kept → 9 answered → 9 selected → 9 pairs trained on (sft).")
     assert table.notes[-1] == "Every row is accounted for."
+
+
+def test_the_first_rows_of_a_stage_have_come_from_it(run: Path) -> None:
+    used = {f"{run / 'pairs'}[:5]": source_fingerprint(f"{run / 'pairs'}[:5]")}
+    made = Stage.open(run / "few", name="select_solutions", version=1, config={}, fingerprint={}, inputs=used)
+    made.blocks(1, 1)
+    made.write_block(0, [{"id": f"q-{n}"} for n in range(5)])
+    made.finish(rows_in=5, card="")
+    (table,), gaps = funnel(read_stages(run))
+    assert not gaps
+    rows = {row[0]: row for row in table.rows}
+    assert rows["few"][2:] == ("pairs[:5]", "5", "–", "5")
+    assert any(note.startswith("few: 20 generated → ") for note in table.notes)
+    path = run / "few" / "receipt.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "rows_in": 6, "kept": 6}))
+    assert funnel(read_stages(run))[1] == ["few: 6 in, but the stages before it kept 5"]
 
 
 def test_a_lost_row_is_said(run: Path) -> None:
@@ -129,6 +147,25 @@ def test_the_papers_table_is_the_default(script: Script, tmp_path: Path) -> None
     logged = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     (table,) = [line for line in logged if line.get("event") == "table"]
     assert (table["name"], len(table["rows"])) == ("published_table1", 28)
+
+
+def test_equal_labels_of_two_evaluations_stay_apart(script: Script, tmp_path: Path) -> None:
+    for number, name in enumerate(("a", "b"), 1):
+        (tmp_path / name / "evaluate" / "mine").mkdir(parents=True)
+        one = Result(
+            **{"model": "mine", "benchmark": "gsm8k", "title": "GSM8K", "n": 200, "correct": 10 * number},
+            **{"accuracy": share(10 * number, 200), "truncated": 0.0, "no_answer": 0.0, "rules": {}},
+            **{"tokens_mean": 1.0, "split": {}, "protocol": {"engine": "vllm"}, "fingerprint": "f"},
+            **{"prompts_sha256": "", "model_fingerprint": "m", "commit": None},
+        )
+        write_results(tmp_path / name / "evaluate" / "mine", [one])
+    both = [tmp_path / name for name in ("a", "b")]
+    script("report.py", "--evaluations", *both, "--output_dir", tmp_path / "out")
+    lines = (tmp_path / "out" / "published_table1.csv").read_text().splitlines()[-2:]
+    assert [line.split(",")[0] for line in lines] == [f"mine ({folder}/evaluate)" for folder in both]
+    assert ["5.0 [" in line for line in lines] == [True, False]
+    page = (tmp_path / "out" / "report.md").read_text()
+    assert all(f"## Benchmarks ({folder}/evaluate)" in page for folder in both)
 
 
 def test_mistakes_are_one_line(script: Script, tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from scalequest.evaluation.statistics import (
     Estimate,
     accuracy,
     best_of,
-    difference,
     majority_vote,
     mcnemar,
     mean,
@@ -46,20 +45,6 @@ def test_mean() -> None:
     assert estimate.high == pytest.approx(2.5 + 1.959964 * math.sqrt(5 / 3) / 2)
     assert mean([3.0]) == Estimate(3.0, None, None, 1)
     assert mean([]) == Estimate(None, None, None, 0)
-
-
-def test_difference_by_hand() -> None:
-    """Newcombe (1998), table II, example a, method 10: 56/70 - 48/80 gives 0.0524 to 0.3339."""
-    estimate, p_value = difference((56, 70), (48, 80))
-    assert (round(estimate.low or 0, 4), round(estimate.high or 0, 4)) == (0.0524, 0.3339)
-    assert estimate.value == pytest.approx(0.2)
-    assert p_value == pytest.approx(0.0081, abs=2e-4)  # pooled z = 2.646
-
-
-def test_difference_without_one() -> None:
-    assert difference((10, 10), (10, 10))[1] == 1.0
-    with pytest.raises(ValueError, match="not empty"):
-        difference((0, 0), (1, 2))
 
 
 def test_accuracy_of_several_samples_has_an_interval_over_problems() -> None:

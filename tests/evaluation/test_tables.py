@@ -148,6 +148,14 @@ def test_the_papers_contradiction_is_noted(root: Path) -> None:
     assert "contradict" in (ours[1].note or "")
 
 
+def test_two_of_ours_cannot_stand_in_one_place(root: Path) -> None:
+    table = load_published(root / "eval/published/table1.yaml")
+    both = [result("one", "gsm8k", 180), result("two", "gsm8k", 20)]
+    with pytest.raises(ConfigError, match="table1: GSM8K: both 'one' and 'two' are qwen2-math-7b-scalequest"):
+        published_table(table, both, dict.fromkeys(("one", "two"), "Qwen2-Math-7B-ScaleQuest"))
+    assert [row[0] for row in published_table(table, both).rows[-2:]] == ["one", "two"]
+
+
 def test_a_published_score_without_a_column_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "t.yaml"
     head = "{name: t, title: t, source: s, tag: P2, protocol: p, benchmarks: [gsm8k]"

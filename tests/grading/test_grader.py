@@ -8,11 +8,12 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from scalequest.config import build
+from scalequest.config import build, fingerprint_fields
 from scalequest.grading import Grader, GraderOptions, Verdict, equivalent
 from scalequest.grading.audit import audit
 from scalequest.grading.equivalence import compare
@@ -110,6 +111,22 @@ def test_daemonic_processes_may_grade(how: str) -> None:
     assert pickle.loads(pickle.dumps(grader)).options == grader.options
 
 
+def test_another_thread_may_forget_what_was_remembered() -> None:
+    class Forgetting(dict[object, object]):
+        def __contains__(self, key: object) -> bool:
+            return True  # and gone when it is fetched
+
+    with Grader() as grader:
+        grader._known = Forgetting()  # type: ignore[assignment]
+        assert grader.grade(*HARD).correct
+
+
+def test_what_can_change_a_verdict_is_in_the_fingerprint() -> None:
+    before = fingerprint_fields(GraderOptions())
+    for more in ({"cpu_seconds": 0.1}, {"wall_seconds": 0.1}, {"memory_mib": 400}):
+        assert fingerprint_fields(replace(GraderOptions(), **more)) != before
+
+
 def test_options_decide() -> None:
     pairs = {
         ("10 cm", "10"): GraderOptions(units="required"),
@@ -165,20 +182,44 @@ def test_a_file_is_graded(tmp_path: Path, root: Path) -> None:
     assert len(wrong.stderr.strip().splitlines()) == 1
 
 
+def test_no_answer_is_a_wrong_answer(tmp_path: Path, root: Path) -> None:
+    """An evaluation's own rows have null where nothing was found."""
+    source, target = tmp_path / "in.jsonl", tmp_path / "graded.jsonl"
+    rows = [{"extracted": None, "reference": "8"}, {"extracted": "8.0", "reference": "8"}]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = [sys.executable, "eval/grade.py", str(source), "--output", str(target), "--prediction"]
+    done = subprocess.run([*command, "extracted"], capture_output=True, text=True, cwd=root)
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(line)["correct"] for line in target.read_text().splitlines()] == [False, True]
+    absent = subprocess.run([*command, "answer"], capture_output=True, text=True, cwd=root)
+    assert "no 'answer'" in absent.stderr
+
+
 def test_the_audit_shows_what_differs_escaped(tmp_path: Path) -> None:
     page = tmp_path / "audit.html"
     rows = [
-        {"completion": "The answer is \\boxed{7}.", "reference": "7", "id": "same"},
+        {"completion": "The answer is \\boxed{7}.", "references": ("5", "7"), "correct": True, "id": "same"},
         {
             "completion": "<script>alert(1)</script> \\boxed{\\frac{1}{2006!}}",
-            "reference": "\\frac{1}{2004!}",
+            "references": ("\\frac{1}{2004!}",),
+            "correct": False,
+            "extracted": "\\frac{1}{2006!}",
+            "rule": "boxed",
+            "layer": "exact",
             "id": "other",
+        },
+        # Right by a rule of the benchmark, as it was marked
+        {
+            **{"completion": "\\boxed{4.3}", "references": ("4.2",), "correct": True, "id": "near"},
+            **{"extracted": "4.3", "rule": "boxed", "layer": "tolerance"},
         },
     ]
     differing = audit(rows, page)
     assert [(row["row"], row["id"], row["ours"], row["math-verify"]) for row in differing] == [
-        (2, "other", "wrong", "right")
+        (2, "other", "wrong", "right"),
+        (3, "near", "right", "wrong"),
     ]
+    assert differing[1]["layer"] == "tolerance"
     text = page.read_text()
     assert "&lt;script&gt;" in text
     assert "<script" not in text

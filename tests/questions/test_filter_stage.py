@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from scalequest.config import RunOptions
 from scalequest.engines.base import Sampling
 from scalequest.grading import majority
@@ -12,7 +14,7 @@ from scalequest.questions.difficulty import DifficultyRule
 from scalequest.questions.filters import FilterConfig, filter_questions
 from scalequest.questions.prompts import Prompt
 from scalequest.questions.solvability import SolvabilityRule
-from stage_support import dropped, kept, opened
+from stage_support import dropped, kept, killed_once_sealed, opened, receipt
 from tiny_model import stories
 
 QUESTIONS = [question for question, _ in stories(12, seed=5)]
@@ -141,3 +143,13 @@ def test_votes_are_sampled_apart(tmp_path: Path, tiny_generator: Any, tiny_chat:
     )
     assert sum(receipt["dropped"].values()) + receipt["kept"] == 4
     assert all(len(row["verdicts"]) == 3 for row in dropped(tmp_path))
+
+
+def test_a_sealed_folder_has_its_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    killed_once_sealed(monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        filtered(tmp_path, ["What is 3 + 4?", "小明"], steps=["language"])
+    assert receipt(tmp_path)["finished"]
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert (report["rows_in"], report["kept"], report["dropped"]) == (2, 1, {"language": 1})
+    assert "</html>" in (tmp_path / "report.html").read_text()

@@ -194,6 +194,16 @@ def variants(text: str, rng: random.Random) -> dict[str, str]:
     }
 
 
+def test_where_no_row_is_left_nothing_is_found() -> None:
+    texts = ["What is 3 + 4?", "What is 3 + 4 ?"]
+    rule = DuplicateRule(max_per_template=1)
+    (found,) = (
+        find_duplicates(texts, sketch(tokens, rule), rule, np.zeros(2, bool)) for _, tokens in batches(texts)
+    )
+    assert (found.reasons, found.kept.tolist()) == ([None, None], [0, 1])
+    assert (found.template_rows, found.candidates) == (0, 0)
+
+
 @pytest.mark.data
 def test_planted_duplicates_of_real_questions_are_found(data_dir: Path) -> None:
     texts = (
@@ -251,6 +261,25 @@ def test_boilerplate_in_common_is_no_match_but_counts_for_the_clean_ratio() -> N
     assert index.matches(read_tokens([other])) == [None]
     assert index.clean_ratios() == [{"benchmark": "b", "questions": 1, "met": 1, "clean": 0.0}]
     assert rules_of([other], [test], overlap=0.0) == ["ngram"]
+
+
+def test_of_several_tests_that_begin_alike_the_one_in_the_row_is_found() -> None:
+    """Which comes first says nothing about which the row holds."""
+    opening = "Ann walks from her house to the old mill beside the river in exactly 40 minutes"
+    short = opening + " and rests there for 5. How long is she away?"
+    long = opening + ". " + " ".join(f"Then she counts {n} ducks and {n + 1} white swans." for n in range(12))
+    row = "This one is well known. " + short + " Give the time in minutes, as a whole number."
+    assert rules_of([row], [long, short]) == rules_of([row], [short, long]) == ["ngram"]
+    index = Index(
+        [TestQuestion("b", str(n), test) for n, test in enumerate((long, short))], ContaminationRule()
+    )
+    (match,) = index.matches(read_tokens([row]))
+    assert match is not None
+    assert match.test.question == short
+    assert index.clean_ratios()[0]["met"] == 2
+    # runs shared with two tests do not add up, nor does one that stands in a test twice
+    halves = [opening + f" and {n} " + "x y z " * 20 for n in (1, 2)]
+    assert rules_of([opening + " on a cold day in spring, and so on, and on and on"], halves) == [None]
 
 
 @pytest.mark.data

@@ -66,6 +66,20 @@ def test_rows_on_which_the_two_rules_disagree() -> None:
     assert rules_disagree(judged(["Yesterday. No."], ["stop"], exact))
 
 
+def test_a_reply_that_was_cut_has_no_vote() -> None:
+    """A yes or no in half a reply is a step on the way; the authors' code counts it."""
+    rule = SolvabilityRule(judge="model", prompt="p.yaml")
+    half = judged(["Is the price given? Yes. Is the"], ["length"], rule)
+    assert (half["verdict"], half["verdict_finish_reason"]) == (None, "length")
+    assert unsolvable(half, rule) == "verdict_truncated"
+    assert rules_disagree(half), "the paper's rule keeps it"
+    voted_on = judged(["Yes. But", "So no.", "Yes. And"], ["length", "stop", "length"], rule)
+    assert (voted_on["verdict"], voted_on["verdicts"]) == (False, [None, False, None])
+    assert judged(["Yes. But", "hm"], ["length", "stop"], rule)["verdict_finish_reason"] == "stop"
+    exact = dataclasses.replace(rule, paper_exact=True)
+    assert judged(["Yes. But"], ["length"], exact)["verdict"] is True
+
+
 def rows(*questions: str) -> list[dict[str, Any]]:
     return [{"id": f"q-{i}", "question": question} for i, question in enumerate(questions)]
 

@@ -19,7 +19,7 @@ from scalequest.questions.rewriting import (
     optimize_questions,
     rule_rewriter,
 )
-from stage_support import dropped, kept, opened
+from stage_support import dropped, kept, killed_once_sealed, opened, receipt
 
 QUESTION = "Ann has 3 apples and buys 2. How many apples now?"
 
@@ -120,3 +120,14 @@ def test_a_config_that_cannot_work_says_why() -> None:
         RewriteConfig(input=["x"], rewriter="local", model_name_or_path="m", chat_format="tinymath")
     with pytest.raises(ConfigError, match="solvability_share"):
         RewriteConfig(input=["x"], rewriter="rules", solvability_share=1.5)
+
+
+def test_a_sealed_folder_has_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    killed_once_sealed(monkeypatch)
+    table = {"What is 2?": "What is 2 + <b>3</b>?", "What is 4?": " "}
+    with pytest.raises(KeyboardInterrupt):
+        optimize(tmp_path, rows(*table), by_table(table))
+    assert receipt(tmp_path)["finished"]
+    page = (tmp_path / "pairs.html").read_text()
+    assert "1 of 1, drawn at random" in page
+    assert "Dropped: empty (1)" in page

@@ -10,7 +10,7 @@ from scalequest.config import ConfigError, RunOptions
 from scalequest.questions.contamination import Benchmark, ContaminationRule, TestQuestion
 from scalequest.solutions.assembly import AssembleConfig, Part, assemble, check, parses
 from scalequest.solutions.overview import answer_type, lines, overview, topic
-from stage_support import dropped, kept, opened
+from stage_support import dropped, kept, killed_once_sealed, opened, receipt
 
 CONFIG = AssembleConfig(parts=[Part(source="a"), Part(source="b", rows=3)])
 
@@ -93,6 +93,18 @@ def test_the_dataset_loads_and_its_card_and_page_say_what_it_is(tmp_path: Path) 
     page = (tmp_path / "report.html").read_text()
     assert "<script" not in page
     assert json.loads((tmp_path / "report.json").read_text())["rows"] == 4
+
+
+def test_a_sealed_folder_has_its_licence_and_its_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed_once_sealed(monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        built(tmp_path, [pair(n, f"What is {n} + {n}?") for n in range(4)])
+    assert receipt(tmp_path)["finished"]
+    assert (tmp_path / "README.md").read_text().startswith("---\nlicense: apache-2.0\nconfigs:")
+    assert json.loads((tmp_path / "report.json").read_text())["rows"] == 4
+    assert "Where every row went" in (tmp_path / "report.html").read_text()
 
 
 def test_nothing_to_mix_is_refused() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from scalequest.chat import bind, load_format, load_tokenizer
 from scalequest.config import ConfigError, RunOptions
 from scalequest.engines.base import Block, EngineConfig, Request
-from scalequest.engines.scoring import open_scorer
+from scalequest.engines.scoring import Score, open_scorer
 from scalequest.solutions.internlm2 import register
 from scalequest.solutions.rewards import ScoreConfig, reward_ids, reward_token, score
 from stage_support import dropped, kept, opened
@@ -80,6 +81,44 @@ def test_questions_get_the_difficulty_that_the_model_was_trained_to_give(
         with torch.inference_mode():  # as training/difficulty.py encodes a question: bare, no markup
             value = model(torch.tensor([tokenizer(row["question"])["input_ids"]])).logits.item()
         assert row["difficulty"] == pytest.approx(value, abs=1e-5)
+
+
+class Fixed:
+    """A scorer whose numbers are given, in the order of the requests."""
+
+    name, version, context = "fixed", "1", 512
+
+    def __init__(self, *values: float | None) -> None:
+        self.values = iter(values)
+
+    def score(self, blocks: Iterable[Block]) -> Iterator[tuple[Block, list[Score]]]:
+        for block in blocks:
+            yield block, [Score(one.key, next(self.values), len(one.prompt_ids)) for one in block.requests]
+
+
+def test_a_score_that_is_no_number_is_no_score(tmp_path: Path, tiny_chat: Any) -> None:
+    """NaN compares with nothing, so it would win: one is no reward, and the receipt counts it."""
+    infinite, nan = float("inf"), float("nan")
+    run = RunOptions(output_dir=str(tmp_path / "responses"), block_size=2, track="none")
+    config = ScoreConfig(input=["x"], model_name_or_path="m", chat_format="tinymath")
+    rows = [
+        {"id": f"q-{n}", "question": "What?", "responses": ["a", "b"], "finish_reasons": ["stop", "stop"]}
+        for n in range(3)
+    ]
+    scorer = Fixed(nan, 1.0, -infinite, infinite, 0.5, 2.0)
+    stage = opened("score", run, config)
+    made = score(stage, rows, scorer, tiny_chat, tiny_chat.tokenizer, config, run)  # type: ignore[arg-type]
+    assert [row["rewards"] for row in kept(run.output_dir)] == [[None, 1.0], [0.5, 2.0]]
+    assert made["dropped"] == {"no_reward": 1}
+    assert (made["counts"]["not_finite"], made["counts"]["responses"]) == (3, 6)
+
+    run = RunOptions(output_dir=str(tmp_path / "questions"), block_size=2, track="none")
+    config = ScoreConfig(input=["x"], model_name_or_path="m", what="question")
+    stage = opened("score", run, config)
+    scorer = Fixed(nan, 0.5, None)
+    made = score(stage, rows, scorer, None, tiny_chat.tokenizer, config, run)  # type: ignore[arg-type]
+    assert made["dropped"] == {"no_score": 1, "too_long": 1}
+    assert made["counts"]["not_finite"] == 1
 
 
 def test_a_reward_model_without_a_format_is_refused() -> None:

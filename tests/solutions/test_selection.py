@@ -80,6 +80,15 @@ def test_drops_of_rules_that_use_rewards() -> None:
     assert "reference" in SelectConfig(input=["x"], rule="correct").needed
 
 
+def test_a_reward_that_is_no_number_wins_nothing() -> None:
+    nan = float("nan")
+    row = rewarded(("a \\boxed{7}", "7", nan), ("b \\boxed{7}", "7", 0.1), ("c \\boxed{8}", "8", nan))
+    alone = rewarded(("\\boxed{7}", "7", nan))
+    for rule in ("reward", "majority_reward", "reward_vote"):
+        assert chosen(row, rule)["reward"] == 0.1, rule
+        assert isinstance(select(alone, SelectConfig(input=["x"], rule=rule)), Drop)
+
+
 def test_ties_go_to_the_answer_that_came_first() -> None:
     assert chosen(solved(("\\boxed{9}", "9"), ("\\boxed{7}", "7")), "majority")["answer"] == "9"
 

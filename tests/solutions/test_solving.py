@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,33 @@ def test_more_samples_behind_reused_ones(tmp_path: Path, tiny_generator: Any, ti
     config = SolveConfig(input=["x"], model_name_or_path="m", chat_format="tinymath", **more)
     assert not asks_model(agreed, config)
     assert solve(tmp_path / "none", agreed, None, tiny_chat, **more)["tokens"] == 0
+
+
+def test_reused_answers_count_as_this_stage_reads_them(
+    tmp_path: Path, tiny_generator: Any, tiny_chat: Any
+) -> None:
+    """Two last numbers agree, and are no answers where a phrase is wanted: a sample is missing."""
+    row = questions(QUESTIONS[0])[0] | {
+        "responses": ["So it is 7", "Thus 7"],
+        "answers": ["7", "7"],
+        "finish_reasons": ["stop", "stop"],
+        "tokens": [4, 2],
+    }
+    more = {"samples": 2, "until_agree": 2, "max_samples": 3, "reuse": True}
+    config = SolveConfig(input=["x"], model_name_or_path="m", chat_format="tinymath", **more)
+    assert not asks_model([row], config)
+    assert asks_model([row], dataclasses.replace(config, answer_phrase=True))
+    solve(tmp_path, [row], tiny_generator, tiny_chat, **more, answer_phrase=True)
+    (made,) = kept(tmp_path) + dropped(tmp_path)
+    assert len(made["responses"]) == 3
+
+
+def test_a_judges_reply_is_not_carried_on(tmp_path: Path, tiny_generator: Any, tiny_chat: Any) -> None:
+    rows = [row | {"verdict": True, "verdict_text": "long " * 99} for row in questions(*QUESTIONS[:2])]
+    solve(tmp_path, rows, tiny_generator, tiny_chat)
+    for row in kept(tmp_path) + dropped(tmp_path):
+        assert row["verdict"]
+        assert "verdict_text" not in row
 
 
 def test_a_last_number_is_no_answer_where_a_phrase_is_wanted() -> None:

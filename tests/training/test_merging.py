@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from training_support import same, weights
+from transformers import GenerationConfig
 
 from scalequest.config import ConfigError
 from scalequest.training.merging import MergeConfig, merge
@@ -28,6 +29,8 @@ def test_an_adapter_merges_to_what_the_recipe_saved(
         adapter=str(out / "adapter"), output_dir=str(tmp_path / "m"), chat_format=chat_format, dtype="float32"
     )
     assert same(merge(config), out)
+    settings_of = [GenerationConfig.from_pretrained(folder).to_dict() for folder in (out, config.output_dir)]
+    assert settings_of[0] == settings_of[1], "it stops where it was trained to stop"
     with pytest.raises(ConfigError, match="holds a model already"):
         merge(config)
 

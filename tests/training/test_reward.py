@@ -44,7 +44,12 @@ def test_pairs_are_told_apart_by_a_clear_majority_or_a_reference() -> None:
         pairs(row(1, "7"), known)
 
 
-def test_it_learns_and_scores_what_it_was_not_shown(model_dir: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "lora", [{}, {"use_peft": True, "lora_r": 8, "lora_target_modules": ["q_proj", "v_proj"]}]
+)
+def test_it_learns_and_scores_what_it_was_not_shown(
+    model_dir: Path, tmp_path: Path, lora: dict[str, Any]
+) -> None:
     source = tmp_path / "solved.jsonl"
     solved = [row(n, "7", "7", "8") for n in range(40)] + [row(99, "7", "7")]
     source.write_text("".join(json.dumps(one) + "\n" for one in solved))
@@ -54,6 +59,7 @@ def test_it_learns_and_scores_what_it_was_not_shown(model_dir: Path, tmp_path: P
         "output_dir": str(out), "use_cpu": True, "bf16": False, "gradient_checkpointing": False,
         "per_device_train_batch_size": 8, "max_length": 128, "learning_rate": 3e-3, "holdout": 10,
         "pairs_per_question": 1, "max_steps": 12, "logging_steps": 4, "save_strategy": "no", "track": "none",
+        **lora,
     }  # fmt: skip
     module = recipe("reward")
     module.main(*build(module.types(), given))

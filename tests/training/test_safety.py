@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 from training_support import logged, same
 
 from scalequest.config import ConfigError
 from scalequest.shards import StageError
-from scalequest.training.safety import NOT_FINITE, REQUEUE, SEAL, STOPPED
+from scalequest.training.context import check_settings
+from scalequest.training.safety import NOT_FINITE, REQUEUE, SEAL, STOPPED, is_sound
+from scalequest.training.saving import NOT_PUBLISHED
 
 Train = Callable[..., Path]
 Settings = dict[str, Any]
@@ -113,3 +118,35 @@ def test_rows_are_drawn_by_seed(settings: Settings, rows: Rows, train: Train) ->
     assert json.loads((out / "receipt.json").read_text())["rows_in"] == 12
     with pytest.raises(ConfigError, match="draw: 99 rows are to be drawn from 40"):
         train("sft", settings, input=[str(rows["solutions"])], draw=99, output_dir=str(out) + "-more")
+
+
+@pytest.mark.parametrize(
+    ("norm", "sound"), [(1.0, True), (None, True), (math.inf, False), (math.nan, False), (-1.0, False)]
+)
+def test_a_gradient_is_judged_by_its_norm(norm: float | None, sound: bool) -> None:
+    """Clipping an infinite gradient leaves zeros almost everywhere; DeepSpeed masks its norm with -1."""
+    assert is_sound(norm if norm is None else torch.tensor(norm)) == sound
+
+
+def test_what_is_not_of_the_model_is_not_published() -> None:
+    from huggingface_hub.utils import filter_repo_objects
+
+    model = ["model.safetensors", "README.md", "receipt.json", "adapter/adapter_config.json"]
+    other = ["wandb/run-1/files/config.yaml", "not_finite/step-3-rank-0.json", "prepared/ab/counts.json"]
+    other += ["checkpoint-10/model.safetensors", "metrics.jsonl", "stopped.json", ".lock"]
+    assert list(filter_repo_objects([*model, *other], ignore_patterns=list(NOT_PUBLISHED))) == model
+
+
+def test_settings_that_would_do_something_else_are_refused(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    fine = SimpleNamespace(n_gpu=1, resume_from_checkpoint=None, process_index=0, deepspeed_plugin=None)
+    model = SimpleNamespace(dtype="float32", use_peft=False)
+    check_settings(fine, model)
+    assert not caplog.records
+    check_settings(fine, SimpleNamespace(dtype="bfloat16", use_peft=False))
+    assert "round to nothing" in caplog.text
+    with pytest.raises(ConfigError, match="one process sees 8 GPUs"):
+        check_settings(SimpleNamespace(**{**vars(fine), "n_gpu": 8}), model)
+    with pytest.raises(ConfigError, match="resume_from_checkpoint"):
+        check_settings(SimpleNamespace(**{**vars(fine), "resume_from_checkpoint": "checkpoint-5"}), model)

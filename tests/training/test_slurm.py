@@ -40,11 +40,13 @@ def test_topology_is_the_accelerate_files() -> None:
     assert subprocess.run(["bash", "-n"], input=text, text=True, check=False).returncode == 0
 
 
+@pytest.mark.parametrize("file", ["zero3", "multi_node"])
 @pytest.mark.parametrize(("nodes", "steps"), [(2, "4"), (8, "1")])
-def test_more_machines_keep_the_global_batch(nodes: int, steps: str) -> None:
+def test_more_machines_keep_the_global_batch(file: str, nodes: int, steps: str) -> None:
     from training_support import recipe
 
-    words = launched(script("--nodes", str(nodes), "accelerate_configs/zero3.yaml", *SFT))
+    given = [] if (file, nodes) == ("multi_node", 2) else ["--nodes", str(nodes)]  # two by itself
+    words = launched(script(*given, f"accelerate_configs/{file}.yaml", *SFT))
     assert words[words.index("--num_machines") + 1] == str(nodes)
     assert words[words.index("--num_processes") + 1] == str(8 * nodes)
     argv = [*words[words.index("recipes/sft.py") + 1 :], "--use_cpu", "--bf16", "false"]
@@ -58,7 +60,7 @@ def test_a_batch_that_cannot_be_kept_is_refused() -> None:
         import launch  # type: ignore[import-not-found]
     finally:
         sys.path.remove(str(ROOT / "slurm"))
-    with pytest.raises(ConfigError, match="gradient_accumulation_steps: 8 on 1 machine"):
+    with pytest.raises(ConfigError, match="gradient_accumulation_steps: 8 on one machine"):
         launch.script("accelerate_configs/zero3.yaml", SFT, 3, ())
     with pytest.raises(ConfigError, match="output_dir"):
         launch.script("accelerate_configs/zero3.yaml", ["recipes/sft.py"], None, ())
@@ -80,9 +82,12 @@ def test_only_a_stopped_run_goes_back_into_the_queue(
     text = script("accelerate_configs/zero3.yaml", *SFT, "--output_dir", str(tmp_path))
     told = outcome != "exit 0" and outcome != "exit 1"
     wait = "trap 'kill $! ; " + outcome.format(out=tmp_path) + "' TERM; sleep 30 & wait $!"
-    body = f"#!/bin/bash\n{wait if told else outcome}\n"
+    body = f"#!/bin/bash\necho $$ > {tmp_path}/pid\n{wait if told else outcome}\n"
     scontrol = f'#!/bin/bash\n[ "$1" = requeue ] && echo "$2" > {tmp_path}/requeued || echo node0\n'
-    for name, content in (("srun", body), ("scontrol", scontrol)):
+    # Slurm signals the step's tasks; srun itself would kill them on SIGTERM.
+    scancel = f'#!/bin/bash\n[ "$*" = "--signal=TERM 7.0" ] && kill -TERM "$(cat {tmp_path}/pid)"\n'
+    (tmp_path / "stopped.json").write_text("{}")  # of an earlier stop, which says nothing about this run
+    for name, content in (("srun", body), ("scontrol", scontrol), ("scancel", scancel)):
         (tmp_path / name).write_text(content)
         (tmp_path / name).chmod(0o755)
     env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_NODELIST": "node0"}

@@ -28,8 +28,9 @@ class ChatReply:
         key: the question's.
         text: the answer, "" where `fault` is set.
         finish_reason: "stop" or "length".
-        prompt_tokens: billed for reading, over all attempts.
-        tokens: billed for generating, over all attempts.
+        prompt_tokens: billed for reading, over all attempts, those before a restart included; where there is
+            a budget, one that timed out counts as the most it can have come to.
+        tokens: billed for generating, likewise.
         fault: None, or `refused` (the server does not take this question), `content_filter`, `nonsense`
             (never an answer, in all attempts), `no_reply` (an error every time, while others were answered).
         requests: attempts made.
@@ -88,7 +89,9 @@ def read_reply(response: Any) -> tuple[ChatReply, bool]:
         if usage := content.get("usage"):
             billed, counted = (int(usage["prompt_tokens"]), int(usage["completion_tokens"])), True
         choice = content["choices"][0]
-        text, reason = choice["message"]["content"], choice["finish_reason"]
+        text, reason = choice["message"].get("content"), choice["finish_reason"]
+        if reason == "length" and text is None:
+            text = ""  # all its tokens went into reasoning
         if reason == "content_filter":
             return ChatReply("", "", "stop", *billed, fault="content_filter"), counted
         if reason not in ("stop", "length") or not isinstance(text, str):

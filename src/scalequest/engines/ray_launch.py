@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -48,7 +48,7 @@ def spread(main: Callable[[RunOptions, Any], None], run: RunOptions, config: Any
     run = replace(run, output_dir=os.path.abspath(run.output_dir))
     ray.init(ignore_reinit_error=True, include_dashboard=False, log_to_driver=True)
     try:
-        workers, cpus, gpus = _room(ray.cluster_resources(), config)
+        workers, cpus, gpus = _room([node["Resources"] for node in ray.nodes() if node["Alive"]], config)
         if run.fresh:
             clear(run.output_dir)
         session = secrets.token_hex(8)
@@ -83,18 +83,28 @@ def _worker(
     main(run, config)
 
 
-def _room(resources: dict[str, float], config: Any) -> tuple[int, float, int]:
+def _room(nodes: Sequence[Mapping[str, float]], config: Any) -> tuple[int, float, int]:
     """How many workers there are, and CPUs and GPUs for each.
 
-    All of them have to run at the same time, since the first waits for the others.
+    All of them have to run at the same time, since the first waits for the others; and each on one of the
+    machines, whose resources these are.
     """
-    gpus = config.engine.tensor_parallel_size if resources.get("GPU") else 0
-    cores = resources.get("CPU", 1.0)
-    most = int(resources["GPU"] // gpus) if gpus else int(cores)
+    gpus = config.engine.tensor_parallel_size if any(node.get("GPU") for node in nodes) else 0
+
+    def places(cpus: float) -> int:
+        """Room for workers of so many cores where there are no GPUs."""
+        return sum(int(node.get("CPU", 0.0) // cpus) for node in nodes)
+
+    groups = [int(node.get("GPU", 0.0) // gpus) for node in nodes] if gpus else []
+    most = sum(groups) if gpus else places(1.0)
     workers = config.ray_workers or (most if gpus else 1)
     if not 1 <= workers <= most:
         needs = f"{gpus} GPU(s)" if gpus else "a core"
         raise ConfigError(
             f"ray_workers: {workers} workers need {needs} each, and the cluster has room for {most}"
         )
-    return workers, max(1.0, cores // workers) if not gpus else min(1.0, cores / workers), gpus
+    if gpus:
+        shares = [node.get("CPU", 0.0) / own for node, own in zip(nodes, groups, strict=True) if own]
+        return workers, min(1.0, *shares), gpus
+    largest = int(max(node.get("CPU", 0.0) for node in nodes))
+    return workers, next(float(cpus) for cpus in range(largest, 0, -1) if places(cpus) >= workers), 0

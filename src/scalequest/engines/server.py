@@ -5,9 +5,11 @@
             ...
 
 Timeouts, lost connections, 408, 429, 5xx and answers that are no answer are asked again, after waits that
-double with jitter, and not before the server's `Retry-After`. A budget is never overdrawn: a question is
-sent only where the most that it can cost is still there. The key comes from the environment and appears
-in nothing that is written or raised.
+double with jitter, and not before the server's `Retry-After`. Who is put off goes on for as long as others
+are answered; a question is given up alone only if the server has demonstrably been well in the meantime. A
+budget is never overdrawn: a question is sent only where the most that it can cost is still there, and what
+timed out is charged at that most, for nobody says what it came to. The key comes from the environment and
+appears in nothing that is written or raised.
 """
 
 from __future__ import annotations
@@ -44,6 +46,8 @@ __all__ = ["BudgetSpent", "Chat", "ChatReply", "ChatServer", "ServerConfig", "Se
 
 HOPELESS = 20  # questions given up without a single answer before it is the server's or the config's fault
 _AGAIN = frozenset((408, 409, 425, 429))  # and every 5xx
+_SLOWER = frozenset((429, 503))  # these ask everyone to wait, with or without a Retry-After
+_ITS_OWN = frozenset((0, 200, 500))  # may be the question's own fault; the rest of those asked again is not
 _REFUSED = frozenset((400, 413, 422))  # this question, e.g. it is too long; other 4xx concern every question
 
 logger = logging.getLogger(__name__)
@@ -60,7 +64,11 @@ class ServerConfig:
     )
     concurrency: int = option(32, "questions in flight, by each worker", fingerprint=False)
     timeout: float = option(120.0, "seconds after which an attempt is given up", fingerprint=False)
-    attempts: int = option(8, "how often a question is asked before it is given up", fingerprint=False)
+    attempts: int = option(
+        8,
+        "how often a question is asked before it is given up; being put off counts while nobody is answered",
+        fingerprint=False,
+    )
     max_wait: float = option(60.0, "most seconds between attempts of our own accord", fingerprint=False)
     token_limit: str = option("max_tokens", "the request's field for sampling.max_tokens", fingerprint=False)
     price_in: float = option(0.0, "money for a million tokens read", fingerprint=False)
@@ -115,7 +123,7 @@ class ChatServer:
             config: with `url` and `model`.
             sampling: of every question.
             journal: folder in which answers are kept as they come, and found again; None keeps none.
-            worker: this process's number and how many there are; they share the budget evenly.
+            worker: this process's number and how many there are; they share the budget, see `_share`.
 
         Raises:
             ConfigError: there is no url or no model.
@@ -125,13 +133,14 @@ class ChatServer:
         self.config, self.sampling = config, sampling
         self._key = os.environ.get(config.key_variable) or None
         self._journal = Journal(journal, worker[0]) if journal is not None else None
-        old = (self._journal.prompt_tokens, self._journal.tokens) if self._journal else (0, 0)
-        money, tokens = config.budget, config.budget_tokens
-        self._money = None if money is None else (money - config.cost(*old)) / worker[1]
-        self._tokens = None if tokens is None else (tokens - sum(old)) / worker[1]
+        spent = self._journal.spent if self._journal else {}
+        self._money = _share(config.budget, {n: config.cost(*tokens) for n, tokens in spent.items()}, *worker)
+        self._tokens = _share(config.budget_tokens, {n: sum(tokens) for n, tokens in spent.items()}, *worker)
         self._billed = (0, 0)  # tokens read and generated for this process since it began
         self._reserved = (0, 0)  # the most that attempts in flight can come to
         self._answered = self._given_up = 0
+        self._well = 0.0  # when the latest attempt that was answered had been sent
+        self._in_flight = self._in_vain = 0  # questions; attempts that failed since any was answered
         self._why: Exception | None = None  # everything is being stopped
         self._not_before = 0.0
 
@@ -175,6 +184,7 @@ class ChatServer:
                             continue
                         task = runner.get_loop().create_task(self._ask(client, chat))
                         tasks[task] = index, position
+                    self._in_flight = len(tasks)
                     if not tasks:
                         return
                     for task in runner.run(_first(tasks)):
@@ -202,16 +212,25 @@ class ChatServer:
         limit = self.config.token_limit
         body = request_body(chat, str(self.config.model), self.sampling, limit, self.config.extra)
         asked = hashlib.sha256(json.dumps([chat.key, body], sort_keys=True).encode()).hexdigest()[:24]
-        if self._journal and (known := self._journal.take(asked)):
-            del known["asked"]
-            return ChatReply(key=chat.key, **known)
+        billed = (0, 0)
+        if self._journal:
+            known = self._journal.take(asked)
+            if "text" in known:
+                del known["asked"]
+                return ChatReply(key=chat.key, **known)
+            billed = (known["prompt_tokens"], known["tokens"])
         most = (sum(len(text.encode()) + 16 for _, text in chat.messages), self.sampling.max_tokens)
-        answered, billed, requests = self._answered, (0, 0), 0
+        requests = suspect = 0  # attempts: all of them, those with a fault that may be its own
+        since, its_own = (0.0, 0), False
         reply: ChatReply | None = None
         trouble: Again | None = None
+
+        def over(_: object) -> bool:
+            return self._why is not None or its_own or self._hopeless(requests)
+
         try:
             async for attempt in tenacity.AsyncRetrying(
-                stop=lambda state: self._why is not None or state.attempt_number >= self.config.attempts,
+                stop=over,
                 wait=tenacity.wait_random_exponential(multiplier=0.5, max=self.config.max_wait),
                 retry=tenacity.retry_if_exception_type(Again),
                 sleep=self._sleep,
@@ -220,11 +239,19 @@ class ChatServer:
                 with attempt:
                     requests += 1
                     try:
-                        reply = await self._within_budget(most, lambda: self._post(client, body))
+                        reply = await self._within_budget(most, lambda: self._post(client, body, most))
                     except Again as again:
+                        now = time.monotonic()
                         billed = (billed[0] + again.billed[0], billed[1] + again.billed[1])
                         self._write(asked, again.billed, {}) if any(again.billed) else None
-                        self._not_before = max(self._not_before, time.monotonic() + again.wait)
+                        self._not_before = max(self._not_before, now + again.wait)
+                        self._in_vain += 1
+                        if again.status in _ITS_OWN:
+                            suspect += 1
+                            since = since if suspect > 1 else (now, self._answered)
+                            its_own = suspect >= self.config.attempts and (
+                                again.status == 200 or self._well_since(*since)
+                            )
                         raise
         except Again as again:
             trouble = again
@@ -232,7 +259,6 @@ class ChatServer:
             reply = _lost(chat, "refused")
             self._give_up(str(refused))
         if trouble is not None:
-            its_own = trouble.status == 200 or (trouble.status in (0, 500) and self._answered > answered)
             if self._why or not its_own:
                 raise self._stop(
                     ServerError(
@@ -252,7 +278,8 @@ class ChatServer:
             requests=requests,
         )
         self._answered += reply.fault is None
-        if reply.fault is None or any(billed) or any(own):
+        # No reply may be one after a restart; what it was billed has been written.
+        if reply.fault is None or (reply.fault != "no_reply" and (any(billed) or any(own))):
             kept = {"text": reply.text, "finish_reason": reply.finish_reason, "fault": reply.fault}
             self._write(asked, own, {**kept, "requests": requests})
         return reply
@@ -265,9 +292,9 @@ class ChatServer:
             if self._reserved == (0, 0):
                 raise self._stop(
                     BudgetSpent(
-                        f"server: what is left of the budget does not cover another question of up to "
-                        f"{sum(most)} tokens; what was answered is kept: raise server.budget or "
-                        "server.budget_tokens and run again to go on"
+                        "server: what is left of the budget, or of this worker's share, does not cover "
+                        f"another question of up to {sum(most)} tokens; what was answered is kept: "
+                        "raise server.budget or server.budget_tokens and run again to go on"
                     )
                 )
             await asyncio.sleep(0.02)
@@ -293,24 +320,37 @@ class ChatServer:
             self._tokens is not None and read + generated > self._tokens
         )
 
-    async def _post(self, client: Any, body: Mapping[str, Any]) -> ChatReply:
+    async def _post(self, client: Any, body: Mapping[str, Any], most: tuple[int, int]) -> ChatReply:
         import httpx
 
         await self._sleep(self._not_before - time.monotonic())
         if self._why:
             raise Again("the others had been stopped", 0)
+        sent, start, budgeted = False, time.monotonic(), (self._money, self._tokens) != (None, None)
+
+        async def trace(event: str, _: Any) -> None:
+            nonlocal sent
+            sent = sent or event.endswith("send_request_body.complete")
+
         try:
             async with asyncio.timeout(self.config.timeout):
-                response = await client.post("chat/completions", json=body)
+                response = await client.post("chat/completions", json=body, extensions={"trace": trace})
         except (httpx.TransportError, TimeoutError) as error:
-            raise Again(self._shown(f"{type(error).__name__} {error}".strip()), 0) from None
+            late = sent and isinstance(error, (httpx.TimeoutException, TimeoutError))
+            # What was not sent is no question's fault, and costs nothing: a 503 without the words.
+            raise Again(
+                self._shown(f"{type(error).__name__} {error}".strip()),
+                0 if sent else 503,
+                most if late and budgeted else (0, 0),
+            ) from None
         status = response.status_code
         if status == 200:
             try:
                 reply, counted = read_reply(response)
             except Again as again:
                 raise Again(self._shown(str(again)), 200, again.billed) from None
-            if not counted and (self._money, self._tokens) != (None, None):
+            self._well, self._in_vain = max(self._well, start), 0
+            if not counted and budgeted:
                 raise self._stop(
                     ServerError(
                         f"server {self.config.url}: its replies do not count their tokens, so no budget "
@@ -320,11 +360,26 @@ class ChatServer:
             return reply
         said = self._shown(f"{status} {error_message(response)}")
         if status in _AGAIN or status >= 500:
-            raise Again(said, status, wait=retry_after(response.headers.get("retry-after")))
+            pause = min(1.0, self.config.max_wait) if status in _SLOWER else 0.0
+            raise Again(said, status, wait=retry_after(response.headers.get("retry-after")) or pause)
         if status in _REFUSED:
             raise Refused(said)
         hint = f" (is the environment variable {self.config.key_variable} right?)" if status == 401 else ""
         raise self._stop(ServerError(f"server {self.config.url}: {said}{hint}"))
+
+    def _well_since(self, moment: float, answered: int) -> bool:
+        """Whether the server has answered others since a moment, when it had answered so many.
+
+        What was sent earlier shows nothing, a dying server may still finish it; but where nothing fresh is
+        left to be sent, it has to do.
+        """
+        fresh = self._in_flight >= self.config.concurrency
+        return self._well > moment or (not fresh and self._answered > answered)
+
+    def _hopeless(self, requests: int) -> bool:
+        """Whether a question was asked often enough, and so were all in flight since any was answered."""
+        attempts = self.config.attempts
+        return requests >= attempts and self._in_vain >= attempts * self._in_flight
 
     def _stop(self, why: Exception) -> Exception:
         """Have all questions given up; the first to say why is heard."""
@@ -354,6 +409,22 @@ class ChatServer:
     def _shown(self, text: str) -> str:
         """Text of the server's that may be shown: on one line, short, and without the key."""
         return " ".join((text.replace(self._key, "***") if self._key else text).split())[:300]
+
+
+def _share(whole: float | None, spent: Mapping[int, float], worker: int, workers: int) -> float | None:
+    """What a worker may still spend of the whole, where `spent` is what each has spent already.
+
+    All may reach the same level: the one at which they come to the whole together with those that were above
+    it before and those that are no more. Spending up to it does not move it, so whoever starts again in the
+    middle of a launch finds the same level.
+    """
+    if whole is None:
+        return None
+    whole -= sum(of for number, of in spent.items() if number >= workers)
+    below = sorted(spent.get(number, 0.0) for number in range(workers))
+    while below and below[-1] * len(below) > whole:
+        whole -= below.pop()
+    return whole / len(below) - spent.get(worker, 0.0) if below else 0.0
 
 
 def _lost(chat: Chat, fault: str) -> ChatReply:

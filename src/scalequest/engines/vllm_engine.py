@@ -191,7 +191,6 @@ class VllmGenerator:
         Raises:
             ConfigError: a request does not fit the context.
         """
-        import torch
         from vllm import SamplingParams
         from vllm.inputs import tokens_input
         from vllm.sampling_params import RequestOutputKind
@@ -212,9 +211,7 @@ class VllmGenerator:
         def pulled() -> Iterator[tuple[_Open, int, Request] | _Open]:
             for block in blocks:
                 if block.seed is not None:
-                    torch.manual_seed(
-                        block.seed
-                    )  # unseeded rows draw from torch's own numbers, in this process
+                    seed_draws(block.seed)
                 opened = _Open(block, [None] * len(block.requests), len(block.requests))
                 if not block.requests:
                     yield opened
@@ -258,6 +255,28 @@ class VllmGenerator:
         self.llm.llm_engine.engine_core.shutdown()
         del self.llm
         gc.collect()
+
+
+def check_block_seeds(config: EngineConfig) -> None:
+    """Refuse a seed a block where the model is spread over processes, which it would not reach.
+
+    Raises:
+        ConfigError: `config` asks for several GPUs a model copy.
+    """
+    if config.tensor_parallel_size > 1 and config.name != "transformers":
+        raise ConfigError(
+            "seed_scope: block seeds this process alone, not the "
+            f"{config.tensor_parallel_size} of engine.tensor_parallel_size: set seed_scope: row"
+        )
+
+
+def seed_draws(seed: int) -> None:
+    """Set what unseeded requests draw from: torch's numbers, or numpy's, where vLLM seeds each from them."""
+    import numpy as np
+    import torch
+
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
 
 
 def _completion(request: Request, output: Any) -> Completion:

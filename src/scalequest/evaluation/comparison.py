@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 
+from scalequest.evaluation.results import Result, read_dropped
 from scalequest.evaluation.statistics import Estimate, mcnemar, paired_difference
-from scalequest.evaluation.tables import Table, percent
-from scalequest.records import Row
+from scalequest.evaluation.tables import Table, differences, letters, percent
+from scalequest.records import Row, read_rows
 
 LISTED = 200  # flipped problems in the table
 
@@ -25,6 +27,7 @@ class Comparison:
         gained: ids of problems that only the second solves; `lost`, that only the first solves (with several
             outputs: that one solves more often).
         answers: what the two answered to each of those (their first outputs).
+        differs: what their protocols do not share; empty where the two are comparable.
     """
 
     benchmark: str
@@ -35,12 +38,42 @@ class Comparison:
     gained: tuple[str, ...]
     lost: tuple[str, ...]
     answers: dict[str, tuple[str | None, str | None]]
+    differs: str = ""
+
+
+def read_outputs(folder: str | Path) -> list[Row]:
+    """All that one model was asked: what was dropped is wrong, as in its accuracy."""
+    lost = [{**row, "correct": False, "extracted": None} for row in read_dropped(folder)]
+    return [*read_rows(folder), *lost]
+
+
+def other_protocols(first: Sequence[Result], second: Sequence[Result]) -> dict[str, str]:
+    """What the second model's protocol does not share with the first's, by benchmark, where they differ."""
+    usual = {result.benchmark: result for result in first}
+    return {
+        result.benchmark: differences(result.protocol, usual[result.benchmark].protocol)
+        for result in second
+        if result.benchmark in usual and result.fingerprint != usual[result.benchmark].fingerprint
+    }
 
 
 def compare(
-    first: Sequence[Row], second: Sequence[Row], labels: tuple[str, str], seed: int = 0
+    first: Sequence[Row],
+    second: Sequence[Row],
+    labels: tuple[str, str],
+    seed: int = 0,
+    *,
+    differs: Mapping[str, str] | None = None,
 ) -> list[Comparison]:
-    """Compare two models' rows, as an evaluation keeps them, benchmark by benchmark."""
+    """Compare two models, benchmark by benchmark.
+
+    Args:
+        first: its rows, from `read_outputs`; `second` likewise.
+        second: the other model's.
+        labels: of the two.
+        seed: of the bootstrap.
+        differs: from `other_protocols`.
+    """
     a, b = scores(first), scores(second)
     several = any(len(group) > 1 for rows in (first, second) for group in _outputs(rows).values())
     found = []
@@ -55,7 +88,8 @@ def compare(
         difference = paired_difference(list(gaps.values()), seed)
         answers = [_answers(rows, benchmark) for rows in (first, second)]
         said = {i: (answers[0][i], answers[1][i]) for i in gained + lost}
-        found.append(Comparison(benchmark, *labels, difference, p_value, gained, lost, said))
+        other = (differs or {}).get(benchmark, "")
+        found.append(Comparison(benchmark, *labels, difference, p_value, gained, lost, said, other))
     return found
 
 
@@ -81,16 +115,17 @@ def comparison_tables(
     """One row a pair and benchmark; with `flips`, the problems that flipped, too."""
     if not found:
         return []
+    marks = letters(one.differs for one in found if one.differs)
     rows = [
         (
             one.second,
             one.first,
             titles.get(one.benchmark, one.benchmark),
             f"{one.difference.n:,}",
-            signed(one.difference),
+            signed(one.difference) + marks.get(one.differs, ""),
             f"{len(one.gained):,}",
             f"{len(one.lost):,}",
-            "–" if one.p_value is None else f"{one.p_value:.2g}",
+            "–" if one.p_value is None else f"{one.p_value:.2g}{marks.get(one.differs, '')}",
         )
         for one in found
     ]
@@ -107,7 +142,8 @@ def comparison_tables(
         for i in ids
         for said in [one.answers[i][::-1]]
     ]
-    tables = [Table("differences", "Differences between models", columns, tuple(rows), (note,))]
+    notes = [f"{mark.strip()} the two have different protocols: {what}." for what, mark in marks.items()]
+    tables = [Table("differences", "Differences between models", columns, tuple(rows), (note, *notes))]
     if flips and flipped:
         more = f"{len(flipped) - LISTED:,} more flipped." if len(flipped) > LISTED else ""
         head = ("model", "against", "benchmark", "flip", "problem", "answered", "against answered")

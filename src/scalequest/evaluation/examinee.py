@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from scalequest.chat import BoundFormat
+from scalequest.chat import BoundFormat, ChatFormat
 from scalequest.config import ConfigError
 from scalequest.engines.base import Completion, FinishReason, Generator, Request, Sampling
 from scalequest.engines.server import Chat, ChatReply, ChatServer, user
@@ -15,8 +15,9 @@ from scalequest.engines.stream import Answer, completing
 from scalequest.evaluation.benchmarks import Problem
 from scalequest.evaluation.prompts import EvalPrompt
 from scalequest.evaluation.results import sha256
+from scalequest.grading.extraction import after_thoughts
 
-THINK, THOUGHT = "<think>", "</think>"
+OPENINGS, THOUGHT = ("<think>", "<thinking>"), "</think>"
 # What our chat formats put behind a question (paper.md 1.5, block S2); a server's own template has none.
 BOXED = "\nPlease reason step by step, and put your final answer within \\boxed{}."
 
@@ -65,8 +66,6 @@ class Examinee(Generic[Q, A]):
 
 def on_engine(generator: Generator, format: BoundFormat, sampling: Sampling) -> Examinee[Request, Completion]:
     """A model that is loaded, in its chat format."""
-    solve = format.format.solve
-    opens = solve is not None and solve.prompt.rstrip().endswith(THINK)
 
     def put(key: str, prompt: EvalPrompt, problem: Problem, seed: int | None) -> tuple[Request, str]:
         ids = prompt.ids(problem, format)
@@ -76,7 +75,7 @@ def on_engine(generator: Generator, format: BoundFormat, sampling: Sampling) -> 
         put=put,
         answer=completing(generator, sampling, format.solve_stop_ids),
         read=lambda completion: (decoded(completion.ids, format), None),
-        thinks=lambda prompt: opens and prompt.turn == "solve",
+        thinks=lambda prompt: opens_thoughts(format.format, prompt),
     )
 
 
@@ -97,6 +96,12 @@ def on_server(server: ChatServer) -> Examinee[Chat, ChatReply]:
     )
 
 
+def opens_thoughts(format: ChatFormat, prompt: EvalPrompt) -> bool:
+    """Whether what the model is given ends with the opening of a reasoning block."""
+    solve = format.solve
+    return prompt.turn == "solve" and solve is not None and solve.prompt.rstrip().endswith(OPENINGS)
+
+
 def decoded(ids: Sequence[int], format: BoundFormat) -> str:
     """Text of a completion; the end of a reasoning block stays even where it is a special token."""
     close = format.tokenizer.get_vocab().get(THOUGHT)
@@ -113,8 +118,5 @@ def visible(text: str, *, opened: bool = False) -> tuple[str, bool]:
         text: a whole output.
         opened: whether the prompt itself opened the reasoning block.
     """
-    _, close, after = text.rpartition(THOUGHT)
-    rest = after if close else text
-    if THINK in rest or (opened and not close):
-        return "", True
-    return rest.strip(), False
+    said = after_thoughts(text, opened=opened)
+    return ("", True) if said is None else (said.strip(), False)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ HEADLINE = {
     "select_solutions": "selected",
 }
 NOT_DATA = ("evaluate", "evaluate_model", "measure_questions")
+_SOURCE = re.compile(r"(?P<made>.+?)(?:\[:(?P<rows>\d+)\])?")  # as `records.source_fingerprint` writes it
 
 
 @dataclass(frozen=True)
@@ -30,12 +32,14 @@ class StageRecord:
         receipt: as it stands there.
         upstream: folders of the same run that it read.
         trains: whether it made a model, not rows.
+        first: folder of which it read only so many rows, the first (`folder[:600]`).
     """
 
     folder: str
     receipt: Mapping[str, Any]
     upstream: tuple[str, ...]
     trains: bool
+    first: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def dropped(self) -> dict[str, int]:
@@ -67,8 +71,10 @@ def read_stages(run: str | Path) -> list[StageRecord]:
     made_by = {f"{one['fingerprint']}/{one['output']}": folder for folder, one in receipts.items()}
     records = []
     for folder, receipt in receipts.items():
-        upstream = tuple(made_by[used] for used in receipt.get("inputs", {}).values() if used in made_by)
-        records.append(StageRecord(folder, receipt, upstream, not (run / folder / "data").is_dir()))
+        used = [match for one in receipt.get("inputs", {}).values() if (match := _SOURCE.fullmatch(one))]
+        read = {made_by[one["made"]]: one["rows"] for one in used if one["made"] in made_by}
+        first = {name: int(rows) for name, rows in read.items() if rows is not None}
+        records.append(StageRecord(folder, receipt, tuple(read), not (run / folder / "data").is_dir(), first))
     return _in_order(sorted(records, key=lambda record: str(record.receipt.get("started"))))
 
 
@@ -96,14 +102,15 @@ def funnel(records: Sequence[StageRecord]) -> tuple[list[Table], list[str]]:
         if kept + lost != rows_in and (rows_in == 0 or (kept + lost) % rows_in):
             gaps.append(f"{record.folder}: {rows_in} in, but {kept} kept + {lost} dropped")
         sources = [by_folder[name] for name in record.upstream if not by_folder[name].trains]
-        offered = sum(source.count("kept") for source in sources)
+        kept_there = {source.folder: source.count("kept") for source in sources}
+        offered = sum(min(n, record.first.get(name, n)) for name, n in kept_there.items())
         if sources and rows_in > offered:
             gaps.append(f"{record.folder}: {rows_in} in, but the stages before it kept {offered}")
         rows.append(
             (
                 record.folder,
                 str(record.receipt["stage"]),
-                ", ".join(source.folder for source in sources),
+                ", ".join(_named(source.folder, record.first.get(source.folder)) for source in sources),
                 f"{rows_in:,}" + (f" of {offered:,}" if sources and offered > rows_in else ""),
                 ", ".join(f"{reason} {n:,}" for reason, n in record.dropped.items()) or "–",
                 f"{kept:,}",
@@ -113,6 +120,10 @@ def funnel(records: Sequence[StageRecord]) -> tuple[list[Table], list[str]]:
     notes = list(_headlines(records, by_folder))
     notes.append("Every row is accounted for." if not gaps else "ROWS ARE LOST: " + "; ".join(gaps))
     return [Table("funnel", "Where every row went", columns, tuple(rows), tuple(notes))], gaps
+
+
+def _named(folder: str, first: int | None) -> str:
+    return folder if first is None else f"{folder}[:{first}]"
 
 
 def _headlines(records: Sequence[StageRecord], by_folder: Mapping[str, StageRecord]) -> Iterator[str]:

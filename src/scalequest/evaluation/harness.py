@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from scalequest.cards import dataset_card
-from scalequest.chat import FormatError
+from scalequest.chat import FormatError, load_format
 from scalequest.config import ConfigError, RunOptions, to_dict
 from scalequest.engines.stream import Drop, stream
 from scalequest.evaluation.benchmarks import Benchmark, Problem
-from scalequest.evaluation.examinee import A, Examinee, Q
-from scalequest.evaluation.marking import Examiners, Mark, Marked, handed_in, marking
+from scalequest.evaluation.examinee import A, Examinee, Q, opens_thoughts
+from scalequest.evaluation.marking import Examiners, Mark, Marked, Paper, handed_in, marking
 from scalequest.evaluation.prompts import EvalPrompt
-from scalequest.evaluation.protocol import judged, protocol, read_receipt
+from scalequest.evaluation.protocol import asking, judged, protocol, read_receipt
 from scalequest.evaluation.results import RESULTS, Result, summarise, write_results
 from scalequest.evaluation.settings import EvaluationConfig
+from scalequest.evaluation.tables import differences
 from scalequest.records import Row, read_rows, row_seed
 from scalequest.shards import Stage
 from scalequest.tracking import Tracker
@@ -199,39 +201,86 @@ def scored(rows: list[Row], config: EvaluationConfig, label: str) -> list[Row]:
 def regrade(
     stage: Stage,
     rows: Sequence[Row],
+    dropped: Sequence[Row],
     config: EvaluationConfig,
     run: RunOptions,
+    label: str,
     benchmarks: Sequence[Benchmark],
     examiners: Examiners,
 ) -> dict[str, Any]:
     """Grade the saved outputs of one model again, by today's rules, and finish the stage.
+
+    What had no output is dropped again.
+
+    Raises:
+        ConfigError: an output is of a problem or a prompt that the benchmarks do not have.
+    """
+    settled = [*rows, *dropped]
+    handed = papers(rows, config, label, benchmarks)
+    pending = []
+    for index, block in stage.pending(len(settled), run.block_size):
+        mine = [number for number in block if number < len(rows)]
+        lost = [settled[number] for number in block if number >= len(rows)]
+        drops = [({key: row[key] for key in row if key != "reason"}, row["reason"]) for row in lost]
+        pending.append((index, mine, drops, examiners.submit([handed[number].paper for number in mine])))
+    for index, mine, drops, future in pending:
+        kept = []
+        for number, mark in zip(mine, future.result(), strict=True):
+            one = handed[number]
+            kept.append({**rows[number], **one.head, **verdict(one.truncated, mark, config)})
+        stage.write_block(index, kept, drops)
+    return finish(stage, config, benchmarks, len(settled))
+
+
+@dataclass(frozen=True)
+class HandedIn:
+    """A saved output as it was handed in: see `head` and `handed_in`."""
+
+    head: Row
+    truncated: bool
+    paper: Paper
+
+
+def papers(
+    rows: Sequence[Row], config: EvaluationConfig, label: str, benchmarks: Sequence[Benchmark]
+) -> list[HandedIn]:
+    """What the saved outputs of one model hand in, cut as when they came.
 
     Raises:
         ConfigError: an output is of a problem or a prompt that the benchmarks do not have.
     """
     problems = {(b.name, p.id): (b, p) for b in benchmarks for p in b.problems}
     prompts = {(b.name, prompt.name): prompt for b in benchmarks for prompt in b.prompts}
-    pending = []
-    for index, block in stage.pending(len(rows), run.block_size):
-        papers = []
-        for row in (rows[number] for number in block):
-            known = problems.get((row["benchmark"], row["id"]))
-            prompt = prompts.get((row["benchmark"], row["prompt"]))
-            if known is None or prompt is None:
-                raise ConfigError(
-                    f"regrade: no problem '{row['id']}' with prompt '{row['prompt']}' in {row['benchmark']}; "
-                    "give the benchmarks and prompts of that evaluation"
-                )
-            # A block whose opening stood in the prompt and never ended is known by its row alone.
-            inside = row["truncated"] and row["finish_reason"] == "stop"
-            papers.append(handed_in(row["completion"], row["finish_reason"], prompt, known[1], thinks=inside))
-        pending.append((index, block, papers, examiners.submit([paper for _, paper in papers])))
-    for index, block, papers, future in pending:
-        kept = []
-        for number, (truncated, _), mark in zip(block, papers, future.result(), strict=True):
-            row = rows[number]
-            benchmark, problem = problems[row["benchmark"], row["id"]]
-            asked = head(benchmark, prompts[row["benchmark"], row["prompt"]], problem, row["sample"])
-            kept.append({**row, **asked, **verdict(truncated, mark, config)})
-        stage.write_block(index, kept)
-    return finish(stage, config, benchmarks, len(rows))
+    format = None if config.server.url is not None else load_format(config.format_of(label))
+    found = []
+    for row in rows:
+        known = problems.get((row["benchmark"], row["id"]))
+        prompt = prompts.get((row["benchmark"], row["prompt"]))
+        if known is None or prompt is None:
+            raise ConfigError(
+                f"regrade: no problem '{row['id']}' with prompt '{row['prompt']}' in {row['benchmark']}; "
+                "give the benchmarks and prompts of that evaluation"
+            )
+        benchmark, problem = known
+        thinks = format is not None and opens_thoughts(format, prompt)
+        text, reason = row["completion"], row["finish_reason"]
+        cut, paper = handed_in(text, reason, prompt, problem, thinks=thinks)
+        found.append(HandedIn(head(benchmark, prompt, problem, row["sample"]), cut, paper))
+    return found
+
+
+def same_questions(
+    earlier: Sequence[Result], config: EvaluationConfig, benchmarks: Sequence[Benchmark]
+) -> None:
+    """Check that outputs are graded against the questions that they answer.
+
+    Raises:
+        ConfigError: a benchmark, its limit, its prompts or the number of samples is another than it was.
+    """
+    now = {benchmark.name: asking(config, benchmark) for benchmark in benchmarks}
+    for old in earlier:
+        then = {key: old.protocol[key] for key in now.get(old.benchmark, ())}
+        if what := differences(now.get(old.benchmark, {}), then):
+            raise ConfigError(
+                f"regrade: {old.benchmark} is not what was asked: {what}; give what that evaluation asked"
+            )

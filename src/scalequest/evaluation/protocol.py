@@ -112,12 +112,7 @@ def protocol(
     versions = receipt.get("versions", {})
     return {
         **judged(config, benchmark),
-        "benchmark": benchmark.name,
-        "benchmark_sha256": benchmark.sha256,
-        "limit": benchmark.limit,
-        "prompts": {prompt.name: prompt.sha256 for prompt in benchmark.prompts},
-        "shots": max(len(prompt.shots) for prompt in benchmark.prompts),
-        "samples": config.samples,
+        **asking(config, benchmark),
         "chat_format": "the server's" if name == "server" else load_format(config.format_of(label)).name,
         "chat_format_sha256": fields["chat_format_sha256"][label],
         "sampling": fields["sampling"],
@@ -126,6 +121,18 @@ def protocol(
         "engine_version": versions.get(name) or versions.get(f"{name}-cpu"),
         "dtype": _dtype(config, label),
         "commit": f"{receipt.get('commit') or 'unknown'}{' with changes' if receipt.get('dirty') else ''}",
+    }
+
+
+def asking(config: EvaluationConfig, benchmark: Benchmark) -> dict[str, Any]:
+    """The part of the protocol that says what was asked."""
+    return {
+        "benchmark": benchmark.name,
+        "benchmark_sha256": benchmark.sha256,
+        "limit": benchmark.limit,
+        "prompts": {prompt.name: prompt.sha256 for prompt in benchmark.prompts},
+        "shots": max(len(prompt.shots) for prompt in benchmark.prompts),
+        "samples": config.samples,
     }
 
 

@@ -104,12 +104,23 @@ def published_table(
 def _by_model(
     results: Sequence[Result], table: Published, published_as: Mapping[str, str]
 ) -> dict[str, dict[str, Result]]:
-    """Our results on the table's benchmarks, by the published model's name in lower case."""
+    """Our results on the table's benchmarks, by the published model's name in lower case, else by our label.
+
+    Raises:
+        ConfigError: two of our models would stand in one place.
+    """
+    named = {row.model.casefold() for row in table.rows}
     found: dict[str, dict[str, Result]] = {}
     for result in results:
         if result.benchmark in table.benchmarks:
             name = published_as.get(result.model, result.model).casefold()
-            found.setdefault(name, {})[result.benchmark] = result
+            mine = found.setdefault(name if name in named else result.model, {})
+            other = mine.setdefault(result.benchmark, result)
+            if other is not result:
+                raise ConfigError(
+                    f"{table.name}: {result.title}: both '{other.model}' and '{result.model}' are {name}; "
+                    "report one of them, or name one in published_as"
+                )
     return found
 
 

@@ -99,19 +99,21 @@ class EvaluationConfig:
         return self.chat_formats.get(label, self.chat_format or "")
 
     def swept(self) -> EvaluationConfig:
-        """The same with every sweep, e.g. `runs/sft/checkpoint-*`, replaced by its folders in order.
+        """The same with `~` and `$NAME` in models' paths expanded, and every sweep replaced by its folders.
+
+        A sweep, e.g. `runs/sft/checkpoint-*`, is in order of its numbers.
 
         Raises:
-            ConfigError: there is no such folder.
+            ConfigError: there is no such folder, or a variable is not set.
         """
-        if not self._sweeps:
-            return self
         models: dict[str, str] = {}
         formats: dict[str, str] = {}
         for label, path in self.models.items():
+            # A hub id, a name on a server and `./x` stay as they are written
+            path = str(expand(path)) if path.startswith("~") or "$" in path else path
             found = {label: path}
             if "*" in path:
-                parent, _, pattern = str(expand(path)).rpartition("/")
+                parent, _, pattern = path.rpartition("/")
                 folders = [folder for folder in Path(parent or ".").glob(pattern) if folder.is_dir()]
                 if not folders:
                     raise ConfigError(f"models: {label}: no folder {path}")

@@ -61,36 +61,6 @@ def accuracy(scores: Sequence[float]) -> Estimate:
     return Estimate(found.value, max(0.0, found.low), min(1.0, found.high), found.n)
 
 
-def difference(first: tuple[int, int], second: tuple[int, int]) -> tuple[Estimate, float]:
-    """First share minus second, of two independent samples given as (successes, n).
-
-    Returns:
-        The difference with Newcombe's hybrid score interval (1998, method 10), and the two-sided p-value of
-        the pooled z-test. `n` is the smaller sample's. Two models on the same problems are paired: take
-        `paired_difference` and `mcnemar` for them.
-
-    Raises:
-        ValueError: a sample is empty or its counts are impossible.
-    """
-    a, b = share(*first), share(*second)
-    if (
-        a.value is None
-        or a.low is None
-        or a.high is None
-        or b.value is None
-        or b.low is None
-        or b.high is None
-    ):
-        raise ValueError("a difference needs two samples that are not empty")
-    gap = a.value - b.value
-    low = gap - math.hypot(a.value - a.low, b.high - b.value)
-    high = gap + math.hypot(a.high - a.value, b.value - b.low)
-    pooled = (first[0] + second[0]) / (first[1] + second[1])
-    error = math.sqrt(pooled * (1 - pooled) * (1 / first[1] + 1 / second[1]))
-    p_value = 1.0 if error == 0 else 2 * (1 - NormalDist().cdf(abs(gap) / error))
-    return Estimate(gap, low, high, min(first[1], second[1])), p_value
-
-
 def paired_difference(differences: Sequence[float], seed: int = 0) -> Estimate:
     """Mean of a difference a problem, with the percentile interval of the bootstrap over problems.
 

@@ -10,7 +10,7 @@ import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -184,24 +184,28 @@ def split_tables(results: Sequence[Result]) -> list[Table]:
 
 def _protocol_marks(results: Sequence[Result]) -> tuple[dict[tuple[str, str], str], list[str]]:
     """A letter for each number whose protocol is not its column's usual one, and a note for each letter."""
-    marks: dict[tuple[str, str], str] = {}
-    letters: dict[str, str] = {}
+    others: dict[tuple[str, str], str] = {}
     for benchmark in dict.fromkeys(result.benchmark for result in results):
         column = [result for result in results if result.benchmark == benchmark]
         usual_print = Counter(result.fingerprint for result in column).most_common(1)[0][0]
         usual = next(result.protocol for result in column if result.fingerprint == usual_print)
         for result in column:
             if result.fingerprint != usual_print:
-                what = _differences(result.protocol, usual)
-                letter = letters.setdefault(what, f" [{MARKS[len(letters) % len(MARKS)]}]")
-                marks[result.model, benchmark] = letter
-    return marks, [
+                others[result.model, benchmark] = differences(result.protocol, usual)
+    marks = letters(others.values())
+    return {key: marks[what] for key, what in others.items()}, [
         f"{letter.strip()} another protocol than the rest of its column: {what}."
-        for what, letter in letters.items()
+        for what, letter in marks.items()
     ]
 
 
-def _differences(protocol: Mapping[str, Any], usual: Mapping[str, Any]) -> str:
+def letters(texts: Iterable[str]) -> dict[str, str]:
+    """A mark for each different text, e.g. ` [a]`."""
+    return {text: f" [{MARKS[n % len(MARKS)]}]" for n, text in enumerate(dict.fromkeys(texts))}
+
+
+def differences(protocol: Mapping[str, Any], usual: Mapping[str, Any]) -> str:
+    """What one protocol has instead of what another has, in words."""
     keys = [key for key in dict.fromkeys([*usual, *protocol]) if protocol.get(key) != usual.get(key)]
     if "chat_format" in keys or protocol.get("chat_format") != usual.get("chat_format"):
         keys = [key for key in keys if key != "chat_format_sha256"]

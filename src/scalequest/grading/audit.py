@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scalequest.grading.extraction import extract
 from scalequest.grading.grader import Grader
 from scalequest.pages import section, table, write_page
 
@@ -17,20 +16,18 @@ def audit(
     rows: Iterable[Mapping[str, Any]],
     output_html: str | Path,
     *,
-    completion: str = "completion",
-    reference: str = "reference",
     grader: Grader | None = None,
 ) -> list[dict[str, Any]]:
-    """Grade whole outputs by this grader and by math-verify, and write a page of those that differ.
+    """Give graded outputs to math-verify too, and write a page of those on which it differs.
 
-    Both find the answer themselves; math-verify runs as its authors call it, in a worker that can be killed.
+    It finds the answer itself and runs as its authors call it, in a worker that can be killed.
 
     Args:
-        rows: each with an output and a reference; `benchmark` and `id` are shown where they are there.
+        rows: each with `completion` (what of the output counts), `references` (each of them is right), and
+            our verdict: `correct`, `extracted`, `rule`, `layer`. `benchmark` and `id` are shown where they
+            are there.
         output_html: the page: one static file, everything that a model wrote escaped.
-        completion: column of the outputs.
-        reference: column of the reference answers.
-        grader: whose options and workers are used; by default one of its own.
+        grader: whose workers are used; by default one of its own.
 
     Returns:
         The differing rows: number, our answer and rule, both verdicts, the layer that decided.
@@ -42,22 +39,20 @@ def audit(
     total = 0
     try:
         for total, row in enumerate(rows, 1):
-            found = extract(str(row[completion]))
-            ours = asked.grade(found.answer or "", str(row[reference]))
-            theirs = asked.math_verify(str(row[completion]), str(row[reference]))
-            if ours.correct == theirs:
+            theirs = _math_verify(row["completion"], row["references"], asked)
+            if row["correct"] == theirs:
                 continue
             differing.append(
                 {
                     "row": total,
                     **{key: row[key] for key in ("benchmark", "id") if key in row},
-                    "ours": _word(ours.correct),
+                    "ours": _word(row["correct"]),
                     "math-verify": _word(theirs),
-                    "reference": str(row[reference]),
-                    "our answer": found.answer,
-                    "rule": found.rule,
-                    "layer": ours.layer,
-                    "end of the output": str(row[completion])[-_TAIL:],
+                    "reference": " or ".join(row["references"]),
+                    "our answer": row["extracted"],
+                    "rule": row["rule"],
+                    "layer": row["layer"],
+                    "end of the output": row["completion"][-_TAIL:],
                 }
             )
     finally:
@@ -66,6 +61,17 @@ def audit(
     note = f"{len(differing):,} of {total:,} rows differ. Neither verdict is the truth: read the row."
     write_page(Path(output_html), "Audit", section("Our grader and math-verify", table(differing), note=note))
     return differing
+
+
+def _math_verify(output: str, references: Sequence[str], grader: Grader) -> bool | None:
+    """Whether it takes the output for any of the references; None where it was killed before it did."""
+    late = False
+    for reference in references:
+        verdict = grader.math_verify(output, reference)
+        if verdict:
+            return True
+        late = late or verdict is None
+    return None if late else False
 
 
 def _word(verdict: bool | None) -> str:

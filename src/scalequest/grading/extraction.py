@@ -38,14 +38,10 @@ _THOUGHT = re.compile(r"</?think(?:ing)?>")
 
 @dataclass(frozen=True)
 class Extracted:
-    """An answer as it is written, and the rule that found it; `none` comes with `answer` None.
-
-    `unclosed`: the output ends inside a block of thoughts, so there is no answer yet.
-    """
+    """An answer as it is written, and the rule that found it; `none` comes with `answer` None."""
 
     answer: str | None
     rule: Rule
-    unclosed: bool = False
 
 
 def extract(text: str, *, boxes: Literal["joined", "last"] = "joined", thinking: bool = False) -> Extracted:
@@ -53,18 +49,17 @@ def extract(text: str, *, boxes: Literal["joined", "last"] = "joined", thinking:
 
     The last complete `\boxed{...}` wins wherever it stands, then the last `####`, then the last phrase such
     as "the answer is", then the last number. A box that is never closed, as in a truncated output, is
-    passed over. Only what follows the last `</think>` is looked at.
+    passed over. Only what follows the thoughts is looked at; nothing, where the output ends inside them.
 
     Args:
         text: the output.
         boxes: "joined" takes `\boxed{1} and \boxed{2}` as the one answer `1, 2`; "last" takes the last alone.
         thinking: the prompt has opened a block of thoughts, so that the output need not.
     """
-    tags = _THOUGHT.findall(text)
-    if tags or thinking:
-        if not tags or not tags[-1].startswith("</"):
-            return Extracted(None, "none", unclosed=True)
-        text = text[list(_THOUGHT.finditer(text))[-1].end() :]
+    said = after_thoughts(text, opened=thinking)
+    if said is None:
+        return Extracted(None, "none")
+    text = said
     box = last_box(text) if boxes == "last" else joined_boxes(text)
     found: tuple[tuple[Rule, str | None], ...] = (("boxed", box), ("hash", _last_hash(text)))
     for rule, answer in found:
@@ -74,6 +69,19 @@ def extract(text: str, *, boxes: Literal["joined", "last"] = "joined", thinking:
         return Extracted(answer, "phrase")
     numbers = _NUMBER.findall(text)
     return Extracted(numbers[-1].strip(), "number") if numbers else Extracted(None, "none")
+
+
+def after_thoughts(text: str, *, opened: bool = False) -> str | None:
+    """What follows the last `</think>` or `</thinking>`; None where the text ends inside a block of thoughts.
+
+    Args:
+        text: an output, or a prompt.
+        opened: whether a block was open before the text began.
+    """
+    tags = list(_THOUGHT.finditer(text))
+    if not tags:
+        return None if opened else text
+    return text[tags[-1].end() :] if tags[-1].group().startswith("</") else None
 
 
 def last_box(text: str) -> str | None:

@@ -7,6 +7,7 @@ import queue
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from types import TracebackType
@@ -95,7 +96,7 @@ class Grader:
 
     def _ask(self, prediction: str, reference: str) -> tuple[tuple[bool, Layer] | None, float]:
         key = (prediction, reference)
-        if key in self._known:
+        with suppress(KeyError):  # one look-up: another thread may clear what two would find and fetch
             return self._known[key], 0.0
         worker = self._take()
         try:

@@ -46,5 +46,7 @@ class GraderOptions:
         1.5,
         "limit of one comparison in its worker; processor time, so that a busy machine changes no verdict",
     )
-    wall_seconds: float = option(6.0, "limit of one comparison in its worker, wall clock", fingerprint=False)
-    memory_mib: int = option(2048, "address space of a worker, MiB", fingerprint=False)
+    wall_seconds: float = option(
+        6.0, "limit of one comparison in its worker, wall clock; a timeout beyond it"
+    )
+    memory_mib: int = option(2048, "address space of a worker, MiB; a timeout beyond it")

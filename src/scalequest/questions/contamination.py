@@ -82,7 +82,10 @@ class TestQuestion:
 
 @dataclass(frozen=True)
 class Match:
-    """The first question of a benchmark that a row matches, by the surest rule that finds one."""
+    """The question of a benchmark that a row matches by the surest rule that finds one.
+
+    Of several it is the first; by rule `ngram`, the one that the row shares the largest part with.
+    """
 
     rule: Rule
     test: TestQuestion
@@ -131,11 +134,10 @@ class Index:
             if rule not in self.rule.rules:
                 return
             hit, tests = self._tables[rule].find(hashes)
-            matched, first, hits = np.unique(rows[hit], return_index=True, return_counts=True)
+            hit_rows = rows[hit]
             if rule == "ngram":
-                shorter = np.minimum(self._test_words[tests[first]], lengths[matched])
-                enough = hits + self.ngram - 1 >= self.rule.overlap * shorter
-                matched, first = matched[enough], first[enough]
+                hit_rows, tests = self._overlapping(hit_rows, tests, lengths)
+            matched, first = np.unique(hit_rows, return_index=True)
             new = rule_of[matched] > RULES.index(rule)
             rule_of[matched[new]], test_of[matched[new]] = RULES.index(rule), tests[first[new]]
 
@@ -154,6 +156,15 @@ class Index:
             None if rank == len(RULES) else Match(RULES[rank], self.tests[test])
             for rank, test in zip(rule_of.tolist(), test_of.tolist(), strict=True)
         ]
+
+    def _overlapping(self, rows: I64, tests: I64, lengths: I64) -> tuple[I64, I64]:
+        """From a pair of row and test a common run, the pairs that share enough; the largest share first."""
+        pairs, hits = np.unique(rows * len(self.tests) + tests, return_counts=True)
+        rows, tests = np.divmod(pairs, max(1, len(self.tests)))
+        shares = (hits + self.ngram - 1) / np.minimum(self._test_words[tests], lengths[rows])
+        order = np.argsort(-shares, kind="stable")
+        order = order[shares[order] >= self.rule.overlap]
+        return rows[order], tests[order]
 
     def clean_ratios(self) -> list[dict[str, Any]]:
         """For each benchmark its name, its questions, how many were met, and the share that was not."""
@@ -179,9 +190,12 @@ class _Table:
         hashes = np.concatenate([part[0] for part in parts] or [np.empty(0, np.uint64)])
         tests = np.concatenate([part[1] for part in parts] or [np.empty(0, np.int64)])
         order = np.lexsort((tests, hashes))
-        self.hashes, self.tests = hashes[order], tests[order]
+        hashes, tests = hashes[order], tests[order]
+        new = np.ones(len(order), bool)  # a run that a test has twice is one run
+        new[1:] = (hashes[1:] != hashes[:-1]) | (tests[1:] != tests[:-1])
+        self.hashes, self.tests = hashes[new], tests[new]
         self.filter = np.zeros(1 << _FILTER_BITS if len(hashes) > 1000 else 1 << 16, bool)
-        self.filter[self._slot(hashes)] = True
+        self.filter[self._slot(self.hashes)] = True
 
     def _slot(self, hashes: U64) -> I64:
         return (hashes & np.uint64(len(self.filter) - 1)).astype(np.int64)
@@ -196,13 +210,17 @@ class _Table:
         return maybe[known], where[known]
 
     def find(self, hashes: U64) -> tuple[I64, I64]:
-        """Positions of the hashes that are known, and the first test of each."""
-        hit, where = self._hits(hashes)
-        return hit, self.tests[where]
+        """Every position of a known hash beside every test that has the hash, in order."""
+        hit, first = self._hits(hashes)
+        counts, tests = self._runs(first)
+        return np.repeat(hit, counts), tests
 
     def mark(self, hashes: U64, met: Any) -> None:
         """Set `met` for all tests that have one of the hashes."""
-        first = np.unique(self._hits(hashes)[1])
+        met[self._runs(np.unique(self._hits(hashes)[1]))[1]] = True
+
+    def _runs(self, first: I64) -> tuple[I64, I64]:
+        """The lengths of the runs of tests that begin there, and the tests of all of them."""
         counts = np.searchsorted(self.hashes, self.hashes[first], side="right") - first
         shifts = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        met[self.tests[np.repeat(first, counts) + shifts]] = True
+        return counts, self.tests[np.repeat(first, counts) + shifts]

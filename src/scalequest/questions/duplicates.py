@@ -168,6 +168,8 @@ def find_duplicates(
         for row in rows.tolist():
             reasons[row] = reason
 
+    if not len(left):
+        return Duplicates(reasons, kept, 0, 0)
     first = left[_first_of(sketches.exact[left])]
     drop(left[first != left], "duplicate", first[first != left])
     left = left[first == left]

@@ -17,6 +17,7 @@ from scalequest.engines.base import Completion, EngineConfig, Generator, Request
 from scalequest.engines.launch import LAUNCH, RAY_WORKERS, Launch
 from scalequest.engines.progress import Gates
 from scalequest.engines.stream import Drop, completing, stream
+from scalequest.engines.vllm_engine import check_block_seeds
 from scalequest.questions.text import normalised
 from scalequest.records import Row, model_label, row_seed
 from scalequest.shards import Stage
@@ -46,6 +47,10 @@ class GenerationConfig:
     launch: Launch = option("local", LAUNCH, fingerprint=False)
     ray_workers: int | None = option(None, RAY_WORKERS, fingerprint=False)
     gates: Gates = option(help="rates that end it early", default_factory=Gates, fingerprint=False)
+
+    def __post_init__(self) -> None:
+        if self.seed_scope == "block":
+            check_block_seeds(self.engine)
 
 
 def generate_questions(

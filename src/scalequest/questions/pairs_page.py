@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from scalequest.durable import write
 from scalequest.records import Row, read_rows
 
 NAME = "pairs.html"
@@ -26,23 +27,27 @@ ins{background:#d7f5dc;text-decoration:none} del{background:#fbdcdc}
 
 
 def write_page(folder: Path, seed: int) -> Path:
-    """Write `pairs.html` into a finished stage's folder; which pairs it shows depends on `seed` alone.
+    """Write `pairs.html` into a folder whose rows are in place; which pairs it shows depends on `seed` alone.
 
     Everything that a model or a user wrote is escaped; the page loads nothing.
     """
-    pairs = read_rows(folder)
+    pairs = _all_rows(folder / "data")
     rng = random.Random(seed)
     shown = sorted(rng.sample(range(len(pairs)), min(PAIRS, len(pairs))))
     lines = [_HEAD, "<h1>Preference pairs</h1>", f"<p>{len(shown)} of {len(pairs):,}, drawn at random.</p>"]
     lines += [_pair(pairs[number]) for number in shown]
-    dropped = [row for path in sorted((folder / "dropped").glob("*.parquet")) for row in read_rows(path)]
+    dropped = _all_rows(folder / "dropped")
     for reason in sorted({row["reason"] for row in dropped}):
         rows = [row for row in dropped if row["reason"] == reason]
         lines.append(f"<h2>Dropped: {html.escape(reason)} ({len(rows):,})</h2>")
         lines += [_drop(row) for row in rows[:DROPS]]
     path = folder / NAME
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write(path, ("\n".join(lines) + "\n").encode())
     return path
+
+
+def _all_rows(folder: Path) -> list[Row]:
+    return [row for path in sorted(folder.glob("*.parquet")) for row in read_rows(path)]
 
 
 def _pair(row: Row) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scalequest import pages
+from scalequest.durable import as_json, write
 from scalequest.records import Row
 
 if TYPE_CHECKING:
@@ -20,13 +20,13 @@ _SHOWN = 100  # pairs a page; all of them stand in dropped/, column `matches` or
 def filter_report(
     folder: Path, rows: Sequence[Row], found: TextFindings, receipt: Mapping[str, Any], steps: Sequence[str]
 ) -> None:
-    """Write report.html and report.json into a finished filter stage's folder.
+    """Write report.html and report.json into the folder of a filter stage that is about to finish.
 
     Args:
         folder: the stage's.
         rows: all that came in.
         found: by the steps that need no model.
-        receipt: the finished stage's.
+        receipt: of the stage as it will stand there.
         steps: that ran.
     """
     drops, counts = dict(receipt["dropped"]), receipt.get("counts", {})
@@ -71,8 +71,7 @@ def filter_report(
             pages.section("Difficulty", pages.histogram({"before": before, "after": after}, "difficulty"))
         )
     pages.write_page(folder / "report.html", "Filtered questions", *parts)
-    content = json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
-    (folder / "report.json").write_text(content, encoding="utf-8")
+    write(folder / "report.json", as_json(facts))
 
 
 def _confusion(found: TextFindings) -> list[dict[str, Any]]:

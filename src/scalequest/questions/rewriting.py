@@ -285,10 +285,11 @@ def optimize_questions(
     )
     text = f"Questions (rejected) and their rewrites (chosen) by `{config.rewriter}`, each in one direction."
     card = dataset_card("Preference pairs", text, to_dict(config), stage.samples(8), *COLUMNS[1:4])
-    receipt = stage.finish(rows_in=len(rows), card=card, columns=COLUMNS)
-    if receipt:
+
+    def page(_: Mapping[str, Any]) -> None:
         write_page(stage.output_dir, run.seed)
-    return receipt
+
+    return stage.finish(rows_in=len(rows), card=card, columns=COLUMNS, beside=page)
 
 
 def _fault(pair: Row, rule: LanguageRule) -> str | None:

@@ -55,9 +55,17 @@ def voted(texts: Sequence[str], paper_exact: bool = False) -> bool | None:
 
 
 def judged(texts: Sequence[str], finish_reasons: Sequence[str], rule: SolvabilityRule) -> Row:
-    """Columns of a judged question: the verdict, what the paper's substring rule says, the first reply."""
-    said, first = voted(texts, rule.paper_exact), finish_reasons[0]
-    votes = {"verdicts": [verdict(text, rule.paper_exact) for text in texts]} if len(texts) > 1 else {}
+    """Columns of a judged question: the verdict, what the paper's substring rule says, the first reply.
+
+    A reply that was cut has no vote: a yes or no in half of it is a step on the way. The authors' code counts
+    it, and so does `paper_exact`.
+    """
+    counted = [
+        text if rule.paper_exact or reason == "stop" else ""
+        for text, reason in zip(texts, finish_reasons, strict=True)
+    ]
+    said, first = voted(counted, rule.paper_exact), finish_reasons[0]
+    votes = {"verdicts": [verdict(text, rule.paper_exact) for text in counted]} if len(texts) > 1 else {}
     cut = said is None and all(reason == "length" for reason in finish_reasons)
     return {
         "verdict": said,
@@ -70,7 +78,10 @@ def judged(texts: Sequence[str], finish_reasons: Sequence[str], rule: Solvabilit
 
 def rules_disagree(row: Row) -> bool:
     """Whether the last explicit verdict and the paper's substring rule come to different decisions."""
-    explicit = verdict(row["verdict_text"]) if "verdicts" not in row else row["verdict"]
+    if "verdicts" in row:
+        explicit = row["verdict"]
+    else:  # read again: under `paper_exact` the row's verdict is the substring rule's
+        explicit = verdict(row["verdict_text"]) if row["verdict_finish_reason"] == "stop" else None
     return (explicit is True) != bool(row["verdict_by_substring"])
 
 

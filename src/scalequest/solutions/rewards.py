@@ -9,6 +9,7 @@ bare question, so the chat format should be one without the boxed-answer instruc
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -23,7 +24,7 @@ from scalequest.records import Row, expand, model_label
 from scalequest.shards import Stage
 from scalequest.tracking import Tracker
 
-VERSION = 1  # raise by hand when the same configuration gives other rows
+VERSION = 2  # raise by hand when the same configuration gives other rows
 
 
 @dataclass(frozen=True)
@@ -104,8 +105,9 @@ def score(
 ) -> dict[str, Any]:
     """Score every row and finish the stage; other columns are carried.
 
-    A response that was cut, or cannot be read, has no reward (None). Dropped: `no_reward` (no response has
-    one), `too_long` (a question), and a question's `FormatError`.
+    A response that was cut, or cannot be read, has no reward (None), and neither has one whose score is no
+    finite number, which would win or lose every comparison; the receipt counts those, `not_finite`. Dropped:
+    `no_reward` (no response has one), `too_long` and `no_score` (a question), and a question's `FormatError`.
 
     Args:
         stage: open and unfinished.
@@ -122,6 +124,8 @@ def score(
         The stage's receipt (empty on workers other than 0).
     """
     label = model_label(config.model_name_or_path)
+    of_responses = config.what == "responses"
+    odd: dict[int, int] = {}
 
     def responses(row: Row) -> dict[int, list[int]]:
         """Ids of the responses that can be scored, by their number."""
@@ -137,7 +141,7 @@ def score(
 
     def ask(number: int) -> Sequence[Request] | Drop:
         row = rows[number]
-        if config.what == "responses":
+        if of_responses:
             ids = responses(row)
             requests = [Request(f"{row['id']}/{n}", given, None) for n, given in ids.items()]
             return requests or Drop(row, "no_reward")
@@ -148,22 +152,34 @@ def score(
 
     def settle(number: int, scores: Sequence[Score]) -> Row | Drop:
         row = rows[number]
-        if config.what == "question":
-            value = scores[0].value
-            return (
-                Drop(row, "too_long")
-                if value is None
-                else row | {"difficulty": value, "difficulty_by": label}
-            )
-        rewards: list[float | None] = [None] * len(row["responses"])
-        for one in scores:
-            rewards[int(one.key.rpartition("/")[2])] = one.value
-        if all(reward is None for reward in rewards):
+        finite = [one for one in scores if one.value is not None and math.isfinite(one.value)]
+        odd[number] = sum(one.value is not None for one in scores) - len(finite)
+        if not of_responses:
+            if not finite:
+                return Drop(row, "no_score" if odd[number] else "too_long")
+            return row | {"difficulty": finite[0].value, "difficulty_by": label}
+        if not finite:
             return Drop(row, "no_reward")
+        rewards: list[float | None] = [None] * len(row["responses"])
+        for one in finite:
+            rewards[int(one.key.rpartition("/")[2])] = one.value
         return row | {"rewards": rewards, "reward_model": label}
 
-    stream(stage, len(rows), run.block_size, ask=ask, answer=scoring(scorer), settle=settle, tracker=tracker)
-    shown = ("id", "question", "rewards" if config.what == "responses" else "difficulty")
-    text = f"{'Rewards of the responses' if config.what == 'responses' else 'Difficulty'} by {label}."
+    def counts(numbers: range) -> dict[str, int]:
+        own = {"responses": sum(len(rows[n]["responses"]) for n in numbers)} if of_responses else {}
+        return {"not_finite": sum(odd.pop(n, 0) for n in numbers), **own}
+
+    stream(
+        stage,
+        len(rows),
+        run.block_size,
+        ask=ask,
+        answer=scoring(scorer),
+        settle=settle,
+        counts=counts,
+        tracker=tracker,
+    )
+    shown = ("id", "question", "rewards" if of_responses else "difficulty")
+    text = f"{'Rewards of the responses' if of_responses else 'Difficulty'} by {label}."
     card = dataset_card("Scored rows", text, to_dict(config), stage.samples(4), *shown)
     return stage.finish(rows_in=len(rows), card=card, columns=("id", "question"))

@@ -19,7 +19,7 @@ from scalequest.records import Row, row_seed
 from scalequest.shards import Stage
 from scalequest.tracking import Tracker
 
-VERSION = 2  # raise by hand when the same configuration gives other rows
+VERSION = 3  # raise by hand when the same configuration gives other rows
 COLUMNS = ("id", "query", "response", "answer", "agreement", "reward", "margin", "generator", "solver")
 
 ANSWER_PHRASES = (
@@ -86,7 +86,7 @@ def select(row: Row, config: SelectConfig) -> Row | Drop:
     Dropped: `all_truncated`, `no_answer`, `low_agreement`, `no_correct` (rule correct), `no_reward`,
     `low_reward`, and `no_answer_phrase` where nothing that may be chosen has one.
     """
-    rewards = row.get("rewards") or [None] * len(row["responses"])
+    rewards = [_finite(reward) for reward in row.get("rewards") or [None] * len(row["responses"])]
     samples = zip(row["responses"], row["answers"], rewards, row["finish_reasons"], strict=True)
     complete = [Candidate(*sample) for *sample, reason in samples if reason == "stop"]
     if not complete:
@@ -164,6 +164,11 @@ def _margin(
         return agreement - majority(answers)[1] * len(answers) / samples
     rewards = [other.reward for other in others if other.reward is not None]
     return None if one.reward is None or not rewards else one.reward - max(rewards)
+
+
+def _finite(reward: float | None) -> float | None:
+    """No reward where it is no finite number: no comparison with that says anything."""
+    return reward if reward is not None and math.isfinite(reward) else None
 
 
 def _reward(one: Candidate) -> float:

@@ -15,12 +15,13 @@ from scalequest.engines.base import Completion, EngineConfig, FinishReason, Gene
 from scalequest.engines.launch import LAUNCH, RAY_WORKERS, Launch
 from scalequest.engines.progress import Gates
 from scalequest.engines.stream import Answer, Drop, completing, stream
+from scalequest.engines.vllm_engine import check_block_seeds
 from scalequest.grading import extract, majority
 from scalequest.records import Row, expand, model_label, row_seed
 from scalequest.shards import Stage
 from scalequest.tracking import Tracker
 
-VERSION = 1  # raise by hand when the same configuration gives other rows
+VERSION = 2  # raise by hand when the same configuration gives other rows
 SAMPLE_COLUMNS = ("responses", "answers", "finish_reasons", "tokens")
 COLUMNS = (
     "id",
@@ -68,11 +69,13 @@ class SolveConfig:
     gates: Gates = option(help="rates that end it early", default_factory=Gates, fingerprint=False)
 
     def __post_init__(self) -> None:
-        """Refuse counts that contradict each other."""
+        """Refuse settings that contradict each other."""
         if self.until_agree is not None and not 0 < self.until_agree <= self.max_samples:
             raise ConfigError(f"until_agree: {self.until_agree} is not between 1 and max_samples")
         if self.until_agree is not None and self.max_samples < self.samples:
             raise ConfigError(f"max_samples: {self.max_samples} is less than samples, {self.samples}")
+        if self.seed_scope == "block":
+            check_block_seeds(self.engine)
 
 
 @dataclass(frozen=True)
@@ -240,7 +243,18 @@ def check_reuse(
 
 def asks_model(rows: Sequence[Row], config: SolveConfig) -> bool:
     """Whether any sample is missing; where none is, no engine need be started."""
-    return not config.reuse or any(further(row["answers"], config) for row in rows)
+    return any(further(taken_over(row, config)["answers"], config) for row in rows)
+
+
+def taken_over(row: Row, config: SolveConfig) -> Row:
+    """The samples that a row brings along, answers read as this stage reads them; none without `reuse`."""
+    if not config.reuse:
+        return {key: [] for key in SAMPLE_COLUMNS}
+    keep = None if config.until_agree is not None else config.samples
+    have = {key: row[key][:keep] for key in SAMPLE_COLUMNS}
+    if config.answer_phrase:
+        have["answers"] = read_answers(have["responses"], have["finish_reasons"], phrase=True)
+    return have
 
 
 def solve_questions(
@@ -255,6 +269,8 @@ def solve_questions(
 ) -> dict[str, Any]:
     """Sample solutions of every question and finish the stage; other columns are carried.
 
+    A judge's whole reply is not: it stays in the filter's folder.
+
     `config.samples` of each; with `until_agree` as many rounds of so many as it takes. `agreement` is the
     share of the samples, those without an answer included, that give the most frequent answer.
 
@@ -264,25 +280,16 @@ def solve_questions(
         The stage's receipt (empty on workers other than 0).
     """
     solver = model_label(config.model_name_or_path)
-    if not config.reuse:  # a question row counts its own tokens, in a column of another type
-        rows = [{key: value for key, value in row.items() if key not in SAMPLE_COLUMNS} for row in rows]
+    # A question row counts its own tokens, in a column of another type.
+    left_out = ("verdict_text", *(() if config.reuse else SAMPLE_COLUMNS))
+    rows = [{key: value for key, value in row.items() if key not in left_out} for row in rows]
 
     by_row = config.seed_scope == "row"
-
-    def carried(number: int) -> Row:
-        row = rows[number]
-        if not config.reuse:
-            return {key: [] for key in SAMPLE_COLUMNS}
-        keep = None if config.until_agree is not None else config.samples
-        have = {key: row[key][:keep] for key in SAMPLE_COLUMNS}
-        if config.answer_phrase:
-            have["answers"] = read_answers(have["responses"], have["finish_reasons"], phrase=True)
-        return have
 
     def more(number: int, completions: Sequence[Completion]) -> list[Request]:
         if completions and config.until_agree is None:
             return []
-        answers = carried(number)["answers"]
+        answers = taken_over(rows[number], config)["answers"]
         if completions:
             answers = answers + sampled(completions, format, phrase=config.answer_phrase)["answers"]
         missing = range(len(answers), len(answers) + further(answers, config))
@@ -300,7 +307,7 @@ def solve_questions(
 
     def settle(number: int, replies: Sequence[Sampled]) -> Row | Drop:
         completions = replies[0].completions if replies else ()
-        row, have = rows[number], carried(number)
+        row, have = rows[number], taken_over(rows[number], config)
         new = sampled(completions, format, phrase=config.answer_phrase)
         new |= {key: have[key] + new[key] for key in SAMPLE_COLUMNS}
         new["agreement"] = majority(new["answers"])[1]

@@ -65,7 +65,9 @@ class TrainingData(TrainRunOptions):
     )
     draw: int | None = option(None, "train on this many rows, drawn with `seed` from all of them")
     holdout: int = option(0, "rows drawn with `seed`, kept apart and evaluated at the end")
-    prepare_only: bool = option(False, "tokenise into output_dir and stop; needs no GPU", fingerprint=False)
+    prepare_only: bool = option(
+        False, "tokenise into output_dir and stop; without a GPU give use_cpu, too", fingerprint=False
+    )
     prepare_processes: int = option(1, "processes that tokenise", fingerprint=False)
     sample_every: int = option(
         0,
@@ -168,17 +170,25 @@ class Run:
         made_of += [self.identity["chat_format"], self.identity["model"], self.training_args.seed]
         key = json.dumps(made_of, sort_keys=True)
         folder = self.folder / PREPARED / hashlib.sha256(key.encode()).hexdigest()[:16]
+        failed: list[Exception | None] = [None]
         with self.training_args.main_process_first(local=False, desc="tokenising"):
             if self.main and not (folder / "counts.json").is_file():
-                data.prepare(
-                    folder,
-                    rows() if rows else self.rows(needs),
-                    render,
-                    self.chat,
-                    holdout=self.args.holdout,
-                    seed=self.training_args.seed,
-                    processes=self.args.prepare_processes,
-                )
+                try:
+                    data.prepare(
+                        folder,
+                        rows() if rows else self.rows(needs),
+                        render,
+                        self.chat,
+                        holdout=self.args.holdout,
+                        seed=self.training_args.seed,
+                        processes=self.args.prepare_processes,
+                    )
+                except (ConfigError, StageError) as error:
+                    failed = [error]
+        if self.training_args.world_size > 1:
+            broadcast_object_list(failed, from_process=0)  # or the others would look for what is not there
+        if failed[0] is not None:
+            raise failed[0]
         self.prepared = folder
         self.counts = counts = data.counts_of(folder)
         if self.main:
@@ -316,11 +326,13 @@ class Run:
         for folder in filter(None, (self.folder, adapter)):
             (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; config.yaml holds the same
         if not self.scorer:
-            GenerationConfig(
+            generation = GenerationConfig(
                 bos_token_id=self.chat.bos_id,
                 eos_token_id=list(stop_ids),
                 pad_token_id=self.tokenizer.pad_token_id,
-            ).save_pretrained(self.folder)
+            )
+            for folder in filter(None, (self.folder, adapter)):
+                generation.save_pretrained(folder)
         check_model(self.folder, self.chat.question_prefix_ids, self.scorer)
         counts = self.counts
         dropped = {**counts.dropped, **({"held_out": counts.holdout} if counts.holdout else {})}
@@ -380,6 +392,7 @@ def begin(
     publishes, training_args.push_to_hub = training_args.push_to_hub, False  # once, when all is finished
     if publishes:
         check_publishing(training_args)
+    check_settings(training_args, model_args)
     if training_args.device.type == "cpu":
         keep_memory()
     main = training_args.process_index == 0
@@ -434,6 +447,31 @@ def begin(
     )
 
 
+def check_settings(args: Any, model_args: Any) -> None:
+    """Refuse settings that would do something else than they say; warn of weights too coarse to learn.
+
+    Raises:
+        ConfigError: one process sees several GPUs, or a checkpoint is named.
+    """
+    if args.n_gpu > 1:
+        raise ConfigError(
+            f"one process sees {args.n_gpu} GPUs: start with `accelerate launch --config_file "
+            "accelerate_configs/…`, or choose one with CUDA_VISIBLE_DEVICES"
+        )
+    if args.resume_from_checkpoint:
+        raise ConfigError(
+            "resume_from_checkpoint: a run goes on from its own last whole checkpoint; leave it out, and to "
+            "train a checkpoint further name it as model_name_or_path"
+        )
+    coarse = model_args.dtype in ("bfloat16", "float16") and not model_args.use_peft
+    if coarse and getattr(args, "deepspeed_plugin", None) is None and args.process_index == 0:
+        log.warning(
+            "dtype %s: without DeepSpeed, which keeps float32 weights beside them, most updates at small "
+            "learning rates round to nothing; set dtype: float32 (and bf16: true)",
+            model_args.dtype,
+        )
+
+
 def memory_check(run: Run) -> str:
     """Say, before anything is loaded, whether a process's memory will do, and what to change where not."""
     args = run.training_args
@@ -483,7 +521,9 @@ class _Report(TrainerCallback):
             "loss",
             "eval_loss",
             "train_loss",
+            "grad_norm",
             "learning_rate",
+            "rewards/margins",
             "rewards/accuracies",
             "eval_rewards/accuracies",
         ):

@@ -223,11 +223,23 @@ def _try(row: Row, render: Render, chat: BoundFormat) -> Ids | str:
 
 
 def _rendered(rows: Iterable[Row], render: Render, chat: BoundFormat, processes: int) -> Iterator[Ids | str]:
-    one = partial(_try, render=render, chat=chat)
     if processes <= 1:
-        yield from map(one, rows)
+        yield from map(partial(_try, render=render, chat=chat), rows)
         return
     from multiprocessing import get_context
 
-    with get_context("spawn").Pool(processes) as pool:  # fork is unsafe once torch has threads
-        yield from pool.imap(one, rows, chunksize=512)
+    # Fork is unsafe once torch has threads; the tokenizer travels once a process, not with every chunk.
+    with get_context("spawn").Pool(processes, _take, (render, chat)) as pool:
+        yield from pool.imap(_try_taken, rows, chunksize=512)
+
+
+_taken: tuple[Render, BoundFormat]  # of a process of `_rendered`
+
+
+def _take(render: Render, chat: BoundFormat) -> None:
+    global _taken
+    _taken = render, chat
+
+
+def _try_taken(row: Row) -> Ids | str:
+    return _try(row, *_taken)

@@ -48,6 +48,8 @@ def self_loading(trainer: type[T], run: Run, train: Any, holdout: Any) -> T:
         "quantization_config": get_quantization_config(model_args),
         "peft_config": get_peft_config(model_args),
     }
+    if run.scorer and options["peft_config"] is not None:
+        options["peft_config"].task_type = "SEQ_CLS"  # whose head is trained whole and saved
     with plain_head(args.device.type == "cpu"):
         made: Any = trainer(**options)
     run.chat = prepare_tokenizer_and_model(made.model, run.tokenizer, run.format)

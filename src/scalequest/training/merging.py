@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from scalequest.training.saving import check_model, merge_adapter
 
 FSDP_SHARDS = "pytorch_model_fsdp_0"  # as accelerate calls them
 DEEPSPEED_LATEST = "latest"
+GENERATION = "generation_config.json"
 
 
 @dataclass(frozen=True)
@@ -54,10 +56,13 @@ def merge(config: MergeConfig) -> Path:
     if config.adapter is not None:
         adapter = Path(config.adapter)
         base = config.model_name_or_path or base_of(adapter)
-        tokenizer = load_tokenizer(base)
+        # Its own, where it has one: the base's may stop elsewhere.
+        tokenizer = load_tokenizer(str(adapter) if (adapter / "tokenizer_config.json").is_file() else base)
         prepared = (tokenizer, load_format(config.chat_format)) if config.chat_format else None
         dtype = getattr(torch, config.dtype)
         merge_adapter(base, adapter, folder, dtype=dtype, prepared=prepared, scorer=config.scorer)
+        if (adapter / GENERATION).is_file():
+            shutil.copyfile(adapter / GENERATION, folder / GENERATION)
     else:
         checkpoint = Path(config.checkpoint or "")
         source = config.model_name_or_path

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import shutil
 import signal
 import threading
@@ -71,7 +72,9 @@ class Guard(TrainerCallback):
     """Ends training on all ranks together, where a loss is no number or a rank was told to stop.
 
     Before each optimizer step the ranks tell each other, in one small reduction, so that none of them waits
-    for one that has left. With a loss that is no number no weight is changed, and nothing is saved.
+    for one that has left. With a loss or a gradient that is no finite number nothing is saved any more, and
+    no weight is changed, but under DeepSpeed, which steps before anyone can look. In fp16 only the loss
+    counts: there, a gradient that is too large only lowers the scale.
 
     Attributes:
         stopped: whether the run was told to stop, and has saved.
@@ -83,7 +86,7 @@ class Guard(TrainerCallback):
         self._told = False
         self._bad: tuple[Any, dict[str, Any]] | None = None
         self._last = self._bad
-        step = trainer.training_step
+        step, norm_of = trainer.training_step, trainer._get_grad_norm
 
         def watched(model: Any, inputs: dict[str, Any], *more: Any, **named: Any) -> Any:
             loss = step(model, inputs, *more, **named)
@@ -92,7 +95,13 @@ class Guard(TrainerCallback):
                 self._bad = self._last
             return loss
 
-        trainer.training_step = watched
+        def measured(*more: Any, **named: Any) -> Any:
+            norm = norm_of(*more, **named)
+            if self._bad is None and not trainer.args.fp16 and not is_sound(norm):
+                self._bad = self._last
+            return norm
+
+        trainer.training_step, trainer._get_grad_norm = watched, measured
         trainer.args.logging_nan_inf_filter = False  # it would put an average in the place of such a loss
         trainer.add_callback(self)
         self._before: Any = None
@@ -111,14 +120,12 @@ class Guard(TrainerCallback):
     def _tell(self, number: int, frame: Any) -> None:
         self._told = True  # nothing else: a handler may interrupt anything
 
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        """Agree; stop where any rank's loss was no number, or its gradient is none.
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Agree; stop where any rank's loss or gradient was no finite number.
 
         Raises:
             StageError: naming the step and where the batch is kept.
         """
-        if self._bad is None and not gradient_is_finite(model):
-            self._bad = self._last
         flags = torch.tensor([self._bad is not None, self._told], dtype=torch.int32, device=args.device)
         if args.world_size > 1:
             torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
@@ -156,17 +163,9 @@ class Guard(TrainerCallback):
         (folder / f"step-{step}-rank-{rank}.json").write_text(json.dumps(said, ensure_ascii=False, indent=1))
 
 
-def gradient_is_finite(model: Any) -> bool:
-    """Look at the smallest gradient: clipping has multiplied all of them by one number, which tells.
-
-    True where there is none to look at, as under DeepSpeed, which keeps its own.
-    """
-    gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
-    if not gradients:
-        return True
-    smallest = min(gradients, key=lambda gradient: gradient.numel())
-    here = smallest.to_local() if hasattr(smallest, "to_local") else smallest  # FSDP's, in pieces
-    return bool(torch.isfinite(here).all())
+def is_sound(norm: Any) -> bool:
+    """Whether a gradient of this norm can be learnt from; DeepSpeed says -1 where it is no finite number."""
+    return norm is None or (math.isfinite(norm) and float(norm) >= 0)
 
 
 def whole_checkpoint(folder: Path, fingerprint: str, clean: bool) -> Path | None:

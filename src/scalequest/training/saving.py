@@ -19,7 +19,10 @@ from scalequest.shards import StageError
 if TYPE_CHECKING:
     from scalequest.training.context import Run
 
-NOT_PUBLISHED = ("checkpoint-*", "prepared", "wandb", "not_finite", "metrics.jsonl", ".*")
+NOT_PUBLISHED = (
+    # Patterns of the whole path, as the hub reads them.
+    "checkpoint-*", "prepared/*", "wandb/*", "not_finite/*", "metrics.jsonl", "stopped.json", ".*"
+)  # fmt: skip
 
 
 def check_model(folder: Path, prompt_ids: Sequence[int], scorer: bool = False) -> None:

@@ -1,0 +1,49 @@
+"""What is written for people to copy: commands, links, pins."""
+
+from __future__ import annotations
+
+import configparser
+import re
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[1]
+PAGES = [
+    *ROOT.glob("*.md"),
+    *(path for part in ("bench", "docs", "eval", "recipes") for path in ROOT.glob(f"{part}/**/*.md")),
+]
+SCRIPTS = [path for part in ("recipes", "eval", "bench", "slurm") for path in ROOT.glob(f"{part}/*.py")]
+
+
+@pytest.mark.parametrize("path", [*SCRIPTS, *PAGES], ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_command_of_several_lines_can_be_pasted(path: Path) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for before, line in pairwise(lines):
+        # The lines of a list of options, unlike those of one command, follow an empty one or each other.
+        if re.match(r"\s+--\w", line) and re.search(r"(python|accelerate|\.py) ", before):
+            assert before.endswith("\\"), f"{before}\n{line}"
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", path.read_text(encoding="utf-8")):
+        assert (path.parent / target).exists(), target
+
+
+def test_the_pins_for_gpus_are_within_our_bounds() -> None:
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    wanted = [
+        *setup["options"]["install_requires"].split("\n"),
+        *setup["options.extras_require"]["vllm"].split("\n"),
+    ]
+    bounds = {Requirement(line).name: Requirement(line).specifier for line in wanted if line.strip()}
+    text = (ROOT / "requirements/gpu.txt").read_text(encoding="utf-8")
+    for name, version in re.findall(r"^([\w.-]+)==(\S+)$", text, re.MULTILINE):
+        if name in bounds:
+            assert version in bounds[name], f"{name} {version} is outside {bounds[name]}"
+    command = next(line for line in text.splitlines() if "pip install" in line)
+    assert "--no-deps" not in command, "what is not pinned would be missing"
