@@ -16,6 +16,8 @@ turn, round after round, and the table gives the median of the ratios within a r
 - bare loop: plain PyTorch over the very batches of ours; what Trainer, TRL and we cost on top.
 - TRL padded: stock SFTTrainer, batches of 16 at random; grouped: by length; cut: packed by cutting anywhere.
 
+Gradients are checkpointed on all sides: 16 rows padded to 1,000 tokens need more than 24 GiB without.
+
 Preparation: question-answer rows to ids and packed sequences, one process each, in processes of their own for
 their peak memory: ours (`training/data.py`, then TRL's packing) and TRL's own from the same texts.
 """
@@ -60,7 +62,7 @@ class Side:
 
 
 def rows_of(kind: str, limit: int | None) -> list[dict[str, Any]]:
-    """GSM8K and MATH questions, or the published question-answer samples (repeated for a small set)."""
+    """GSM8K and MATH questions, or the published question-answer samples."""
     from scalequest.records import read_inputs
 
     if kind == "pairs":
@@ -145,14 +147,16 @@ def useful(batch: dict[str, Any]) -> int:
 
 
 def as_side(name: str, trainer: Any) -> Side:
-    """A trainer's own batches, and its own step."""
+    """A trainer's own batches, and its own step; what `train()` would set up before them is set up here."""
     trainer.create_optimizer_and_scheduler(num_training_steps=10_000)
-    trainer.model.train()
+    trainer.model.gradient_checkpointing_enable({"use_reentrant": False})
+    model = trainer.accelerator.prepare_model(trainer.model)  # autocast is its forward's
+    model.train()
     loader = trainer.get_train_dataloader()
 
     def forward(batch: dict[str, Any]) -> Any:
         items = (batch["labels"] != -100).sum()
-        return trainer.training_step(trainer.model, batch, num_items_in_batch=items)
+        return trainer.training_step(model, batch, num_items_in_batch=items)
 
     def step() -> None:
         trainer.accelerator.clip_grad_norm_(trainer.model.parameters(), 1.0)
