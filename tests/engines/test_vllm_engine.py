@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from scalequest.config import ConfigError
-from scalequest.engines import EngineConfig
+from scalequest.engines import Block, EngineConfig, Request
 from scalequest.engines.launch import has_gpu
-from scalequest.engines.vllm_engine import engine_arguments, import_vllm, seed_draws
+from scalequest.engines.vllm_engine import engine_arguments, import_vllm, keep_full, seed_draws
+from scalequest.engines.vllm_scorer import VllmScorer
 from scalequest.questions.generation import GenerationConfig
 from scalequest.solutions.solving import SolveConfig
 
@@ -82,3 +84,76 @@ def test_a_seed_a_block_does_not_reach_several_processes() -> None:
             config(**given, **more, engine=two, seed_scope="block")
         config(**given, **more, engine=two)
         config(**given, **more, seed_scope="block")
+
+
+class StubEngine:
+    """Finishes one request a step; `waiting` is how many it had at each."""
+
+    vllm_config = SimpleNamespace(scheduler_config=SimpleNamespace(max_num_seqs=2))
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.waiting: list[int] = []
+
+    def step(self) -> list[Any]:
+        self.waiting.append(len(self.names))
+        return [SimpleNamespace(request_id=self.names.pop(0), said="done")]
+
+    def abort_request(self, names: list[str]) -> None:
+        assert names == self.names
+        self.names.clear()
+
+
+def test_the_engine_is_never_drained_between_two_blocks() -> None:
+    engine = StubEngine()
+    work = [
+        Block(index, [Request(f"{index}/{n}", [n], None) for n in range(size)])
+        for index, size in enumerate((3, 0, 5, 1, 6))
+    ]
+
+    def ask(name: str, request: Request) -> bool:
+        if request.key in ("2/0", "3/0"):  # the whole of block 3 is not asked
+            return False
+        engine.names.append(name)
+        return True
+
+    made = {
+        block.index: results
+        for block, results in keep_full(engine, work, ask, lambda one, output: f"{one.key} {output.said}")
+    }
+    assert made == {
+        block.index: [None if one.key in ("2/0", "3/0") else f"{one.key} done" for one in block.requests]
+        for block in work
+    }
+    assert engine.waiting == [4] * 10 + [3, 2, 1]
+    # one that is left early takes back what it has asked
+    for _ in keep_full(engine, work, ask, lambda *_: ""):
+        break
+    assert engine.names == []
+
+
+def test_scores_are_made_in_steps_as_large_as_those_of_generation(
+    tiny_llama: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Left alone, vLLM takes a bare engine for a server's, and on GPUs its steps have 2,048 tokens."""
+    from vllm import LLMEngine
+    from vllm.usage.usage_lib import UsageContext
+
+    class Seen(Exception):
+        pass
+
+    def started(arguments: Any, usage_context: Any = None) -> None:
+        raise Seen(usage_context)
+
+    monkeypatch.setattr(LLMEngine, "from_engine_args", started)
+    with pytest.raises(Seen) as seen:
+        VllmScorer(tiny_llama, EngineConfig())
+    assert seen.value.args == (UsageContext.LLM_CLASS,)
+
+
+def test_processes_of_one_model_are_not_forked_beside_the_trackers_threads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("VLLM_WORKER_MULTIPROC_METHOD", raising=False)
+    import_vllm()
+    assert os.environ["VLLM_WORKER_MULTIPROC_METHOD"] == "spawn"

@@ -44,7 +44,7 @@ class Scorer(Protocol):
     context: int  # most tokens that it takes
 
     def score(self, blocks: Iterable[Block]) -> Iterator[tuple[Block, list[Score]]]:
-        """Score every request of every block; blocks are taken lazily and come back in order.
+        """Score every request of every block; blocks are taken lazily and may come back in another order.
 
         Request seeds are not looked at. An id outside the vocabulary is a `ConfigError`.
         """

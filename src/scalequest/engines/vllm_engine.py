@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import gc
+import itertools
 import json
 import logging
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from scalequest.config import ConfigError
 from scalequest.engines.base import (
@@ -29,7 +30,10 @@ from scalequest.engines.launch import has_gpu
 
 GIB = 1 << 30
 _OURS = ("model", "revision", "seed", *(item.name for item in dataclasses.fields(EngineConfig)))
+_NAMES = itertools.count()  # of requests: no engine is given one twice
 _CPU_BLOCK = 128  # tokens a block of the key-value cache on CPU, vLLM's default there
+
+T = TypeVar("T")
 
 
 def import_vllm() -> Any:
@@ -42,6 +46,8 @@ def import_vllm() -> Any:
     settings = {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_NO_USAGE_STATS": "1",
+        # Of tensor parallelism: the tracker's threads run already, and a fork of their locks may hang.
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
         # Its ten warnings at every start on CPU are about what is meant here, or what nobody can change.
         "VLLM_LOGGING_LEVEL": "ERROR" if cpu else "WARNING",
     }
@@ -144,12 +150,61 @@ def _checked(extra: dict[str, Any]) -> dict[str, Any]:
 
 
 @dataclass
-class _Open:
-    """A block some of whose requests are in flight."""
+class _Open(Generic[T]):
+    """A block that has been taken; `missing` of its requests have no result yet."""
 
     block: Block
-    completions: list[Completion | None]
+    results: list[T | None]
     missing: int
+
+
+def keep_full(
+    engine: Any,
+    blocks: Iterable[Block],
+    ask: Callable[[str, Request], bool],
+    read: Callable[[Request, Any], T],
+) -> Iterator[tuple[Block, list[T | None]]]:
+    """Step an engine that always has requests waiting, and yield each block once its last one is done.
+
+    Args:
+        engine: vLLM's, with nothing in flight.
+        blocks: taken lazily, and while others are in flight: the engine is never drained between two.
+        ask: adds a request to the engine under a name; False where it does not, for a result of None.
+        read: a request and what the engine gave for it to its result.
+    """
+    # Enough waiting that a finished request is replaced within the step, few enough to stay lazy.
+    most = 2 * engine.vllm_config.scheduler_config.max_num_seqs
+    in_flight: dict[str, tuple[_Open[T], int]] = {}
+
+    def pulled() -> Iterator[tuple[_Open[T], int]]:
+        for block in blocks:
+            opened: _Open[T] = _Open(block, [None] * len(block.requests), len(block.requests))
+            for position in range(len(block.requests) or 1):
+                yield opened, position
+
+    waiting = pulled()
+    try:
+        while True:
+            while len(in_flight) < most and (item := next(waiting, None)) is not None:
+                opened, position = item
+                name = str(next(_NAMES))
+                if opened.block.requests and ask(name, opened.block.requests[position]):
+                    in_flight[name] = item
+                    continue
+                opened.missing -= 1
+                if opened.missing <= 0:
+                    yield opened.block, opened.results
+            if not in_flight:
+                return
+            for output in engine.step():
+                opened, position = in_flight.pop(output.request_id)
+                opened.results[position] = read(opened.block.requests[position], output)
+                opened.missing -= 1
+                if not opened.missing:
+                    yield opened.block, opened.results
+    finally:
+        if in_flight:
+            engine.abort_request(list(in_flight))
 
 
 class VllmGenerator:
@@ -174,9 +229,6 @@ class VllmGenerator:
         settings = self.llm.llm_engine.vllm_config
         self.context: int = settings.model_config.max_model_len
         self._vocabulary: int = settings.model_config.get_vocab_size()
-        # Enough waiting that a finished request is replaced within the step, few enough to stay lazy.
-        self._in_flight: int = 2 * settings.scheduler_config.max_num_seqs
-        self._asked = 0
         self._adapter: Any = None
         if adapter_base(model) is not None:
             from vllm.lora.request import LoRARequest
@@ -196,7 +248,6 @@ class VllmGenerator:
         from vllm.sampling_params import RequestOutputKind
 
         engine = self.llm.llm_engine
-        in_flight: dict[str, tuple[_Open, int]] = {}
         shared = {
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
@@ -208,42 +259,21 @@ class VllmGenerator:
             "skip_clone": True,  # made for one request, so it need not be copied deeply
         }
 
-        def pulled() -> Iterator[tuple[_Open, int, Request] | _Open]:
+        def seeded() -> Iterator[Block]:
             for block in blocks:
                 if block.seed is not None:
                     seed_draws(block.seed)
-                opened = _Open(block, [None] * len(block.requests), len(block.requests))
-                if not block.requests:
-                    yield opened
-                for position, request in enumerate(block.requests):
-                    yield opened, position, request
+                yield block
 
-        waiting = pulled()
-        try:
-            while True:
-                while len(in_flight) < self._in_flight and (item := next(waiting, None)) is not None:
-                    if isinstance(item, _Open):
-                        yield item.block, []
-                        continue
-                    opened, position, request = item
-                    check_request(request, sampling, context=self.context, vocabulary=self._vocabulary)
-                    self._asked += 1
-                    name = str(self._asked)
-                    params = SamplingParams(seed=request.seed if sampling.temperature else None, **shared)
-                    prompt = tokens_input(list(request.prompt_ids))
-                    engine.add_request(name, prompt, params, lora_request=self._adapter)
-                    in_flight[name] = opened, position
-                if not in_flight:
-                    return
-                for output in engine.step():
-                    opened, position = in_flight.pop(output.request_id)
-                    opened.completions[position] = _completion(opened.block.requests[position], output)
-                    opened.missing -= 1
-                    if not opened.missing:
-                        yield opened.block, [done for done in opened.completions if done is not None]
-        finally:
-            if in_flight:
-                engine.abort_request(list(in_flight))
+        def ask(name: str, request: Request) -> bool:
+            check_request(request, sampling, context=self.context, vocabulary=self._vocabulary)
+            params = SamplingParams(seed=request.seed if sampling.temperature else None, **shared)
+            prompt = tokens_input(list(request.prompt_ids))
+            engine.add_request(name, prompt, params, lora_request=self._adapter)
+            return True
+
+        for block, completions in keep_full(engine, seeded(), ask, _completion):
+            yield block, [done for done in completions if done is not None]
 
     def __enter__(self) -> VllmGenerator:
         return self

@@ -9,9 +9,9 @@ from types import TracebackType
 from typing import Any
 
 from scalequest.config import ConfigError
-from scalequest.engines.base import Block, EngineConfig
+from scalequest.engines.base import Block, EngineConfig, Request
 from scalequest.engines.scoring import Score, check_ids
-from scalequest.engines.vllm_engine import engine_arguments, import_vllm
+from scalequest.engines.vllm_engine import engine_arguments, import_vllm, keep_full
 
 
 def unsupported(model: str, config: EngineConfig, revision: str | None) -> str:
@@ -43,20 +43,22 @@ class VllmScorer:
             ConfigError: an argument in `config.extra` is wrong, or the model gives no scores.
         """
         vllm = import_vllm()
+        from vllm.usage.usage_lib import UsageContext
+
         self.version: str = vllm.__version__
         arguments = engine_arguments(model, config, revision=revision, seed=0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             self.engine: Any = vllm.LLMEngine.from_engine_args(
-                vllm.EngineArgs(**arguments, runner="pooling", disable_log_stats=True)
+                vllm.EngineArgs(**arguments, runner="pooling", disable_log_stats=True),
+                # as `vllm.LLM` says: on GPUs it stands for steps of 8,192 tokens and more, instead of 2,048
+                usage_context=UsageContext.LLM_CLASS,
             )
         tasks = self.engine.get_supported_tasks()
         settings = self.engine.vllm_config
         self.context: int = settings.model_config.max_model_len
         self._vocabulary: int = settings.model_config.get_vocab_size()
-        self._in_flight: int = 2 * settings.scheduler_config.max_num_seqs
         self._task = next((task for task in ("classify", "token_classify") if task in tasks), None)
-        self._asked = 0
         if self._task is None:
             raise ConfigError(f"{model}: vllm gives no scores with it, it offers {', '.join(tasks)}")
 
@@ -65,36 +67,17 @@ class VllmScorer:
         from vllm import PoolingParams
         from vllm.inputs import tokens_input
 
-        for block in blocks:
-            values: dict[int, float] = {}
-            in_flight: dict[str, int] = {}
-            waiting = enumerate(block.requests)
-            try:
-                while True:
-                    while len(in_flight) < self._in_flight and (item := next(waiting, None)) is not None:
-                        place, request = item
-                        check_ids(request, self._vocabulary)
-                        if len(request.prompt_ids) > self.context:
-                            continue
-                        self._asked += 1
-                        params = PoolingParams(task=self._task, use_activation=False)
-                        name = str(self._asked)
-                        self.engine.add_request(name, tokens_input(list(request.prompt_ids)), params)
-                        in_flight[name] = place
-                    if not in_flight:
-                        break
-                    for output in self.engine.step():
-                        values[in_flight.pop(output.request_id)] = _value(output)
-            finally:
-                if in_flight:
-                    self.engine.abort_request(list(in_flight))
-            yield (
-                block,
-                [
-                    Score(request.key, values.get(place), len(request.prompt_ids))
-                    for place, request in enumerate(block.requests)
-                ],
-            )
+        def ask(name: str, request: Request) -> bool:
+            check_ids(request, self._vocabulary)
+            if len(request.prompt_ids) > self.context:
+                return False
+            params = PoolingParams(task=self._task, use_activation=False)
+            self.engine.add_request(name, tokens_input(list(request.prompt_ids)), params)
+            return True
+
+        for block, values in keep_full(self.engine, blocks, ask, _value):
+            scored = zip(block.requests, values, strict=True)
+            yield block, [Score(request.key, value, len(request.prompt_ids)) for request, value in scored]
 
     def __enter__(self) -> VllmScorer:
         return self
@@ -108,7 +91,7 @@ class VllmScorer:
         gc.collect()
 
 
-def _value(output: Any) -> float:
+def _value(_: Request, output: Any) -> float:
     """The one number at the last token: data is [1], or [tokens, 1] for models that score every token."""
     data = output.outputs.data
     last = data if data.dim() <= 1 else data[-1]
