@@ -57,7 +57,7 @@ def main(run: RunOptions, config: ScoreConfig) -> None:
 
     # 3. Score block by block
     needed = ("question", "responses", "finish_reasons") if config.what == "responses" else ("question",)
-    rows = read_inputs(config.input, *needed, columns=config.columns, limit=run.limit)
+    rows = read_inputs(config.input, *needed, columns=config.columns, limit=run.limit, without=())
     register()
     tokenizer = load_tokenizer(config.tokenizer or model, None if config.tokenizer else revision)
     chat = bind(chat_format, tokenizer) if config.chat_format else None

@@ -39,6 +39,7 @@ from scalequest.solutions.solving import (
     SolveConfig,
     asks_model,
     check_reuse,
+    left_out,
     solve_questions,
 )
 from scalequest.stages import begin, explained, tracked
@@ -82,7 +83,8 @@ def main(run: RunOptions, config: SolveConfig) -> None:
 
     # 3. Sample each question n times, every sample with its own seed
     needed = ("question", *(SAMPLE_COLUMNS if config.reuse else ()))
-    rows = read_inputs(config.input, *needed, columns=config.columns, limit=run.limit)
+    without = left_out(config)
+    rows = read_inputs(config.input, *needed, columns=config.columns, limit=run.limit, without=without)
     chat = bind(chat_format, load_tokenizer(model, revision))
     with ExitStack() as stack:
         tracker = stack.enter_context(tracked(stage, run, config, worker=index))

@@ -183,3 +183,18 @@ def test_inputs_of_a_stage_are_read_one_after_the_other(tmp_path: Path) -> None:
         read_inputs([str(one), str(two)], "question", columns=columns)
     with pytest.raises(ConfigError, match="no 'question'"):
         read_inputs([str(one)], "question")
+    two.write_text('{"question": 5}\n')
+    with pytest.raises(ConfigError, match=r"two.jsonl: row 1: 'question' is no text: 5"):
+        read_inputs([str(two)], "question")
+
+
+def test_a_column_of_two_types_is_found_before_the_stage_has_run(tmp_path: Path) -> None:
+    one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
+    one.write_text("".join(f'{{"id": {n}, "question": "q", "level": {n}, "old": 1}}\n' for n in range(1500)))
+    two.write_text('{"id": "x", "question": "q", "level": 2.5, "old": [1]}\n')
+    rows = read_inputs([str(one), str(two)], "question", without=("old",))
+    assert [row["id"] for row in rows[-2:]] == ["1499", "x"], "numbers and names are one column"
+    assert all("old" not in row for row in rows)
+    with pytest.raises(ConfigError, match=r"two\.jsonl: column 'old' holds values of two types"):
+        read_inputs([str(one), str(two)], "question", without=())
+    assert len(read_inputs([str(one), str(two)], "question")) == 1501, "it does not matter where none goes on"

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from scalequest.config import ConfigError
 from scalequest.durable import StageError, sync
-from scalequest.records import Row
+from scalequest.records import ColumnTypes, Row
 
 ROWS_PER_GROUP = 1_000  # of a parquet file: what merging holds in memory
 ROWS_PER_FILE = 100_000
@@ -42,7 +43,7 @@ class Tally:
         self.kept = 0
         self.dropped: dict[str, int] = {}
         self.counts: dict[str, int | float] = {}
-        self.kept_types, self.dropped_types = _Types(), _Types()
+        self.kept_types, self.dropped_types = ColumnTypes(), ColumnTypes()
 
     def add(self, path: Path) -> None:
         """Count one part.
@@ -58,28 +59,11 @@ class Tally:
             self.dropped[row["reason"]] = self.dropped.get(row["reason"], 0) + 1
         for key, value in head["counts"].items():
             self.counts[key] = self.counts.get(key, 0) + value
-        self.kept_types.add(kept, path)
-        self.dropped_types.add(dropped, path)
-
-
-class _Types:
-    """The type of each column over all rows seen, in order of first appearance."""
-
-    def __init__(self) -> None:
-        self.types: dict[str, Any] = {}
-
-    def add(self, rows: Sequence[Row], path: Path) -> None:
-        import pyarrow as pa
-
-        names = dict.fromkeys(name for row in rows for name in row)
-        for name in names:
-            try:
-                seen = pa.array([row.get(name) for row in rows]).type
-                old = self.types.get(name, pa.null())
-                both = [pa.schema([(name, old)]), pa.schema([(name, seen)])]
-                self.types[name] = pa.unify_schemas(both, promote_options="permissive").field(name).type
-            except (pa.ArrowException, OverflowError) as error:
-                raise StageError(f"{path}: column '{name}' holds values of two types: {error}") from None
+        try:
+            self.kept_types.add(kept, path)
+            self.dropped_types.add(dropped, path)
+        except ConfigError as error:
+            raise StageError(str(error)) from None
 
 
 def _settled(kind: Any) -> Any:

@@ -9,7 +9,7 @@ import logging
 import os
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -34,6 +34,7 @@ _NOT_THE_MODEL = {
     "train_results.json",
 }
 _MEBIBYTE = 1 << 20
+_AT_ONCE = 1_000  # rows whose types are looked at together
 
 
 def read_rows(
@@ -183,7 +184,11 @@ def _hub_rows(source: str) -> Iterator[Row]:
 
 
 def read_inputs(
-    sources: Sequence[str], *keys: str, columns: Mapping[str, str] | None = None, limit: int | None = None
+    sources: Sequence[str],
+    *keys: str,
+    columns: Mapping[str, str] | None = None,
+    limit: int | None = None,
+    without: Collection[str] | None = None,
 ) -> list[Row]:
     """Read several sources one after the other as the input of a data stage.
 
@@ -193,27 +198,65 @@ def read_inputs(
         columns: our names to theirs; a row without theirs must have ours, so that GSM8K's `question` and
             MATH's `problem` can be read in one run.
         limit: only the first so many, over all sources.
+        without: columns that are not kept, where all others go on into the stage's data. There each has one
+            type, which is checked here: else it would be found after days, in a stage that cannot finish.
 
     Raises:
-        ConfigError: a row lacks a column, or two rows have one id.
+        ConfigError: a row lacks a column, a question is no text, two rows have one id, or a column that goes
+            on has two types.
     """
     rows: list[Row] = []
     seen: set[str] = set()
+    types = ColumnTypes()
     for source in sources:
-        name = Path(source).name.partition(".")[0]
+        name, before = Path(source).name.partition(".")[0], len(rows)
         for index, row in enumerate(read_rows(source, limit=limit and limit - len(rows))):
             for ours, theirs in (columns or {}).items():
                 if theirs in row:
                     row[ours] = row.pop(theirs)
             require(row, *keys, source=source, index=index)
+            if not isinstance(row.get("question", ""), str):
+                raise ConfigError(f"{source}: row {index + 1}: 'question' is no text: {row['question']!r}")
             row = {"id": f"{name}-{index:08d}", **row}
+            row["id"] = str(row["id"])  # numbers in one source and names in another are one column
             if row["id"] in seen:
                 raise ConfigError(f"{source}: row {index + 1}: another row has the id '{row['id']}' too")
             seen.add(row["id"])
+            for column in without or ():
+                row.pop(column, None)
             rows.append(row)
+        if without is not None:
+            for start in range(before, len(rows), _AT_ONCE):
+                types.add(rows[start : start + _AT_ONCE], source)
         if len(rows) == limit:
             break
     return rows
+
+
+class ColumnTypes:
+    """The type of each column over all rows seen, in order of first appearance."""
+
+    def __init__(self) -> None:
+        """Have seen none."""
+        self.types: dict[str, Any] = {}
+
+    def add(self, rows: Sequence[Row], source: str | Path) -> None:
+        """Look at rows.
+
+        Raises:
+            ConfigError: a column holds values of two types.
+        """
+        import pyarrow as pa
+
+        names = dict.fromkeys(name for row in rows for name in row)
+        for name in names:
+            try:
+                seen = pa.array([row.get(name) for row in rows]).type
+                old = self.types.get(name, pa.null())
+                both = [pa.schema([(name, old)]), pa.schema([(name, seen)])]
+                self.types[name] = pa.unify_schemas(both, promote_options="permissive").field(name).type
+            except (pa.ArrowException, OverflowError) as error:
+                raise ConfigError(f"{source}: column '{name}' holds values of two types: {error}") from None
 
 
 def require(row: Mapping[str, Any], *keys: str, source: str | Path, index: int) -> None:

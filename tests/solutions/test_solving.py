@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,15 @@ from scalequest.chat import load_format
 from scalequest.config import ConfigError, RunOptions, to_dict
 from scalequest.engines.base import Sampling
 from scalequest.grading import majority
-from scalequest.solutions.solving import SolveConfig, asks_model, check_reuse, read_answers, solve_questions
+from scalequest.records import read_inputs
+from scalequest.solutions.solving import (
+    SolveConfig,
+    asks_model,
+    check_reuse,
+    left_out,
+    read_answers,
+    solve_questions,
+)
 from scalequest.stages import begin
 from stage_support import dropped, kept, opened
 from tiny_model import stories
@@ -24,6 +33,9 @@ def solve(folder: Path, rows: list[dict[str, Any]], generator: Any, chat: Any, *
     given = {"input": ["x"], "model_name_or_path": "some/solver", "chat_format": "tinymath", "samples": 3}
     config = SolveConfig(**{**given, "sampling": SAMPLING, **more})
     stage = opened("solve_questions", run, config)
+    source = folder.with_name(f"{folder.name}-input.jsonl")
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rows = read_inputs([str(source)], "question", without=left_out(config))
     return solve_questions(stage, rows, generator, chat, config, run)
 
 

@@ -241,6 +241,12 @@ def check_reuse(
             )
 
 
+def left_out(config: SolveConfig) -> tuple[str, ...]:
+    """Columns of the input that go no further: a judge's whole reply, and samples that are not taken over."""
+    # A question row counts its own tokens, in a column of another type.
+    return ("verdict_text", *(() if config.reuse else SAMPLE_COLUMNS))
+
+
 def asks_model(rows: Sequence[Row], config: SolveConfig) -> bool:
     """Whether any sample is missing; where none is, no engine need be started."""
     return any(further(taken_over(row, config)["answers"], config) for row in rows)
@@ -269,8 +275,6 @@ def solve_questions(
 ) -> dict[str, Any]:
     """Sample solutions of every question and finish the stage; other columns are carried.
 
-    A judge's whole reply is not: it stays in the filter's folder.
-
     `config.samples` of each; with `until_agree` as many rounds of so many as it takes. `agreement` is the
     share of the samples, those without an answer included, that give the most frequent answer.
 
@@ -280,10 +284,6 @@ def solve_questions(
         The stage's receipt (empty on workers other than 0).
     """
     solver = model_label(config.model_name_or_path)
-    # A question row counts its own tokens, in a column of another type.
-    left_out = ("verdict_text", *(() if config.reuse else SAMPLE_COLUMNS))
-    rows = [{key: value for key, value in row.items() if key not in left_out} for row in rows]
-
     by_row = config.seed_scope == "row"
 
     def more(number: int, completions: Sequence[Completion]) -> list[Request]:
