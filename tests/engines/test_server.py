@@ -2,7 +2,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import random
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -282,6 +286,74 @@ def test_what_timed_out_is_charged_at_its_most(serve: Any, tmp_path: Path) -> No
         ask(server, chats(1, size=1), budget_tokens=100, attempts=3, url="http://127.0.0.1:9/v1")
 
 
+def test_what_was_cut_off_is_charged_at_its_most(serve: Any) -> None:
+    """The connection is gone, and the server may have generated all the same."""
+    server = serve(lambda one: None if one.attempt == 0 else echo(one))
+    reply = ask(server, chats(1), budget_tokens=400)["row-0"]
+    assert (reply.prompt_tokens, reply.tokens) == (26 + 10, 64 + 5)
+    assert ask(serve(lambda one: None if one.attempt == 0 else echo(one)), chats(1))["row-0"].tokens == 5
+
+
+def test_what_was_in_flight_at_a_kill_is_charged_at_its_most(serve: Any, tmp_path: Path) -> None:
+    asked = threading.Event()
+
+    def behaviour(one: Asked) -> Answer:
+        asked.set()
+        return Answer(content=echo(one).content, seconds=30.0)
+
+    server = serve(behaviour)
+    script = (
+        "import sys; from pathlib import Path\n"
+        "from scalequest.engines.base import Sampling\n"
+        "from scalequest.engines.server import *\n"
+        "config = ServerConfig(url=sys.argv[1], model='m', budget_tokens=1000)\n"
+        "with ChatServer(config, Sampling(0.0, 1.0, 64), journal=Path(sys.argv[2])) as client:\n"
+        "    list(client.answer(iter([(0, [Chat('row-0', user('question 0'))])])))\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script, server.url, str(tmp_path)])
+    assert asked.wait(60)
+    process.kill()
+    process.wait()
+    with pytest.raises(BudgetSpent):  # 90 of them are gone
+        ask(serve(echo), chats(1), budget_tokens=179, journal=tmp_path)
+    again = serve(echo)
+    for _ in range(2):
+        reply = ask(again, chats(1), budget_tokens=180, journal=tmp_path)["row-0"]
+        assert (reply.prompt_tokens, reply.tokens) == (26 + 10, 64 + 5)
+    assert len(again.asked) == 1
+
+
+@pytest.mark.parametrize("how", ["gate", "interrupt"])
+def test_answers_in_flight_are_kept_whatever_ends_the_run(serve: Any, tmp_path: Path, how: str) -> None:
+    def behaviour(one: Asked) -> Answer:
+        if how == "interrupt" and one.number == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return Answer(content=echo(one).content, seconds=0.05 if one.number == 0 else 0.4)
+
+    server = serve(behaviour)
+    config = ServerConfig(url=server.url, model="m", concurrency=4)
+
+    def taken(client: ChatServer) -> None:
+        for _ in client.answer(iter(chats(40, size=1))):
+            if how == "gate":  # as `stream` does: it raises, and takes no more
+                raise KeyboardInterrupt
+
+    with ChatServer(config, GREEDY, journal=tmp_path) as client, pytest.raises(KeyboardInterrupt):
+        taken(client)
+    first = len(server.asked)
+    assert first <= 5
+    server.behaviour = echo
+    assert len(ask(server, chats(40, size=1), journal=tmp_path)) == 40
+    assert len(server.asked) == 40, "nothing was paid for twice"
+
+
+def test_waiting_is_said_now_and_then(serve: Any, caplog: pytest.LogCaptureFixture) -> None:
+    server = serve(lambda one: error(429, "slow down", retry_after="1") if one.number < 4 else echo(one))
+    ask(server, chats(4), concurrency=4)
+    said = [line for line in caplog.messages if "asking again" in line]
+    assert said == ["server: 429 slow down; asking again in 1 s"]
+
+
 def test_what_brought_nothing_before_a_restart_is_billed_to_the_answer(serve: Any, tmp_path: Path) -> None:
     server = serve(lambda one: completion(None) if one.attempt < 2 else error(503))
     with pytest.raises(ServerError):
@@ -361,6 +433,21 @@ def test_the_key_is_sent_and_never_shown(
         assert secret not in shown
     monkeypatch.delenv("MY_KEY")
     ask(serve(echo), chats(1), key_variable="MY_KEY")
+
+
+def test_a_key_that_no_header_holds_is_not_shown(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = serve(echo)
+    monkeypatch.setenv("MY_KEY", "sk-4711\n")  # as a file ends
+    ask(server, chats(1), key_variable="MY_KEY")
+    assert server.asked[0].headers["Authorization"] == "Bearer sk-4711"
+    for broken in ("sk-\n4711", "sk-“4711”"):
+        monkeypatch.setenv("MY_KEY", broken)
+        with pytest.raises(ConfigError, match="MY_KEY: it holds") as caught:
+            ask(server, chats(1), key_variable="MY_KEY")
+        assert "4711" not in str(caught.value)
+    with pytest.raises(ConfigError, match="the name of an environment variable") as caught:
+        ServerConfig(key_variable="sk-4711")
+    assert "4711" not in str(caught.value)
 
 
 def test_an_address_that_cannot_work_says_why() -> None:

@@ -29,7 +29,7 @@ class ChatReply:
         text: the answer, "" where `fault` is set.
         finish_reason: "stop" or "length".
         prompt_tokens: billed for reading, over all attempts, those before a restart included; where there is
-            a budget, one that timed out counts as the most it can have come to.
+            a budget, one of which nothing was heard counts as the most it can have come to.
         tokens: billed for generating, likewise.
         fault: None, or `refused` (the server does not take this question), `content_filter`, `nonsense`
             (never an answer, in all attempts), `no_reply` (an error every time, while others were answered).

@@ -8,8 +8,8 @@ Timeouts, lost connections, 408, 429, 5xx and answers that are no answer are ask
 double with jitter, and not before the server's `Retry-After`. Who is put off goes on for as long as others
 are answered; a question is given up alone only if the server has demonstrably been well in the meantime. A
 budget is never overdrawn: a question is sent only where the most that it can cost is still there, and what
-timed out is charged at that most, for nobody says what it came to. The key comes from the environment and
-appears in nothing that is written or raised.
+timed out, was cut off or was in flight when the process was killed is charged at that most, for nobody says
+what it came to. The key comes from the environment and appears in nothing that is written or raised.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ import hashlib
 import json
 import logging
 import os
+import re
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -49,6 +50,9 @@ _AGAIN = frozenset((408, 409, 425, 429))  # and every 5xx
 _SLOWER = frozenset((429, 503))  # these ask everyone to wait, with or without a Retry-After
 _ITS_OWN = frozenset((0, 200, 500))  # may be the question's own fault; the rest of those asked again is not
 _REFUSED = frozenset((400, 413, 422))  # this question, e.g. it is too long; other 4xx concern every question
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_TELL_EVERY = 30.0  # seconds between two lines of log about attempts that failed
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +94,8 @@ class ServerConfig:
         for name in ("concurrency", "timeout", "attempts"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"server.{name}: expected above 0, got {getattr(self, name)}")
+        if not _NAME.fullmatch(self.key_variable):  # not shown: it may be the key itself
+            raise ConfigError("server.key_variable: expected the name of an environment variable")
         if self.budget is not None and not self.price_in + self.price_out:
             raise ConfigError("server.budget: needs server.price_in and server.price_out")
 
@@ -131,7 +137,12 @@ class ChatServer:
         if not config.url or not config.model:
             raise ConfigError("server: url and model are needed, e.g. http://localhost:8000/v1")
         self.config, self.sampling = config, sampling
-        self._key = os.environ.get(config.key_variable) or None
+        # A secret read from a file often ends in a line break, which no header may hold.
+        self._key = os.environ.get(config.key_variable, "").strip() or None
+        if self._key and not (self._key.isascii() and self._key.isprintable()):
+            raise ConfigError(
+                f"environment variable {config.key_variable}: it holds characters that no key can have"
+            )
         self._journal = Journal(journal, worker[0]) if journal is not None else None
         spent = self._journal.spent if self._journal else {}
         self._money = _share(config.budget, {n: config.cost(*tokens) for n, tokens in spent.items()}, *worker)
@@ -142,7 +153,7 @@ class ChatServer:
         self._well = 0.0  # when the latest attempt that was answered had been sent
         self._in_flight = self._in_vain = 0  # questions; attempts that failed since any was answered
         self._why: Exception | None = None  # everything is being stopped
-        self._not_before = 0.0
+        self._not_before = self._tell_at = 0.0
 
     def __enter__(self) -> ChatServer:
         return self
@@ -160,9 +171,11 @@ class ChatServer:
         Blocks are taken lazily and come back in the order in which their last question is answered; the
         replies of one stand in the order of its questions.
 
+        Whatever ends it, also where nobody takes its replies any more, questions in flight are waited for
+        first, and what they brought is in the journal: it is paid for.
+
         Raises:
-            ServerError: the server cannot be reached or refuses everything, or the budget is spent. Questions
-                in flight are waited for first, and what they brought is in the journal.
+            ServerError: the server cannot be reached or refuses everything, or the budget is spent.
         """
         import httpx
 
@@ -192,14 +205,13 @@ class ChatServer:
                         opened[index][position] = task.result()
                         if None not in opened[index]:
                             yield index, [reply for reply in opened.pop(index) if reply is not None]
-            except Exception as error:
-                # What is in flight is paid for already.
-                self._stop(error)
+            except BaseException as error:  # a gate or Ctrl-C, too
+                why = self._stop(error if isinstance(error, Exception) else ServerError("stopped"))
                 while tasks:
                     for task in runner.run(_first(tasks)):
                         del tasks[task]
                         task.exception()
-                raise self._why or error from None
+                raise why if isinstance(error, Exception) else error from None
             finally:
                 runner.run(client.aclose())
 
@@ -239,13 +251,13 @@ class ChatServer:
                 with attempt:
                     requests += 1
                     try:
-                        reply = await self._within_budget(most, lambda: self._post(client, body, most))
+                        reply = await self._attempt(client, body, asked, most, requests)
                     except Again as again:
                         now = time.monotonic()
-                        billed = (billed[0] + again.billed[0], billed[1] + again.billed[1])
-                        self._write(asked, again.billed, {}) if any(again.billed) else None
+                        billed = _added(billed, again.billed)
                         self._not_before = max(self._not_before, now + again.wait)
                         self._in_vain += 1
+                        self._tell(again)
                         if again.status in _ITS_OWN:
                             suspect += 1
                             since = since if suspect > 1 else (now, self._answered)
@@ -268,26 +280,17 @@ class ChatServer:
                 )
             reply = _lost(chat, "nonsense" if trouble.status == 200 else "no_reply")
             self._give_up(str(trouble))
+            if trouble.status == 200 and any(billed):  # else one may come after a restart, and costs nothing
+                self._write(asked, (0, 0), _kept(reply, requests))
         assert reply is not None
-        own = (reply.prompt_tokens, reply.tokens)
-        reply = replace(
-            reply,
-            key=chat.key,
-            prompt_tokens=own[0] + billed[0],
-            tokens=own[1] + billed[1],
-            requests=requests,
-        )
         self._answered += reply.fault is None
-        # No reply may be one after a restart; what it was billed has been written.
-        if reply.fault is None or (reply.fault != "no_reply" and (any(billed) or any(own))):
-            kept = {"text": reply.text, "finish_reason": reply.finish_reason, "fault": reply.fault}
-            self._write(asked, own, {**kept, "requests": requests})
-        return reply
+        prompt_tokens, tokens = _added(billed, (reply.prompt_tokens, reply.tokens))
+        return replace(reply, key=chat.key, prompt_tokens=prompt_tokens, tokens=tokens, requests=requests)
 
-    async def _within_budget(
-        self, most: tuple[int, int], call: Callable[[], Awaitable[ChatReply]]
+    async def _attempt(
+        self, client: Any, body: Mapping[str, Any], asked: str, most: tuple[int, int], requests: int
     ) -> ChatReply:
-        """Call once the budget covers the most that it can cost; keep count of what it did cost."""
+        """Ask once the budget covers the most that it can cost; the answer is in the journal at once."""
         while self._overdrawn(most):
             if self._reserved == (0, 0):
                 raise self._stop(
@@ -298,18 +301,26 @@ class ChatServer:
                     )
                 )
             await asyncio.sleep(0.02)
-        self._reserved = (self._reserved[0] + most[0], self._reserved[1] + most[1])
-        used = (0, 0)
+        # A line charges the most before anything is sent, and the next takes back what was not used.
+        held = most if self._budgeted else (0, 0)
+        self._reserved = _added(self._reserved, most)
+        self._write(asked, held, {})
+        used, kept = held, {}
         try:
-            reply = await call()
-            used = (reply.prompt_tokens, reply.tokens)
+            reply = await self._post(client, body, most)
+            used, kept = (reply.prompt_tokens, reply.tokens), _kept(reply, requests)
             return reply
-        except Again as again:
-            used = again.billed
+        except Exception as error:
+            used = error.billed if isinstance(error, Again) else (0, 0)
             raise
         finally:
-            self._reserved = (self._reserved[0] - most[0], self._reserved[1] - most[1])
-            self._billed = (self._billed[0] + used[0], self._billed[1] + used[1])
+            self._reserved = _added(self._reserved, most, -1)
+            self._billed = _added(self._billed, used)
+            self._write(asked, _added(used, held, -1), kept)
+
+    @property
+    def _budgeted(self) -> bool:
+        return self._money is not None or self._tokens is not None
 
     def _overdrawn(self, most: tuple[int, int]) -> bool:
         read, generated = (
@@ -326,7 +337,7 @@ class ChatServer:
         await self._sleep(self._not_before - time.monotonic())
         if self._why:
             raise Again("the others had been stopped", 0)
-        sent, start, budgeted = False, time.monotonic(), (self._money, self._tokens) != (None, None)
+        sent, start = False, time.monotonic()
 
         async def trace(event: str, _: Any) -> None:
             nonlocal sent
@@ -336,12 +347,11 @@ class ChatServer:
             async with asyncio.timeout(self.config.timeout):
                 response = await client.post("chat/completions", json=body, extensions={"trace": trace})
         except (httpx.TransportError, TimeoutError) as error:
-            late = sent and isinstance(error, (httpx.TimeoutException, TimeoutError))
             # What was not sent is no question's fault, and costs nothing: a 503 without the words.
             raise Again(
                 self._shown(f"{type(error).__name__} {error}".strip()),
                 0 if sent else 503,
-                most if late and budgeted else (0, 0),
+                most if sent and self._budgeted else (0, 0),
             ) from None
         status = response.status_code
         if status == 200:
@@ -350,7 +360,7 @@ class ChatServer:
             except Again as again:
                 raise Again(self._shown(str(again)), 200, again.billed) from None
             self._well, self._in_vain = max(self._well, start), 0
-            if not counted and budgeted:
+            if not counted and self._budgeted:
                 raise self._stop(
                     ServerError(
                         f"server {self.config.url}: its replies do not count their tokens, so no budget "
@@ -393,8 +403,16 @@ class ChatServer:
             await asyncio.sleep(min(left, 0.25))
 
     def _write(self, asked: str, billed: tuple[int, int], more: Mapping[str, Any]) -> None:
-        if self._journal is not None:
+        if self._journal is not None and (more or any(billed)):
             self._journal.add({"asked": asked, "prompt_tokens": billed[0], "tokens": billed[1], **more})
+
+    def _tell(self, again: Again) -> None:
+        """Say what is being waited for, now and then: a long `Retry-After` should not look like a hang."""
+        now = time.monotonic()
+        if now >= self._tell_at:
+            self._tell_at = now + _TELL_EVERY
+            left = self._not_before - now
+            logger.warning("server: %s; asking again%s", again, f" in {left:.0f} s" if left > 0.5 else "")
 
     def _give_up(self, why: str) -> None:
         self._given_up += 1
@@ -429,6 +447,20 @@ def _share(whole: float | None, spent: Mapping[int, float], worker: int, workers
 
 def _lost(chat: Chat, fault: str) -> ChatReply:
     return ChatReply(chat.key, "", "stop", 0, 0, fault=fault)
+
+
+def _kept(reply: ChatReply, requests: int) -> dict[str, Any]:
+    """What the journal holds of a reply beside its tokens."""
+    return {
+        "text": reply.text,
+        "finish_reason": reply.finish_reason,
+        "fault": reply.fault,
+        "requests": requests,
+    }
+
+
+def _added(one: tuple[int, int], other: tuple[int, int], sign: int = 1) -> tuple[int, int]:
+    return one[0] + sign * other[0], one[1] + sign * other[1]
 
 
 async def _first(tasks: Iterable[asyncio.Task[ChatReply]]) -> set[asyncio.Task[ChatReply]]:
