@@ -18,7 +18,6 @@ Seconds on one core; printed, and written to OUTPUT/filters.json.
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,9 +26,10 @@ from typing import Any
 
 from scalequest.config import ConfigError, option, parse, required
 from scalequest.engines.stream import Drop
-from scalequest.evaluation.statistics import share
-from scalequest.evaluation.tables import Table, show
+from scalequest.evaluation.statistics import accuracy, share
+from scalequest.evaluation.tables import Table, percent, show
 from scalequest.grading import equivalent
+from scalequest.questions.difficulty import rank_correlation
 from scalequest.records import Row, expand, read_rows
 from scalequest.solutions.selection import NEED_REWARDS, SelectConfig, select
 from scalequest.stages import explained
@@ -83,15 +83,17 @@ def solvability(rows: Sequence[Row]) -> Table:
     if any(row.get("verdict") is not None for row in rows):
         judges["verdict Yes"] = lambda row: row.get("verdict") is True
         judges["'yes' anywhere (paper)"] = lambda row: row.get("verdict_by_substring") is True
-    tokens = sum(sum(row["tokens"]) for row in rows if row.get("tokens")) / len(rows)
+    told = [row["verdict_tokens"] for row in rows if row.get("verdict_tokens") is not None]
+    costs = {"agreement": sampled_tokens(rows), "verdict": sum(told) / len(told) if told else None}
     lines = []
     for name, keeps in judges.items():
         kept = [row for row in rows if keeps(row)]
         right = sum(row["well_posed"] for row in kept)
         posed = sum(row["well_posed"] for row in rows)
-        cost = f"{tokens:.0f}" if name.startswith("agreement") else "–"
-        cells = (name, interval(right, len(kept)), interval(right, posed), f"{len(kept):,}", cost)
-        lines.append(cells)
+        tokens = 0.0 if name == "keep all" else costs["agreement" if name.startswith("agree") else "verdict"]
+        cost = "–" if tokens is None else f"{tokens:.0f}"
+        cells = percent(share(right, len(kept))), percent(share(right, posed)), f"{len(kept):,}", cost
+        lines.append((name, *cells))
     note = f"{len(rows):,} questions. Cost: tokens sampled a question."
     columns = ("judge", "precision", "recall", "kept", "cost")
     return Table("solvability", "Solvability judges against the oracle", columns, tuple(lines), (note,))
@@ -99,30 +101,31 @@ def solvability(rows: Sequence[Row]) -> Table:
 
 def difficulty(rows: Sequence[Row]) -> Table:
     """Each measure's rank correlation with the number of steps, over well-posed questions."""
-    from scipy.stats import spearmanr
-
     lines = []
     for name in MEASURES:
         both = [(row[name], row["steps"]) for row in rows if row["well_posed"] and row.get(name) is not None]
         if len({value for value, _ in both}) < 2:
             continue
-        rho = float(spearmanr(*zip(*both, strict=True)).statistic)
-        half = 1.96 / math.sqrt(max(1, len(both) - 3)) * math.sqrt(1 + rho**2 / 2)  # Bonett and Wright 2000
-        low, high = (math.tanh(math.atanh(min(rho, 0.9999)) + side * half) for side in (-1, 1))
-        lines.append((name, f"{rho:.3f} ({low:.3f} to {high:.3f})", f"{len(both):,}"))
-    note = "Spearman with the oracle's steps, over well-posed questions."
-    return Table("difficulty", "Measures of difficulty", ("measure", "spearman", "n"), tuple(lines), (note,))
+        rho, low, high = rank_correlation(*zip(*both, strict=True))
+        cost = f"{sampled_tokens(rows):.0f}" if name == "fail_rate" else "0"
+        lines.append((name, f"{rho:.3f} [{low:.3f}, {high:.3f}]", f"{len(both):,}", cost))
+    note = (
+        "Spearman with the oracle's steps, over well-posed questions. Cost: tokens sampled a question; a "
+        "scorer reads it once."
+    )
+    columns = ("measure", "spearman", "n", "cost")
+    return Table("difficulty", "Measures of difficulty", columns, tuple(lines), (note,))
 
 
 def selection(rows: Sequence[Row]) -> Table:
     """How often each rule picks a right solution, among questions that have one and a wrong one."""
-    open_ones, blind = [], 0.0
+    open_ones, blind = [], list[float]()
     for row in rows:
         if row["well_posed"]:
             right = [answer is not None and same(answer, row["truth"]) for answer in row["answers"]]
             if any(right) and not all(right):
                 open_ones.append(row)
-                blind += sum(right) / len(right)
+                blind.append(sum(right) / len(right))
     lines: list[tuple[str, ...]] = []
     for rule in RULES:
         if rule in NEED_REWARDS and not all("rewards" in row for row in open_ones):
@@ -132,11 +135,11 @@ def selection(rows: Sequence[Row]) -> Table:
             not isinstance(pick, Drop) and same(pick["answer"], row["truth"])
             for pick, row in zip(picks, open_ones, strict=True)
         )
-        lines.append((rule, interval(hits, len(open_ones)), f"{len(open_ones):,}"))
-    mean = 100 * blind / max(1, len(open_ones))
-    lines.append(("any sample (mean)", f"{mean:.1f}", f"{len(open_ones):,}"))
+        lines.append((rule, percent(share(hits, len(open_ones))), f"{len(open_ones):,}"))
+    lines.append(("any sample (mean)", percent(accuracy(blind)), f"{len(open_ones):,}"))
     note = (
-        "Questions with at least one right and one wrong sample; an oracle would pick right on all of them."
+        "Questions with at least one right and one wrong sample; an oracle would pick right on all of them. "
+        f"Every rule reads the same {sampled_tokens(rows):.0f} tokens a question; those by reward score them."
     )
     return Table("selection", "Pick accuracy in %", ("rule", "right", "n"), tuple(lines), (note,))
 
@@ -146,12 +149,9 @@ def same(answer: str, truth: Any) -> bool:
     return answer == str(truth) or equivalent(answer, str(truth))
 
 
-def interval(hits: int, count: int) -> str:
-    """A share in % with its Wilson interval."""
-    if not count:
-        return "–"
-    found = share(hits, count)
-    return f"{100 * found.value:.1f} ({100 * found.low:.1f} to {100 * found.high:.1f})"
+def sampled_tokens(rows: Sequence[Row]) -> float:
+    """Tokens of all samples of a question, on average."""
+    return sum(sum(row["tokens"]) for row in rows if row.get("tokens")) / len(rows)
 
 
 if __name__ == "__main__":

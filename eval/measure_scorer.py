@@ -4,21 +4,19 @@
 
 Over the held-out questions that the oracle can read: the rank correlation of fail rates with what the scorer
 predicts, and with how many steps the question takes by the oracle, which no stage may ask; with 95 %
-intervals by Fisher's transformation. Seconds.
+intervals. Seconds.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import spearmanr
-
+from scalequest.questions.difficulty import rank_correlation
 from scalequest.tinymath.oracle import judge
 
 
@@ -32,12 +30,7 @@ def measure(rows: Sequence[dict[str, Any]]) -> list[tuple[str, int, float, float
         ("scorer", [row["predicted"] for row, _ in read]),
         ("oracle's steps", [s for _, s in read]),
     ):
-        rank = float(spearmanr(values, held).statistic)
-        middle, half = (
-            math.atanh(max(min(rank, 0.999999), -0.999999)),
-            1.96 / math.sqrt(max(len(read) - 3, 1)),
-        )
-        found.append((name, len(read), rank, math.tanh(middle - half), math.tanh(middle + half)))
+        found.append((name, len(read), *rank_correlation(values, held)))
     return found
 
 

@@ -12,7 +12,6 @@ Result: a table in the terminal, and OUTPUT/report.html with plots and OUTPUT/re
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +42,7 @@ def main(config: StatisticsConfig) -> None:
     from rich.table import Table
 
     from scalequest import pages
+    from scalequest.durable import as_json, write
     from scalequest.evaluation.held_out import read_tests
     from scalequest.records import read_inputs
     from scalequest.solutions.overview import lines, overview, sections
@@ -50,16 +50,16 @@ def main(config: StatisticsConfig) -> None:
     rows = read_inputs(config.input, "query", "response", columns=config.columns, limit=config.limit)
     found = overview(rows, read_tests(config.contamination), config.contamination)
 
-    table = Table(title=", ".join(config.input), show_header=False)
+    title = f"Statistics of {', '.join(Path(source).name for source in config.input)}"
+    table = Table(title=title, show_header=False)
     for label, text in lines(found.facts):
         table.add_row(label, text)
     Console(width=120).print(table)
 
     folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    pages.write_page(folder / "report.html", ", ".join(config.input), *sections(found))
-    content = json.dumps(found.facts, indent=2, ensure_ascii=False) + "\n"
-    (folder / "report.json").write_text(content, encoding="utf-8")
+    pages.write_page(folder / "report.html", title, *sections(found))
+    write(folder / "report.json", as_json(found.facts))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ def test_whatever_a_model_wrote_is_escaped(tmp_path: Path) -> None:
         page,
         EVIL,
         pages.section(EVIL, pages.table([{EVIL: EVIL, "n": 1200}]), note=EVIL),
-        pages.pairs([(EVIL, f"one {EVIL}", f"{EVIL} two")]),
+        pages.pairs([(EVIL, f"one {EVIL}", f"{EVIL} two")], EVIL, EVIL),
         pages.bars({EVIL: 3}),
         pages.histogram({EVIL: [1.0, 2.0]}, EVIL),
     )
@@ -29,8 +29,28 @@ def test_a_histogram_has_a_bar_for_every_bin_and_shares_that_sum_to_one() -> Non
     assert "before: 0: 50.0 %" in picture
     assert "after: 2: 100.0 %" in picture
     assert "Nothing to plot" in pages.histogram({"before": []}, "steps")
-    assert pages.histogram({"same": [0.3, 0.3]}, "x").count("<rect") == 1
+    assert "before" not in pages.histogram({"steps": [0, 1]}, "x"), "one sample needs no legend"
+    assert "0.3 in all 2 rows" in pages.histogram({"same": [0.3, 0.3]}, "x")
+    lengths = pages.histogram({"characters": [42.0, 985.0, 300.5]}, "characters")
+    assert all(f">{tick}</text>" in lengths for tick in ("200", "400", "600", "800"))
+
+
+def test_numbers_are_readable() -> None:
+    shown = [pages.number(value) for value in (1228.0, 12345, 0.97312, 99.5, 5e-7)]
+    assert shown == ["1,228", "12,345", "0.973", "99.5", "5e-07"]
+    cell = pages.table([{"clean": "99.77 %"}, {"clean": "100.00 %"}])
+    assert cell.count('class="n"') == 3
+
+
+def test_a_note_stands_above_what_it_explains() -> None:
+    section = pages.section("title", "a long table", note="how to read it")
+    assert section.index("title") < section.index("how to read it") < section.index("a long table")
 
 
 def test_shared_words_are_marked() -> None:
-    assert "<mark>a</mark> b" in pages.pairs([("pair", "a b", "a c")])
+    found = [("pair", "a b", "a c")]
+    page = pages.pairs(found, "dropped", "kept")
+    assert "<mark>a</mark> b" in page
+    assert "<th>dropped</th><th>kept</th>" in page
+    assert "a <mark>b</mark>" in pages.pairs(found, "", "", differences=True)
+    assert pages.pairs([], "dropped", "kept") == ""

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from scalequest.pages import number
 from scalequest.records import Row
 
 
@@ -62,7 +63,7 @@ def markdown_table(rows: Sequence[Row], *columns: str) -> list[str]:
 
 
 def _cell(value: Any) -> str:
-    text = f"{value:.3g}" if isinstance(value, float) else "" if value is None else str(value)
+    text = number(value) if isinstance(value, float) else "" if value is None else str(value)
     return re.sub(r"([\\|`*_\[\]$])", r"\\\1", html.escape(text, quote=False)).replace("\n", "<br>")
 
 

@@ -48,6 +48,8 @@ def test_text_steps_need_no_model(tmp_path: Path) -> None:
     assert report["rows_in"] == report["kept"] + sum(report["dropped"].values())
     page = (tmp_path / "report.html").read_text()
     assert "tests/7" in page
+    assert page.index(">language<") < page.index(">duplicate<") < page.index(">contamination<")
+    assert "小明" in page, "what the language step dropped can be read"
     assert "<b>Ann" not in page
 
 
@@ -96,6 +98,8 @@ def test_agreement_is_measured_kept_and_cut_at(tmp_path: Path, tiny_generator: A
         **model,
     )
     assert receipt["dropped"] == {"too_easy": len(QUESTIONS)}
+    page = (tmp_path / "half" / "report.html").read_text()
+    assert "fail rate (1 - agreement)" in page, "measured by the stage's own model: plotted too"
     # and what is cut before its answer agrees with nothing
     receipt = filtered(
         tmp_path / "cut",

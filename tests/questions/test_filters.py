@@ -7,12 +7,16 @@ import pytest
 
 from scalequest.config import ConfigError
 from scalequest.questions.contamination import Benchmark, ContaminationRule, TestQuestion
-from scalequest.questions.difficulty import DifficultyRule, outside_difficulty, select_difficulty
+from scalequest.questions.difficulty import (
+    DifficultyRule,
+    outside_difficulty,
+    rank_correlation,
+    select_difficulty,
+)
 from scalequest.questions.filters import FilterConfig, read_text
 from scalequest.questions.solvability import (
     SolvabilityRule,
     judged,
-    rules_disagree,
     unsolvable,
     verdict,
     voted,
@@ -29,6 +33,14 @@ from scalequest.questions.solvability import (
         ("Yes. No condition is missing here", True),
         ("No, because the number of boxes is not given.", False),
         ("So it is \\boxed{Yes}", True),
+        (r"Conclusion: $\boxed{\text{No}}$.", False),
+        (r"Therefore \(\boxed{Yes}\)", True),
+        ("Conclusion: `No`", False),
+        ("Conclusion: **No** – the price is missing", False),
+        ("Conclusion: Yes (both hold)", True),
+        ("No because the price is missing", False),
+        ("Conclusion: Yes, there is no (other) root – no – none", True),
+        ("(Yes / No)", None),
         ("I should answer Yes or No. It depends", None),
         ("I answer Yes/No.", None),
         ("The answer is 42.", None),
@@ -60,10 +72,12 @@ def test_rows_on_which_the_two_rules_disagree() -> None:
         ("Yesterday. No.", True),
         ("Yes we can tell", True),
     ):
-        assert rules_disagree(judged([text], ["stop"], rule)) is disagree, text
+        assert judged([text], ["stop"], rule)["rules_disagree"] is disagree, text
     exact = dataclasses.replace(rule, paper_exact=True)
     assert judged(["Yesterday. No."], ["stop"], exact)["verdict"] is True
-    assert rules_disagree(judged(["Yesterday. No."], ["stop"], exact))
+    assert judged(["Yesterday. No."], ["stop"], exact)["rules_disagree"]
+    votes = judged(["Yesterday. No.", "Yesterday. No.", "No."], ["stop"] * 3, exact)
+    assert (votes["verdict"], votes["rules_disagree"]) == (True, True), "votes under the paper's rule, too"
 
 
 def test_a_reply_that_was_cut_has_no_vote() -> None:
@@ -72,7 +86,7 @@ def test_a_reply_that_was_cut_has_no_vote() -> None:
     half = judged(["Is the price given? Yes. Is the"], ["length"], rule)
     assert (half["verdict"], half["verdict_finish_reason"]) == (None, "length")
     assert unsolvable(half, rule) == "verdict_truncated"
-    assert rules_disagree(half), "the paper's rule keeps it"
+    assert half["rules_disagree"], "the paper's rule keeps it"
     voted_on = judged(["Yes. But", "So no.", "Yes. And"], ["length", "stop", "length"], rule)
     assert (voted_on["verdict"], voted_on["verdicts"]) == (False, [None, False, None])
     assert judged(["Yes. But", "hm"], ["length", "stop"], rule)["verdict_finish_reason"] == "stop"
@@ -129,6 +143,18 @@ def test_reasons_of_the_model_steps() -> None:
     middle = DifficultyRule(min_fail_rate=0.2, max_fail_rate=0.8)
     measured = [outside_difficulty({"fail_rate": rate}, middle) for rate in (0.0, 0.2, 0.8, 1.0)]
     assert measured == ["too_easy", None, None, "too_hard"]
+    # 1 - agreement is a hair off the rate that a bound names
+    middle = DifficultyRule(min_fail_rate=0.2, max_fail_rate=0.3)
+    assert [outside_difficulty({"fail_rate": 1 - share}, middle) for share in (0.8, 0.7)] == [None, None]
+    sampled = scored(1 - 0.8, 0.5)
+    by_rate = DifficultyRule(columns=["difficulty"], edges=[0.2], target=[0.0, 1.0])
+    assert select_difficulty(sampled, by_rate, seed=0) == [None, None]
+
+
+def test_a_rank_correlation_has_its_interval() -> None:
+    rank, low, high = rank_correlation([1, 2, 3, 4, 5, 6, 7], [1, 3, 2, 4, 5, 7, 6])
+    assert -1 < low < rank < high < 1
+    assert rank_correlation([1, 2, 3, 4], [1, 2, 3, 4])[0] == pytest.approx(1)
 
 
 def scored(*values: float, generator: str = "a") -> list[dict[str, Any]]:

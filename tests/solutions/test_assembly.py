@@ -8,7 +8,7 @@ import pytest
 
 from scalequest.config import ConfigError, RunOptions
 from scalequest.questions.contamination import Benchmark, ContaminationRule, TestQuestion
-from scalequest.solutions.assembly import AssembleConfig, Part, assemble, check, parses
+from scalequest.solutions.assembly import AssembleConfig, Part, assemble, check, cost_lines, parses
 from scalequest.solutions.overview import answer_type, lines, overview, topic
 from stage_support import dropped, kept, killed_once_sealed, opened, receipt
 
@@ -105,6 +105,14 @@ def test_a_sealed_folder_has_its_licence_and_its_report(
     assert (tmp_path / "README.md").read_text().startswith("---\nlicense: apache-2.0\nconfigs:")
     assert json.loads((tmp_path / "report.json").read_text())["rows"] == 4
     assert "Where every row went" in (tmp_path / "report.html").read_text()
+
+
+def test_the_card_sums_up_what_the_stages_cost() -> None:
+    stage = {"stage": "solve_questions", "rows_in": 1200, "kept": 1100, "dropped": {"no_answer": 100}}
+    told = cost_lines([{**stage, "tokens": 1500, "seconds": 61.0}, {**stage, "tokens": 500, "seconds": 2.0}])
+    assert "| solve\\_questions | 1,200 | 1,100 | no\\_answer 100 | 1,500 | 61 |" in told
+    assert "| all |  |  |  | 2,000 | 63 |" in told
+    assert cost_lines([]) == []
 
 
 def test_nothing_to_mix_is_refused() -> None:

@@ -64,6 +64,14 @@ def test_rules_that_use_rewards() -> None:
     assert chosen(row, "majority")["margin"] == pytest.approx(3 / 5 - 1 / 5)
     assert chosen(row | {"reference": "9"}, "correct")["response"].startswith("e")
     assert chosen(solved(("\\boxed{7}", "7")), "majority")["margin"] is None
+    silent = rewarded(("\\boxed{7}", "7", 1.0), ("I do not know", None, 9.0))
+    assert [chosen(silent, rule)["margin"] for rule in ("majority", "reward")] == [None, None]
+
+
+def test_a_reference_may_stand_at_the_end_of_a_solution() -> None:
+    row = solved(("\\boxed{72}", "72")) | {"reference": "She sold 48/2 = <<48/2=24>>24.\n#### 72"}
+    assert chosen(row, "correct")["answer"] == "72"
+    assert isinstance(select(row, SelectConfig(input=["x"], rule="correct", answer_after="")), Drop)
 
 
 def test_drops_of_rules_that_use_rewards() -> None:

@@ -16,6 +16,8 @@ import numpy as np
 from scalequest.config import ConfigError, option
 from scalequest.records import Row, row_seed
 
+_DIGITS = 9  # 1 - 0.8 is a little less than 0.2, and no bound of 0.2 means that
+
 
 @dataclass(frozen=True)
 class DifficultyRule:
@@ -56,9 +58,10 @@ class DifficultyRule:
 
 def outside_difficulty(measures: Row, rule: DifficultyRule) -> str | None:
     """Drop what the solver fails too seldom or too often."""
-    if measures["fail_rate"] < rule.min_fail_rate:
+    rate = round(measures["fail_rate"], _DIGITS)
+    if rate < rule.min_fail_rate:
         return "too_easy"
-    return "too_hard" if measures["fail_rate"] > rule.max_fail_rate else None
+    return "too_hard" if rate > rule.max_fail_rate else None
 
 
 def measured(rows: Sequence[Row], columns: Sequence[str]) -> list[float]:
@@ -73,9 +76,8 @@ def measured(rows: Sequence[Row], columns: Sequence[str]) -> list[float]:
         for name in columns:
             if not isinstance(row.get(name), int | float):
                 raise ConfigError(f"difficulty.columns: row {row['id']} has no number in '{name}'")
-    values = np.array([[row[name] for name in columns] for row in rows], float).reshape(
-        len(rows), len(columns)
-    )
+    values = np.array([[row[name] for name in columns] for row in rows], float)
+    values = values.reshape(len(rows), len(columns)).round(_DIGITS)
     if len(columns) > 1:
         values = (rankdata(values, axis=0) - 1) / max(1, len(rows) - 1)
     return [float(value) for value in values.mean(axis=1)]
@@ -110,3 +112,13 @@ def select_difficulty(rows: Sequence[Row], rule: DifficultyRule, seed: int) -> l
         for n in own[math.floor(total * share + 1e-9) :]:
             reasons[n] = "off_target"
     return reasons
+
+
+def rank_correlation(one: Sequence[float], other: Sequence[float]) -> tuple[float, float, float]:
+    """Spearman's correlation, its 95 % interval (Bonett and Wright 2000); NaN where one side never varies."""
+    from scipy.stats import spearmanr
+
+    rank = float(spearmanr(one, other).statistic)
+    half = 1.96 * math.sqrt((1 + rank**2 / 2) / max(1, len(one) - 3))
+    middle = math.atanh(max(min(rank, 0.999999), -0.999999))
+    return rank, math.tanh(middle - half), math.tanh(middle + half)

@@ -1,12 +1,11 @@
 """Questions that say the same: equal ones, near ones, and templates filled in with other numbers.
 
-Near-duplicates have the same numbers, signs and variables in the same order, and similar words. MinHash
-(Broder 1997) finds
-candidates: the sketches are rensa's, over pairs of neighbouring words, each tied to the question's numbers,
-so that questions with other numbers share nothing and never meet. Rows that agree in a band of the sketch
-are compared with the first and the nearest of their bucket, so the number of comparisons grows with the
-rows, not with their square; rapidfuzz verifies them. What hangs together is one group, and its first row
-stays, whatever ran where.
+Near-duplicates have the same numbers, signs, variables and telling words in the same order, and otherwise
+similar words. MinHash (Broder 1997) finds candidates: the sketches are rensa's, over pairs of neighbouring
+words, each tied to all that has to be the same, so that questions of which it is not share nothing and never
+meet. Rows that agree in a band of the sketch are compared with the first and the nearest of their bucket, so
+the number of comparisons grows with the rows, not with their square; rapidfuzz verifies them. What hangs
+together is one group, and its first row stays, whatever ran where.
 
 In mathematics the same text with other numbers is another question. Such templates are counted, and capped on
 request.
@@ -14,6 +13,7 @@ request.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -34,13 +34,22 @@ from scalequest.questions.text import (
     word_hash,
 )
 
-# Words that make another question of the same text.
+# Words that make another question of the same text, and names of things (RADII, triangle ABC), which do too.
 _CONTRAST = (
     "sum product difference quotient ratio mean median average smallest largest least most greatest minimum "
-    "maximum more fewer less exactly neither not even odd first last all none at same different distinct "
-    "distinguishable indistinguishable increase decrease area perimeter volume radius diameter both half "
-    "twice double triple one two three four five six seven eight nine ten"
+    "maximum smaller larger greater shorter longer shortest longest lower higher lowest highest more fewer "
+    "less exactly neither not no never cannot without only except even odd positive negative nonnegative "
+    "prime composite real rational irrational consecutive first second third fourth fifth last all none at "
+    "same different distinct distinguishable indistinguishable increase decrease increasing decreasing "
+    "before after left remaining altogether total area perimeter volume radius diameter length width height "
+    "circumference horizontal vertical opposite adjacent hypotenuse altitude bisector inscribed "
+    "circumscribed row column edges vertices faces diagonals triangle square rectangle circle pentagon "
+    "hexagon octagon triangular rectangular pentagonal hexagonal octagonal parallelogram trapezoid rhombus "
+    "ellipse hyperbola sphere cube cylinder cone pyramid prism inches feet yards miles meters centimeters "
+    "kilometers seconds minutes hours days weeks months years boys girls men women both half quarter once "
+    "twice double triple one two three four five six seven eight nine ten eleven twelve"
 )
+_NAME = re.compile(r"\b[A-Z]{2,}\b")
 _SEED = 20_241_018  # of the sketches; fixed, so that a question's sketch never changes
 
 
@@ -230,7 +239,7 @@ def _candidates(bands: U64, left: I64) -> I64:
 
 
 def _similar(texts: Sequence[str], pairs: I64, min_similarity: float) -> NDArray[np.bool_]:
-    """Which pairs are as similar as that."""
+    """Which pairs are as similar as that and name the same things."""
     from rapidfuzz.distance import Indel
     from rapidfuzz.process import cpdist
 
@@ -243,6 +252,10 @@ def _similar(texts: Sequence[str], pairs: I64, min_similarity: float) -> NDArray
             cpdist(one, other, scorer=Indel.normalized_similarity, score_cutoff=min_similarity)
             >= min_similarity
         )
+    for pair in np.flatnonzero(found):
+        one, other = (texts[row] for row in pairs[pair].tolist())
+        if not (one.isupper() or other.isupper()):  # where all is in capitals they tell nothing
+            found[pair] = _NAME.findall(one) == _NAME.findall(other)
     return found
 
 

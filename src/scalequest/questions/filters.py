@@ -8,7 +8,7 @@ rows at once; those that ask a model go block by block.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -20,18 +20,18 @@ from scalequest.engines.base import Completion, EngineConfig, Generator, Request
 from scalequest.engines.stream import Drop, completing, stream
 from scalequest.questions.contamination import ContaminationRule, Index, Match, TestQuestion
 from scalequest.questions.difficulty import DifficultyRule, measured, outside_difficulty, select_difficulty
-from scalequest.questions.duplicates import DuplicateRule, Duplicates, Sketch, find_duplicates, sketch
+from scalequest.questions.duplicates import DuplicateRule, Sketch, find_duplicates, sketch
 from scalequest.questions.language import LanguageRule, languages
 from scalequest.questions.prompts import Prompt
-from scalequest.questions.report import filter_report
-from scalequest.questions.solvability import SolvabilityRule, judged, rules_disagree, unsolvable
+from scalequest.questions.report import TextFindings, filter_report
+from scalequest.questions.solvability import SolvabilityRule, judged, unsolvable
 from scalequest.questions.text import batches
 from scalequest.records import Row, row_seed
 from scalequest.shards import Stage
 from scalequest.solutions.solving import SAMPLE_COLUMNS, sample_requests, sampled
 from scalequest.tracking import Tracker
 
-VERSION = 3  # raise by hand when the same configuration gives other rows
+VERSION = 4  # raise by hand when the same configuration gives other rows
 
 Step = Literal["language", "duplicates", "contamination", "solvability", "difficulty"]
 MODEL_STEPS = ("solvability", "difficulty")
@@ -100,30 +100,6 @@ class FilterConfig:
             and step in MODEL_STEPS
             and not (step == "difficulty" and self.difficulty.columns)
         )
-
-
-@dataclass
-class TextFindings:
-    """What the steps that need no model found, row by row.
-
-    Attributes:
-        reasons: why a row goes no further, or None.
-        columns: what a row gets, e.g. the benchmark question that it matches.
-        ascii: whether the paper's language rule would keep the row.
-        duplicates: where that step ran.
-        matches: by row number, where the contamination step ran.
-        clean: the benchmarks' clean ratios.
-        difficulties: where difficulty was selected by a column: of all rows that the step saw, and of those
-        it kept.
-    """
-
-    reasons: list[str | None]
-    columns: list[Row]
-    ascii: list[bool]
-    duplicates: Duplicates | None = None
-    matches: dict[int, Match] = field(default_factory=dict)
-    clean: list[dict[str, Any]] = field(default_factory=list)
-    difficulties: tuple[list[float], list[float]] | None = None
 
 
 def read_text(
@@ -251,10 +227,10 @@ def filter_questions(
             return row
         if config.by_verdict:
             replies = [format.decode(completion.ids) for completion in completions]
-            row |= judged(
-                replies, [completion.finish_reason for completion in completions], config.solvability
-            )
-            if rules_disagree(row):
+            ends = [completion.finish_reason for completion in completions]
+            row |= judged(replies, ends, config.solvability)
+            row["verdict_tokens"] = sum(len(completion.ids) for completion in completions)
+            if row["rules_disagree"]:
                 disagreeing.add(number)
         else:
             measures = sampled(completions, format)
@@ -283,9 +259,7 @@ def filter_questions(
         ask=ask,
         answer=answer,
         settle=settle,
-        counts=(lambda numbers: {"rules_disagree": len(disagreeing & set(numbers))})
-        if config.by_verdict
-        else None,
+        counts=disagreements if config.by_verdict else None,
         tracker=tracker,
     )
     columns = ["verdict"] if config.by_verdict else ["agreement", "fail_rate"] if config.asks_model else []

@@ -30,6 +30,7 @@ _MATHEMATICS = re.compile(r"\$\$.*?\$\$|\$.*?\$|\\\(.*?\\\)|\\\[.*?\\\]|\\[a-zA-
 _WORD = re.compile(r"[^\W\d_]+")
 # Cyrillic letters that a keyboard puts where a Latin one was meant (GSM8K has such a question).
 _LOOKALIKES = frozenset("АВЕКМНОРСТХаеорсухіѕј")
+_ALEPHS = re.compile("[ℵ-ℸ]")  # cardinals, which NFKC makes Hebrew letters of
 _FEW = 3  # words: fewer say nothing about a language
 
 
@@ -60,7 +61,8 @@ def language(question: str, rule: LanguageRule) -> str | None:
     if foreign > max(1, english):
         return "language"
     if not question.isascii():
-        letters = [letter for letter in unicodedata.normalize("NFKC", question) if letter.isalpha()]
+        text = _ALEPHS.sub("", question)
+        letters = [letter for letter in unicodedata.normalize("NFKC", text) if letter.isalpha()]
         names = [
             "LATIN" if letter in _LOOKALIKES else unicodedata.name(letter, "UNKNOWN")
             for letter in letters

@@ -4,17 +4,47 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from scalequest import pages
 from scalequest.durable import as_json, write
+from scalequest.questions.contamination import Match
+from scalequest.questions.duplicates import Duplicates
 from scalequest.records import Row
 
-if TYPE_CHECKING:
-    from scalequest.questions.filters import TextFindings
-
 _SHOWN = 100  # pairs a page; all of them stand in dropped/, column `matches` or `duplicate_of`
+_EXAMPLES = 10  # of the two language rules' disagreements, each way
+# Reasons in the order of the usual steps, so that the bars read as a funnel; others follow.
+_ORDER = (
+    *("empty", "language", "duplicate", "near_duplicate", "template", "contamination"),
+    *("verdict_truncated", "verdict_unparsed", "unsolvable", "too_easy", "too_hard", "off_target"),
+)
+
+
+@dataclass
+class TextFindings:
+    """What the steps that need no model found, row by row.
+
+    Attributes:
+        reasons: why a row goes no further, or None.
+        columns: what a row gets, e.g. the benchmark question that it matches.
+        ascii: whether the paper's language rule would keep the row.
+        duplicates: where that step ran.
+        matches: by row number, where the contamination step ran.
+        clean: the benchmarks' clean ratios.
+        difficulties: where difficulty was selected by a column: of all rows that the step saw, and of those
+        it kept.
+    """
+
+    reasons: list[str | None]
+    columns: list[Row]
+    ascii: list[bool]
+    duplicates: Duplicates | None = None
+    matches: dict[int, Match] = field(default_factory=dict)
+    clean: list[dict[str, Any]] = field(default_factory=list)
+    difficulties: tuple[list[float], list[float]] | None = None
 
 
 def filter_report(
@@ -23,7 +53,7 @@ def filter_report(
     """Write report.html and report.json into the folder of a filter stage that is about to finish.
 
     Args:
-        folder: the stage's.
+        folder: the stage's, its rows in place.
         rows: all that came in.
         found: by the steps that need no model.
         receipt: of the stage as it will stand there.
@@ -31,11 +61,13 @@ def filter_report(
     """
     drops, counts = dict(receipt["dropped"]), receipt.get("counts", {})
     facts: dict[str, Any] = {"rows_in": receipt["rows_in"], "kept": receipt["kept"], "dropped": drops}
-    parts = [pages.section("Where every row went", pages.bars({"kept": receipt["kept"], **drops}))]
+    known = {name: drops[name] for name in _ORDER if name in drops}
+    where = pages.bars({"kept": receipt["kept"], **known, **drops})
+    parts = [pages.section("Where every row went", where, note=f"{receipt['rows_in']:,} rows came in.")]
     if "language" in steps:
         facts["language"] = confusion = _confusion(found)
         note = "Rows: the rule in force. Columns: the paper's, which keeps plain ASCII alone."
-        parts.append(pages.section("Language", pages.table(confusion), note=note))
+        parts.append(pages.section("Language", pages.table(confusion), _by_language(rows, found), note=note))
     if (duplicates := found.duplicates) is not None:
         facts["duplicates"] = {
             **Counter(reason for reason in duplicates.reasons if reason),
@@ -47,16 +79,25 @@ def filter_report(
             (str(rows[n]["id"]), rows[n]["question"], rows[int(duplicates.kept[n])]["question"])
             for n in near[:_SHOWN]
         ]
-        note = f"{len(shown)} of {len(near)} near-duplicates: the dropped one left, the one that stays right."
-        table = pages.table([{"what": name, "rows": n} for name, n in facts["duplicates"].items()])
-        parts.append(pages.section("Duplicates", table, pages.pairs(shown), note=note))
+        told = {
+            "dropped: equal but for case, spacing and spelling of LaTeX": "duplicate",
+            "dropped: near-duplicates": "near_duplicate",
+            "dropped: over the cap of a template": "template",
+            "kept, though an earlier row has the same text with other numbers": "template_rows_kept",
+        }
+        table = pages.table([{"what": k, "rows": facts["duplicates"].get(v, 0)} for k, v in told.items()])
+        note = f"{duplicates.candidates:,} pairs of rows were compared."
+        if near:
+            note += f" Below, {len(shown):,} of {len(near):,} near-duplicates; what differs is marked."
+        beside = pages.pairs(shown, "dropped", "kept in its stead", differences=True)
+        parts.append(pages.section("Duplicates", table, beside, note=note))
     if "contamination" in steps:
         by_rule = Counter[str](match.rule for match in found.matches.values())
         facts["contamination"] = {"flagged": dict(by_rule), "clean": found.clean}
-        parts += contamination_sections(found.clean, by_rule, flagged_pairs(rows, found))
+        parts += contamination_sections(found.clean, by_rule, flagged_pairs(rows, found), "came in")
     if "solvability" in steps and "rules_disagree" in counts:
         unparsed = sum(drops.get(name, 0) for name in ("verdict_unparsed", "verdict_truncated"))
-        asked = sum(drops.get(name, 0) for name in ("unsolvable",)) + unparsed + receipt["kept"]
+        asked = drops.get("unsolvable", 0) + unparsed + receipt["kept"]
         facts["solvability"] = {
             "judged": asked,
             "no_verdict": unparsed,
@@ -65,11 +106,12 @@ def filter_report(
         }
         note = "rules_disagree: the last explicit verdict and the paper's 'yes anywhere' differ."
         parts.append(pages.section("Solvability", pages.table([facts["solvability"]]), note=note))
-    if found.difficulties is not None:
-        before, after = found.difficulties
-        parts.append(
-            pages.section("Difficulty", pages.histogram({"before": before, "after": after}, "difficulty"))
-        )
+    measure = "difficulty" if found.difficulties else "fail rate (1 - agreement)"
+    before, after = found.difficulties or _fail_rates(folder)
+    if before:
+        plot = pages.histogram({"before": before, "after": after}, measure)
+        note = "Before: all rows that were measured. After: those that go on."
+        parts.append(pages.section("Difficulty", plot, note=note))
     pages.write_page(folder / "report.html", "Filtered questions", *parts)
     write(folder / "report.json", as_json(facts))
 
@@ -87,6 +129,34 @@ def _confusion(found: TextFindings) -> list[dict[str, Any]]:
     ]
 
 
+def _by_language(rows: Sequence[Row], found: TextFindings) -> str:
+    """The first rows of each kind that the language step dropped, or kept against the ASCII rule."""
+    examples = []
+    for label, dropped in (("drops", True), ("keeps, not ASCII", False)):
+        numbers = [
+            n
+            for n, (reason, plain) in enumerate(zip(found.reasons, found.ascii, strict=True))
+            if (reason == "language") is dropped and (dropped or not plain)
+        ]
+        examples += [
+            {"ours": label, "id": rows[n]["id"], "question": rows[n]["question"]} for n in numbers[:_EXAMPLES]
+        ]
+    return pages.table(examples) if examples else ""
+
+
+def _fail_rates(folder: Path) -> tuple[list[float], list[float]]:
+    """Fail rates that the stage's own model gave: of all rows, and of those that it kept."""
+    import pyarrow.parquet as pq
+
+    rates: dict[str, list[float]] = {"data": [], "dropped": []}
+    for name, found in rates.items():
+        for path in sorted((folder / name).glob("*.parquet")):
+            if "fail_rate" in pq.read_schema(path).names:
+                column = pq.read_table(path, columns=["fail_rate"])["fail_rate"]
+                found += [value for value in column.to_pylist() if value is not None]
+    return [*rates["data"], *rates["dropped"]], rates["data"]
+
+
 def flagged_pairs(rows: Sequence[Row], found: TextFindings) -> list[tuple[str, str, str]]:
     """Label, question and benchmark question of every flagged row."""
     return [
@@ -97,14 +167,33 @@ def flagged_pairs(rows: Sequence[Row], found: TextFindings) -> list[tuple[str, s
 
 
 def contamination_sections(
-    clean: Sequence[Mapping[str, Any]], by_rule: Mapping[str, int], flagged: Sequence[tuple[str, str, str]]
+    clean: Sequence[Mapping[str, Any]],
+    by_rule: Mapping[str, int],
+    flagged: Sequence[tuple[str, str, str]],
+    which: str,
 ) -> list[str]:
-    """Sections of a page: clean ratios, flags by rule, flagged pairs side by side."""
+    """Sections of a page: clean ratios, flags by rule, flagged pairs side by side.
+
+    Args:
+        clean: of `Index.clean_ratios`.
+        by_rule: how many rows each rule flagged.
+        flagged: of `flagged_pairs`.
+        which: questions the ratios are about, after "a question that".
+    """
+    if not clean:
+        return [pages.section("Contamination", note="No benchmark was given to compare with.")]
     note = (
-        "met: the benchmark's questions that share 13 words in a row with any row (or are equal to one); "
-        "clean: the share of the others, as in the paper's table 6."
+        f"Met: the benchmark's questions that share 13 words in a row with a question that {which} (or are "
+        "equal to one). Clean: the share of the others, as in the paper's table 6."
     )
-    ratios = pages.section("Benchmarks", pages.table(clean), note=note)
-    shown = f"{min(_SHOWN, len(flagged))} of {len(flagged)} flagged rows: left the row, right the test."
-    pairs = pages.section("Contamination", pages.bars(by_rule), pages.pairs(flagged[:_SHOWN]), note=shown)
-    return [ratios, pairs]
+    table = pages.table([{**one, "clean": f"{100 * one['clean']:.2f} %"} for one in clean])
+    shown = f"{min(_SHOWN, len(flagged)):,} of {len(flagged):,} flagged rows, the words in common marked."
+    return [
+        pages.section("Benchmarks", table, note=note),
+        pages.section(
+            "Contamination",
+            pages.bars(by_rule),
+            pages.pairs(flagged[:_SHOWN], "row", "benchmark's question"),
+            note=shown if flagged else "No row is flagged.",
+        ),
+    ]

@@ -10,9 +10,13 @@ from typing import Literal
 from scalequest.config import ConfigError, option
 from scalequest.records import Row
 
-# A yes or no that closes a clause; not "Yes or No", "Yes/No".
+# A yes or no that closes a clause, in whatever quotes, boxes or formulas; not "Yes or No", "Yes / No". Before
+# a bracket or dash ("No – the price is missing") it has to open one: "there is no (real) root" is no verdict.
+_CLOSERS = r"[*_}\"'`”’)\]>$\\]*"
 _VERDICT = re.compile(
-    r"(?<!or )(?<!/)\b(yes|no)\b(?!\s*/)(?=[*_}\"'”’)\]]*(?:[.,;:!?\n]|\s*$))", re.IGNORECASE
+    rf"(?<!or )(?<!/)(?<!/ )\b(?:yes|no)\b(?!\s*/)(?={_CLOSERS}(?:[.,;:!?\n]|\s*$))"
+    rf"|(?:(?<=[:.!?] )|(?<=[*:\n])|(?<![\s\S]))(?:yes|no)\b(?={_CLOSERS}\s*(?:[(–—]|-\s|because\b))",
+    re.IGNORECASE,
 )
 
 
@@ -58,31 +62,21 @@ def judged(texts: Sequence[str], finish_reasons: Sequence[str], rule: Solvabilit
     """Columns of a judged question: the verdict, what the paper's substring rule says, the first reply.
 
     A reply that was cut has no vote: a yes or no in half of it is a step on the way. The authors' code counts
-    it, and so does `paper_exact`.
+    it, and so does `paper_exact`. The two rules disagree where they come to different decisions.
     """
-    counted = [
-        text if rule.paper_exact or reason == "stop" else ""
-        for text, reason in zip(texts, finish_reasons, strict=True)
-    ]
-    said, first = voted(counted, rule.paper_exact), finish_reasons[0]
+    whole = [text if end == "stop" else "" for text, end in zip(texts, finish_reasons, strict=True)]
+    explicit, substring = voted(whole), voted(texts, paper_exact=True)
+    said, counted = (substring, texts) if rule.paper_exact else (explicit, whole)
     votes = {"verdicts": [verdict(text, rule.paper_exact) for text in counted]} if len(texts) > 1 else {}
     cut = said is None and all(reason == "length" for reason in finish_reasons)
     return {
         "verdict": said,
         **votes,
-        "verdict_by_substring": voted(texts, paper_exact=True),
+        "verdict_by_substring": substring,
+        "rules_disagree": (explicit is True) != bool(substring),
         "verdict_text": texts[0],
-        "verdict_finish_reason": "length" if cut else "stop" if said is None else first,
+        "verdict_finish_reason": "length" if cut else "stop" if said is None else finish_reasons[0],
     }
-
-
-def rules_disagree(row: Row) -> bool:
-    """Whether the last explicit verdict and the paper's substring rule come to different decisions."""
-    if "verdicts" in row:
-        explicit = row["verdict"]
-    else:  # read again: under `paper_exact` the row's verdict is the substring rule's
-        explicit = verdict(row["verdict_text"]) if row["verdict_finish_reason"] == "stop" else None
-    return (explicit is True) != bool(row["verdict_by_substring"])
 
 
 def unsolvable(measures: Row, rule: SolvabilityRule) -> str | None:

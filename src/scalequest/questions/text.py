@@ -56,19 +56,13 @@ _SYMBOLS = str.maketrans(
 # Commands that change how a formula looks, not what it says, and commands that say the same.
 _DECORATION = (
     "left right big bigl bigr bigg biggl biggr displaystyle textstyle text textbf textit textrm mathrm "
-    "mathbf mathit mbox hbox operatorname limits quad qquad ldots dots cdots hspace vspace phantom boldsymbol"
+    "mathbf mathit mathbb mbox hbox operatorname limits quad qquad ldots dots cdots hspace vspace phantom "
+    "boldsymbol"
 )
 _SAME = {"dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "leq": "le", "leqslant": "le", "geq": "ge"}
 _SAME |= {"geqslant": "ge", "neq": "ne", "cdot": "*", "times": "*", "dbinom": "binom", "tbinom": "binom"}
-_SAME |= {
-    "lvert": "|",
-    "rvert": "|",
-    "vert": "|",
-    "mid": "|",
-    "div": "/",
-    "degree": "circ",
-    "degrees": "circ",
-}
+_SAME |= {"lvert": "|", "rvert": "|", "vert": "|", "mid": "|", "div": "/", "lt": "<", "gt": ">"}
+_SAME |= {"rightarrow": "to"}
 
 
 def normalised(question: str) -> str:
@@ -167,13 +161,16 @@ def read_tokens(texts: Sequence[str]) -> Tokens:
     data, ends = _bytes(texts)
     kinds = _KINDS[data]
     before, after = np.roll(kinds, 1), np.roll(kinds, -1)  # texts end in a separator, so nothing wraps around
-    # 3.5 is one number, 1,000 is 1000, Ann's is one word, ten-year is two, and only 5! is a factorial.
+    # 3.5 is one number, 1,000 is 1000, Ann's is one word, and only 5! is a factorial. ten-year and x-axis are
+    # two words, but a-b is a difference: a hyphen has a word of three letters or more on one side.
     kinds[(data == ord(".")) & (before == NUMBER) & (after == NUMBER)] = NUMBER
     comma = np.flatnonzero((data == ord(",")) & (before == NUMBER))
     digits = kinds[np.minimum(comma[:, None] + np.arange(1, 5), len(kinds) - 1)] == NUMBER
     gone = data == ord("'")
     gone[comma[digits[:, :3].all(1) & ~digits[:, 3]]] = True
-    kinds[(data == ord("-")) & (before == WORD) & (after == WORD)] = 0
+    minus = np.flatnonzero((data == ord("-")) & (before == WORD) & (after == WORD))
+    near = kinds[(minus[:, None] + np.array([[[-3, -2, -1]], [[1, 2, 3]]])) % max(1, len(kinds))]
+    kinds[minus[(near == WORD).all(-1).any(0)]] = 0
     kinds[(data == ord("!")) & (before != NUMBER)] = 0
     kinds[(kinds == BRACKET) & (np.roll(data, 1) == ord("\\"))] = 0  # \( and \[ open a formula, as $ does
     ends = np.cumsum(~gone)[ends - 1]
@@ -249,6 +246,8 @@ def _bytes(texts: Sequence[str]) -> tuple[NDArray[np.uint8], I64]:
         some = column.filter(latex)
         some = pc.replace_substring_regex(some, r"frac\s*(\d)\s*(\d)", r"frac \1 \2")
         some = pc.replace_substring_regex(some, r"\{,\}|,\\!", ",")
+        some = pc.replace_substring_regex(some, r"\^?\\degrees?\b", r"^\\circ ")
+        some = pc.replace_substring_regex(some, r"(\\[a-z]+)-", r"\1 -")  # no hyphen, whatever its length
         column = pc.replace_with_mask(column, latex, some)
     column = pc.binary_join_element_wise(
         column, pa.scalar("\n", pa.large_string()), pa.scalar("", pa.large_string())

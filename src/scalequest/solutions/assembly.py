@@ -27,7 +27,7 @@ from scalequest.shards import Stage
 from scalequest.solutions.overview import lines, overview, sections
 from scalequest.tracking import Tracker
 
-VERSION = 2  # raise by hand when the same configuration gives other rows
+VERSION = 3  # raise by hand when the same configuration gives other rows
 COLUMNS = (
     *("id", "query", "response", "answer", "generator", "solver", "reward_model"),
     *("agreement", "reward", "margin", "source"),
@@ -215,5 +215,9 @@ def cost_lines(receipts: Sequence[Mapping[str, Any]]) -> list[str]:
         }
         for receipt in receipts
     ]
-    table = markdown_table(rows, "stage", "rows in", "kept", "dropped", "tokens", "seconds") if rows else []
-    return ["## How it was made, and what it cost", "", *table, ""] if rows else []
+    if not rows:
+        return []
+    total = {key: f"{sum(receipt[key] for receipt in receipts):,.0f}" for key in ("tokens", "seconds")}
+    columns = ("stage", "rows in", "kept", "dropped", "tokens", "seconds")
+    table = markdown_table([*rows, {"stage": "all", **total}], *columns)
+    return ["## How it was made, and what it cost", "", *table, ""]

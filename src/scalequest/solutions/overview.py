@@ -38,6 +38,7 @@ _TOPICS = {
     "arithmetic": "how many much total each more left cost price sells buys dollars hours day days week per "
     "percent",
 }
+_UNKNOWN = "not given"
 _WORDS = {topic: frozenset(words.split()) for topic, words in _TOPICS.items()}
 _ANSWERS = (
     ("none", r"\s*"),
@@ -128,7 +129,7 @@ def overview(rows: Sequence[Row], tests: Sequence[TestQuestion], rule: Contamina
         "numbers": {name: _quantiles(values) for name, values in samples.items()},
         "topics": dict(Counter(map(topic, queries)).most_common()),
         "answer_types": dict(Counter(map(answer_type, answers)).most_common()),
-        "generators": dict(Counter(str(row.get("generator") or "not given") for row in rows).most_common()),
+        "generators": dict(Counter(str(row.get("generator") or _UNKNOWN) for row in rows).most_common()),
         "not_english": dropped,
         "duplicates": {**duplicates, "templates_with_other_numbers": templates},
         "contamination": {"flagged": dict(by_rule), "clean": index.clean_ratios() if tests else []},
@@ -150,21 +151,28 @@ def sections(found: Overview) -> list[str]:
     """The overview as sections of a page, with plots."""
     facts = found.facts
     numbers = [{"of": name, **values} for name, values in facts["numbers"].items()]
-    counted = {"not English": facts["not_english"], **facts["duplicates"]}
+    doubled = facts["duplicates"]
+    counted = {
+        "not English": facts["not_english"],
+        "equal to an earlier row but for case, spacing and spelling of LaTeX": doubled.get("duplicate", 0),
+        "near-duplicates of an earlier row": doubled.get("near_duplicate", 0),
+        "the text of an earlier row with other numbers": doubled["templates_with_other_numbers"],
+    }
+    plots = [pages.histogram({name: values}, name) for name, values in found.samples.items()]
     return [
-        pages.section("Numbers", pages.table(numbers)),
-        *(
-            pages.section(name, pages.histogram({name: values}, name))
-            for name, values in found.samples.items()
-        ),
+        pages.section("Numbers", pages.table(numbers), *plots, note=f"{facts['rows']:,} rows."),
         pages.section("Topics", pages.bars(facts["topics"]), note="By key words: a rough index."),
         pages.section("Answers", pages.bars(facts["answer_types"])),
-        pages.section("Generators", pages.bars(facts["generators"])),
+        *(
+            [pages.section("Generators", pages.bars(made))]
+            if set(made := facts["generators"]) - {_UNKNOWN}
+            else []
+        ),
         pages.section(
             "Duplicates and language", pages.table([{"what": k, "rows": n} for k, n in counted.items()])
         ),
         *contamination_sections(
-            facts["contamination"]["clean"], facts["contamination"]["flagged"], found.flagged
+            facts["contamination"]["clean"], facts["contamination"]["flagged"], found.flagged, "is here"
         ),
     ]
 
@@ -174,9 +182,8 @@ def lines(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     told = [("rows", f"{facts['rows']:,}")]
     for name, values in facts["numbers"].items():
         if values:
-            told.append(
-                (name, f"median {values['median']:.3g}, mean {values['mean']:.3g}, max {values['max']:.3g}")
-            )
+            shown = (f"{key} {pages.number(values[key])}" for key in ("median", "mean", "max"))
+            told.append((name, ", ".join(shown)))
     for name in ("topics", "answer_types", "generators"):
         shares = (f"{kind} {100 * n / max(1, facts['rows']):.1f} %" for kind, n in facts[name].items())
         told.append((name.replace("_", " "), ", ".join(shares)))
@@ -184,6 +191,6 @@ def lines(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     told.append(("duplicates", ", ".join(f"{kind} {n:,}" for kind, n in facts["duplicates"].items())))
     flagged = facts["contamination"]["flagged"]
     told.append(("benchmark questions", ", ".join(f"{rule} {n:,}" for rule, n in flagged.items()) or "none"))
-    clean = (f"{one['benchmark']} {100 * one['clean']:.1f} %" for one in facts["contamination"]["clean"])
+    clean = (f"{one['benchmark']} {100 * one['clean']:.2f} %" for one in facts["contamination"]["clean"])
     told.append(("clean ratio", ", ".join(clean) or "not compared"))
     return told

@@ -19,15 +19,11 @@ from scalequest.records import Row, row_seed
 from scalequest.shards import Stage
 from scalequest.tracking import Tracker
 
-VERSION = 3  # raise by hand when the same configuration gives other rows
+VERSION = 4  # raise by hand when the same configuration gives other rows
 COLUMNS = ("id", "query", "response", "answer", "agreement", "reward", "margin", "generator", "solver")
 
-ANSWER_PHRASES = (
-    "boxed",
-    "he answer is",
-    "final answer is",
-)  # the paper's code keeps a response that holds one
-
+# the paper's code keeps a response that holds one
+ANSWER_PHRASES = ("boxed", "he answer is", "final answer is")
 
 Rule = Literal["majority", "reward", "majority_reward", "reward_vote", "correct"]
 NEED_REWARDS = ("reward", "majority_reward", "reward_vote")
@@ -44,6 +40,9 @@ class SelectConfig:
         "majority: the first response with the majority's answer; reward: the highest reward (paper); "
         "majority_reward: the highest among those; reward_vote: the highest of the answer whose rewards, "
         "each squashed to 0..1, sum highest; correct: the best one that agrees with the column `reference`",
+    )
+    answer_after: str = option(
+        "####", "rule correct: a reference is what follows the last of this, where there is one (GSM8K)"
     )
     min_agreement: float = option(0.0, "smallest share of the samples that give the majority's answer")
     min_reward: float | None = option(None, "smallest reward of what is selected; the paper has none")
@@ -81,7 +80,7 @@ def select(row: Row, config: SelectConfig) -> Row | Drop:
     The majority is taken over all samples, those that were cut or gave no answer counting against it. Ties,
     of votes or of rewards, go to the sample that came first. `margin` says how clear the choice was: by how
     much the best reward (or the majority's share) exceeds the best one that another answer has; null
-    without another.
+    without another. A complete response without an answer is none.
 
     Dropped: `all_truncated`, `no_answer`, `low_agreement`, `no_correct` (rule correct), `no_reward`,
     `low_reward`, and `no_answer_phrase` where nothing that may be chosen has one.
@@ -108,7 +107,7 @@ def select(row: Row, config: SelectConfig) -> Row | Drop:
     one = max(chosen, key=_reward) if by_reward else chosen[0]  # max takes the first of equals
     if config.min_reward is not None and _reward(one) < config.min_reward:
         return Drop(row, "low_reward")
-    others = [other for other in complete if not _same(other.answer, one.answer)]
+    others = [other for other in complete if other.answer is not None and not _same(other.answer, one.answer)]
     return {
         "id": row["id"],
         "query": row["question"],
@@ -132,6 +131,8 @@ def _eligible(
     answered = [one for one in complete if one.answer is not None]
     if config.rule == "correct":
         reference = str(row["reference"])
+        if config.answer_after:
+            reference = reference.rpartition(config.answer_after)[2].strip()
         return [one for one in answered if _same(one.answer, reference)] or "no_correct"
     if config.rule in NEED_REWARDS:
         answered = [one for one in answered if one.reward is not None]
