@@ -149,6 +149,7 @@ def plan(config: PlanConfig) -> list[Phase]:
     kept = round(questions * KEPT)
     asked = config.question_tokens + config.prompt_tokens
     question_bytes, response_bytes = (2.0 * size + 200 for size in config.characters)
+    solved_bytes = kept * question_bytes + responses * response_bytes  # scoring carries the responses on
     own = _own_rates(config.rate, responses / kept)
 
     def phase(name: str, rows: int, blocks: int, read: float, generated: float, size: float) -> Phase:
@@ -159,11 +160,11 @@ def plan(config: PlanConfig) -> list[Phase]:
     return [
         phase("generate_questions", questions, blocks, config.prompt_tokens, config.question_tokens,
               questions * question_bytes),
-        phase("filter_questions", questions, blocks, asked, config.solution_tokens, kept * question_bytes),
-        phase("solve_questions", responses, solve_blocks, asked, config.solution_tokens,
-              kept * question_bytes + responses * response_bytes),
-        phase("score", responses, solve_blocks, asked + config.solution_tokens, 0.0,
-              kept * (question_bytes + response_bytes)),
+        # with the judge's whole replies, to dropped questions too
+        phase("filter_questions", questions, blocks, asked, config.solution_tokens,
+              questions * (question_bytes + response_bytes)),
+        phase("solve_questions", responses, solve_blocks, asked, config.solution_tokens, solved_bytes),
+        phase("score", responses, solve_blocks, asked + config.solution_tokens, 0.0, solved_bytes),
     ]  # fmt: skip
 
 

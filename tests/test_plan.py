@@ -31,6 +31,9 @@ def test_the_plan_says_the_papers_hours_on_the_papers_machine() -> None:
         assert cells[1] == rows
         assert cells[-3] == cells[-1] == hours
     assert row(done.stdout, "responses")[-2] == "31.4", "on eight GPUs"
+    # the judge's reply stands beside every question, and a scored row has all its responses
+    disk = [row(done.stdout, name)[6] for name in ("question gen", "solvability", "responses", "reward")]
+    assert disk == ["1.2 GB", "6.4 GB", "13.7 GB", "13.7 GB"]
 
 
 def test_more_and_faster_gpus_take_less_time(tmp_path: Path) -> None:

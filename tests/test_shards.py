@@ -458,6 +458,31 @@ def test_a_second_run_is_refused_until_the_first_is_gone(tmp_path: Path) -> None
     assert data(tmp_path / "out") == data(tmp_path / "whole")
 
 
+def test_a_model_that_is_being_finished_keeps_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process loses its locks on a file when it closes that file, by whatever other handle."""
+    said: list[str] = []
+
+    def second_run(folder: Path) -> str:
+        script = """
+            import sys
+            from pathlib import Path
+            from tests.test_shards import StageError, opened
+            try:
+                opened(Path(sys.argv[1]))
+            except StageError as error:
+                print(error)
+        """
+        said.append(python(script, str(folder)).communicate()[0])
+        return "f" * 16
+
+    stage = opened(tmp_path / "out")
+    monkeypatch.setattr("scalequest.shards.digest_model", second_run)
+    stage.finish_model(rows_in=1, kept=1, card="# M")
+    assert "another run is writing here" in said[0]
+
+
 @pytest.mark.parametrize("fresh", [False, True])
 def test_workers_share_a_folder(tmp_path: Path, fresh: bool) -> None:
     script = """

@@ -330,7 +330,7 @@ class Stage:
             )
         with one_line(self.output_dir):
             for path in self.output_dir.iterdir():
-                if path.is_file():
+                if path.is_file() and path.name != ".lock":  # closing any file of it lets its locks go
                     sync(path)
             try:
                 output = digest_model(self.output_dir)[:16]

@@ -66,8 +66,14 @@ def test_the_launchers_variables_are_gone() -> None:
     ],
 )
 def test_gpus_come_from_the_callers_list(
-    monkeypatch: pytest.MonkeyPatch, listed: str | None, group: int, local: str, expected: str
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    listed: str | None,
+    group: int,
+    local: str,
+    expected: str,
 ) -> None:
+    monkeypatch.setattr(launch, "_GPU_FOLDER", tmp_path)
     monkeypatch.setattr(launch, "has_gpu", lambda: True)
     launched(**{**LAUNCHER, "LOCAL_RANK": local, "CUDA_VISIBLE_DEVICES": listed})
     launch.worker(group)
@@ -77,9 +83,34 @@ def test_gpus_come_from_the_callers_list(
 def test_too_few_gpus() -> None:
     launched(**{**LAUNCHER, "CUDA_VISIBLE_DEVICES": "4,5,6"})
     with pytest.raises(
-        ConfigError, match="needs GPUs 2 to 3 of the list, but CUDA_VISIBLE_DEVICES=4,5,6 has 3"
+        ConfigError, match=r"needs GPUs 2 to 3 of the list, but CUDA_VISIBLE_DEVICES has 3 \(4,5,6\)"
     ):
         launch.worker(2)
+
+
+def test_too_few_gpus_where_none_are_listed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("nvidia0", "nvidia1", "nvidiactl"):
+        (tmp_path / name).touch()
+    monkeypatch.setattr(launch, "_GPU_FOLDER", tmp_path)
+    monkeypatch.setattr(launch, "has_gpu", lambda: True)
+    launched(**LAUNCHER)
+    launch.worker()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
+    launched(**{**LAUNCHER, "LOCAL_RANK": "2"})
+    with pytest.raises(ConfigError, match=r"needs GPUs 2 to 2 of the list, but this machine has 2 \(0,1\)"):
+        launch.worker()
+
+
+def test_a_launch_on_the_cpu_stays_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """On a machine with GPUs, when the launcher's variables are gone."""
+    (tmp_path / "nvidiactl").touch()
+    monkeypatch.setattr(launch, "_GPU_FILES", (str(tmp_path / "nvidiactl"),))
+    launched(**LAUNCHER)
+    assert launch.has_gpu()
+    launched(**LAUNCHER, ACCELERATE_USE_CPU="true")
+    launch.worker()
+    assert "ACCELERATE_USE_CPU" not in os.environ
+    assert not launch.has_gpu()
 
 
 @linux

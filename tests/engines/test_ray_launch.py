@@ -14,7 +14,7 @@ import pytest
 
 from scalequest.config import ConfigError
 from scalequest.engines.base import EngineConfig
-from scalequest.engines.launch import IN_RAY, on_ray
+from scalequest.engines.launch import IN_RAY, has_gpu, on_ray
 from scalequest.engines.ray_launch import _room
 from scalequest.questions.generation import GenerationConfig
 from stage_support import data_files, receipt
@@ -96,6 +96,27 @@ def test_no_worker_wants_more_than_one_machine_has() -> None:
     assert _room([{"CPU": 8.0, "GPU": 3.0}] * 2, config(None, 2)) == (2, 1.0, 2)
     with pytest.raises(ConfigError, match="room for 2"):
         _room([{"CPU": 8.0, "GPU": 3.0}] * 2, config(3, 2))
+
+
+def test_workers_on_one_machine_do_not_share_cores() -> None:
+    script = (
+        "import os, sys\n"
+        "from scalequest.engines import launch, ray_launch\n"
+        "main = lambda *_: print(launch.worker(), sorted(os.sched_getaffinity(0)))\n"
+        "ray_launch._worker(int(sys.argv[1]), main, None, None, 2, int(sys.argv[2]), 's', '.')\n"
+    )
+    if not hasattr(os, "sched_getaffinity") or has_gpu():
+        pytest.skip("this machine binds no cores")
+
+    def place(number: int, together: int) -> str:
+        words = [sys.executable, "-c", script, str(number), str(together)]
+        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+
+    cores = sorted(os.sched_getaffinity(0))
+    half = len(cores) // 2
+    assert place(0, 2) == f"(0, 2) {cores[:half] or cores}"
+    assert place(1, 2) == f"(1, 2) {cores[half:]}"
+    assert place(1, 1) == f"(1, 2) {cores}"
 
 
 def test_a_worker_on_ray_does_not_start_workers(monkeypatch: pytest.MonkeyPatch) -> None:

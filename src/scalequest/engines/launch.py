@@ -33,6 +33,7 @@ _REMOVED = (
 _REMOVED_PREFIXES = ("TORCHELASTIC_", "ACCELERATE_", "FSDP_")
 IN_RAY = "SCALEQUEST_RAY_WORKER"  # set where a worker of `launch: ray` runs
 _GPU_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+_GPU_FOLDER = Path("/dev")  # holds one nvidia<number> a GPU
 
 
 def worker(tensor_parallel_size: int = 1) -> tuple[int, int]:
@@ -61,6 +62,8 @@ def worker(tensor_parallel_size: int = 1) -> tuple[int, int]:
     if not gpu:
         # vLLM binds memory to NUMA nodes on CPU, and torch warns of it at every start unless told so before.
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    if _told_cpu():  # engines ask `has_gpu` again, when the launcher's word is gone
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     for name in list(os.environ):
         if name in _REMOVED or name.startswith(_REMOVED_PREFIXES):
             del os.environ[name]
@@ -147,9 +150,13 @@ def has_gpu() -> bool:
     # torch reads OMP_NUM_THREADS when it is imported, so `worker` may not ask it.
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return False
-    if os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true":
+    if _told_cpu():
         return False
     return any(Path(file).exists() for file in _GPU_FILES)
+
+
+def _told_cpu() -> bool:
+    return os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
 
 
 def _listed_gpus() -> list[str]:
@@ -159,11 +166,15 @@ def _listed_gpus() -> list[str]:
 
 def _pin_gpus(local_index: int, group: int) -> None:
     first = local_index * group
-    gpus = _listed_gpus() or [str(number) for number in range(first + group)]
+    gpus, where = _listed_gpus(), "CUDA_VISIBLE_DEVICES"
+    if not gpus:
+        # A number that no GPU has would hide all of them, and transformers would run on the CPU.
+        there, where = len(list(_GPU_FOLDER.glob("nvidia[0-9]*"))), "this machine"
+        gpus = [str(number) for number in range(there or first + group)]
     if len(gpus) < first + group:
         raise ConfigError(
             f"worker {local_index} of this machine needs GPUs {first} to {first + group - 1} of the list, "
-            f"but CUDA_VISIBLE_DEVICES={','.join(gpus)} has {len(gpus)}: launch one process for every {group}"
+            f"but {where} has {len(gpus)} ({','.join(gpus)}): launch one process for every {group}"
         )
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[first : first + group])
 

@@ -48,11 +48,21 @@ def spread(main: Callable[[RunOptions, Any], None], run: RunOptions, config: Any
     run = replace(run, output_dir=os.path.abspath(run.output_dir))
     ray.init(ignore_reinit_error=True, include_dashboard=False, log_to_driver=True)
     try:
-        workers, cpus, gpus = _room([node["Resources"] for node in ray.nodes() if node["Alive"]], config)
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        workers, cpus, gpus = _room(nodes, config)
         if run.fresh:
             clear(run.output_dir)
         session = secrets.token_hex(8)
-        given = (main, replace(run, fresh=False), config, workers, session, os.getcwd())
+        together = workers if len(nodes) == 1 else 1  # else nobody knows who is where
+        given = (
+            main,
+            replace(run, fresh=False),
+            config,
+            workers,
+            1 if gpus else together,
+            session,
+            os.getcwd(),
+        )
         logger.info("%d workers on Ray, each with %g CPUs and %d GPUs", workers, cpus, gpus)
         task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES, max_calls=1)(_worker)
         waiting = [task.remote(number, *given) for number in range(workers)]
@@ -72,11 +82,13 @@ def _worker(
     run: RunOptions,
     config: Any,
     workers: int,
+    together: int,
     session: str,
     folder: str,
 ) -> None:
-    """In a process of Ray's that ends with it: be worker `number`."""
-    place = {"RANK": number, "WORLD_SIZE": workers, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
+    """In a process of Ray's that ends with it: be worker `number`, one of so many that share these cores."""
+    place = {"RANK": number, "WORLD_SIZE": workers}
+    place |= {"LOCAL_RANK": number % together, "LOCAL_WORLD_SIZE": together}
     os.environ.update({name: str(value) for name, value in place.items()})
     os.environ.update({SESSION: session, IN_RAY: "1"})
     os.chdir(folder)
