@@ -22,7 +22,7 @@ One GPU with LoRA:
     python recipes/sft.py --config recipes/mistral_7b/sft.yaml --use_peft --lora_r 64 \
         --lora_target_modules all-linear --gradient_accumulation_steps 64
 
-Tokenise beforehand, on a machine without GPUs, with `--prepare_only --use_cpu --prepare_processes 16`.
+Tokenise beforehand, on a machine without GPUs, with `--prepare_only --use_cpu`.
 
 Hardware: 8 GPUs of 80 GB for 7B with ZeRO-3 (the paper does not give its own); 2 CPU cores and a few minutes
 for the tiny profile. Interrupted, it goes on from its last whole checkpoint when started again.

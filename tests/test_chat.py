@@ -421,3 +421,13 @@ def test_models_with_rows_to_spare_keep_their_size_and_stop(
     assert tokenizer.convert_ids_to_tokens(model.generation_config.eos_token_id) == stops
     assert bound.pad_id != bound.eos_id == model.config.eos_token_id
     assert model.get_input_embeddings().padding_idx == bound.pad_id
+
+
+def test_truncation_in_a_tokenizers_file_cuts_nothing() -> None:
+    tokenizer = load_tokenizer("recipes/tiny/models/tiny-solver")
+    whole = bind(load_format("tinymath"), tokenizer).question_ids("How many apples does Ann have? " * 9)
+    tokenizer.backend_tokenizer.enable_truncation(4)
+    tokenizer.backend_tokenizer.enable_padding(length=512)
+    assert (
+        bind(load_format("tinymath"), tokenizer).question_ids("How many apples does Ann have? " * 9) == whole
+    )

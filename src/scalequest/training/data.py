@@ -6,12 +6,14 @@ the model is trained on is what `chat.py` says, on every version of TRL.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
 import shutil
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -28,6 +30,7 @@ Ids = dict[str, Any]  # lists of token ids; of a scorer also one float
 Render = Callable[[Row, BoundFormat], Ids]
 
 IGNORED = -100  # a label that takes no part in the loss
+_AT_A_TIME = 500  # rows
 
 
 class DoesNotFit(ValueError):
@@ -108,7 +111,6 @@ def prepare(
     *,
     holdout: int = 0,
     seed: int = 0,
-    processes: int = 1,
 ) -> Counts:
     """Render `rows` and leave `rows.arrow`, `holdout.json`, `dropped.jsonl` and `counts.json`.
 
@@ -121,7 +123,6 @@ def prepare(
         chat: format of the model.
         holdout: rows to keep apart.
         seed: of the draw.
-        processes: worker processes to tokenise with.
 
     Raises:
         ConfigError: nothing is left to train on.
@@ -133,23 +134,29 @@ def prepare(
     tmp.mkdir(parents=True)
     sizes: list[tuple[int, int]] = []  # of each kept row: tokens, and those of them with loss
     dropped: Counter[str] = Counter()
-    from datasets.arrow_writer import ArrowWriter
+    import pyarrow as pa
 
-    with ArrowWriter(path=str(tmp / "rows.arrow")) as writer, (tmp / "dropped.jsonl").open("w") as losses:
-        for row, ids in zip(rows, _rendered(rows, render, chat, processes), strict=True):
-            if isinstance(ids, str):
-                dropped[ids] += 1
-                losses.write(json.dumps({"id": row["id"], "reason": ids}) + "\n")
-            else:
-                writer.write(ids)
-                sizes.append((_tokens(ids), _targets(ids)))
+    with contextlib.ExitStack() as files:
+        losses = files.enter_context((tmp / "dropped.jsonl").open("w"))
+        writer = None
+        for made in _rendered(rows, render, chat):
+            kept = [ids for _, ids in made if not isinstance(ids, str)]
+            for row, reason in made:
+                if isinstance(reason, str):
+                    dropped[reason] += 1
+                    losses.write(json.dumps({"id": row["id"], "reason": reason}) + "\n")
+            if kept:
+                batch = pa.RecordBatch.from_pylist(kept)
+                if writer is None:
+                    writer = files.enter_context(pa.ipc.new_stream(str(tmp / "rows.arrow"), batch.schema))
+                writer.write_batch(batch)
+            sizes += [(_tokens(ids), _targets(ids)) for ids in kept]
         if len(sizes) <= holdout:
             reasons = ", ".join(f"{reason}: {count}" for reason, count in dropped.most_common()) or "none"
             raise ConfigError(
                 f"input: of {len(rows)} rows {len(sizes)} can be used and {holdout} are to be held out: "
                 f"nothing to train on (dropped: {reasons})"
             )
-        writer.finalize()
     apart = sorted(random.Random(seed).sample(range(len(sizes)), holdout))
     (tmp / "holdout.json").write_text(json.dumps(apart))
     held = set(apart)
@@ -208,7 +215,7 @@ def _targets(ids: Ids) -> int:
     if not isinstance(ids.get("labels", []), list):
         return 1  # a number to learn, not a text
     if "labels" in ids:
-        return sum(label != IGNORED for label in ids["labels"])
+        return len(ids["labels"]) - int(ids["labels"].count(IGNORED))
     return len(ids["chosen_ids"]) + len(ids["rejected_ids"])
 
 
@@ -222,24 +229,23 @@ def _try(row: Row, render: Render, chat: BoundFormat) -> Ids | str:
         return str(error)  # one of four words
 
 
-def _rendered(rows: Iterable[Row], render: Render, chat: BoundFormat, processes: int) -> Iterator[Ids | str]:
-    if processes <= 1:
-        yield from map(partial(_try, render=render, chat=chat), rows)
-        return
-    from multiprocessing import get_context
+def _rendered(
+    rows: Sequence[Row], render: Render, chat: BoundFormat
+) -> Iterator[list[tuple[Row, Ids | str]]]:
+    """Rows in their order, some at a time, each with its ids or why there are none.
 
-    # Fork is unsafe once torch has threads; the tokenizer travels once a process, not with every chunk.
-    with get_context("spawn").Pool(processes, _take, (render, chat)) as pool:
-        yield from pool.imap(_try_taken, rows, chunksize=512)
+    Tokenisers let other threads go on while they work, so threads are enough to use all cores.
+    """
 
+    def some(first: int) -> list[tuple[Row, Ids | str]]:
+        return [(row, _try(row, render, chat)) for row in rows[first : first + _AT_A_TIME]]
 
-_taken: tuple[Render, BoundFormat]  # of a process of `_rendered`
-
-
-def _take(render: Render, chat: BoundFormat) -> None:
-    global _taken
-    _taken = render, chat
-
-
-def _try_taken(row: Row) -> Ids | str:
-    return _try(row, *_taken)
+    workers = max(1, min(os.cpu_count() or 1, 16))  # what Python does between them keeps few busy
+    ahead: deque[Future[list[tuple[Row, Ids | str]]]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        for first in range(0, len(rows), _AT_A_TIME):
+            ahead.append(pool.submit(some, first))
+            if len(ahead) > 2 * workers:  # no more in memory than are worked on
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
