@@ -8,6 +8,8 @@ Without `--submit` the script is printed. Machines and GPUs a machine are those 
 many machines as `--nodes` says. The presets' batch is that of one machine: on several,
 gradient_accumulation_steps goes down by as much, so that the global batch stays what it was.
 
+A GPU gets eight cores (`--sbatch "--cpus-per-task=N"` for others).
+
 The run is told to stop (SIGTERM) ten minutes before its time is over or when the job is preempted: it saves a
 sealed checkpoint and leaves status 75, or `stopped.json` in its folder where a launcher puts its own status
 in the place of it, and the script puts the job back into the queue. A run that failed is not put back. The
@@ -30,6 +32,7 @@ from scalequest.estimate import Topology
 
 STOP_SECONDS = 600  # before the end: time for one step and one checkpoint
 PORT = 29500
+CORES = 8  # a GPU; without a word, Slurm gives one to the one task of a machine, and so to all its ranks
 
 
 def script(launch: str, command: Sequence[str], nodes: int | None, extra: Sequence[str]) -> str:
@@ -47,10 +50,11 @@ def script(launch: str, command: Sequence[str], nodes: int | None, extra: Sequen
     spread = Topology.of(launch)
     machines = nodes or spread.machines
     gpus = spread.processes // spread.machines
-    settings = given(command)
+    # As the recipes read `--key=value`; what follows changes or adds to words.
+    words = [part for word in command for part in (word.split("=", 1) if word[:2] == "--" else [word])]
+    settings = given(words)
     if "output_dir" not in settings:
         raise ConfigError("output_dir: neither the config nor the command names it")
-    words = list(command)
     if machines > 1:
         steps = int(settings.get("gradient_accumulation_steps", 1))
         kept, rest = divmod(steps, machines)
@@ -77,6 +81,7 @@ def script(launch: str, command: Sequence[str], nodes: int | None, extra: Sequen
         f"#SBATCH --nodes={machines}",
         "#SBATCH --ntasks-per-node=1",
         f"#SBATCH --gpus-per-node={gpus}",
+        f"#SBATCH --cpus-per-task={CORES * gpus}",
         f"#SBATCH --signal=B:TERM@{STOP_SECONDS}",
         "#SBATCH --requeue",
         "#SBATCH --open-mode=append",

@@ -143,21 +143,28 @@ class Topology:
         )
 
     @classmethod
-    def launched(cls, processes: int) -> Topology:
-        """Read what `accelerate launch` told this process."""
-        zero: Any = int(os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2"))
-        offload = "ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE"
+    def launched(cls, training_args: Any) -> Topology:
+        """Read what the launcher told this process, and what the trainer's config made of it."""
+        zero = zero_settings(training_args)
+        devices = [zero.get(f"offload_{what}", {}).get("device") for what in ("optimizer", "param")]
+        fsdp = os.environ.get("ACCELERATE_USE_FSDP") == "true"
         return cls(
-            processes=processes,
-            zero=zero if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true" else 0,
-            fsdp=os.environ.get("ACCELERATE_USE_FSDP") == "true",
-            offload=os.environ.get(offload) == "cpu",
+            processes=training_args.world_size,
+            zero=zero.get("stage", 0),
+            fsdp=fsdp,
+            offload="cpu" in devices or (fsdp and os.environ.get("FSDP_OFFLOAD_PARAMS") == "true"),
         )
 
     @property
     def spreads_weights(self) -> bool:
         """Whether weights lie in pieces."""
         return self.zero == 3 or self.fsdp
+
+
+def zero_settings(training_args: Any) -> dict[str, Any]:
+    """DeepSpeed's `zero_optimization`, be it from an accelerate file or one of DeepSpeed's; else nothing."""
+    plugin = getattr(training_args, "deepspeed_plugin", None)
+    return dict(plugin.deepspeed_config.get("zero_optimization", {})) if plugin is not None else {}
 
 
 @dataclass(frozen=True)
@@ -169,11 +176,13 @@ class Work:
         length: tokens of the longest of them.
         accumulation: forward passes an optimizer step.
         checkpointing: activations are computed twice.
-        full_precision: weights are fp32 outside DeepSpeed (`dtype: float32`).
+        full_precision: weights are fp32 outside DeepSpeed (`dtype: float32`; `auto` is mostly bf16).
         mixed: arithmetic is bf16.
         lora: rank of the adapter, 0 where all weights are trained.
         quantised: weights of the blocks are 4-bit.
-        reference: forward passes of a reference model beside each training one; it is no second copy.
+        reference: forward passes of a reference model beside each training one.
+        second: that model is held as a second copy; not where an adapter is turned off for it, nor where its
+            log-probabilities were computed before.
         head: a language model's head; a scorer has one row.
     """
 
@@ -186,6 +195,7 @@ class Work:
     lora: int = 0
     quantised: bool = False
     reference: int = 0
+    second: bool = False
     head: bool = True
 
     @classmethod
@@ -198,11 +208,12 @@ class Work:
             length=training_args.max_length,
             accumulation=training_args.gradient_accumulation_steps,
             checkpointing=bool(training_args.gradient_checkpointing),
-            full_precision=model_args.dtype in (None, "float32", "auto"),
+            full_precision=model_args.dtype == "float32",
             mixed=bool(training_args.bf16 or training_args.fp16),
             lora=model_args.lora_r if model_args.use_peft else 0,
             quantised=bool(model_args.load_in_4bit),
             reference=int(pairs),
+            second=pairs and not model_args.use_peft and training_args.precompute_ref_log_probs is False,
             head=hasattr(training_args, "loss_type"),  # of TRL's configs
         )
 
@@ -236,8 +247,9 @@ def memory(model: Architecture, work: Work, spread: Topology, gpu: bool = True) 
     compute = 2 if work.mixed else 4
     if spread.zero:
         held, gradient, state = compute, compute, 12 if work.mixed else 8
-    else:  # torch's AdamW keeps its state in the weights' own precision
-        held = 4 if work.full_precision or not work.mixed else 2
+    else:  # torch's AdamW keeps its state in the weights' own precision; FSDP2 makes trained ones float32
+        whole = work.full_precision or not work.mixed or (spread.fsdp and not work.lora)
+        held = 4 if whole else 2
         gradient, state = held, 2 * held
     weights = float(everything * held)
     if work.quantised:
@@ -245,6 +257,7 @@ def memory(model: Architecture, work: Work, spread: Topology, gpu: bool = True) 
         weights = blocks * QUANTISED + (everything - blocks) * 2.0
     if work.lora:
         weights, gradient, state = weights + 4.0 * trained, 4, 8  # PEFT trains an adapter in fp32
+    weights += everything * compute * work.second
     gradients, optimizer = float(trained * gradient), float(trained * state)
     if spread.spreads_weights:
         weights /= ranks

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from training_support import logged, weights
 
 from scalequest.config import ConfigError
 from scalequest.training.difficulty import calibration, fail_rate
@@ -117,3 +118,23 @@ def test_questions_without_an_answer_are_the_hardest(
     assert json.loads((out / "receipt.json").read_text())["rows_in"] == 15
     assert {row["fail_rate"] for row in held if row["question"] == "What?"} == {1.0}
     assert {row["fail_rate"] for row in held if row["question"] != "What?"} == {0.0}
+
+
+def test_accumulation_times_batch_is_what_counts(
+    settings: Settings, rated: Path, train: Train, tmp_path: Path
+) -> None:
+    """Also in a last step of fewer questions; transformers takes the model's mean for a share of a sum."""
+    outs = [
+        train(
+            "difficulty",
+            {**settings, "input": [str(rated)], "limit": 28, "max_steps": 4, "optim": "sgd"},
+            output_dir=str(tmp_path / f"{batch}x{steps}"),
+            per_device_train_batch_size=batch,
+            gradient_accumulation_steps=steps,
+        )
+        for batch, steps in ((3, 4), (12, 1))
+    ]
+    one, other = (weights(out) for out in outs)
+    assert all(torch.allclose(one[name], other[name], atol=1e-6) for name in one)
+    losses = [[record["loss"] for record in logged(out) if "loss" in record] for out in outs]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)

@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -39,7 +40,7 @@ def table() -> Any:
         sys.path.remove(str(RECIPES))
 
 
-@pytest.mark.parametrize("path", PRESETS, ids=name_of)
+@pytest.mark.parametrize("path", [*PRESETS, RECIPES / "qwen2_math_7b/reward.yaml"], ids=name_of)
 def test_every_preset_is_read_by_its_recipe(path: Path) -> None:
     settings = {**read_yaml(path), "use_cpu": True}
     args, training_args, _ = build(recipe(stage_of(path)).types(), settings, str(path))
@@ -159,6 +160,37 @@ def test_spreading_costs_a_rank_less() -> None:
         for name in ("zero2", "zero3", "zero3_offload")
     ]
     assert needs == sorted(needs, reverse=True)
+
+
+def test_what_is_held_besides_is_counted() -> None:
+    """FSDP2's float32 weights, though they were loaded in bf16; a reference model that is held, too."""
+    model = estimate.Architecture(**read_yaml(RECIPES / "architectures.yaml")["Qwen/Qwen2-Math-7B"])
+    work = estimate.Work(rows=2, length=1024)
+    fsdp = estimate.Topology.of(ROOT / "accelerate_configs/fsdp2.yaml")
+    bf16, fp32 = (
+        estimate.memory(model, replace(work, full_precision=whole), fsdp) for whole in (False, True)
+    )
+    assert bf16 == fp32
+    assert bf16.weights == 4 * model.parameters() / 8
+    adapter = estimate.memory(model, replace(work, lora=8), fsdp)
+    assert adapter.weights < bf16.weights, "what is frozen stays as it was loaded"
+    zero3 = estimate.Topology.of(ROOT / "accelerate_configs/zero3.yaml")
+    alone, beside = (estimate.memory(model, replace(work, second=second), zero3) for second in (False, True))
+    assert beside.weights == 2 * alone.weights
+    settings = {**read_yaml(RECIPES / "qwen2_math_7b/qpo.yaml"), "use_cpu": True}
+    for choice, held in ((True, False), (False, True), (None, False)):
+        _, *parts = build(recipe("qpo").types(), {**settings, "precompute_ref_log_probs": choice})
+        assert estimate.Work.of(*parts).second == held
+
+
+def test_the_topology_is_deepspeeds_own_where_it_has_a_file_of_its_own() -> None:
+    """With such a file accelerate sets no variable for the stage."""
+    zero = {"stage": 3, "offload_optimizer": {"device": "cpu"}}
+    plugin = SimpleNamespace(deepspeed_config={"zero_optimization": zero})
+    found = estimate.Topology.launched(SimpleNamespace(world_size=8, deepspeed_plugin=plugin))
+    assert (found.zero, found.offload, found.processes) == (3, True, 8)
+    alone = estimate.Topology.launched(SimpleNamespace(world_size=1, deepspeed_plugin=None))
+    assert (alone.zero, alone.offload, alone.fsdp) == (0, False, False)
 
 
 TOKENIZERS = {

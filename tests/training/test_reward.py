@@ -71,6 +71,9 @@ def test_it_learns_and_scores_what_it_was_not_shown(
         in (out / "README.md").read_text()
     )
 
+    said = (out / "metrics.jsonl").read_text().splitlines()
+    assert sum("eval_accuracy" in json.loads(line) for line in said) == 1, "evaluated twice"
+
     chat = bind(load_format("tinymath"), load_tokenizer(str(out)))
     sides = [
         [*prompt, *target]

@@ -7,6 +7,8 @@ import logging
 import math
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -21,8 +23,11 @@ from training_support import logged, same
 
 from scalequest.config import ConfigError
 from scalequest.shards import StageError
-from scalequest.training.context import check_settings
-from scalequest.training.safety import NOT_FINITE, REQUEUE, SEAL, STOPPED, is_sound
+from scalequest.training import ranks
+from scalequest.training.checks import check_settings
+from scalequest.training.progress import Report, last_metrics
+from scalequest.training.safety import NOT_FINITE, REQUEUE, SEAL, STOPPED, is_sound, whole_checkpoint
+from scalequest.training.samples import ShowSamples
 from scalequest.training.saving import NOT_PUBLISHED
 
 Train = Callable[..., Path]
@@ -71,6 +76,8 @@ def test_sigterm_saves_and_the_rest_is_as_if_nothing_had_been(
     train("sft", given)
     assert same(undisturbed, out)
     assert not (out / STOPPED).exists()
+    whole, gone_on = (json.loads((one / "receipt.json").read_text())["counts"] for one in (undisturbed, out))
+    assert gone_on["train_loss"] == pytest.approx(whole["train_loss"], rel=1e-6), "the loss of a part"
 
 
 @pytest.mark.parametrize("name", ["qft", "sft", "qpo"])
@@ -138,15 +145,125 @@ def test_what_is_not_of_the_model_is_not_published() -> None:
 
 
 def test_settings_that_would_do_something_else_are_refused(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fine = SimpleNamespace(n_gpu=1, resume_from_checkpoint=None, process_index=0, deepspeed_plugin=None)
+    fine = SimpleNamespace(
+        n_gpu=1, resume_from_checkpoint=None, save_only_model=False, process_index=0, deepspeed_plugin=None
+    )
     model = SimpleNamespace(dtype="float32", use_peft=False)
     check_settings(fine, model)
+    with monkeypatch.context() as fsdp:
+        fsdp.setenv("ACCELERATE_USE_FSDP", "true")
+        check_settings(fine, SimpleNamespace(dtype="bfloat16", use_peft=False))
     assert not caplog.records
-    check_settings(fine, SimpleNamespace(dtype="bfloat16", use_peft=False))
-    assert "round to nothing" in caplog.text
+    for dtype in ("bfloat16", "auto"):  # that of most checkpoints is bfloat16
+        check_settings(fine, SimpleNamespace(dtype=dtype, use_peft=False))
+        assert f"dtype {dtype}: without" in caplog.text
+    with pytest.raises(ConfigError, match="save_only_model"):
+        check_settings(SimpleNamespace(**{**vars(fine), "save_only_model": True}), model)
+    zero = SimpleNamespace(deepspeed_config={"zero_optimization": {"stage": 3}})
+    with pytest.raises(ConfigError, match="zero3_save_16bit_model"):
+        check_settings(SimpleNamespace(**{**vars(fine), "deepspeed_plugin": zero}), model)
+    zero.deepspeed_config["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"] = True
+    check_settings(SimpleNamespace(**{**vars(fine), "deepspeed_plugin": zero}), model)
     with pytest.raises(ConfigError, match="one process sees 8 GPUs"):
         check_settings(SimpleNamespace(**{**vars(fine), "n_gpu": 8}), model)
     with pytest.raises(ConfigError, match="resume_from_checkpoint"):
         check_settings(SimpleNamespace(**{**vars(fine), "resume_from_checkpoint": "checkpoint-5"}), model)
+
+
+def test_a_resumed_run_is_measured_from_where_it_went_on() -> None:
+    report = Report("sft", None)
+    state = SimpleNamespace(global_step=100, max_steps=200, num_input_tokens_seen=1_000_000)
+    report.on_train_begin(None, state, None)
+    report.first = report.seen = (*report.seen[:2], report.seen[2] - 10)
+    logs = {"loss": 1.0}
+    tracker = report.tracker = SimpleNamespace(log=lambda metrics, step: logs.update(metrics))  # type: ignore[assignment]
+    state.global_step, state.num_input_tokens_seen = 110, 1_005_000
+    report.on_log(None, state, None, logs=logs)
+    assert tracker is not None
+    assert logs["tokens_per_second"] == pytest.approx(500, rel=0.01), "tokens of earlier sessions counted"
+
+
+def test_the_loss_of_a_run_in_pieces_is_that_of_all_its_steps() -> None:
+    history = [
+        {"step": 10, "loss": 3.0},
+        {"step": 20, "loss": 2.0},
+        {"step": 25, "loss": 1.0},
+        {"step": 25, "train_loss": 0.0},
+        {"step": 25, "eval_loss": 1.5},
+    ]
+    assert last_metrics(history, resumed=False)["train_loss"] == 0.0
+    assert last_metrics(history, resumed=True) == {"step": 25, "train_loss": 55 / 25, "eval_loss": 1.5}
+
+
+def test_folders_that_only_look_like_checkpoints_are_let_alone(tmp_path: Path) -> None:
+    for name in ("checkpoint-5", "checkpoint-5-good", "checkpoint-10"):
+        (tmp_path / name).mkdir()
+    seal = {"fingerprint": "f", "seconds": 1.0, "files": {}}
+    (tmp_path / "checkpoint-5" / SEAL).write_text(json.dumps(seal))
+    assert whole_checkpoint(tmp_path, "f") == tmp_path / "checkpoint-5"
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-5", "checkpoint-5-good"}
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_sigterm_outside_of_training_is_no_failure_either(tmp_path: Path, begun: bool) -> None:
+    """While rows are tokenised or the model is checked: status 75, and word for the scheduler."""
+    if begun:
+        (tmp_path / "receipt.json").write_text("{}")
+    code = (
+        "import time\nfrom types import SimpleNamespace\nfrom scalequest.training.context import explained\n"
+        "def main(*_):\n    print('in', flush=True)\n    time.sleep(60)\n"
+        f"explained(main, None, SimpleNamespace(output_dir={str(tmp_path)!r}), None)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "in\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == REQUEUE
+    assert (tmp_path / STOPPED).exists() == begun
+
+
+def test_a_mistake_that_one_rank_finds_is_every_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the others would wait for it until the launcher kills them."""
+    sent: list[list[Any]] = []
+
+    def broadcast(outcome: list[Any], from_process: int) -> None:
+        outcome[:] = sent[0] if sent else outcome
+        sent.append(list(outcome))
+
+    monkeypatch.setattr(ranks, "broadcast_object_list", broadcast)
+
+    def mistaken() -> None:
+        raise StageError("other settings")
+
+    for rank in (0, 1):
+        with pytest.raises(StageError, match="other settings"):
+            ranks.once(SimpleNamespace(process_index=rank, world_size=2), mistaken)
+    sent[:] = [[7, None]]
+    assert ranks.once(SimpleNamespace(process_index=1, world_size=2), lambda: 0) == 7
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_where_weights_lie_in_pieces_ranks_generate_to_the_longest_text(together: bool) -> None:
+    """transformers asks for FSDP1 and its own FSDP2, not for accelerate's: a rank that ends early hangs."""
+    asked: dict[str, Any] = {}
+
+    class Model(torch.nn.Linear):
+        def generate(self, ids: torch.Tensor, **settings: Any) -> torch.Tensor:
+            asked.update(settings)
+            return ids
+
+    tokenizer = SimpleNamespace(pad_token_id=0, decode=lambda *_, **__: "")
+    shower = ShowSamples(
+        "qft", [[1, 2]], tokenizer, [3], every=1, tokens=4, seed=0, together=together, tracker=None
+    )
+    shower.generate(Model(1, 1), step=1)
+    assert asked["synced_gpus"] is together
+
+
+def test_what_a_run_is_made_of_does_not_know_the_run() -> None:
+    from scalequest.training import checks, progress, safety, samples, saving
+
+    for module in (checks, progress, ranks, safety, samples, saving):
+        assert "training.context" not in Path(str(module.__file__)).read_text(), module.__name__

@@ -113,6 +113,25 @@ def test_settings_that_would_cut_are_refused(settings: Settings, rows: Rows, tra
         train("sft", settings, input=[str(rows["solutions"])], packing_strategy="wrapped")
 
 
+@pytest.mark.parametrize("setting", [{"completion_only_loss": False}, {"assistant_only_loss": True}])
+def test_settings_that_labels_decide_are_refused(
+    settings: Settings, rows: Rows, train: Train, setting: dict[str, bool]
+) -> None:
+    with pytest.raises(ConfigError, match="rows come with their labels"):
+        train("sft", settings, input=[str(rows["solutions"])], **setting)
+
+
+def test_held_out_rows_need_not_be_packed(
+    settings: Settings, rows: Rows, train: Train, tmp_path: Path
+) -> None:
+    losses = []
+    for packed in (True, False):
+        given = {"holdout": 8, "eval_packing": packed, "output_dir": str(tmp_path / str(packed))}
+        out = train("sft", settings, input=[str(rows["solutions"])], max_steps=1, **given)
+        losses.append(json.loads((out / "receipt.json").read_text())["counts"]["eval_loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-2)
+
+
 def test_finished_is_skipped_and_changed_settings_are_named(
     settings: Settings, rows: Rows, train: Train
 ) -> None:

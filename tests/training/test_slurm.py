@@ -32,6 +32,7 @@ def launched(text: str) -> list[str]:
 
 def test_topology_is_the_accelerate_files() -> None:
     text = script("accelerate_configs/zero3.yaml", *SFT)
+    assert "#SBATCH --cpus-per-task=64\n" in text, "all ranks of a machine on one core"
     assert "#SBATCH --nodes=1\n" in text
     assert "#SBATCH --gpus-per-node=8\n" in text
     words = launched(text)
@@ -52,6 +53,15 @@ def test_more_machines_keep_the_global_batch(file: str, nodes: int, steps: str) 
     argv = [*words[words.index("recipes/sft.py") + 1 :], "--use_cpu", "--bf16", "false"]
     _, training, _ = parse(*recipe("sft").types(), argv=argv)
     assert training.gradient_accumulation_steps == int(steps)
+
+
+def test_settings_may_be_joined_to_their_keys() -> None:
+    """As the recipes read them; the batch is divided, and not given twice."""
+    joined = [SFT[0], f"--config={SFT[2]}", "--gradient_accumulation_steps=4"]
+    words = launched(script("--nodes", "2", "accelerate_configs/zero3.yaml", *joined))
+    assert words.count("--gradient_accumulation_steps") == 1
+    assert words[words.index("--gradient_accumulation_steps") + 1] == "2"
+    assert words[words.index("--config") + 1] == SFT[2]
 
 
 def test_a_batch_that_cannot_be_kept_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""What the training recipes share: opening, preparing, resuming, reporting, saving.
+"""What the training recipes share: a `Run` that is begun, prepared, opened, trained and saved.
 
 A recipe calls `begin`, `Run.prepare`, `Run.open`, builds its trainer, and ends with `Run.train` and
 `Run.save`. All ranks call all of them; what only one process may do is decided here. `output_dir` has to lie
@@ -11,37 +11,45 @@ import dataclasses
 import hashlib
 import json
 import logging
-import math
 import os
 import random
 import shutil
 import sys
+import threading
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
-import torch
-from accelerate.utils import broadcast_object_list
 from datasets import disable_progress_bars
-from transformers import AutoConfig, GenerationConfig, PrinterCallback, ProgressCallback, TrainerCallback
+from transformers import GenerationConfig, PrinterCallback, ProgressCallback
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils.logging import disable_progress_bar
 
-from scalequest import estimate
 from scalequest.chat import BoundFormat, ChatFormat, bind, load_format, load_tokenizer
 from scalequest.config import ConfigError, TrainRunOptions, fingerprint_fields, option, required, to_dict
 from scalequest.records import Row, expand, model_fingerprint, read_inputs, source_fingerprint
 from scalequest.shards import Stage, StageError
 from scalequest.tracking import Tracker
 from scalequest.training import data
+from scalequest.training.checks import check_publishing, check_settings, memory_check
 from scalequest.training.cpu import keep_memory
-from scalequest.training.safety import REQUEUE, SEAL, STOPPED, Guard, Seal, whole_checkpoint
-from scalequest.training.samples import ShowSamples
-from scalequest.training.saving import check_model, check_publishing, merge_adapter, model_card, publish
+from scalequest.training.progress import Report, last_metrics
+from scalequest.training.ranks import once
+from scalequest.training.safety import (
+    REQUEUE,
+    SEAL,
+    STOPPED,
+    Guard,
+    Seal,
+    leave_when_told,
+    tell_stopped,
+    whole_checkpoint,
+)
+from scalequest.training.samples import ShowSamples, prompt_of
+from scalequest.training.saving import check_model, hardware, merge_adapter, model_card, publish
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +76,6 @@ class TrainingData(TrainRunOptions):
     prepare_only: bool = option(
         False, "tokenise into output_dir and stop; without a GPU give use_cpu, too", fingerprint=False
     )
-    prepare_processes: int = option(1, "processes that tokenise", fingerprint=False)
     sample_every: int = option(
         0,
         "steps between texts that the model writes for the log; 0: none; off under ZeRO-3",
@@ -170,25 +177,19 @@ class Run:
         made_of += [self.identity["chat_format"], self.identity["model"], self.training_args.seed]
         key = json.dumps(made_of, sort_keys=True)
         folder = self.folder / PREPARED / hashlib.sha256(key.encode()).hexdigest()[:16]
-        failed: list[Exception | None] = [None]
-        with self.training_args.main_process_first(local=False, desc="tokenising"):
-            if self.main and not (folder / "counts.json").is_file():
-                try:
-                    data.prepare(
-                        folder,
-                        rows() if rows else self.rows(needs),
-                        render,
-                        self.chat,
-                        holdout=self.args.holdout,
-                        seed=self.training_args.seed,
-                        processes=self.args.prepare_processes,
-                    )
-                except (ConfigError, StageError) as error:
-                    failed = [error]
-        if self.training_args.world_size > 1:
-            broadcast_object_list(failed, from_process=0)  # or the others would look for what is not there
-        if failed[0] is not None:
-            raise failed[0]
+
+        def make() -> None:
+            if not (folder / "counts.json").is_file():
+                data.prepare(
+                    folder,
+                    rows() if rows else self.rows(needs),
+                    render,
+                    self.chat,
+                    holdout=self.args.holdout,
+                    seed=self.training_args.seed,
+                )
+
+        once(self.training_args, make)
         self.prepared = folder
         self.counts = counts = data.counts_of(folder)
         if self.main:
@@ -207,37 +208,36 @@ class Run:
         Raises:
             StageError: the folder is another run's, or was made with other settings.
         """
+        return once(self.training_args, self._open)
+
+    def _open(self) -> bool:
         settings = {**to_dict(self.args), **to_dict(self.model_args), **to_dict(self.training_args)}
-        if self.main:
-            self.stage = Stage.open(
-                self.folder,
-                name=self.name,
-                version=self.version,
-                config=settings,
-                fingerprint=self.identity,
-                inputs=self.inputs,
-                fresh=self.args.fresh,
-            )
-            if self.stage.finished:
-                log.info("%s: %s is finished, nothing to do", self.name, self.folder)
-                if self.publishes:
-                    log.info("%s: published as %s", self.name, publish(self.folder, self.training_args))
-            else:
-                self.tracker = Tracker.start(
-                    stage=self.name,
-                    output_dir=self.folder,
-                    config=settings,
-                    group=self.args.group,
-                    mode=self.args.track,
-                    fingerprint=self.stage.fingerprint,
-                    upstream={**self.inputs, "model": self.identity["model"]},
-                )
-                (self.folder / STOPPED).unlink(missing_ok=True)
-                log.info("%s: %s", self.name, memory_check(self))
-        todo = [self.stage is None or not self.stage.finished]
-        if self.training_args.world_size > 1:
-            broadcast_object_list(todo, from_process=0)
-        return todo[0]
+        self.stage = Stage.open(
+            self.folder,
+            name=self.name,
+            version=self.version,
+            config=settings,
+            fingerprint=self.identity,
+            inputs=self.inputs,
+            fresh=self.args.fresh,
+        )
+        if self.stage.finished:
+            log.info("%s: %s is finished, nothing to do", self.name, self.folder)
+            if self.publishes:
+                log.info("%s: published as %s", self.name, publish(self.folder, self.training_args))
+            return False
+        self.tracker = Tracker.start(
+            stage=self.name,
+            output_dir=self.folder,
+            config=settings,
+            group=self.args.group,
+            mode=self.args.track,
+            fingerprint=self.stage.fingerprint,
+            upstream={**self.inputs, "model": self.identity["model"]},
+        )
+        (self.folder / STOPPED).unlink(missing_ok=True)
+        log.info("%s: %s", self.name, memory_check(self.model, self.training_args, self.model_args))
+        return True
 
     def show(self, folder: Path, rows: int = 8) -> None:
         """Send the first rows, as the model will see them, to the tracker."""
@@ -248,7 +248,7 @@ class Run:
 
     def train(self, trainer: Any) -> None:
         """Train, from the last whole checkpoint of these settings if any; evaluate what is held out."""
-        sealed = self._last_checkpoint()
+        fingerprint, sealed = once(self.training_args, self._last_checkpoint)
         if sealed is not None:
             self.earlier = float(json.loads((sealed / SEAL).read_text())["seconds"])
             if self.main:
@@ -256,33 +256,51 @@ class Run:
         for callback in (PrinterCallback, ProgressCallback):
             trainer.remove_callback(callback)
         keep, trainer.args.save_total_limit = trainer.args.save_total_limit, None
-        trainer.add_callback(Seal(self, keep))
+        trainer.add_callback(Seal(self.folder, keep, fingerprint, lambda: self.seconds))
         if self.main:
-            trainer.add_callback(_Report(self))
+            trainer.add_callback(Report(self.name, self.tracker))
         self._show_samples(trainer)
-        with Guard(self, trainer) as guard:
+        with Guard(self.name, self.folder, self.tokenizer, trainer) as guard:
             trainer.train(resume_from_checkpoint=str(sealed) if sealed else None)
         if guard.stopped:
             self._stop(trainer)
         if trainer.eval_dataset is not None:
             trainer.evaluate()
 
+    def _last_checkpoint(self) -> tuple[str, Path | None]:
+        """Fingerprint of these settings, and the newest checkpoint that was written whole under it."""
+        fingerprint = self.stage.fingerprint if self.stage else ""
+        return fingerprint, whole_checkpoint(self.folder, fingerprint)
+
     def _show_samples(self, trainer: Any) -> None:
-        if not self.args.sample_every or self.scorer or self.prepared is None:
+        args = self.args
+        if not args.sample_every or self.scorer or self.prepared is None:
             return
         if is_deepspeed_zero3_enabled():
             if self.main:
                 log.info("%s: no samples under ZeRO-3, where each token would gather all weights", self.name)
             return
-        stops = self.chat.solve_stop_ids if self.name == "sft" else self.chat.question_stop_ids
-        trainer.add_callback(ShowSamples(self, data.load(self.prepared)[0], list(stops)))
+        rows = data.load(self.prepared)[0]
+        header = self.chat.question_prefix_ids
+        shower = ShowSamples(
+            self.name,
+            [prompt_of(rows[n], header) for n in range(min(args.sample_count, len(rows)))],
+            self.tokenizer,
+            self.chat.solve_stop_ids if self.name == "sft" else self.chat.question_stop_ids,
+            every=args.sample_every,
+            tokens=args.sample_tokens,
+            seed=self.training_args.seed,
+            together=trainer.is_fsdp_enabled and self.training_args.world_size > 1,
+            tracker=self.tracker,
+        )
+        trainer.add_callback(shower)
 
     def _stop(self, trainer: Any) -> None:
         """Leave, saved, with the status that says: start me again."""
         step = trainer.state.global_step
         trainer.end()
         if self.main:
-            (self.folder / STOPPED).write_text(json.dumps({"step": step, "time": time.time()}) + "\n")
+            tell_stopped(self.folder, step)
             log.warning("%s: told to stop: checkpoint-%d is whole; start again to go on", self.name, step)
             if self.tracker is not None:
                 self.tracker.finish(REQUEUE)
@@ -306,7 +324,7 @@ class Run:
             trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
         trainer.save_model(str(adapter or self.folder))
         dtype = trainer.model.dtype
-        last = [entry for entry in trainer.state.log_history if "train_loss" in entry or "eval_loss" in entry]
+        metrics = last_metrics(trainer.state.log_history, resumed=self.earlier > 0)
         epochs = float(trainer.state.epoch or 0.0)
         # From here on one process works alone, and no launcher's setting may reach how it loads the model.
         trainer.end()
@@ -337,16 +355,13 @@ class Run:
         counts = self.counts
         dropped = {**counts.dropped, **({"held_out": counts.holdout} if counts.holdout else {})}
         tokens = round(counts.tokens * epochs)
-        metrics = {
-            key: value for entry in last for key, value in entry.items() if isinstance(value, (int, float))
-        }
         receipt = self.stage.finish_model(
             rows_in=counts.rows_in,
             kept=counts.train,
             dropped=dropped,
             tokens=tokens,
             seconds=self.seconds,
-            card=model_card(self, note, dropped, metrics, section),
+            card=self._card(note, dropped, metrics, section),
             targets=round(counts.targets * epochs),
             **{key: metrics[key] for key in ("train_loss", "eval_loss") if key in metrics},
         )
@@ -360,13 +375,32 @@ class Run:
         if self.publishes:
             log.info("%s: published as %s", self.name, publish(self.folder, self.training_args))
 
-    def _last_checkpoint(self) -> Path | None:
-        """The newest checkpoint that was written whole, for these settings; what was not is removed."""
-        fingerprint = [self.stage.fingerprint if self.stage else ""]
-        if self.training_args.world_size > 1:
-            broadcast_object_list(fingerprint, from_process=0)
-        with self.training_args.main_process_first(local=False, desc="looking for a checkpoint"):
-            return whole_checkpoint(self.folder, fingerprint[0], clean=self.main)
+    def _card(self, note: str, dropped: Mapping[str, int], metrics: Mapping[str, float], section: str) -> str:
+        assert self.counts is not None, "nothing was prepared"
+        base = self.model if self.identity["model"].startswith("hub:") else None
+        skipped = ("chat_format", "model")
+        shown = ("train_loss", "eval_loss", "eval_rewards/accuracies")
+        facts = [
+            ("starts from", base or f"{Path(self.model).name} ({self.identity['model'][:16]})"),
+            ("rows in", self.counts.rows_in),
+            ("rows trained on", self.counts.train),
+            *((f"rows dropped: {reason}", count) for reason, count in dropped.items()),
+            ("tokens in them", self.counts.tokens),
+            ("tokens that carry loss", self.counts.targets),
+            ("hardware", hardware(self.training_args.world_size)),
+            *((key, value) for key, value in self.identity.items() if key not in skipped),
+            *((key, metrics[key]) for key in shown if key in metrics),
+        ]
+        return model_card(
+            self.folder.name,
+            self.name,
+            note,
+            facts,
+            base=base,
+            chat_format=self.format.name,
+            scorer=self.scorer,
+            section=section,
+        )
 
 
 def begin(
@@ -406,7 +440,12 @@ def begin(
     model = str(where) if where.is_dir() else model_args.model_name_or_path
     tokenizer = load_tokenizer(model, model_args.model_revision)
     format = load_format(args.chat_format)
-    inputs = {source: source_fingerprint(source) for source in args.input}
+
+    def identify() -> tuple[dict[str, str], str]:
+        started = model_fingerprint(model, model_args.model_revision)
+        return {source: source_fingerprint(source) for source in args.input}, started
+
+    inputs, started_from = once(training_args, identify)
     training = fingerprint_fields(training_args)
     spread = training_args.per_device_train_batch_size * training_args.gradient_accumulation_steps
     learning = {key: value for key, value in training.items() if key not in _SPREAD}
@@ -418,7 +457,7 @@ def begin(
     identity = {
         **fingerprint_fields(args),
         "chat_format": dataclasses.asdict(format),
-        "model": model_fingerprint(model, model_args.model_revision),
+        "model": started_from,
         "global_batch": spread * training_args.world_size,
         **starting,
         **learning,
@@ -447,51 +486,10 @@ def begin(
     )
 
 
-def check_settings(args: Any, model_args: Any) -> None:
-    """Refuse settings that would do something else than they say; warn of weights too coarse to learn.
-
-    Raises:
-        ConfigError: one process sees several GPUs, or a checkpoint is named.
-    """
-    if args.n_gpu > 1:
-        raise ConfigError(
-            f"one process sees {args.n_gpu} GPUs: start with `accelerate launch --config_file "
-            "accelerate_configs/…`, or choose one with CUDA_VISIBLE_DEVICES"
-        )
-    if args.resume_from_checkpoint:
-        raise ConfigError(
-            "resume_from_checkpoint: a run goes on from its own last whole checkpoint; leave it out, and to "
-            "train a checkpoint further name it as model_name_or_path"
-        )
-    coarse = model_args.dtype in ("bfloat16", "float16") and not model_args.use_peft
-    if coarse and getattr(args, "deepspeed_plugin", None) is None and args.process_index == 0:
-        log.warning(
-            "dtype %s: without DeepSpeed, which keeps float32 weights beside them, most updates at small "
-            "learning rates round to nothing; set dtype: float32 (and bf16: true)",
-            model_args.dtype,
-        )
-
-
-def memory_check(run: Run) -> str:
-    """Say, before anything is loaded, whether a process's memory will do, and what to change where not."""
-    args = run.training_args
-    try:
-        config = AutoConfig.from_pretrained(run.model, revision=run.model_args.model_revision)
-        model = estimate.Architecture.of(config)
-    except (AttributeError, ValueError):  # no decoder that transformers and the formula know
-        return "memory: no estimate for this architecture"
-    gpu = args.device.type == "cuda"
-    if gpu:
-        capacity = torch.cuda.get_device_properties(args.device).total_memory
-    else:
-        here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        capacity = psutil.virtual_memory().available / here
-    work = estimate.Work.of(args, run.model_args)
-    return estimate.verdict(model, work, estimate.Topology.launched(args.world_size), capacity, gpu)
-
-
 def explained(main: Callable[..., None], *args: Any) -> int:
-    """Run a recipe's `main`; a mistake of the user's becomes one line and exit status 2."""
+    """Run a recipe's `main`; a mistake of the user's becomes one line and status 2, SIGTERM status 75."""
+    if len(args) > 1 and threading.current_thread() is threading.main_thread():  # a stage, and not a tool
+        leave_when_told(Path(args[1].output_dir))
     try:
         main(*args)
     except (ConfigError, StageError) as error:
@@ -499,50 +497,6 @@ def explained(main: Callable[..., None], *args: Any) -> int:
             print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
-
-
-class _Report(TrainerCallback):
-    """One line and one tracker record a log: loss, learning rate, tokens a second, time left."""
-
-    def __init__(self, run: Run) -> None:
-        self.run = run
-        self.first = self.seen = (0, 0.0, time.monotonic())  # step, tokens, time
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.first = self.seen = (state.global_step, 0.0, time.monotonic())
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        metrics = {key: value for key, value in (logs or {}).items() if isinstance(value, (int, float))}
-        if state.num_input_tokens_seen:
-            metrics["num_tokens"] = metrics.pop("num_input_tokens_seen", state.num_input_tokens_seen)
-        now, tokens = time.monotonic(), metrics.get("num_tokens", self.seen[1])
-        line = f"{self.run.name}: step {state.global_step}/{state.max_steps}"
-        for key in (
-            "loss",
-            "eval_loss",
-            "train_loss",
-            "grad_norm",
-            "learning_rate",
-            "rewards/margins",
-            "rewards/accuracies",
-            "eval_rewards/accuracies",
-        ):
-            if key in metrics:
-                line += f", {key.rpartition('/')[2]} {metrics[key]:.4g}"
-        if "loss" in metrics and now > self.seen[2]:
-            metrics["tokens_per_second"] = (tokens - self.seen[1]) / (now - self.seen[2])
-            steps = state.global_step - self.first[0]
-            left = (state.max_steps - state.global_step) * (now - self.first[2]) / max(steps, 1)
-            line += f", {metrics['tokens_per_second']:,.0f} tokens/s, {_clock(left)} left"
-            self.seen = (state.global_step, tokens, now)
-        log.info(line)
-        if self.run.tracker is not None:
-            self.run.tracker.log(metrics, step=state.global_step)
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(math.ceil(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
 def _forget_deepspeed() -> None:

@@ -36,7 +36,7 @@ from scalequest.training.context import Run, TrainingData
 
 log = logging.getLogger(__name__)
 
-DIFFICULTY_VERSION = 1  # raise by hand when the same settings give other weights
+DIFFICULTY_VERSION = 2  # raise by hand when the same settings give other weights
 MAJORITY = "majority"
 BINS = 10
 PLOT, PREDICTIONS = "calibration.png", "holdout.jsonl"
@@ -144,7 +144,7 @@ def unanswered(sources: Sequence[str]) -> Iterator[Row]:
 
 
 def scorer_trainer(run: Run, folder: Path) -> Trainer:
-    """Load the model with a head of one row, and make its trainer; the loss is the mean squared error.
+    """Load the model with a head of one row, and make its trainer.
 
     Args:
         run: begun and opened.
@@ -172,6 +172,7 @@ def scorer_trainer(run: Run, folder: Path) -> Trainer:
 
         adapter.task_type = "SEQ_CLS"  # trains and saves the head too
         model = get_peft_model(model, adapter)
+    args.include_num_input_tokens_seen = "non_padding"
     train, holdout = data.load(folder)
     return Trainer(
         model=model,
@@ -180,7 +181,23 @@ def scorer_trainer(run: Run, folder: Path) -> Trainer:
         eval_dataset=holdout,
         data_collator=DataCollatorWithPadding(run.tokenizer),
         processing_class=run.tokenizer,
+        compute_loss_func=squared_error,
     )
+
+
+def squared_error(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+    """The mean squared error over all questions of a step, whatever they are spread over.
+
+    Without it the model's own loss is a mean over one forward pass on one rank, which transformers takes for
+    a share of the step's: it would be as many times too large as there are passes and ranks.
+
+    Args:
+        outputs: of the model; `logits` (batch, 1).
+        labels: fail rates (batch,).
+        num_items_in_batch: questions of the step, on all ranks.
+    """
+    squares = (outputs.logits.squeeze(-1).float() - labels.float()) ** 2
+    return squares.mean() if num_items_in_batch is None else squares.sum() / num_items_in_batch
 
 
 def measure(run: Run, trainer: Trainer) -> str:

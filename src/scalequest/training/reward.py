@@ -122,10 +122,10 @@ def reward_trainer(run: Run, folder: Path) -> RewardTrainer:
 
 
 def measure_pairs(run: Run, trainer: RewardTrainer) -> str:
-    """Accuracy and margin on the held-out pairs, for the card; all ranks call it."""
+    """Accuracy and margin on the held-out pairs, as `Run.train` evaluated them, for the card."""
     if trainer.eval_dataset is None:
         return ""
-    found = trainer.evaluate()
+    found = trainer.state.log_history[-1]
     return (
         f"On {len(trainer.eval_dataset)} held-out pairs: the right solution has the higher reward in "
         f"{100 * found['eval_accuracy']:.1f} %, by {found['eval_margin']:.3f} on average."

@@ -11,11 +11,15 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
+import re
 import shutil
 import signal
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.distributed
@@ -25,9 +29,6 @@ from transformers.trainer_utils import rotate_checkpoints
 
 from scalequest import durable
 from scalequest.shards import StageError
-
-if TYPE_CHECKING:
-    from scalequest.training.context import Run
 
 log = logging.getLogger(__name__)
 
@@ -50,22 +51,24 @@ def is_whole(checkpoint: Path, fingerprint: str) -> bool:
 class Seal(TrainerCallback):
     """Marks a checkpoint as whole once every rank has written its part, and only then removes older ones."""
 
-    def __init__(self, run: Run, keep: int | None) -> None:
-        self.run, self.keep = run, keep
+    def __init__(
+        self, folder: Path, keep: int | None, fingerprint: str, seconds: Callable[[], float]
+    ) -> None:
+        self.folder, self.keep, self.fingerprint, self.seconds = folder, keep, fingerprint, seconds
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Seal it; all ranks come here."""
         args.distributed_state.wait_for_everyone()
-        if not self.run.main or self.run.stage is None:
+        if args.process_index != 0:
             return
-        folder = self.run.folder / f"checkpoint-{state.global_step}"
+        folder = self.folder / f"checkpoint-{state.global_step}"
         files = {
             str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()
         }
-        seal = {"fingerprint": self.run.stage.fingerprint, "seconds": self.run.seconds, "files": files}
+        seal = {"fingerprint": self.fingerprint, "seconds": self.seconds(), "files": files}
         durable.write(folder / SEAL, durable.as_json(seal))
         best = state.best_model_checkpoint
-        rotate_checkpoints(str(self.run.folder), self.keep, best, use_mtime=True)
+        rotate_checkpoints(str(self.folder), self.keep, best, use_mtime=True)
 
 
 class Guard(TrainerCallback):
@@ -80,8 +83,8 @@ class Guard(TrainerCallback):
         stopped: whether the run was told to stop, and has saved.
     """
 
-    def __init__(self, run: Run, trainer: Any) -> None:
-        self.run = run
+    def __init__(self, name: str, folder: Path, tokenizer: Any, trainer: Any) -> None:
+        self.name, self.folder, self.tokenizer = name, folder, tokenizer
         self.stopped = False
         self._told = False
         self._bad: tuple[Any, dict[str, Any]] | None = None
@@ -133,12 +136,12 @@ class Guard(TrainerCallback):
         self.stopped = self.stopped or bool(told)
         if not bad:
             return
-        folder = self.run.folder / NOT_FINITE
+        folder = self.folder / NOT_FINITE
         if self._bad is not None:
             self._keep(folder, state.global_step + 1, args.process_index)
         args.distributed_state.wait_for_everyone()
         raise StageError(
-            f"{self.run.name}: the loss of step {state.global_step + 1} is no finite number, or its gradient "
+            f"{self.name}: the loss of step {state.global_step + 1} is no finite number, or its gradient "
             f"is none; nothing was saved since, and its batch is kept in {folder}: look at its rows, lower "
             "learning_rate or max_grad_norm, train in bf16 rather than fp16"
         )
@@ -158,7 +161,7 @@ class Guard(TrainerCallback):
             if isinstance(value, torch.Tensor)
         }
         save_file(tensors, folder / f"step-{step}-rank-{rank}.safetensors")
-        rows = [self.run.tokenizer.decode(ids) for ids in tensors.get("input_ids", torch.empty(0))]
+        rows = [self.tokenizer.decode(ids) for ids in tensors.get("input_ids", torch.empty(0))]
         said = {"step": step, "rank": rank, "loss": str(float(loss)), "rows": rows}
         (folder / f"step-{step}-rank-{rank}.json").write_text(json.dumps(said, ensure_ascii=False, indent=1))
 
@@ -168,11 +171,39 @@ def is_sound(norm: Any) -> bool:
     return norm is None or (math.isfinite(norm) and float(norm) >= 0)
 
 
-def whole_checkpoint(folder: Path, fingerprint: str, clean: bool) -> Path | None:
-    """The newest checkpoint in `folder` that was written whole; with `clean`, remove those that were not."""
-    found = sorted(folder.glob("checkpoint-[0-9]*"), key=lambda path: int(path.name.partition("-")[2]))
-    whole = [path for path in found if is_whole(path, fingerprint)]
-    for path in set(found) - set(whole) if clean else ():
-        log.warning("%s was not written to its end; removed", path)
-        shutil.rmtree(path)
-    return whole[-1] if whole else None
+def whole_checkpoint(folder: Path, fingerprint: str) -> Path | None:
+    """The newest checkpoint in `folder` that was written whole; those that were not are removed.
+
+    Others' folders that begin like one, say a copy that somebody called `checkpoint-500-good`, are let alone.
+    """
+    steps = {
+        int(path.name.partition("-")[2]): path
+        for path in folder.glob("checkpoint-*")
+        if re.fullmatch(r"checkpoint-\d+", path.name)
+    }
+    whole = {step: path for step, path in steps.items() if is_whole(path, fingerprint)}
+    for step in sorted(steps.keys() - whole.keys()):
+        log.warning("%s was not written to its end; removed", steps[step])
+        shutil.rmtree(steps[step])
+    return whole[max(whole)] if whole else None
+
+
+def tell_stopped(folder: Path, step: int | None = None) -> None:
+    """Leave word for the scheduler that the run in `folder` was stopped and has not failed."""
+    (folder / STOPPED).write_text(json.dumps({"step": step, "time": time.time()}) + "\n")
+
+
+def leave_when_told(folder: Path) -> None:
+    """Take SIGTERM where there is nothing to save: while rows are tokenised, a model is loaded or checked.
+
+    What was done since the last checkpoint is done again by the next start, so the process leaves at once.
+    Only a process's main thread can take it; `Guard` does while a model is trained.
+    """
+
+    def leave(number: int, frame: Any) -> None:
+        if (folder / "receipt.json").is_file() and not (folder / STOPPED).exists():  # the stage has begun
+            tell_stopped(folder)
+        # No clean-up: it would wait for ranks that are leaving, too.
+        os._exit(REQUEUE)
+
+    signal.signal(signal.SIGTERM, leave)

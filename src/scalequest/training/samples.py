@@ -11,9 +11,7 @@ from transformers import TrainerCallback
 from scalequest.training import data
 
 if TYPE_CHECKING:
-    from datasets import Dataset
-
-    from scalequest.training.context import Run
+    from scalequest.tracking import Tracker
 
 log = logging.getLogger(__name__)
 
@@ -26,27 +24,49 @@ class ShowSamples(TrainerCallback):
     changes no weight.
     """
 
-    def __init__(self, run: Run, rows: Dataset, stop_ids: list[int]) -> None:
-        args = run.args
-        self.run, self.every, self.stop_ids = run, args.sample_every, stop_ids
-        self.prompts = [prompt_of(rows[n], run) for n in range(min(args.sample_count, len(rows)))]
+    def __init__(
+        self,
+        name: str,
+        prompts: list[list[int]],
+        tokenizer: Any,
+        stop_ids: list[int],
+        *,
+        every: int,
+        tokens: int,
+        seed: int,
+        together: bool,
+        tracker: Tracker | None,
+    ) -> None:
+        """Take what to show.
+
+        Args:
+            name: of the stage.
+            prompts: token ids.
+            tokenizer: of the model.
+            stop_ids: ids that end a text.
+            every: steps between two showings.
+            tokens: most of a text.
+            seed: of the run.
+            together: weights lie in pieces, so a rank whose texts have ended goes on for those of the others.
+            tracker: where texts go beside the log.
+        """
+        self.name, self.prompts, self.tokenizer, self.stop_ids = name, prompts, tokenizer, stop_ids
+        self.every, self.tokens, self.seed, self.together = every, tokens, seed, together
+        self.tracker = tracker
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Generate and report; all ranks come here."""
         if state.global_step % self.every:
             return
         texts = self.generate(model, state.global_step)
-        if not self.run.main:
-            return
-        for text in texts:
-            log.info("%s: step %d writes: %s", self.run.name, state.global_step, " ".join(text.split())[:300])
-        if self.run.tracker is not None:
-            shown = [{"step": state.global_step, "text": text} for text in texts]
-            self.run.tracker.table("samples", shown)
+        for text in texts:  # of ranks but the main one, the level keeps them out of the log
+            log.info("%s: step %d writes: %s", self.name, state.global_step, " ".join(text.split())[:300])
+        if self.tracker is not None:
+            self.tracker.table("samples", [{"step": state.global_step, "text": text} for text in texts])
 
     def generate(self, model: Any, step: int) -> list[str]:
         """Continue each prompt once, as the data stages would: at temperature 1, from its own seed."""
-        tokenizer, width = self.run.tokenizer, max(map(len, self.prompts))
+        tokenizer, width = self.tokenizer, max(map(len, self.prompts))
         pad = tokenizer.pad_token_id
         ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in self.prompts])
         mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in self.prompts])
@@ -55,23 +75,24 @@ class ShowSamples(TrainerCallback):
         model.eval()
         cards = [device.index] if device.type == "cuda" else []
         with torch.random.fork_rng(cards), torch.no_grad():
-            torch.manual_seed(self.run.training_args.seed + step)
+            torch.manual_seed(self.seed + step)
             made = model.generate(
                 ids.to(device),
                 attention_mask=mask.to(device),
-                max_new_tokens=self.run.args.sample_tokens,
+                max_new_tokens=self.tokens,
                 do_sample=True,
                 use_cache=True,
                 eos_token_id=self.stop_ids,
                 pad_token_id=pad,
+                synced_gpus=self.together,
             )
         model.train(training)
         return [tokenizer.decode(row[width:], skip_special_tokens=True).strip() for row in made]
 
 
-def prompt_of(row: dict[str, Any], run: Run) -> list[int]:
-    """What a row's target follows: its prompt, or the bare header where everything is a target."""
+def prompt_of(row: dict[str, Any], header: list[int]) -> list[int]:
+    """What a row's target follows: its prompt, or the bare `header` where everything is a target."""
     if "prompt_ids" in row:
         return list(row["prompt_ids"])
     masked = next((n for n, label in enumerate(row["labels"]) if label != data.IGNORED), 0)
-    return list(row["input_ids"][:masked]) or list(run.chat.question_prefix_ids)
+    return list(row["input_ids"][:masked]) or header

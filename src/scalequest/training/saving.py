@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from scalequest.cards import markdown_table
 from scalequest.chat import ChatFormat, prepare_tokenizer_and_model
-from scalequest.config import ConfigError
 from scalequest.shards import StageError
-
-if TYPE_CHECKING:
-    from scalequest.training.context import Run
 
 NOT_PUBLISHED = (
     # Patterns of the whole path, as the hub reads them.
@@ -87,39 +83,37 @@ def merge_adapter(
 
 
 def model_card(
-    run: Run, note: str, dropped: Mapping[str, int], metrics: Mapping[str, float], section: str = ""
+    title: str,
+    stage: str,
+    note: str,
+    facts: Sequence[tuple[str, Any]],
+    *,
+    base: str | None,
+    chat_format: str,
+    scorer: bool,
+    section: str = "",
 ) -> str:
-    """README.md of a model folder: what it is, from what, on what, with which settings, how to load it."""
-    hub = run.identity["model"].startswith("hub:")
-    base = [f"base_model: {json.dumps(run.model)}"] if hub else []
-    counts = run.counts
-    if counts is None:
-        raise ValueError("the data is not prepared")
-    settings = {key: value for key, value in run.identity.items() if key not in ("chat_format", "model")}
-    facts = [
-        ("starts from", run.model if hub else f"{Path(run.model).name} ({run.identity['model'][:16]})"),
-        ("rows in", counts.rows_in),
-        ("rows trained on", counts.train),
-        *((f"rows dropped: {reason}", count) for reason, count in dropped.items()),
-        ("tokens in them", counts.tokens),
-        ("tokens that carry loss", counts.targets),
-        ("hardware", hardware(run.training_args.world_size)),
-        *settings.items(),
-        *(
-            (key, metrics[key])
-            for key in ("train_loss", "eval_loss", "eval_rewards/accuracies")
-            if key in metrics
-        ),
-    ]
-    task = "text-classification" if run.scorer else "text-generation"
-    auto = "AutoModelForSequenceClassification" if run.scorer else "AutoModelForCausalLM"
+    """README.md of a model folder: what it is, from what, on what, with which settings, how to load it.
+
+    Args:
+        title: its headline.
+        stage: that made it.
+        note: one sentence on what it is for.
+        facts: names and values.
+        base: hub id of what it was trained from, where it has one.
+        chat_format: that it was trained in.
+        scorer: it gives one number instead of text.
+        section: what is said of its evaluation.
+    """
+    task = "text-classification" if scorer else "text-generation"
+    auto = "AutoModelForSequenceClassification" if scorer else "AutoModelForCausalLM"
     return "\n".join(
         [
-            "---", "library_name: transformers", f"pipeline_tag: {task}",
-            f"tags: [scalequest, {run.name}]", *base, "---", "",
-            f"# {run.folder.name}", "", note, "",
+            "---", "library_name: transformers", f"pipeline_tag: {task}", f"tags: [scalequest, {stage}]",
+            *([f"base_model: {json.dumps(base)}"] if base else []), "---", "",
+            f"# {title}", "", note, "",
             *markdown_table([{"what": key, "value": value} for key, value in facts], "what", "value"), "",
-            f"Chat format: `{run.format.name}`.", "",
+            f"Chat format: `{chat_format}`.", "",
             "```python", f"from transformers import {auto}, AutoTokenizer",
             f'model = {auto}.from_pretrained(folder, dtype="auto")',
             "tokenizer = AutoTokenizer.from_pretrained(folder)", "```", "",
@@ -133,21 +127,6 @@ def hardware(processes: int) -> str:
     if torch.cuda.is_available():
         return f"{processes} x {torch.cuda.get_device_name()}"
     return f"{processes} process(es) on {os.cpu_count()} CPU cores"
-
-
-def check_publishing(args: Any) -> None:
-    """Refuse, before days of training, what could not be published after them.
-
-    Raises:
-        ConfigError: the hub is off, or nobody is logged in.
-    """
-    from huggingface_hub import get_token
-    from huggingface_hub.constants import HF_HUB_OFFLINE
-
-    if HF_HUB_OFFLINE:
-        raise ConfigError("push_to_hub: HF_HUB_OFFLINE=1 is set; unset it, or leave push_to_hub out")
-    if not (args.hub_token or get_token()):
-        raise ConfigError("push_to_hub: nobody is logged in; `hf auth login`, or leave push_to_hub out")
 
 
 def publish(folder: Path, args: Any) -> str:

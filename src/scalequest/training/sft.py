@@ -98,6 +98,11 @@ def sft_trainer(run: Run, folder: Path) -> SFTTrainer:
             raise ConfigError(
                 f"{key}: the chat format says this; make a format file of your own and name it in chat_format"
             )
+    if args.completion_only_loss is not None or args.assistant_only_loss:
+        raise ConfigError(
+            "completion_only_loss, assistant_only_loss: rows come with their labels, the solution's in "
+            "sft.py and all of them in qft.py; leave both out"
+        )
     quantization = get_quantization_config(model_args)
     extra: dict[str, Any] = args.model_init_kwargs or {}
     if quantization is not None:  # cannot be moved once it is loaded, so each rank loads it where it belongs
@@ -145,7 +150,8 @@ class PackedRows:
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Three tensors (batch, longest row): `input_ids`, `labels`, `position_ids`."""
         ids, labels = ([torch.tensor(row[key]) for row in rows] for key in ("input_ids", "labels"))
-        positions = [torch.cat([torch.arange(length) for length in row["seq_lengths"]]) for row in rows]
+        lengths = [row.get("seq_lengths", [len(row["input_ids"])]) for row in rows]  # eval_packing: false
+        positions = [torch.cat([torch.arange(length) for length in each]) for each in lengths]
         batch = {
             "input_ids": pad_sequence(ids, batch_first=True, padding_value=self.pad_token_id),
             "labels": pad_sequence(labels, batch_first=True, padding_value=data.IGNORED),

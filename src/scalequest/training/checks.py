@@ -1,0 +1,92 @@
+"""What is refused, or said, before anything is loaded: settings, memory, the hub."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+import psutil
+import torch
+from transformers import AutoConfig
+
+from scalequest import estimate
+from scalequest.config import ConfigError
+
+log = logging.getLogger(__name__)
+
+
+def check_settings(args: Any, model_args: Any) -> None:
+    """Refuse settings that would do something else than they say; warn of weights too coarse to learn.
+
+    Raises:
+        ConfigError: one process sees several GPUs, a checkpoint is named, checkpoints could not be gone on
+            from, or the model would be saved in pieces.
+    """
+    if args.n_gpu > 1:
+        raise ConfigError(
+            f"one process sees {args.n_gpu} GPUs: start with `accelerate launch --config_file "
+            "accelerate_configs/…`, or choose one with CUDA_VISIBLE_DEVICES"
+        )
+    if args.resume_from_checkpoint:
+        raise ConfigError(
+            "resume_from_checkpoint: a run goes on from its own last whole checkpoint; leave it out, and to "
+            "train a checkpoint further name it as model_name_or_path"
+        )
+    if args.save_only_model:
+        raise ConfigError(
+            "save_only_model: from weights alone a run would go on with a new optimizer and schedule, and "
+            "say nothing; leave it out, and bound what lies on the disk with save_total_limit"
+        )
+    zero = estimate.zero_settings(args)
+    if zero.get("stage") == 3 and not zero.get("stage3_gather_16bit_weights_on_model_save"):
+        raise ConfigError(
+            "zero3_save_16bit_model (in DeepSpeed's own file stage3_gather_16bit_weights_on_model_save): has "
+            "to be true, or the trained model would be saved in pieces that nothing loads"
+        )
+    # DeepSpeed and accelerate's FSDP2 keep float32 weights for the optimizer, whatever they load.
+    kept = bool(zero) or os.environ.get("ACCELERATE_USE_FSDP") == "true"
+    if model_args.dtype != "float32" and not (model_args.use_peft or kept) and args.process_index == 0:
+        log.warning(
+            "dtype %s: without DeepSpeed or FSDP2, which keep float32 weights beside them, most updates at "
+            "small learning rates round to nothing; set dtype: float32 (and bf16: true)",
+            model_args.dtype,
+        )
+
+
+def check_publishing(args: Any) -> None:
+    """Refuse, before days of training, what could not be published after them.
+
+    Raises:
+        ConfigError: the hub is off, or nobody is logged in.
+    """
+    from huggingface_hub import get_token
+    from huggingface_hub.constants import HF_HUB_OFFLINE
+
+    if HF_HUB_OFFLINE:
+        raise ConfigError("push_to_hub: HF_HUB_OFFLINE=1 is set; unset it, or leave push_to_hub out")
+    if not (args.hub_token or get_token()):
+        raise ConfigError("push_to_hub: nobody is logged in; `hf auth login`, or leave push_to_hub out")
+
+
+def memory_check(model: str, args: Any, model_args: Any) -> str:
+    """Say whether a process's memory will do, and what to change where not.
+
+    Args:
+        model: folder or hub id.
+        args: the trainer's config.
+        model_args: TRL's `ModelConfig`.
+    """
+    try:
+        config = AutoConfig.from_pretrained(model, revision=model_args.model_revision)
+        sizes = estimate.Architecture.of(config)
+    except (AttributeError, ValueError):  # no decoder that transformers and the formula know
+        return "memory: no estimate for this architecture"
+    gpu = args.device.type == "cuda"
+    if gpu:
+        capacity = torch.cuda.get_device_properties(args.device).total_memory
+    else:
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        capacity = psutil.virtual_memory().available / here
+    work = estimate.Work.of(args, model_args)
+    return estimate.verdict(sizes, work, estimate.Topology.launched(args), capacity, gpu)

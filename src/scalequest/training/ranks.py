@@ -1,0 +1,38 @@
+"""What one process does for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from accelerate.utils import broadcast_object_list
+
+from scalequest.config import ConfigError
+from scalequest.shards import StageError
+
+T = TypeVar("T")
+
+
+def once(training_args: Any, work: Callable[[], T]) -> T:
+    """Let the main process work, and give what came of it to all; the others wait up to `ddp_timeout`.
+
+    Args:
+        training_args: the trainer's config.
+        work: gives what can be pickled.
+
+    Raises:
+        ConfigError: that is what came of it; all ranks raise it, or those that wait would hang.
+        StageError: likewise.
+    """
+    outcome: list[Any] = [None, None]
+    if training_args.process_index == 0:
+        try:
+            outcome[0] = work()
+        except (ConfigError, StageError) as error:
+            outcome[1] = error
+    if training_args.world_size > 1:
+        broadcast_object_list(outcome, from_process=0)
+    if outcome[1] is not None:
+        raise outcome[1]
+    found: T = outcome[0]
+    return found
