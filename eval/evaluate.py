@@ -24,9 +24,11 @@ Other ways to ask:
     --samples 16 --sampling.temperature 0.7               pass@k, maj@k, avg@k and the spread over samples
     --server.url http://localhost:8000/v1 --models '{remote: name-on-the-server}'
 
-Grade saved outputs again, by today's grader, and no model asked:
+Grade saved outputs again, by today's grader, and no model asked; likewise best@k, by scores that another
+program gave the outputs (rows with benchmark, id, prompt, sample and a column `reward`):
 
     python eval/evaluate.py --regrade runs/tiny/evaluate --output_dir runs/tiny/regraded
+    python eval/evaluate.py --regrade runs/16 --output_dir runs/best --score reward --scores '{sft: s.jsonl}'
 
 Write OUTPUT/<label>/audit.html, the outputs that math-verify judges otherwise, also of a finished evaluation:
 
@@ -69,6 +71,10 @@ RANKS = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")  # what a launcher tells a 
 def main(run: RunOptions, config: EvaluationConfig, words: Sequence[str]) -> None:
     """Evaluate every model in a process of its own, then gather; with `only`, evaluate that model here."""
     config = config.swept()
+    if not config.models or not config.benchmarks:
+        raise ConfigError(f"{'benchmarks' if config.models else 'models'}: give at least one")
+    if config.regrade is not None and Path(config.regrade).resolve() == Path(run.output_dir).resolve():
+        raise ConfigError("output_dir: give another folder than that of the outputs, which stay as they are")
     loaded = [
         load_benchmark(path, run.limit, patches=config.patches, hub=config.hub) for path in config.benchmarks
     ]
@@ -81,6 +87,8 @@ def main(run: RunOptions, config: EvaluationConfig, words: Sequence[str]) -> Non
 
     # 1. The folder of the whole, held by the first process of a launch
     first = all(os.environ.get(name, "0") == "0" for name in RANKS)
+    if config.regrade is not None and not first:
+        return  # there is nothing for an engine to do, and one process holds the folder
     stage = open_folder("evaluate", run, config, list(config.models), benchmarks) if first else None
 
     # 2. Each model in its own process, under a guard that ends it when this one ends
@@ -167,8 +175,6 @@ def regrade_one(
 
     before = Path(config.regrade or "") / label
     run = replace(run, output_dir=str(Path(run.output_dir) / label))
-    if before.resolve() == Path(run.output_dir).resolve():
-        raise ConfigError("output_dir: give another folder than that of the outputs, which stay as they are")
     rows, earlier = read_rows(before), read_results(before / RESULTS)
     harness.same_questions(earlier, config, benchmarks)
     stage = open_folder("evaluate_model", run, config, [label], benchmarks)
@@ -244,11 +250,14 @@ def audit_all(stage: Stage, config: EvaluationConfig, benchmarks: Sequence[Bench
 
 
 def with_settings(words: Sequence[str]) -> list[str]:
-    """The command line with the settings of the evaluation that is to be graded again."""
-    if "--regrade" not in words or "--config" in words or words[-1] == "--regrade":
+    """The command line with the settings of the evaluation that is to be graded again, but its folder's."""
+    split = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    if "--regrade" not in split[:-1] or "--config" in split:
         return list(words)
-    folder = Path(words[list(words).index("--regrade") + 1])
-    return ["--config", str(folder / "config.yaml"), *words]
+    folder = split[split.index("--regrade") + 1]
+    # A folder that was moved names the old one, which may be another evaluation's by now
+    elsewhere = [] if "--output_dir" in split else ["--output_dir", folder]
+    return ["--config", str(Path(folder) / "config.yaml"), *elsewhere, *words]
 
 
 if __name__ == "__main__":

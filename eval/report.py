@@ -23,13 +23,15 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
 from scalequest.config import ConfigError, option, parse
 from scalequest.evaluation import comparison, funnel, tables
 from scalequest.evaluation.export import write_lm_eval
-from scalequest.evaluation.published import load_published, published_table
+from scalequest.evaluation.protocol import read_receipt
+from scalequest.evaluation.published import Published, beside, load_published, published_table
 from scalequest.evaluation.results import RESULTS, Result, read_results
 from scalequest.records import read_rows
 from scalequest.stages import explained
@@ -92,10 +94,16 @@ def main(args: ReportConfig) -> None:
     published = [load_published(path) for path in chosen(args, [r for mine in own.values() for r in mine])]
     names = dict(zip(own, called(list(own)), strict=True))
     results = apart({names[folder]: mine for folder, mine in own.items()})
+    check_published_as(
+        args.published_as, [*results, *(result for mine in own.values() for result in mine)], published
+    )
     for number, (folder, mine) in enumerate(own.items(), 1):
-        made = tables.benchmark_tables(mine, published, args.published_as)
+        models = list(dict.fromkeys(result.model for result in mine))
+        end = f" ({names[folder]})"
+        known = args.published_as | {k.removesuffix(end): v for k, v in args.published_as.items()}
+        made = tables.benchmark_tables(mine, *beside(published, models, known))
         made += tables.split_tables(mine) if args.parts else []
-        made += compared([folder / model for model in dict.fromkeys(r.model for r in mine)])
+        made += compared([folder / model for model in models])
         shown += numbered(made, number, names[folder], len(folders))
     for table in published:
         fits = not results or any(result.benchmark in table.benchmarks for result in results)
@@ -144,10 +152,32 @@ def chosen(args: ReportConfig, results: Sequence[Result]) -> list[str | Path]:
     return [TABLE1] if nothing or ours & set(load_published(TABLE1).benchmarks) else []
 
 
+def check_published_as(
+    published_as: Mapping[str, str], results: Sequence[Result], published: Sequence[Published]
+) -> None:
+    """See that it names a model of ours and one of theirs: a typing error would just show nothing.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    ours = dict.fromkeys(result.model for result in results)
+    theirs = {row.model.casefold(): row.model for table in published for row in table.rows}
+    for label, model in published_as.items():
+        if label not in ours:
+            raise ConfigError(f"published_as: no result is of '{label}'; there are {', '.join(ours)}")
+        if theirs and model.casefold() not in theirs:
+            close = get_close_matches(model, theirs.values(), n=1)
+            hint = f"; did you mean '{close[0]}'?" if close else ""
+            raise ConfigError(f"published_as: no published table has a model '{model}'{hint}")
+
+
 def compared(folders: Sequence[Path], *, flips: bool = False) -> list[tables.Table]:
     """Every model against the first, on the problems that both were asked."""
     if len(folders) < 2:
         return []
+    for folder in folders:
+        if not (folder / RESULTS).is_file():
+            raise ConfigError(f"compare: {folder} has no {RESULTS}; give a model's folder, EVALUATION/LABEL")
     rows = [comparison.read_outputs(folder) for folder in folders]
     results = [read_results(folder / RESULTS) for folder in folders]
     labels = called(folders)
@@ -162,8 +192,7 @@ def compared(folders: Sequence[Path], *, flips: bool = False) -> list[tables.Tab
 def export(folder: Path, output: Path) -> None:
     """Write every model of an evaluation in lm-eval's layout."""
     for path in sorted(folder.glob(f"*/{RESULTS}")):
-        receipt = json.loads((path.parent / "receipt.json").read_text(encoding="utf-8"))
-        write_lm_eval(output, read_results(path), read_rows(path.parent), receipt)
+        write_lm_eval(output, read_results(path), read_rows(path.parent), read_receipt(path.parent))
 
 
 def log(args: ReportConfig, output: Path, shown: Sequence[tables.Table]) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from scalequest.config import ConfigError
-from scalequest.evaluation.benchmarks import Problem, content_sha256, load_benchmark
+from scalequest.evaluation.benchmarks import content_sha256, load_benchmark
+from scalequest.evaluation.problems import Problem
 
 ROWS = [
     {"question": " What is 1 + 1? ", "answer": "It is\n#### 2", "steps": 1},
@@ -14,9 +15,9 @@ ROWS = [
 ]
 
 
-def written(folder: Path, *lines: str, rows: int = 2) -> Path:
+def written(folder: Path, *lines: str, rows: int = 2, also: tuple[str, ...] = ()) -> Path:
     (folder / "small.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    digest = content_sha256(ROWS, "question", "answer")
+    digest = content_sha256(ROWS, "question", "answer", *also)
     path = folder / "small.yaml"
     path.write_text(
         "\n".join(["name: small", "source: small.jsonl", f"rows: {rows}", f"sha256: {digest}", *lines])
@@ -135,8 +136,31 @@ def test_a_wrong_key_or_column_is_one_line(tmp_path: Path) -> None:
         load_benchmark(written(tmp_path, "answer: gold"))
 
 
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [
+        ("metadata: [stpes]", "metadata"),
+        ("where: {stpes: 1}", "where"),
+        ("judging: {tolerance: stpes}", "judging"),
+    ],
+)
+def test_a_column_that_no_row_has_is_refused(line: str, key: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"small.yaml: {key}: no row of .* has a column 'stpes'"):
+        load_benchmark(written(tmp_path, line))
+
+
+def test_the_sum_covers_what_a_verdict_depends_on(tmp_path: Path) -> None:
+    path = written(tmp_path, "judging: {tolerance: steps}", also=("steps",))
+    assert [problem.judging.tolerance for problem in load_benchmark(path).problems] == [1.0, None]
+    (tmp_path / "small.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in [{**ROWS[0], "steps": 2}, ROWS[1]])
+    )
+    with pytest.raises(ConfigError, match="holds other problems"):
+        load_benchmark(path)
+
+
 def test_parts_of_an_answer_and_rows(tmp_path: Path) -> None:
-    found = load_benchmark(written(tmp_path, "where: {steps: 1}", "answer_box: false"))
+    found = load_benchmark(written(tmp_path, "where: {steps: 1}", "answer_box: false", also=("steps",)))
     assert [problem.id for problem in found.problems] == ["00000"]
     with pytest.raises(ConfigError, match="row 1: no box in its answer"):
         load_benchmark(written(tmp_path, "answer_box: true"))
@@ -147,5 +171,7 @@ def test_parts_of_an_answer_and_rows(tmp_path: Path) -> None:
 
 def test_missing_data_name_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
     monkeypatch.delenv("SCALEQUEST_DATA", raising=False)
-    with pytest.raises(ConfigError, match=r"SCALEQUEST_DATA is not set; or give hub: true to read"):
+    with pytest.raises(
+        ConfigError, match=r"SCALEQUEST_DATA is not set; .*README.md says .*; or give hub: true to read"
+    ):
         load_benchmark(root / "eval/benchmarks/gsm8k.yaml")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -16,9 +17,10 @@ from evaluation_support import command, environment
 
 from fault_server import Answer, Asked, FaultServer, completion, error
 from scalequest.config import ConfigError, RunOptions, build
-from scalequest.evaluation.benchmarks import Benchmark, Problem
+from scalequest.evaluation.benchmarks import Benchmark
 from scalequest.evaluation.comparison import read_outputs
 from scalequest.evaluation.harness import papers
+from scalequest.evaluation.problems import Problem
 from scalequest.evaluation.prompts import EvalPrompt
 from scalequest.evaluation.results import read_results, write_results
 from scalequest.evaluation.settings import EvaluationConfig
@@ -180,8 +182,37 @@ def test_saved_outputs_are_graded_again(evaluated: tuple[Path, str], script: Scr
     assert "graded again" in stricter.stdout
     (one, _) = read_results(tmp_path / "cut" / "one" / "results.json")
     assert one.protocol["truncated"] == "graded"
-    done = script("evaluate.py", "--regrade", before, "--output_dir", before, check=False)
-    assert done.returncode == 2
+    for same in (("--regrade", before, "--output_dir", before), (f"--regrade={before}", "--fresh", "true")):
+        receipt = (before / "receipt.json").read_bytes()
+        done = script("evaluate.py", *same, check=False)
+        assert done.returncode == 2
+        assert "output_dir: give another folder than that of the outputs" in done.stderr
+        assert (before / "receipt.json").read_bytes() == receipt
+
+
+def test_one_process_of_a_launch_grades_again(
+    evaluated: tuple[Path, str], root: Path, tmp_path: Path
+) -> None:
+    given = command(root, "evaluate.py", "--regrade", evaluated[0], "--output_dir", tmp_path / "again")
+    other = {**environment(root), "RANK": "1", "WORLD_SIZE": "2"}
+    done = subprocess.run(given, capture_output=True, text=True, env=other, cwd=root)
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "again").exists()
+
+
+def test_a_folder_that_was_moved_is_graded_elsewhere(
+    evaluated: tuple[Path, str], root: Path, tmp_path: Path
+) -> None:
+    """Its settings name the old folder, which may be another evaluation's by now."""
+    with_settings = runpy.run_path(str(root / "eval/evaluate.py"))["with_settings"]
+    config = ["--config", str(tmp_path / "config.yaml")]
+    moved = str(tmp_path)
+    assert with_settings(["--regrade", moved]) == [*config, "--output_dir", moved, "--regrade", moved]
+    assert with_settings([f"--regrade={moved}"]) == [*config, "--output_dir", moved, f"--regrade={moved}"]
+    there = ["--regrade", moved, "--output_dir=new"]
+    assert with_settings(there) == [*config, *there]
+    for kept in (["--regrade"], ["--config", "c.yaml", "--regrade", moved], ["--models", "{}"]):
+        assert with_settings(kept) == kept
 
 
 def test_outputs_are_not_graded_against_other_questions(
@@ -226,6 +257,7 @@ def test_a_server_is_asked_and_graded(script: Script, tmp_path: Path) -> None:
     with FaultServer(behave).running() as server:
         given = ["--models", "{remote: m}", "--server.url", server.url, "--server.concurrency", "1"]
         given += ["--benchmarks", "eval/benchmarks/tinymath_test.yaml", "--limit", "6", "--track", "none"]
+        given += ["--server.extra", "{top_k: 5}"]
         script("evaluate.py", *given, "--output_dir", tmp_path)
         asked = [one.text for one in server.asked]
     assert len(asked) == 6
@@ -237,6 +269,7 @@ def test_a_server_is_asked_and_graded(script: Script, tmp_path: Path) -> None:
     assert result.correct == sum(row["reference"] == "53" and not row["truncated"] for row in rows)
     assert (result.truncated, result.no_answer) == (1 / 6, 1 / 6)
     assert (result.protocol["engine"], result.protocol["chat_format"]) == ("server", "the server's")
+    assert result.protocol["request"] == {"top_k": 5}
     every = read_outputs(tmp_path / "remote")
     assert (len(every), sum(row["correct"] for row in every)) == (6, result.correct)
     script("evaluate.py", "--regrade", tmp_path, "--output_dir", tmp_path / "again")
@@ -309,12 +342,19 @@ def test_a_model_that_fails_stops_everything_in_one_line(script: Script, tmp_pat
         ({"samples": 4}, "greedy outputs are all the same"),
         ({"chat_format": None}, "chat_format: missing; only a server"),
         ({"scores": {"one": "x"}}, "scores: name the column with score"),
+        ({"score": "reward", "scores": {"oen": "x"}}, "scores: no file of 'reward' for 'one'"),
     ],
 )
 def test_mistakes(more: dict[str, object], message: str) -> None:
     given = {"models": {"one": "x"}, "benchmarks": [], "chat_format": "tinymath", "output_dir": "out"}
     with pytest.raises(ConfigError, match=message):
         build((RunOptions, EvaluationConfig), {**given, **more})
+
+
+def test_nothing_to_evaluate_is_one_line(script: Script, tmp_path: Path) -> None:
+    given = ("--chat_format", "tinymath", "--benchmarks", "eval/benchmarks/tinymath_test.yaml")
+    done = script("evaluate.py", "--models", "{}", *given, "--output_dir", tmp_path / "out", check=False)
+    assert (done.returncode, done.stderr) == (2, "error: models: give at least one\n")
 
 
 @pytest.mark.parametrize("name", ["evaluate.py", "report.py", "measure_questions.py"])

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 import pytest
 
 from scalequest.engines.base import Completion
-from scalequest.evaluation.benchmarks import Judging, Problem
 from scalequest.evaluation.examinee import Examinee, decoded, visible
 from scalequest.evaluation.marking import Examiners, Paper, agrees, handed_in, mark, marking
+from scalequest.evaluation.problems import Judging, Problem
 from scalequest.evaluation.prompts import QUESTION_ONLY, EvalPrompt
 from scalequest.grading import Grader, GraderOptions
 
@@ -97,7 +97,7 @@ class Slow:
 
 def test_marking_goes_on_beside_the_engine_and_keeps_the_order() -> None:
     slow = Slow()
-    answers = {"a": "\\boxed{\\frac{1}{2}}", "b": "\\boxed{3}", "c": "nothing"}
+    answers = {"a": "\\boxed{\\frac{1}{2}}", "b": "\\boxed{3}", "c": "I do not know"}
     examinee = Examinee(
         put=lambda key, prompt, problem, seed: (key, ""),
         answer=slow.answer,

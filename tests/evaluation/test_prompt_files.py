@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from scalequest.chat import FormatError
+from scalequest.chat import FormatError, load_format
 from scalequest.config import ConfigError, build
-from scalequest.evaluation.benchmarks import Problem, load_benchmark
+from scalequest.evaluation.benchmarks import load_benchmark
+from scalequest.evaluation.examinee import opens_thoughts
+from scalequest.evaluation.problems import Problem
 from scalequest.evaluation.prompts import QUESTION_ONLY, EvalPrompt, load_eval_prompt
+from scalequest.evaluation.protocol import with_prompts
+from scalequest.evaluation.settings import EvaluationConfig
 
 PROBLEM = Problem("1", "What is {shots} plus {2}?", "3", row={"kind": True, "unit": None})
 
@@ -56,6 +61,36 @@ def test_where_the_text_goes(tiny_chat: Any) -> None:
 def test_every_prompt_file_loads(root: Path) -> None:
     paths = sorted((root / "eval/prompts").glob("*.yaml"))
     assert {load_eval_prompt(path).name for path in paths} == {path.stem for path in paths}
+
+
+def test_a_prompt_of_other_benchmarks_is_refused(root: Path) -> None:
+    """It would ask with holes in its text."""
+    config = EvaluationConfig(
+        models={"m": "x"},
+        benchmarks=[],
+        chat_format="tinymath",
+        prompts=[str(root / "eval/prompts/theoremqa.yaml")],
+    )
+    benchmark = load_benchmark(root / "eval/benchmarks/tinymath_test.yaml", limit=2)
+    with pytest.raises(
+        ConfigError, match="'theoremqa' needs column 'Answer_type', which tinymath_test does not"
+    ):
+        with_prompts([benchmark], config)
+
+
+@pytest.mark.parametrize(
+    ("given", "opens"),
+    [
+        ({"turn": "solve"}, False),
+        ({"turn": "user"}, True),
+        ({"turn": "plain"}, False),
+        ({"turn": "plain", "text": "Q: {question}\n<think>\n"}, True),
+    ],
+)
+def test_a_prompt_may_open_a_reasoning_block(given: dict[str, Any], opens: bool) -> None:
+    chat = load_format("tinymath")
+    thinking = replace(chat, user=f"{chat.user}<think>\n")
+    assert opens_thoughts(thinking, prompt(**{"text": "{question}", **given})) is opens
 
 
 @pytest.mark.data

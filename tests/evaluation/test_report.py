@@ -166,10 +166,22 @@ def test_equal_labels_of_two_evaluations_stay_apart(script: Script, tmp_path: Pa
     assert ["5.0 [" in line for line in lines] == [True, False]
     page = (tmp_path / "out" / "report.md").read_text()
     assert all(f"## Benchmarks ({folder}/evaluate)" in page for folder in both)
+    theirs = {f"mine ({both[0]}/evaluate)": "Qwen2-Math-7B-ScaleQuest"}
+    words = ("--evaluations", *both, "--output_dir", tmp_path / "named", "--published_as")
+    script("report.py", *words, json.dumps(theirs))
+    own = [(tmp_path / "named" / f"benchmarks_{n}.csv").read_text().splitlines() for n in (1, 2)]
+    assert own[0] == ["model,GSM8K,GSM8K (published)", 'mine,"5.0 [2.7, 9.0]",89.7']
+    assert own[1][0] == "model,GSM8K"
+    done = script("report.py", *words, json.dumps({"nime": "Qwen2-Math-7B-ScaleQuest"}), check=False)
+    assert done.stderr.startswith("error: published_as: no result is of 'nime'; there are mine (")
+    done = script("report.py", *words, json.dumps({"mine": "Qwen2-Math-7B-ScaleQest"}), check=False)
+    assert done.stderr.endswith("did you mean 'Qwen2-Math-7B-ScaleQuest'?\n")
 
 
 def test_mistakes_are_one_line(script: Script, tmp_path: Path) -> None:
     done = script("report.py", "--compare", tmp_path, check=False)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    done = script("report.py", "--compare", tmp_path, tmp_path, check=False)
+    assert "has no results.json; give a model's folder, EVALUATION/LABEL" in done.stderr
     done = script("report.py", "--run", tmp_path / "none", check=False)
     assert "no such folder" in done.stderr

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from scalequest.config import ConfigError
-from scalequest.evaluation.benchmarks import Benchmark, Problem
-from scalequest.evaluation.export import write_lm_eval
+from scalequest.evaluation.benchmarks import Benchmark
+from scalequest.evaluation.export import lm_eval_samples, write_lm_eval
 from scalequest.evaluation.harness import scored
+from scalequest.evaluation.problems import Problem
 from scalequest.evaluation.results import (
     Result,
     answer_groups,
@@ -128,6 +130,21 @@ def test_thirds() -> None:
     names = thirds({f"p{n}": n for n in range(9)})
     assert list(dict.fromkeys(names.values())) == ["0 to 2", "3 to 5", "6 to 8"]
     assert set(thirds({"a": 4, "b": 4}).values()) == {"4 to 4"}
+    assert sorted(thirds({"a": 1.2, "b": 1.3, "c": 1.4}).values()) == [
+        "1.2 to 1.2",
+        "1.3 to 1.3",
+        "1.4 to 1.4",
+    ]
+
+
+def test_parts_stand_in_the_order_of_their_numbers() -> None:
+    problems = tuple(Problem(f"p{n}", "word " * n, "1", {"steps": n}) for n in (10, 9, 100))
+    benchmark = replace(BENCHMARK, problems=problems)
+    given = {"label": "m", "prompts": ["question"], "samples": 1, "cut_counts": False}
+    rows = [row(problem.id, 0, "1", True) for problem in problems]
+    result = summarise(rows, benchmark, protocol=PROTOCOL, model_fingerprint="f", commit=None, **given)
+    assert list(result.split["steps"]) == ["9", "10", "100"]
+    assert list(result.split["question words"]) == ["9 to 9", "10 to 10", "100 to 100"]
 
 
 def test_results_come_back_as_they_were_written(tmp_path: Path) -> None:
@@ -154,3 +171,10 @@ def test_lm_evals_layout(tmp_path: Path) -> None:
     assert content["configs"]["b"]["metadata"]["fingerprint"] == result.fingerprint
     lines = (tmp_path / "m" / "samples_b_2026-01-02T03-04-05.000000.jsonl").read_text().splitlines()
     assert [json.loads(line)["exact_match"] for line in lines] == [1.0, 0.0]
+
+
+def test_lm_evals_samples_are_one_entry_a_problem() -> None:
+    entries = lm_eval_samples(ROWS)
+    assert [(one["doc_id"], one["exact_match"]) for one in entries] == [(0, 0.5), (1, 0.25)]
+    assert [len(one["resps"][0]) for one in entries] == [4, 4]
+    assert entries[1]["filtered_resps"] == ["2", "2.0", None, "1"]

@@ -7,10 +7,19 @@ from pathlib import Path
 import pytest
 
 from scalequest.config import ConfigError
-from scalequest.evaluation.published import load_published, published_table
+from scalequest.evaluation.published import beside, load_published, published_table
 from scalequest.evaluation.results import Result
-from scalequest.evaluation.statistics import share
-from scalequest.evaluation.tables import Table, benchmark_tables, latex, markdown, split_tables, to_csv
+from scalequest.evaluation.statistics import Estimate, share
+from scalequest.evaluation.tables import (
+    Table,
+    benchmark_tables,
+    latex,
+    markdown,
+    percent,
+    show,
+    split_tables,
+    to_csv,
+)
 
 
 def result(model: str, benchmark: str, correct: int, fingerprint: str = "f", **protocol: object) -> Result:
@@ -41,7 +50,7 @@ def test_models_by_benchmarks() -> None:
     assert main.columns == ("model", "GSM8K", "MATH")
     assert main.rows[0] == ("base", "5.0 [2.7, 9.0]", "–")
     assert main.rows[1][1] == "75.0 [68.6, 80.5]"
-    assert "GSM8K 200, MATH 200" in main.notes[0]
+    assert "GSM8K all 200, MATH all 200" in main.notes[0]
     assert details.rows[0][:4] == ("base", "GSM8K", "200", "10")
     assert len(details.rows) == 3
 
@@ -65,10 +74,25 @@ def test_cut_and_answerless_outputs_are_said() -> None:
     )
 
 
+def test_a_part_of_a_benchmark_is_said() -> None:
+    main, _ = benchmark_tables([result("base", "gsm8k", 10, limit=200)])
+    assert "GSM8K the first 200." in main.notes[0]
+
+
+def test_answers_that_were_only_guessed_are_said() -> None:
+    """A model that names no answer has the last number of its output taken for it, and is near zero."""
+    main, _ = benchmark_tables([replace(result("a", "gsm8k", 10), rules={"number": 120, "boxed": 80})])
+    assert (
+        "a on GSM8K: 60 % of the outputs named no answer, so that their last number was taken." in main.notes
+    )
+    main, _ = benchmark_tables([result("a", "gsm8k", 10)])
+    assert len(main.notes) == 1
+
+
 def test_what_explains_an_accuracy_is_said() -> None:
     cut = replace(result("a", "gsm8k", 10), truncated=0.34, timeouts=0.06, explained=0.6)
     main, _ = benchmark_tables([cut])
-    (note,) = [note for note in main.notes if note.startswith("a on")]
+    (note,) = [note for note in main.notes if note.startswith("Warning: a on")]
     assert "6 % could not be compared in time" in note
     assert note.endswith("that explains 60 % of its wrong outputs.")
 
@@ -112,10 +136,29 @@ def test_ours_stand_beside_theirs(root: Path) -> None:
     assert all("ours" not in row[-1] for row in shown.rows[:-1])
 
 
+def test_other_protocols_are_marked_beside_published_numbers(root: Path) -> None:
+    table = load_published(root / "eval/published/table1.yaml")
+    one, two = result("one", "gsm8k", 10, limit=200), result("two", "gsm8k", 20, "g", engine="transformers")
+    shown = published_table(table, [one, two])
+    assert [row[3] for row in shown.rows[-2:]] == ["5.0 [2.7, 9.0] of the first 200", "10.0 [6.6, 14.9] [a]"]
+    assert any(note.startswith("[a] another protocol than the rest of its column") for note in shown.notes)
+
+
+def test_nothing_is_cut_where_a_table_is_printed(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = load_published(root / "eval/published/table1.yaml")
+    mine = [replace(result("mine", b, 180), title=b) for b in table.benchmarks]
+    show([published_table(table, mine)])
+    printed = capsys.readouterr().out
+    assert "…" not in printed
+    assert printed.count("OlympiadBench ") >= 2
+    assert printed.count("Qwen2-Math-7B-Ins ") == 4
+
+
 def test_published_numbers_stand_in_their_own_column(root: Path) -> None:
     published = [load_published(root / "eval/published/table1.yaml")]
     ours = [result("mine", "gsm8k", 180), result("mistral-7b-scalequest", "gsm8k", 176)]
-    main, _ = benchmark_tables(ours, published, {"mine": "Qwen2-Math-7B-ScaleQuest"})
+    as_published = {"mine": "Qwen2-Math-7B-ScaleQuest"}
+    main, _ = benchmark_tables(ours, *beside(published, [one.model for one in ours], as_published))
     assert main.columns == ("model", "GSM8K", "GSM8K (published)")
     assert [row[2] for row in main.rows] == ["89.7", "88.5"]
     assert "not ours" in main.notes[-1]
@@ -170,7 +213,23 @@ def test_texts_are_escaped_everywhere() -> None:
     assert "\\<b\\>x\\|y\\_z" in page
     assert re.search(r"\| --- \| ---: \|", page)
     text = latex(table)
-    assert "x|y\\_z" in text
+    assert "x\\textbar{}y\\_z\\textless{}" in text
     assert "A \\& B" in text
     assert "100 \\%" in text
     assert to_csv(table).splitlines()[1] == "<b>x|y_z</b>,1.0"
+
+
+def test_what_a_model_answered_stays_text() -> None:
+    rows = (("[3, 4]", "$x$ &lt; [y](http://z)"), ("a → b", "\\frac{1}{2}"))
+    table = Table("t", "T", ("answered", "against answered"), rows)
+    page = markdown([table])
+    assert "| [3, 4] | \\$x\\$ \\&lt; [y\\](http://z) |" in page  # no formula, no entity, no link
+    text = latex(table)
+    assert "\n{[}3, 4] & \\$x\\$" in text  # "\\\\ [3, 4]" would be the length of a line break
+    assert "a $\\to$ b & \\textbackslash{}frac\\{1\\}\\{2\\}" in text
+
+
+def test_small_numbers_are_numbers_and_a_value_may_lack_its_interval() -> None:
+    table = Table("t", "T", ("model", "p"), (("a", "2.1e-28 [a]"), ("b", "0.5")))
+    assert "| --- | ---: |" in markdown([table])
+    assert percent(Estimate(0.5, None, None, 1)) == "50.0"

@@ -6,11 +6,12 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from scalequest.config import ConfigError, build, option, read_yaml, required
+from scalequest.evaluation.problems import Judging, Problem
 from scalequest.evaluation.prompts import QUESTION_ONLY, EvalPrompt, load_eval_prompt
 from scalequest.grading.extraction import last_box
 from scalequest.records import Row, read_rows, require
@@ -40,7 +41,7 @@ class BenchmarkFile:
         "a path ($NAME is expanded; else relative to this file), or hub:owner/name@revision:split"
     )
     rows: int = required("how many rows the source has")
-    sha256: str = required("of its questions and answers, see `content_sha256`")
+    sha256: str = required("of questions, answers and what else a verdict depends on, see `content_sha256`")
     hub: str | None = option(None, "where the same rows are on the hub, read instead on request")
     title: str | None = option(None, "heading of its column; None is the name")
     question: str | list[str] = option("question", "column of the question, or several that are joined")
@@ -90,38 +91,6 @@ class PatchFile:
 
 
 @dataclass(frozen=True)
-class Judging:
-    """How one problem's answer is judged; see `JudgingFile`."""
-
-    several: bool = False
-    unit: str | None = None
-    tolerance: float | None = None
-    relative: float = 0.0
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One question with its reference answer.
-
-    Attributes:
-        id: unique in its benchmark.
-        question: as it stands in the source.
-        answer: the reference; `also` are further ones, each of them right.
-        metadata: what results are split by.
-        row: the source's row, from which prompts take more than the question.
-        judging: how an answer is judged.
-    """
-
-    id: str
-    question: str
-    answer: str
-    metadata: dict[str, Any] = field(default_factory=dict)
-    also: tuple[str, ...] = ()
-    row: Mapping[str, Any] = field(default_factory=dict)
-    judging: Judging = Judging()
-
-
-@dataclass(frozen=True)
 class Benchmark:
     """A benchmark that was checked: `problems` are the first `limit` of exactly those that `sha256` names."""
 
@@ -154,10 +123,16 @@ def load_benchmark(
     if not source.startswith(("hub:", "$", "/", "~")):
         source = str(path.parent / source)
     rows = _read(source, spec, path)
-    columns = _columns(spec)
+    columns = [*_columns(spec), spec.answer]
     for index, row in enumerate(rows):
-        require(row, *columns, spec.answer, *([spec.id] if spec.id else []), source=source, index=index)
-    found = content_sha256(rows, spec.question, spec.answer)
+        require(row, *columns, *([spec.id] if spec.id else []), source=source, index=index)
+    rules = spec.judging
+    judging = [column for column in (rules.several, rules.unit, rules.tolerance) if column is not None]
+    for key, names in (("judging", judging), ("where", spec.where), ("metadata", spec.metadata)):
+        for name in names:
+            if not any(name in row for row in rows):
+                raise ConfigError(f"{path}: {key}: no row of {source} has a column '{name}'")
+    found = content_sha256(rows, *columns, *judging, *spec.where)
     if (len(rows), found) != (spec.rows, spec.sha256):
         raise ConfigError(
             f"{path}: {source} holds other problems: {len(rows)} rows with sha256 {found}, "
@@ -179,12 +154,11 @@ def load_benchmark(
     return Benchmark(spec.name, spec.title or spec.name, problems, found, applied, prompts, patched)
 
 
-def content_sha256(rows: Sequence[Row], question: str | Sequence[str], answer: str) -> str:
-    """Hash questions and answers, one JSON line a row: the same for a file and its copy on the hub."""
-    columns = [question] if isinstance(question, str) else list(question)
+def content_sha256(rows: Sequence[Row], *columns: str) -> str:
+    """Hash some columns, one JSON line a row: the same for a file and its copy on the hub."""
     digest = hashlib.sha256()
     for row in rows:
-        values = [*(row[column] for column in columns), row[answer]]
+        values = [row.get(column) for column in columns]
         digest.update(json.dumps(values, ensure_ascii=False).encode() + b"\n")
     return digest.hexdigest()
 
@@ -194,7 +168,9 @@ def _read(source: str, spec: BenchmarkFile, path: Path) -> list[Row]:
         return read_rows(source)
     except ConfigError as error:
         where = f"; or give hub: true to read {spec.hub}" if spec.hub and source == spec.source else ""
-        raise ConfigError(f"{path}: {error}{where}") from None
+        readme = path.parent / "README.md"
+        said = f"; {readme} says where the data come from" if readme.is_file() else ""
+        raise ConfigError(f"{path}: {error}{said}{where}") from None
 
 
 def _columns(spec: BenchmarkFile) -> list[str]:

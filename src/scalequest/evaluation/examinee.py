@@ -9,10 +9,11 @@ from typing import Generic, Protocol, TypeVar
 
 from scalequest.chat import BoundFormat, ChatFormat
 from scalequest.config import ConfigError
-from scalequest.engines.base import Completion, FinishReason, Generator, Request, Sampling
+from scalequest.engines.base import Completion, Generator, Request, Sampling
+from scalequest.engines.progress import Reply
 from scalequest.engines.server import Chat, ChatReply, ChatServer, user
 from scalequest.engines.stream import Answer, completing
-from scalequest.evaluation.benchmarks import Problem
+from scalequest.evaluation.problems import Problem
 from scalequest.evaluation.prompts import EvalPrompt
 from scalequest.evaluation.results import sha256
 from scalequest.grading.extraction import after_thoughts
@@ -22,24 +23,12 @@ OPENINGS, THOUGHT = ("<think>", "<thinking>"), "</think>"
 BOXED = "\nPlease reason step by step, and put your final answer within \\boxed{}."
 
 
-class Keyed(Protocol):
+class Keyed(Reply, Protocol):
     """A reply that says which question it is to."""
 
     @property
     def key(self) -> str:
         """The question's."""
-
-    @property
-    def tokens(self) -> int:
-        """Generated for it."""
-
-    @property
-    def prompt_tokens(self) -> int:
-        """Read for it."""
-
-    @property
-    def finish_reason(self) -> FinishReason:
-        """How it ended."""
 
 
 Q = TypeVar("Q")
@@ -98,8 +87,9 @@ def on_server(server: ChatServer) -> Examinee[Chat, ChatReply]:
 
 def opens_thoughts(format: ChatFormat, prompt: EvalPrompt) -> bool:
     """Whether what the model is given ends with the opening of a reasoning block."""
-    solve = format.solve
-    return prompt.turn == "solve" and solve is not None and solve.prompt.rstrip().endswith(OPENINGS)
+    solve = format.solve.prompt if format.solve is not None else None
+    given = {"solve": solve, "user": format.user, "plain": prompt.text}[prompt.turn]
+    return (given or "").rstrip().endswith(OPENINGS)
 
 
 def decoded(ids: Sequence[int], format: BoundFormat) -> str:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from scalequest.evaluation.results import Result, sha256
@@ -95,23 +96,29 @@ def lm_eval_results(results: Sequence[Result], receipt: Mapping[str, Any], ended
 
 
 def lm_eval_samples(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """The content of a samples file, one entry an output."""
+    """The content of a samples file: one entry a problem and prompt, all its outputs in it."""
+    docs: dict[str, int] = {}
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        docs.setdefault(row["id"], len(docs))
+        groups.setdefault((row["id"], row["prompt"]), []).append(row)
     return [
         {
-            "doc_id": number,
+            "doc_id": docs[row["id"]],
             "doc": {"id": row["id"], **json.loads(row["metadata"])},
             "target": row["reference"],
             "arguments": {"gen_args_0": {"arg_0": row["prompt"], "prompt_sha256": row["prompt_sha256"]}},
-            "resps": [[row["completion"]]],
-            "filtered_resps": [row["extracted"]],
+            "resps": [[one["completion"] for one in group]],
+            "filtered_resps": [one["extracted"] for one in group],
             "filter": "none",
             "metrics": [METRIC],
             "doc_hash": sha256(f"{row['benchmark']}/{row['id']}"),
             "prompt_hash": row["prompt_sha256"],
             "target_hash": sha256(row["reference"]),
-            METRIC: float(row["correct"]),
+            METRIC: fmean([one["correct"] for one in group]),
         }
-        for number, row in enumerate(rows)
+        for group in groups.values()
+        for row in group[:1]
     ]
 
 

@@ -16,9 +16,10 @@ from scalequest.cards import dataset_card
 from scalequest.chat import FormatError, load_format
 from scalequest.config import ConfigError, RunOptions, to_dict
 from scalequest.engines.stream import Drop, stream
-from scalequest.evaluation.benchmarks import Benchmark, Problem
+from scalequest.evaluation.benchmarks import Benchmark
 from scalequest.evaluation.examinee import A, Examinee, Q, opens_thoughts
 from scalequest.evaluation.marking import Examiners, Mark, Marked, Paper, handed_in, marking
+from scalequest.evaluation.problems import Problem
 from scalequest.evaluation.prompts import EvalPrompt
 from scalequest.evaluation.protocol import asking, judged, protocol, read_receipt
 from scalequest.evaluation.results import RESULTS, Result, summarise, write_results
@@ -184,9 +185,7 @@ def scored(rows: list[Row], config: EvaluationConfig, label: str) -> list[Row]:
     """
     if config.score is None:
         return rows
-    source = config.scores.get(label)
-    if source is None:
-        raise ConfigError(f"scores: no file of '{config.score}' for '{label}'")
+    source = config.scores[label]
     key = ("benchmark", "id", "prompt", "sample")
     found = {tuple(row.get(name) for name in key): row.get(config.score) for row in read_rows(source)}
     for row in rows:

@@ -16,8 +16,8 @@ from types import TracebackType
 
 from scalequest.engines.base import FinishReason
 from scalequest.engines.stream import Answer
-from scalequest.evaluation.benchmarks import Judging, Problem
 from scalequest.evaluation.examinee import A, Examinee, Keyed, Q, visible
+from scalequest.evaluation.problems import Judging, Problem
 from scalequest.evaluation.prompts import EvalPrompt
 from scalequest.grading import Grader, GraderOptions, extract, numeric
 from scalequest.grading.exact import value

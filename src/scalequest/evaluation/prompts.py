@@ -19,13 +19,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from scalequest.chat import BoundFormat, FormatError
 from scalequest.config import ConfigError, build, option, read_yaml, required
-
-if TYPE_CHECKING:
-    from scalequest.evaluation.benchmarks import Problem
+from scalequest.evaluation.problems import Problem
 
 _SLOT = re.compile(r"\{(\w+)\}")
 

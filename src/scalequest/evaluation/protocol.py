@@ -24,13 +24,20 @@ def with_prompts(benchmarks: Sequence[Benchmark], config: EvaluationConfig) -> l
     """The benchmarks with the prompts that the configuration gives, where it gives any.
 
     Raises:
-        ConfigError: a prompt file is wrong, or two prompts of a benchmark have one name.
+        ConfigError: a prompt file is wrong or made for other benchmarks, or two prompts have one name.
     """
     given = tuple(load_eval_prompt(path) for path in config.prompts)
     chosen = [replace(benchmark, prompts=given) if given else benchmark for benchmark in benchmarks]
     for benchmark in chosen:
         if len({prompt.name for prompt in benchmark.prompts}) < len(benchmark.prompts):
             raise ConfigError(f"{benchmark.name}: two prompts have the same name")
+        columns = {column for problem in benchmark.problems for column in problem.row}
+        for prompt in benchmark.prompts:
+            if missing := {case.column for case in prompt.cases.values()} - columns:
+                raise ConfigError(
+                    f"prompts: '{prompt.name}' needs column '{min(missing)}', which {benchmark.name} does "
+                    "not have: give it to the benchmarks that it was written for"
+                )
     return chosen
 
 
@@ -120,6 +127,7 @@ def protocol(
         "engine": name,
         "engine_version": versions.get(name) or versions.get(f"{name}-cpu"),
         "dtype": _dtype(config, label),
+        **({"request": config.server.extra} if name == "server" and config.server.extra else {}),
         "commit": f"{receipt.get('commit') or 'unknown'}{' with changes' if receipt.get('dirty') else ''}",
     }
 

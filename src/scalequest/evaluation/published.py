@@ -9,7 +9,7 @@ from statistics import fmean
 
 from scalequest.config import ConfigError, build, option, read_yaml, required
 from scalequest.evaluation.results import Result
-from scalequest.evaluation.tables import Table, percent
+from scalequest.evaluation.tables import Table, percent, protocol_marks
 
 TITLES = {"gsm8k": "GSM8K", "math": "MATH", "college_math": "College Math", "olympiadbench": "OlympiadBench"}
 
@@ -54,6 +54,19 @@ def load_published(path: str | Path) -> Published:
     return loaded
 
 
+def beside(
+    published: Sequence[Published], models: Sequence[str], published_as: Mapping[str, str]
+) -> tuple[dict[tuple[str, str], str], str]:
+    """Published accuracy by our label and benchmark (the first table counts), and the tables' sources."""
+    found: dict[tuple[str, str], str] = {}
+    for model in models:
+        wanted = published_as.get(model, model).casefold()
+        for row in (row for table in published for row in table.rows if row.model.casefold() == wanted):
+            for benchmark, score in row.scores.items():
+                found.setdefault((model, benchmark), f"{score:.1f}")
+    return found, "; ".join(sorted({f"{table.tag}: {table.source}" for table in published}))
+
+
 def published_table(
     table: Published, results: Sequence[Result] | None = None, published_as: Mapping[str, str] | None = None
 ) -> Table:
@@ -67,6 +80,7 @@ def published_table(
     """
     details = list(dict.fromkeys(key for row in table.rows for key in row.detail))
     ours = _by_model(results or (), table, published_as or {})
+    marks, differing = protocol_marks([result for found in ours.values() for result in found.values()])
     named = {row.model.casefold() for row in table.rows}
     columns = ["model", *details]
     for name in [*table.benchmarks, "average"]:
@@ -77,14 +91,14 @@ def published_table(
     for row in table.rows:
         cells = [row.model, *(row.detail.get(key, "–") for key in details)]
         theirs = [*(row.scores.get(name) for name in table.benchmarks), row.average]
-        mine = _ours(ours.get(row.model.casefold(), {}), table.benchmarks)
+        mine = _ours(ours.get(row.model.casefold(), {}), table.benchmarks, marks)
         for score, own in zip(theirs, mine, strict=True):
             cells += ["–" if score is None else f"{score:.1f}", *([] if results is None else [own])]
         rows.append((*cells, row.tag or table.tag))
     for model, found in ours.items():
         if model not in named:
             label = next(iter(found.values())).model
-            mine = _ours(found, table.benchmarks)
+            mine = _ours(found, table.benchmarks, marks)
             cells = [cell for own in mine for cell in ("", own)]
             rows.append((label, *("" for _ in details), *cells, "ours"))
     notes = [f"Published, not ours. Source: {table.source} [{table.tag}]. {table.protocol}"]
@@ -95,7 +109,7 @@ def published_table(
             "Columns marked ours: measured here, in % with the 95 % interval, on all problems unless the "
             "cell says how many; empty: not run. Their protocol and that of the published numbers may differ."
         )
-        notes += _protocols(ours)
+        notes += [*differing, *_protocols(ours)]
     return Table(
         f"published_{table.name}", f"Published: {table.title}", tuple(columns), tuple(rows), tuple(notes)
     )
@@ -124,7 +138,9 @@ def _by_model(
     return found
 
 
-def _ours(found: Mapping[str, Result], benchmarks: Sequence[str]) -> list[str]:
+def _ours(
+    found: Mapping[str, Result], benchmarks: Sequence[str], marks: Mapping[tuple[str, str], str]
+) -> list[str]:
     """Our cells, the average last: only of complete benchmarks, and only where all of them are there."""
     cells, values = [], []
     for name in benchmarks:
@@ -133,7 +149,8 @@ def _ours(found: Mapping[str, Result], benchmarks: Sequence[str]) -> list[str]:
             cells.append("")
             continue
         limit = result.protocol.get("limit")
-        cells.append(percent(result.accuracy) + (f" of the first {limit}" if limit else ""))
+        part = f" of the first {limit}" if limit else ""
+        cells.append(percent(result.accuracy) + part + marks.get((result.model, name), ""))
         if result.accuracy.value is not None and not limit:
             values.append(result.accuracy.value)
     average = f"{100 * fmean(values):.1f}" if len(values) == len(benchmarks) else ""

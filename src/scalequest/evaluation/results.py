@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,7 +14,8 @@ from typing import Any
 
 from scalequest import durable
 from scalequest.config import ConfigError
-from scalequest.evaluation.benchmarks import Benchmark, Problem
+from scalequest.evaluation.benchmarks import Benchmark
+from scalequest.evaluation.problems import Problem
 from scalequest.evaluation.statistics import Estimate, accuracy, best_of, majority_vote, pass_at_k
 from scalequest.grading import GraderOptions, equivalent
 from scalequest.records import Row, read_rows
@@ -239,8 +241,7 @@ def _split(
         by: dict[str, list[float]] = {}
         for i in ids:
             by.setdefault(values[i], []).append(score[i])
-        order = sorted(by) if column not in ("question words", "output tokens") else list(_by_start(by))
-        out[column] = {value: accuracy(by[value]) for value in order}
+        out[column] = {value: accuracy(by[value]) for value in sorted(by, key=_natural)}
     return out
 
 
@@ -252,12 +253,14 @@ def thirds(sizes: Mapping[str, float]) -> dict[str, str]:
     place = {key: sum(size >= cut for cut in cuts) for key, size in sizes.items()}
     for key, part in place.items():
         parts.setdefault(part, []).append(sizes[key])
-    names = {part: f"{min(found):.0f} to {max(found):.0f}" for part, found in parts.items()}
+    digits = 0 if all(float(size).is_integer() for size in ordered) else 1  # means of several outputs
+    names = {part: f"{min(found):.{digits}f} to {max(found):.{digits}f}" for part, found in parts.items()}
     return {key: names[part] for key, part in place.items()}
 
 
-def _by_start(names: Iterable[str]) -> list[str]:
-    return sorted(names, key=lambda name: [float(end) for end in name.split(" to ")])
+def _natural(name: str) -> list[str | int]:
+    """Sort key by which 9 stands before 10."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 # ------------------------------------------------------------------------------------------------------ files

@@ -89,6 +89,8 @@ class EvaluationConfig:
             raise ConfigError("samples: greedy outputs are all the same; set sampling.temperature")
         if self.scores and self.score is None:
             raise ConfigError("scores: name the column with score")
+        if self.score is not None and not self._sweeps and (missing := set(self.models) - set(self.scores)):
+            raise ConfigError(f"scores: no file of '{self.score}' for '{min(missing)}'")
 
     @property
     def _sweeps(self) -> bool:

@@ -32,10 +32,14 @@ def share(successes: int, n: int) -> Estimate:
         raise ValueError(f"{successes} successes of {n}")
     if n == 0:
         return Estimate(None, None, None, 0)
-    from scipy.stats import binomtest
+    return Estimate(successes / n, *_wilson(successes / n, n), n)
 
-    interval = binomtest(successes, n).proportion_ci(0.95, method="wilson")
-    return Estimate(successes / n, float(interval.low), float(interval.high), n)
+
+def _wilson(p: float, n: float) -> tuple[float, float]:
+    """Both p' from which `p` lies `Z95` standard errors of n trials away."""
+    middle, half = p + Z95**2 / (2 * n), Z95 * math.sqrt(p * (1 - p) / n + (Z95 / (2 * n)) ** 2)
+    scale = 1 + Z95**2 / n
+    return (middle - half) / scale if p else 0.0, (middle + half) / scale if p < 1 else 1.0
 
 
 def mean(values: Sequence[float]) -> Estimate:
@@ -49,16 +53,21 @@ def mean(values: Sequence[float]) -> Estimate:
 
 
 def accuracy(scores: Sequence[float]) -> Estimate:
-    """Accuracy from one score a problem: Wilson's interval where each is 0 or 1, else the mean's.
+    """Accuracy from one score (0 to 1) a problem, with Wilson's interval over problems.
 
-    Several samples of one problem are not independent, so their mean is one observation.
+    Several samples of one problem are not independent, so their mean is one observation. Such means vary less
+    than single outputs, like those of more problems would: the interval is Wilson's for as many problems as
+    have this variance (the effective sample size of Korn and Graubard, 1998), which for scores of 0 and 1 are
+    the problems themselves. A normal interval would be too narrow near 0 and 1.
     """
+    n = len(scores)
     if all(score in (0, 1) for score in scores):
-        return share(int(sum(scores)), len(scores))
-    found = mean(scores)
-    if found.low is None or found.high is None:
-        return found
-    return Estimate(found.value, max(0.0, found.low), min(1.0, found.high), found.n)
+        return share(int(sum(scores)), n)
+    p = fmean(scores)
+    variance = fmean([(score - p) ** 2 for score in scores])
+    if variance < 1e-12:  # the same share of every problem says nothing of how problems vary
+        return Estimate(p, None, None, n)
+    return Estimate(p, *_wilson(p, n * p * (1 - p) / variance), n)
 
 
 def paired_difference(differences: Sequence[float], seed: int = 0) -> Estimate:

@@ -12,15 +12,15 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 from scalequest.evaluation.results import EXPLAINS, Result
 from scalequest.evaluation.statistics import Estimate
 
-if TYPE_CHECKING:
-    from scalequest.evaluation.published import Published
-
+LOG_WIDTH = 240  # the paper's table with ours beside it
 NOTABLE = 0.05  # share of truncated or answerless outputs from which a note says so
+_NUMBER = re.compile(r"[-+.,\d\[\]() –n]*(e-\d+)?( \[[a-z]\])?")  # with its interval, n and mark
+WARNING = "Warning: "  # before a note that an accuracy must not be read without
 MARKS = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -40,8 +40,8 @@ class Table:
 
 def benchmark_tables(
     results: Sequence[Result],
-    published: Sequence[Published] = (),
-    published_as: Mapping[str, str] | None = None,
+    theirs: Mapping[tuple[str, str], str] | None = None,
+    sources: str = "",
 ) -> list[Table]:
     """Models by benchmarks, then everything known of each number.
 
@@ -50,16 +50,16 @@ def benchmark_tables(
 
     Args:
         results: in the order of rows and columns.
-        published: other people's tables, for a column beside ours.
-        published_as: our label to their model's name, where the two differ.
+        theirs: published accuracy by our label and benchmark, for a column beside ours.
+        sources: of those.
     """
     if not results:
         return []
     models = list(dict.fromkeys(result.model for result in results))
     benchmarks = {result.benchmark: result.title for result in results}
     cells = {(result.model, result.benchmark): result for result in results}
-    marks, notes = _protocol_marks(results)
-    theirs = _theirs(models, benchmarks, published, published_as or {})
+    marks, notes = protocol_marks(results)
+    theirs = theirs or {}
     columns, rows = ["model"], [[model] for model in models]
     for benchmark, title in benchmarks.items():
         columns.append(title)
@@ -71,19 +71,16 @@ def benchmark_tables(
             columns.append(f"{title} (published)")
             for row, model in zip(rows, models, strict=True):
                 row.append(theirs.get((model, benchmark), "–"))
-    sizes = {result.title: result.n for result in results}
+    sizes = {r.title: f"{'the first' if r.protocol.get('limit') else 'all'} {r.n:,}" for r in results}
     notes = [
-        "Accuracy in % with its 95 % interval, Wilson's for one output a problem. Problems: "
-        + ", ".join(f"{title} {n:,}" for title, n in sizes.items())
+        "Accuracy in % with Wilson's 95 % interval over problems. Problems: "
+        + ", ".join(f"{title} {size}" for title, size in sizes.items())
         + ".",
         *notes,
         *_warnings(results),
     ]
     if theirs:
-        sources = sorted({f"{table.tag}: {table.source}" for table in published})
-        notes.append(
-            f"Columns marked published are not ours, and their protocol may differ ({'; '.join(sources)})."
-        )
+        notes.append(f"Columns marked published are not ours, and their protocol may differ ({sources}).")
     main = Table("benchmarks", "Benchmarks", tuple(columns), tuple(map(tuple, rows)), tuple(notes))
     return [main, _details(results, marks), *_samples(results), *_prompts(results)]
 
@@ -98,7 +95,7 @@ def _details(results: Sequence[Result], marks: Mapping[tuple[str, str], str]) ->
         "truncated %": lambda r: f"{100 * r.truncated:.1f}",
         "no answer %": lambda r: f"{100 * r.no_answer:.1f}",
         "timeout %": lambda r: f"{100 * r.timeouts:.1f}",
-        "last number %": lambda r: f"{100 * r.rules.get('number', 0) / _outputs(r):.1f}",
+        "last number %": lambda r: f"{100 * _last_number(r):.1f}",
         "tokens": lambda r: f"{r.tokens_mean:.0f}",
         "engine": lambda r: str(r.protocol["engine"]),
         "protocol": lambda r: r.fingerprint,
@@ -113,8 +110,9 @@ def _details(results: Sequence[Result], marks: Mapping[tuple[str, str], str]) ->
     return Table("details", "Every number with its protocol", tuple(columns), rows, (note,))
 
 
-def _outputs(result: Result) -> int:
-    return result.n * result.samples * max(1, len(result.by_prompt))
+def _last_number(result: Result) -> float:
+    outputs = result.n * result.samples * max(1, len(result.by_prompt))
+    return result.rules.get("number", 0) / outputs
 
 
 def _samples(results: Sequence[Result]) -> list[Table]:
@@ -135,7 +133,8 @@ def _samples(results: Sequence[Result]) -> list[Table]:
     )
     note = (
         "pass@k: chance that k samples hold a right one (unbiased). maj@k: the most frequent answer is "
-        "right, ties shared. avg@k: mean over samples. Intervals are over problems; the spread is the "
+        "right, ties shared. avg@k: mean over samples. best@k: the one with the highest score is right, ties "
+        "shared; an output that was cut is wrong here, too. Intervals are over problems; the spread is the "
         "standard deviation of the accuracy from sample to sample, in points."
     )
     return [Table("samples", "Several samples a problem", columns, rows, (note,))]
@@ -182,8 +181,8 @@ def split_tables(results: Sequence[Result]) -> list[Table]:
     return tables
 
 
-def _protocol_marks(results: Sequence[Result]) -> tuple[dict[tuple[str, str], str], list[str]]:
-    """A letter for each number whose protocol is not its column's usual one, and a note for each letter."""
+def protocol_marks(results: Sequence[Result]) -> tuple[dict[tuple[str, str], str], list[str]]:
+    """A letter by model and benchmark where the protocol is not the column's usual one, and its meaning."""
     others: dict[tuple[str, str], str] = {}
     for benchmark in dict.fromkeys(result.benchmark for result in results):
         column = [result for result in results if result.benchmark == benchmark]
@@ -230,41 +229,22 @@ def _warnings(results: Sequence[Result]) -> list[str]:
     """Where an accuracy says more about cut or answerless outputs than about mathematics."""
     notes = []
     for result in results:
-        faults = {
-            "were cut": result.truncated,
-            "held no answer": result.no_answer,
-            "could not be compared in time": result.timeouts,
-        }
-        said = [f"{100 * share:.0f} % {what}" for what, share in faults.items() if share >= NOTABLE]
+        faults = [
+            ("were cut", result.truncated, NOTABLE),
+            ("held no answer", result.no_answer, NOTABLE),
+            ("could not be compared in time", result.timeouts, NOTABLE),
+            ("named no answer, so that their last number was taken", _last_number(result), EXPLAINS),
+        ]
+        said = [f"{100 * share:.0f} % {what}" for what, share, least in faults if share >= least]
         if said:
             said[0] = said[0].replace("%", "% of the outputs", 1)
-            explained = result.explained if result.explained is not None else 0.0
-            why = (
-                f"; that explains {100 * explained:.0f} % of its wrong outputs"
-                if explained >= EXPLAINS
-                else ""
+            explained = result.explained or 0.0
+            much = explained >= EXPLAINS
+            why = f"; that explains {100 * explained:.0f} % of its wrong outputs" if much else ""
+            notes.append(
+                f"{WARNING if much else ''}{result.model} on {result.title}: {', '.join(said)}{why}."
             )
-            notes.append(f"{result.model} on {result.title}: {', '.join(said)}{why}.")
     return notes
-
-
-def _theirs(
-    models: Sequence[str],
-    benchmarks: Mapping[str, str],
-    published: Sequence[Published],
-    published_as: Mapping[str, str],
-) -> dict[tuple[str, str], str]:
-    """Published accuracy by our label and benchmark; the first table that has it counts."""
-    found: dict[tuple[str, str], str] = {}
-    for model in models:
-        wanted = published_as.get(model, model).casefold()
-        for table in published:
-            for row in table.rows:
-                if row.model.casefold() == wanted:
-                    for benchmark in benchmarks:
-                        if benchmark in row.scores:
-                            found.setdefault((model, benchmark), f"{row.scores[benchmark]:.1f}")
-    return found
 
 
 def question_table(measures: Mapping[str, Any]) -> list[Table]:
@@ -319,9 +299,11 @@ def _estimate(item: Mapping[str, Any], scale: float) -> str:
 
 
 def percent(estimate: Estimate) -> str:
-    """`87.3 [85.4, 89.0]`, in %."""
-    if estimate.value is None or estimate.low is None or estimate.high is None:
+    """`87.3 [85.4, 89.0]`, in %; without brackets where there is no interval."""
+    if estimate.value is None:
         return "–"
+    if estimate.low is None or estimate.high is None:
+        return f"{100 * estimate.value:.1f}"
     return f"{100 * estimate.value:.1f} [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
 
 
@@ -336,17 +318,20 @@ def show(tables: Sequence[Table]) -> None:
 
     console = Console(highlight=False)
     if not console.is_terminal:  # a log: do not fold a table at 80 columns
-        console = Console(highlight=False, width=200)
+        console = Console(highlight=False, width=LOG_WIDTH)
     for table in tables:
         grid = Grid(title=escape(table.title), title_justify="left", title_style="bold")
         for number, column in enumerate(table.columns):
+            head = escape(column.replace(" (", "\n("))
             right = number and _numeric(table, number)
-            grid.add_column(escape(column), justify="right" if right else "left", no_wrap=not number)
+            justify: Literal["left", "right"] = "right" if right else "left"
+            # Fold, where the terminal is too narrow: an ellipsis would hide digits
+            grid.add_column(head, justify=justify, no_wrap=not number, overflow="fold")
         for row in table.rows:
             grid.add_row(*map(escape, row))
         console.print(grid)
         for note in table.notes:
-            console.print(escape(note), style="dim")
+            console.print(escape(note), style="bold yellow" if note.startswith(WARNING) else "dim")
         console.print()
 
 
@@ -386,7 +371,7 @@ def to_csv(table: Table) -> str:
 def _numeric(table: Table, column: int) -> bool:
     """Whether every cell is a number, with its interval and mark."""
     cells = [row[column] for row in table.rows]
-    return bool(cells) and all(re.fullmatch(r"[-+.,\d\[\]() –n]*(\[[a-z]\])?", cell) for cell in cells)
+    return bool(cells) and all(map(_NUMBER.fullmatch, cells))
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -394,10 +379,19 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text that Markdown shows as it is: labels and reasons may come from a user."""
-    return re.sub(r"([\\|`*_<>])", r"\\\1", text).replace("\n", " ")
+    """Text that Markdown shows as it is: labels and reasons may come from a user, answers from a model."""
+    return re.sub(r"([\\|`*_<>$&~]|\](?=\())", r"\\\1", text).replace("\n", " ")
+
+
+_TEX = str.maketrans(
+    {
+        **{char: f"\\{char}" for char in "&%$#_{}"},
+        **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+        **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "–": "--", "→": r"$\to$"},
+        "[": "{[}",  # first in a row it would be an argument of the line break before it
+    }
+)
 
 
 def _tex(text: str) -> str:
-    replaced = re.sub(r"([&%$#_{}])", r"\\\1", text.replace("\\", r"\textbackslash "))
-    return replaced.replace("~", r"\textasciitilde ").replace("^", r"\textasciicircum ").replace("–", "--")
+    return text.translate(_TEX)
