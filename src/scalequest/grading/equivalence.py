@@ -13,15 +13,26 @@ from fractions import Fraction
 from scalequest.grading import numeric
 from scalequest.grading.exact import value
 from scalequest.grading.expressions import is_foreign, readings
-from scalequest.grading.forms import INFINITY, MINUS_INFINITY, Form, is_name, named, read, same_name
+from scalequest.grading.forms import (
+    INFINITY,
+    MINUS_INFINITY,
+    Form,
+    is_name,
+    named,
+    read,
+    same_name,
+    union_of_list,
+)
 from scalequest.grading.normalise import LONGEST, normalise
 from scalequest.grading.options import GraderOptions, Layer
 from scalequest.grading.relations import same_equation, same_inequality, solution_set
 from scalequest.grading.symbolic import math_verify
 from scalequest.grading.tokens import Unreadable
-from scalequest.grading.trees import Node, has, names, number, signs
+from scalequest.grading.trees import Node, has, names, number, signs, substituted
 from scalequest.grading.values import rational
+from scalequest.grading.vectors import unit_vector
 from scalequest.grading.words import (
+    amount,
     arc,
     choice,
     clock,
@@ -45,6 +56,9 @@ _DECIMAL = re.compile(
 _RATIO = re.compile(r"[\d.]+(?:\s?:\s?[\d.]+)+")
 _FINITE_PLACES = 10  # a rational with so many decimals or fewer has a finite spelling, and is not rounded
 _MAX_PAIRS = 2_000
+_FLOAT_DIGITS = 9
+_LIMIT = re.compile(r"\\(?:lim|i*int|oint)(?![A-Za-z])")
+_FUNCTION_OF = re.compile(r"([A-Za-z])\s?\(([a-z])\)")
 
 
 def quick(prediction: str, reference: str) -> tuple[bool, Layer] | None:
@@ -107,6 +121,7 @@ class Comparison:
         if left.text and right.text and compact(left.text) == compact(right.text):
             return True
         self.integers = self.integers or left.integer or right.integer
+        left, right = unit_vector(left.text) or left, unit_vector(right.text) or right
         if (verdict := self._phrases(left, right)) is not None:
             return verdict
         if left.kind == right.kind == "leaf":
@@ -119,7 +134,8 @@ class Comparison:
         if left.kind == right.kind == "union":
             return self._same_sets(left, right)
         if "union" in (left.kind, right.kind):
-            return False
+            sides = [form if form.kind == "union" else union_of_list(form) for form in (left, right)]
+            return sides[0] is not None and sides[1] is not None and self._same_sets(sides[0], sides[1])
         return self._same_items(left, right)
 
     # ------------------------------------------------------------------------------------------------- words
@@ -139,6 +155,10 @@ class Comparison:
                 number = number_of_sentence(sentence)
                 if number is not None and value(other) is not None and value(other) == value(number):
                     return True
+        if (mixed := self._mixed_amounts(a, b)) is not None:
+            return mixed
+        if is_prose(a) and is_prose(b) and _words(a) == _words(b):
+            return True
         if (mine := choice(a)) and (theirs := choice(b)):
             return mine[0] == theirs[0] and (
                 not mine[1] or not theirs[1] or self.same(read(mine[1]), read(theirs[1]))
@@ -147,6 +167,22 @@ class Comparison:
             if marked and marked[1] and bare.kind == "leaf":
                 return self.same(read(marked[1]), bare)
         return None
+
+    def _mixed_amounts(self, a: str, b: str) -> bool | None:
+        """Compare `3 hours 25 minutes` with one unit, or none; None where neither side is such a sum."""
+        amounts = amount(a), amount(b)
+        if amounts[0] is not None and amounts[1] is not None:
+            return amounts[0][:2] == amounts[1][:2]
+        mixed, other = (amounts[0], b) if amounts[0] is not None else (amounts[1], a)
+        if mixed is None:
+            return None
+        core, unit = split_unit(other)
+        number = value(core)
+        if number is None:
+            return None
+        if unit is None:
+            return self.options.units == "optional" and number * mixed[2] == mixed[1]
+        return unit.dimension == ((mixed[0], 1),) and number * unit.factor == mixed[1]
 
     # ------------------------------------------------------------------------------------------------ leaves
 
@@ -179,6 +215,11 @@ class Comparison:
         (core_a, unit_a), (core_b, unit_b) = split_unit(a), split_unit(b)
         if unit_a is None and unit_b is None:
             return None
+        for unit, core, other, there in ((unit_a, core_a, b, unit_b), (unit_b, core_b, a, unit_a)):
+            if unit is not None and there is None and len(unit.text) == 1 and core:
+                letters = {name for tree in _trees_of(other) for name in names(tree)}
+                if unit.text in {letter.casefold() for letter in letters}:
+                    return None  # `\frac{8h}{5}` and `\frac{8}{5} h`: no hours
         left, right = read(core_a), read(core_b)
         if unit_a is not None and unit_b is not None:
             rate = conversion(unit_a, unit_b)
@@ -280,15 +321,21 @@ class Comparison:
             return self._equation_and_value(relation, other, swapped)
         if relation.signs == ("in",):
             return self.same(relation.parts[1], other)
+        if other.kind == "items" and not other.brackets and solution_set(other) is None:
+            return False  # `1 < x < 2` is `(1, 2)`, but never the two numbers
         sets = solution_set(relation), solution_set(other) or other
         if sets[0] is None:
-            return self._ask_symbolic(left, right)
+            # `0 < x > 1` is no chain, and costs sympy seconds
+            opposed = len({sign[0] for sign in relation.signs} & {"<", ">"}) == 2
+            return not opposed and self._ask_symbolic(left, right)
         return self._same_sets(sets[0], sets[1])
 
     def _both_relations(self, left: Form, right: Form) -> bool:
         kinds = [set(form.signs) for form in (left, right)]
         if all(kind <= {"=", "~"} for kind in kinds):
             if self._same_left_sides(left, right) and self.same(left.parts[-1], right.parts[-1]):
+                return True
+            if self._same_function(left, right):
                 return True
             self.use("numeric")
             return same_equation(left, right, "c" if self.options.constants == "renamed" else "")
@@ -309,6 +356,18 @@ class Comparison:
             return sets[0].letter == sets[1].letter and self._same_sets(sets[0], sets[1])
         self.use("numeric")
         return same_inequality(left, right) or (sets != (None, None) and self._ask_symbolic(left, right))
+
+    def _same_function(self, left: Form, right: Form) -> bool:
+        """Compare `f(x) = 2x` with `f(t) = 2t`: the letter of the argument is a bound one."""
+        heads = [_FUNCTION_OF.fullmatch(form.parts[0].text) for form in (left, right)]
+        if heads[0] is None or heads[1] is None or heads[0][1] != heads[1][1]:
+            return False
+        mine, theirs = _trees(left.parts[-1]), _trees(right.parts[-1])
+        if not mine or not theirs or heads[0][2] in names(theirs[0]) or heads[1][2] in names(mine[0]):
+            return False
+        return bool(
+            numeric.same(mine[0], substituted(theirs[0], {heads[1][2]: Node("sym", value=heads[0][2])}))
+        )
 
     def _same_left_sides(self, left: Form, right: Form) -> bool:
         a, b = left.parts[0].text, right.parts[0].text
@@ -331,6 +390,8 @@ class Comparison:
             return same(last) or (relation.signs[-1] == "~" and len(parts) > 2 and same(parts[-2]))
         if relation.signs[-1] == "~" and same(parts[-2]):
             return True
+        if _LIMIT.match(parts[0].text) and not any(names(tree) for tree in _trees(last)):
+            return same(last)
         trees = [_trees(part) for part in parts]
         if not all(trees):
             return False
@@ -348,6 +409,11 @@ class Comparison:
         ]
         if sides == [None, None]:
             return None
+        if any(
+            form.kind == "items" and not form.brackets and side is None
+            for form, side in zip((left, right), sides, strict=True)
+        ):
+            return False
         return self._same_sets(sides[0] or left, sides[1] or right)
 
     def _same_sets(self, left: Form, right: Form) -> bool:
@@ -365,9 +431,12 @@ class Comparison:
         names = [_names(form) for form in (left, right)]
         if any(fixed) or self.options.list_order == "fixed" or (all(names) and names[0] != names[1]):
             if not all(fixed) and (
-                self.options.list_brackets == "required" or "{}" in (left.brackets, right.brackets)
+                self.options.list_brackets == "required"
+                or "{}" in (left.brackets, right.brackets)
+                or left.either
+                or right.either
             ):
-                return False  # `(1, 2)` is perhaps `1, 2`, but never a set
+                return False  # `(1, 2)` is perhaps `1, 2`, but no set, and not `1 or 2`
             a, b = _unnamed(left), _unnamed(right)
             return len(a) == len(b) and _agree(left.brackets, right.brackets, len(a)) and self._in_order(a, b)
         if not all(names):
@@ -382,6 +451,8 @@ class Comparison:
             return self.same(items.parts[0], leaf) if swapped else self.same(leaf, items.parts[0])
         if self.options.decimal_comma and not items.brackets and (_comma_decimal(leaf.text, items.text)):
             return True
+        if (point := re.fullmatch(r"[A-Z]'?\s?(\(.*\))", leaf.text)) and items.brackets == "()":
+            return self.same(read(point[1]), items)  # `A(1, 2)` names the point
         if re.fullmatch(r"[-+]?\d{1,3}(,\d{3})+", leaf.text):  # thousands, or a list after all
             parts = tuple(Form("leaf", part) for part in leaf.text.split(","))
             return self.same(Form("items", leaf.text + " ", parts), items)
@@ -497,6 +568,11 @@ def _unnamed(form: Form) -> tuple[Form, ...]:
     return form.parts
 
 
+def _words(text: str) -> str:
+    """What a text says, without case, fonts, colons and spaces."""
+    return re.sub(r"[\s:]", "", plain(text))
+
+
 def _finite(number: Fraction) -> bool:
     """Whether a few decimals hold it."""
     return bool((number * 10**_FINITE_PLACES).denominator == 1)
@@ -521,10 +597,14 @@ def _worth_asking(a: str, b: str) -> bool:
 
 def _is_rounded(decimal: Node, exact: Node, text: str, places: int, digits: int) -> bool:
     written = re.sub(r"[eE].*|\\.*|\*.*", "", text)
-    if len(re.sub(r"\D", "", written).lstrip("0")) < digits:
+    count = len(re.sub(r"\D", "", written).lstrip("0"))
+    if count < digits or "." not in written:  # 333 is no answer where 1000/3 is
         return False
     fraction = rational(exact)
     if fraction is not None and _finite(fraction):
         return False
     a, b = rational(decimal), numeric.value(exact)
-    return a is not None and b is not None and numeric.within(a, b, Fraction(1, 2) / Fraction(10) ** places)
+    gap = Fraction(1, 2) / Fraction(10) ** places
+    if a is not None and count >= _FLOAT_DIGITS:  # a float as it is printed, or cut: its last digits are off
+        gap = max(gap, abs(a) / 10 ** (_FLOAT_DIGITS - 1))
+    return a is not None and b is not None and numeric.within(a, b, gap)

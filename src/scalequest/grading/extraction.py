@@ -7,12 +7,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from scalequest.grading.tokens import FUNCTIONS
+
 Rule = Literal["boxed", "hash", "phrase", "number", "none"]
 
 _BOX = re.compile(r"\\+(?:boxed|fbox)(?![a-zA-Z])\s*")
 _HASH = re.compile(r"####[ \t]*([^\n]+)")
 _PHRASE = re.compile(
-    r"(?:\b(?:final\s+)?answers?\**(?:\s+(?:is|are)\b\s*:?|\s*[:=])|\bresult\s+is\b\s*:?|^A:)\**\s*",
+    r"(?:\b(?:(?:final|correct)\s+)?"
+    r"(?:answers?|(?<=final )result|result(?=\s+is)|(?<=correct )(?:option|choice))\**"
+    r"(?:\s+(?:is|are|(?:would|must|should|will)\s+be)\b\s*:?|\s*[:：=])"
+    r"|\bans\s*[.:]|^A:|答案\**(?:是|为|[:：])[:：]?)\**\s*",
     re.I | re.M,
 )
 # A sentence ends at a line break, or at a full stop that does not stand inside a number.
@@ -33,6 +38,17 @@ _BETWEEN = re.compile(
     r"(?:\s|[$,;&~]|\\[\[\]()\\,;]|\\q?quad(?![a-z])|\\(?:text|mbox)\s*\{\s*(?:,?\s*and|or|,)\s*\}"
     r"|\b(?:and|or)\b|\b[a-zA-Z](?:_\w)?\s*=)*"
 )
+_TAG = re.compile(r"<answer>(.*?)</answer>", re.S | re.I)
+# What a model may begin an answer with, and what may stand around it.
+_LEAD = re.compile(
+    r"(?:(?:therefore|thus|then|hence|simply|indeed|clearly)\b[\s,:]*|[\s*`\"“]|\.{2,}|…)+",
+    re.I,
+)
+# Where a base model goes on with another problem, or a chat model with another turn.
+_NEXT = re.compile(r"\n\s*\n\s*(?:\*\*)?(?:Q|Question|Problem|Exercise)\s*\d*\s*[:.]")
+_END = re.compile(r"<\|(?:endoftext|im_end|eot_id|end_of_text|end)\|>|</s>|<｜end▁of▁sentence｜>")
+# Formulas as they are set; a `$` counts as one's edge only where a command stands inside, else it is money.
+_FORMULA = re.compile(r"\$\$(.+?)\$\$|\\\[(.+?)\\\]|\\\((.+?)\\\)|\$([^$\n]*\\[A-Za-z][^$\n]*)\$", re.S)
 _THOUGHT = re.compile(r"</?think(?:ing)?>")
 
 
@@ -59,16 +75,55 @@ def extract(text: str, *, boxes: Literal["joined", "last"] = "joined", thinking:
     said = after_thoughts(text, opened=thinking)
     if said is None:
         return Extracted(None, "none")
-    text = said
-    box = last_box(text) if boxes == "last" else joined_boxes(text)
-    found: tuple[tuple[Rule, str | None], ...] = (("boxed", box), ("hash", _last_hash(text)))
-    for rule, answer in found:
-        if answer:
-            return Extracted(answer, rule)
-    if answer := _last_phrase(text):
-        return Extracted(answer, "phrase")
-    numbers = _NUMBER.findall(text)
-    return Extracted(numbers[-1].strip(), "number") if numbers else Extracted(None, "none")
+    text = _first_turn(said)
+    if (following := _NEXT.search(text)) and (own := _marked(text[: following.start()], boxes)):
+        return own
+    if marked := _marked(text, boxes):
+        return marked
+    if _is_bare(text):
+        return Extracted(text.strip(), "number")
+    numbers = list(_NUMBER.finditer(text))
+    if not numbers:
+        return Extracted(None, "none")
+    last = numbers[-1]
+    around = [match for match in _FORMULA.finditer(text) if match.start() < last.start() < match.end()]
+    if around:  # the number is a part of a formula, and not what the formula says
+        return Extracted(next(group for group in around[-1].groups() if group).strip(" .\n"), "number")
+    return Extracted(last.group().strip(), "number")
+
+
+def _marked(text: str, boxes: Literal["joined", "last"]) -> Extracted | None:
+    """Find an answer that the text marks as one."""
+    if box := last_box(text) if boxes == "last" else joined_boxes(text):
+        return Extracted(box, "boxed")
+    if (tags := _TAG.findall(text)) and tags[-1].strip():
+        return Extracted(tags[-1].strip(), "phrase")
+    if line := _last_hash(text):
+        return Extracted(line, "hash")
+    phrase = _last_phrase(text)
+    return Extracted(phrase, "phrase") if phrase else None
+
+
+def _first_turn(text: str) -> str:
+    """What stands before the first token that ends a turn, where anything does."""
+    for match in _END.finditer(text):
+        if text[: match.start()].strip():
+            return text[: match.start()]
+    return text
+
+
+def _is_bare(text: str) -> bool:
+    """Whether the whole output is an answer: one word, or one line with no word beside its formula."""
+    text = text.strip()
+    words = re.findall(r"(?<![\\A-Za-z])[A-Za-z]{2,}", text)
+    told = (
+        len(words) > 1
+        or not set(words) <= FUNCTIONS | {"cm", "mm", "km", "kg", "ft"}
+        or "boxed" in text
+        or "fbox" in text
+    )
+    formula = "\n" not in text and len(text) <= 200 and not told and text[-1:] not in (":", "?")
+    return bool(text) and (formula or re.fullmatch(r"[A-Za-z]{3,20}", text) is not None)
 
 
 def after_thoughts(text: str, *, opened: bool = False) -> str | None:
@@ -124,20 +179,27 @@ def braced(text: str) -> str | None:
 
 
 def _last_hash(text: str) -> str | None:
-    lines = _HASH.findall(text)
-    return str(lines[-1]).strip() if lines else None
+    lines = list(_HASH.finditer(text))
+    if not lines:
+        return None
+    if lines[-1][1][:1].isalpha() and text[lines[-1].end() :].strip():
+        return None  # a heading, `#### Step 2`, with its text below it
+    return lines[-1][1].strip()
 
 
 def _last_phrase(text: str) -> str | None:
     for match in list(_PHRASE.finditer(text))[: -_TRIES - 1 : -1]:
         rest = text[match.end() :]
+        if lead := _LEAD.match(rest):
+            rest = rest[lead.end() :]
         if math := _MATH.match(rest):
             return next(group for group in math.groups() if group).strip().rstrip(".")
-        sentence = _SENTENCE_END.split(rest.lstrip(), maxsplit=1)[0].strip()
+        sentence = _SENTENCE_END.split(rest.lstrip(), maxsplit=1)[0].strip().strip('"“”`')
+        sentence = re.split(r",?\s(?:because|since)\s", sentence, maxsplit=1)[0]
         if number := _NUMBER_THEN_WORDS.match(sentence):
             return number.group(1)
         if len(re.findall(r"[a-z]{2,}", sentence)) >= 4 and (numbers := _NUMBER.findall(sentence)):
             return str(numbers[-1]).strip()  # "Final answer: the volume of the box is 120"
         if sentence:
-            return sentence.rstrip(".*").strip()
+            return sentence.rstrip(".。*").strip()
     return None

@@ -29,11 +29,23 @@ _QUALIFIER = re.compile(
     r"\\mathbb ?\{? ?[ZN]|\binteger|\barbitrary constant|\b(?:for|where|with|any|all|as|constant)\b|\\ldots",
     re.I,
 )
-
-# `x | x > 3`, what stands in the braces of a set
-_BUILDER = re.compile(
-    r"[A-Za-z]\s*(?:\\in\s*\\mathbb\s*\{?R\}?\s*)?[|:](.*(?:[<>]|\\[lgn]e(?![a-z])).*)", re.S
+_FOR_ALL = re.compile(
+    r"(?<=\S)\s*(?:\\text\s*\{\s*,?\s*for (?:all|any|every|each)\b[^{}]*\}|\\forall(?![A-Za-z])"
+    r"|(?<![A-Za-z])for (?:all|any|every|each)(?![A-Za-z]))(?:(?!,|&|\\\\|\\end).)*$"
 )
+
+# `x | x > 3`, what stands in the braces of a set, and `2k | k \in \mathbb{Z}`
+_BUILDER = re.compile(
+    r"[A-Za-z]\s*(?:\\in\s*\\mathbb\s*\{?R\}?\s*)?[|:](.*(?:[<>]|\\[lgn]e(?![a-z])|\b[A-Za-z] ?=).*)", re.S
+)
+_FAMILY = re.compile(r"([^|:]+)[|:]\s*[A-Za-z](?:\s*,\s*[A-Za-z])*\s*\\in\s*\\mathbb\s*\{?\s*[ZN]\b.*", re.S)
+_CASES = re.compile(
+    r"(?:\\\{\s*)?\\begin\s*\{(array|[dr]?cases)\}\s*(?:\{[lcr| ]*\})?(.*)\\end\s*\{\1\}\s*", re.S
+)
+_IF = re.compile(
+    r"\\(?:text|mbox|textrm|mathrm)\s*\{\s*(?:if|for|when|where)?\s*\}|(?<![A-Za-z\\])(?:if|for|when)(?![A-Za-z])"
+)
+_IF_INSIDE = re.compile(r"(\\(?:text|mbox|textrm|mathrm)\s*\{)\s*(?:if|for|when|where)\s")
 
 Kind = Literal["leaf", "items", "union", "relation"]
 
@@ -64,14 +76,15 @@ MINUS_INFINITY = Form("leaf", "", tree=Node("*", (MINUS_ONE, Node("inf"))))
 @lru_cache(maxsize=4096)
 def read(text: str) -> Form:
     """Read the structure of a normalised text."""
-    text = text.strip()
+    whole = text
+    text = _FOR_ALL.sub("", text.strip())
     either = bool(re.search(r"(?<![A-Za-z\\])or(?![A-Za-z])|\\vee", text))
     joined = _WORD_SEPARATOR.sub(", ", text)
     if "," in joined and not _is_number(joined) and (", " in joined or not re.search(r"[(\[{]", joined)):
         joined = _GROUPED.sub(lambda match: match[0].replace(",", ""), joined)
     pieces = [piece for piece in split(joined, (",",)) if piece]
     kept = [piece for piece in pieces if not _QUALIFIER.search(piece)]
-    integer = bool(re.search(r"\\mathbb ?\{? ?Z|\binteger", text))
+    integer = bool(re.search(r"\\mathbb ?\{? ?Z|\binteger", whole))
     if kept and len(kept) < len(pieces):
         pieces = kept
         joined = ", ".join(kept)
@@ -93,28 +106,52 @@ def _is_number(text: str) -> bool:
 def _single(text: str) -> Form:
     """Read a text without commas outside brackets."""
     text = text.strip()
+    if (cases := _CASES.fullmatch(text)) and (text.startswith("\\{") or cases[1] != "array"):
+        return _cases(text, cases[2])
+    united = split(text, (r"\cup",))
+    if len(united) > 1 and all(_related(part)[1] and all(_related(part)[0]) for part in united):
+        return Form("union", text, tuple(_single(part) for part in united))
     members, signs = _related(text)
     if signs and all(members):
         return Form("relation", text, tuple(_single(member) for member in members), signs=tuple(signs))
     if "\\backslash" in text and (holes := _reals_without(text)):
         return holes
-    parts = split(text, (r"\cup",))
-    if len(parts) > 1 and all(parts):
-        return Form("union", text, tuple(_single(part) for part in parts))
+    if len(united) > 1 and all(united):
+        return Form("union", text, tuple(_single(part) for part in united))
     for start, end in (("\\{", "\\}"), ("(", ")"), ("(", "]"), ("[", "]"), ("[", ")"), ("{", "}")):
         body = text[len(start) : -len(end)]
         if not (text.startswith(start) and text.endswith(end) and len(text) > 2 and encloses(body)):
             continue
         if start == "\\{" and (builder := _BUILDER.fullmatch(body.strip())):
             return read(builder[1])
+        if start == "\\{" and (family := _FAMILY.fullmatch(body.strip())):
+            return _marked(_single(family[1]), integer=True)
         pieces = split(_WORD_SEPARATOR.sub(", ", body), (",",))
         if not any(pieces):
             return Form("leaf", text)
         if len(pieces) == 1 and start != "\\{":
             return _single(body) if body.strip() and start + end in ("()", "{}", "[]") else Form("leaf", text)
         brackets = {"\\{": "{}", "{": ""}.get(start, start + end)
-        return Form("items", text, tuple(_single(piece) for piece in pieces if piece), brackets)
+        parts = tuple(_single(piece) for piece in pieces if piece)
+        if brackets != "{}" and all(map(named, parts)):
+            brackets = ""  # `[x = 1, y = 2]` is no interval
+        return Form("items", text, parts, brackets)
     return Form("leaf", text)
+
+
+def _cases(text: str, body: str) -> Form:
+    r"""Read `\begin{cases}`: a set of pairs of value and condition, or a list of equations."""
+    rows: list[Form] = []
+    for line in split(body, ("\\\\",)):
+        cells = [cell.rstrip(" ,.;") for cell in split(line, ("&",))]
+        if not any(cells):
+            continue
+        if len(cells) == 1:
+            rows.append(_single(cells[0]))
+        else:
+            condition = _IF.sub("", _IF_INSIDE.sub(r"\1", " ".join(cells[1:]))).strip()
+            rows.append(Form("items", "", (_single(cells[0]), read(condition)), "()"))
+    return Form("items", text, tuple(rows), "{}" if rows and rows[0].brackets == "()" else "")
 
 
 def _reals_without(text: str) -> Form | None:
@@ -125,6 +162,16 @@ def _reals_without(text: str) -> Form | None:
         return None
     ends = (MINUS_INFINITY, *inner.parts, INFINITY)
     return Form("union", text, tuple(Form("items", "", pair, "()") for pair in pairwise(ends)))
+
+
+def union_of_list(form: Form) -> Form | None:
+    r"""Read a list of intervals, e.g. `(0, 1) or (2, 3)`, as their union; None for any other list."""
+    if form.kind != "items" or form.brackets or not form.parts:
+        return None
+    parts = [part.parts[1] if part.signs == ("in",) else part for part in form.parts]
+    if all(part.kind == "items" and len(part.parts) == 2 and part.brackets != "{}" for part in parts):
+        return Form("union", form.text, tuple(parts))
+    return None
 
 
 def encloses(body: str) -> bool:
@@ -169,7 +216,7 @@ _LETTER = (
 )
 _INDEX = r"(?:_(?:\{(?:[^{}]|\{[^{}]*\})*\}|\\?\w+))?(?:'+|\^\{?\\prime\}?|\^\{-1\})?"
 _NAME = re.compile(
-    rf"(?:{_LETTER}\s?){{1,3}}{_INDEX}(?:\s?\([^()=]{{1,12}}\))?|\|\s?\w{{1,3}}\s?\||\w\s?:\s?\w|\[\w{{3,6}}\]"
+    rf"(?:{_LETTER}\s?){{1,3}}{_INDEX}(?:\s?(?:\([^()=]{{1,12}}\)|\[[^\[\]=]{{1,12}}\]))?|\|\s?(?:\w{{1,3}}|{_LETTER})\s?\||\w\s?:\s?\w|\[\w{{3,6}}\]"
     r"|\\(?:angle|triangle|operatorname\{\w+\})\s?\{?\w+\}?|\((?:\s*[A-Za-z]\w?\s*,)+\s*[A-Za-z]\w?\s*\)"
 )
 

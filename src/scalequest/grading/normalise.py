@@ -15,6 +15,7 @@ _UNICODE = str.maketrans(
         **{"≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "∪": r"\cup ", "∩": r"\cap "},
         **{"∈": r"\in ", "°": r"^\circ ", "²": "^2", "³": "^3", "∅": r"\emptyset "},
         **{"’": "'", "“": '"', "”": '"', "\u00a0": " ", "\u202f": " ", "ℝ": r"\mathbb{R}"},
+        **{chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)},  # full width
         **{"λ": r"\lambda ", "μ": r"\mu ", "φ": r"\phi ", "ω": r"\omega ", "σ": r"\sigma ", "γ": r"\gamma "},
         **{
             sign: f"\\frac{{{above}}}{{{below}}}"
@@ -22,11 +23,13 @@ _UNICODE = str.maketrans(
         },
     }
 )
+_RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
+_LOWERED = str.maketrans("₀₁₂₃₄₅₆₇₈₉ₙ", "0123456789n")
 _DELIMITERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"))
 _ALL_IN_FONT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
 _SPACE = re.compile(r"(?<!\\)\\(?:[,;: ]|q?quad(?![A-Za-z]))|~|&nbsp;")
 _NOTHING = re.compile(
-    r"(?<!\\)\\(?:!|(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|limits)(?![A-Za-z]))"
+    r"(?<!\\)\\(?:!|(?:left|right)\s*\.|(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|limits)(?![A-Za-z]))"
 )
 _COLOUR = re.compile(r"\\(?:text)?color\s*\{\w+\}")
 _ABOUT = re.compile(r"^(?:\\approx|(?:approximately|approx\.?|about|roughly|around)\b) ?", re.I)
@@ -34,6 +37,7 @@ _DOUBLED = re.compile(r"\\\\(?=[A-Za-z]{2}|[%${}])")
 _ENVIRONMENT = re.compile(r"\\begin\s*\{")
 _COMMANDS = {
     **{r"\leqslant": r"\le", r"\leq": r"\le", r"\geqslant": r"\ge", r"\geq": r"\ge", r"\neq": r"\ne"},
+    **{r"\leqq": r"\le", r"\geqq": r"\ge", r"\lor": r"\vee"},
     **{r"\lt": "<", r"\gt": ">", r"\dfrac": r"\frac", r"\tfrac": r"\frac", r"\cfrac": r"\frac"},
     **{
         r"\bullet": r"\cdot",
@@ -71,14 +75,24 @@ _COMMANDS = {
 }
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 _FRACTION = re.compile(r"\\frac\s*(?:\{([^{}]*)\}|(\w))\s*(?:\{([^{}]*)\}|(\w))")
-_GROUPED = re.compile(r"(?<![\d.,])(\d{1,3})((?: \d{3})+)(?![\d.,])")
+_GROUPED = re.compile(r"(?<![\d.,])(\d{1,3})((?: \d{3})+)(?!\d|,\d|\.\d* \d)")
 _MIXED = re.compile(r"(?<![\w.^/\\{}])(\d+)\s+(\d+)\s*/\s*(\d+)(?![\w.])")
 _REPEATING = re.compile(r"(?<!\d)(\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{(\d+)\}")
 _BASES = "two|three|four|five|six|seven|eight|nine"
 _BASE_WORDS = re.compile(
     rf"(?<=\w)\s*(?:_\s*\{{?\s*(?:\\text\w*\s*\{{)?\s*({_BASES})\s*\}}{{0,2}}"
-    rf"|\(?\s*(?:\\text\s*\{{)?\s*(?:in\s+)?base[ -]*\}}?\s*(\d+|{_BASES})\)?)\s*$"
+    rf"|(?:\(|\\text\s*\{{|\s)*(?:in\s+)?base[ -]*\}}?\s*(\d+|{_BASES})[)}}\s]*)\s*$"
 )
+_BRACKETED_BASE = re.compile(r"\(([0-9A-Z]+)\)(?=_)|(?<=_)\{?\((\d{1,2})\)\}?")
+_UNIT_FRACTION = re.compile(
+    r"\\frac\s*\{(\\(?:text|mathrm)\s*\{[^{}]*\}(?:\^\{?\d\}?)?)\}\{(\\(?:text|mathrm)\s*\{[^{}]*\}(?:\^\{?\d\}?)?)\}"
+)
+_LEAD = re.compile(
+    r"^(?:(?:so|thus|hence|therefore),? )?(?:the )?(?:(?:final|general|unique|complete|exact) )?"
+    r"(?:solution|answer|result)s?(?: set)? (?:is|are)\s*:?\s+(?=\S)",
+    re.I,
+)
+_END_OF_PROOF = re.compile(r"(?:\s|\\q?quad)*(?:\\(?:blacksquare|square|qed)(?![A-Za-z])|∎|■|□)\s*$")
 _LARGE = re.compile(r"(?<=\d) ?(?:\\text\{ ?)?(thousand|million|billion|trillion)\b\}?")
 _ZEROS = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _DIGIT_WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
@@ -86,10 +100,14 @@ _DIGIT_WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "
 
 def normalise(text: str) -> str:
     """Return the text in the spelling that the other modules read. Costs linear time, never raises."""
-    text = text.strip().strip('"').strip()
+    text = _END_OF_PROOF.sub("", text.strip().strip('"`').strip())
     if not text.isascii():
+        text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+", lambda m: f"^{{{m[0].translate(_RAISED)}}}", text)
+        text = re.sub("[₀₁₂₃₄₅₆₇₈₉ₙ]+", lambda m: f"_{{{m[0].translate(_LOWERED)}}}", text)
         text = re.sub(r"√\s*(\d+(?:\.\d+)?)", r"\\sqrt{\1}", text).replace("√", r"\sqrt").translate(_UNICODE)
     text = _unwrap(text.replace("\\\\$", "$"))
+    if lead := _LEAD.match(text):
+        text = _unwrap(text[lead.end() :])
     if "\\\\" in text and not _ENVIRONMENT.search(text):
         text = _DOUBLED.sub(r"\\", text)
     text = text.replace("{,}", ",")
@@ -99,12 +117,20 @@ def normalise(text: str) -> str:
         text = _COMMAND.sub(lambda match: _COMMANDS.get(match[0], match[0]), text)
         text = re.sub(r"\^\s*\{\s*\\circ\s*\}", r"^\\circ", text)
         text = re.sub(r"\\sqrt\s*(\d+|[A-Za-z])", r"\\sqrt{\1}", text)
+        text = _UNIT_FRACTION.sub(r"\1/\2", text)
         text = _FRACTION.sub(lambda m: rf"\frac{{{m[1] or m[2] or ''}}}{{{m[3] or m[4] or ''}}}", text)
     text = text.replace("\\$", "").replace("$", "").replace("£", "").replace("€", "")
     text = re.sub(r"(?<![A-Za-z\\])(?:np|math|numpy|sympy)\.(?=[a-z])", "", text)
+    text = re.sub(
+        r"(?<=[)\]])\s*U\s*(?=[(\[])", r"\\cup ", re.sub(r"(?<![A-Za-z\\])oo(?![A-Za-z])", "infinity", text)
+    )
     text = _REPEATING.sub(_repeating, text)
     text = _LARGE.sub(lambda m: rf" \cdot 10^{{{_ZEROS[m[1]]}}}", text)
     text = _BASE_WORDS.sub(_base, text)
+    text = _BRACKETED_BASE.sub(lambda m: m[1] or m[2], text)
+    text = re.sub(r"(?<=\d) ?x ?(?=10\^)", r" \\times ", text)
+    text = re.sub(r"^(\d+) to (\d+)$", r"\1:\2", text)
+    text = re.sub(r"^(\d+) out of (\d+)$", r"\1/\2", text)
     text = _ABOUT.sub("", re.sub(r"\s+", " ", text).strip())
     text = _GROUPED.sub(lambda m: m[1] + m[2].replace(" ", ""), text)
     text = _MIXED.sub(r"(\1+\2/\3)", text)
@@ -124,9 +150,10 @@ def _unwrap(text: str) -> str:
         if text.endswith("$.") or text.endswith("$,"):
             text = text[:-1]
         if "boxed" in text or "fbox" in text:
-            text = last_box(text) or text
+            sign = "-" if re.match(r"[$\s]*-\s*\\(?:boxed|fbox)\b", text) else ""
+            text = f"{sign}{box}" if (box := last_box(text)) else text
         whole = _ALL_IN_FONT.fullmatch(text)
-        if whole and "," in whole[1]:
+        if whole and re.search(r",|\d ", whole[1]):
             text = whole[1].strip()
         if text.startswith("**") and text.endswith("**") and len(text) > 4:
             text = text[2:-2].strip()

@@ -7,7 +7,7 @@ from typing import Literal
 
 from scalequest.config import option
 
-GRADER_VERSION = 2  # raised when a verdict can change; part of every protocol fingerprint
+GRADER_VERSION = 3  # raised when a verdict can change; part of every protocol fingerprint
 
 Layer = Literal["text", "exact", "structure", "numeric", "symbolic"]
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 from scalequest.grading import numeric
 from scalequest.grading.expressions import readings
@@ -10,6 +13,7 @@ from scalequest.grading.forms import INFINITY, MINUS_INFINITY, Form
 from scalequest.grading.tokens import Unreadable
 from scalequest.grading.trees import MINUS_ONE, Node, has, names, number, signs, substituted
 
+_VALUE_OF = re.compile(r"[a-z]\s?\([a-z]\)")  # the value of a function is asked for like a letter
 _OPPOSITE = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
 
 
@@ -48,6 +52,8 @@ def solution_set(form: Form) -> Form | None:
     """
     if form.kind == "relation":
         return _one_set(form)
+    if form.kind == "items" and not form.brackets and form.parts[0].signs == ("!=",):
+        form = _all_unequal(form)
     if form.kind != "items" or not all(part.kind == "relation" for part in form.parts):
         return None
     sets = [_one_set(part) for part in form.parts]
@@ -55,6 +61,8 @@ def solution_set(form: Form) -> Form | None:
     if None in sets or len(letters) != 1:
         return None
     found = [item for item in sets if item is not None]
+    if not form.either and (both := _intersection(found)):
+        return Form("union", "", both, letter=found[0].letter) if len(both) > 1 else both[0]
     if len(found) == 2 and not form.either and all(item.kind == "items" for item in found):
         low = [item for item in found if item.parts[1] == INFINITY]
         high = [item for item in found if item.parts[0] == MINUS_INFINITY]
@@ -66,8 +74,58 @@ def solution_set(form: Form) -> Form | None:
     return Form("union", "", tuple(intervals), letter=letters.pop())
 
 
+def _all_unequal(form: Form) -> Form:
+    r"""Read `x \ne 0, 1` as `x \ne 0, x \ne 1`."""
+    letter = form.parts[0].parts[0]
+    parts = tuple(
+        Form("relation", "", (letter, part), signs=("!=",)) if part.kind == "leaf" else part
+        for part in form.parts
+    )
+    return Form("items", form.text, parts)
+
+
+def _intersection(sets: Sequence[Form]) -> tuple[Form, ...]:
+    """What unions of intervals have in common, where all their ends are numbers; else nothing."""
+    common = _spans(sets[0])
+    for other in sets[1:]:
+        common = [_overlap(a, b) for a in common for b in _spans(other)]
+        common = [span for span in common if span[0][0] < span[1][0] or (span[0] == span[1] and span[0][1])]
+    letter = sets[0].letter
+    return tuple(
+        _interval(letter, low[2], high[2], ("[" if low[1] else "(") + ("]" if high[1] else ")"))
+        for low, high in sorted(common, key=lambda span: span[0][0])
+    )
+
+
+_End = tuple[Any, bool, Form]  # value, whether it belongs to the interval, as it was written
+
+
+def _spans(form: Form) -> list[tuple[_End, _End]]:
+    spans: list[tuple[_End, _End]] = []
+    for part in form.parts if form.kind == "union" else (form,):
+        ends = [_real_value(end) for end in part.parts]
+        if len(ends) != 2 or ends[0] is None or ends[1] is None:
+            return []
+        low = (ends[0], part.brackets[0] == "[", part.parts[0])
+        spans.append((low, (ends[1], part.brackets[1] == "]", part.parts[1])))
+    return spans
+
+
+def _overlap(a: tuple[_End, _End], b: tuple[_End, _End]) -> tuple[_End, _End]:
+    low = max(a[0], b[0], key=lambda end: (end[0], not end[1]))
+    return low, min(a[1], b[1], key=lambda end: (end[0], end[1]))
+
+
+def _real_value(form: Form) -> Any:
+    tree = _tree(form)
+    found = numeric.value(tree) if tree is not None else None
+    return None if found is None or found.imag != 0 else found.real
+
+
 def _one_set(form: Form) -> Form | None:
     parts, signs = form.parts, form.signs
+    if len(signs) == 1 and (solved := _of_modulus(form)):
+        return solved
     if len(signs) == 2 and _is_letter(parts[1]) and (set(signs) <= {"<", "<="} or set(signs) <= {">", ">="}):
         low, high, first, second = parts[0], parts[2], signs[0], signs[1]
         if signs[0].startswith(">"):
@@ -88,6 +146,40 @@ def _one_set(form: Form) -> Form | None:
     return _interval(letter.text, bound, INFINITY, "[)" if sign == ">=" else "()")
 
 
+def _of_modulus(form: Form) -> Form | None:
+    """Solve `|ax + b| < c` and its like: an interval, or the two outside it."""
+    (left, right), sign = form.parts, form.signs[0]
+    if (tree := _tree(left)) is None or tree.op != "abs":
+        (left, right), sign = (right, left), _OPPOSITE.get(sign, sign)
+        tree = _tree(left)
+    bound = _tree(right)
+    if tree is None or bound is None or tree.op != "abs" or names(bound) or sign not in _OPPOSITE:
+        return None
+    inner, size = tree.args[0], numeric.value(bound)
+    if len(names(inner)) != 1 or size is None or size.imag != 0 or size.real <= 0:
+        return None
+    letter = names(inner)[0]
+    at = [substituted(inner, {letter: number(k)}) for k in range(3)]
+    slope = Node("+", (at[1], Node("*", (MINUS_ONE, at[0]))))
+    bend = Node("+", (at[2], at[0], Node("*", (number(-2), at[1]))))
+    steep = numeric.value(slope)
+    if steep is None or steep.imag != 0 or steep.real == 0 or not numeric.same(bend, number(0)):
+        return None
+    ends = [
+        Form("leaf", "", tree=Node("/", (Node("+", (side, Node("*", (MINUS_ONE, at[0])))), slope)))
+        for side in (Node("*", (MINUS_ONE, bound)), bound)
+    ]
+    low, high = ends if steep.real > 0 else ends[::-1]
+    closed = sign.endswith("=")
+    if sign.startswith("<"):
+        return _interval(letter, low, high, "[]" if closed else "()")
+    outside = (
+        _interval(letter, MINUS_INFINITY, low, "(]" if closed else "()"),
+        _interval(letter, high, INFINITY, "[)" if closed else "()"),
+    )
+    return Form("union", "", outside, letter=letter)
+
+
 def _without(letter: str, bound: Form) -> Form | None:
     tree = _tree(bound)
     if tree is None:
@@ -106,7 +198,7 @@ def _interval(letter: str, low: Form, high: Form, brackets: str) -> Form:
 
 def _is_letter(form: Form) -> bool:
     tree = _tree(form)
-    return tree is not None and tree.op == "sym"
+    return (tree is not None and tree.op == "sym") or _VALUE_OF.fullmatch(form.text) is not None
 
 
 def _letters(form: Form) -> list[str]:

@@ -111,10 +111,17 @@ def number_in_words(text: str) -> Fraction | None:
 _NUMBER = re.compile(r"(?<![\w.])[-+]?(?:[1-9]\d{0,2}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?")
 
 
+_FORMULA = re.compile(
+    r"(?<![A-Za-z])[A-Za-z]\(|[A-Za-z_]\([\"'\d]|__|[+*]|(?<!\w)[A-Za-z]\s?[-/]|[\w)]\s?[-/]\s?[A-Za-z](?![A-Za-z])"
+)
+
+
 def number_of_sentence(text: str) -> str | None:
     """Return the number of a sentence of two words and more that holds exactly one; else None."""
     text = _IN_FONT.sub(r" \1 ", text).strip()
-    if len(re.findall(r"[A-Za-z]+", text)) < 2 or any(sign in text for sign in "=\\^{"):
+    if len(re.findall(r"[A-Za-z]{2,}", text)) < 2 or any(sign in text for sign in "=\\^{"):
+        return None
+    if _FORMULA.search(text):
         return None
     if text[:1].isdigit() and set(text.casefold().split()) & _NEVER:
         return None  # "3 more than x" is no 3
@@ -219,7 +226,7 @@ _BARE = re.compile(
     r"(?:\s*(?:/|\bper\b|[ -])\s*[A-Za-z]+(?:\^\{?\d\}?)?){0,5})$"
 )
 _TAIL_SIGN = re.compile(r"\s*(\\?%|\^\s*\\circ(?:\s*[CF](?![A-Za-z]))?)\s*$")
-_NEVER = FUNCTIONS | {
+_NEVER = (FUNCTIONS - {"min", "sec"}) | {
     "pi",
     "mod",
     "theta",
@@ -235,6 +242,11 @@ _NEVER = FUNCTIONS | {
     "minus",
 }
 _NEVER |= {"over", "below", "above", "squared", "cubed", "factorial", "divided"}
+
+
+_PLAIN_NUMBER = re.compile(
+    r"-?(?:[\d.,{}^\s/]|(?<=\d)[eE][-+]?(?=\d)|\\(?:frac|sqrt|pi|times|cdot)(?![A-Za-z]))+"
+)
 
 
 @dataclass(frozen=True)
@@ -263,10 +275,38 @@ def split_unit(text: str) -> tuple[str, Unit | None]:
     if bare and re.search(r"\d", text[: bare.start()]) and "\\" not in bare[2]:
         first = re.split(r"[\s/^-]", bare[2])[0]
         known = _known(first)
+        if len(first) == 1 and first.islower() and not _PLAIN_NUMBER.fullmatch(text[: bare.start()].strip()):
+            return text, None  # `2 + 3 m` and `R^2 h` are formulas
+        if first in FUNCTIONS and bare[2] != first:
+            return text, None  # `5 sec x`
         words = set(re.split(r"[\s/^-]+", bare[2].casefold()))
         if (bare[1] or known) and not words & _NEVER and (len(first) > 2 or known):
             return text[: bare.start()].strip(), _unit(bare[2])
     return text, None
+
+
+_AMOUNT = re.compile(r"(?:^|\s*,?\s*(?:and\s)?\s*)(\d+(?:\.\d+)?)\s*([a-z]+)\.?")
+
+
+def amount(text: str) -> tuple[str, Fraction, Fraction] | None:
+    """Dimension, size in its basic unit, and that unit's first one of `3 hours 25 minutes`; else None.
+
+    The units have to fall, and each amount has to be less than one of the unit before.
+    """
+    text, end, total = plain(text), 0, Fraction(0)
+    found: list[tuple[str, Fraction]] = []
+    while match := _AMOUNT.match(text, end):
+        entry = _UNITS.get(match[2]) or _UNITS.get(match[2].removesuffix("s"))
+        if entry is None or (found and entry[0] != found[0][0]):
+            return None
+        size = Fraction(match[1]) * entry[1]
+        if found and size >= found[-1][1]:
+            return None
+        total, end = total + size, match.end()
+        found.append(entry)
+    if len(found) < 2 or text[end:].strip():
+        return None
+    return found[0][0], total, found[0][1]
 
 
 def _known(word: str) -> bool:
