@@ -142,6 +142,7 @@ from scalequest.grading.exact import value
         ("\\int_0^1 2x\\,dx = 1", "1"),
         ("3\\mathbf{i} - \\mathbf{j}", "\\begin{pmatrix}3\\\\-1\\end{pmatrix}"),
         ("46.666666666666664", "140/3"),
+        ("2\\begin{vmatrix}1&2\\\\3&4\\end{vmatrix}+x", "x-4"),
         # a bound letter is another than the same letter in the bounds
         ("\\sum_{n=1}^{n} n", "\\sum_{k=1}^{n} k"),
     ],
@@ -206,6 +207,7 @@ def test_same(prediction: str, reference: str) -> None:
         ("\\sum_{n=1}^{n} n", "n"),
         ("x(x+1)", "1"),
         ("n-m+3", "3"),
+        ("2\\det(A)", "x"),
         ('exec("print(1)")', "1"),
         ("\\frac{2}{3} R^2", "\\frac{2}{3} R^2 h"),
         ("2 + 3 m", "5"),

@@ -10,7 +10,7 @@ from typing import Any
 from mpmath import MPContext  # type: ignore[import-untyped]
 from mpmath.libmp import NoConvergence  # type: ignore[import-untyped]
 
-from scalequest.grading.trees import Node, has
+from scalequest.grading.trees import Node
 
 _MAX_EXPONENT = 10**7  # bits: beyond it a power is not held
 _MAX_FACTORIAL = 10**9
@@ -98,6 +98,11 @@ def evaluate(node: Node, here: Mapping[str, Any], digits: int, imaginary: bool) 
             raise error if isinstance(error, (Undefined, TooLarge)) else Undefined(str(error)) from None
 
 
+def _is_table(node: Node) -> bool:
+    """Whether a matrix stands in a tree outside a determinant."""
+    return node.op == "matrix" or (node.op != "det" and any(_is_table(part) for part in node.args))
+
+
 def _size(node: Node) -> int:
     return 1 + sum(_size(part) for part in node.args)
 
@@ -109,14 +114,12 @@ class _Evaluation:
     def table(self, node: Node) -> Table:
         if node.op == "matrix":
             return [[self.number(cell) for cell in row.args] for row in node.args]
-        if node.op in ("+", "*", "/") and any(has(part, "matrix") for part in node.args):
+        if node.op in ("+", "*", "/") and any(_is_table(part) for part in node.args):
             parts = [self.table(part) for part in node.args]
             total = parts[0]
             for part in parts[1:]:
                 total = _combined(node.op, total, part)
             return total
-        if node.op == "det":
-            return [[context.det(context.matrix(self.table(node.args[0])))]]
         return [[self.number(node)]]
 
     def number(self, node: Node) -> Any:
@@ -131,6 +134,10 @@ class _Evaluation:
             return self.big(node)
         if op in ("pm", "mp", "row", "matrix"):
             raise Undefined(op)
+        if op == "det":  # of a letter it says nothing
+            if node.args[0].op != "matrix":
+                raise Undefined(op)
+            return context.det(context.matrix(self.table(node.args[0])))
         values = [self.number(part) for part in node.args]
         first = values[0]
         if op == "+":
