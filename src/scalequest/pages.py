@@ -25,7 +25,7 @@ td.n, th.n { text-align: right; font-variant-numeric: tabular-nums }
 .pair { width: 100%; table-layout: fixed } .pair td { white-space: pre-wrap }
 .pair th.label { padding-top: .75rem; font-weight: normal; opacity: .75 }
 mark { background: #e9b44c55; color: inherit }
-td { overflow-wrap: anywhere }
+td { overflow-wrap: break-word }
 p.note { opacity: .75; margin: 0 0 .75rem } svg text { font: 11px system-ui, sans-serif; fill: currentColor }
 svg.plot { margin: 0 1rem 1rem 0; max-width: 100% } svg line { stroke: currentColor; opacity: .2 }
 """

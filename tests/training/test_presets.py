@@ -86,15 +86,18 @@ def test_the_papers_values() -> None:
         assert 8 * qpo["per_device_train_batch_size"] * qpo["gradient_accumulation_steps"] == 128
 
 
-def test_the_comparisons_differ_in_their_data_alone() -> None:
-    base = read_yaml(RECIPES / "qwen2_math_7b/sft.yaml")
-    others = sorted((RECIPES / "qwen2_math_7b").glob("sft_400k*.yaml"))
-    assert len(others) == 6
+@pytest.mark.parametrize(
+    ("profile", "count", "source"), [("qwen2_math_7b", 6, "hub:"), ("mistral_7b", 3, "runs/")]
+)
+def test_the_comparisons_differ_in_their_data_alone(profile: str, count: int, source: str) -> None:
+    base = read_yaml(RECIPES / profile / "sft.yaml")
+    others = sorted((RECIPES / profile).glob("sft_400k*.yaml"))
+    assert len(others) == count
     for path in others:
         other = read_yaml(path)
         changed = {key for key in {*base, *other} if base.get(key) != other.get(key)}
         assert changed - {"columns", "draw"} == {"input", "output_dir"}, path
-        assert other["input"][0].startswith("hub:")
+        assert other["input"][0].startswith(source)
 
 
 def test_the_table_has_a_row_a_run(table: Any, capsys: pytest.CaptureFixture[str]) -> None:

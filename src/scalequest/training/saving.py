@@ -21,19 +21,24 @@ NOT_PUBLISHED = (
 )  # fmt: skip
 
 
-def check_model(folder: Path, prompt_ids: Sequence[int], scorer: bool = False) -> None:
+def check_model(
+    folder: Path, prompt_ids: Sequence[int], scorer: bool = False, trust_remote_code: bool = False
+) -> None:
     """Load a saved model as anyone would, run a prompt through it and let it generate.
 
     Args:
         folder: of the model.
         prompt_ids: any prompt.
         scorer: it gives one number and generates nothing.
+        trust_remote_code: its class may come from its own repository.
 
     Raises:
         StageError: weights are missing or empty, or what it computes is not finite.
     """
     auto = AutoModelForSequenceClassification if scorer else AutoModelForCausalLM
-    model, report = auto.from_pretrained(folder, dtype="auto", output_loading_info=True)
+    model, report = auto.from_pretrained(
+        folder, dtype="auto", output_loading_info=True, trust_remote_code=trust_remote_code
+    )
     faults = sorted({*report["missing_keys"], *(str(key) for key in report["mismatched_keys"])})
     if faults:
         raise StageError(
