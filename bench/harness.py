@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from scalequest.config import RunOptions
-from scalequest.engines.base import EngineConfig, Generator, Sampling, open_generator
+from scalequest.engines.base import EngineConfig, Generator, Sampling
+from scalequest.engines.loading import open_generator
 from scalequest.evaluation.benchmarks import Benchmark, load_benchmark
 from scalequest.evaluation.settings import EvaluationConfig
 

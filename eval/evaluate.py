@@ -150,7 +150,7 @@ def seated(
 ) -> Examinee[Any, Any]:
     """Load the model, or reach the server that has it."""
     from scalequest.chat import bind, load_format, load_tokenizer
-    from scalequest.engines.base import open_generator
+    from scalequest.engines.loading import open_generator
     from scalequest.engines.server import ChatServer
     from scalequest.evaluation.examinee import on_engine, on_server
 

@@ -41,7 +41,7 @@ def main(run: RunOptions, config: FilterConfig) -> None:
 
     index, workers = worker(config.engine.tensor_parallel_size)
     from scalequest.chat import bind, load_format, load_tokenizer
-    from scalequest.engines.base import open_generator
+    from scalequest.engines.loading import open_generator
     from scalequest.evaluation.held_out import digest, read_tests
     from scalequest.questions.prompts import load_prompt
     from scalequest.records import model_fingerprint, read_inputs, source_fingerprint
@@ -66,7 +66,7 @@ def main(run: RunOptions, config: FilterConfig) -> None:
         return
 
     # 3. Steps that look at text run over all rows, then the model is asked about what is left, block by block
-    rows = read_inputs(config.input, "question", columns=config.columns, limit=run.limit)
+    rows = read_inputs(config.input, "question", columns=config.columns, limit=run.limit, without=())
     with ExitStack() as stack:
         tracker = stack.enter_context(tracked(stage, run, config, worker=index))
         generator = chat = None

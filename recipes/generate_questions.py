@@ -48,7 +48,7 @@ def main(run: RunOptions, config: GenerationConfig) -> None:
 
     index, workers = worker(config.engine.tensor_parallel_size)
     from scalequest.chat import bind, load_format, load_tokenizer
-    from scalequest.engines.base import open_generator
+    from scalequest.engines.loading import open_generator
     from scalequest.records import model_fingerprint, row_seed
 
     # 2. The folder, and the fingerprint of all that can change a row

@@ -66,7 +66,7 @@ def main(run: RunOptions, config: RewriteConfig) -> None:
 
     index, workers = worker(config.engine.tensor_parallel_size)
     from scalequest.chat import bind, load_format, load_tokenizer
-    from scalequest.engines.base import open_generator
+    from scalequest.engines.loading import open_generator
     from scalequest.engines.server import ChatServer
     from scalequest.questions.prompts import load_prompt
     from scalequest.records import model_fingerprint, read_inputs, source_fingerprint

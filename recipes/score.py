@@ -39,7 +39,7 @@ def main(run: RunOptions, config: ScoreConfig) -> None:
 
     index, workers = worker(config.engine.tensor_parallel_size)
     from scalequest.chat import bind, load_format, load_tokenizer
-    from scalequest.engines.scoring import open_scorer
+    from scalequest.engines.loading import open_scorer
     from scalequest.records import model_fingerprint, read_inputs, source_fingerprint
     from scalequest.solutions.internlm2 import register
 

@@ -59,7 +59,7 @@ def main(run: RunOptions, config: SolveConfig) -> None:
 
     index, workers = worker(config.engine.tensor_parallel_size)
     from scalequest.chat import bind, load_format, load_tokenizer
-    from scalequest.engines.base import open_generator
+    from scalequest.engines.loading import open_generator
     from scalequest.records import model_fingerprint, read_inputs, row_seed, source_fingerprint
 
     # 2. The folder, and the fingerprint of all that can change a row

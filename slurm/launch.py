@@ -88,6 +88,8 @@ def script(launch: str, command: Sequence[str], nodes: int | None, extra: Sequen
         "#SBATCH --output=%x-%j.log",
         *(f"#SBATCH {option}" for option in extra),
         "set -u",
+        "# srun no longer takes this from the job.",
+        'export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"',
         "# Time that a launcher leaves its ranks to save in, before it kills them.",
         f"export TORCH_ELASTIC_SHUTDOWN_TIMEOUT={STOP_SECONDS - 60}",
         'HEAD_NODE=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',

@@ -88,7 +88,8 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_generator(tiny_model: Path) -> Iterator[Any]:
     """That model on the transformers engine."""
-    from scalequest.engines.base import EngineConfig, open_generator
+    from scalequest.engines.base import EngineConfig
+    from scalequest.engines.loading import open_generator
 
     with open_generator(str(tiny_model), EngineConfig(name="transformers")) as generator:
         yield generator

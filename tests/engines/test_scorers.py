@@ -11,7 +11,8 @@ from engine_support import VOCABULARY, blocks, requests
 
 from scalequest.config import ConfigError
 from scalequest.engines.base import Block, EngineConfig, Request
-from scalequest.engines.scoring import Score, Scorer, open_scorer
+from scalequest.engines.loading import open_scorer
+from scalequest.engines.scoring import Score, Scorer
 
 CONFIG = EngineConfig(batch_size=5, max_num_seqs=8)
 STOP = 7  # token that is the padding too, as in many reward models

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from scalequest.config import ConfigError, build
-from scalequest.engines.base import Block, EngineConfig, Request, Sampling, adapter_base, open_generator
+from scalequest.engines.base import Block, EngineConfig, Request, Sampling, adapter_base
+from scalequest.engines.loading import open_generator
 from scalequest.evaluation.protocol import models, tokenizer_of
 from scalequest.evaluation.settings import EvaluationConfig
 from scalequest.records import model_fingerprint

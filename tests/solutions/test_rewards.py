@@ -10,7 +10,8 @@ import pytest
 from scalequest.chat import bind, load_format, load_tokenizer
 from scalequest.config import ConfigError, RunOptions
 from scalequest.engines.base import Block, EngineConfig, Request
-from scalequest.engines.scoring import Score, open_scorer
+from scalequest.engines.loading import open_scorer
+from scalequest.engines.scoring import Score
 from scalequest.solutions.internlm2 import register
 from scalequest.solutions.rewards import ScoreConfig, reward_ids, reward_token, score
 from stage_support import dropped, kept, opened

@@ -12,7 +12,7 @@ from training_support import recipe
 from scalequest.chat import bind, load_format, load_tokenizer
 from scalequest.config import ConfigError, build
 from scalequest.engines.base import Block, EngineConfig, Request
-from scalequest.engines.scoring import open_scorer
+from scalequest.engines.loading import open_scorer
 from scalequest.training.reward import SolutionPairs, pairs
 
 RIGHT, WRONG = "so \\boxed{7}", "well well well \\boxed{8}"

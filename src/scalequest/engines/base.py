@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +10,6 @@ from types import TracebackType
 from typing import Any, Literal, Protocol
 
 from scalequest.config import ConfigError, option
-
-logger = logging.getLogger(__name__)
 
 FinishReason = Literal["stop", "length"]
 
@@ -147,39 +144,6 @@ def adapter_base(model: str | Path) -> str | None:
     if not base:
         raise ConfigError(f"{path}: no base_model_name_or_path; merge the adapter, or name its base there")
     return str(base)
-
-
-def open_generator(
-    model: str, config: EngineConfig, *, revision: str | None = None, seed: int = 0
-) -> Generator:
-    """Load `model` on the engine that `config` names.
-
-    Args:
-        model: folder or hub id; or the folder of a LoRA adapter, whose base is loaded with it.
-        config: the engine and its settings.
-        revision: of the model on the hub.
-        seed: what requests without a seed of their own are drawn from.
-
-    Raises:
-        ConfigError: the engine cannot be imported, or an engine argument is unknown.
-    """
-    if config.name != "transformers":
-        from scalequest.engines.vllm_engine import VllmGenerator, import_vllm
-
-        try:
-            import_vllm()
-        except Exception as error:  # a broken install fails in many ways
-            why = " ".join(f"{type(error).__name__}: {error}".split())
-            if config.name == "vllm":
-                raise ConfigError(f"engine.name: vllm cannot be imported: {why}") from error
-            logger.warning("engine: transformers, since vllm cannot be imported: %s", why)
-        else:
-            return VllmGenerator(model, config, revision=revision, seed=seed)
-    elif config.extra:
-        raise ConfigError(f"engine.extra: only vllm takes further arguments, got {', '.join(config.extra)}")
-    from scalequest.engines.transformers_engine import TransformersGenerator
-
-    return TransformersGenerator(model, config, revision=revision, seed=seed)
 
 
 def check_request(request: Request, sampling: Sampling, *, context: int, vocabulary: int) -> None:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol
 
 from scalequest.config import ConfigError
-from scalequest.engines.base import Block, EngineConfig, FinishReason, Request
-
-logger = logging.getLogger(__name__)
+from scalequest.engines.base import Block, FinishReason, Request
 
 
 @dataclass(frozen=True)
@@ -55,39 +52,6 @@ class Scorer(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
-
-
-def open_scorer(model: str, config: EngineConfig, *, revision: str | None = None) -> Scorer:
-    """Load `model` (a folder or hub id) with its head; `auto` is vLLM where it can, else transformers.
-
-    vLLM takes sequence classifiers of one label and per-token reward models such as `InternLM2ForRewardModel`
-    (the value at the last token counts); transformers takes sequence classifiers.
-
-    Raises:
-        ConfigError: the engine cannot be imported or does not know the architecture, or the head has more
-            than one number.
-    """
-    if config.name != "transformers":
-        from scalequest.engines.vllm_engine import import_vllm
-
-        why = ""
-        try:
-            import_vllm()
-            from scalequest.engines.vllm_scorer import VllmScorer, unsupported
-
-            why = unsupported(model, config, revision)
-        except ConfigError:
-            raise
-        except Exception as error:  # a broken install fails in many ways
-            why = f"vllm cannot be imported: {type(error).__name__}: {error}"
-        if not why:
-            return VllmScorer(model, config, revision=revision)
-        if config.name == "vllm":
-            raise ConfigError(f"engine.name: {why}")
-        logger.warning("scorer: transformers, since %s", " ".join(why.split()))
-    from scalequest.engines.transformers_scorer import TransformersScorer
-
-    return TransformersScorer(model, config, revision=revision)
 
 
 def check_ids(request: Request, vocabulary: int) -> None:

@@ -1,0 +1,77 @@
+"""Loading a model on the engine that a config names: the one place that knows all engines."""
+
+from __future__ import annotations
+
+import logging
+
+from scalequest.config import ConfigError
+from scalequest.engines.base import EngineConfig, Generator
+from scalequest.engines.scoring import Scorer
+
+logger = logging.getLogger(__name__)
+
+
+def open_generator(
+    model: str, config: EngineConfig, *, revision: str | None = None, seed: int = 0
+) -> Generator:
+    """Load `model` on the engine that `config` names.
+
+    Args:
+        model: folder or hub id; or the folder of a LoRA adapter, whose base is loaded with it.
+        config: the engine and its settings.
+        revision: of the model on the hub.
+        seed: what requests without a seed of their own are drawn from.
+
+    Raises:
+        ConfigError: the engine cannot be imported, or an engine argument is unknown.
+    """
+    if config.name != "transformers":
+        from scalequest.engines.vllm_engine import VllmGenerator, import_vllm
+
+        try:
+            import_vllm()
+        except Exception as error:  # a broken install fails in many ways
+            why = " ".join(f"{type(error).__name__}: {error}".split())
+            if config.name == "vllm":
+                raise ConfigError(f"engine.name: vllm cannot be imported: {why}") from error
+            logger.warning("engine: transformers, since vllm cannot be imported: %s", why)
+        else:
+            return VllmGenerator(model, config, revision=revision, seed=seed)
+    elif config.extra:
+        raise ConfigError(f"engine.extra: only vllm takes further arguments, got {', '.join(config.extra)}")
+    from scalequest.engines.transformers_engine import TransformersGenerator
+
+    return TransformersGenerator(model, config, revision=revision, seed=seed)
+
+
+def open_scorer(model: str, config: EngineConfig, *, revision: str | None = None) -> Scorer:
+    """Load `model` (a folder or hub id) with its head; `auto` is vLLM where it can, else transformers.
+
+    vLLM takes sequence classifiers of one label and per-token reward models such as `InternLM2ForRewardModel`
+    (the value at the last token counts); transformers takes sequence classifiers.
+
+    Raises:
+        ConfigError: the engine cannot be imported or does not know the architecture, or the head has more
+            than one number.
+    """
+    if config.name != "transformers":
+        from scalequest.engines.vllm_engine import import_vllm
+
+        why = ""
+        try:
+            import_vllm()
+            from scalequest.engines.vllm_scorer import VllmScorer, unsupported
+
+            why = unsupported(model, config, revision)
+        except ConfigError:
+            raise
+        except Exception as error:  # a broken install fails in many ways
+            why = f"vllm cannot be imported: {type(error).__name__}: {error}"
+        if not why:
+            return VllmScorer(model, config, revision=revision)
+        if config.name == "vllm":
+            raise ConfigError(f"engine.name: {why}")
+        logger.warning("scorer: transformers, since %s", " ".join(why.split()))
+    from scalequest.engines.transformers_scorer import TransformersScorer
+
+    return TransformersScorer(model, config, revision=revision)
