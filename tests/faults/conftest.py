@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-KILLED = pytest.StashKey[list[tuple[int, str, str]]]()
+KILLED = pytest.StashKey[list[tuple[int, str, str, bool]]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -23,8 +23,8 @@ def kills(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.fixture
-def kill_table(request: pytest.FixtureRequest) -> list[tuple[int, str, str]]:
-    """Rows of the table: number, stage, and the blocks that were on disk."""
+def kill_table(request: pytest.FixtureRequest) -> list[tuple[int, str, str, bool]]:
+    """Rows of the table: number, stage, what was on disk, whether that was something and not all."""
     return request.config.stash.setdefault(KILLED, [])
 
 
@@ -32,9 +32,9 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     rows = sorted(config.stash.get(KILLED, []))
     if rows:
         terminalreporter.section("killed with -9")
-        for number, stage, moment in rows:
+        for number, stage, moment, _ in rows:
             terminalreporter.write_line(f"{number:4}  {stage:20} {moment}")
-        between = sum(not (moment.startswith("0 ") or moment == "finished") for _, _, moment in rows)
+        midway = sum(midway for *_, midway in rows)
         terminalreporter.write_line(
-            f"{len(rows)} killed, {between} of them between two blocks; rows lost: none"
+            f"{len(rows)} killed, {midway} of them after the first block or checkpoint and before the last"
         )

@@ -129,7 +129,8 @@ def test_kills(
         process.join()
         done = blocks(folder)
         finished = bool((folder / "receipt.json").exists() and receipt(folder)["finished"])
-        kill_table.append((number + 1, stage, "finished" if finished else f"{done} of {BLOCKS}"))
+        moment = "finished" if finished else f"{done} of {BLOCKS} blocks"
+        kill_table.append((number + 1, stage, moment, done > 0 and not finished))
         left = not finished
         if finished:
             same(folder, reference)

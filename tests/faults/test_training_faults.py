@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -64,20 +64,6 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
     return lambda stage: str(folder / f"{stage}.jsonl")
 
 
-@pytest.fixture(scope="module")
-def table(request: pytest.FixtureRequest) -> Iterator[list[tuple[str, int, int, str, str]]]:
-    """Stage, kill, last reported step, last sealed checkpoint, where it was; printed at the end."""
-    rows: list[tuple[str, int, int, str, str]] = []
-    yield rows
-    write = request.config.pluginmanager.getplugin("terminalreporter").write_line
-    write("")
-    for stage, number, step, sealed, moment in rows:
-        write(f"{stage:4} kill {number:2}: step {step:3} reported, {sealed or 'nothing'} sealed, {moment}")
-    inside = sum(moment.startswith("inside") for *_, moment in rows)
-    after = sum(bool(sealed) for *_, sealed, _ in rows)
-    write(f"{len(rows)} killed, {after} of them after the first checkpoint, {inside} inside a save")
-
-
 def settings_of(stage: str, source: str, model: Path, folder: Path, steps: int) -> dict[str, Any]:
     return {
         "model_name_or_path": str(model), "chat_format": "tinymath", "dtype": "float32", "input": [source],
@@ -117,7 +103,7 @@ def test_killed_runs_end_with_the_weights_of_the_undisturbed_one(
     tiny_model: Path,
     tmp_path: Path,
     kills: int,
-    table: list[tuple[str, int, int, str, str]],
+    kill_table: list[tuple[int, str, str, bool]],
 ) -> None:
     steps = STEPS_A_KILL * (kills + 1)
     whole, folder = tmp_path / "whole", tmp_path / "killed"
@@ -151,7 +137,8 @@ def test_killed_runs_end_with_the_weights_of_the_undisturbed_one(
         sealed = [path.parent for path in folder.glob("checkpoint-*/complete.json")]
         last = max(sealed, key=lambda path: int(path.name.partition("-")[2])).name if sealed else ""
         moment = f"inside the save of {torn[-1]}" if torn else "between two saves"
-        table.append((stage, number, reported(folder), last, moment))
+        said = f"step {reported(folder):3} reported, {last or 'nothing'} sealed, {moment}"
+        kill_table.append((number, stage, said, bool(last)))
     process = start(stage, settings, folder)
     process.join()
     assert process.exitcode == 0, (tmp_path / "killed.log").read_text()[-2000:]

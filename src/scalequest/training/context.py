@@ -351,7 +351,7 @@ class Run:
             )
             for folder in filter(None, (self.folder, adapter)):
                 generation.save_pretrained(folder)
-        trusted = self.training_args.trust_remote_code
+        trusted = getattr(self.training_args, "trust_remote_code", False)  # of TRL's configs
         check_model(self.folder, self.chat.question_prefix_ids, self.scorer, trusted)
         counts = self.counts
         dropped = {**counts.dropped, **({"held_out": counts.holdout} if counts.holdout else {})}
