@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from scalequest.engines.base import Completion
-from scalequest.evaluation.examinee import Examinee, decoded, visible
+from scalequest.evaluation.examinee import Examinee, decoder, visible
 from scalequest.evaluation.marking import Examiners, Paper, agrees, handed_in, mark, marking
 from scalequest.evaluation.problems import Judging, Problem
 from scalequest.evaluation.prompts import QUESTION_ONLY, EvalPrompt
@@ -137,4 +137,4 @@ def test_the_end_of_a_block_is_kept_where_it_is_a_special_token() -> None:
     )
     chat = bind(load_format("tinymath"), tokenizer)
     ids = tokenizer.convert_tokens_to_ids(["five", "</think>", "seven"])
-    assert visible(decoded(ids, chat), opened=True) == ("seven", False)
+    assert visible(decoder(chat)(ids), opened=True) == ("seven", False)
