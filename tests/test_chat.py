@@ -25,6 +25,8 @@ from scalequest.chat import (
     prepare_tokenizer_and_model,
 )
 from scalequest.config import ConfigError
+from scalequest.engines.base import CHECK_EVERY
+from scalequest.evaluation.examinee import ends_at
 
 QUESTION = "What is 12 + 7?"
 RESPONSE = "12 + 7 = 19, so it is \\boxed{19}."
@@ -431,3 +433,23 @@ def test_truncation_in_a_tokenizers_file_cuts_nothing() -> None:
     assert (
         bind(load_format("tinymath"), tokenizer).question_ids("How many apples does Ann have? " * 9) == whole
     )
+
+
+@pytest.mark.parametrize("stop", ["\n\nProblem:", " Problem", "é", "\n"])
+@pytest.mark.parametrize(("family", "tokenizer"), [("qwen2_math", "qwen2"), ("mistral", "mistral")])
+def test_a_stop_text_is_seen_wherever_it_is_cut_into_tokens(
+    family: str, tokenizer: str, stop: str, chat: Chat
+) -> None:
+    """Asked every few tokens, it is seen at the first time that the whole text is there, and not before."""
+    bound = chat(family, tokenizer)
+    ends = ends_at([stop, "never said"], bound)
+    assert ends is not None
+    for before in ("", "x", "It is 5.", "So $x^2=é^2$ and" * 9):
+        text = f"{before}{stop} 12 and more, and still more"
+        ids = bound.tokenizer(text, add_special_tokens=False)["input_ids"]
+        whole = next(n for n in range(len(ids)) if stop in bound.decode_part(ids[:n]))
+        for first in range(1, CHECK_EVERY + 1):
+            asked = range(first, len(ids) + CHECK_EVERY, CHECK_EVERY)
+            seen = next(n for n in asked if ends(ids[:n]))
+            assert seen == next(n for n in asked if n >= whole)
+    assert ends_at([], bound) is None

@@ -158,9 +158,14 @@ class BoundFormat:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of generated ids, special tokens left out, stripped."""
+        return self.decode_part(ids).strip()
+
+    def decode_part(self, ids: Sequence[int]) -> str:
+        """Text of some of the generated ids, special tokens left out, with the space around it."""
         # Some released tokenizers ask for a clean-up of " ." and " n't", which would rewrite the question.
-        text = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return str(text).strip()
+        return str(
+            self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        )
 
     def _ids(self, use: str, **texts: str) -> list[int]:
         if use not in self.templates:

@@ -16,6 +16,7 @@ from engine_support import blocks, complete, greedy, next_logits, requests
 
 from scalequest.config import ConfigError
 from scalequest.engines import Block, EngineConfig, Generator, Request, Sampling, open_generator
+from scalequest.engines.base import CHECK_EVERY
 
 IN_FLIGHT = 16
 
@@ -146,6 +147,31 @@ def test_it_ends_at_the_first_stop_token(generator: Generator, reference: Any) -
         assert done[key].finish_reason == ("stop" if stops else "length")
         assert done[key].tokens == (stops[0] + 1 if stops else 10)
     assert done[rows[4].key].finish_reason == "stop"
+
+
+def test_it_ends_where_the_request_says_so(generator: Generator, reference: Any) -> None:
+    """At the next time it is asked, which costs the others nothing, and its place is taken by another."""
+    rows = requests(2 * IN_FLIGHT + 6)
+    whole = {row.key: greedy(reference, row.prompt_ids, 30) for row in rows}
+    wanted = {row.key: whole[row.key][number % 20] for number, row in enumerate(rows) if number % 3}
+    watched = [
+        dataclasses.replace(row, ends=lambda ids, token=wanted[row.key]: token in ids)
+        if row.key in wanted
+        else row
+        for row in rows
+    ]
+    done = complete(generator, blocks(watched, 9), Sampling(0.0, 1.0, 30))
+    for key, ids in whole.items():
+        if key not in wanted:
+            assert (done[key].ids, done[key].finish_reason) == (ids, "length")
+            continue
+        place = ids.index(wanted[key])
+        assert ids[: len(done[key].ids)] == done[key].ids
+        assert place < len(done[key].ids) <= place + CHECK_EVERY
+        assert (done[key].finish_reason, done[key].tokens) == ("stop", len(done[key].ids))
+    assert (
+        len(complete(generator, blocks(requests(3), 3), Sampling(1.0, 1.0, 5))) == 3
+    )  # nothing is left over
 
 
 @pytest.mark.parametrize(

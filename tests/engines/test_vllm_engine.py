@@ -97,7 +97,7 @@ class StubEngine:
 
     def step(self) -> list[Any]:
         self.waiting.append(len(self.names))
-        return [SimpleNamespace(request_id=self.names.pop(0), said="done")]
+        return [SimpleNamespace(request_id=self.names.pop(0), said="done", finished=True)]
 
     def abort_request(self, names: list[str]) -> None:
         assert names == self.names

@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from scalequest.engines.base import Completion
-from scalequest.evaluation.examinee import Examinee, decoder, visible
+from scalequest.chat import bind, load_format, load_tokenizer
+from scalequest.engines.base import Completion, Sampling
+from scalequest.evaluation.examinee import Examinee, decoder, on_engine, visible
 from scalequest.evaluation.marking import Examiners, Paper, agrees, handed_in, mark, marking
 from scalequest.evaluation.problems import Judging, Problem
 from scalequest.evaluation.prompts import QUESTION_ONLY, EvalPrompt
@@ -49,6 +52,28 @@ def test_a_stop_text_ends_an_output_that_ran_on() -> None:
     truncated, paper = handed_in("It is 5.\nProblem: What is 8?", "length", prompt, Problem("1", "?", "5"))
     assert (truncated, paper.text) == (False, "It is 5.")
     assert handed_in("It is 5.", "length", prompt, Problem("1", "?", "5"))[0]
+
+
+def test_only_plain_text_ends_at_its_stop_texts(model_dir: Path) -> None:
+    """In a turn stop ids end an output, and what a reasoning block says ends nothing."""
+    chat = bind(load_format("tinymath"), load_tokenizer(str(model_dir)))
+    examinee = on_engine(SimpleNamespace(context=512), chat, Sampling(0.0, 1.0, 64))  # type: ignore[arg-type]
+
+    def ends(turn: str, text: str, stops: list[str]) -> bool | None:
+        prompt = EvalPrompt(name="p", text=text, turn=turn, stops=stops)  # type: ignore[arg-type]
+        request, _ = examinee.put("1", prompt, Problem("1", "?", "5"), None)
+        said = chat.tokenizer("It is 5.\nProblem: 8")["input_ids"]
+        return request.ends and request.ends(said)
+
+    assert ends("plain", "{question}", ["\nProblem:"]) is True
+    assert ends("plain", "{question}", ["Solution"]) is False
+    for turn, text, stops in [
+        ("plain", "{question}", []),
+        ("plain", "{question}<think>\n", ["\nProblem:"]),
+        ("user", "{question}", ["\nProblem:"]),
+        ("solve", "{question}", ["\nProblem:"]),
+    ]:
+        assert ends(turn, text, stops) is None
 
 
 @pytest.mark.parametrize(
@@ -122,8 +147,6 @@ def test_marking_goes_on_beside_the_engine_and_keeps_the_order() -> None:
 def test_the_end_of_a_block_is_kept_where_it_is_a_special_token() -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
-
-    from scalequest.chat import bind, load_format
 
     words = ["<pad>", "<s>", "<|user|>", "<|assistant|>", "<|end|>", "<unk>", "</think>", "five", "seven"]
     raw = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, unk_token="<unk>"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 from scalequest.config import ConfigError, option
 
 FinishReason = Literal["stop", "length"]
+CHECK_EVERY = 8  # tokens between two questions to `Request.ends`
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,14 @@ class Request:
         key: what the caller knows it by, unique in its block, e.g. `"q-000012/3"`.
         prompt_ids: token ids as the model gets them, BOS included; an engine adds nothing.
         seed: of this request alone (from run seed, stage, row and sample number), or None for unseeded.
+        ends: whether the ids generated so far hold what ends them though no stop id says so, e.g. a base
+            model's next problem; asked every `CHECK_EVERY` tokens, so the caller cuts what stands behind it.
     """
 
     key: str
     prompt_ids: Sequence[int]
     seed: int | None
+    ends: Callable[[Sequence[int]], bool] | None = None
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ class Completion:
     Attributes:
         key: the request's.
         ids: generated ids without the stop token.
-        finish_reason: "stop" (a stop id was generated) or "length" (`max_tokens` ran out first).
+        finish_reason: "stop" (a stop id, or `Request.ends`) or "length" (`max_tokens` ran out first).
         prompt_tokens: length of the prompt.
         tokens: generated tokens, the stop token included.
     """
@@ -95,7 +99,8 @@ class Generator(Protocol):
         """Complete every request of every block.
 
         Blocks are taken lazily and may be yielded in another order; inside a block the completions stand in
-        the order of its requests. Generation ends at the first of `stop_ids`, and at no other token.
+        the order of its requests. Generation ends at the first of `stop_ids`, where `Request.ends` says so,
+        and at no other token.
         """
         ...
 

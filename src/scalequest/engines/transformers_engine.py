@@ -12,10 +12,18 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, GenerationConfig, LogitsProcessor
+from transformers import AutoModelForCausalLM, GenerationConfig, LogitsProcessor, StoppingCriteria
 from transformers.utils import logging as transformers_logging
 
-from scalequest.engines.base import Block, Completion, EngineConfig, Request, Sampling, check_request
+from scalequest.engines.base import (
+    CHECK_EVERY,
+    Block,
+    Completion,
+    EngineConfig,
+    Request,
+    Sampling,
+    check_request,
+)
 
 
 class TransformersGenerator:
@@ -82,17 +90,17 @@ class TransformersGenerator:
             pad_token_id=pad,
         )
         drawing = [RowSampler(self._uniforms(requests, sampling), sampling)] if sampling.temperature else []
+        watching = Watch(requests, width)
         output = self.model.generate(
             ids.to(self.model.device),
             attention_mask=mask.to(self.model.device),
             generation_config=settings,
             logits_processor=drawing,
+            stopping_criteria=[watching] if any(request.ends for request in requests) else [],
         )
         stops = frozenset(stop_ids)
-        return [
-            _completion(request, generated, stops)
-            for request, generated in zip(requests, output[:, width:].tolist(), strict=True)
-        ]
+        rows = zip(requests, output[:, width:].tolist(), watching.lengths, strict=True)
+        return [_completion(request, generated, stops, length) for request, generated, length in rows]
 
     def _uniforms(self, requests: Sequence[Request], sampling: Sampling) -> torch.Tensor:
         """Draw all that a batch will need: [rows, max_tokens], on the CPU, so alike on every device."""
@@ -151,12 +159,33 @@ class RowSampler(LogitsProcessor):
         return torch.full_like(scores, -torch.inf).scatter_(-1, drawn, 0.0)
 
 
-def _completion(request: Request, generated: list[int], stops: frozenset[int]) -> Completion:
+class Watch(StoppingCriteria):
+    """End the rows of which `Request.ends` says so; `lengths` are the tokens that each had then, or None."""
+
+    def __init__(self, requests: Sequence[Request], width: int) -> None:
+        """Watch a batch whose prompts are padded to `width` tokens."""
+        self._requests, self._width = requests, width
+        self.lengths: list[int | None] = [None] * len(requests)
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        """Say which rows are over, [rows]."""
+        made = input_ids.shape[1] - self._width
+        if made % CHECK_EVERY == 0:
+            for row, (request, length) in enumerate(zip(self._requests, self.lengths, strict=True)):
+                if length is None and request.ends and request.ends(input_ids[row, self._width :].tolist()):
+                    self.lengths[row] = made
+        return torch.tensor([length is not None for length in self.lengths], device=input_ids.device)
+
+
+def _completion(
+    request: Request, generated: list[int], stops: frozenset[int], length: int | None
+) -> Completion:
+    generated = generated[:length]
     end = next((place for place, token in enumerate(generated) if token in stops), None)
     return Completion(
         key=request.key,
         ids=tuple(generated[:end]),
-        finish_reason="length" if end is None else "stop",
+        finish_reason="length" if end is None and length is None else "stop",
         prompt_tokens=len(request.prompt_ids),
         tokens=len(generated) if end is None else end + 1,
     )

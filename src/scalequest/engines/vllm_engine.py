@@ -18,6 +18,7 @@ from typing import Any, Generic, TypeVar
 
 from scalequest.config import ConfigError
 from scalequest.engines.base import (
+    CHECK_EVERY,
     Block,
     Completion,
     EngineConfig,
@@ -162,7 +163,7 @@ def keep_full(
     engine: Any,
     blocks: Iterable[Block],
     ask: Callable[[str, Request], bool],
-    read: Callable[[Request, Any], T],
+    read: Callable[[Request, Any], T | None],
 ) -> Iterator[tuple[Block, list[T | None]]]:
     """Step an engine that always has requests waiting, and yield each block once its last one is done.
 
@@ -170,7 +171,8 @@ def keep_full(
         engine: vLLM's, with nothing in flight.
         blocks: taken lazily, and while others are in flight: the engine is never drained between two.
         ask: adds a request to the engine under a name; False where it does not, for a result of None.
-        read: a request and what the engine gave for it to its result.
+        read: a request and what the engine gave for it to its result, or to None while it goes on; with a
+            result before the engine's last word the request is taken back.
     """
     # Enough waiting that a finished request is replaced within the step, few enough to stay lazy.
     most = 2 * engine.vllm_config.scheduler_config.max_num_seqs
@@ -197,8 +199,14 @@ def keep_full(
             if not in_flight:
                 return
             for output in engine.step():
-                opened, position = in_flight.pop(output.request_id)
-                opened.results[position] = read(opened.block.requests[position], output)
+                opened, position = in_flight[output.request_id]
+                result = read(opened.block.requests[position], output)
+                if result is None:
+                    continue
+                del in_flight[output.request_id]
+                if not output.finished:
+                    engine.abort_request([output.request_id])
+                opened.results[position] = result
                 opened.missing -= 1
                 if not opened.missing:
                     yield opened.block, opened.results
@@ -255,9 +263,11 @@ class VllmGenerator:
             "stop_token_ids": list(stop_ids),
             "ignore_eos": True,  # only `stop_ids` end it, not what the checkpoint's files call the end
             "detokenize": False,
-            "output_kind": RequestOutputKind.FINAL_ONLY,
             "skip_clone": True,  # made for one request, so it need not be copied deeply
         }
+        whole = {"output_kind": RequestOutputKind.FINAL_ONLY}
+        watched = {"output_kind": RequestOutputKind.DELTA, "stream_interval": CHECK_EVERY}
+        made: dict[str, list[int]] = {}  # of the requests that are watched
 
         def seeded() -> Iterator[Block]:
             for block in blocks:
@@ -267,12 +277,24 @@ class VllmGenerator:
 
         def ask(name: str, request: Request) -> bool:
             check_request(request, sampling, context=self.context, vocabulary=self._vocabulary)
-            params = SamplingParams(seed=request.seed if sampling.temperature else None, **shared)
+            given = {**shared, **(watched if request.ends else whole)}
+            params = SamplingParams(seed=request.seed if sampling.temperature else None, **given)
             prompt = tokens_input(list(request.prompt_ids))
             engine.add_request(name, prompt, params, lora_request=self._adapter)
             return True
 
-        for block, completions in keep_full(engine, seeded(), ask, _completion):
+        def read(request: Request, output: Any) -> Completion | None:
+            (generated,) = output.outputs
+            ids = [*made.pop(output.request_id, ()), *generated.token_ids]
+            if output.finished:
+                return _completion(request, ids, generated.finish_reason)
+            assert request.ends is not None, "others are read whole"
+            if request.ends(ids):
+                return Completion(request.key, tuple(ids), "stop", len(request.prompt_ids), len(ids))
+            made[output.request_id] = ids
+            return None
+
+        for block, completions in keep_full(engine, seeded(), ask, read):
             yield block, [done for done in completions if done is not None]
 
     def __enter__(self) -> VllmGenerator:
@@ -309,15 +331,13 @@ def seed_draws(seed: int) -> None:
     np.random.seed(seed % 2**32)
 
 
-def _completion(request: Request, output: Any) -> Completion:
-    generated = output.outputs[0]
-    ids = tuple(generated.token_ids)
-    if generated.finish_reason not in ("stop", "length"):
-        raise RuntimeError(f"request {request.key}: vllm gave it up ({generated.finish_reason})")
+def _completion(request: Request, ids: Sequence[int], finish_reason: Any) -> Completion:
+    if finish_reason not in ("stop", "length"):
+        raise RuntimeError(f"request {request.key}: vllm gave it up ({finish_reason})")
     return Completion(
         key=request.key,
-        ids=ids[:-1] if generated.finish_reason == "stop" else ids,
-        finish_reason=generated.finish_reason,
+        ids=tuple(ids[:-1] if finish_reason == "stop" else ids),
+        finish_reason=finish_reason,
         prompt_tokens=len(request.prompt_ids),
         tokens=len(ids),
     )

@@ -9,7 +9,7 @@ from typing import Generic, Protocol, TypeVar
 
 from scalequest.chat import BoundFormat, ChatFormat
 from scalequest.config import ConfigError
-from scalequest.engines.base import Completion, Generator, Request, Sampling
+from scalequest.engines.base import CHECK_EVERY, Completion, Generator, Request, Sampling
 from scalequest.engines.progress import Reply
 from scalequest.engines.server import Chat, ChatReply, ChatServer, user
 from scalequest.engines.stream import Answer, completing
@@ -58,7 +58,12 @@ def on_engine(generator: Generator, format: BoundFormat, sampling: Sampling) -> 
 
     def put(key: str, prompt: EvalPrompt, problem: Problem, seed: int | None) -> tuple[Request, str]:
         ids = prompt.ids(problem, format)
-        return Request(key, ids, seed), sha256(json.dumps(ids))
+        return Request(key, ids, seed, ends(prompt)), sha256(json.dumps(ids))
+
+    def ends(prompt: EvalPrompt) -> Callable[[Sequence[int]], bool] | None:
+        # In turns, stop ids end an output, and a stop text may stand in the reasoning, where it ends nothing.
+        plain = prompt.turn == "plain" and not opens_thoughts(format.format, prompt)
+        return ends_at(prompt.stops, format) if plain else None
 
     decode = decoder(format)
     return Examinee(
@@ -91,6 +96,23 @@ def opens_thoughts(format: ChatFormat, prompt: EvalPrompt) -> bool:
     solve = format.solve.prompt if format.solve is not None else None
     given = {"solve": solve, "user": format.user, "plain": prompt.text}[prompt.turn]
     return (given or "").rstrip().endswith(OPENINGS)
+
+
+def ends_at(stops: Sequence[str], format: BoundFormat) -> Callable[[Sequence[int]], bool] | None:
+    """Whether generated ids hold one of the texts at which an output ends; None where there are no such.
+
+    It is asked every `CHECK_EVERY` tokens, so it looks no further back than a text may begin that was not
+    whole the last time: a token is at least one byte of it, and the first may lose its space.
+    """
+    if not stops:
+        return None
+    window = max(len(stop.encode()) for stop in stops) + CHECK_EVERY + 1
+
+    def ends(ids: Sequence[int]) -> bool:
+        said = format.decode_part(ids[-window:])
+        return any(stop in said for stop in stops)
+
+    return ends
 
 
 def decoder(format: BoundFormat) -> Callable[[Sequence[int]], str]:

@@ -61,7 +61,7 @@ class EvalPrompt:
     shots: list[Shot] = option(None, "worked examples, in order", default_factory=list)
     cases: dict[str, Case] = option(None, "slot: what fills it", default_factory=dict)
     stops: list[str] = option(
-        None, "texts at which an output ends; what follows is cut off", default_factory=list
+        None, "texts at which an output is cut off; with turn: plain it ends there", default_factory=list
     )
 
     def __post_init__(self) -> None:
