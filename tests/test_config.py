@@ -443,14 +443,23 @@ def test_trl_configs_are_strict(trl: Any, mapping: dict[str, Any], said: str) ->
 
 
 def test_trl_configs_are_recorded_and_read_back(trl: Any) -> None:
-    (args,) = build((trl.SFTConfig,), CPU | {"learning_rate": 1e-3, "hub_token": "abc"})
+    given = {
+        "learning_rate": 1e-3,
+        "hub_token": "abc",
+        "dataloader_num_workers": 3,
+        "dataloader_drop_last": True,
+    }
+    (args,) = build((trl.SFTConfig,), CPU | given)
     record = to_dict(args)
     assert record["hub_token"] == "<secret>"
     (again,) = build((trl.SFTConfig,), record)
     assert to_dict(again) == record
     fields = fingerprint_fields(args)
     assert fields["learning_rate"] == 1e-3
-    assert not {"output_dir", "use_cpu", "logging_steps", "report_to", "weight_decay"} & set(fields)
+    assert fields["dataloader_drop_last"] is True  # one batch less an epoch
+    assert not {"output_dir", "use_cpu", "logging_steps", "weight_decay", "dataloader_num_workers"} & set(
+        fields
+    )
 
 
 def test_trl_help_lists_every_key(trl: Any, capsys: pytest.CaptureFixture[str]) -> None:

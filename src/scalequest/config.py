@@ -57,7 +57,7 @@ RENAMED = {
 _UNFINGERPRINTED = re.compile(
     r"output_dir|run_name|report_to|project|disable_tqdm|use_cpu|push_to_hub|resume_from_checkpoint|deepspeed|fsdp.*"
     r"|accelerator_config|parallelism_config|gradient_checkpointing.*|per_device_eval.*|model_name_or_path"
-    r"|(logging|log|save|hub|ddp|dataloader|trackio|torch_compile|eval|dataset_num)_.*"
+    r"|(logging|log|save|hub|ddp|dataloader(?!_drop_last)|trackio|torch_compile|eval|dataset_num)_.*"
 )
 _SECRETS = ("hub_token", "api_key", "password", "secret", "access_token")
 
