@@ -1,14 +1,15 @@
 """Run a whole pipeline file, stage after stage, skipping what is finished.
 
     python recipes/run.py recipes/tiny/pipeline.yaml --output runs/tiny              # the demo: 2 CPU cores
-    python recipes/run.py recipes/tiny/pipeline.yaml --output runs/tiny --dry-run    # the exact commands only
+    python recipes/run.py recipes/tiny/pipeline.yaml --output runs/tiny --dry-run    # only what would run
     python recipes/run.py recipes/tiny/pipeline.yaml --output runs/tiny --from sft   # from one stage on
     python recipes/run.py recipes/tiny/pipeline.yaml --output runs/tiny --to qpo     # up to one stage, and it
     python recipes/run.py recipes/tiny/pipeline.yaml --output runs/tiny --only qft   # one stage
 
 Each stage is its own process, so that memory is returned between engine and trainer; what it prints goes to
 OUTPUT/logs/<stage>.log. Interrupt or kill it at any point and run the same command again: it goes on where it
-stopped. On several machines start the stages themselves, with the commands that --dry-run prints.
+stopped. Before the first stage runs, the settings of all are read and the files that they name looked for. It
+works on one machine; on several, hand the stages to slurm/launch.py one by one.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import sys
 from pathlib import Path
 
 from scalequest.config import ConfigError
-from scalequest.pipeline import Failed, load, plan, run
+from scalequest.pipeline import Failed, load, plan, run, variables, wanted
+from scalequest.preflight import faults
 
 
 def main(args: argparse.Namespace) -> int:
@@ -29,9 +31,15 @@ def main(args: argparse.Namespace) -> int:
         spec = load(args.pipeline)
         steps = plan(spec, output, limit=args.limit, fresh=args.fresh, source=args.pipeline)
         if args.dry_run:
+            if given := variables(spec):
+                print(f"# environment: {shlex.join(f'{key}={value}' for key, value in given.items())}")
             for step in steps:
                 print(f"# {step.spec.name}\n{step.shown}")
-            return 0
+        wrong = faults(wanted(steps, args.start, args.end, args.only), output)
+        for fault in wrong:
+            print(f"{'not yet' if args.dry_run else 'error'}: {fault}", file=sys.stderr)
+        if args.dry_run or wrong:
+            return 0 if args.dry_run else 2
         rerun = shlex.join(["python", *sys.argv])
         run(spec, steps, output, rerun=rerun, start=args.start, end=args.end, only=args.only)
     except ConfigError as error:

@@ -1,12 +1,13 @@
-r"""Write a training run's batch script for Slurm, with the topology of an accelerate file, and submit it.
+r"""Write a stage's batch script for Slurm, with the topology of an accelerate file, and submit it.
 
     python slurm/launch.py accelerate_configs/zero3.yaml recipes/sft.py --config recipes/mistral_7b/sft.yaml
     python slurm/launch.py --nodes 4 --sbatch "--partition=gpu --time=24:00:00" --submit \
         accelerate_configs/multi_node.yaml recipes/sft.py --config recipes/mistral_7b/sft.yaml
 
 Without `--submit` the script is printed. Machines and GPUs a machine are those of the accelerate file, or as
-many machines as `--nodes` says. The presets' batch is that of one machine: on several,
-gradient_accumulation_steps goes down by as much, so that the global batch stays what it was.
+many machines as `--nodes` says. A training preset's batch is that of one machine: on several,
+gradient_accumulation_steps goes down by as much, so that the global batch stays what it was. The processes of a
+data stage or of eval/evaluate.py share one folder and nothing else.
 
 A GPU gets eight cores (`--sbatch "--cpus-per-task=N"` for others).
 
@@ -32,6 +33,7 @@ from scalequest.estimate import Topology
 
 STOP_SECONDS = 600  # before the end: time for one step and one checkpoint
 PORT = 29500
+TRAINING = ("qft", "qpo", "sft", "difficulty", "reward")
 CORES = 8  # a GPU; without a word, Slurm gives one to the one task of a machine, and so to all its ranks
 
 
@@ -55,7 +57,8 @@ def script(launch: str, command: Sequence[str], nodes: int | None, extra: Sequen
     settings = given(words)
     if "output_dir" not in settings:
         raise ConfigError("output_dir: neither the config nor the command names it")
-    if machines > 1:
+    name = words[0].rpartition("/")[2].removesuffix(".py")
+    if machines > 1 and name in TRAINING:  # a data stage has no batch
         steps = int(settings.get("gradient_accumulation_steps", 1))
         kept, rest = divmod(steps, machines)
         if rest:
@@ -74,7 +77,6 @@ def script(launch: str, command: Sequence[str], nodes: int | None, extra: Sequen
     stopped = shlex.quote(f"{settings['output_dir']}/stopped.json")
     inner = f'exec {shlex.join(accelerate)} --machine_rank "$SLURM_NODEID" --main_process_ip "$HEAD_NODE" '
     inner += shlex.join(words)
-    name = words[0].rpartition("/")[2].removesuffix(".py")
     lines = [
         "#!/bin/bash",
         f"#SBATCH --job-name={name}",
@@ -147,7 +149,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--submit", action="store_true", help="hand it to sbatch")
     made.add_argument("launch", help="an accelerate file")
-    made.add_argument("recipe", help="a training recipe")
+    made.add_argument("recipe", help="a recipe")
     made.add_argument("settings", nargs=argparse.REMAINDER, help="its settings")
     return made
 

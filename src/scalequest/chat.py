@@ -14,6 +14,7 @@ generated equal to what is trained on:
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -200,7 +201,8 @@ def load_tokenizer(path: str, revision: str | None = None) -> Any:
 
     AutoTokenizer goes by the class that the repository names. DeepSeekMath names LlamaTokenizerFast, for
     which transformers 5 sets up SentencePiece's spaces over a byte-level vocabulary: "a b" is then encoded
-    as "ab", and nothing says so (huggingface/transformers issue 48206).
+    as "ab", and nothing says so (huggingface/transformers issue 48206). What that class is for, putting the
+    BOS first where `add_bos_token` asks for it, is done here.
 
     Raises:
         ConfigError: there is no tokenizer.
@@ -211,10 +213,29 @@ def load_tokenizer(path: str, revision: str | None = None) -> Any:
     optional = {"_raise_exceptions_for_missing_entries": False}
     try:
         found = cached_file(path, "tokenizer.json", revision=revision, **optional)
-        cls = AutoTokenizer if found is None else PreTrainedTokenizerFast
-        return cls.from_pretrained(path, revision=revision, use_fast=True)
+        if found is None:
+            return AutoTokenizer.from_pretrained(path, revision=revision, use_fast=True)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(path, revision=revision)
+        settings = cached_file(path, "tokenizer_config.json", revision=revision, **optional)
+        if settings and json.loads(Path(settings).read_text(encoding="utf-8")).get("add_bos_token"):
+            _put_bos_first(tokenizer)
+        return tokenizer
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: no tokenizer: {str(error).strip().partition(chr(10))[0]}") from error
+
+
+def _put_bos_first(tokenizer: Any) -> None:
+    """Let the tokenizer begin every text with its BOS, if it does not; saved, it goes on doing so."""
+    from tokenizers import processors
+
+    bos, bos_id = tokenizer.bos_token, tokenizer.bos_token_id
+    if bos_id is None or tokenizer("")["input_ids"][:1] == [bos_id]:
+        return
+    fast = tokenizer.backend_tokenizer
+    first = processors.TemplateProcessing(
+        single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, bos_id)]
+    )
+    fast.post_processor = processors.Sequence([fast.post_processor, first]) if fast.post_processor else first
 
 
 def bind(fmt: ChatFormat, tokenizer: Any) -> BoundFormat:

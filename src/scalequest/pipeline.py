@@ -51,10 +51,10 @@ from rich.console import Console
 from scalequest import durable
 from scalequest.board import Board, Line, read_receipt
 from scalequest.config import ConfigError, build, option, read_yaml, required
+from scalequest.records import whole_source
 
 STATE = "run.json"
 _LOG_LINES = 25
-_FIRST_ROWS = re.compile(r"\[:\d+\]$")  # of a source, see `records.read_rows`
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^${}]*))?\}")
 
 
@@ -247,7 +247,7 @@ def mark(step: Step) -> str:
 
 def _paths(text: str, folder: Path = Path()) -> list[Path]:
     """The files and folders that a text would name, a pattern's one by one."""
-    path = folder / os.path.expanduser(os.path.expandvars(_FIRST_ROWS.sub("", text)))
+    path = folder / os.path.expanduser(os.path.expandvars(whole_source(text)))
     return [Path(found) for found in glob.glob(str(path))] if "*" in text else [path]
 
 
@@ -336,7 +336,7 @@ def run(
         Failed: a stage failed, or a signal stopped it.
     """
     console = console or Console()
-    wanted = _wanted(steps, start, end, only)
+    asked = wanted(steps, start, end, only)
     output.mkdir(parents=True, exist_ok=True)
     lock = _lock(output)
     state = _read_state(output)
@@ -346,8 +346,7 @@ def run(
         **os.environ,
         "PYTHONUNBUFFERED": "1",
         "WANDB_RUN_GROUP": os.environ.get("WANDB_RUN_GROUP") or state["group"],
-        **({} if spec.hub else {"HF_HUB_OFFLINE": "1"}),
-        **spec.env,
+        **variables(spec),
     }
     lines = {step.spec.name: Line() for step in steps}
     shown: list[str] = []
@@ -358,8 +357,8 @@ def run(
             for number, step in enumerate(steps, 1):
                 name, line = step.spec.name, lines[step.spec.name]
                 noted = state["stages"].get(name, {})
-                if step not in wanted or finished(step, noted):
-                    line.state = "left out" if step not in wanted else "finished before"
+                if step not in asked or finished(step, noted):
+                    line.state = "left out" if step not in asked else "finished before"
                     line.receipt, line.seconds = read_receipt(step.output_dir), noted.get("seconds")
                     board.say(f"[{number}/{len(steps)}] {name}: {line.state}", live=False)
                     continue
@@ -395,7 +394,19 @@ def run(
     console.print(f"{spec.name}: done in {time.monotonic() - began:.0f} s: {output}", soft_wrap=True)
 
 
-def _wanted(steps: Sequence[Step], start: str | None, end: str | None, only: str | None) -> list[Step]:
+def variables(spec: PipelineSpec) -> dict[str, str]:
+    """What the environment of every stage has beside the caller's."""
+    return {**({} if spec.hub else {"HF_HUB_OFFLINE": "1"}), **spec.env}
+
+
+def wanted(
+    steps: Sequence[Step], start: str | None = None, end: str | None = None, only: str | None = None
+) -> list[Step]:
+    """The stages that are not left out: see `run`.
+
+    Raises:
+        ConfigError: a name is no stage's, or `end` stands before `start`.
+    """
     names = [step.spec.name for step in steps]
     for option_name, name in (("--from", start), ("--to", end), ("--only", only)):
         if name is not None and name not in names:

@@ -68,6 +68,11 @@ def read_rows(
     return renamed
 
 
+def whole_source(source: str | Path) -> str:
+    """A source without the number of rows that is taken of it."""
+    return str(_first_rows(source)[0])
+
+
 def _first_rows(source: str | Path) -> tuple[str | Path, int | None]:
     match = _FIRST_ROWS.fullmatch(str(source))
     return (match["source"], int(match["rows"])) if match else (source, None)
@@ -308,12 +313,24 @@ def source_fingerprint(source: str | Path) -> str:
 
 def model_fingerprint(model: str | Path, revision: str | None = None) -> str:
     """Identify a model: a folder by its receipt or else its files, anything else by hub id and revision."""
+    check_model_name(model)
     path = expand(model)
     if not path.is_dir():
-        if path.is_absolute() or str(model).startswith((".", "~", "$")) or str(model).count("/") > 1:
-            raise ConfigError(f"{path}: no such model folder")
         return f"hub:{model}@{revision or 'main'}"
     return _receipt_fingerprint(path) if (path / "receipt.json").exists() else digest_model(path)
+
+
+def check_model_name(model: str | Path) -> None:
+    """Check that a name which can be no hub id is a folder.
+
+    Raises:
+        ConfigError: it is not there. `runs/typo` is a folder's name where there is a folder `runs`.
+    """
+    path, text = expand(model), str(model)
+    slashes = text.count("/")
+    local = path.is_absolute() or text.startswith((".", "~", "$")) or slashes > 1
+    if not path.is_dir() and (local or (slashes == 1 and path.parent.is_dir())):
+        raise ConfigError(f"{path}: no such model folder")
 
 
 def model_label(model: str) -> str:

@@ -70,6 +70,9 @@ def test_a_batch_that_cannot_be_kept_is_refused() -> None:
         import launch  # type: ignore[import-not-found]
     finally:
         sys.path.remove(str(ROOT / "slurm"))
+    filtering = ["recipes/filter_questions.py", "--config", "recipes/qwen2_math_7b/filter_questions.yaml"]
+    text = launch.script("accelerate_configs/ddp.yaml", filtering, 3, ())
+    assert "gradient_accumulation_steps" not in text  # it has no batch
     with pytest.raises(ConfigError, match="gradient_accumulation_steps: 8 on one machine"):
         launch.script("accelerate_configs/zero3.yaml", SFT, 3, ())
     with pytest.raises(ConfigError, match="output_dir"):

@@ -1,0 +1,84 @@
+"""What would end a late stage is said before the first one runs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from scalequest.pipeline import load, plan
+from scalequest.preflight import faults
+
+PIPELINE = "recipes/tiny/pipeline.yaml"
+
+
+def changed(folder: Path, *changes: tuple[str, str, object]) -> Path:
+    """The demo's pipeline with (stage, argument, value) instead of what it has."""
+    content = yaml.safe_load(Path(PIPELINE).read_text())
+    by_name = {stage["name"]: stage for stage in content["stages"]}
+    for stage, key, value in changes:
+        by_name[stage].setdefault("args", {})[key] = value
+    path = folder / "pipeline.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return path
+
+
+def found(pipeline: Path | str, output: Path) -> list[str]:
+    return faults(plan(load(pipeline), output), output)
+
+
+@pytest.mark.parametrize("profile", ["qwen2_math_7b", "deepseek_math_7b"])
+def test_the_papers_pipelines_lack_what_is_made_by_hand(
+    profile: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reward model's tokenizer and the other generator's pairs; every key of every stage is read."""
+    monkeypatch.delenv("SCALEQUEST_DATA", raising=False)
+    said = "\n".join(found(f"recipes/{profile}/pipeline.yaml", tmp_path))
+    assert "stage 'score_responses': tokenizer: models/internlm2-7b-reward-tokenizer: no such model" in said
+    assert "stage 'sft': input: runs/" in said
+    assert "stage 'qft': input: $SCALEQUEST_DATA/gsm8k_train.jsonl.gz: the environment variable" in said
+    assert (
+        "'filter_questions': benchmarks: eval/benchmarks/aime24.yaml: $SCALEQUEST_DATA/aime24_test." in said
+    )
+    assert "unknown key" not in said
+
+
+def test_nothing_is_missing_for_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SCALEQUEST_DATA", raising=False)
+    assert found(PIPELINE, tmp_path) == []
+
+
+def test_every_fault_is_one_line_and_nothing_runs(tmp_path: Path) -> None:
+    pipeline = changed(
+        tmp_path,
+        ("qft", "learning_rate", "fast"),
+        ("sft", "num_train_epoch", 2),
+        ("solve_questions", "input", [str(tmp_path / "gone.jsonl") + "[:5]"]),
+        ("evaluate", "models", {"SFT": "runs/nowhere/sft"}),
+        ("qpo", "model_name_or_path", "recipes/nowhere"),
+        ("evaluate", "benchmarks", ["eval/benchmarks/gsm9k.yaml"]),
+    )
+    output = tmp_path / "runs"
+    done = subprocess.run(
+        [sys.executable, "recipes/run.py", str(pipeline), "--output", str(output)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    said = done.stderr.splitlines()
+    assert all(line.startswith("error: stage '") for line in said)
+    for words in (
+        ["'qft': ", "learning_rate", "'fast'"],
+        ["'sft': command line: unknown key '--num_train_epoch'", "did you mean 'num_train_epochs'?"],
+        ["'solve_questions': input: ", "gone.jsonl[:5]: no such file or folder"],
+        ["'evaluate': models: runs/nowhere/sft: no such model folder"],
+        ["'qpo': model_name_or_path: recipes/nowhere: no such model folder"],
+        ["'evaluate': benchmarks: eval/benchmarks/gsm9k.yaml: no such file"],
+    ):
+        assert [line for line in said if all(word in line for word in words)], (words, said)
+    assert len(said) == 6
+    assert not output.exists()
