@@ -37,6 +37,6 @@ def types() -> tuple[type, ...]:
 
 if __name__ == "__main__":
     from scalequest.config import parse
-    from scalequest.training.context import explained
+    from scalequest.stages import explained
 
     sys.exit(explained(main, *parse(*types(), description=__doc__)))

@@ -6,8 +6,8 @@ r"""Write a stage's batch script for Slurm, with the topology of an accelerate f
 
 Without `--submit` the script is printed. Machines and GPUs a machine are those of the accelerate file, or as
 many machines as `--nodes` says. A training preset's batch is that of one machine: on several,
-gradient_accumulation_steps goes down by as much, so that the global batch stays what it was. The processes of a
-data stage or of eval/evaluate.py share one folder and nothing else.
+gradient_accumulation_steps goes down by as much, so that the global batch stays what it was. The processes of
+a data stage or of eval/evaluate.py share one folder and nothing else.
 
 A GPU gets eight cores (`--sbatch "--cpus-per-task=N"` for others).
 

@@ -94,6 +94,8 @@ def explained(main: Callable[..., None], *args: Any) -> int:
     try:
         main(*args)
     except (ConfigError, StageError) as error:
+        if getattr(error, "told", False):  # another process says it
+            return 2
         print(f"error: {error}" if rank == "0" else f"error: worker {rank}: {error}", file=sys.stderr)
         return 2
     return 0

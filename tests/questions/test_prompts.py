@@ -62,7 +62,7 @@ def test_the_first_marker_found_in_order_is_cut_at_its_last_occurrence(reply: st
         ("template: no place\n", "{question}"),
         ("template: '{question} {question}'\n", "exactly once"),
         ("templat: '{question}'\n", "templat"),
-        ("template: '{question}'\nmarkers: FINAL\n", "list of texts"),
+        ("template: '{question}'\nmarkers: FINAL\n", "list of str"),
     ],
 )
 def test_a_broken_prompt_file_is_named(tmp_path: Path, content: str, named: str) -> None:

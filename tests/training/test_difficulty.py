@@ -118,6 +118,9 @@ def test_questions_without_an_answer_are_the_hardest(
     assert json.loads((out / "receipt.json").read_text())["rows_in"] == 15
     assert {row["fail_rate"] for row in held if row["question"] == "What?"} == {1.0}
     assert {row["fail_rate"] for row in held if row["question"] != "What?"} == {0.0}
+    few = train("difficulty", settings, input=[str(tmp_path / "solved")], draw=6, max_steps=1,
+                output_dir=str(tmp_path / "few"))  # fmt: skip
+    assert json.loads((few / "receipt.json").read_text())["rows_in"] == 6
 
 
 def test_accumulation_times_batch_is_what_counts(

@@ -23,6 +23,7 @@ from training_support import logged, same
 
 from scalequest.config import ConfigError
 from scalequest.shards import StageError
+from scalequest.stages import explained
 from scalequest.training import ranks
 from scalequest.training.checks import check_settings
 from scalequest.training.progress import Report, last_metrics
@@ -224,7 +225,9 @@ def test_sigterm_outside_of_training_is_no_failure_either(tmp_path: Path, begun:
     assert (tmp_path / STOPPED).exists() == begun
 
 
-def test_a_mistake_that_one_rank_finds_is_every_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mistake_that_one_rank_finds_is_every_ranks(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Or the others would wait for it until the launcher kills them."""
     sent: list[list[Any]] = []
 
@@ -237,9 +240,14 @@ def test_a_mistake_that_one_rank_finds_is_every_ranks(monkeypatch: pytest.Monkey
     def mistaken() -> None:
         raise StageError("other settings")
 
+    def fail(error: Exception) -> None:
+        raise error
+
     for rank in (0, 1):
-        with pytest.raises(StageError, match="other settings"):
+        with pytest.raises(StageError, match="other settings") as caught:
             ranks.once(SimpleNamespace(process_index=rank, world_size=2), mistaken)
+        status, said = explained(lambda *_, error=caught.value: fail(error)), capsys.readouterr().err
+        assert (status, said) == (2, "" if rank else "error: other settings\n")  # said once
     sent[:] = [[7, None]]
     assert ranks.once(SimpleNamespace(process_index=1, world_size=2), lambda: 0) == 7
 

@@ -162,7 +162,8 @@ def stream(
 
     with progress:
         if answer is None:
-            assert not any(blocks()), "rows ask, and nobody is there to answer"
+            for index, _ in blocks():
+                raise RuntimeError(f"{name}: block {index} asks, and nobody is there to answer")
         else:
             for index, replies in answer(blocks()):
                 write(index, replies)

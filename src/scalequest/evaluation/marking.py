@@ -166,7 +166,8 @@ class Examiners:
         self._pool = ProcessPoolExecutor(
             processes, multiprocessing.get_context("spawn"), _sit_down, (options,)
         )
-        self._ready = [self._pool.submit(_mark_all, []) for _ in range(processes)]
+        for _ in range(processes):
+            self._pool.submit(_mark_all, [])
 
     def submit(self, papers: Sequence[Paper]) -> Future[list[Mark]]:
         """Mark them when there is time."""

@@ -17,7 +17,7 @@ from scalequest.config import ConfigError
 from scalequest.evaluation.benchmarks import Benchmark
 from scalequest.evaluation.problems import Problem
 from scalequest.evaluation.statistics import Estimate, accuracy, best_of, majority_vote, pass_at_k
-from scalequest.grading import GraderOptions, equivalent
+from scalequest.grading import GraderOptions, groups
 from scalequest.records import Row, read_rows
 
 RESULTS = "results.json"
@@ -205,23 +205,9 @@ def _metrics(
 
 def answer_groups(rows: Sequence[Row], grading: GraderOptions | None = None) -> list[int | None]:
     """Which answer each output of one problem gives: equal answers have equal numbers, no answer has None."""
-    seen: list[str] = []
-    groups: list[int | None] = []
-    for row in rows:
-        if row["correct"]:
-            groups.append(-1)  # all that equal the reference equal each other
-            continue
-        if row["extracted"] is None:
-            groups.append(None)
-            continue
-        text = row["extracted"]
-        same = (i for i, other in enumerate(seen) if equivalent(text, other, grading))
-        number = next(same, None)
-        if number is None:
-            number = len(seen)
-            seen.append(text)
-        groups.append(number)
-    return groups
+    # All that equal the reference equal each other.
+    wrong = iter(groups([row["extracted"] for row in rows if not row["correct"]], grading))
+    return [-1 if row["correct"] else next(wrong) for row in rows]
 
 
 def _split(

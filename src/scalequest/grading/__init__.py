@@ -7,7 +7,7 @@ verdict can change.
 from __future__ import annotations
 
 from scalequest.grading.extraction import Extracted, extract
-from scalequest.grading.grader import Grader, Verdict, equivalent, grade, majority
+from scalequest.grading.grader import Grader, Verdict, equivalent, grade, groups, majority
 from scalequest.grading.options import GRADER_VERSION, GraderOptions, Layer
 
 __all__ = [
@@ -20,5 +20,6 @@ __all__ = [
     "equivalent",
     "extract",
     "grade",
+    "groups",
     "majority",
 ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import lru_cache
 
 from scalequest.grading import numeric
 from scalequest.grading.exact import value
@@ -88,6 +89,7 @@ def compare(prediction: str, reference: str, options: GraderOptions) -> tuple[bo
     return verdict, comparison.layer
 
 
+@lru_cache(maxsize=4096)  # one answer is compared with many
 def compact(text: str) -> str:
     """Spelling without spaces and fonts; words and single letters also without case."""
     bare = plain(text)

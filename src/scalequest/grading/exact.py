@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
+from functools import lru_cache
 
 from scalequest.grading.expressions import readings
 from scalequest.grading.tokens import Unreadable
@@ -14,6 +15,7 @@ _NUMERAL = re.compile(r"(-?)(?:\\text\s*)?\{?([0-9A-Z]+)(?:\.([0-9A-Z]+))?\}?_\{
 _MAX_LENGTH = 300
 
 
+@lru_cache(maxsize=4096)  # one answer is compared with many
 def value(text: str) -> Fraction | None:
     r"""Value of an integer, decimal, fraction, or expression over `+ - * / ^ !`, `\frac`, `\cdot`, `\times`.
 

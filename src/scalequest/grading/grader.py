@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -13,8 +14,7 @@ from functools import lru_cache
 from types import TracebackType
 from typing import Literal
 
-from scalequest.grading.equivalence import compact, quick
-from scalequest.grading.normalise import LONGEST, normalise
+from scalequest.grading.equivalence import quick
 from scalequest.grading.options import GraderOptions, Layer
 from scalequest.grading.worker import Worker
 
@@ -145,23 +145,30 @@ def equivalent(prediction: str, reference: str, options: GraderOptions | None = 
     return grade(prediction, reference, options).correct
 
 
-def majority(answers: Sequence[str | None], options: GraderOptions | None = None) -> tuple[str | None, float]:
+def groups(answers: Sequence[str | None], options: GraderOptions | None = None) -> list[int | None]:
+    """Which answer each is: equal ones have the same number, from 0 in order of appearance; none has None."""
+    firsts: list[str] = []
+    found: list[int | None] = []
+    for answer in answers:
+        if answer is None or not answer.strip():
+            found.append(None)
+            continue
+        same = (number for number, first in enumerate(firsts) if equivalent(answer, first, options))
+        if (number := next(same, None)) is None:
+            number = len(firsts)
+            firsts.append(answer)
+        found.append(number)
+    return found
+
+
+def majority(answers: Sequence[str | None]) -> tuple[str | None, float]:
     """The answer given most often, as first written, and its share of all answers, missing ones included.
 
     Ties go to the answer that came first. `(None, 0.0)` where no answer was given.
     """
-    groups: list[tuple[str, list[str]]] = []
-    for answer in answers:
-        if answer is None or not answer.strip():
-            continue
-        spelling = compact(normalise(answer[:LONGEST]))
-        for key, members in groups:
-            if key == spelling or equivalent(answer, members[0], options):
-                members.append(answer)
-                break
-        else:
-            groups.append((spelling, [answer]))
-    if not groups:
+    numbers = groups(answers)
+    counts = Counter(number for number in numbers if number is not None)
+    if not counts:
         return None, 0.0
-    best = max(groups, key=lambda group: len(group[1]))[1]
-    return best[0], len(best) / len(answers)
+    ((best, count),) = counts.most_common(1)
+    return answers[numbers.index(best)], count / len(answers)

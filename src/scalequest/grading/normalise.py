@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from scalequest.grading.extraction import last_box
 
@@ -98,6 +99,7 @@ _ZEROS = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _DIGIT_WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 
 
+@lru_cache(maxsize=4096)  # one answer is compared with many
 def normalise(text: str) -> str:
     """Return the text in the spelling that the other modules read. Costs linear time, never raises."""
     text = _END_OF_PROOF.sub("", text.strip().strip('"`').strip())

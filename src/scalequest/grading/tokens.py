@@ -35,16 +35,7 @@ _WORDS = (
 # Names that a run of letters may begin with, the longest first; any other letter is a symbol of its own.
 _NAMES = sorted((*FUNCTIONS, *SYNONYMS, *_WORDS), key=len, reverse=True)
 _RUN = re.compile("|".join(map(re.escape, _NAMES)) + "|[A-Za-z]")
-SYMBOLS = frozenset(_GREEK.split()) | {
-    "theta",
-    "alpha",
-    "beta",
-    "gamma",
-    "lambda",
-    "omega",
-    "sigma",
-    "phi",
-}
+SYMBOLS = frozenset(_GREEK.split())
 _TOKEN = re.compile(
     r"(?P<number>(?:[1-9]\d{0,2}(?:,\d{3})+(?!\d)|\d+)(?:\.\d*)?(?:[eE][-+]?\d+(?![\d.]))?|\.\d+(?:[eE][-+]?\d+)?)"
     r"|(?P<command>\\[A-Za-z]+|\\[{}%|\\])|(?P<letters>[A-Za-z]+)|(?P<operator>\*\*|[-+*/^_!()\[\]{}|&,'%=])"

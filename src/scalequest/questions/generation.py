@@ -49,6 +49,8 @@ class GenerationConfig:
     gates: Gates = option(help="rates that end it early", default_factory=Gates, fingerprint=False)
 
     def __post_init__(self) -> None:
+        if self.num_questions < 1:
+            raise ConfigError(f"num_questions: expected at least 1, got {self.num_questions}")
         if self.seed_scope == "block":
             check_block_seeds(self.engine)
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from scalequest.config import ConfigError, read_yaml
+from scalequest.config import ConfigError, build, read_yaml
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,9 @@ def load_prompt(path: str | Path) -> Prompt:
     Raises:
         ConfigError: a key is missing, unknown or of another type, or the template lacks its `{question}`.
     """
-    content = read_yaml(path)
-    unknown = set(content) - {"template", "markers"}
-    if unknown:
-        raise ConfigError(f"{path}: unknown key {sorted(unknown)[0]!r}; a prompt has template and markers")
-    template, markers = content.get("template"), content.get("markers") or []
-    if not isinstance(template, str) or template.count("{question}") != 1:
+    prompt: Prompt = build((Prompt,), read_yaml(path), str(path))[0]
+    if prompt.template.count("{question}") != 1:
         raise ConfigError(f"{path}: template must be a text that holds {{question}} exactly once")
-    if not isinstance(markers, list) or not all(isinstance(marker, str) and marker for marker in markers):
-        raise ConfigError(f"{path}: markers must be a list of texts")
-    return Prompt(template.strip(), tuple(markers))
+    if not all(prompt.markers):
+        raise ConfigError(f"{path}: markers: one of them is empty")
+    return replace(prompt, template=prompt.template.strip())

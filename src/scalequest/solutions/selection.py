@@ -14,7 +14,7 @@ from typing import Any, Literal
 from scalequest.cards import dataset_card
 from scalequest.config import ConfigError, RunOptions, option, required, to_dict
 from scalequest.engines.stream import Drop, stream
-from scalequest.grading import equivalent, majority
+from scalequest.grading import equivalent, groups, majority
 from scalequest.records import Row, row_seed
 from scalequest.shards import Stage
 from scalequest.tracking import Tracker
@@ -147,12 +147,12 @@ def _eligible(
 
 def _reward_vote(answered: Sequence[Candidate]) -> str:
     """The answer whose rewards, each through the logistic function, have the highest sum."""
-    sums: dict[str, float] = {}
-    for one in answered:
-        assert one.answer is not None
-        known = next((answer for answer in sums if _same(answer, one.answer)), one.answer)
-        sums[known] = sums.get(known, 0.0) + 1 / (1 + math.exp(-max(-60.0, min(60.0, _reward(one)))))
-    return max(sums, key=sums.__getitem__)
+    answers = [one.answer or "" for one in answered]
+    numbers = groups(answers)
+    sums: dict[int | None, float] = {}
+    for number, one in zip(numbers, answered, strict=True):
+        sums[number] = sums.get(number, 0.0) + 1 / (1 + math.exp(-max(-60.0, min(60.0, _reward(one)))))
+    return answers[numbers.index(max(sums, key=sums.__getitem__))]
 
 
 def _margin(
@@ -193,16 +193,14 @@ def select_solutions(
     Returns:
         The stage's receipt (empty on workers other than 0).
     """
-    outcomes = [select(row, config) for row in rows]
-    if config.shuffle_answers:
-        outcomes = _shuffled(outcomes, run.seed)
+    shuffled = _shuffled([select(row, config) for row in rows], run.seed) if config.shuffle_answers else None
     stream(
         stage,
         len(rows),
         run.block_size,
         ask=lambda number: [],
         answer=None,
-        settle=lambda number, _: outcomes[number],
+        settle=lambda number, _: shuffled[number] if shuffled else select(rows[number], config),
         tracker=tracker,
     )
     text = f"One response a question, by the rule `{config.rule}`."

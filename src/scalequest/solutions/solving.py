@@ -70,6 +70,8 @@ class SolveConfig:
 
     def __post_init__(self) -> None:
         """Refuse settings that contradict each other."""
+        if self.samples < 1:
+            raise ConfigError(f"samples: expected at least 1, got {self.samples}")
         if self.until_agree is not None and not 0 < self.until_agree <= self.max_samples:
             raise ConfigError(f"until_agree: {self.until_agree} is not between 1 and max_samples")
         if self.until_agree is not None and self.max_samples < self.samples:
@@ -112,7 +114,7 @@ class Sampled:
 def in_rounds(
     complete: Answer[Request, Completion], more: Callable[[int, Sequence[Completion]], Sequence[Request]]
 ) -> Answer[Puzzle, Sampled]:
-    """Ask the samples of every question in rounds, until `more` (of its number and samples) wants none.
+    """Ask the samples of every question in rounds, until `more` (of its number and new samples) wants none.
 
     The budget by difficulty of DART-Math, with agreement in place of the known answer. A round of a block is
     a block of its own, and new blocks are taken while others are in a later round, so the engine stays full.
@@ -137,10 +139,12 @@ def in_rounds(
 
         while True:
             for index, completions in complete(rounds()):
-                done = opened[index]
+                done, new = opened[index], dict[int, list[Completion]]()
                 for number, completion in zip(asked.pop(index), completions, strict=True):
-                    done[number].append(completion)
-                wanted = {number: more(number, found) for number, found in done.items()}
+                    new.setdefault(number, []).append(completion)
+                for number, found in new.items():
+                    done[number] += found
+                wanted = {number: more(number, found) for number, found in new.items()}
                 requests = [request for row in wanted.values() for request in row]
                 if requests:
                     asked[index] = [number for number, row in wanted.items() for _ in row]
@@ -285,14 +289,17 @@ def solve_questions(
     """
     solver = model_label(config.model_name_or_path)
     by_row = config.seed_scope == "row"
+    answers_of: dict[int, list[str | None]] = {}  # of the questions that are being asked
 
     def more(number: int, completions: Sequence[Completion]) -> list[Request]:
         if completions and config.until_agree is None:
             return []
-        answers = taken_over(rows[number], config)["answers"]
+        answers = answers_of.setdefault(number, list(taken_over(rows[number], config)["answers"]))
         if completions:
-            answers = answers + sampled(completions, format, phrase=config.answer_phrase)["answers"]
+            answers += sampled(completions, format, phrase=config.answer_phrase)["answers"]
         missing = range(len(answers), len(answers) + further(answers, config))
+        if not missing:
+            return []
         requests = sample_requests(
             rows[number], missing, run.seed, "solve_questions", config.sampling, format
         )
@@ -306,6 +313,7 @@ def solve_questions(
         return [Puzzle(number, requests)] if requests else []
 
     def settle(number: int, replies: Sequence[Sampled]) -> Row | Drop:
+        answers_of.pop(number, None)
         completions = replies[0].completions if replies else ()
         row, have = rows[number], taken_over(rows[number], config)
         new = sampled(completions, format, phrase=config.answer_phrase)

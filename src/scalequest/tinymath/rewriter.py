@@ -27,7 +27,6 @@ _SLOTS = {
     **dict.fromkeys(("a", "b", "v"), rf"\d+|{_VAGUE}"),
     "f": "|".join(FRACTIONS.values()),
 }
-_DIVISORS = {name: k for k, name in FRACTIONS.items()}
 
 
 @dataclass(frozen=True)

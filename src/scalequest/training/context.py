@@ -11,7 +11,6 @@ import dataclasses
 import hashlib
 import json
 import logging
-import os
 import random
 import shutil
 import sys
@@ -28,10 +27,11 @@ from transformers import GenerationConfig, PrinterCallback, ProgressCallback
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils.logging import disable_progress_bar
 
+from scalequest import stages
 from scalequest.chat import BoundFormat, ChatFormat, bind, load_format, load_tokenizer
 from scalequest.config import ConfigError, TrainRunOptions, fingerprint_fields, option, required, to_dict
 from scalequest.records import Row, expand, model_fingerprint, read_inputs, source_fingerprint
-from scalequest.shards import Stage, StageError
+from scalequest.shards import Stage
 from scalequest.tracking import Tracker
 from scalequest.training import data
 from scalequest.training.checks import check_publishing, check_settings, memory_check
@@ -143,13 +143,21 @@ class Run:
             ConfigError: a row lacks a column, or there are fewer rows than are to be drawn.
         """
         args = self.args
-        rows = read_inputs(args.input, *needs, columns=args.columns, limit=args.limit)
-        if args.draw is None:
+        return self.drawn(read_inputs(args.input, *needs, columns=args.columns, limit=args.limit))
+
+    def drawn(self, rows: list[Row]) -> list[Row]:
+        """As many of these rows as `draw` says, in order; all where it says nothing.
+
+        Raises:
+            ConfigError: there are fewer.
+        """
+        draw = self.args.draw
+        if draw is None:
             return rows
-        if args.draw > len(rows):
-            raise ConfigError(f"draw: {args.draw} rows are to be drawn from {len(rows)}")
-        drawn = random.Random(self.training_args.seed).sample(range(len(rows)), args.draw)
-        return [rows[number] for number in sorted(drawn)]
+        if draw > len(rows):
+            raise ConfigError(f"draw: {draw} rows are to be drawn from {len(rows)}")
+        numbers = random.Random(self.training_args.seed).sample(range(len(rows)), draw)
+        return [rows[number] for number in sorted(numbers)]
 
     def prepare(
         self,
@@ -487,17 +495,11 @@ def begin(
     )
 
 
-def explained(main: Callable[..., None], *args: Any) -> int:
+def explained(main: Callable[..., None], args: Any, training_args: Any, model_args: Any) -> int:
     """Run a recipe's `main`; a mistake of the user's becomes one line and status 2, SIGTERM status 75."""
-    if len(args) > 1 and threading.current_thread() is threading.main_thread():  # a stage, and not a tool
-        leave_when_told(Path(args[1].output_dir))
-    try:
-        main(*args)
-    except (ConfigError, StageError) as error:
-        if os.environ.get("RANK", "0") == "0":
-            print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    if threading.current_thread() is threading.main_thread():
+        leave_when_told(Path(training_args.output_dir))
+    return stages.explained(main, args, training_args, model_args)
 
 
 def _forget_deepspeed() -> None:

@@ -30,7 +30,7 @@ from trl import get_peft_config, get_quantization_config
 from scalequest.cards import markdown_table
 from scalequest.chat import FormatError, prepare_tokenizer_and_model
 from scalequest.config import ConfigError, option
-from scalequest.records import Row, expand, read_rows
+from scalequest.records import Row, expand, read_inputs, read_rows
 from scalequest.training import data
 from scalequest.training.context import Run, TrainingData
 
@@ -112,9 +112,9 @@ def rated(row: Row, chat: Any, *, max_length: int | None) -> dict[str, Any]:
     Raises:
         DoesNotFit: it is longer than `max_length`.
     """
-    ids = list(chat.tokenizer(row["question"].strip(), truncation=False, verbose=False)["input_ids"])
     if not row["question"].strip():
         raise FormatError("empty")
+    ids = list(chat.tokenizer(row["question"].strip(), truncation=False, verbose=False)["input_ids"])
     if max_length is not None and len(ids) > max_length:
         raise data.DoesNotFit
     return {"input_ids": ids, "labels": row["fail_rate"]}
@@ -126,9 +126,8 @@ def prepare_rates(run: Run) -> Path:
     args = run.args
 
     def rows() -> list[Row]:
-        found = [*run.rows(["question"]), *unanswered(args.input)]
-        if args.limit is not None:
-            found = found[: args.limit]
+        answered = read_inputs(args.input, "question", columns=args.columns, limit=args.limit)
+        found = run.drawn([*answered, *unanswered(args.input)][: args.limit])
         return [{**row, "fail_rate": fail_rate(row, args.reference, args.answer_after)} for row in found]
 
     return run.prepare(partial(rated, max_length=limit), ["question"], rows=rows, max_length=limit)

@@ -33,6 +33,7 @@ def once(training_args: Any, work: Callable[[], T]) -> T:
     if training_args.world_size > 1:
         broadcast_object_list(outcome, from_process=0)
     if outcome[1] is not None:
+        outcome[1].told = training_args.process_index > 0  # by the main process
         raise outcome[1]
     found: T = outcome[0]
     return found

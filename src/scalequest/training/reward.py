@@ -39,6 +39,7 @@ class SolutionPairs(TrainingData):
     pairs_per_question: int = option(2, "most pairs made of one question")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.pairs_per_question < 1:
             raise ConfigError(f"pairs_per_question: expected at least 1, got {self.pairs_per_question}")
 
