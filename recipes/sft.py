@@ -24,8 +24,9 @@ One GPU with LoRA:
 
 Tokenise beforehand, on a machine without GPUs, with `--prepare_only --use_cpu`.
 
-Hardware: 8 GPUs of 80 GB for 7B with ZeRO-3 (the paper does not give its own); 2 CPU cores and a few minutes
-for the tiny profile. Interrupted, it goes on from its last whole checkpoint when started again.
+Hardware: 8 GPUs of 40 GB or more for 7B with ZeRO-3 (computed; the paper does not give its own); 2 CPU cores
+and a few minutes for the tiny profile. Interrupted, it goes on from its last whole checkpoint when started
+again.
 
 Result: a model folder that loads with `from_pretrained` and in vLLM (a LoRA adapter is merged, and kept in
 adapter/), for eval/evaluate.py. The paper's accuracies for 1M pairs: GSM8K 88.5, MATH 62.9 (Mistral-7B);

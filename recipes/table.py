@@ -132,9 +132,9 @@ def row(preset: Preset, model: str, sizes: dict[str, dict[str, Any]]) -> dict[st
         "lr": tagged("learning_rate", f"{training.learning_rate:g}"),
         "epochs": tagged("num_train_epochs", f"{training.num_train_epochs:g}"),
         "GiB a GPU": f"{needs:.0f}",
-        "A100-40G hours": hours(estimate.A100_40G),
-        "H100 hours": hours(estimate.H100),
-        "paper's": preset.paper_hours or "",
+        "A100-40G GPU-hours": hours(estimate.A100_40G),
+        "H100 GPU-hours": hours(estimate.H100),
+        "paper's GPU-hours": preset.paper_hours or "",
     }
 
 

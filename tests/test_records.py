@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -153,6 +154,8 @@ def test_a_model_is_its_files(tmp_path: Path) -> None:
 
 def test_a_model_of_the_hub_is_its_revision() -> None:
     assert model_fingerprint("Qwen/Qwen2-Math-7B", "abc") == "hub:Qwen/Qwen2-Math-7B@abc"
+    with pytest.raises(ConfigError, match="no such model folder"):
+        model_fingerprint("recipes/typo")  # `recipes` is a folder here
     for path in ("/no/such/model", "./no-such-model", "no/such/model"):
         with pytest.raises(ConfigError, match="no such model folder"):
             model_fingerprint(path)
@@ -198,3 +201,24 @@ def test_a_column_of_two_types_is_found_before_the_stage_has_run(tmp_path: Path)
     with pytest.raises(ConfigError, match=r"two\.jsonl: column 'old' holds values of two types"):
         read_inputs([str(one), str(two)], "question", without=())
     assert len(read_inputs([str(one), str(two)], "question")) == 1501, "it does not matter where none goes on"
+
+
+def test_a_branch_on_the_hub_is_identified_by_its_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By the hub; offline by the local copy; where neither is there the branch's name is all there is."""
+    from huggingface_hub import HfApi, constants
+
+    commit, other = "a" * 40, "b" * 40
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    assert source_fingerprint("hub:owner/name@v1:test") == "hub:owner/name/@v1:test"
+    assert "owner/name: which commit 'v1' is cannot be told" in caplog.text
+    for kind, ref in (("models", "main"), ("datasets", "v1")):
+        refs = tmp_path / f"{kind}--owner--name" / "refs"
+        refs.mkdir(parents=True)
+        (refs / ref).write_text(commit)
+    assert source_fingerprint("hub:owner/name@v1:test") == f"hub:owner/name/@{commit}:test"
+    assert model_fingerprint("owner/name") == f"hub:owner/name@{commit}"
+    monkeypatch.setattr(HfApi, "repo_info", lambda *_, **given: SimpleNamespace(sha=other, **given))
+    assert model_fingerprint("owner/name") == f"hub:owner/name@{other}"
+    assert model_fingerprint("owner/name", "c" * 40) == f"hub:owner/name@{'c' * 40}"

@@ -24,6 +24,7 @@ from scalequest.pipeline import Step
 from scalequest.records import check_model_name, expand, whole_source
 
 _MODELS = ("model_name_or_path", "tokenizer", "models")
+_UNSET = "the environment variable "
 _CHILD = "import sys; from scalequest.preflight import parse_all; sys.exit(parse_all())"
 
 
@@ -38,9 +39,13 @@ def faults(steps: Sequence[Step], output: Path) -> list[str]:
         output: the pipeline's folder.
     """
     made = {str(output), *(str(step.output_dir) for step in steps if step.output_dir is not None)}
-    found = [
-        f"stage '{step.spec.name}': {fault}" for step in steps for fault in _missing(_settings(step), made)
-    ]
+    found, unset = [], set[str]()
+    for step in steps:
+        for fault in _missing(_settings(step), made):
+            variable = fault.partition(_UNSET)[2]
+            if variable not in unset:  # once, for all the files that it would name
+                found.append(f"stage '{step.spec.name}': {fault}")
+            unset |= {variable} - {""}
     asked = [step for step in steps if step.spec.config is not None]
     given = [step.command[step.command.index(step.spec.script) :] for step in asked]
     child = subprocess.run(
@@ -86,8 +91,9 @@ def _check_source(source: str) -> None:
 
 def _without_source(file: str) -> Iterator[str]:
     """What a benchmark's file lacks, if it is one."""
-    source = read_yaml(file).get("source")
-    if isinstance(source, str):
+    content = read_yaml(file)
+    source = content.get("source")
+    if isinstance(source, str) and "sha256" in content:
         relative = not source.startswith(("hub:", "$", "/", "~"))
         try:
             _check_source(str(Path(file).parent / source) if relative else source)

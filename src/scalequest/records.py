@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, Literal, cast
 
 from scalequest.config import ConfigError
 
@@ -292,7 +292,7 @@ def source_fingerprint(source: str | Path) -> str:
 
     A stage folder: its receipt's fingerprint and a digest of its data (an engine that promises no bit
     equality may write other rows under the same settings); a file: sha256 of its bytes; the hub: name and
-    revision.
+    commit.
     """
     whole, first = _first_rows(source)
     if first is not None:
@@ -300,7 +300,7 @@ def source_fingerprint(source: str | Path) -> str:
     if str(source).startswith("hub:"):
         match = _hub(str(source))
         name, config, revision, split = match.group("name", "config", "revision", "split")
-        return f"hub:{name}/{config or ''}@{revision or 'main'}:{split or 'train'}"
+        return f"hub:{name}/{config or ''}@{hub_commit(name, revision, 'dataset')}:{split or 'train'}"
     path = expand(source)
     if path.is_dir():
         return _receipt_fingerprint(path)
@@ -312,12 +312,36 @@ def source_fingerprint(source: str | Path) -> str:
 
 
 def model_fingerprint(model: str | Path, revision: str | None = None) -> str:
-    """Identify a model: a folder by its receipt or else its files, anything else by hub id and revision."""
+    """Identify a model: a folder by its receipt or else its files, anything else by hub id and commit."""
     check_model_name(model)
     path = expand(model)
     if not path.is_dir():
-        return f"hub:{model}@{revision or 'main'}"
+        return f"hub:{model}@{hub_commit(str(model), revision, 'model')}"
     return _receipt_fingerprint(path) if (path / "receipt.json").exists() else digest_model(path)
+
+
+def hub_commit(name: str, revision: str | None, kind: Literal["model", "dataset"]) -> str:
+    """The commit that a revision (None: main) of a hub repository is: from the hub, or else its local copy.
+
+    A branch moves, and what is made of it afterwards is not the same. Where neither the hub nor a copy can be
+    asked it is the revision's own name, and the log says so.
+    """
+    revision = revision or "main"
+    if re.fullmatch("[0-9a-f]{40}", revision):
+        return revision
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    try:
+        found = HfApi().repo_info(name, revision=revision, repo_type=kind).sha
+    except Exception as error:  # the hub's client raises a dozen kinds
+        copy = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type=kind)
+        try:
+            found = (copy / "refs" / revision).read_text().strip()
+        except OSError:
+            log.warning("%s: which commit '%s' is cannot be told: %s", name, revision, type(error).__name__)
+            found = None
+    return found or revision
 
 
 def check_model_name(model: str | Path) -> None:
