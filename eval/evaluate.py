@@ -56,9 +56,9 @@ from typing import TYPE_CHECKING, Any
 from scalequest.config import ConfigError, RunOptions, parse
 from scalequest.evaluation import harness, protocol, tables
 from scalequest.evaluation.benchmarks import Benchmark, load_benchmark
-from scalequest.evaluation.results import RESULTS, read_dropped, read_results, result_row
+from scalequest.evaluation.results import RESULTS, read_results, result_row
 from scalequest.evaluation.settings import EvaluationConfig
-from scalequest.records import read_rows, source_fingerprint
+from scalequest.records import read_dropped, read_rows, source_fingerprint
 from scalequest.shards import Stage
 from scalequest.stages import begin, explained, tracked
 

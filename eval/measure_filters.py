@@ -30,7 +30,7 @@ from scalequest.evaluation.statistics import accuracy, share
 from scalequest.evaluation.tables import Table, percent, show
 from scalequest.grading import equivalent
 from scalequest.questions.difficulty import rank_correlation
-from scalequest.records import Row, expand, read_rows
+from scalequest.records import Row, read_dropped, read_rows
 from scalequest.solutions.selection import NEED_REWARDS, SelectConfig, select
 from scalequest.stages import explained
 from scalequest.tinymath.oracle import judge
@@ -68,10 +68,7 @@ def main(args: MeasureConfig) -> None:
 
 def solved(source: str) -> list[Row]:
     """Rows with samples, those that a stage dropped after sampling included."""
-    rows = read_rows(source)
-    if not source.startswith("hub:") and expand(source).is_dir():
-        for file in sorted((expand(source) / "dropped").glob("*.parquet")):
-            rows += read_rows(file)
+    rows = read_rows(source) + ([] if source.startswith("hub:") else read_dropped(source))
     return [dict(row) for row in rows if row.get("responses")]
 
 

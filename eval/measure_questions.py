@@ -27,7 +27,7 @@ from scalequest.evaluation import tables
 from scalequest.evaluation.benchmarks import load_benchmark
 from scalequest.evaluation.statistics import mean, share
 from scalequest.questions.text import masked, normalised
-from scalequest.records import Row, expand, read_rows, source_fingerprint
+from scalequest.records import Row, read_dropped, read_rows, source_fingerprint
 from scalequest.stages import begin, explained
 from scalequest.tinymath.oracle import judge
 
@@ -89,9 +89,7 @@ def inputs(args: MeasureConfig) -> list[str]:
 
 def generated(label: str, source: str, limit: int | None) -> list[Row]:
     """A generator's questions, those that its stage dropped included (column `dropped` says why)."""
-    rows = [{**row, "reason": None} for row in read_rows(source)]
-    for file in sorted((expand(source) / "dropped").glob("*.parquet")):
-        rows += read_rows(file)
+    rows = [{**row, "reason": None} for row in read_rows(source)] + read_dropped(source)
     rows.sort(key=lambda row: str(row.get("id", "")))  # ids count up as questions were generated
     return [
         {"generator": label, "question": row["question"] or "", "dropped": row["reason"]}

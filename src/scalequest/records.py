@@ -73,6 +73,12 @@ def whole_source(source: str | Path) -> str:
     return str(_first_rows(source)[0])
 
 
+def read_dropped(folder: str | Path) -> list[Row]:
+    """The rows that a finished stage dropped, each with its `reason`; none where `folder` is no stage's."""
+    files = sorted((expand(folder) / "dropped").glob("*.parquet"))
+    return [row for file in files for row in _parquet_rows(file)]
+
+
 def _first_rows(source: str | Path) -> tuple[str | Path, int | None]:
     match = _FIRST_ROWS.fullmatch(str(source))
     return (match["source"], int(match["rows"])) if match else (source, None)

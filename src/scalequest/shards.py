@@ -229,7 +229,6 @@ class Stage:
         *,
         rows_in: int,
         card: str,
-        expected: int | None = None,
         tokens: int | None = None,
         seconds: float | None = None,
         columns: Sequence[str] = (),
@@ -243,7 +242,6 @@ class Stage:
         Args:
             rows_in: rows that came in.
             card: text of README.md, under a header by which `datasets.load_dataset(folder)` finds the data.
-            expected: rows kept and dropped together, where that is not `rows_in` (rows times samples).
             tokens: generated or read; the sum of the blocks' `tokens` unless given.
             seconds: of work; the sum of the blocks' `seconds`, or the time since `open`, unless given.
             columns: columns that stand first and are there even where no row has them.
@@ -269,10 +267,9 @@ class Stage:
         with one_line(self.output_dir):
             for path in parts:
                 tally.add(path)
-            wanted = rows_in if expected is None else expected
-            if tally.kept + sum(tally.dropped.values()) != wanted:
+            if tally.kept + sum(tally.dropped.values()) != rows_in:
                 raise StageError(
-                    f"{self.output_dir}: rows are lost: expected {wanted}, but {tally.kept} kept + "
+                    f"{self.output_dir}: rows are lost: {rows_in} in, but {tally.kept} kept + "
                     f"{sum(tally.dropped.values())} dropped {tally.dropped}"
                 )
             kept = (row for path in parts for row, reason in read_part(path) if reason is None)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from scalequest.evaluation.results import Result, read_dropped
+from scalequest.evaluation.results import Result
 from scalequest.evaluation.statistics import Estimate, mcnemar, paired_difference
 from scalequest.evaluation.tables import Table, differences, letters, percent
-from scalequest.records import Row, read_rows
+from scalequest.records import Row, read_dropped, read_rows
 
 LISTED = 200  # flipped problems in the table
 

@@ -55,10 +55,14 @@ class Examinee(Generic[Q, A]):
 
 def on_engine(generator: Generator, format: BoundFormat, sampling: Sampling) -> Examinee[Request, Completion]:
     """A model that is loaded, in its chat format."""
+    last: list[tuple[EvalPrompt, Problem, list[int], str]] = []  # samples of one problem come one by one
 
     def put(key: str, prompt: EvalPrompt, problem: Problem, seed: int | None) -> tuple[Request, str]:
-        ids = prompt.ids(problem, format)
-        return Request(key, ids, seed, ends(prompt)), sha256(json.dumps(ids))
+        if not last or last[0][0] is not prompt or last[0][1] is not problem:
+            ids = prompt.ids(problem, format)
+            last[:] = [(prompt, problem, ids, sha256(json.dumps(ids)))]
+        _, _, ids, digest = last[0]
+        return Request(key, ids, seed, ends(prompt)), digest
 
     def ends(prompt: EvalPrompt) -> Callable[[Sequence[int]], bool] | None:
         # In turns, stop ids end an output, and a stop text may stand in the reasoning, where it ends nothing.

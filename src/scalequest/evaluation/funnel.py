@@ -92,14 +92,14 @@ def _in_order(records: Sequence[StageRecord]) -> list[StageRecord]:
 def funnel(records: Sequence[StageRecord]) -> tuple[list[Table], list[str]]:
     """Where rows went, stage by stage; and what does not add up (nothing, unless a folder was tampered with).
 
-    Two things have to hold: what a stage kept and dropped is what came in, times its samples; and what came
-    in is what the stages before it kept, unless it read only a part (a limit, or a column of another kind).
+    Two things have to hold: what a stage kept and dropped is what came in; and what came in is what the
+    stages before it kept, unless it read only a part (a limit, or a column of another kind).
     """
     by_folder = {record.folder: record for record in records}
     rows, gaps = [], []
     for record in (record for record in records if record.receipt["stage"] not in NOT_DATA):
         rows_in, kept, lost = record.count("rows_in"), record.count("kept"), sum(record.dropped.values())
-        if kept + lost != rows_in and (rows_in == 0 or (kept + lost) % rows_in):
+        if kept + lost != rows_in:
             gaps.append(f"{record.folder}: {rows_in} in, but {kept} kept + {lost} dropped")
         sources = [by_folder[name] for name in record.upstream if not by_folder[name].trains]
         kept_there = {source.folder: source.count("kept") for source in sources}

@@ -18,7 +18,7 @@ from scalequest.evaluation.benchmarks import Benchmark
 from scalequest.evaluation.problems import Problem
 from scalequest.evaluation.statistics import Estimate, accuracy, best_of, majority_vote, pass_at_k
 from scalequest.grading import GraderOptions, groups
-from scalequest.records import Row, read_rows
+from scalequest.records import Row
 
 RESULTS = "results.json"
 RESULTS_FORMAT = 2
@@ -277,12 +277,6 @@ def read_results(path: str | Path) -> list[Result]:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"{path}: not a result file: {error}") from None
-
-
-def read_dropped(folder: str | Path) -> list[Row]:
-    """What an evaluation asked for and has no output of (a server's fault, a text no prompt can hold)."""
-    files = sorted((Path(folder) / "dropped").glob("*.parquet"))
-    return [row for file in files for row in read_rows(file)]
 
 
 def _result(item: dict[str, Any]) -> Result:

@@ -30,7 +30,7 @@ from trl import get_peft_config, get_quantization_config
 from scalequest.cards import markdown_table
 from scalequest.chat import FormatError, prepare_tokenizer_and_model
 from scalequest.config import ConfigError, option
-from scalequest.records import Row, expand, read_inputs, read_rows
+from scalequest.records import Row, read_dropped, read_inputs
 from scalequest.training import data
 from scalequest.training.context import Run, TrainingData
 
@@ -136,10 +136,9 @@ def prepare_rates(run: Run) -> Path:
 def unanswered(sources: Sequence[str]) -> Iterator[Row]:
     """Rows that a solve stage dropped since no sample had an answer: the hardest questions of all."""
     for source in sources:
-        for file in sorted((expand(source) / "dropped").glob("*.parquet")) if ":" not in source else ():
-            for row in read_rows(file):
-                if row["reason"] in ("all_truncated", "no_answer"):
-                    yield {**row, "fail_rate": 1.0}
+        for row in read_dropped(source) if ":" not in source else ():
+            if row["reason"] in ("all_truncated", "no_answer"):
+                yield {**row, "fail_rate": 1.0}
 
 
 def scorer_trainer(run: Run, folder: Path) -> Trainer:
