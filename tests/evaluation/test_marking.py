@@ -81,6 +81,8 @@ def test_only_plain_text_ends_at_its_stop_texts(model_dir: Path) -> None:
     [
         ("1, 3", "3, 1", Judging(several=True), True),
         ("[4, 1, 2, 0]", "0, 1, 2, 4", Judging(several=True), True),
+        ("(3.5, -0.5)", "(-0.5, 3.5)", Judging(several=True), False),  # a point
+        ("(-0.5, 3.5)", "(-0.5, 3.5)", Judging(several=True), True),
         ("1, 3, 5", "3, 1", Judging(several=True), False),
         ("45 \\text{ minutes}", "45", Judging(unit="minute"), True),
         ("44", "45", Judging(unit="minute"), False),

@@ -142,6 +142,8 @@ from scalequest.grading.exact import value
         ("\\int_0^1 2x\\,dx = 1", "1"),
         ("3\\mathbf{i} - \\mathbf{j}", "\\begin{pmatrix}3\\\\-1\\end{pmatrix}"),
         ("46.666666666666664", "140/3"),
+        ("2,50", "2.50"),
+        ("100^\\circ", "100^\\circ C"),
         ("2\\begin{vmatrix}1&2\\\\3&4\\end{vmatrix}+x", "x-4"),
         # a bound letter is another than the same letter in the bounds
         ("\\sum_{n=1}^{n} n", "\\sum_{k=1}^{n} k"),
@@ -224,6 +226,14 @@ def test_same(prediction: str, reference: str) -> None:
         ("f(x)=x+a", "f(a)=a+a"),
         ("2\\mathbf{i}-\\mathbf{j}", "(2,1)"),
         ("-\\boxed{12}", "12"),
+        ("2.5", "2,5"),  # a comma between two numbers of a reference is no decimal comma
+        ("40, 200", "40.20"),
+        ("it cannot be 7", "7"),
+        ("7 is wrong", "7"),
+        ("at most 8 apples", "8"),
+        ("all multiples of 7", "7"),
+        ("There is no such number as 7", "7"),
+        ("100^\\circ F", "100^\\circ C"),
         ("3 out of 8", "\\frac{8}{3}"),
         (
             "\\begin{cases} x & x>0 \\\\ 0 & x \\le 0 \\end{cases}",

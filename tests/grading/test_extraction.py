@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,15 @@ from scalequest.grading import equivalent, extract
         ("\\boxed{\\left\\{1, 2\\right\\}}", "\\left\\{1, 2\\right\\}", "boxed"),
         ("\\boxed{\\boxed{5}}", "5", "boxed"),
         ("\\fbox{7}", "7", "boxed"),
+        ("The answer is 18 dollars for all of the 3 boxes.", "18", "phrase"),
+        ("The answer is 42 which is the product of 6 and 7.", "42", "phrase"),
+        ("The answer is 7 (see step 3 above for the reason).", "7", "phrase"),
+        ("The answer is 12 divided by 4 which is equal to 3.", "3", "phrase"),
+        ("Final answer: the volume of the box is 120", "120", "phrase"),
+        ("The answer is $2$ or $3$.", "2, 3", "phrase"),
+        ("The answer is $x=2$, $y=3$.", "x=2, y=3", "phrase"),
+        ("The answer is $5$, and $x$ is the number of apples.", "5", "phrase"),
+        ("<answer>6</answer> or so <answer>", "6", "phrase"),
         ("$\\boxed 9$", "9", "boxed"),
         ("\\boxed{}", None, "none"),
         ("\\boxed{12} and then \\boxed{13", "12", "boxed"),  # cut in the middle of a box
@@ -74,6 +84,10 @@ def test_a_long_output_without_an_answer_is_read_quickly() -> None:
     assert extract("the answer is " * 20_000).rule in ("none", "phrase")
     assert extract("\\boxed{" * 2_000).rule == "none"
     assert extract("1," * 50_000).answer == "1"
+    started = time.process_time()
+    for lines in ("\n", " \n", "\n\nQuestion" + " " * 50, "\\[", "<answer>", "$\\x"):
+        assert extract(f"The answer is 5.{lines * 20_000} Done").answer is not None
+    assert time.process_time() - started < 10  # a second; any of them alone took minutes
 
 
 @pytest.mark.data

@@ -120,7 +120,7 @@ def agrees(answer: str, reference: str, judging: Judging, grader: Grader) -> tup
         return True, "unit", False
     if judging.several or judging.tolerance is not None or judging.relative:
         mine, theirs = _numbers(answer), _numbers(reference)
-        if judging.several:
+        if judging.several and not re.fullmatch(r"[(\[].*[)\]]", normalise(reference), re.S):  # no point
             mine, theirs = sorted(mine), sorted(theirs)
         if theirs and len(mine) == len(theirs):
             errors = [(abs(a - b), _allowed(b, judging)) for a, b in zip(mine, theirs, strict=True)]

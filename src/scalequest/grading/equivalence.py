@@ -207,8 +207,8 @@ class Comparison:
         if x is not None and y is not None and (x == y or (_finite(x) and _finite(y))):
             self.use("exact")
             return x == y
-        if self.options.decimal_comma and (verdict := _comma_decimal(a, b)) is not None:
-            return verdict
+        if self.options.decimal_comma and _comma_decimal(a, b):
+            return True
         if (x is None and is_prose(a)) or (y is None and is_prose(b)):
             return False
         return self._same_trees(left, right, _trees(left), _trees(right))
@@ -225,7 +225,7 @@ class Comparison:
         left, right = read(core_a), read(core_b)
         if unit_a is not None and unit_b is not None:
             rate = conversion(unit_a, unit_b)
-            if rate is None:
+            if rate is None or {unit_a.text, unit_b.text} == {"degree C", "degree F"}:
                 return False
             return self.same(left, right) if rate == 1 else self._scaled(left, right, rate)
         unit = unit_a or unit_b
@@ -236,7 +236,7 @@ class Comparison:
             return self.options.percent == "number" and self.same(left, right)
         if (
             unit is not None
-            and unit.text == "degree"
+            and unit.text.startswith("degree")
             and self._same_trees(left, right, _trees_of(a), _trees_of(b))
         ):
             return True
@@ -451,8 +451,9 @@ class Comparison:
     def _leaf_and_items(self, leaf: Form, items: Form, swapped: bool) -> bool:
         if len(items.parts) == 1:
             return self.same(items.parts[0], leaf) if swapped else self.same(leaf, items.parts[0])
-        if self.options.decimal_comma and not items.brackets and (_comma_decimal(leaf.text, items.text)):
-            return True
+        if self.options.decimal_comma and swapped and not items.brackets:
+            if _comma_decimal(items.text, leaf.text):
+                return True
         if (point := re.fullmatch(r"[A-Z]'?\s?(\(.*\))", leaf.text)) and items.brackets == "()":
             return self.same(read(point[1]), items)  # `A(1, 2)` names the point
         if re.fullmatch(r"[-+]?\d{1,3}(,\d{3})+", leaf.text):  # thousands, or a list after all
@@ -580,14 +581,11 @@ def _finite(number: Fraction) -> bool:
     return bool((number * 10**_FINITE_PLACES).denominator == 1)
 
 
-def _comma_decimal(a: str, b: str) -> bool | None:
-    """Compare `1,22` with `1.22`; None where neither side is written with a decimal comma."""
-    for comma, point in ((a, b), (b, a)):
-        match = re.fullmatch(r"([-+]?\d+),\s?(\d+)", comma)
-        decimal = re.fullmatch(r"[-+]?\d*\.\d+", point)
-        if match and decimal and value(f"{match[1]}.{match[2]}") == value(point):
-            return True
-    return None
+def _comma_decimal(prediction: str, reference: str) -> bool:
+    """Whether a prediction is `1,22` where the reference is `1.22`; in a reference `1,22` are two numbers."""
+    comma = re.fullmatch(r"([-+]?\d+),(\d+)", prediction)
+    point = re.fullmatch(r"[-+]?\d*\.\d+", reference)
+    return bool(comma and point and value(f"{comma[1]}.{comma[2]}") == value(reference))
 
 
 def _worth_asking(a: str, b: str) -> bool:

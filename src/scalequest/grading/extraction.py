@@ -26,11 +26,20 @@ _NUMBER = re.compile(
     r"-?\$?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+,\d\d(?![\d,])|\d+)(?:\.\d+)?|\.\d+)(?:\s?/\s?\d+(?!\d|\.\d))?"
 )
 _MATH = re.compile(r"^\s*(?:\$\$(.+?)\$\$|\$(.+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\])", re.S)
+_JOINT = re.compile(r"\s*(?:,\s*(?:and|or)\b|,|;|\band\b|\bor\b)")
+_NOTHING_MORE = re.compile(r"\s*\**\s*(?:[.!。]|\n|$)")
 _NUMBER_THEN_WORDS = re.compile(rf"^\\?\$?({_NUMBER.pattern})\s*%?(?=[,;]\s+[a-z])")
 
-_TRIES = (
-    50  # boxes and phrases looked at, from the last one back: a text of thousands of them has to cost little
+# "18 dollars for each of the 3 boxes", but not "12 divided by 4, so 3": where a clause begins that only
+# explains the number before it, and what goes on with it instead.
+_ASIDE = re.compile(r"\s\(|,?\s(?:which|as|for|when|where|after|if|but|not)\b")
+_GOES_ON = re.compile(
+    r"[-+*/^=<>×÷·%\\]|\b(?:is|are|equals?|gives?|makes?|or|to|so|times|plus|minus|divided|multiplied)\b"
+    r"|\b(?:more|less|fewer)\b|(?:,|\band)\s*\$?\d"
 )
+
+_TRIES = 50  # boxes and phrases looked at, from the last one back: a text of thousands has to cost little
+_WIDEST = 2_000  # characters before and after a number in which its formula begins and ends
 
 
 # What may stand between the boxes of one answer: "and", commas, math delimiters, the next one's name.
@@ -38,14 +47,14 @@ _BETWEEN = re.compile(
     r"(?:\s|[$,;&~]|\\[\[\]()\\,;]|\\q?quad(?![a-z])|\\(?:text|mbox)\s*\{\s*(?:,?\s*and|or|,)\s*\}"
     r"|\b(?:and|or)\b|\b[a-zA-Z](?:_\w)?\s*=)*"
 )
-_TAG = re.compile(r"<answer>(.*?)</answer>", re.S | re.I)
+_TAG = re.compile(r"<(/?)answer>", re.I)
 # What a model may begin an answer with, and what may stand around it.
 _LEAD = re.compile(
     r"(?:(?:therefore|thus|then|hence|simply|indeed|clearly)\b[\s,:]*|[\s*`\"“]|\.{2,}|…)+",
     re.I,
 )
 # Where a base model goes on with another problem, or a chat model with another turn.
-_NEXT = re.compile(r"\n\s*\n\s*(?:\*\*)?(?:Q|Question|Problem|Exercise)\s*\d*\s*[:.]")
+_NEXT = re.compile(r"\n[^\S\n]*\n[^\S\n]*(?:\*\*)?(?:Q|Question|Problem|Exercise)\s?\d{0,6}\s?[:.]")
 _END = re.compile(r"<\|(?:endoftext|im_end|eot_id|end_of_text|end)\|>|</s>|<｜end▁of▁sentence｜>")
 # Formulas as they are set; a `$` counts as one's edge only where a command stands inside, else it is money.
 _FORMULA = re.compile(r"\$\$(.+?)\$\$|\\\[(.+?)\\\]|\\\((.+?)\\\)|\$([^$\n]*\\[A-Za-z][^$\n]*)\$", re.S)
@@ -86,7 +95,9 @@ def extract(text: str, *, boxes: Literal["joined", "last"] = "joined", thinking:
     if not numbers:
         return Extracted(None, "none")
     last = numbers[-1]
-    around = [match for match in _FORMULA.finditer(text) if match.start() < last.start() < match.end()]
+    near = text[max(0, last.start() - _WIDEST) : last.end() + _WIDEST]
+    place = min(last.start(), _WIDEST)
+    around = [match for match in _FORMULA.finditer(near) if match.start() < place < match.end()]
     if around:  # the number is a part of a formula, and not what the formula says
         return Extracted(next(group for group in around[-1].groups() if group).strip(" .\n"), "number")
     return Extracted(last.group().strip(), "number")
@@ -96,8 +107,8 @@ def _marked(text: str, boxes: Literal["joined", "last"]) -> Extracted | None:
     """Find an answer that the text marks as one."""
     if box := last_box(text) if boxes == "last" else joined_boxes(text):
         return Extracted(box, "boxed")
-    if (tags := _TAG.findall(text)) and tags[-1].strip():
-        return Extracted(tags[-1].strip(), "phrase")
+    if tagged := _last_tagged(text):
+        return Extracted(tagged, "phrase")
     if line := _last_hash(text):
         return Extracted(line, "hash")
     phrase = _last_phrase(text)
@@ -178,6 +189,17 @@ def braced(text: str) -> str | None:
     return None
 
 
+def _last_tagged(text: str) -> str | None:
+    """What stands in the last `<answer>` that is closed."""
+    end = None
+    for tag in reversed(list(_TAG.finditer(text))):
+        if tag[1]:
+            end = tag.start()
+        elif end is not None:
+            return text[tag.end() : end].strip() or None
+    return None
+
+
 def _last_hash(text: str) -> str | None:
     lines = list(_HASH.finditer(text))
     if not lines:
@@ -192,14 +214,36 @@ def _last_phrase(text: str) -> str | None:
         rest = text[match.end() :]
         if lead := _LEAD.match(rest):
             rest = rest[lead.end() :]
-        if math := _MATH.match(rest):
-            return next(group for group in math.groups() if group).strip().rstrip(".")
+        if formulas := _formulas(rest):
+            return formulas
         sentence = _SENTENCE_END.split(rest.lstrip(), maxsplit=1)[0].strip().strip('"“”`')
         sentence = re.split(r",?\s(?:because|since)\s", sentence, maxsplit=1)[0]
         if number := _NUMBER_THEN_WORDS.match(sentence):
             return number.group(1)
         if len(re.findall(r"[a-z]{2,}", sentence)) >= 4 and (numbers := _NUMBER.findall(sentence)):
+            if (first := _NUMBER.match(sentence)) and not _GOES_ON.search(
+                _ASIDE.split(sentence[first.end() :], maxsplit=1)[0]
+            ):
+                return first.group().strip()
             return str(numbers[-1]).strip()  # "Final answer: the volume of the box is 120"
         if sentence:
             return sentence.rstrip(".。*").strip()
     return None
+
+
+def _formulas(text: str) -> str | None:
+    """The formula that a text begins with; several, where `$2$ and $3$` is all that the sentence says."""
+    found: list[str] = []
+    ends: list[int] = []
+    place = 0
+    while math := _MATH.match(text[place:]):
+        found.append(next(group for group in math.groups() if group).strip().rstrip("."))
+        place += math.end()
+        ends.append(place)
+        joint = _JOINT.match(text, place)
+        if joint is None or len(found) == _TRIES:
+            break
+        place = joint.end()
+    if len(found) > 1 and _NOTHING_MORE.match(text, ends[-1]):
+        return ", ".join(found)
+    return found[0] if found else None

@@ -7,7 +7,7 @@ from typing import Literal
 
 from scalequest.config import option
 
-GRADER_VERSION = 3  # raised when a verdict can change; part of every protocol fingerprint
+GRADER_VERSION = 4  # raised when a verdict can change; part of every protocol fingerprint
 
 Layer = Literal["text", "exact", "structure", "numeric", "symbolic"]
 
@@ -37,7 +37,7 @@ class GraderOptions:
     sentences: Literal["number", "text"] = option(
         "number", "number: a sentence with a single number is that number; text: only its own words"
     )
-    decimal_comma: bool = option(True, "`1,22` is `1.22` where the other answer is such a decimal")
+    decimal_comma: bool = option(True, "a prediction `1,22` is `1.22` where the reference is that decimal")
     constants: Literal["renamed", "named"] = option(
         "renamed",
         "renamed: `C` is `k` as an arbitrary constant, `n` is `k` in 'any integer'; named: they differ",

@@ -116,6 +116,18 @@ _FORMULA = re.compile(
 )
 
 
+# A sentence that denies its number, only bounds it, or is about another that is made of it.
+_ANOTHER = re.compile(
+    r"\b(?:not|cannot|\w+n't|never|wrong|incorrect|undefined|except|no such|no (?:real )?solutions?)\b"
+    r"|\bat (?:least|most)\b|\b(?:less|more|fewer|greater|larger|smaller|bigger|higher|lower) than\b"
+    r"|\bor (?:less|more|fewer|greater|larger|smaller|higher|lower)\b|\bup to\b"
+    r"|\b(?:over|under|above|below|between)\b"
+    r"|\b(?:multiples?|factors?|divisors?|powers?|roots?|reciprocal|square|cube|logarithm) of\b"
+    r"|\b(?:squared|cubed|factorial|divisible|primes)\b",
+    re.I,
+)
+
+
 def number_of_sentence(text: str) -> str | None:
     """Return the number of a sentence of two words and more that holds exactly one; else None."""
     text = _IN_FONT.sub(r" \1 ", text).strip()
@@ -125,6 +137,8 @@ def number_of_sentence(text: str) -> str | None:
         return None
     if text[:1].isdigit() and set(text.casefold().split()) & _NEVER:
         return None  # "3 more than x" is no 3
+    if _ANOTHER.search(text):
+        return None
     numbers = _NUMBER.findall(text)
     return (
         str(numbers[0])
@@ -266,7 +280,9 @@ def split_unit(text: str) -> tuple[str, Unit | None]:
         if "%" in sign[1]:
             return core, Unit("%", (("percent", 1),), Fraction(1))
         if re.search(r"\d", core) and not re.search(r"[A-Za-z]{3}|\^\s*\\circ", core):
-            return core, Unit("degree", (("angle", 1),), Fraction(1))
+            scale = sign[1].strip()[-1]
+            named = f"degree {scale}" if scale in "CF" else "degree"
+            return core, Unit(named, (("angle", 1),), Fraction(1))
     marked = _IN_FONT.sub(_mark, text)
     match = _MARKED.search(marked)
     if match and re.search(r"[\w)}]", marked[: match.start()]):
