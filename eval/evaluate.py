@@ -204,6 +204,8 @@ def open_folder(
     if config.regrade is not None:
         outputs = [str(Path(config.regrade) / label) for label in labels]
         inputs = {folder: source_fingerprint(folder) for folder in outputs}
+    if config.score is not None:  # last: who reads the model's fingerprint takes the first
+        inputs |= {config.scores[label]: source_fingerprint(config.scores[label]) for label in labels}
     return begin(
         name,
         harness.VERSION,

@@ -17,9 +17,10 @@ from evaluation_support import command, environment
 
 from fault_server import Answer, Asked, FaultServer, completion, error
 from scalequest.config import ConfigError, RunOptions, build
+from scalequest.durable import StageError
 from scalequest.evaluation.benchmarks import Benchmark
 from scalequest.evaluation.comparison import read_outputs
-from scalequest.evaluation.harness import papers
+from scalequest.evaluation.harness import papers, same_questions
 from scalequest.evaluation.problems import Problem
 from scalequest.evaluation.prompts import EvalPrompt
 from scalequest.evaluation.results import read_results, write_results
@@ -233,6 +234,37 @@ def test_outputs_are_not_graded_against_other_questions(
     assert not (tmp_path / "after" / "one").exists()
     more = ("--regrade", evaluated[0], "--output_dir", tmp_path / "after", "--fresh", "true", "--limit", 30)
     assert "limit 30 instead of 20" in script("evaluate.py", *more, check=False).stderr
+
+
+def test_a_benchmark_that_was_not_asked_is_not_regraded(evaluated: tuple[Path, str]) -> None:
+    """Without outputs, it would be reported as 0 %."""
+    config = EvaluationConfig(models={"one": "x"}, benchmarks=[], chat_format="tinymath")
+    problem = Problem("1", "?", "7")
+    more = Benchmark("more", "More", (problem,), "0" * 64)
+    with pytest.raises(ConfigError, match="regrade: more was not asked there"):
+        same_questions(read_results(evaluated[0] / "one" / "results.json"), config, [more])
+
+
+def test_other_scores_are_another_input(root: Path, tmp_path: Path) -> None:
+    """Else a finished folder would keep the best@k of the old ones."""
+    given = runpy.run_path(str(root / "eval/evaluate.py"))["open_folder"]
+    scores, settings = tmp_path / "s.jsonl", {"temperature": 0.7, "top_p": 1.0, "max_tokens": 8}
+    config = build(
+        (EvaluationConfig,),
+        {
+            **{"models": {"m": "name"}, "benchmarks": [], "server": {"url": "http://x"}, "samples": 2},
+            **{"sampling": settings, "score": "reward", "scores": {"m": str(scores)}},
+        },
+    )[0]
+    run = RunOptions(output_dir=str(tmp_path / "out"))
+    scores.write_text('{"reward": 1}\n')
+    stage = given("evaluate_model", run, config, ["m"], [])
+    assert list(stage.receipt["inputs"]) == ["name", str(scores)]
+    assert stage.receipt["fingerprint_fields"]["inputs"][0] == "server:name"
+    stage.close()
+    scores.write_text('{"reward": 2}\n')
+    with pytest.raises(StageError, match="inputs"):
+        given("evaluate_model", run, config, ["m"], [])
 
 
 def test_the_audit_is_a_page(evaluated: tuple[Path, str], script: Script, model_dir: Path) -> None:

@@ -124,6 +124,10 @@ def test_scores_come_from_another_file(tmp_path: Path) -> None:
     path.write_text("".join(json.dumps(one) + "\n" for one in ROWS[1:]))
     with pytest.raises(ConfigError, match="no 'reward' for b, x, sample 0"):
         scored(outputs, config, "m")
+    for odd in (float("nan"), "0.5"):
+        path.write_text("".join(json.dumps(one) + "\n" for one in [ROWS[0], {**ROWS[1], "reward": odd}]))
+        with pytest.raises(ConfigError, match=r"scored.jsonl: row 2: reward: .* is no finite number"):
+            scored(outputs, config, "m")
 
 
 def test_thirds() -> None:

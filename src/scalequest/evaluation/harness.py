@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -181,13 +182,18 @@ def scored(rows: list[Row], config: EvaluationConfig, label: str) -> list[Row]:
     """The rows with the score that another file has for each.
 
     Raises:
-        ConfigError: an output has no score.
+        ConfigError: an output has no score, or one that is no finite number.
     """
     if config.score is None:
         return rows
     source = config.scores[label]
     key = ("benchmark", "id", "prompt", "sample")
-    found = {tuple(row.get(name) for name in key): row.get(config.score) for row in read_rows(source)}
+    found = {}
+    for number, row in enumerate(read_rows(source), 1):
+        score = row.get(config.score)
+        if score is not None and not (isinstance(score, int | float) and isfinite(score)):
+            raise ConfigError(f"{source}: row {number}: {config.score}: {score!r} is no finite number")
+        found[tuple(row.get(name) for name in key)] = score
     for row in rows:
         row[config.score] = found.get(tuple(row[name] for name in key))
         if row[config.score] is None:
@@ -277,6 +283,8 @@ def same_questions(
         ConfigError: a benchmark, its limit, its prompts or the number of samples is another than it was.
     """
     now = {benchmark.name: asking(config, benchmark) for benchmark in benchmarks}
+    if never := [name for name in now if name not in {old.benchmark for old in earlier}]:
+        raise ConfigError(f"regrade: {never[0]} was not asked there, and has no outputs; leave it out")
     for old in earlier:
         then = {key: old.protocol[key] for key in now.get(old.benchmark, ())}
         if what := differences(now.get(old.benchmark, {}), then):
