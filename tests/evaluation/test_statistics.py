@@ -110,13 +110,62 @@ def test_mcnemar_by_hand() -> None:
     assert mcnemar(0, 0) == 1.0
 
 
+def test_paired_difference_is_tangos() -> None:
+    """Its ends are where Tango's score statistic, with the likelihood maximised by search, is 1.96."""
+    import numpy as np
+
+    for gained, lost, n in ((12, 3, 60), (1, 1, 40), (0, 2, 44), (30, 10, 200)):
+        estimate = paired_difference([1.0] * gained + [-1.0] * lost + [0.0] * (n - gained - lost))
+        assert estimate.value == pytest.approx((gained - lost) / n)
+        for end in (estimate.low, estimate.high):
+            assert end is not None
+            shares = np.linspace(max(0.0, -end), min(1.0, (1 - end) / 2 + max(0.0, -end)), 200_001)[1:-1]
+            shares = shares[(shares + end > 0) & (2 * shares + end < 1)]
+            likely = gained * np.log(shares + end) + lost * np.log(shares)
+            likely += (n - gained - lost) * np.log(1 - 2 * shares - end)
+            q = shares[np.argmax(likely)]
+            score = (gained - lost - n * end) / math.sqrt(n * (2 * q + end - end**2))
+            assert abs(score) == pytest.approx(1.96, abs=0.005)
+
+
+def test_paired_difference_without_flips_has_a_width() -> None:
+    """With none, Wilson's upper end on either side; with nothing but flips, too."""
+    none = paired_difference([0.0] * 50)
+    assert none.value == 0
+    assert none.high == pytest.approx(share(0, 50).high)
+    assert none.low == pytest.approx(-(share(0, 50).high or 0))
+    every = paired_difference([-1] * 50)
+    assert (every.value, every.low) == (-1, pytest.approx(-1))
+    assert every.high is not None
+    assert -0.95 < every.high < -0.8
+    with pytest.raises(ValueError, match="at least two"):
+        paired_difference([1.0])
+
+
 def test_paired_difference_covers_what_it_should() -> None:
-    differences = [1.0] * 30 + [-1.0] * 10 + [0.0] * 160
+    """With few flips on few problems, where the bootstrap's interval leaves out the truth too often."""
+    import numpy as np
+
+    draw = np.random.default_rng(0)
+    for n, gained, lost in ((30, 0.05, 0.02), (100, 0.01, 0.01), (200, 0.02, 0.005)):
+        held = 0
+        for _ in range(1_000):
+            one, other, _ = draw.multinomial(n, [gained, lost, 1 - gained - lost])
+            found = paired_difference([1] * one + [-1] * other + [0] * (n - one - other))
+            held += (
+                found.low is not None
+                and found.high is not None
+                and (found.low <= gained - lost <= found.high)
+            )
+        assert held >= 920
+
+
+def test_paired_difference_of_several_outputs_is_the_bootstraps() -> None:
+    differences = [0.5] * 60 + [-0.5] * 20 + [0.0] * 120
     estimate = paired_difference(differences, seed=3)
     assert estimate.value == pytest.approx(0.1)
-    spread = 1.959964 * math.sqrt((40 / 200 - 0.01) / 200)  # the normal interval, close at this n
+    spread = 1.959964 * math.sqrt((80 / 200 / 4 - 0.01) / 200)  # the normal interval, close at this n
     assert estimate.low == pytest.approx(0.1 - spread, abs=0.01)
     assert estimate.high == pytest.approx(0.1 + spread, abs=0.01)
     assert paired_difference(differences, seed=3) == estimate
-    with pytest.raises(ValueError, match="at least two"):
-        paired_difference([1.0])
+    assert paired_difference([0.5] * 9) == Estimate(0.5, None, None, 9)

@@ -22,7 +22,7 @@ class Comparison:
     Attributes:
         benchmark: its name.
         first: label, and `second`.
-        difference: accuracy of the second minus that of the first, with the paired bootstrap's interval.
+        difference: accuracy of the second minus that of the first, with `paired_difference`'s interval.
         p_value: of McNemar's exact test; None where a problem has several outputs.
         gained: ids of problems that only the second solves; `lost`, that only the first solves (with several
             outputs: that one solves more often).
@@ -130,11 +130,17 @@ def comparison_tables(
         for one in found
     ]
     columns = ("model", "against", "benchmark", "n", "difference", "gained", "lost", "p")
-    note = (
-        "Difference in points with the 95 % interval of the paired bootstrap over problems; gained and lost: "
-        "problems that only the one or only the other solves; p: McNemar's exact test, two-sided, not "
-        "corrected for the number of comparisons."
+    # Only one output a problem has a test
+    single, several = (any((one.p_value is None) == kind for one in found) for kind in (False, True))
+    note = "Difference in points with its 95 % interval over problems: " + "; ".join(
+        [
+            *(["Tango's score interval for paired proportions"] if single else []),
+            *(["of several outputs a problem, the paired bootstrap's"] if several else []),
+        ]
     )
+    note += ". Gained and lost: problems that only the one or only the other solves"
+    note += " (with several outputs: solves more often)" if several else ""
+    note += ". p: McNemar's exact test, two-sided, not corrected for the number of comparisons."
     flipped = [
         (one.second, one.first, titles.get(one.benchmark, one.benchmark), kind, i, *map(_shown, said))
         for one in found
