@@ -89,6 +89,9 @@ def main(args: ReportConfig) -> None:
     ]
     for measures in measured:
         shown += tables.question_table(measures)
+    for folder in args.evaluations:
+        if not any(found(None, [folder], RESULTS)):
+            raise ConfigError(f"evaluations: {folder}: no {RESULTS} here or below; did no model finish?")
     folders = dict.fromkeys(path.parent.parent for path in found(args.run, args.evaluations, RESULTS))
     own = {folder: evaluation(folder) for folder in folders}
     published = [load_published(path) for path in chosen(args, [r for mine in own.values() for r in mine])]
@@ -102,6 +105,9 @@ def main(args: ReportConfig) -> None:
         end = f" ({names[folder]})"
         known = args.published_as | {k.removesuffix(end): v for k, v in args.published_as.items()}
         made = tables.benchmark_tables(mine, *beside(published, models, known))
+        if made and (lacking := unfinished(folder, models)):
+            note = f"{tables.WARNING}not finished: {', '.join(lacking)}; run that evaluation again."
+            made[0] = replace(made[0], notes=(note, *made[0].notes))
         made += tables.split_tables(mine) if args.parts else []
         made += compared([folder / model for model in models])
         shown += numbered(made, number, names[folder], len(folders))
@@ -172,7 +178,15 @@ def check_published_as(
 
 
 def compared(folders: Sequence[Path], *, flips: bool = False) -> list[tables.Table]:
-    """Every model against the first, on the problems that both were asked."""
+    """Every model against the first, on the problems that both were asked.
+
+    Args:
+        folders: of models.
+        flips: whether that was asked for: show what flipped, and refuse a pair that shares nothing.
+
+    Raises:
+        ConfigError: no results, nothing in common, or problems that only share their benchmark's name.
+    """
     if len(folders) < 2:
         return []
     for folder in folders:
@@ -185,7 +199,10 @@ def compared(folders: Sequence[Path], *, flips: bool = False) -> list[tables.Tab
     made: list[comparison.Comparison] = []
     for theirs, protocols, label in list(zip(rows, results, labels, strict=True))[1:]:
         differs = comparison.other_protocols(results[0], protocols)
-        made += comparison.compare(rows[0], theirs, (labels[0], label), differs=differs)
+        pair = comparison.compare(rows[0], theirs, (labels[0], label), differs=differs)
+        if flips and not pair:
+            raise ConfigError(f"compare: {labels[0]} and {label} share no benchmark of two or more problems")
+        made += pair
     return comparison.comparison_tables(made, titles, flips=flips)
 
 
@@ -212,6 +229,15 @@ def evaluation(folder: Path) -> list[Result]:
     except ConfigError:  # not finished yet
         order = []
     return [result for model in dict.fromkeys([*order, *by_model]) for result in by_model.get(model, [])]
+
+
+def unfinished(folder: Path, models: Sequence[str]) -> list[str]:
+    """The models that an evaluation's receipt names and that have no results, e.g. since it was killed."""
+    try:
+        fields = read_receipt(folder)["fingerprint_fields"]
+    except (OSError, ValueError, KeyError):  # models whose folders somebody put together
+        return []
+    return [label for label in fields.get("labels", []) if label not in models]
 
 
 def called(folders: Sequence[Path]) -> list[str]:

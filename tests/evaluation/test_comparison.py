@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from scalequest.config import ConfigError
 from scalequest.evaluation.comparison import compare, comparison_tables, other_protocols, read_outputs
 from scalequest.evaluation.results import Result
 from scalequest.evaluation.statistics import share
@@ -31,6 +32,13 @@ def test_what_flipped_and_how_surely() -> None:
     assert differences.rows[0][:4] == ("new", "old", "B", "10")
     assert differences.rows[0][4].startswith("+70.0 [+")
     assert ("new", "old", "B", "lost", "p1", "0", "1") in flips.rows
+
+
+def test_an_answer_is_shown_as_one_printable_line() -> None:
+    first = [{**one, "extracted": "7\n\n \x1b[31m 8\u202e"} for one in rows("11")]
+    (found,) = compare(first, rows("01"), ("old", "new"))
+    flips = comparison_tables([found], {}, flips=True)[1]
+    assert flips.rows[0][-2:] == ("0", "7 \ufffd[31m 8\ufffd")
 
 
 def test_several_outputs_are_one_observation_a_problem() -> None:
@@ -78,6 +86,8 @@ def test_other_protocols_are_marked_and_said() -> None:
     )
     new = replace(old, model="new", protocol={"engine": "transformers"}, fingerprint="g")
     assert other_protocols([old], [replace(old, model="new")]) == {}
+    with pytest.raises(ConfigError, match="compare: b: old and new were asked other problems"):
+        other_protocols([old], [replace(new, protocol={"benchmark_sha256": "1"})])
     differs = other_protocols([old], [new])
     found = compare(rows("110"), rows("010"), ("old", "new"), differs=differs)
     (table,) = comparison_tables(found, {})

@@ -178,6 +178,44 @@ def test_equal_labels_of_two_evaluations_stay_apart(script: Script, tmp_path: Pa
     assert done.stderr.endswith("did you mean 'Qwen2-Math-7B-ScaleQuest'?\n")
 
 
+def result(model: str, benchmark: str) -> Result:
+    return Result(
+        **{"model": model, "benchmark": benchmark, "title": benchmark, "n": 2, "correct": 1},
+        **{"accuracy": share(1, 2), "truncated": 0.0, "no_answer": 0.0, "rules": {}},
+        **{"tokens_mean": 1.0, "split": {}, "protocol": {"engine": "vllm"}, "fingerprint": "f"},
+        **{"prompts_sha256": "", "model_fingerprint": "m", "commit": None},
+    )
+
+
+def outputs(folder: Path, benchmark: str) -> Path:
+    """A model's finished folder: two outputs."""
+    made = Stage.open(folder, name="evaluate_model", version=1, config={}, fingerprint={})
+    made.blocks(1, 1)
+    rows = [{"benchmark": benchmark, "id": f"{n}", "correct": n == 1, "extracted": "1"} for n in range(2)]
+    made.write_block(0, rows)
+    made.finish(rows_in=2, card="")
+    made.close()
+    write_results(folder, [result(folder.name, benchmark)])
+    return folder
+
+
+def test_a_half_finished_evaluation_says_so(script: Script, tmp_path: Path) -> None:
+    Stage.open(tmp_path, name="evaluate", version=1, config={}, fingerprint={"labels": ["a", "b"]}).close()
+    outputs(tmp_path / "a", "x")
+    assert "Warning: not finished: b; run" in script("report.py", "--evaluations", tmp_path).stdout
+
+
+def test_nothing_to_compare_is_one_line(script: Script, tmp_path: Path) -> None:
+    one, other = outputs(tmp_path / "one", "x"), outputs(tmp_path / "other", "y")
+    done = script("report.py", "--compare", one, other, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: compare: one and other share no benchmark")
+    (tmp_path / "empty").mkdir()
+    done = script("report.py", "--evaluations", tmp_path / "empty", check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "no results.json here or below" in done.stderr
+
+
 def test_mistakes_are_one_line(script: Script, tmp_path: Path) -> None:
     done = script("report.py", "--compare", tmp_path, check=False)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
+from scalequest.config import ConfigError
 from scalequest.evaluation.results import Result
 from scalequest.evaluation.statistics import Estimate, mcnemar, paired_difference
 from scalequest.evaluation.tables import Table, differences, letters, percent
@@ -48,8 +49,19 @@ def read_outputs(folder: str | Path) -> list[Row]:
 
 
 def other_protocols(first: Sequence[Result], second: Sequence[Result]) -> dict[str, str]:
-    """What the second model's protocol does not share with the first's, by benchmark, where they differ."""
+    """What the second model's protocol does not share with the first's, by benchmark, where they differ.
+
+    Raises:
+        ConfigError: a benchmark of one name holds other problems, so that equal ids are other problems.
+    """
     usual = {result.benchmark: result for result in first}
+    for new in second:
+        old = usual.get(new.benchmark, new)
+        if new.protocol.get("benchmark_sha256") != old.protocol.get("benchmark_sha256"):
+            raise ConfigError(
+                f"compare: {new.benchmark}: {old.model} and {new.model} were asked other problems under this "
+                "name (benchmark_sha256 differs), which make no pairs"
+            )
     return {
         result.benchmark: differences(result.protocol, usual[result.benchmark].protocol)
         for result in second
@@ -159,7 +171,11 @@ def comparison_tables(
 
 
 def _shown(answer: str | None) -> str:
-    return "–" if answer is None else answer if len(answer) <= 60 else f"{answer[:59]}…"
+    """An answer as one short line, since a model may write anything: what no page shows becomes \ufffd."""
+    if answer is None:
+        return "–"
+    line = "".join(char if char.isprintable() else "\ufffd" for char in " ".join(answer.split()))
+    return line if len(line) <= 60 else f"{line[:59]}…"
 
 
 def signed(estimate: Estimate) -> str:
