@@ -59,7 +59,7 @@ from scalequest.evaluation.benchmarks import Benchmark, load_benchmark
 from scalequest.evaluation.results import RESULTS, read_results, result_row
 from scalequest.evaluation.settings import EvaluationConfig
 from scalequest.records import read_dropped, read_rows, source_fingerprint
-from scalequest.shards import Stage
+from scalequest.shards import Stage, clear
 from scalequest.stages import begin, explained, tracked
 
 if TYPE_CHECKING:
@@ -81,6 +81,13 @@ def main(run: RunOptions, config: EvaluationConfig, words: Sequence[str]) -> Non
     benchmarks = protocol.with_prompts(loaded, config)
     if len({benchmark.name for benchmark in benchmarks}) < len(benchmarks):
         raise ConfigError("benchmarks: two files have the same name")
+    by_title: dict[str, str] = {}
+    for benchmark in benchmarks:
+        if (other := by_title.setdefault(benchmark.title, benchmark.name)) != benchmark.name:
+            raise ConfigError(
+                f"benchmarks: '{other}' and '{benchmark.name}' have the same title, '{benchmark.title}', by "
+                "which tables name them; give one file another"
+            )
     if config.only is not None:
         evaluate_one(run, config, config.only, benchmarks)
         return
@@ -90,6 +97,10 @@ def main(run: RunOptions, config: EvaluationConfig, words: Sequence[str]) -> Non
     if config.regrade is not None and not first:
         return  # there is nothing for an engine to do, and one process holds the folder
     stage = open_folder("evaluate", run, config, list(config.models), benchmarks) if first else None
+    results = [Path(run.output_dir) / label / RESULTS for label in config.models]
+    if stage is not None and stage.finished and not all(path.is_file() for path in results):
+        clear(run.output_dir)  # a model's folder was removed: that one is run again, and all are gathered
+        stage = open_folder("evaluate", run, config, list(config.models), benchmarks)
 
     # 2. Each model in its own process, under a guard that ends it when this one ends
     if stage is None or not stage.finished:
@@ -242,13 +253,26 @@ def audit_all(stage: Stage, config: EvaluationConfig, benchmarks: Sequence[Bench
             handed = harness.papers(rows, config, label, benchmarks)
             graded = [
                 # An output that was cut is wrong whoever judges, unless cut ones are graded
-                {**row, "completion": "" if lost else one.paper.text, "references": one.paper.references}
+                {
+                    **row,
+                    "completion": "" if lost else one.paper.text,
+                    "references": one.paper.references,
+                    "extracted": cut(row["extracted"]),
+                }
                 for row, one in zip(rows, handed, strict=True)
                 for lost in [row["truncated"] and config.truncated == "wrong"]
             ]
             page = stage.output_dir / label / "audit.html"
             differing = audit(graded, page, grader=grader)
-            print(f"{label}: math-verify judges {len(differing)} of {len(rows)} outputs otherwise: {page}")
+            killed = sum(one["math-verify"] == "killed" for one in differing)
+            late = f", and was killed on {killed}" if killed else ""
+            otherwise = f"{len(differing) - killed} of {len(rows)} outputs otherwise{late}"
+            print(f"{label}: math-verify judges {otherwise}: {page}")
+
+
+def cut(answer: str | None) -> str | None:
+    """An answer as a page shows it: what was taken for one may be a whole output."""
+    return answer if answer is None or len(answer) <= 300 else f"{answer[:299]}…"
 
 
 def with_settings(words: Sequence[str]) -> list[str]:

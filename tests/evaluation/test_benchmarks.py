@@ -106,6 +106,22 @@ def test_gsm8k_and_math(root: Path, data_dir: Path) -> None:
     assert math.problems[0].metadata == {"level": "Level 3", "subject": "Algebra"}
 
 
+def test_names_and_ids_that_break_later(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    for name in ("a/b", ".a", "''"):
+        path.write_text(path.read_text().replace("name: small", f"name: {name}"))
+        with pytest.raises(ConfigError, match=r"small.yaml: name: '.*' cannot name a file"):
+            load_benchmark(path)
+        path = written(tmp_path)
+    rows = [{"question": "1?", "answer": "1", "n": 7}, {"question": "2?", "answer": "2", "n": 7}]
+    (tmp_path / "small.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    digest = content_sha256(rows, "question", "answer")
+    lines = ["name: small", "source: small.jsonl", "rows: 2", f"sha256: {digest}", "id: n"]
+    path.write_text("\n".join(lines))
+    with pytest.raises(ConfigError, match=r"not unique: rows 1 and 2 of .*small.jsonl are both '7'"):
+        load_benchmark(path)
+
+
 def test_the_answer_stands_behind_its_marker(tmp_path: Path) -> None:
     benchmark = load_benchmark(written(tmp_path, "answer_after: '####'", "metadata: [steps]"))
     first, second = benchmark.problems

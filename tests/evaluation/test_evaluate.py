@@ -158,6 +158,19 @@ def test_killed_and_started_again_it_gives_the_same_rows(
             assert replace(new, protocol=old.protocol, fingerprint=old.fingerprint, commit=old.commit) == old
 
 
+def test_a_removed_models_folder_is_made_again(
+    evaluated: tuple[Path, str], model_dir: Path, tmp_path: Path, script: Script
+) -> None:
+    whole = tmp_path / "whole"
+    shutil.copytree(evaluated[0], whole)
+    shutil.rmtree(whole / "the other")
+    kept = (whole / "one" / "receipt.json").read_bytes()
+    script("evaluate.py", *words(model_dir, whole))
+    assert read_rows(whole / "the other") == read_rows(evaluated[0] / "the other")
+    assert len(read_rows(whole)) == 4
+    assert (whole / "one" / "receipt.json").read_bytes() == kept
+
+
 def _process(folder: Path) -> int | None:
     """The process that a folder's lock names, if it is still there."""
     number = int((folder / ".lock").read_text().split()[1])
@@ -381,6 +394,21 @@ def test_mistakes(more: dict[str, object], message: str) -> None:
     given = {"models": {"one": "x"}, "benchmarks": [], "chat_format": "tinymath", "output_dir": "out"}
     with pytest.raises(ConfigError, match=message):
         build((RunOptions, EvaluationConfig), {**given, **more})
+
+
+def test_two_benchmarks_of_one_title_are_refused(script: Script, root: Path, tmp_path: Path) -> None:
+    first = root / "eval/benchmarks/tinymath_test.yaml"
+    text = first.read_text().replace("source: ", f"source: {first.parent}/")
+    (tmp_path / "b.yaml").write_text(text.replace("name: tinymath_test", "name: again"))
+    given = ("--models", "{one: x}", "--chat_format", "tinymath", "--benchmarks", first, tmp_path / "b.yaml")
+    done = script("evaluate.py", *given, "--output_dir", tmp_path / "out", check=False)
+    assert done.returncode == 2
+    assert "'tinymath_test' and 'again' have the same title, 'TinyMath'" in done.stderr
+
+
+def test_a_page_shows_no_whole_output(root: Path) -> None:
+    cut = runpy.run_path(str(root / "eval/evaluate.py"))["cut"]
+    assert (cut(None), cut("7"), len(cut("7" * 5_000))) == (None, "7", 300)
 
 
 def test_nothing_to_evaluate_is_one_line(script: Script, tmp_path: Path) -> None:

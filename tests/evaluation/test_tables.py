@@ -154,6 +154,13 @@ def test_nothing_is_cut_where_a_table_is_printed(root: Path, capsys: pytest.Capt
     assert printed.count("Qwen2-Math-7B-Ins ") == 4
 
 
+def test_models_of_one_protocol_are_all_named(root: Path) -> None:
+    table = load_published(root / "eval/published/table1.yaml")
+    both = [result(model, "gsm8k", 10) for model in ("one", "two")]
+    note = published_table(table, both).notes[-1]
+    assert note.endswith(f"one on GSM8K, two on GSM8K: {both[0].fingerprint}.")
+
+
 def test_published_numbers_stand_in_their_own_column(root: Path) -> None:
     published = [load_published(root / "eval/published/table1.yaml")]
     ours = [result("mine", "gsm8k", 180), result("mistral-7b-scalequest", "gsm8k", 176)]

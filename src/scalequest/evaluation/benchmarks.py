@@ -67,6 +67,15 @@ class BenchmarkFile:
     )
     about: str = option("", "where it comes from, its licence, its known faults")
 
+    def __post_init__(self) -> None:
+        """Check the name, which names files of reports, as a model's label names a folder."""
+        if (
+            not self.name
+            or self.name.startswith(".")
+            or any(not c.isprintable() or c in "/\\" for c in self.name)
+        ):
+            raise ConfigError(f"name: {self.name!r} cannot name a file")
+
 
 @dataclass(frozen=True)
 class Correction:
@@ -145,8 +154,13 @@ def load_benchmark(
     ]
     corrections, patched = _corrections(path, spec) if patches else ({}, None)
     problems = tuple(_problem(spec, row, index, corrections) for index, row in chosen[:limit])
-    if len({problem.id for problem in problems}) != len(problems):
-        raise ConfigError(f"{path}: id: column '{spec.id}' is not unique")
+    seen: dict[str, int] = {}
+    for (index, _), problem in zip(chosen, problems, strict=False):
+        if (other := seen.setdefault(problem.id, index)) != index:
+            raise ConfigError(
+                f"{path}: id: column '{spec.id}' is not unique: rows {other + 1} and {index + 1} of {source} "
+                f"are both '{problem.id}'"
+            )
     if limit is None and (unknown := set(corrections) - {problem.id for problem in problems}):
         raise ConfigError(f"{path}: patch: no problem has the id '{min(unknown)}'")
     prompts = tuple(load_eval_prompt(path.parent / prompt) for prompt in spec.prompts) or (QUESTION_ONLY,)

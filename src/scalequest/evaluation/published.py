@@ -158,9 +158,9 @@ def _ours(
 
 
 def _protocols(ours: Mapping[str, Mapping[str, Result]]) -> list[str]:
-    prints = {
-        result.fingerprint: f"{result.model} on {result.title}: {result.fingerprint}"
-        for found in ours.values()
-        for result in found.values()
-    }
-    return [f"Protocols of ours, in full in results.json: {'; '.join(prints.values())}."] if prints else []
+    by_print: dict[str, list[str]] = {}
+    for found in ours.values():
+        for result in found.values():
+            by_print.setdefault(result.fingerprint, []).append(f"{result.model} on {result.title}")
+    said = "; ".join(f"{', '.join(names)}: {fingerprint}" for fingerprint, names in by_print.items())
+    return [f"Protocols of ours, in full in results.json: {said}."] if said else []
