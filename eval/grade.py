@@ -13,18 +13,24 @@ Result: every row of the file with `correct`, `layer` (what decided) and `second
 
 from __future__ import annotations
 
+import gzip
 import json
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from errno import EISDIR
 from pathlib import Path
 from typing import Any
 
+from scalequest import durable
 from scalequest.config import ConfigError, option, parse, required
 from scalequest.grading import Extracted, Grader, GraderOptions, Verdict, extract
 from scalequest.records import read_rows, require
 from scalequest.stages import explained
+
+WRITTEN = ("correct", "layer", "seconds", "extracted", "extraction_rule")  # columns
 
 
 @dataclass(frozen=True)
@@ -32,16 +38,21 @@ class GradeConfig:
     """What is graded."""
 
     input: str = required("the file: .jsonl or .jsonl.gz; may stand first, without --input")
-    output: str = required("the graded rows, .jsonl")
+    output: str = required("the graded rows, .jsonl or .jsonl.gz")
     prediction: str = option("prediction", "column of the answers")
     reference: str = option("reference", "column of the reference answers")
     completion: str | None = option(None, "column of whole outputs, in which the answer is found first")
-    label: str | None = option(None, "column of known verdicts, true or false, to compare with")
+    label: str | None = option(None, "column of known verdicts, true or false (or 1 or 0), to compare with")
     workers: int = option(1, "processes that compare")
 
 
 def main(config: GradeConfig, options: GraderOptions) -> None:
     """Grade, write, summarise."""
+    path = prepared(config.output)  # before hours of work
+    if config.label in WRITTEN:
+        raise ConfigError(
+            f"label: '{config.label}' is a column that grading writes; rename that of the input"
+        )
     rows = read_rows(config.input)
     asked = config.completion or config.prediction
     columns = [config.reference, *([config.label] if config.label else [])]
@@ -50,6 +61,7 @@ def main(config: GradeConfig, options: GraderOptions) -> None:
         require(row, *columns, *([] if asked in row else [asked]), source=config.input, index=index)
     if config.workers < 1:
         raise ConfigError(f"workers: expected at least 1, got {config.workers}")
+    known = [truth(row[config.label], config, n) for n, row in enumerate(rows, 1)] if config.label else None
     texts = ["" if row[asked] is None else str(row[asked]) for row in rows]
     found = [extract(text) for text in texts] if config.completion else None
     answers = [one.answer or "" for one in found] if found else texts
@@ -58,15 +70,56 @@ def main(config: GradeConfig, options: GraderOptions) -> None:
     with Grader(options, config.workers) as grader:
         verdicts = list(grader.grade_all(zip(answers, references, strict=True)))
 
-    path = Path(config.output)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
-        for index, (row, verdict) in enumerate(zip(rows, verdicts, strict=True)):
-            graded = {**row, **columns_of(verdict, found[index] if found else None)}
-            file.write(json.dumps(graded, ensure_ascii=False) + "\n")
-    summarise(rows, verdicts, found, config.label)
+    graded = [
+        {**row, **columns_of(verdict, found[index] if found else None)}
+        for index, (row, verdict) in enumerate(zip(rows, verdicts, strict=True))
+    ]
+    data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in graded).encode()
+    with writing(path):
+        durable.write(path, gzip.compress(data) if path.suffix == ".gz" else data)
+    summarise(verdicts, found, known)
     for prediction, reference in grader.timeouts:
         print(f"timeout: {prediction[:200]!r} for {reference[:200]!r}")
+
+
+def prepared(output: str) -> Path:
+    """The file to write, its folder made.
+
+    Raises:
+        ConfigError: it cannot be written, or its name says that it is something else than JSON lines.
+    """
+    path = Path(output)
+    if not path.name.endswith((".jsonl", ".jsonl.gz")):
+        raise ConfigError(f"output: {output}: expected a name that ends in .jsonl or .jsonl.gz")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(EISDIR, "is a folder; give a file's name", output)
+        durable.write(trial := path.with_name(f".{path.name}.trial"), b"")
+        trial.unlink()
+    return path
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what keeps a file from being written into one line."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"output: {error.filename or path}: {error.strerror or error}") from None
+
+
+def truth(value: Any, config: GradeConfig, row: int) -> bool:
+    """A known verdict: true, false, 1 or 0, also as text.
+
+    Raises:
+        ConfigError: it is something else, e.g. a score.
+    """
+    known = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+    found = known.get(str(value).strip().lower())
+    if found is None:
+        raise ConfigError(f"{config.input}: row {row}: {config.label}: {value!r} is neither true nor false")
+    return found
 
 
 def columns_of(verdict: Verdict, found: Extracted | None) -> dict[str, Any]:
@@ -80,10 +133,9 @@ def columns_of(verdict: Verdict, found: Extracted | None) -> dict[str, Any]:
 
 
 def summarise(
-    rows: Sequence[Mapping[str, Any]],
     verdicts: Sequence[Verdict],
     found: Sequence[Extracted] | None,
-    label: str | None,
+    known: Sequence[bool] | None,
 ) -> None:
     """Print counts by layer and by rule, and the agreement with known verdicts."""
     from rich.console import Console
@@ -101,10 +153,9 @@ def summarise(
         right = sum(v.correct for v, one in zip(verdicts, found or (), strict=True) if one.rule == rule)
         table.add_row(f"answer by {rule}", f"{count:,}", f"{right:,}", "")
     Console().print(table)
-    if label is not None:
-        known = [bool(row[label]) for row in rows]
+    if known is not None:
         wrong = Counter(v.correct for v, truth in zip(verdicts, known, strict=True) if v.correct != truth)
-        agreement = 1 - wrong.total() / max(1, len(rows))
+        agreement = 1 - wrong.total() / max(1, len(known))
         print(f"agreement {agreement:.2%}: {wrong[True]} false positives, {wrong[False]} false negatives")
 
 
