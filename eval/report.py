@@ -22,11 +22,13 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
+from scalequest import durable
 from scalequest.config import ConfigError, option, parse
 from scalequest.evaluation import comparison, funnel, tables
 from scalequest.evaluation.export import write_lm_eval
@@ -77,6 +79,10 @@ class ReportConfig:
 
 def main(args: ReportConfig) -> None:
     """Gather, print, write; exit with 1 where rows are lost."""
+    output = Path(args.output_dir) if args.output_dir else Path(args.run) / "report" if args.run else None
+    if output is not None and (args.run is None or Path(args.run).is_dir()):  # a typing error makes no folder
+        with writing(output):
+            output.mkdir(parents=True, exist_ok=True)
     shown: list[tables.Table] = []
     gaps: list[str] = []
     stages: list[funnel.StageRecord] = []
@@ -119,8 +125,7 @@ def main(args: ReportConfig) -> None:
     if stages:
         shown.append(funnel.seconds_table(stages, wall_seconds(Path(args.run or ""))))
     tables.show(shown)
-    if args.output_dir or args.run:
-        output = Path(args.output_dir) if args.output_dir else Path(args.run or "") / "report"
+    if output is not None:
         details = {
             "stages": [{"folder": stage.folder, **stage.receipt} for stage in stages],
             "questions": measured,
@@ -128,10 +133,11 @@ def main(args: ReportConfig) -> None:
             "gaps": gaps,
         }
         title = args.title or (f"Report of {Path(args.run).name}" if args.run else "Report")
-        write(output, shown, title, details)
-        if args.lm_eval:
-            for folder in folders:
-                export(folder, output / "lm_eval")
+        with writing(output):
+            write(output, shown, title, details)
+            if args.lm_eval:
+                for folder in folders:
+                    export(folder, output / "lm_eval")
         if args.track != "none":
             log(args, output, shown)
         print(f"written to {output}")
@@ -209,7 +215,8 @@ def compared(folders: Sequence[Path], *, flips: bool = False) -> list[tables.Tab
 def export(folder: Path, output: Path) -> None:
     """Write every model of an evaluation in lm-eval's layout."""
     for path in sorted(folder.glob(f"*/{RESULTS}")):
-        write_lm_eval(output, read_results(path), read_rows(path.parent), read_receipt(path.parent))
+        rows = comparison.read_outputs(path.parent)
+        write_lm_eval(output, read_results(path), rows, read_receipt(path.parent))
 
 
 def log(args: ReportConfig, output: Path, shown: Sequence[tables.Table]) -> None:
@@ -277,17 +284,23 @@ def wall_seconds(run: Path) -> dict[str, float]:
     }
 
 
+@contextmanager
+def writing(output: Path) -> Iterator[None]:
+    """Turn what keeps the report from being written into one line."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"output_dir: {error.filename or output}: {error.strerror or error}") from None
+
+
 def write(folder: Path, shown: Sequence[tables.Table], title: str, details: dict[str, Any]) -> None:
     """Write the report's files."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "report.md").write_text(tables.markdown(shown, title), encoding="utf-8")
+    durable.write(folder / "report.md", tables.markdown(shown, title).encode())
     content = {"title": title, "tables": [asdict(table) for table in shown], **details}
-    (folder / "report.json").write_text(
-        json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
+    durable.write(folder / "report.json", durable.as_json(content))
     for table in shown:
-        (folder / f"{table.name}.tex").write_text(tables.latex(table), encoding="utf-8")
-        (folder / f"{table.name}.csv").write_text(tables.to_csv(table), encoding="utf-8")
+        durable.write(folder / f"{table.name}.tex", tables.latex(table).encode())
+        durable.write(folder / f"{table.name}.csv", tables.to_csv(table).encode())
 
 
 if __name__ == "__main__":

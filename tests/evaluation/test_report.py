@@ -221,5 +221,12 @@ def test_mistakes_are_one_line(script: Script, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     done = script("report.py", "--compare", tmp_path, tmp_path, check=False)
     assert "has no results.json; give a model's folder, EVALUATION/LABEL" in done.stderr
+    (tmp_path / "file").touch()
+    done = script("report.py", "--output_dir", tmp_path / "file", check=False)
+    assert (done.returncode, done.stderr) == (2, f"error: output_dir: {tmp_path / 'file'}: File exists\n")
+    (tmp_path / "out" / "report.md").mkdir(parents=True)
+    done = script("report.py", "--output_dir", tmp_path / "out", check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.endswith("Is a directory\n")
     done = script("report.py", "--run", tmp_path / "none", check=False)
     assert "no such folder" in done.stderr

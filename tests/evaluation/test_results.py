@@ -177,6 +177,24 @@ def test_lm_evals_layout(tmp_path: Path) -> None:
     assert [json.loads(line)["exact_match"] for line in lines] == [1.0, 0.0]
 
 
+def test_lm_evals_layout_holds_what_was_dropped(tmp_path: Path) -> None:
+    lost = {
+        key: row("y", 0, None, False)[key] for key in ("benchmark", "id", "prompt", "metadata", "reference")
+    }
+    entries = lm_eval_samples([ROWS[0], {**lost, "correct": False, "extracted": None}])
+    assert [(one["doc"]["id"], one["exact_match"]) for one in entries] == [("x", 1.0), ("y", 0.0)]
+    assert (entries[1]["resps"], entries[1]["prompt_hash"]) == ([[""]], None)
+
+
+def test_lm_evals_error_is_over_problems(tmp_path: Path) -> None:
+    """Of each problem's mean, where there are several samples; one problem has none."""
+    receipt = {"ended": "2026-01-02T03:04:05+00:00", "seconds": 7.5, "inputs": {}}
+    for rows, error in ((ROWS, (1 / 4) / 2**0.5 / 2**0.5), (ROWS[:4], "N/A")):
+        path = write_lm_eval(tmp_path, [summary(ROWS)], rows, receipt)
+        found = json.loads(path.read_text())["results"]["b"]["exact_match_stderr,none"]
+        assert found == (error if error == "N/A" else pytest.approx(error))
+
+
 def test_lm_evals_samples_are_one_entry_a_problem() -> None:
     entries = lm_eval_samples(ROWS)
     assert [(one["doc_id"], one["exact_match"]) for one in entries] == [(0, 0.5), (1, 0.25)]

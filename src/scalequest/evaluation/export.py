@@ -1,4 +1,8 @@
-"""Results in the JSON layout of EleutherAI's lm-evaluation-harness, for tools that read that."""
+"""Results in the JSON layout of EleutherAI's lm-evaluation-harness, for tools that read that.
+
+Rows hold no questions and no prompts' texts: where lm-eval has the prompt (`arg_0`) stands the prompt's name,
+beside the hash of what was asked.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,10 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
+from scalequest.evaluation.comparison import scores
 from scalequest.evaluation.results import Result, sha256
 from scalequest.records import Row
 
@@ -24,7 +29,7 @@ def write_lm_eval(
     Args:
         folder: parent of the model's.
         results: of one model.
-        rows: its outputs.
+        rows: its outputs, those that were dropped among them (`comparison.read_outputs`).
         receipt: of the stage that made them.
 
     Returns:
@@ -35,7 +40,7 @@ def write_lm_eval(
     target = Path(folder) / re.sub(r"[^\w.-]+", "__", results[0].model)
     target.mkdir(parents=True, exist_ok=True)
     path = target / f"results_{stamp}.json"
-    content = lm_eval_results(results, receipt, ended)
+    content = lm_eval_results(results, rows, receipt, ended)
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     for result in results:
         mine = [row for row in rows if row["benchmark"] == result.benchmark]
@@ -44,8 +49,13 @@ def write_lm_eval(
     return path
 
 
-def lm_eval_results(results: Sequence[Result], receipt: Mapping[str, Any], ended: datetime) -> dict[str, Any]:
+def lm_eval_results(
+    results: Sequence[Result], rows: Sequence[Row], receipt: Mapping[str, Any], ended: datetime
+) -> dict[str, Any]:
     """The content of a results file; the filter is called `none`, as that of a task without any."""
+    by_problem: dict[str, list[float]] = {}
+    for (benchmark, _), score in scores(rows).items():
+        by_problem.setdefault(benchmark, []).append(score)
     first = results[0]
     sampling = first.protocol["sampling"]
     names = [result.benchmark for result in results]
@@ -54,7 +64,7 @@ def lm_eval_results(results: Sequence[Result], receipt: Mapping[str, Any], ended
             result.benchmark: {
                 "alias": result.benchmark,
                 f"{METRIC},none": result.accuracy.value,
-                f"{METRIC}_stderr,none": _stderr(result),
+                f"{METRIC}_stderr,none": _stderr(by_problem.get(result.benchmark, [])),
                 **{f"{name},none": one.value for name, one in result.metrics.items()},
             }
             for result in results
@@ -96,7 +106,10 @@ def lm_eval_results(results: Sequence[Result], receipt: Mapping[str, Any], ended
 
 
 def lm_eval_samples(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """The content of a samples file: one entry a problem and prompt, all its outputs in it."""
+    """The content of a samples file: one entry a problem and prompt, all its outputs in it.
+
+    What was dropped has no output, and is wrong.
+    """
     docs: dict[str, int] = {}
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
@@ -107,18 +120,18 @@ def lm_eval_samples(rows: Sequence[Row]) -> list[dict[str, Any]]:
             "doc_id": docs[row["id"]],
             "doc": {"id": row["id"], **json.loads(row["metadata"])},
             "target": row["reference"],
-            "arguments": {"gen_args_0": {"arg_0": row["prompt"], "prompt_sha256": row["prompt_sha256"]}},
-            "resps": [[one["completion"] for one in group]],
+            "arguments": {"gen_args_0": {"arg_0": row["prompt"], "prompt_sha256": row.get("prompt_sha256")}},
+            "resps": [[one.get("completion") or "" for one in group]],
             "filtered_resps": [one["extracted"] for one in group],
             "filter": "none",
             "metrics": [METRIC],
             "doc_hash": sha256(f"{row['benchmark']}/{row['id']}"),
-            "prompt_hash": row["prompt_sha256"],
+            "prompt_hash": row.get("prompt_sha256"),
             "target_hash": sha256(row["reference"]),
             METRIC: fmean([one["correct"] for one in group]),
         }
         for group in groups.values()
-        for row in group[:1]
+        for row in group[:1]  # a dropped one stands behind all others
     ]
 
 
@@ -131,11 +144,6 @@ def _generation(sampling: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _stderr(result: Result) -> float | None:
-    """Standard error of a mean of 0s and 1s, as lm-eval gives it; the interval's where there are several."""
-    value, low, high = result.accuracy.value, result.accuracy.low, result.accuracy.high
-    if value is None or low is None or high is None or result.n < 2:
-        return None
-    if result.metrics or result.by_prompt:
-        return (high - low) / (2 * 1.959964)
-    return float((value * (1 - value) / (result.n - 1)) ** 0.5)
+def _stderr(per_problem: Sequence[float]) -> float | str:
+    """Standard error of the mean over problems, and as lm-eval says that there is none."""
+    return stdev(per_problem) / len(per_problem) ** 0.5 if len(per_problem) > 1 else "N/A"
