@@ -110,11 +110,11 @@ def test_mcnemar_by_hand() -> None:
     assert mcnemar(0, 0) == 1.0
 
 
-def test_paired_difference_is_tangos() -> None:
+def test_paired_difference_with_few_flips_is_tangos() -> None:
     """Its ends are where Tango's score statistic, with the likelihood maximised by search, is 1.96."""
     import numpy as np
 
-    for gained, lost, n in ((12, 3, 60), (1, 1, 40), (0, 2, 44), (30, 10, 200)):
+    for gained, lost, n in ((7, 2, 60), (1, 1, 40), (0, 2, 44), (6, 3, 200)):
         estimate = paired_difference([1.0] * gained + [-1.0] * lost + [0.0] * (n - gained - lost))
         assert estimate.value == pytest.approx((gained - lost) / n)
         for end in (estimate.low, estimate.high):
@@ -160,12 +160,13 @@ def test_paired_difference_covers_what_it_should() -> None:
         assert held >= 920
 
 
-def test_paired_difference_of_several_outputs_is_the_bootstraps() -> None:
-    differences = [0.5] * 60 + [-0.5] * 20 + [0.0] * 120
+@pytest.mark.parametrize("step", [0.5, 1.0])
+def test_paired_difference_is_the_bootstraps(step: float) -> None:
+    differences = [step] * 60 + [-step] * 20 + [0.0] * 120
     estimate = paired_difference(differences, seed=3)
-    assert estimate.value == pytest.approx(0.1)
-    spread = 1.959964 * math.sqrt((80 / 200 / 4 - 0.01) / 200)  # the normal interval, close at this n
-    assert estimate.low == pytest.approx(0.1 - spread, abs=0.01)
-    assert estimate.high == pytest.approx(0.1 + spread, abs=0.01)
+    assert estimate.value == pytest.approx(0.2 * step)
+    spread = 1.959964 * step * math.sqrt((80 / 200 - 0.04) / 200)  # the normal interval, close at this n
+    assert estimate.low == pytest.approx(0.2 * step - spread, abs=0.02 * step)
+    assert estimate.high == pytest.approx(0.2 * step + spread, abs=0.02 * step)
     assert paired_difference(differences, seed=3) == estimate
     assert paired_difference([0.5] * 9) == Estimate(0.5, None, None, 9)

@@ -9,7 +9,7 @@ from statistics import fmean
 
 from scalequest.config import ConfigError
 from scalequest.evaluation.results import Result
-from scalequest.evaluation.statistics import Estimate, mcnemar, paired_difference
+from scalequest.evaluation.statistics import FEW, Estimate, mcnemar, paired_difference
 from scalequest.evaluation.tables import Table, differences, letters, percent
 from scalequest.records import Row, read_dropped, read_rows
 
@@ -143,14 +143,9 @@ def comparison_tables(
     ]
     columns = ("model", "against", "benchmark", "n", "difference", "gained", "lost", "p")
     # Only one output a problem has a test
-    single, several = (any((one.p_value is None) == kind for one in found) for kind in (False, True))
-    note = "Difference in points with its 95 % interval over problems: " + "; ".join(
-        [
-            *(["Tango's score interval for paired proportions"] if single else []),
-            *(["of several outputs a problem, the paired bootstrap's"] if several else []),
-        ]
-    )
-    note += ". Gained and lost: problems that only the one or only the other solves"
+    several = any(one.p_value is None for one in found)
+    note = "Difference in points with the 95 % interval of the paired bootstrap over problems, Tango's where "
+    note += f"fewer than {FEW} flip. Gained and lost: problems that only the one or only the other solves"
     note += " (with several outputs: solves more often)" if several else ""
     note += ". p: McNemar's exact test, two-sided, not corrected for the number of comparisons."
     flipped = [

@@ -10,6 +10,7 @@ from statistics import NormalDist, fmean, stdev
 
 Z95 = NormalDist().inv_cdf(0.975)
 RESAMPLES = 10_000
+FEW = 10  # flips with which resampling leaves the truth out too often
 
 
 @dataclass(frozen=True)
@@ -71,13 +72,13 @@ def accuracy(scores: Sequence[float]) -> Estimate:
 
 
 def paired_difference(differences: Sequence[float], seed: int = 0) -> Estimate:
-    """Mean of a difference a problem, with its interval over problems.
+    """Mean of a difference a problem, with the percentile interval of the bootstrap over problems.
 
-    Where each difference is -1, 0 or 1 (one output a problem, right or wrong), that is Tango's score interval
-    for paired proportions (Statistics in Medicine 17, 1998): all differences that a score test does not
-    refuse; at zero, the test is McNemar's. It holds where few or no problems flip, where the bootstrap is too
-    narrow or has no width. Means of several outputs have the bootstrap's percentile interval, or none where
-    every problem has the same difference, which says nothing of how problems vary.
+    The bootstrap is too narrow where few problems flip, and has no width where none does. With one output a
+    problem (each difference is -1, 0 or 1) and fewer than `FEW` flips, or hardly anything else, the interval
+    is Tango's for paired proportions (Statistics in Medicine 17, 1998): all differences that a score test
+    does not refuse; at zero, the test is McNemar's. Means of several outputs have none where every problem
+    has the same difference, which says nothing of how problems vary.
 
     Args:
         differences: first model's score minus second's, one a problem.
@@ -91,8 +92,9 @@ def paired_difference(differences: Sequence[float], seed: int = 0) -> Estimate:
         raise ValueError("a paired difference needs at least two problems")
     if all(difference in (-1, 0, 1) for difference in differences):
         gained, lost = (sum(difference == flip for difference in differences) for flip in (1, -1))
-        low, high = -_tango(lost, gained, n), _tango(gained, lost, n)
-        return Estimate((gained - lost) / n, low, high, n)
+        if min(gained + lost, n - max(gained, lost)) < FEW:
+            low, high = -_tango(lost, gained, n), _tango(gained, lost, n)
+            return Estimate((gained - lost) / n, low, high, n)
     if max(differences) - min(differences) < 1e-12:
         return Estimate(fmean(differences), None, None, n)
     import numpy as np

@@ -451,9 +451,9 @@ class Comparison:
     def _leaf_and_items(self, leaf: Form, items: Form, swapped: bool) -> bool:
         if len(items.parts) == 1:
             return self.same(items.parts[0], leaf) if swapped else self.same(leaf, items.parts[0])
-        if self.options.decimal_comma and swapped and not items.brackets:
-            if _comma_decimal(items.text, leaf.text):
-                return True
+        written = self.options.decimal_comma and swapped and not items.brackets
+        if written and _comma_decimal(items.text, leaf.text):
+            return True
         if (point := re.fullmatch(r"[A-Z]'?\s?(\(.*\))", leaf.text)) and items.brackets == "()":
             return self.same(read(point[1]), items)  # `A(1, 2)` names the point
         if re.fullmatch(r"[-+]?\d{1,3}(,\d{3})+", leaf.text):  # thousands, or a list after all
