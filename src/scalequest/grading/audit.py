@@ -59,8 +59,9 @@ def audit(
         if owned is not None:
             owned.close()
     killed = sum(one["math-verify"] == _word(None) for one in differing)
-    note = f"{len(differing) - killed:,} of {total:,} rows differ. Neither verdict is the truth: read the row."
-    note += f" On {killed:,} more math-verify was killed." if killed else ""
+    note = f"{len(differing) - killed:,} of {total:,} rows differ"
+    note += f"; on {killed:,} more math-verify was killed" if killed else ""
+    note += ". Neither verdict is the truth: read the row."
     write_page(Path(output_html), "Audit", section("Our grader and math-verify", table(differing), note=note))
     return differing
 
