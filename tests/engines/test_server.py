@@ -326,7 +326,8 @@ def test_what_was_in_flight_at_a_kill_is_charged_at_its_most(serve: Any, tmp_pat
 @pytest.mark.parametrize("how", ["gate", "interrupt"])
 def test_answers_in_flight_are_kept_whatever_ends_the_run(serve: Any, tmp_path: Path, how: str) -> None:
     def behaviour(one: Asked) -> Answer:
-        if how == "interrupt" and one.number == 3:
+        # Python drops an interrupt that comes while it clears a weak reference: there is another one later.
+        if how == "interrupt" and one.number in (3, 13, 23):
             os.kill(os.getpid(), signal.SIGINT)
         return Answer(content=echo(one).content, seconds=0.05 if one.number == 0 else 0.4)
 
@@ -340,8 +341,7 @@ def test_answers_in_flight_are_kept_whatever_ends_the_run(serve: Any, tmp_path: 
 
     with ChatServer(config, GREEDY, journal=tmp_path) as client, pytest.raises(KeyboardInterrupt):
         taken(client)
-    first = len(server.asked)
-    assert first <= 5
+    assert len(server.asked) <= (5 if how == "gate" else 25)
     server.behaviour = echo
     assert len(ask(server, chats(40, size=1), journal=tmp_path)) == 40
     assert len(server.asked) == 40, "nothing was paid for twice"
