@@ -326,7 +326,7 @@ def test_what_was_in_flight_at_a_kill_is_charged_at_its_most(serve: Any, tmp_pat
 @pytest.mark.parametrize("how", ["gate", "interrupt"])
 def test_answers_in_flight_are_kept_whatever_ends_the_run(serve: Any, tmp_path: Path, how: str) -> None:
     def behaviour(one: Asked) -> Answer:
-        # Python drops an interrupt that comes while it clears a weak reference: there is another one later.
+        # Python drops an interrupt that comes inside a callback of a weak reference: so there are later ones.
         if how == "interrupt" and one.number in (3, 13, 23):
             os.kill(os.getpid(), signal.SIGINT)
         return Answer(content=echo(one).content, seconds=0.05 if one.number == 0 else 0.4)

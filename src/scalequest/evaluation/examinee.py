@@ -121,7 +121,7 @@ def ends_at(stops: Sequence[str], format: BoundFormat) -> Callable[[Sequence[int
 
 def decoder(format: BoundFormat) -> Callable[[Sequence[int]], str]:
     """From a completion to its text; the end of a reasoning block stays even where it is a special token."""
-    # Looked up here, once: the vocabulary is a new dict at every call, of 20 to 60 ms.
+    # Looked up here, once: the vocabulary is a new dict at every call, 19 ms for 49K tokens.
     close = format.tokenizer.get_vocab().get(THOUGHT)
     if close not in format.special_ids:
         return format.decode
