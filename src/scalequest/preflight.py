@@ -20,6 +20,7 @@ from typing import Any
 
 from scalequest import config
 from scalequest.config import ConfigError, read_yaml
+from scalequest.engines.launch import has_gpu
 from scalequest.pipeline import Step
 from scalequest.records import check_model_name, expand, whole_source
 
@@ -146,15 +147,9 @@ def _reading(own: Callable[..., Any]) -> Callable[..., Any]:
     def parse(*types: type, argv: Sequence[str] | None = None, description: str = "") -> Any:
         words = list(sys.argv[1:] if argv is None else argv)
         names = {item.name for one in types for item in dataclasses.fields(one)}
-        if "use_cpu" in names and "--use_cpu" not in words and not _has_gpu():
+        if "use_cpu" in names and "--use_cpu" not in words and not has_gpu():
             words += ["--use_cpu", "true"]  # a login node has none, and the stage will have
         own(*types, argv=words, description=description)
         raise _Read
 
     return parse
-
-
-def _has_gpu() -> bool:
-    import torch
-
-    return bool(torch.cuda.is_available())
