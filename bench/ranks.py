@@ -1,4 +1,4 @@
-"""Whether two ranks train as one does: DDP, ZeRO-2, ZeRO-3 and fully_shard beside a single process.
+"""Whether two ranks train as one does: DDP, ZeRO-2, ZeRO-3 and FSDP2 beside a single process.
 
     python bench/ranks.py --output runs/ranks
     python bench/ranks.py --output runs/ranks --stages sft --topologies zero3    # one of them
@@ -10,8 +10,8 @@ two ranks with rows that one rank does not read again. Printed, and drawn into O
 loss beside that of the single process. Fails where one is off by more than 1e-3 of it, or where the loss
 falls by less than 20 %. About five minutes on two idle cores.
 
-`fully_shard` is what accelerate does for FSDP2, and by the same policy (a unit a block, and the rest); called
-here without accelerate, which turns to DDP on a CPU.
+On CPU ranks accelerate takes an FSDP file for DDP. It looks at the kind of its processes only, so `--as-gpus`
+tells it that they are GPUs, and FSDP2 is accelerate's own: the same file, sharding, loading and saving.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 STAGES = ("qft", "qpo", "sft")
-TOPOLOGIES = ("ddp", "zero2", "zero3", "fully_shard")
+TOPOLOGIES = ("ddp", "zero2", "zero3", "fsdp2")
 STEPS, TOLERANCE, FALL = 40, 1e-3, 0.2
 # rows of a forward pass, over all ranks, and forward passes a step
 BATCHES = {"qft": (4, 1), "qpo": (8, 1), "sft": (4, 2)}
@@ -84,7 +84,7 @@ def train(folder: Path, stage: str, topology: str, shared: dict[str, Any]) -> li
         "per_device_train_batch_size": rows // ranks // accumulation,
         "gradient_accumulation_steps": accumulation,
         **({"learning_rate": 1e-3} if stage == "qpo" else {}),
-        **({"ddp_backend": "gloo"} if topology in ("ddp", "fully_shard") else {}),
+        **({"ddp_backend": "gloo"} if topology in ("ddp", "fsdp2") else {}),
     }
     config = folder / f"{out.name}.yaml"
     config.write_text(json.dumps(settings))
@@ -92,11 +92,12 @@ def train(folder: Path, stage: str, topology: str, shared: dict[str, Any]) -> li
     accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2"]
     accelerate += ["--main_process_port", "0", "--mixed_precision", "no"]
     script = [str(ROOT / f"recipes/{stage}.py")]
+    accelerate += ["--config_file", f"accelerate_configs/{topology}.yaml"]
     command = {
         "one": [sys.executable, *script],
         "ddp": [*torchrun, *script],
-        "fully_shard": [*torchrun, __file__, "--sharded", stage],
-    }.get(topology) or [*accelerate, "--config_file", f"accelerate_configs/{topology}.yaml", *script]
+        "fsdp2": [*accelerate, __file__, "--as-gpus", stage],
+    }.get(topology) or [*accelerate, *script]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     env["TORCH_EXTENSIONS_DIR"] = str(folder / "extensions")  # DeepSpeed compiles one at its first start
     started = time.monotonic()
@@ -111,36 +112,21 @@ def train(folder: Path, stage: str, topology: str, shared: dict[str, Any]) -> li
     return [record["loss"] for record in records if "loss" in record]
 
 
-def sharded(stage: str, config: str) -> None:
-    """One rank of a recipe whose model `fully_shard` has spread."""
-    import torch.distributed
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
+def as_gpus(stage: str, config: str) -> None:
+    """One rank of a recipe that accelerate takes for a GPU's, so that it applies an FSDP file to it."""
+    from accelerate import DistributedType, PartialState
 
     from scalequest.config import parse
-    from scalequest.training import context, dpo, sft
 
     spec = importlib.util.spec_from_file_location("recipe", ROOT / f"recipes/{stage}.py")
     assert spec is not None, stage
     assert spec.loader is not None, stage
     recipe = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(recipe)
-    run = context.begin(stage, 1, *parse(*recipe.types(), argv=["--config", config]))
-    run.open()
-    prepare, make = {
-        "qft": (sft.prepare_questions, sft.sft_trainer),
-        "sft": (sft.prepare_solutions, sft.sft_trainer),
-        "qpo": (dpo.prepare_pairs, dpo.dpo_trainer),
-    }[stage]
-    trainer: Any = make(run, prepare(run))
-    mesh = init_device_mesh("cpu", (torch.distributed.get_world_size(),))
-    blocks = set(trainer.model._no_split_modules)
-    units = [module for module in trainer.model.modules() if type(module).__name__ in blocks]
-    assert len(units) == trainer.model.config.num_hidden_layers, f"no unit a block: {blocks}"
-    for module in [*units, trainer.model]:
-        fully_shard(module, mesh=mesh)
-    trainer.accelerator.prepare_model = lambda model, **_: model  # it would wrap it for DDP
-    run.train(trainer)
+    given = parse(*recipe.types(), argv=["--config", config])
+    assert given[1].world_size > 1, "the launcher started one rank"  # this makes the PartialState, too
+    PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+    recipe.main(*given)
 
 
 def draw(curves: dict[str, dict[str, list[float]]], path: Path) -> None:
@@ -198,7 +184,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--output", help="folder of runs, logs, curves and plot")
     made.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
     made.add_argument("--topologies", nargs="+", choices=TOPOLOGIES, default=TOPOLOGIES)
-    made.add_argument("--sharded", choices=STAGES, help=argparse.SUPPRESS)
+    made.add_argument("--as-gpus", choices=STAGES, help=argparse.SUPPRESS)
     made.add_argument("--config", help=argparse.SUPPRESS)
     return made
 
@@ -206,8 +192,8 @@ def parser() -> argparse.ArgumentParser:
 def run(argv: Sequence[str] | None = None) -> int:
     """Parse and run."""
     args = parser().parse_args(argv)
-    if args.sharded:
-        sharded(args.sharded, args.config)
+    if args.as_gpus:
+        as_gpus(args.as_gpus, args.config)
         return 0
     if not args.output:
         parser().error("--output is needed")

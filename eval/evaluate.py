@@ -53,6 +53,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scalequest import heartbeat
 from scalequest.config import ConfigError, RunOptions, parse
 from scalequest.evaluation import harness, protocol, tables
 from scalequest.evaluation.benchmarks import Benchmark, load_benchmark
@@ -112,7 +113,9 @@ def main(run: RunOptions, config: EvaluationConfig, words: Sequence[str]) -> Non
             child = subprocess.Popen(
                 [sys.executable, "-m", "scalequest.guard", *script], stdin=subprocess.PIPE
             )
-            if status := child.wait():
+            with heartbeat.quiet():  # the child speaks
+                status = child.wait()
+            if status:
                 sys.exit(status)
 
     # 3. One table of all

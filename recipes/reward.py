@@ -70,11 +70,11 @@ def main(args: Any, training_args: Any, model_args: Any) -> None:
 
 def types() -> tuple[type, ...]:
     """The dataclasses whose fields are this recipe's keys."""
-    from trl import ModelConfig, RewardConfig
+    from trl import ModelConfig
 
-    from scalequest.training.reward import SolutionPairs
+    from scalequest.training.reward import RewardModelConfig, SolutionPairs
 
-    return SolutionPairs, RewardConfig, ModelConfig
+    return SolutionPairs, RewardModelConfig, ModelConfig
 
 
 if __name__ == "__main__":

@@ -7,9 +7,11 @@
     python recipes/run.py recipes/tiny/pipeline.yaml --output runs/tiny --only qft   # one stage
 
 Each stage is its own process, so that memory is returned between engine and trainer; what it prints goes to
-OUTPUT/logs/<stage>.log. Interrupt or kill it at any point and run the same command again: it goes on where it
-stopped. Before the first stage runs, the settings of all are read and the files that they name looked for. It
-works on one machine; on several, hand the stages to slurm/launch.py one by one.
+OUTPUT/logs/<stage>.log. A terminal shows a live table. Without one (nohup, Slurm, CI) there is a line every
+30 seconds with what is done, the rate and the time left, here and in the stage's log. Interrupt or kill it
+at any point and run the same command again: it goes on where it stopped. Before the first stage runs, the
+settings of all are read and the files that they name looked for. It works on one machine; on several, hand
+the stages to slurm/launch.py one by one.
 """
 
 from __future__ import annotations

@@ -29,9 +29,10 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from scalequest.config import ConfigError, read_yaml
+from scalequest.engines.launch import STOP_SECONDS, STOP_VARIABLE
 from scalequest.estimate import Topology
 
-STOP_SECONDS = 600  # before the end: time for one step and one checkpoint
+TOLD_SECONDS = STOP_SECONDS + 60  # before the end: time for one step and one checkpoint, then for the script
 PORT = 29500
 TRAINING = ("qft", "qpo", "sft", "difficulty", "reward")
 CORES = 8  # a GPU; without a word, Slurm gives one to the one task of a machine, and so to all its ranks
@@ -84,7 +85,7 @@ def script(launch: str, command: Sequence[str], nodes: int | None, extra: Sequen
         "#SBATCH --ntasks-per-node=1",
         f"#SBATCH --gpus-per-node={gpus}",
         f"#SBATCH --cpus-per-task={CORES * gpus}",
-        f"#SBATCH --signal=B:TERM@{STOP_SECONDS}",
+        f"#SBATCH --signal=B:TERM@{TOLD_SECONDS}",
         "#SBATCH --requeue",
         "#SBATCH --open-mode=append",
         "#SBATCH --output=%x-%j.log",
@@ -93,7 +94,7 @@ def script(launch: str, command: Sequence[str], nodes: int | None, extra: Sequen
         "# srun no longer takes this from the job.",
         'export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"',
         "# Time that a launcher leaves its ranks to save in, before it kills them.",
-        f"export TORCH_ELASTIC_SHUTDOWN_TIMEOUT={STOP_SECONDS - 60}",
+        f'export {STOP_VARIABLE}="${{{STOP_VARIABLE}:-{STOP_SECONDS}}}"',
         'HEAD_NODE=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
         "export HEAD_NODE",
         "told=0",

@@ -14,6 +14,7 @@ SOLVER = ["--model", f"{TINY}/tiny-solver", "--chat-format", "tinymath"]
 SMALL = {
     "engines": [*SOLVER, "--rows=64", "--pairs=1", "--transformers-rows=32", "--column-rows=32"],
     "grading": ["--step=200"],
+    "gpu": ["--output={out}", "--small", "--seconds=900", "env", "tiny", "head", "attention", "lora", "full"],
     "harness": [
         *SOLVER,
         "--benchmark=eval/benchmarks/tinymath_test.yaml",
@@ -49,6 +50,8 @@ SMALL = {
 def test_a_bench_runs_small(name: str, tmp_path: Path) -> None:
     shown = run(f"bench/{name}.py", *(word.format(out=tmp_path) for word in SMALL[name]))
     assert shown.strip(), "it printed no table"
+    assert '"failed"' not in shown, "a check of bench/gpu.py raised an error"
+    assert '"tail"' not in shown, "a recipe that bench/gpu.py ran failed"
 
 
 @pytest.mark.slow

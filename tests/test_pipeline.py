@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import psutil
 import pytest
 
 from scalequest.config import ConfigError
+from scalequest.engines.launch import STOP_SECONDS, STOP_VARIABLE
 from scalequest.pipeline import load, mark, plan
 
 # A data stage as ours are, which also leaves a helper in a session of its own, as launchers do.
@@ -52,6 +54,33 @@ for index, block in stage.pending(len(rows), 4):
     dropped = [(row, "round") for row in some if row["n"] % 10 == 0]
     stage.write_block(index, [row for row in some if row["n"] % 10], dropped)
 stage.finish(rows_in=len(rows), card="numbers", tokens=1000, seconds=2.0)
+"""
+
+
+# A stage of one block that takes a while, and says so as our engines do.
+LONG = """
+import sys, time
+from scalequest import heartbeat
+from scalequest.config import RunOptions, parse, to_dict
+from scalequest.engines.base import Completion
+from scalequest.engines.stream import stream
+from scalequest.stages import begin, explained
+
+def answer(blocks):
+    for index, numbers in blocks:
+        for number in numbers:
+            time.sleep(0.1)
+            heartbeat.finished(tokens=50)
+        yield index, [Completion(str(number), (), "stop", 3, 50) for number in numbers]
+
+def main(run):
+    stage = begin("long", 1, run, run, inputs={})
+    heartbeat.now("loading the model")
+    time.sleep(1)
+    stream(stage, 40, 40, ask=lambda n: [n], answer=answer, settle=lambda n, replies: {"id": str(n)})
+    stage.finish(rows_in=40, card="long")
+
+sys.exit(explained(main, *parse(RunOptions, description="long")))
 """
 
 
@@ -146,6 +175,43 @@ def test_runs_shows_and_then_skips_without_starting_anything(
     assert (asked(output, "first"), asked(output, "second")) == (2, 2), text
     assert status == 0
     assert "first: finished before, 40 in" in text
+
+
+def test_signs_of_life_without_a_terminal(
+    pipeline: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SCALEQUEST_LIFE_SECONDS", "0.5")
+    path, output = tmp_path / "long.yaml", tmp_path / "runs"
+    (tmp_path / "long.py").write_text(LONG)
+    (tmp_path / "nothing.yaml").write_text("seed: 1\n")
+    stage = {"name": "one", "script": str(tmp_path / "long.py"), "config": str(tmp_path / "nothing.yaml")}
+    path.write_text(json.dumps({"name": "demo", "stages": [stage]}))
+    began = time.monotonic()
+    status, text = run(path, output)
+    assert status == 0, text
+    told = [line for line in text.splitlines() if line.startswith("[1/1] one: ")]
+    block = r"0 of 40 rows, [1-9]\d? of 40 requests, [\d.]+ requests/s, \d+ tokens/s, 0:00:0\d left"
+    assert any(re.fullmatch(rf"\[1/1\] one: {block}", line) for line in told), text
+    assert any(re.fullmatch(r"\[1/1\] one: loading the model, \d s", line) for line in told), text
+    assert len(told) <= 2 + (time.monotonic() - began) / 0.5
+    log = (output / "logs/one.log").read_text()
+    assert re.search(rf"^\d\d:\d\d:\d\d long: {block}$", log, re.MULTILINE), log
+    assert [file.name for file in (output / "logs").iterdir()] == ["one.log"]
+
+
+def test_signs_of_life_of_a_stage_that_says_nothing_itself(
+    pipeline: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SCALEQUEST_LIFE_SECONDS", "0.5")
+    status, text = run(pipeline(pause=0.2), tmp_path / "runs", "--to", "first")
+    assert status == 0, text
+    assert re.search(
+        r"^\[1/3\] first: running, .*\d+ kept, \d+ dropped, [\d.]+ s, [\d.]+ rows/s$", text, re.M
+    )
+    monkeypatch.setenv("SCALEQUEST_LIFE_SECONDS", "often")
+    status, text = run(pipeline(), tmp_path / "runs")
+    assert (status, text.count("error:")) == (2, 1)
+    assert "SCALEQUEST_LIFE_SECONDS: expected seconds above 0, got 'often'" in text
 
 
 def test_other_settings_are_refused_and_fresh_starts_again(
@@ -353,3 +419,37 @@ def test_help_imports_nothing_heavy() -> None:
     imported = {line.rpartition("|")[2].strip() for line in shown.stderr.splitlines()}
     assert "scalequest.pipeline" in imported
     assert not imported & {"torch", "transformers", "vllm", "wandb", "datasets", "pyarrow"}
+
+
+SLOW_TO_STOP = """
+import os, pathlib, signal, sys, time
+out = pathlib.Path(sys.argv[sys.argv.index("--out") + 1])
+def save(number, frame):
+    time.sleep(6)  # longer than the guard waits for what a stage leaves behind
+    out.with_suffix(".saved").touch()
+    sys.exit(75)
+signal.signal(signal.SIGTERM, save)
+out.write_text(os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"])
+time.sleep(300)
+"""
+
+
+@pytest.mark.parametrize("theirs", [None, "1200"])
+def test_a_stage_that_is_told_to_stop_has_time_to_save(
+    theirs: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its launcher allows its ranks as long as Slurm's does or the caller says; the run waits for it."""
+    monkeypatch.delenv(STOP_VARIABLE, raising=False)
+    if theirs:
+        monkeypatch.setenv(STOP_VARIABLE, theirs)
+    (tmp_path / "slow.py").write_text(SLOW_TO_STOP)
+    path, seen = tmp_path / "slow.yaml", tmp_path / "seen"
+    stage = {"name": "slow", "script": str(tmp_path / "slow.py"), "args": {"out": str(seen)}}
+    path.write_text(json.dumps({"name": "slow", "stages": [stage]}))
+    process = start(path, tmp_path / "runs")
+    wait_for(lambda: seen.exists() and seen.read_text())
+    assert seen.read_text() == (theirs or str(STOP_SECONDS))
+    process.send_signal(signal.SIGTERM)
+    text = process.communicate(timeout=100)[0]
+    assert seen.with_suffix(".saved").exists(), text
+    assert process.returncode == 128 + signal.SIGTERM

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+
+from scalequest import heartbeat
 
 
 @dataclass
@@ -45,6 +48,18 @@ class Line:
             last = json.loads(file.read().splitlines()[-1])
             keys = [key for key in ("step", "loss", "rewards/accuracies") if key in last]
             self.note = ", ".join(f"{key} {_short(last[key])}" for key in keys)
+
+    def life(self, file: Path) -> str:
+        """What the running stage says of itself in `file`; if it says nothing (yet), what is seen of it.
+
+        Raises:
+            ConfigError: the interval of the signs of life is not a positive number.
+        """
+        with contextlib.suppress(OSError):
+            if time.time() - file.stat().st_mtime < heartbeat.every():
+                return file.read_text(encoding="utf-8").strip()
+        seen = f"{self.note}, {self.summary}" if self.note else self.summary
+        return f"running, {seen}"
 
     @property
     def counts(self) -> tuple[int | None, int | None, int | None]:
@@ -115,11 +130,12 @@ def table(lines: Mapping[str, Line]) -> Table:
 
 
 class Board:
-    """The live table on a terminal; plain lines, and the table at the end, elsewhere."""
+    """The live table on a terminal; elsewhere plain lines, one every 30 seconds, and the table at the end."""
 
     def __init__(self, console: Console, lines: Mapping[str, Line]) -> None:
         self._console, self._lines = console, lines
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+        self._said = time.monotonic()
 
     def __enter__(self) -> Board:
         if self._live is not None:
@@ -138,7 +154,13 @@ class Board:
         if self._live is not None:
             self._live.update(table(self._lines), refresh=True)
 
+    def beat(self, prefix: str, line: Line, file: Path) -> None:
+        """Say how far the running stage is, if there is no live table and nothing was said for long."""
+        if self._live is None and time.monotonic() - self._said >= heartbeat.every():
+            self.say(f"{prefix}: {line.life(file)}")
+
     def say(self, text: str, live: bool = True) -> None:
         """Print a line; with `live=False` only where no live table says the same."""
+        self._said = time.monotonic()
         if live or self._live is None:
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -3,8 +3,8 @@
 Memory is the sum of what has to be there at the worst moment: weights, gradients, optimizer state (spread as
 the topology says; ZeRO's stages: Rajbhandari et al., arXiv 1910.02054), buffers for what is gathered, and
 activations (counted tensor by tensor for the Llama block, after Korthikanti et al., arXiv 2205.05198). Time
-is a roofline: a micro-step takes as long as its arithmetic or its traffic, whichever is longer. The constants
-are named below and `ASSUMPTIONS` says them in words; print it beside every number.
+is a roofline: a micro-step takes as long as its arithmetic, its traffic or the host, whichever is longest.
+The constants are named below and `ASSUMPTIONS` says them in words; print it beside every number.
 """
 
 from __future__ import annotations
@@ -19,15 +19,20 @@ from typing import Any, Literal
 from scalequest.config import ConfigError, read_yaml
 
 GIB = float(1 << 30)
-MFU = 0.4  # share of the peak that arithmetic reaches
+# Under ZeRO-3 the host gathers and frees the weights of one module after another. On an H100 and an H200 a
+# micro-batch of 4,096 tokens took 1.0 s at 1.5B and at 7B alike (bench/gpu_results.jsonl): 28 blocks each.
+HOOKS = 0.034  # seconds per block and micro-batch under ZeRO-3, at least
 LIVE_PARAMETERS = 1e9  # that ZeRO-3 keeps gathered: DeepSpeed's stage3_max_live_parameters
 BUCKET = 5e8  # elements of DeepSpeed's reduce bucket
+SUB_GROUP = 1e9  # weights that ZeRO-3 updates at a time: DeepSpeed's sub_group_size
 CONTEXT = 1.5 * GIB  # CUDA, NCCL and kernels, before any tensor
 FRAGMENTS = 0.08  # of all tensors, lost between them
 START_SECONDS = 240  # imports, loading and saving, in which all GPUs wait
 QUANTISED = 0.516  # bytes a weight in NF4 with double quantisation
 ASSUMPTIONS = (
-    f"Assumed: {MFU:.0%} of peak in arithmetic; a micro-step takes the longer of arithmetic and traffic; "
+    "Assumed: 32 % of peak in arithmetic on an H100 (measured), 40 % on an A100; a micro-step takes the "
+    "longest of arithmetic, traffic and, under ZeRO-3, what the host needs "
+    f"({1000 * HOOKS:.0f} ms per block, measured beside an H100); "
     f"{START_SECONDS // 60} minutes to load and save; {CONTEXT / GIB:.1f} GiB for CUDA and NCCL and "
     f"{FRAGMENTS:.0%} for fragmentation; ZeRO-3 keeps {LIVE_PARAMETERS / 1e9:.0f}B weights gathered; logits "
     "are never whole (TRL's fused head); attention under a mask costs the square of the sequence."
@@ -42,17 +47,19 @@ class Device:
         name: of the card.
         memory: in GiB.
         peak: dense bf16 TFLOP/s.
+        mfu: share of that which arithmetic reaches, recomputation counted as work.
         bandwidth: between cards, GB/s that a collective sees (assumed).
     """
 
     name: str
     memory: float
     peak: float
+    mfu: float
     bandwidth: float
 
 
-A100_40G = Device("A100-40G PCIe", 40, 312, 20)  # the paper's
-H100 = Device("H100-80G SXM", 80, 989, 300)
+A100_40G = Device("A100-40G PCIe", 40, 312, 0.4, 20)  # the paper's
+H100 = Device("H100-80G SXM", 80, 989, 0.32, 300)
 
 
 @dataclass(frozen=True)
@@ -227,6 +234,7 @@ class Memory:
     optimizer: float
     gathered: float
     activations: float
+    step: float  # what the optimizer step takes beyond the room that gathered weights and activations left
     rest: float
 
     @property
@@ -255,8 +263,11 @@ def memory(model: Architecture, work: Work, spread: Topology, gpu: bool = True) 
     if work.quantised:
         blocks = model.num_hidden_layers * model.layer
         weights = blocks * QUANTISED + (everything - blocks) * 2.0
-    if work.lora:
-        weights, gradient, state = weights + 4.0 * trained, 4, 8  # PEFT trains an adapter in fp32
+    if work.lora and spread.zero:  # DeepSpeed trains an adapter as it trains any weight
+        weights += float(held * trained)
+    elif work.lora:  # PEFT makes an adapter fp32; over 4-bit weights, TRL's trainers make it bf16 again
+        own = 2 if work.quantised else 4
+        weights, gradient, state = weights + float(own * trained), own, 2 * own
     weights += everything * compute * work.second
     gradients, optimizer = float(trained * gradient), float(trained * state)
     if spread.spreads_weights:
@@ -267,9 +278,8 @@ def memory(model: Architecture, work: Work, spread: Topology, gpu: bool = True) 
         optimizer /= ranks
     if spread.offload:
         optimizer, weights = 0.0, 0.0 if spread.zero == 3 else weights
-    gathered = 0.0
-    if spread.zero:
-        gathered += compute * min(trained, BUCKET)
+    bucket = compute * min(trained, BUCKET) if spread.zero else 0.0
+    gathered = bucket
     if spread.zero == 3:
         gathered += compute * min(everything, LIVE_PARAMETERS)
     if spread.fsdp:
@@ -281,9 +291,16 @@ def memory(model: Architecture, work: Work, spread: Topology, gpu: bool = True) 
     block += compute * work.rows * work.length**2  # the mask
     kept = compute * tokens * model.hidden_size * model.num_hidden_layers
     activations = float(kept + block if work.checkpointing else model.num_hidden_layers * block)
-    held_all = weights + gradients + optimizer + gathered + activations
+    step = 0.0
+    if spread.zero and not spread.offload:
+        # DeepSpeed copies the gradients that it is about to apply into one tensor, and that into an fp32 one.
+        # By then the backward pass's memory is free again, except for ZeRO-3's bucket.
+        applied = min(trained / ranks, SUB_GROUP) if spread.zero == 3 else trained / ranks
+        copies = applied * (compute + 4 if work.mixed else compute)
+        step = max(0.0, copies + (bucket if spread.zero == 3 else 0.0) - gathered - activations)
+    held_all = weights + gradients + optimizer + gathered + activations + step
     rest = (CONTEXT if gpu else 0.0) + FRAGMENTS * held_all
-    return Memory(weights, gradients, optimizer, gathered, activations, rest)
+    return Memory(weights, gradients, optimizer, gathered, activations, step, rest)
 
 
 def gpu_hours(
@@ -303,7 +320,8 @@ def gpu_hours(
     forward = 2.0 * (model.parameters(work.head) - model.embedding)
     forward += 4.0 * work.length * model.hidden_size * model.num_hidden_layers
     passes = 1 + (1 if work.lora else 2) + int(work.checkpointing) + work.reference
-    arithmetic = tokens / (micro_steps * spread.processes) * forward * passes / (device.peak * 1e12 * MFU)
+    reached = device.peak * 1e12 * device.mfu
+    arithmetic = tokens / (micro_steps * spread.processes) * forward * passes / reached
     share = (spread.processes - 1) / spread.processes
     whole = 2.0 * model.parameters(work.head)
     trained = 2.0 * model.lora(work.lora) if work.lora else whole
@@ -314,7 +332,9 @@ def gpu_hours(
         traffic = trained + trained / work.accumulation
     else:
         traffic = 2 * trained / work.accumulation
-    seconds = micro_steps * max(arithmetic, traffic * share / (device.bandwidth * 1e9)) + START_SECONDS
+    hooks = HOOKS * model.num_hidden_layers if spread.zero == 3 else 0.0
+    step = max(arithmetic, traffic * share / (device.bandwidth * 1e9), hooks)
+    seconds = micro_steps * step + START_SECONDS
     return seconds * spread.processes / 3600
 
 

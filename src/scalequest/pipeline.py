@@ -48,9 +48,10 @@ from typing import Any
 
 from rich.console import Console
 
-from scalequest import durable
+from scalequest import durable, heartbeat
 from scalequest.board import Board, Line, read_receipt
 from scalequest.config import ConfigError, build, option, read_yaml, required
+from scalequest.engines.launch import STOP_SECONDS, STOP_VARIABLE
 from scalequest.records import whole_source
 
 STATE = "run.json"
@@ -343,11 +344,13 @@ def run(
     state.setdefault("group", f"{spec.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}")
     _write_state(output, state)
     environment = {
+        STOP_VARIABLE: str(STOP_SECONDS),  # for stages that a launcher starts; we wait as long as they take
         **os.environ,
         "PYTHONUNBUFFERED": "1",
         "WANDB_RUN_GROUP": os.environ.get("WANDB_RUN_GROUP") or state["group"],
         **variables(spec),
     }
+    heartbeat.every()  # a wrong interval is an error before anything runs
     lines = {step.spec.name: Line() for step in steps}
     shown: list[str] = []
     began = time.monotonic()
@@ -365,7 +368,8 @@ def run(
                 _check_needs(step, steps, state)
                 board.say(f"[{number}/{len(steps)}] {name}: {step.shown}")
                 log, before = output / "logs" / f"{name}.log", read_receipt(step.output_dir)
-                status, from_byte = _run_one(step, line, log, environment, lock, board)
+                prefix = f"[{number}/{len(steps)}] {name}"
+                status, from_byte = _run_one(step, line, log, environment, lock, board, prefix)
                 spent = (
                     noted.get("seconds", 0.0) if "mark" not in noted else 0.0
                 )  # by attempts that were stopped
@@ -428,10 +432,15 @@ def _check_needs(step: Step, steps: Sequence[Step], state: Mapping[str, Any]) ->
 
 
 def _run_one(
-    step: Step, line: Line, log: Path, environment: Mapping[str, str], lock: int, board: Board
+    step: Step, line: Line, log: Path, environment: Mapping[str, str], lock: int, board: Board, prefix: str
 ) -> tuple[int, int]:
-    """Run one stage under its guard. Return its exit status and where its part of the log begins."""
+    """Run one stage under its guard, with signs of life that begin with `prefix` if there is no terminal.
+
+    Return its exit status and where its part of the log begins.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
+    life = log.with_suffix(".now").absolute()
+    life.unlink(missing_ok=True)
     line.state, began = "running", time.monotonic()
     with log.open("ab") as file:
         from_byte = file.tell()
@@ -442,7 +451,7 @@ def _run_one(
             stdin=subprocess.PIPE,
             stdout=file,
             stderr=subprocess.STDOUT,
-            env=dict(environment),
+            env={**environment, heartbeat.FILE: str(life)},
             start_new_session=True,  # a terminal's Ctrl-C comes to us alone, and we pass it on
             pass_fds=[lock],  # held until the last process of a killed run is gone
         )
@@ -453,12 +462,14 @@ def _run_one(
                 line.seconds = time.monotonic() - began
                 line.look(step.output_dir)
                 board.refresh()
+                board.beat(prefix, line, life)
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(0.5)
     finally:
         process.stdin.close()  # whatever happened here: the guard ends the stage
         process.wait()
         line.seconds, line.note = time.monotonic() - began, ""
+        life.unlink(missing_ok=True)
     status = 128 + came[0] if came else process.returncode
     line.state = "stopped" if came else "failed" if status else "done"
     return status, from_byte

@@ -33,6 +33,7 @@ from scalequest.cards import lineage
 from scalequest.durable import StageError as StageError
 from scalequest.durable import as_json, as_yaml, one_line, sync, write
 from scalequest.parts import Tally, read_part, write_parquet
+from scalequest.precision import SETTINGS as PRECISION
 from scalequest.records import Row, digest_model
 
 _PACKAGES = (
@@ -547,10 +548,14 @@ def _same_or_raise(
             if _short(before, key, None) != _short(identity, key, None)
         ]
         state = "finished" if receipt["finished"] else "begun"
-        raise StageError(
-            f"{folder}: was {state} with other settings: {'; '.join(changed)}. "
-            "Give --fresh to start again, or another output_dir"
-        )
+        ways = "Give --fresh to start again, or another output_dir"
+        moved = [key for key in PRECISION if _short(before, key, None) != _short(identity, key, None)]
+        if moved and len(moved) == len(changed):
+            given = " ".join(f"--{key} {_short(before, key).strip(chr(34))}" for key in moved)
+            ways = (
+                f"This machine computes in another precision: give {given} to go on as it was {state}. {ways}"
+            )
+        raise StageError(f"{folder}: was {state} with other settings: {'; '.join(changed)}. {ways}")
     now = _code()
     old = {**receipt.get("versions", {}), "commit": receipt.get("commit")}
     new = {**now["versions"], "commit": now["commit"]}

@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from scalequest import heartbeat
 from scalequest.config import ConfigError, RunOptions, fingerprint_fields, to_dict
+from scalequest.precision import engine_dtype
 from scalequest.shards import Stage, StageError
 from scalequest.tracking import Tracker
 
@@ -38,6 +40,8 @@ def begin(
         identity: whatever else can change a row: chat format, prompts.
     """
     index, workers = worker
+    heartbeat.named(name)
+    heartbeat.now("reading and preparing the inputs")
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout)
     logging.getLogger("scalequest").setLevel(logging.INFO if index == 0 else logging.WARNING)
     stage = Stage.open(
@@ -45,7 +49,7 @@ def begin(
         name=name,
         version=version,
         config={**to_dict(run), **to_dict(config)},
-        fingerprint={**fingerprint_fields(run), **fingerprint_fields(config), **identity},
+        fingerprint={**fingerprint_fields(run), **_settings(config), **identity},
         inputs=inputs,
         fresh=run.fresh,
         worker=index,
@@ -54,6 +58,17 @@ def begin(
     if stage.finished:
         log.info("%s: finished before, with the same settings: %s", name, run.output_dir)
     return stage
+
+
+def _settings(config: Any) -> dict[str, Any]:
+    """A stage's settings for its fingerprint: of what is left to the hardware, what that makes of it."""
+    fields = fingerprint_fields(config)
+    model, engine = getattr(config, "model_name_or_path", None), fields.get("engine")
+    if model and engine:
+        revision, trusted = getattr(config, "model_revision", None), config.engine.trust_remote_code
+        dtype = engine_dtype(config.engine.dtype, model, revision=revision, trust_remote_code=trusted)
+        fields["engine"] = {**engine, "dtype": dtype}
+    return fields
 
 
 @contextmanager
@@ -88,11 +103,12 @@ def explained(main: Callable[..., None], *args: Any) -> int:
     """Run a script's `main`; a mistake of the user's becomes one line and exit status 2.
 
     Every worker says what stopped it, with its number: the first may have met nothing, or be ended by the
-    launcher before it does.
+    launcher before it does. Without a terminal the first worker gives signs of life meanwhile.
     """
     rank = os.environ.get("RANK", "0")  # before `main`, which takes the launcher's variables away
     try:
-        main(*args)
+        with heartbeat.signs(speaks=heartbeat.first_rank()):
+            main(*args)
     except (ConfigError, StageError) as error:
         if getattr(error, "told", False):  # another process says it
             return 2

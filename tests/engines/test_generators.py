@@ -14,6 +14,7 @@ import pytest
 import torch
 from engine_support import blocks, complete, greedy, next_logits, requests
 
+from scalequest import heartbeat
 from scalequest.config import ConfigError
 from scalequest.engines import Block, EngineConfig, Generator, Request, Sampling, open_generator
 from scalequest.engines.base import CHECK_EVERY
@@ -56,6 +57,7 @@ def test_every_request_comes_back_in_its_place(generator: Generator) -> None:
     rows = requests(60)
     work = [*blocks(rows, 25), Block(3, [])]
     seen = []
+    finished, tokens = heartbeat.requests.count, heartbeat.requests.tokens
     for block, completions in generator.generate(work, Sampling(1.0, 1.0, 7), [5, 6]):
         seen.append(block.index)
         for request, completion in zip(block.requests, completions, strict=True):
@@ -65,7 +67,9 @@ def test_every_request_comes_back_in_its_place(generator: Generator) -> None:
             stopped = completion.finish_reason == "stop"
             assert completion.tokens == len(completion.ids) + stopped
             assert stopped or completion.tokens == 7
+            tokens += completion.tokens
     assert sorted(seen) == [0, 1, 2, 3]
+    assert (heartbeat.requests.count, heartbeat.requests.tokens) == (finished + 60, tokens)
     assert generator.name in ("vllm", "transformers")
     assert generator.version
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import runpy
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,7 @@ def _environment() -> Iterator[None]:
 
 def launched(**variables: str | None) -> None:
     """Put this process where a launcher would."""
-    for name in ("CUDA_VISIBLE_DEVICES", *LAUNCHER):
+    for name in ("CUDA_VISIBLE_DEVICES", "VLLM_CACHE_ROOT", *LAUNCHER):
         os.environ.pop(name, None)
     os.environ.update({name: value for name, value in variables.items() if value is not None})
 
@@ -105,12 +107,25 @@ def test_a_launch_on_the_cpu_stays_there(monkeypatch: pytest.MonkeyPatch, tmp_pa
     """On a machine with GPUs, when the launcher's variables are gone."""
     (tmp_path / "nvidiactl").touch()
     monkeypatch.setattr(launch, "_GPU_FILES", (str(tmp_path / "nvidiactl"),))
+    monkeypatch.setattr(launch, "_cpu_build", lambda: False)
     launched(**LAUNCHER)
     assert launch.has_gpu()
     launched(**LAUNCHER, ACCELERATE_USE_CPU="true")
     launch.worker()
     assert "ACCELERATE_USE_CPU" not in os.environ
     assert not launch.has_gpu()
+
+
+def test_a_gpu_beside_a_torch_without_gpus_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A laptop with the environment of `make setup`."""
+    (tmp_path / "nvidiactl").touch()
+    monkeypatch.setattr(launch, "_GPU_FILES", (str(tmp_path / "nvidiactl"),))
+    for release, found in (("2.13.0+cpu", False), ("2.13.0", True), ("2.11.0+cu130", True)):
+        monkeypatch.setattr(launch, "version", lambda _, release=release: release)
+        launch._cpu_build.cache_clear()
+        launched()
+        assert launch.has_gpu() is found, release
+    launch._cpu_build.cache_clear()
 
 
 @linux
@@ -149,6 +164,75 @@ def test_mpirun_under_accelerate() -> None:
     os.environ |= {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}
     os.environ |= {"OMPI_COMM_WORLD_LOCAL_RANK": "1", "OMPI_COMM_WORLD_LOCAL_SIZE": "2"}
     assert launch.worker() == (1, 2)
+
+
+def test_each_worker_compiles_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    """Below the one that vLLM would take, by the worker's number, so that a restart finds it again."""
+    spec = importlib.util.find_spec("vllm")
+    assert spec is not None
+    assert spec.origin is not None
+    envs = runpy.run_path(str(Path(spec.origin).with_name("envs.py")))
+    launched(XDG_CACHE_HOME=str(tmp_path))
+    assert envs["environment_variables"]["VLLM_CACHE_ROOT"]() == f"{tmp_path}/vllm"
+    for rank in ("5", "2", "5"):
+        launched(**{**LAUNCHER, "RANK": rank}, XDG_CACHE_HOME=str(tmp_path))
+        launch.worker()
+        assert envs["environment_variables"]["VLLM_CACHE_ROOT"]() == f"{tmp_path}/vllm/worker-{rank}"
+
+
+ALONE = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+
+
+@pytest.mark.parametrize("variables", [{}, {**LAUNCHER, **ALONE}])
+def test_a_lone_process_keeps_the_common_cache(variables: dict[str, str]) -> None:
+    launched(**variables)
+    assert launch.worker() == (0, 1)
+    assert "VLLM_CACHE_ROOT" not in os.environ
+
+
+def test_a_cache_that_the_caller_chose_stays() -> None:
+    launched(**LAUNCHER, VLLM_CACHE_ROOT="/scratch/compiled")
+    launch.worker()
+    assert os.environ["VLLM_CACHE_ROOT"] == "/scratch/compiled"
+
+
+# What a task of `srun --ntasks 8` sees of it; pmi2 adds two of MPI's variables.
+SRUN = {"SLURM_PROCID": "3", "SLURM_LOCALID": "3", "SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "8"}
+
+
+@pytest.mark.parametrize("more", [{}, {"PMI_RANK": "3", "PMI_SIZE": "8"}])
+@pytest.mark.parametrize("check", [launch.worker, launch.check_world])
+def test_tasks_of_srun_without_a_launcher_are_refused(
+    check: Callable[[], object], more: dict[str, str]
+) -> None:
+    launched(**SRUN, **more)
+    with pytest.raises(ConfigError, match="srun started 8 processes that know nothing of each other"):
+        check()
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        # A batch script's own shell, or salloc's: the job has eight tasks, and this is no step of srun.
+        {"SLURM_NTASKS": "8", "SLURM_NPROCS": "8", "SLURM_PROCID": "0"},
+        # salloc's shell where it is a step: one task of its own, and the job's number beside it.
+        {"SLURM_NTASKS": "8", "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"},
+        # slurm/ray_cluster.sbatch: srun --nodes 1 --ntasks 1
+        {"SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"},
+    ],
+)
+def test_one_process_of_slurm_is_one_process(variables: dict[str, str]) -> None:
+    launched(**variables)
+    launch.check_world()
+    assert launch.worker() == (0, 1)
+
+
+def test_a_launcher_on_each_machine_of_a_step_is_not_refused() -> None:
+    """As slurm/launch.py starts them: eight machines, eight tasks of srun, a launcher in each."""
+    launched(**{**SRUN, **LAUNCHER})
+    assert launch.worker() == (5, 8)
+    # What the worker starts asks again, without the launcher's variables.
+    assert launch.worker() == (0, 1)
 
 
 def run(tmp_path: Path, *command: str) -> list[dict[str, Any]]:

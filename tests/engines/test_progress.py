@@ -1,16 +1,20 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from engine_support import requests
 
+from scalequest import heartbeat
 from scalequest.config import ConfigError, RunOptions
-from scalequest.engines.base import Completion
-from scalequest.engines.progress import GateError, Gates
-from scalequest.engines.stream import Drop, stream
+from scalequest.engines.base import Completion, EngineConfig, Sampling
+from scalequest.engines.loading import open_generator
+from scalequest.engines.progress import GateError, Gates, Progress
+from scalequest.engines.stream import Drop, completing, stream
 from scalequest.records import Row
 from scalequest.shards import Stage
 from stage_support import kept, receipt
@@ -87,7 +91,7 @@ def test_lines_where_there_is_no_terminal(tmp_path: Path, caplog: pytest.LogCapt
     run(tmp_path, 100, cut=lambda n: n % 4 == 0, junk=lambda n: n % 4 == 1)
     (line,) = [line for line in caplog.messages if "rows/s" in line]
     assert line.startswith("s: 100 of 100 rows, ")
-    assert "75.0 % stopped, 25.0 % cut, 25.0 % junk, 0 s left" in line
+    assert "75.0 % stopped, 25.0 % cut, 25.0 % junk, 0:00:00 left" in line
 
 
 def test_a_bar_on_a_terminal(
@@ -109,3 +113,44 @@ def test_a_bar_on_a_terminal(
     assert "rows/s" in terminal.getvalue()
     assert "25.0 % cut" in terminal.getvalue()
     assert not [line for line in caplog.messages if "rows/s" in line]
+
+
+def test_signs_of_life_while_the_first_block_is_still_open(
+    tiny_llama: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO, "scalequest")
+    monkeypatch.setenv(heartbeat.SECONDS, "0.05")
+    stage = Stage.open(str(tmp_path), name="s", version=1, config={}, fingerprint={})
+    asked = requests(24)
+    with (
+        heartbeat.signs(speaks=True),
+        open_generator(tiny_llama, EngineConfig(name="transformers", batch_size=4)) as generator,
+    ):
+        heartbeat.named("s")
+        answer = completing(generator, Sampling(max_tokens=60), [])
+        stream(
+            stage, 12, 12, ask=lambda n: asked[2 * n : 2 * n + 2], answer=answer,
+            settle=lambda n, replies: {"id": str(n)},
+        )  # fmt: skip
+    stage.close()
+    lines = [line for line in caplog.messages if line.startswith("s: 0 of 12 rows")]
+    decoding = r", token \d+ of at most 60 in a batch of 4"
+    open_block = rf"s: 0 of 12 rows, (4|8|12|16|20) of 24 requests({decoding})?, [\d,.]+ requests/(s|min), "
+    assert any(re.match(rf"{open_block}[\d,]+ tokens/s, 0:0\d:\d\d left$", line) for line in lines), lines
+    first = rf"s: 0 of 12 rows, 0 of 24 requests{decoding}, at most 0:\d\d:\d\d left$"
+    assert any(re.match(first, line) for line in lines), lines
+
+
+def test_what_is_left_counts_this_workers_share() -> None:
+    """A worker of several: 100 rows, 20 of them on disk, 40 for this one, asked a quarter of those so far."""
+    progress = Progress("s", 100, lambda: 20, mine=40)
+    assert progress.line(5.0) == "20 of 100 rows, 5 s"
+    progress.ask(10, 50)
+    assert progress.line(6.0) == "20 of 100 rows, 0 of 200 requests of this worker, 6 s"
+    heartbeat.finished(20, 400)
+    found = progress.line(10.0)
+    assert found == (
+        "20 of 100 rows, 20 of 200 requests of this worker, 2.0 requests/s, 40 tokens/s, 0:01:30 left"
+    )
+    heartbeat.finished(180)
+    assert progress.line(100.0).endswith("2.0 requests/s, 4 tokens/s, the last rows are being settled")

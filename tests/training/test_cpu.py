@@ -10,6 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from trl.trainer import dpo_trainer, sft_trainer
 from trl.trainer.utils import add_fused_lm_head
 
+from scalequest.config import ConfigError
 from scalequest.training.cpu import add_plain_head, plain_head
 
 FIELDS = ("log_probs", "entropy", "log_sum_sq_probs", "mean_logits", "is_top1")
@@ -70,3 +71,12 @@ def test_trainers_see_it_on_a_cpu_only() -> None:
     with plain_head(True):
         assert sft_trainer.add_fused_lm_head is dpo_trainer.add_fused_lm_head is add_plain_head
     assert sft_trainer.add_fused_lm_head is add_fused_lm_head
+
+
+def test_a_test_can_ask_for_the_head_of_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCALEQUEST_LM_HEAD", "fused")
+    with plain_head(cpu=True):
+        assert sft_trainer.add_fused_lm_head is dpo_trainer.add_fused_lm_head is add_fused_lm_head
+    monkeypatch.setenv("SCALEQUEST_LM_HEAD", "triton")
+    with pytest.raises(ConfigError, match="SCALEQUEST_LM_HEAD=triton is neither plain nor fused"):
+        plain_head(cpu=True).__enter__()

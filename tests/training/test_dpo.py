@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import logging
+import math
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from training_support import recipe, same, weights
+from training_support import RECIPES, logged, recipe, same, weights
 
 from scalequest.config import ConfigError, build
 
@@ -146,3 +147,101 @@ def test_a_fall_of_the_chosen_is_told(caplog: pytest.LogCaptureFixture) -> None:
         assert not caplog.records
         watch.on_log(None, state, None, logs={"rewards/chosen": -0.6})
     assert "lost 6.0 nats" in caplog.text
+
+
+def at_the_start(**changes: float) -> dict[str, float]:
+    """TRL's metrics of a batch before the first step, in bfloat16, with beta 0.1."""
+    good = {
+        "rewards/chosen": 0.001,
+        "rewards/rejected": -0.05,
+        "logps/chosen": -60.0,
+        "logps/rejected": -426.0,
+    }
+    return {**good, **changes}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rewards/chosen": 0.3},
+        {"rewards/chosen": -0.3},
+        {"rewards/rejected": 35.3},
+        {"rewards/rejected": -1.0},
+    ],
+    ids=str,
+)
+def test_a_reference_that_is_another_model_is_refused(changes: dict[str, float]) -> None:
+    from scalequest.training.dpo import check_start
+
+    with pytest.raises(ConfigError, match="the reference is not the model that training starts from"):
+        check_start(at_the_start(**changes), beta=0.1)
+
+
+def test_what_rounding_explains_is_no_other_model() -> None:
+    from scalequest.training.dpo import check_start
+
+    check_start(at_the_start(), beta=0.1)
+    check_start(at_the_start(**{"rewards/rejected": 5.0}), beta=10)  # half a nat
+    check_start(at_the_start(**{"rewards/chosen": 0.0, "rewards/rejected": 0.0}), beta=0)
+    check_start(at_the_start(**{"rewards/chosen": math.nan}), beta=0.1)  # the guard of all losses tells
+
+
+@pytest.mark.parametrize("precompute", [True, False])
+def test_only_the_first_step_of_a_fresh_run_is_checked(
+    settings: Settings, rows: Rows, precompute: bool
+) -> None:
+    more = {"model_name_or_path": str(RECIPES / "tiny/models/tiny-base"), "dtype": "float32"}
+    trainer = trainer_of(settings, input=[str(rows["pairs"])], precompute_ref_log_probs=precompute, **more)
+    batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
+    trainer.model.train()
+    assert trainer.compute_loss(trainer.model, batch).item() == pytest.approx(math.log(2), abs=1e-4)
+    for parameter in (trainer.model if precompute else trainer.ref_model).parameters():
+        parameter.data.zero_()
+    with pytest.raises(ConfigError, match="differ by"):
+        trainer.compute_loss(trainer.model, batch)
+    trainer.state.global_step = 1  # trained, or gone on from a checkpoint
+    trainer.compute_loss(trainer.model, batch)
+    trainer.state.global_step = 0
+    trainer.model.eval()
+    trainer.compute_loss(trainer.model, batch)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"precompute_ref_log_probs": False, "sync_ref_model": True, "ref_model_sync_steps": 1},
+        {"loss_type": ["ipo", "sft"], "loss_weights": [1.0, 0.5], "beta": 0.5},
+        {"gradient_accumulation_steps": 2, "logging_steps": 2, "f_divergence_type": "js_divergence"},
+    ],
+    ids=["sync", "ipo", "accumulated"],
+)
+def test_the_check_passes_what_starts_right(
+    settings: Settings, rows: Rows, train: Train, more: Settings
+) -> None:
+    out = train("qpo", settings, input=[str(rows["pairs"])], **more)
+    assert len([record for record in logged(out) if "loss" in record]) == 4 / more.get("logging_steps", 1)
+
+
+def test_lora_under_fsdp_does_not_compute_its_reference_beforehand(
+    settings: Settings, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weights are on one process only until training starts."""
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ConfigError, match="under FSDP a LoRA run's model has no weights"):
+        trainer_of(settings, input=[str(rows["pairs"])], use_peft=True, precompute_ref_log_probs=True)
+
+
+def test_log_probabilities_leave_fsdp2_unrounded() -> None:
+    from accelerate import FullyShardedDataParallelPlugin
+
+    from scalequest.training.loading import keep_outputs_exact
+
+    plugin = FullyShardedDataParallelPlugin(fsdp_version=2)
+    plugin.set_mixed_precision("bf16")
+    assert plugin.mixed_precision_policy.output_dtype == torch.bfloat16, (
+        "accelerate rounds no more: drop ours"
+    )
+    keep_outputs_exact(SimpleNamespace(state=SimpleNamespace(fsdp_plugin=plugin)))
+    assert plugin.mixed_precision_policy.output_dtype is None
+    assert plugin.mixed_precision_policy.param_dtype == torch.bfloat16
+    keep_outputs_exact(SimpleNamespace(state=SimpleNamespace()))

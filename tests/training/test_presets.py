@@ -186,6 +186,73 @@ def test_what_is_held_besides_is_counted() -> None:
         assert estimate.Work.of(*parts).second == held
 
 
+def test_the_optimizer_step_is_counted_where_it_is_the_peak() -> None:
+    """DeepSpeed copies gradients: one sub-group at a time under ZeRO-3, a rank's whole share otherwise."""
+    model = estimate.Architecture(**read_yaml(RECIPES / "architectures.yaml")["Qwen/Qwen2-Math-7B"])
+    work, everything = estimate.Work(rows=1, length=1024), model.parameters()
+
+    def needs(zero: Any, ranks: int, work: estimate.Work = work, offload: bool = False) -> estimate.Memory:
+        spread = estimate.Topology(processes=ranks, zero=zero, offload=offload)
+        return estimate.memory(model, work, spread)
+
+    def at_step(memory: estimate.Memory) -> float:
+        return memory.gathered + memory.activations + memory.step
+
+    assert at_step(needs(3, 1)) == at_step(needs(3, 2)) == 6e9 + 2 * 5e8, "and the bucket, which stays"
+    assert needs(3, 1).step > needs(3, 8).step
+    assert at_step(needs(2, 2)) == 6 * everything / 2
+    assert needs(3, 1, estimate.Work(rows=8, length=4096)).step == 0, "the backward pass needs more"
+    assert needs(3, 1, offload=True).step == 0, "on the host"
+    assert needs(0, 2).step == 0
+    full = estimate.Work(rows=1, length=1024, mixed=False)
+    assert at_step(needs(2, 2, full)) == 4 * everything / 2, "no copy in another precision"
+
+
+@pytest.mark.parametrize("four_bits", [False, True])
+def test_an_adapter_is_counted_as_it_is_held(four_bits: bool, model_dir: Path, tmp_path: Path) -> None:
+    """By PEFT and TRL as they are installed; no step is trained."""
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import SFTConfig, SFTTrainer
+
+    loaded = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.bfloat16)
+    loaded.is_loaded_in_4bit = four_bits  # all that TRL looks at, and there is no GPU to quantise on
+    trainer = SFTTrainer(
+        model=loaded,
+        args=SFTConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none"),
+        train_dataset=Dataset.from_dict({"input_ids": [[1, 2, 3]], "labels": [[1, 2, 3]]}),
+        processing_class=AutoTokenizer.from_pretrained(model_dir),
+        peft_config=LoraConfig(r=8, target_modules="all-linear"),
+    )
+    adapter = [weight for weight in trainer.model.parameters() if weight.requires_grad]
+    held = {weight.dtype.itemsize for weight in adapter}
+    assert held == {2 if four_bits else 4}
+    model = estimate.Architecture.of(loaded.config)
+    work = estimate.Work(rows=1, length=64, lora=8, quantised=four_bits)
+    alone = estimate.memory(model, replace(work, lora=0), estimate.Topology())
+    needs = estimate.memory(model, work, estimate.Topology())
+    trained = sum(weight.numel() for weight in adapter)
+    assert needs.weights - alone.weights == needs.gradients == held.pop() * trained
+    assert needs.optimizer == 2 * needs.gradients
+    spread = estimate.memory(model, work, estimate.Topology(processes=2, zero=2))
+    assert spread.gradients == 2 * trained / 2
+    assert spread.optimizer == 12 * trained / 2
+
+
+def test_the_optimizer_on_the_host_is_built_without_a_cuda_toolkit() -> None:
+    """As the head of zero3_offload.yaml says of DeepSpeed on a machine with GPUs."""
+    from deepspeed.accelerator.cuda_accelerator import CUDA_Accelerator
+    from deepspeed.ops.op_builder.builder import CUDAOpBuilder
+
+    builder = CUDA_Accelerator().get_op_builder("CPUAdamBuilder")
+    assert not issubclass(builder, CUDAOpBuilder)
+    assert all(source.endswith(".cpp") for source in builder().sources())
+    assert issubclass(CUDA_Accelerator().get_op_builder("FusedAdamBuilder"), CUDAOpBuilder)
+    assert "no CUDA toolkit" in (ROOT / "accelerate_configs/zero3_offload.yaml").read_text()
+
+
 def test_the_topology_is_deepspeeds_own_where_it_has_a_file_of_its_own() -> None:
     """With such a file accelerate sets no variable for the stage."""
     zero = {"stage": 3, "offload_optimizer": {"device": "cpu"}}

@@ -1,18 +1,22 @@
-"""What the launcher reads: accelerate files, and one recipe on two ranks."""
+"""What the launcher reads: accelerate files, and recipes on two CPU ranks over gloo, in float32."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from training_support import RECIPES, write_yaml
+from training_support import RECIPES, logged, write_yaml
 
 CONFIGS = RECIPES.parent / "accelerate_configs"
+BENCH = RECIPES.parent / "bench/ranks.py"
+TINY = RECIPES / "tiny/models/tiny-base"  # it has learned: its log-probabilities are not those of zeros
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
@@ -40,42 +44,93 @@ def test_every_topology_has_its_file() -> None:
     assert {path.stem for path in CONFIGS.glob("*.yaml")} == wanted
 
 
+@pytest.fixture(scope="module")
+def extensions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where DeepSpeed compiles an operator at its first start.
+
+    Killed while it does, it leaves a lock in the usual place, for which every later run would wait for ever.
+    """
+    return tmp_path_factory.mktemp("extensions")
+
+
+@pytest.fixture(scope="module")
+def preferences(rows: dict[str, Path]) -> dict[str, Any]:
+    """Settings of a QPO of three steps, four pairs each, on a model that has learned something."""
+    return {
+        "model_name_or_path": str(TINY),
+        "chat_format": "tinymath",
+        "input": [str(rows["pairs"])],
+        "use_cpu": True,
+        "bf16": False,
+        "dtype": "float32",
+        "gradient_checkpointing": False,
+        "max_length": 128,
+        "learning_rate": 1e-5,
+        "lr_scheduler_type": "constant",
+        "max_steps": 3,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "track": "none",
+    }
+
+
+@pytest.fixture(scope="module")
+def preferred_alone(
+    preferences: dict[str, Any], train: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> list[float]:
+    """Losses of that QPO on one rank, with the plain head."""
+    out = tmp_path_factory.mktemp("alone") / "out"
+    return losses(train("qpo", preferences, output_dir=str(out), per_device_train_batch_size=4))
+
+
+def losses(out: Path) -> list[float]:
+    """What a run logged, step by step."""
+    return [record["loss"] for record in logged(out) if "loss" in record]
+
+
+def on_two_ranks(
+    topology: str, stage: str, settings: dict[str, Any], folder: Path, extensions: Path, head: str
+) -> str:
+    """Run a recipe on two CPU ranks; return what it printed."""
+    gloo = {"ddp_backend": "gloo"} if topology in ("ddp", "fsdp2") else {}
+    config = write_yaml(folder / f"{stage}.yaml", {**settings, **gloo})
+    command = [sys.executable, "-m"]
+    if topology == "ddp":  # on a CPU, accelerate starts one process for its file
+        command += ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    else:
+        command += ["accelerate.commands.launch", "--config_file", str(CONFIGS / f"{topology}.yaml")]
+        command += ["--num_processes", "2", "--main_process_port", "0", "--mixed_precision", "no"]
+    # The bench tells accelerate to apply the file to CPU ranks, too.
+    command += [str(BENCH), "--as-gpus", stage] if topology == "fsdp2" else [str(RECIPES / f"{stage}.py")]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_EXTENSIONS_DIR": str(extensions)}
+    done = subprocess.run(
+        [*command, "--config", str(config)],
+        capture_output=True,
+        text=True,
+        env={**env, "SCALEQUEST_LM_HEAD": head},
+        check=False,
+        timeout=540,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize("head", ["fused", pytest.param("plain", marks=pytest.mark.slow)])
 def test_zero3_on_two_ranks_saves_a_whole_model(
-    settings: dict[str, Any], rows: dict[str, Path], tmp_path: Path
+    head: str,
+    settings: dict[str, Any],
+    rows: dict[str, Path],
+    tmp_path: Path,
+    extensions: Path,
+    train: Callable[..., Path],
 ) -> None:
-    """DeepSpeed ZeRO-3 over gloo: weights are spread over two CPU ranks, the saved model is one."""
+    """Weights are spread over two ranks, the saved model is one, with the losses of one rank's plain head."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    given = {
-        **settings,
-        "input": [str(rows["solutions"])],
-        "bf16": True,
-        "dtype": "bfloat16",
-        "save_strategy": "steps",
-    }
-    config = write_yaml(tmp_path / "sft.yaml", {**given, "save_steps": 2, "per_device_train_batch_size": 1})
-    command = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--config_file",
-        str(CONFIGS / "zero3.yaml"),
-    ]
-    command += [
-        "--num_processes",
-        "2",
-        "--main_process_port",
-        "0",
-        str(RECIPES / "sft.py"),
-        "--config",
-        str(config),
-    ]
-    # DeepSpeed compiles an operator at its first start. Killed while it does, it leaves a lock in the usual
-    # place, for which every later run would wait for ever.
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_EXTENSIONS_DIR": str(tmp_path / "extensions")}
-    done = subprocess.run(command, capture_output=True, text=True, env=env, check=False, timeout=540)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "2 process(es) x batch 1 x accumulation 1 = 2 sequences a step" in done.stdout
+    given = {**settings, "input": [str(rows["solutions"])]}
+    spread = {**given, "save_strategy": "steps", "save_steps": 2, "per_device_train_batch_size": 1}
+    said = on_two_ranks("zero3", "sft", spread, tmp_path, extensions, head)
+    assert "2 process(es) x batch 1 x accumulation 1 = 2 sequences a step" in said
     out = Path(settings["output_dir"])
     model, tokenizer = AutoModelForCausalLM.from_pretrained(out), AutoTokenizer.from_pretrained(out)
     assert all(weight.numel() for weight in model.parameters())
@@ -83,3 +138,42 @@ def test_zero3_on_two_ranks_saves_a_whole_model(
     assert model.generate(ids, max_new_tokens=4).shape[1] > ids.shape[1]
     assert json.loads((out / "receipt.json").read_text())["kept"] == 40
     assert list(out.glob("checkpoint-4/complete.json"))
+    alone = losses(train("sft", given, output_dir=str(tmp_path / "alone")))
+    assert losses(out) == pytest.approx(alone, rel=1e-4), f"{head} head on two ranks, plain head on one"
+    assert len(alone) == 4
+
+
+@pytest.mark.parametrize(
+    ("topology", "head"),
+    [
+        ("zero3", "fused"),
+        ("fsdp2", "fused"),
+        pytest.param("zero3", "plain", marks=pytest.mark.slow),
+        pytest.param("ddp", "plain", marks=pytest.mark.slow),
+    ],
+)
+def test_qpo_on_two_ranks_starts_from_its_reference_and_trains_as_on_one(
+    topology: str,
+    head: str,
+    preferences: dict[str, Any],
+    preferred_alone: list[float],
+    tmp_path: Path,
+    extensions: Path,
+) -> None:
+    """Under FSDP2 the second rank's copy of the reference used to be zeros; the first loss was 6e-14."""
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM
+
+    out = tmp_path / "out"
+    given = {**preferences, "output_dir": str(out), "per_device_train_batch_size": 2}
+    on_two_ranks(topology, "qpo", given, tmp_path, extensions, head)
+    first = logged(out)[0]
+    assert first["loss"] == pytest.approx(math.log(2), abs=1e-4)
+    nats = [first[f"rewards/{side}"] / 0.1 for side in ("chosen", "rejected")]
+    assert nats == pytest.approx([0, 0], abs=1e-3), "policy and reference differ before the first step"
+    assert losses(out) == pytest.approx(preferred_alone, rel=1e-3)
+    model = AutoModelForCausalLM.from_pretrained(out)
+    before, after = load_file(TINY / "model.safetensors"), dict(model.named_parameters())
+    name = "model.layers.0.mlp.up_proj.weight"
+    apart = (after[name] - before[name].float()).abs().max().item()
+    assert 0 < apart < 1e-3, "not trained, or not from where it should"

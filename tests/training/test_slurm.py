@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -39,6 +40,33 @@ def test_topology_is_the_accelerate_files() -> None:
     assert words[words.index("--num_processes") + 1] == "8"
     assert "--gradient_accumulation_steps" not in words
     assert subprocess.run(["bash", "-n"], input=text, text=True, check=False).returncode == 0
+
+
+def test_ranks_have_time_to_save_and_the_script_has_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchrun reads it; what `scontrol` needs afterwards still fits in before the end of the job."""
+    from torch.distributed.launcher.api import LaunchConfig
+
+    from scalequest.engines.launch import STOP_SECONDS, STOP_VARIABLE
+
+    text = script("accelerate_configs/zero3.yaml", *SFT)
+    exported = next(line for line in text.splitlines() if line.startswith(f"export {STOP_VARIABLE}"))
+
+    def allowed() -> int:
+        """Seconds that torchrun takes from the script's environment."""
+        said = subprocess.run(
+            ["bash", "-c", f'{exported}; echo "${STOP_VARIABLE}"'], capture_output=True, text=True, check=True
+        ).stdout
+        with monkeypatch.context() as inside:
+            inside.setenv(STOP_VARIABLE, said.strip())
+            return LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=1).shutdown_timeout or 0
+
+    monkeypatch.delenv(STOP_VARIABLE, raising=False)
+    assert allowed() == STOP_SECONDS > 300
+    told = int(re.search(r"--signal=B:TERM@(\d+)", text)[1])  # type: ignore[index]
+    assert told >= STOP_SECONDS + 30
+    assert f"{STOP_VARIABLE}={STOP_SECONDS}`" in (ROOT / "recipes/README.md").read_text()
+    monkeypatch.setenv(STOP_VARIABLE, "1200")
+    assert allowed() == 1200, "what the caller set"
 
 
 @pytest.mark.parametrize("file", ["zero3", "multi_node"])

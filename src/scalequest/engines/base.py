@@ -118,7 +118,11 @@ class EngineConfig:
     name: Literal["auto", "vllm", "transformers"] = option(
         "auto", "auto is vllm where it imports, else transformers"
     )
-    dtype: str = option("auto", "auto is the checkpoint's")
+    dtype: str = option(
+        "auto",
+        "auto: the checkpoint's, or float32 if this CPU would emulate it; native: bfloat16 if this machine "
+        "computes it, whatever the checkpoint's; or a type",
+    )
     max_model_len: int | None = option(None, "context length; None is the model's")
     batch_size: int = option(128, "transformers: rows a forward pass", fingerprint=False)
     tensor_parallel_size: int = option(1, "vllm: GPUs a model copy", fingerprint=False)

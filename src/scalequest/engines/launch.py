@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
@@ -18,14 +20,24 @@ Launch = Literal["local", "ray"]
 LAUNCH = "local: the processes that were started; ray: workers as tasks of a Ray cluster"
 RAY_WORKERS = "ray: how many; None is one for every engine.tensor_parallel_size GPUs, or one without GPUs"
 
+# Seconds after which torchrun, and so `accelerate launch`, kills its ranks once it was told to stop. Its own
+# default is 30, in which no checkpoint of a 7B model under ZeRO-3 (about 122 GB) reaches a disk. Whatever
+# starts a launcher sets the variable, and has to wait longer itself.
+STOP_VARIABLE = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
+STOP_SECONDS = 540
+
 # What each launcher tells a process: rank, world size, local rank, local world size.
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 _MPI = (
     tuple(f"OMPI_COMM_WORLD_{name}" for name in ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE")),
     ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
 )
-# What would make an engine join the launcher's process group.
+# Tasks of the step that srun started. SLURM_NTASKS will not do: it is the whole job's, and a batch script and
+# the shell of salloc have it, too, though they are one process.
+_SRUN_TASKS = "SLURM_STEP_NUM_TASKS"
+# What would make an engine join the launcher's process group, or a process that a worker starts be refused.
 _REMOVED = (
+    _SRUN_TASKS,
     *("MASTER_ADDR", "MASTER_PORT", "GROUP_RANK", "GROUP_WORLD_SIZE"),
     *("ROLE_RANK", "ROLE_NAME", "ROLE_WORLD_SIZE"),
     *_TORCHRUN,
@@ -41,15 +53,17 @@ def worker(tensor_parallel_size: int = 1) -> tuple[int, int]:
 
     Call once, before anything that looks at devices is imported. `CUDA_VISIBLE_DEVICES` becomes this
     process's group of `tensor_parallel_size` GPUs out of the caller's list (of all GPUs where there is none);
-    without a GPU the process is bound to its share of the cores. The launcher's variables are then removed.
+    without a GPU the process is bound to its share of the cores. Each of several workers gets a folder of its
+    own for what vLLM compiles. The launcher's variables are then removed.
 
     Returns:
         The worker's number, from 0, and how many workers there are; (0, 1) without a launcher.
 
     Raises:
         ConfigError: the launcher started fewer processes than it was asked for, its variables contradict each
-            other, or there are fewer GPUs than the processes need.
+            other, srun started several processes without one, or there are fewer GPUs than they need.
     """
+    _refuse_strangers()
     _refuse_lonely_launch()
     index, workers, local_index, local_workers = _place()
     by_launcher = any(name in os.environ for name in ("ACCELERATE_MIXED_PRECISION", *_TORCHRUN))
@@ -59,6 +73,8 @@ def worker(tensor_parallel_size: int = 1) -> tuple[int, int]:
             _pin_gpus(local_index, tensor_parallel_size)
         if not gpu:
             _bind_cores(local_index, local_workers)
+    if workers > 1:
+        _separate_caches(index)
     if not gpu:
         # vLLM binds memory to NUMA nodes on CPU, and torch warns of it at every start unless told so before.
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
@@ -82,10 +98,12 @@ def check_world() -> None:
     over each other, or one process where several were asked for, which then trains on smaller batches.
 
     Raises:
-        ConfigError: `torch.distributed` sees another world size than was launched.
+        ConfigError: `torch.distributed` sees another world size than was launched, or srun started several
+            processes without a launcher.
     """
     import torch.distributed
 
+    _refuse_strangers()
     _refuse_lonely_launch()
     _, launched, _, _ = _place()
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
@@ -107,6 +125,17 @@ def _refuse_lonely_launch() -> None:
             "accelerate launch was asked for several processes and started one: on CPU use `torchrun "
             "--standalone --nproc_per_node N`, or a config file with distributed_type: MULTI_GPU and "
             "use_cpu: true (or unset MASTER_PORT if one process is meant)"
+        )
+
+
+def _refuse_strangers() -> None:
+    """Several tasks of srun that no launcher numbered: each would take itself for the only process."""
+    tasks = os.environ.get(_SRUN_TASKS, "1")
+    if tasks.isdecimal() and int(tasks) > 1 and "SLURM_PROCID" in os.environ and _family() is None:
+        raise ConfigError(
+            f"srun started {tasks} processes that know nothing of each other: let srun start one `accelerate "
+            "launch --config_file accelerate_configs/...` per machine, as `python slurm/launch.py` writes it "
+            f"(or unset {_SRUN_TASKS} if one process is meant)"
         )
 
 
@@ -146,13 +175,22 @@ def _number(name: str) -> int:
 
 
 def has_gpu() -> bool:
-    """Whether this machine has a GPU that the caller lets us use, found without importing torch."""
+    """Whether this machine has a GPU that the caller lets us use, found without importing torch.
+
+    A laptop with a GPU and the CPU environment of `make setup` has none for us.
+    """
     # torch reads OMP_NUM_THREADS when it is imported, so `worker` may not ask it.
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return False
-    if _told_cpu():
+    if _told_cpu() or _cpu_build():
         return False
     return any(Path(file).exists() for file in _GPU_FILES)
+
+
+@cache
+def _cpu_build() -> bool:
+    """Whether the installed torch was built without GPUs."""
+    return version("torch").endswith("+cpu")
 
 
 def _told_cpu() -> bool:
@@ -177,6 +215,18 @@ def _pin_gpus(local_index: int, group: int) -> None:
             f"but {where} has {len(gpus)} ({','.join(gpus)}): launch one process for every {group}"
         )
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[first : first + group])
+
+
+def _separate_caches(index: int) -> None:
+    """Give this worker a folder of its own for what vLLM compiles, unless the caller chose one.
+
+    vLLM writes parts of its cache in place, and tells ranks apart only within one engine: engines that start
+    together would read each other's half-written files. The folder is named after the worker's number among
+    all workers, because machines often share a home; a restart finds it again.
+    """
+    if "VLLM_CACHE_ROOT" not in os.environ:
+        base = os.environ.get("XDG_CACHE_HOME", os.path.join(os.path.expanduser("~"), ".cache"))
+        os.environ["VLLM_CACHE_ROOT"] = os.path.join(base, "vllm", f"worker-{index}")
 
 
 def _bind_cores(local_index: int, local_workers: int) -> None:

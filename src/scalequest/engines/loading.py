@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 
+from scalequest import heartbeat
 from scalequest.config import ConfigError
 from scalequest.engines.base import EngineConfig, Generator
 from scalequest.engines.scoring import Scorer
+from scalequest.precision import say_engine
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +27,8 @@ def open_generator(
     Raises:
         ConfigError: the engine cannot be imported, or an engine argument is unknown.
     """
+    heartbeat.now(f"loading {model}, and its engine")
+    say_engine(config.dtype, model, revision=revision, trust_remote_code=config.trust_remote_code)
     if config.name != "transformers":
         from scalequest.engines.vllm_engine import VllmGenerator, import_vllm
 
@@ -54,6 +58,8 @@ def open_scorer(model: str, config: EngineConfig, *, revision: str | None = None
         ConfigError: the engine cannot be imported or does not know the architecture, or the head has more
             than one number.
     """
+    heartbeat.now(f"loading {model}, and its engine")
+    say_engine(config.dtype, model, revision=revision, trust_remote_code=config.trust_remote_code)
     if config.name != "transformers":
         from scalequest.engines.vllm_engine import import_vllm
 

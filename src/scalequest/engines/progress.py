@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from scalequest import heartbeat
 from scalequest.config import ConfigError, option
 from scalequest.engines.base import FinishReason
 from scalequest.records import Row
@@ -62,6 +63,8 @@ class Progress:
     """Rates since this process began; use as a context manager.
 
     Rows and rates are of all workers, told by the blocks that are on disk; shares and gates of this one.
+    Without a terminal there are signs of life as well; they count this worker's requests, since blocks
+    finish late.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class Progress:
         *,
         gates: Gates | None = None,
         text: Callable[[Row], str] | None = None,
+        mine: int | None = None,
     ) -> None:
         """Start the clock.
 
@@ -83,12 +87,18 @@ class Progress:
             tracker: gets the numbers.
             gates: limits; None has none.
             text: a kept row's text, equal for duplicates; None does not look for them.
+            mine: how many of the rows that are not yet on disk are this worker's; None is all of them.
         """
         self._name, self._rows, self._written, self._tracker = name, rows, written, tracker
         self._gates, self._text = gates, text
         self._seen: set[int] = set()
         self._started = self._reported = self._last = time.monotonic()
-        self._before = written()
+        self._before = self._on_disk = written()
+        self._mine = rows - self._before if mine is None else mine
+        self._asked_rows = self._asked = 0
+        self._requests = heartbeat.requests.count
+        self._generated = heartbeat.requests.tokens
+        self._life = heartbeat.doing(name, told=self.line)
         self._done = self._told = self._kept = self._cut_rows = self._repeated = 0
         self._replies = self._tokens = self._stopped = 0
         self._bar: Any = None
@@ -98,10 +108,12 @@ class Progress:
             self._bar = _bar()
             self._task = self._bar.add_task(self._name, total=self._rows, rates="", shares="")
             self._bar.start()
+        self._life.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
         """Report for the last time."""
+        self._life.__exit__(None, None, None)
         self.report()
         if self._bar is not None:
             self._bar.stop()
@@ -111,6 +123,40 @@ class Progress:
         now = time.monotonic()
         passed, self._last = now - self._last, now
         return round(passed, 3)
+
+    def ask(self, rows: int, requests: int) -> None:
+        """Count a block that is handed to the engine, with the requests that its rows make."""
+        self._asked_rows += rows
+        self._asked += requests
+
+    def line(self, seconds: float) -> str:
+        """How far the stage is, in the middle of a block, too: rows, requests, rates and time left."""
+        rows = max(self._on_disk, self._before + self._done)
+        text = f"{rows:,} of {self._rows:,} rows"
+        requests = heartbeat.requests.count - self._requests
+        tokens = heartbeat.requests.tokens - self._generated
+        done, total = float(requests), self._asked * self._mine / max(1, self._asked_rows)
+        if total:
+            owner = "" if self._before + self._mine >= self._rows else " of this worker"
+            text += f", {requests:,} of {round(total):,} requests{owner}"
+        if total and (batch := heartbeat.requests.batch) is not None:
+            size, made, most = batch
+            done += size * made / most  # at least: most replies end before they have to
+            text += f", token {made:,} of at most {most:,} in a batch of {size}"
+        if not total or not done:
+            done, total = float(self._done), float(self._mine)
+        if not done:
+            return f"{text}, {seconds:.0f} s"
+        if requests:
+            text += f", {heartbeat.rate(requests / seconds, 'requests')}"
+        elif self._done:
+            text += f", {heartbeat.rate(self._done / seconds, 'rows')}"
+        if tokens:
+            text += f", {tokens / seconds:,.0f} tokens/s"
+        if done >= total:
+            return f"{text}, the last rows are being settled"
+        most_left = "" if requests or self._done else "at most "
+        return f"{text}, {most_left}{heartbeat.clock((total - done) * seconds / done)} left"
 
     def add(self, kept: Sequence[Row], dropped: Sequence[tuple[Row, str]], replies: Sequence[Reply]) -> None:
         """Count one block.
@@ -164,10 +210,11 @@ class Progress:
         """Move the bar or log a line, and tell the tracker."""
         if self._done == self._told:
             return
+        heartbeat.heard()
         self._told = self._done
         self._reported = time.monotonic()
         seconds = max(self._reported - self._started, 1e-9)
-        written = self._written()
+        written = self._on_disk = self._written()
         rows = max(self._done, written - self._before)
         tokens = self._tokens * rows / self._done  # as if the others' rows were as long as ours
         metrics = {
@@ -186,9 +233,9 @@ class Progress:
         if self._bar is not None:
             self._bar.update(self._task, completed=written, rates=rates, shares=shares)
         else:
-            left = metrics["eta_seconds"]
+            left = heartbeat.clock(metrics["eta_seconds"])
             logger.info(
-                "%s: %d of %d rows, %s, %s, %.0f s left", self._name, written, self._rows, rates, shares, left
+                "%s: %d of %d rows, %s, %s, %s left", self._name, written, self._rows, rates, shares, left
             )
         if self._tracker is not None:
             self._tracker.log(metrics, step=self._done)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from scalequest import heartbeat
 from scalequest.config import ConfigError, RunOptions
 from scalequest.engines.launch import IN_RAY
 from scalequest.shards import SESSION, StageError, clear
@@ -66,9 +67,10 @@ def spread(main: Callable[[RunOptions, Any], None], run: RunOptions, config: Any
         logger.info("%d workers on Ray, each with %g CPUs and %d GPUs", workers, cpus, gpus)
         task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES, max_calls=1)(_worker)
         waiting = [task.remote(number, *given) for number in range(workers)]
-        while waiting:
-            done, waiting = ray.wait(waiting)
-            ray.get(done)
+        with heartbeat.quiet():  # worker 0 speaks
+            while waiting:
+                done, waiting = ray.wait(waiting)
+                ray.get(done)
     except ray.exceptions.RayError as error:
         cause = getattr(error, "cause", None)
         raise cause if isinstance(cause, ConfigError | StageError) else error from None
@@ -92,7 +94,8 @@ def _worker(
     os.environ.update({name: str(value) for name, value in place.items()})
     os.environ.update({SESSION: session, IN_RAY: "1"})
     os.chdir(folder)
-    main(run, config)
+    with heartbeat.signs(speaks=number == 0):
+        main(run, config)
 
 
 def _room(nodes: Sequence[Mapping[str, float]], config: Any) -> tuple[int, float, int]:

@@ -28,6 +28,7 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
 
+from scalequest import heartbeat
 from scalequest.config import ConfigError, option
 from scalequest.engines.base import Sampling
 from scalequest.engines.chat_protocol import (
@@ -202,7 +203,8 @@ class ChatServer:
                         return
                     for task in runner.run(_first(tasks)):
                         index, position = tasks.pop(task)
-                        opened[index][position] = task.result()
+                        opened[index][position] = reply = task.result()
+                        heartbeat.finished(tokens=reply.tokens)
                         if None not in opened[index]:
                             yield index, [reply for reply in opened.pop(index) if reply is not None]
             except BaseException as error:  # a gate or Ctrl-C, too

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from scalequest import heartbeat
 from scalequest.config import ConfigError
 from scalequest.engines.base import Block, Completion, Generator, Request, Sampling
 from scalequest.engines.progress import Gates, Progress, Reply
@@ -114,7 +115,13 @@ def stream(
     name = str(stage.receipt["stage"])
     todo = list(stage.pending(rows, block_size))
     progress = Progress(
-        name, rows, lambda: min(rows, stage.written() * block_size), tracker, gates=gates, text=text
+        name,
+        rows,
+        lambda: min(rows, stage.written() * block_size),
+        tracker,
+        gates=gates,
+        text=text,
+        mine=sum(len(numbers) for _, numbers in todo),
     )
     planned: dict[int, tuple[range, list[Sequence[Q] | Drop]]] = {}
     samples: list[Row] = []
@@ -155,6 +162,7 @@ def stream(
             plan = [ask(number) for number in numbers]
             planned[index] = (numbers, plan)
             questions = [question for asked in plan if not isinstance(asked, Drop) for question in asked]
+            progress.ask(len(numbers), len(questions))
             if questions:
                 yield index, questions
             else:
@@ -167,6 +175,7 @@ def stream(
         else:
             for index, replies in answer(blocks()):
                 write(index, replies)
+    heartbeat.now("writing the results")
     if planned:
         raise RuntimeError(f"{name}: no replies came back for blocks {sorted(planned)}")
     if tracker is not None and samples:

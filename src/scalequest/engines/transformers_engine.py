@@ -15,6 +15,7 @@ import transformers
 from transformers import AutoModelForCausalLM, GenerationConfig, LogitsProcessor, StoppingCriteria
 from transformers.utils import logging as transformers_logging
 
+from scalequest import heartbeat
 from scalequest.engines.base import (
     CHECK_EVERY,
     Block,
@@ -24,6 +25,7 @@ from scalequest.engines.base import (
     Sampling,
     check_request,
 )
+from scalequest.precision import engine_dtype
 
 
 class TransformersGenerator:
@@ -36,9 +38,11 @@ class TransformersGenerator:
     ) -> None:
         """Load `model`; `seed` is what requests without one are drawn from."""
         self.version: str = transformers.__version__
+        trusted = config.trust_remote_code
+        dtype = engine_dtype(config.dtype, model, revision=revision, trust_remote_code=trusted)
         transformers_logging.disable_progress_bar()
         self.model: Any = AutoModelForCausalLM.from_pretrained(
-            model, revision=revision, dtype=config.dtype, trust_remote_code=config.trust_remote_code
+            model, revision=revision, dtype=dtype, trust_remote_code=trusted
         )
         transformers_logging.enable_progress_bar()
         self.model.to(device()).eval()
@@ -70,7 +74,9 @@ class TransformersGenerator:
             for start in range(0, len(order), self._batch_size):
                 batch = order[start : start + self._batch_size]
                 requests = [block.requests[position] for position in batch]
-                done |= zip(batch, self._complete(requests, sampling, stop_ids), strict=True)
+                completions = self._complete(requests, sampling, stop_ids)
+                done |= zip(batch, completions, strict=True)
+                heartbeat.finished(len(batch), sum(completion.tokens for completion in completions))
             yield block, [done[position] for position in range(len(block.requests))]
 
     def _complete(
@@ -96,7 +102,10 @@ class TransformersGenerator:
             attention_mask=mask.to(self.model.device),
             generation_config=settings,
             logits_processor=drawing,
-            stopping_criteria=[watching] if any(request.ends for request in requests) else [],
+            stopping_criteria=[
+                Counted(len(requests), width, sampling.max_tokens),
+                *([watching] if any(request.ends for request in requests) else []),
+            ],
         )
         stops = frozenset(stop_ids)
         rows = zip(requests, output[:, width:].tolist(), watching.lengths, strict=True)
@@ -175,6 +184,22 @@ class Watch(StoppingCriteria):
                 if length is None and request.ends and request.ends(input_ids[row, self._width :].tolist()):
                     self.lengths[row] = made
         return torch.tensor([length is not None for length in self.lengths], device=input_ids.device)
+
+
+class Counted(StoppingCriteria):
+    """Ends no row; says how far the batch is, since on a CPU one may take minutes."""
+
+    def __init__(self, rows: int, width: int, most: int) -> None:
+        """Count a batch of so many rows, padded to `width`, that get at most so many tokens."""
+        self._rows, self._width, self._most = rows, width, most
+        self._none: torch.Tensor | None = None
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        """No row is over, [rows]."""
+        heartbeat.decoding(self._rows, input_ids.shape[1] - self._width, self._most)
+        if self._none is None:
+            self._none = torch.zeros(self._rows, dtype=torch.bool, device=input_ids.device)
+        return self._none
 
 
 def _completion(

@@ -11,10 +11,12 @@ import torch
 import transformers
 from transformers import AutoModelForSequenceClassification
 
+from scalequest import heartbeat
 from scalequest.config import ConfigError
 from scalequest.engines.base import Block, EngineConfig, Request
 from scalequest.engines.scoring import Score, check_ids
 from scalequest.engines.transformers_engine import device
+from scalequest.precision import engine_dtype
 
 
 class TransformersScorer:
@@ -29,9 +31,11 @@ class TransformersScorer:
             ConfigError: transformers has no classifier of this architecture, or it has more than one label.
         """
         self.version: str = transformers.__version__
+        trusted = config.trust_remote_code
+        dtype = engine_dtype(config.dtype, model, revision=revision, trust_remote_code=trusted)
         try:
             self.model: Any = AutoModelForSequenceClassification.from_pretrained(
-                model, revision=revision, dtype=config.dtype, trust_remote_code=config.trust_remote_code
+                model, revision=revision, dtype=dtype, trust_remote_code=trusted
             )
         except ValueError as error:
             raise ConfigError(f"{model}: transformers cannot score with it: {error}") from None
@@ -56,6 +60,7 @@ class TransformersScorer:
             for start in range(0, len(order), self._batch_size):
                 places = order[start : start + self._batch_size]
                 values |= zip(places, self._values([block.requests[place] for place in places]), strict=True)
+                heartbeat.finished(len(places))
             yield (
                 block,
                 [

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
+from scalequest import heartbeat
 from scalequest.config import ConfigError
 from scalequest.engines.base import (
     CHECK_EVERY,
@@ -28,6 +29,7 @@ from scalequest.engines.base import (
     check_request,
 )
 from scalequest.engines.launch import has_gpu
+from scalequest.precision import engine_dtype
 
 GIB = 1 << 30
 _OURS = ("model", "revision", "seed", *(item.name for item in dataclasses.fields(EngineConfig)))
@@ -73,8 +75,9 @@ def engine_arguments(model: str, config: EngineConfig, *, revision: str | None, 
 
     adapter, model = model, adapter_base(model) or model
     loaded = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=config.trust_remote_code)
-    # Left alone, vLLM runs a float32 checkpoint in 16 bits.
-    dtype = config.dtype if config.dtype != "auto" else str(loaded.dtype or "auto").removeprefix("torch.")
+    # Left alone, vLLM runs a float32 checkpoint in 16 bits, and a bfloat16 one so on any CPU.
+    trusted = config.trust_remote_code
+    dtype = engine_dtype(config.dtype, model, revision=revision, trust_remote_code=trusted)
     arguments: dict[str, Any] = {
         "model": model,
         "revision": revision,
@@ -207,6 +210,7 @@ def keep_full(
                 if not output.finished:
                     engine.abort_request([output.request_id])
                 opened.results[position] = result
+                heartbeat.finished(tokens=getattr(result, "tokens", 0))
                 opened.missing -= 1
                 if not opened.missing:
                     yield opened.block, opened.results

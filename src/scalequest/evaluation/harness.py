@@ -13,6 +13,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from scalequest import heartbeat
 from scalequest.cards import dataset_card
 from scalequest.chat import FormatError, load_format
 from scalequest.config import ConfigError, RunOptions, to_dict
@@ -64,6 +65,7 @@ def evaluate(
         for sample in range(config.samples)
     ]
     digests: dict[int, str] = {}
+    heartbeat.about(stage.output_dir.name)  # the model's label
 
     def ask(number: int) -> Sequence[Q] | Drop:
         benchmark, prompt, problem, sample = queue[number]
@@ -228,12 +230,14 @@ def regrade(
         lost = [settled[number] for number in block if number >= len(rows)]
         drops = [({key: row[key] for key in row if key != "reason"}, row["reason"]) for row in lost]
         pending.append((index, mine, drops, examiners.submit([handed[number].paper for number in mine])))
-    for index, mine, drops, future in pending:
-        kept = []
-        for number, mark in zip(mine, future.result(), strict=True):
-            one = handed[number]
-            kept.append({**rows[number], **one.head, **verdict(one.truncated, mark, config)})
-        stage.write_block(index, kept, drops)
+    with heartbeat.doing(f"{label}: grading again", total=len(rows), unit="outputs") as work:
+        for index, mine, drops, future in pending:
+            kept = []
+            for number, mark in zip(mine, future.result(), strict=True):
+                one = handed[number]
+                kept.append({**rows[number], **one.head, **verdict(one.truncated, mark, config)})
+            stage.write_block(index, kept, drops)
+            work.done += len(mine)
     return finish(stage, config, benchmarks, len(settled))
 
 

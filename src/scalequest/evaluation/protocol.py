@@ -17,6 +17,7 @@ from scalequest.evaluation.prompts import load_eval_prompt
 from scalequest.evaluation.results import sha256
 from scalequest.evaluation.settings import EvaluationConfig
 from scalequest.grading import GRADER_VERSION
+from scalequest.precision import engine_dtype
 from scalequest.records import expand, model_fingerprint
 
 
@@ -48,6 +49,7 @@ def identity(
     return {
         "labels": list(labels),
         "engine_name": engine_name(config),
+        **({"dtypes": open_dtypes} if (open_dtypes := _open_dtypes(config, labels)) else {}),
         "grader": grader(),
         "chat_format_sha256": {label: format_sha256(config, label) for label in labels},
         "benchmarks": {
@@ -126,7 +128,7 @@ def protocol(
         "seed": fields["seed"] if config.sampling.temperature > 0 else None,
         "engine": name,
         "engine_version": versions.get(name) or versions.get(f"{name}-cpu"),
-        "dtype": _dtype(config, label),
+        "dtype": fields.get("dtypes", {}).get(label) or _dtype(config, label),
         **({"request": config.server.extra} if name == "server" and config.server.extra else {}),
         "commit": f"{receipt.get('commit') or 'unknown'}{' with changes' if receipt.get('dirty') else ''}",
     }
@@ -154,18 +156,25 @@ def judged(config: EvaluationConfig, benchmark: Benchmark) -> dict[str, Any]:
     }
 
 
+def _open_dtypes(config: EvaluationConfig, labels: Sequence[str]) -> dict[str, str]:
+    """The precision of every model, if the settings leave it to the checkpoint or to the hardware."""
+    decided = config.server.url is not None or config.engine.dtype not in ("auto", "native")
+    return {} if decided else {label: _dtype(config, label) for label in labels}
+
+
 def _dtype(config: EvaluationConfig, label: str) -> str:
-    """The precision it ran in: the engine's, or the checkpoint's own."""
+    """The precision that it runs in on this machine."""
     if config.server.url is not None:
         return "the server's"
-    if config.engine.dtype != "auto":
-        return config.engine.dtype
-    path = config.models[label]
     try:
-        settings = json.loads((Path(adapter_base(path) or path) / "config.json").read_text(encoding="utf-8"))
+        return engine_dtype(
+            config.engine.dtype,
+            config.models[label],
+            revision=config.revisions.get(label),
+            trust_remote_code=config.engine.trust_remote_code,
+        )
     except (OSError, ValueError):
         return "the checkpoint's"
-    return str(settings.get("dtype") or settings.get("torch_dtype") or "float32")
 
 
 def read_receipt(folder: str | Path) -> dict[str, Any]:

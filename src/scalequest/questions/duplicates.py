@@ -21,6 +21,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
+from scalequest import heartbeat
 from scalequest.config import ConfigError, option
 from scalequest.questions.text import (
     BATCH,
@@ -244,14 +245,16 @@ def _similar(texts: Sequence[str], pairs: I64, min_similarity: float) -> NDArray
     from rapidfuzz.process import cpdist
 
     found = np.zeros(len(pairs), bool)
-    for start in range(0, len(pairs), BATCH):
-        batch = pairs[start : start + BATCH]
-        known = {row: normalised(texts[row]) for row in np.unique(batch).tolist()}
-        one, other = ([known[row] for row in batch[:, side].tolist()] for side in (0, 1))
-        found[start : start + BATCH] = (
-            cpdist(one, other, scorer=Indel.normalized_similarity, score_cutoff=min_similarity)
-            >= min_similarity
-        )
+    with heartbeat.doing("comparing candidates for near-duplicates", total=len(pairs), unit="pairs") as work:
+        for start in range(0, len(pairs), BATCH):
+            work.done = start
+            batch = pairs[start : start + BATCH]
+            known = {row: normalised(texts[row]) for row in np.unique(batch).tolist()}
+            one, other = ([known[row] for row in batch[:, side].tolist()] for side in (0, 1))
+            found[start : start + BATCH] = (
+                cpdist(one, other, scorer=Indel.normalized_similarity, score_cutoff=min_similarity)
+                >= min_similarity
+            )
     for pair in np.flatnonzero(found):
         one, other = (texts[row] for row in pairs[pair].tolist())
         if not (one.isupper() or other.isupper()):  # where all is in capitals they tell nothing

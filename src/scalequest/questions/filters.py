@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from scalequest import heartbeat
 from scalequest.cards import dataset_card
 from scalequest.chat import BoundFormat, FormatError
 from scalequest.config import ConfigError, RunOptions, option, required, to_dict
@@ -120,13 +121,15 @@ def read_text(
     spoken: list[str | None] = []
     sketches: list[Sketch] = []
     matches: list[Match | None] = []
-    for start, tokens in batches(texts):
-        if "language" in config.steps:
-            spoken += languages(texts[start : start + len(tokens.offsets) - 1], tokens, config.language)
-        if "duplicates" in config.steps:
-            sketches.append(sketch(tokens, config.duplicates))
-        if "contamination" in config.steps:
-            matches += index.matches(tokens)
+    with heartbeat.doing("reading the questions", total=len(texts), unit="questions") as work:
+        for start, tokens in batches(texts):
+            work.done = start
+            if "language" in config.steps:
+                spoken += languages(texts[start : start + len(tokens.offsets) - 1], tokens, config.language)
+            if "duplicates" in config.steps:
+                sketches.append(sketch(tokens, config.duplicates))
+            if "contamination" in config.steps:
+                matches += index.matches(tokens)
     found = TextFindings([None] * len(rows), [{} for _ in rows], [text.isascii() for text in texts])
 
     def drop(reasons: Sequence[str | None]) -> None:
@@ -137,7 +140,8 @@ def read_text(
             drop(spoken)
         elif step == "duplicates" and sketches:
             among = np.array([reason is None for reason in found.reasons])
-            found.duplicates = find_duplicates(texts, Sketch.joined(sketches), config.duplicates, among)
+            with heartbeat.doing(f"looking for duplicates among {len(texts):,} questions"):
+                found.duplicates = find_duplicates(texts, Sketch.joined(sketches), config.duplicates, among)
             for number, reason in enumerate(found.duplicates.reasons):
                 if reason is not None:
                     found.columns[number]["duplicate_of"] = rows[int(found.duplicates.kept[number])]["id"]

@@ -19,6 +19,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,10 @@ from transformers import GenerationConfig, PrinterCallback, ProgressCallback
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils.logging import disable_progress_bar
 
-from scalequest import stages
+from scalequest import heartbeat, stages
 from scalequest.chat import BoundFormat, ChatFormat, bind, load_format, load_tokenizer
 from scalequest.config import ConfigError, TrainRunOptions, fingerprint_fields, option, required, to_dict
+from scalequest.precision import say_training
 from scalequest.records import Row, expand, model_fingerprint, read_inputs, source_fingerprint
 from scalequest.shards import Stage
 from scalequest.tracking import Tracker
@@ -200,6 +202,7 @@ class Run:
         once(self.training_args, make)
         self.prepared = folder
         self.counts = counts = data.counts_of(folder)
+        heartbeat.now(f"loading {self.model}")
         if self.main:
             first = data.load(folder)[0][0]
             log.info(
@@ -266,8 +269,11 @@ class Run:
         keep, trainer.args.save_total_limit = trainer.args.save_total_limit, None
         trainer.add_callback(Seal(self.folder, keep, fingerprint, lambda: self.seconds))
         if self.main:
-            trainer.add_callback(Report(self.name, self.tracker))
+            # TRL counts at every micro-batch, but tells it only where it logs.
+            counted = partial(getattr, trainer, "_total_train_tokens", 0)
+            trainer.add_callback(Report(self.name, self.tracker, counted))
         self._show_samples(trainer)
+        heartbeat.now("starting to train")
         with Guard(self.name, self.folder, self.tokenizer, trainer) as guard:
             trainer.train(resume_from_checkpoint=str(sealed) if sealed else None)
         if guard.stopped:
@@ -326,6 +332,7 @@ class Run:
         Raises:
             StageError: the saved model does not load whole, or gives values that are not finite.
         """
+        heartbeat.now("saving the model")
         adapter = self.folder / "adapter" if self.model_args.use_peft else None
         trainer.model.config.use_cache = True  # gradient checkpointing had turned it off
         if trainer.is_fsdp_enabled:
@@ -432,6 +439,8 @@ def begin(
         raise ConfigError(
             "required key 'model_name_or_path' is missing (folder or hub id of the model to start from)"
         )
+    heartbeat.named(name)
+    heartbeat.now("reading the inputs")
     publishes, training_args.push_to_hub = training_args.push_to_hub, False  # once, when all is finished
     if publishes:
         check_publishing(training_args)
@@ -477,6 +486,7 @@ def begin(
             name, training_args.world_size, training_args.per_device_train_batch_size,
             training_args.gradient_accumulation_steps, identity["global_batch"],
         )  # fmt: skip
+        say_training(name, training_args)
     return Run(
         name=name,
         version=version,

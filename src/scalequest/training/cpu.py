@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import os
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -18,8 +19,10 @@ from unittest import mock
 import torch
 from trl.trainer.utils import FusedCausalLMOutput, add_fused_lm_head
 
+from scalequest.config import ConfigError
 from scalequest.training.data import IGNORED
 
+HEAD_VARIABLE = "SCALEQUEST_LM_HEAD"
 # glibc's mallopt(3)
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _NEVER = -1, -4, 2**31 - 1
 # Between hidden states and log-probabilities these models do more than a matrix product.
@@ -39,10 +42,17 @@ def plain_head(cpu: bool) -> Iterator[None]:
     """On a CPU, give trainers that are made in here `add_plain_head` where TRL would add its fused head.
 
     The fused head never holds all logits: it computes them in tiles, in float32, and once more for the
-    backward pass. Triton makes up for that on a GPU; on a CPU it is 40 % of a step.
+    backward pass. Triton makes up for that on a GPU; on a CPU it is 40 % of a step. With
+    `SCALEQUEST_LM_HEAD=fused` it stays in place on a CPU as well, for tests of what GPUs run.
+
+    Raises:
+        ConfigError: that variable says something else.
     """
+    head = os.environ.get(HEAD_VARIABLE) or "plain"
+    if head not in ("plain", "fused"):
+        raise ConfigError(f"{HEAD_VARIABLE}={head} is neither plain nor fused: unset it")
     with contextlib.ExitStack() as patches:
-        for trainer in ("sft_trainer", "dpo_trainer") if cpu else ():
+        for trainer in ("sft_trainer", "dpo_trainer") if cpu and head == "plain" else ():
             patches.enter_context(mock.patch(f"trl.trainer.{trainer}.add_fused_lm_head", add_plain_head))
         yield
 

@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scalequest import heartbeat
 from scalequest.chat import BoundFormat, FormatError
 from scalequest.config import ConfigError
 from scalequest.records import Row, row_seed
@@ -137,9 +138,11 @@ def prepare(
     import pyarrow as pa
 
     with contextlib.ExitStack() as files:
+        work = files.enter_context(heartbeat.doing("tokenising", total=len(rows)))
         losses = files.enter_context((tmp / "dropped.jsonl").open("w"))
         writer = None
         for made in _rendered(rows, render, chat):
+            work.done += len(made)
             kept = [ids for _, ids in made if not isinstance(ids, str)]
             for row, reason in made:
                 if isinstance(reason, str):

@@ -30,6 +30,7 @@ from trl import get_peft_config, get_quantization_config
 from scalequest.cards import markdown_table
 from scalequest.chat import FormatError, prepare_tokenizer_and_model
 from scalequest.config import ConfigError, option
+from scalequest.precision import ByHardware
 from scalequest.records import Row, read_dropped, read_inputs
 from scalequest.training import data
 from scalequest.training.context import Run, TrainingData
@@ -54,10 +55,11 @@ class FailRates(TrainingData):
 
 
 @dataclass
-class ScorerConfig(TrainingArguments):
+class ScorerConfig(ByHardware, TrainingArguments):
     """transformers' TrainingArguments and the longest question in tokens; longer ones are dropped."""
 
     max_length: int = field(default=1024, metadata={"help": "Longest question, in tokens."})
+    bf16: bool | None = field(default=None, metadata={"help": "Mixed precision; null: by the hardware."})
 
 
 @dataclass(frozen=True)

@@ -7,23 +7,35 @@ ids that it trains on ours (tests/training/test_dpo.py watches the installed TRL
 from __future__ import annotations
 
 import logging
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from transformers import TrainerCallback
+from transformers.integrations import is_fsdp_enabled
 from trl import DPOConfig, DPOTrainer
+from trl.trainer.utils import create_model_from_path
 
+from scalequest import heartbeat
 from scalequest.config import ConfigError, option
+from scalequest.precision import ByHardware
 from scalequest.training import data
 from scalequest.training.context import Run, TrainingData
-from scalequest.training.loading import self_loading
+from scalequest.training.loading import keep_outputs_exact, self_loading
 
 log = logging.getLogger(__name__)
 
 QPO_VERSION = 1  # raise by hand when the same settings give other weights
 COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")  # what TRL's collator reads
+# How far policy and reference may be apart before the first step: in nats, and as a share of a completion's
+# log-probability. Measured on tiny-base, means of 4 pairs: 1e-5 nats in float32; 0.04 of 426 in bfloat16,
+# which rounds by at most 2^-9 (0.2 %). 2 % are ten such roundings in one direction. The shards of zeros that
+# FSDP2 once left in the reference put it 350 nats off.
+START_NATS, START_SHARE = 0.5, 0.02
 
 
 @dataclass(frozen=True)
@@ -39,7 +51,7 @@ class PreferenceData(TrainingData):
 
 
 @dataclass
-class QPOConfig(DPOConfig):
+class QPOConfig(ByHardware, DPOConfig):
     """TRL's DPOConfig, with `precompute_ref_log_probs` true unless a LoRA adapter is trained."""
 
     precompute_ref_log_probs: bool | None = field(
@@ -52,13 +64,92 @@ class QPOConfig(DPOConfig):
 
 
 class TokenDPOTrainer(DPOTrainer):
-    """DPOTrainer over rows that are token ids already."""
+    """DPOTrainer over rows that are token ids already, and that starts with policy and reference equal.
+
+    Under FSDP, TRL loads a reference model even if its log-probabilities are computed beforehand. With
+    `fsdp_cpu_ram_efficient_loading`, transformers then gives weights to the first process of a node and zeros
+    to the others, and only the policy's weights are broadcast. So each process loads the whole reference
+    here, which takes a copy of it in host memory per process, and forgets it once its log-probabilities are
+    known.
+    """
+
+    _reference: heartbeat.Work | None = None  # the pass that computes the reference's log-probabilities
+
+    def __init__(self, model: str, args: DPOConfig, peft_config: Any = None, **options: Any) -> None:
+        reference = None
+        if is_fsdp_enabled() and peft_config is None:  # as TRL, except that the weights are there
+            with mock.patch.dict(os.environ, FSDP_CPU_RAM_EFFICIENT_LOADING="false"):
+                settings = {**(args.model_init_kwargs or {}), "device_map": None}
+                settings.setdefault("trust_remote_code", args.trust_remote_code)
+                reference = create_model_from_path(model, **settings)
+        super().__init__(model=model, ref_model=reference, args=args, peft_config=peft_config, **options)
+        if reference is not None and args.precompute_ref_log_probs:
+            self.ref_model = None
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """As always; log-probabilities stay in float32."""
+        super().create_accelerator_and_postprocess()
+        keep_outputs_exact(self.accelerator)
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """TRL's loss; before the first optimizer step, check that policy and reference agree.
+
+        Raises:
+            ConfigError: they do not. On all ranks, because TRL's metrics are means over all of them.
+        """
+        loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        # A run that goes on starts at a later step. Dropout, if it was left on, is in the policy only.
+        if self.state.global_step == 0 and self.model.training and self.args.disable_dropout:
+            check_start({key: found[-1] for key, found in self._metrics["train"].items()}, self.beta)
+        return loss
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
         missing = set(COLUMNS) - set(dataset.column_names)
         if missing:
             raise ConfigError(f"{dataset_name} dataset: no column {', '.join(sorted(missing))}")
         return dataset
+
+    def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
+        batches = -(-len(dataset) // (batch_size * self.accelerator.num_processes))
+        what = f"the reference's log-probabilities of the {name} rows"
+        with heartbeat.doing(what, total=batches, unit="batches") as self._reference:
+            return super()._precompute_ref_logps(dataset, name, batch_size)
+
+    def compute_ref_log_probs(self, model: Any, inputs: Any) -> Any:
+        """TRL's, counted for the signs of life."""
+        found = super().compute_ref_log_probs(model, inputs)
+        if self._reference is not None:
+            self._reference.done += 1
+        return found
+
+
+def check_start(metrics: Mapping[str, float], beta: float) -> None:
+    """Refuse a reference that is not the model that training starts from.
+
+    Until the first optimizer step they are one model, so each completion has the same log-probability under
+    both, whatever the loss is made of; TRL's rewards are `beta` times the difference.
+
+    Args:
+        metrics: TRL's, of one batch before the first step: means over the batches of all ranks.
+        beta: of DPO.
+
+    Raises:
+        ConfigError: the difference is more than rounding can explain.
+    """
+    if not beta:
+        return
+    for side in ("chosen", "rejected"):
+        apart, known = metrics[f"rewards/{side}"] / beta, metrics[f"logps/{side}"]
+        limit = START_NATS + START_SHARE * abs(known)
+        if abs(apart) > limit:  # what is no number is the guard's to report
+            raise ConfigError(
+                f"qpo: before the first step the {side} questions differ by {apart:+.1f} nats between policy "
+                f"and reference (limit {limit:.1f}, log-probability {known:.1f}): the reference is not the "
+                "model that training starts from, and DPO would train against something else; start again "
+                "with --fresh, which computes it anew (under FSDP, set fsdp_cpu_ram_efficient_loading: false)"
+            )
 
 
 def prepare_pairs(run: Run) -> Path:
@@ -76,9 +167,15 @@ def dpo_trainer(run: Run, folder: Path) -> DPOTrainer:
         folder: as `prepare_pairs` left it.
 
     Raises:
-        ConfigError: the model has no pad token of its own.
+        ConfigError: the model has no pad token of its own, or the reference could not be computed.
     """
     args = run.training_args
+    fsdp = os.environ.get("ACCELERATE_USE_FSDP") == "true"
+    if args.precompute_ref_log_probs and run.model_args.use_peft and fsdp:
+        raise ConfigError(
+            "precompute_ref_log_probs: under FSDP a LoRA run's model has no weights on most processes before "
+            "training starts; leave it out, and the adapter is turned off for the reference at each step"
+        )
     if args.precompute_ref_log_probs is None:
         args.precompute_ref_log_probs = not run.model_args.use_peft
     trainer = self_loading(TokenDPOTrainer, run, *data.load(folder))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, TypeVar
 
 from trl import get_peft_config, get_quantization_config
@@ -54,3 +55,19 @@ def self_loading(trainer: type[T], run: Run, train: Any, holdout: Any) -> T:
         made: Any = trainer(**options)
     run.chat = prepare_tokenizer_and_model(made.model, run.tokenizer, run.format)
     return made  # type: ignore[no-any-return]
+
+
+def keep_outputs_exact(accelerator: Any) -> None:
+    """Under FSDP2 in bf16, keep accelerate from rounding what the model returns to bfloat16.
+
+    TRL's head computes log-probabilities in float32, to be summed over a completion. Rounded to bfloat16, the
+    sum of a question at -100 nats moves in steps of half a nat, at -400 in steps of 2: coarser than what DPO
+    learns from. What the layers pass to each other is bfloat16 all the same, as their weights are.
+
+    Args:
+        accelerator: of a trainer, before it has prepared any model.
+    """
+    plugin = getattr(accelerator.state, "fsdp_plugin", None)
+    policy: Any = getattr(plugin, "mixed_precision_policy", None)
+    if plugin is not None and getattr(policy, "output_dtype", None) is not None:
+        plugin.mixed_precision_policy = dataclasses.replace(policy, output_dtype=None)

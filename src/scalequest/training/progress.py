@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from transformers import TrainerCallback
 
+from scalequest import heartbeat
 from scalequest.tracking import Tracker
 
 log = logging.getLogger(__name__)
@@ -21,15 +22,78 @@ _SHOWN = (
 
 
 class Report(TrainerCallback):
-    """One line and one tracker record a log: loss, learning rate, tokens a second, time left."""
+    """One line and one tracker record a log: loss, learning rate, tokens a second, time left.
 
-    def __init__(self, name: str, tracker: Tracker | None) -> None:
-        self.name, self.tracker = name, tracker
+    Between two logs it tells `heartbeat` how far the run is: steps, micro-batches, tokens, evaluated batches.
+    """
+
+    def __init__(
+        self, name: str, tracker: Tracker | None, counted: Callable[[], float] = lambda: 0.0
+    ) -> None:
+        """Make it for one run.
+
+        Args:
+            name: of the stage.
+            tracker: gets the records.
+            counted: tokens that the trainer has counted, for runs whose state does not count them.
+        """
+        self.name, self.tracker, self.counted = name, tracker, counted
         self.first = self.seen = (0, 0.0, time.monotonic())  # step, tokens, time
+        self.tokens_before = 0.0  # this session
+        self.accumulated, self.micro = 1, 0  # micro-batches of a step, and how many of this one are done
+        self.loss = ""
+        self.evaluation: heartbeat.Work | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Count from here on: what earlier sessions did took none of this one's time."""
         self.first = self.seen = (state.global_step, state.num_input_tokens_seen, time.monotonic())
+        self.tokens_before = self._tokens(state)
+        heartbeat.now("training", told=partial(self.line, state))
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Look how many micro-batches it has."""
+        self.accumulated = args.gradient_accumulation_steps
+
+    def on_substep_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Count a micro-batch."""
+        self.micro += 1
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Begin the next step's micro-batches."""
+        self.micro = 0
+
+    def on_prediction_step(
+        self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **_: Any
+    ) -> None:
+        """Count a batch that was evaluated."""
+        if self.evaluation is None:
+            total = len(eval_dataloader) if hasattr(eval_dataloader, "__len__") else None
+            self.evaluation = heartbeat.Work("evaluating", total, "batches")
+        self.evaluation.done += 1
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Go on training."""
+        self.evaluation = None
+
+    def line(self, state: Any, _: float) -> str:
+        """How far the run is, in the middle of a step, too: rates and time left are of this session."""
+        if (evaluation := self.evaluation) is not None:
+            return evaluation.line()
+        text = f"step {state.global_step}/{state.max_steps}"
+        if self.accumulated > 1:
+            text += f", micro-batch {self.micro}/{self.accumulated}"
+        text += self.loss
+        passed = max(time.monotonic() - self.first[2], 1e-9)
+        steps = state.global_step - self.first[0] + self.micro / self.accumulated
+        if steps <= 0:
+            return f"{text}, {passed:.0f} s"
+        tokens = self._tokens(state) - self.tokens_before
+        speed = f"{tokens / passed:,.0f} tokens/s" if tokens > 0 else heartbeat.rate(steps / passed, "steps")
+        left = (state.max_steps - self.first[0] - steps) * passed / steps
+        return f"{text}, {speed}, {heartbeat.clock(left)} left"
+
+    def _tokens(self, state: Any) -> float:
+        return float(state.num_input_tokens_seen or self.counted())
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """Report."""
@@ -41,13 +105,16 @@ class Report(TrainerCallback):
         for key in _SHOWN:
             if key in metrics:
                 line += f", {key.rpartition('/')[2]} {metrics[key]:.4g}"
+        if "loss" in metrics:
+            self.loss = f", loss {metrics['loss']:.4g}"
         if "loss" in metrics and now > self.seen[2]:
             metrics["tokens_per_second"] = (tokens - self.seen[1]) / (now - self.seen[2])
             steps = state.global_step - self.first[0]
             left = (state.max_steps - state.global_step) * (now - self.first[2]) / max(steps, 1)
-            line += f", {metrics['tokens_per_second']:,.0f} tokens/s, {_clock(left)} left"
+            line += f", {metrics['tokens_per_second']:,.0f} tokens/s, {heartbeat.clock(left)} left"
             self.seen = (state.global_step, tokens, now)
         log.info(line)
+        heartbeat.heard()
         if self.tracker is not None:
             self.tracker.log(metrics, step=state.global_step)
 
@@ -75,8 +142,3 @@ def last_metrics(history: Sequence[Mapping[str, Any]], resumed: bool) -> dict[st
         total = sum((step - start) * loss for (step, loss), start in zip(losses, starts, strict=False))
         found["train_loss"] = total / losses[-1][0]
     return found
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(math.ceil(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

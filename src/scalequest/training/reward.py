@@ -13,10 +13,11 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from trl import RewardTrainer
+from trl import RewardConfig, RewardTrainer
 
 from scalequest.chat import BoundFormat, FormatError
 from scalequest.config import ConfigError, option
+from scalequest.precision import ByHardware
 from scalequest.records import Row
 from scalequest.training import data
 from scalequest.training.context import Run, TrainingData
@@ -42,6 +43,11 @@ class SolutionPairs(TrainingData):
         super().__post_init__()
         if self.pairs_per_question < 1:
             raise ConfigError(f"pairs_per_question: expected at least 1, got {self.pairs_per_question}")
+
+
+@dataclass
+class RewardModelConfig(ByHardware, RewardConfig):
+    """TRL's RewardConfig, in the precision of the hardware."""
 
 
 def pairs(row: Row, args: SolutionPairs) -> list[Row]:

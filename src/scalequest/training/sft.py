@@ -19,7 +19,8 @@ from trl import SFTConfig, SFTTrainer, get_peft_config, get_quantization_config
 
 from scalequest.chat import prepare_tokenizer_and_model
 from scalequest.config import ConfigError, option
-from scalequest.training import data
+from scalequest.precision import ByHardware
+from scalequest.training import attention, data
 from scalequest.training.context import Run, TrainingData
 from scalequest.training.cpu import plain_head
 
@@ -45,8 +46,8 @@ class QuestionData(TrainingData):
 
 
 @dataclass
-class PackedSFTConfig(SFTConfig):
-    """TRL's SFTConfig, with packing on, over shuffled rows."""
+class PackedSFTConfig(ByHardware, SFTConfig):
+    """TRL's SFTConfig, with packing on, over shuffled rows, in the precision of the hardware."""
 
     packing: bool = field(
         default=True, metadata={"help": "Join rows into sequences of max_length; loss is unchanged."}
@@ -108,6 +109,7 @@ def sft_trainer(run: Run, folder: Path) -> SFTTrainer:
     if quantization is not None:  # cannot be moved once it is loaded, so each rank loads it where it belongs
         extra = {"quantization_config": quantization, "device_map": {"": args.device}, **extra}
     args.model_init_kwargs = None  # TRL's, for models that it loads itself
+    attention.register()
     model = AutoModelForCausalLM.from_pretrained(
         run.model,
         revision=model_args.model_revision,
@@ -117,6 +119,7 @@ def sft_trainer(run: Run, folder: Path) -> SFTTrainer:
         **extra,
     )
     run.chat = prepare_tokenizer_and_model(model, run.tokenizer, run.format)
+    packed = _attention(run, model) if args.packing and not exact else None
     train, holdout = data.load(folder)
     with plain_head(args.device.type == "cpu"):
         trainer = SFTTrainer(
@@ -127,28 +130,46 @@ def sft_trainer(run: Run, folder: Path) -> SFTTrainer:
             processing_class=run.tokenizer,
             peft_config=get_peft_config(model_args),
         )
-    if args.packing and not exact and "flash" not in model.config._attn_implementation:
-        trainer.data_collator = PackedRows(run.tokenizer.pad_token_id)
+    if packed is not None and not packed.joins_batch:
+        trainer.data_collator = PackedRows(run.tokenizer.pad_token_id, packed.name == attention.VARLEN)
         args.include_num_input_tokens_seen = "non_padding"  # TRL's own count takes a batch for one row
     return trainer
 
 
+def _attention(run: Run, model: Any) -> attention.Attention:
+    """Choose what computes attention over packed rows, and log it."""
+    args = run.training_args
+    dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else model.dtype
+    chosen = attention.choose(
+        model,
+        run.model_args.attn_implementation,
+        max_length=args.max_length,
+        dtype=dtype,
+        device=args.device,
+    )
+    if run.main:
+        log.info("%s: attention: %s over packed rows (%s)", run.name, chosen.name, chosen.why)
+    return chosen
+
+
 @dataclass(frozen=True)
 class PackedRows:
-    """Collate packed rows, one sequence each, for attention that is given a mask (sdpa, eager).
+    """Collate packed rows, one sequence each.
 
     TRL's own collator joins a batch into one sequence, which only kernels for variable lengths can use: under
     a mask the cost of attention grows with the square of batch x length, here with batch x square of length.
     transformers derives the block-diagonal mask from where `position_ids` start again.
 
     Attributes:
-        pad_token_id: fills the rows up; each such token is a document of its own, with no loss.
+        pad_token_id: fills the rows up, with no loss.
+        boundaries: also tell where documents begin and end, for attention without a mask (`varlen`).
     """
 
     pad_token_id: int
+    boundaries: bool = False
 
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Three tensors (batch, longest row): `input_ids`, `labels`, `position_ids`."""
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor | int]:
+        """Three tensors (batch, longest row): `input_ids`, `labels`, `position_ids`; and the boundaries."""
         ids, labels = ([torch.tensor(row[key]) for row in rows] for key in ("input_ids", "labels"))
         lengths = [row.get("seq_lengths", [len(row["input_ids"])]) for row in rows]  # eval_packing: false
         positions = [torch.cat([torch.arange(length) for length in each]) for each in lengths]
@@ -158,4 +179,6 @@ class PackedRows:
             "position_ids": pad_sequence(positions, batch_first=True),
         }
         batch["labels"][batch["position_ids"] == 0] = data.IGNORED  # nothing before it predicts a first token
-        return batch
+        if not self.boundaries:
+            return {**batch}
+        return {**batch, **attention.boundaries(lengths, batch["input_ids"].shape[1])}

@@ -1,0 +1,173 @@
+"""Widen the two tiny models to the shape of a 1.5B model, which then computes what the tiny one does.
+
+    python recipes/proof/make_models.py --output_dir runs/proof/models
+    python recipes/proof/make_models.py --output_dir runs/small/models --shape small   # for tests on a CPU
+
+Random weights of that size would write noise, and the filters would leave nothing for the later stages. So
+the tiny model's weights fill one corner of every matrix, in the way of Net2Net (function-preserving growth,
+arXiv 1511.05641) with zeros instead of copies:
+
+- What writes to the residual stream (embedding, o_proj, down_proj) has zeros for the new hidden dimensions;
+  o_proj and down_proj also have zeros for the new heads, neurons and layers.
+- What reads it (q, k, v, gate, up) has random numbers there, so that after a few steps every weight learns.
+- RMSNorm takes its mean over more dimensions: its weights and its eps make up for that.
+
+The dimension of a head stays as it is, because RoPE and the attention's scale depend on it. So does the
+vocabulary, because padded tokens would take probability from the others. Matrices are written as bfloat16;
+RMSNorm's weights as float32, because bfloat16 would round the factor that they are multiplied by.
+It takes seconds on a GPU and half a minute on a CPU; each model of the shape 1.5b is a file of 2.9 GB.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from scalequest.config import ConfigError, option, parse, required
+
+TINY = Path(__file__).resolve().parents[1] / "tiny" / "models"
+MODELS = {"tiny-base": "wide-base", "tiny-solver": "wide-solver"}
+READS = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
+COPIED = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a model is widened to: hidden dimensions, layers, inner neurons of the MLP."""
+
+    hidden: int
+    layers: int
+    intermediate: int
+
+
+SHAPES = {
+    "1.5b": Shape(
+        hidden=1536, layers=28, intermediate=8960
+    ),  # of Qwen2-1.5B, with as many k and v heads as q
+    "small": Shape(hidden=512, layers=6, intermediate=1408),
+}
+
+
+@dataclass(frozen=True)
+class MakeConfig:
+    """Where to, and how large."""
+
+    output_dir: str = required("folder of the two models' folders")
+    shape: Literal["1.5b", "small"] = option("1.5b", "1.5b for a GPU, small for tests on a CPU")
+    seed: int = option(42, "of the new weights that are random")
+
+
+def main(config: MakeConfig) -> None:
+    """Write both models, each moved into place whole; one that is there is left as it is."""
+    for tiny, wide in MODELS.items():
+        folder = Path(config.output_dir) / wide
+        if folder.is_dir():
+            print(f"{folder} is there already")
+            continue
+        work = folder.with_name(f".{wide}")
+        shutil.rmtree(work, ignore_errors=True)
+        parameters = write(TINY / tiny, work, SHAPES[config.shape], config.seed)
+        work.rename(folder)
+        print(f"{folder}: {parameters / 1e6:,.0f} M parameters")
+
+
+def write(source: Path, folder: Path, shape: Shape, seed: int) -> int:
+    """Widen the model in `source` and write it to `folder`; returns how many parameters it has."""
+    import torch
+    from safetensors.torch import save_file
+
+    from scalequest.engines.transformers_engine import device
+
+    torch.manual_seed(seed)
+    config = widened(source, shape)
+    weights = widen(source, config, torch.device(device()))
+    folder.mkdir(parents=True)
+    # As `save_pretrained` would lay it out; the head is the embedding, and is not written twice.
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    config.save_pretrained(folder)
+    for file in COPIED:
+        shutil.copyfile(source / file, folder / file)
+    return sum(weight.numel() for weight in weights.values())
+
+
+def widened(source: Path, shape: Shape) -> Any:
+    """The config of a tiny Llama, widened.
+
+    Args:
+        source: the tiny model's folder.
+        shape: at least as large as its own, with a whole number of heads.
+
+    Raises:
+        ConfigError: the shape is smaller, or its heads are no whole number.
+    """
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(source)
+    tiny = Shape(config.hidden_size, config.num_hidden_layers, config.intermediate_size)
+    if any(getattr(shape, part) < getattr(tiny, part) for part in ("hidden", "layers", "intermediate")):
+        raise ConfigError(
+            f"shape: {shape} is smaller than {source.name}, which is {tiny}; choose a larger one"
+        )
+    if shape.hidden % config.head_dim:
+        raise ConfigError(
+            f"shape: hidden {shape.hidden} is no multiple of {source.name}'s head_dim, {config.head_dim}; "
+            "choose one that is"
+        )
+    config.update(
+        {
+            "hidden_size": shape.hidden,
+            "num_hidden_layers": shape.layers,
+            "intermediate_size": shape.intermediate,
+            "num_attention_heads": shape.hidden // config.head_dim,
+            "num_key_value_heads": shape.hidden // config.head_dim,
+            "rms_norm_eps": config.rms_norm_eps * tiny.hidden / shape.hidden,
+        }
+    )
+    return config
+
+
+def widen(source: Path, config: Any, device: Any) -> dict[str, Any]:
+    """The weights of a tiny Llama, widened.
+
+    Args:
+        source: the tiny model's folder.
+        config: from `widened`.
+        device: where the new weights are drawn and filled.
+
+    Returns:
+        Weights by name, on `device`.
+    """
+    import torch
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        empty = AutoModelForCausalLM.from_config(config)
+    tiny = load_file(source / "model.safetensors", device=str(device))
+    # RMSNorm's mean runs over more dimensions, the new ones zero at first.
+    shrink = (tiny["model.norm.weight"].numel() / config.hidden_size) ** 0.5
+    made = {}
+    for name, slot in empty.named_parameters():
+        part = tiny.get(name)  # None in a new layer
+        if slot.dim() == 1:
+            weight = torch.full(slot.shape, shrink, device=device)
+            if part is not None:
+                weight[: len(part)] = part.float() * shrink
+        else:
+            weight = torch.zeros(slot.shape, dtype=torch.bfloat16, device=device)
+            if name.split(".")[-2] in READS:
+                weight.normal_(std=config.initializer_range)
+            if part is not None:
+                weight[: part.shape[0], : part.shape[1]] = part
+        made[name] = weight
+    return made
+
+
+if __name__ == "__main__":
+    try:
+        main(*parse(MakeConfig, description=__doc__ or ""))
+    except ConfigError as error:
+        sys.exit(f"error: {error}")

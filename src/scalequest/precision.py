@@ -1,0 +1,258 @@
+"""Which precision this machine computes natively: decided here alone, for training and for engines.
+
+A processor without instructions for bfloat16 (most of Intel's before Sapphire Rapids, AMD's before Zen 4,
+most laptops) emulates it, on one thread: the first stage of the demo then runs at 120 tokens/s instead of
+3,200. So settings that are left open (`bf16: null`, `engine.dtype: auto` or `native`) follow the hardware, one
+line of the log says what was chosen and why, and fingerprints hold what was chosen. What a user writes is
+obeyed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+BF16, FP16, FP32 = "bfloat16", "float16", "float32"
+# Settings of a run in which its precision stands, as fingerprints name them.
+SETTINGS = ("bf16", "fp16", "dtype", "engine.dtype")
+COST = "it is emulated on one thread there, up to 27 times slower than float32"
+_AMPERE, _VOLTA = (8, 0), (7, 0)  # compute capabilities from which NVIDIA's tensor cores take bf16 and fp16
+
+
+@dataclass(frozen=True)
+class Native:
+    """What a device computes without emulating it.
+
+    Attributes:
+        device: "cpu", "cuda" or "mps".
+        dtype: the fastest type that it computes and that training is stable in.
+        why: in words, to follow "it computes in <dtype>: ".
+    """
+
+    device: str
+    dtype: str
+    why: str
+
+    @property
+    def emulates_bf16(self) -> bool:
+        """Whether bfloat16 would be emulated."""
+        return self.device == "cpu" and self.dtype == FP32
+
+
+def native(*, cpu: bool = False) -> Native:
+    """Say what this process's device computes natively.
+
+    Args:
+        cpu: look at the processor even if there is a GPU.
+    """
+    from scalequest.engines.launch import has_gpu
+
+    if not cpu:
+        if has_gpu():
+            return _gpu()
+        if _mps():
+            return Native("mps", FP32, "bfloat16 on Apple's GPUs has not been tried")
+    return _cpu(os.environ.get("ONEDNN_MAX_CPU_ISA"))
+
+
+@cache
+def _cpu(_: str | None) -> Native:
+    import torch
+
+    # The first says what oneDNN may use, ONEDNN_MAX_CPU_ISA included; it says yes to AVX512 without bfloat16.
+    allowed = (
+        bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) if torch.backends.mkldnn.is_available() else False
+    )
+    found = [name for name, has in _instructions().items() if has]
+    if allowed and found:
+        return Native("cpu", BF16, f"this CPU has {found[0]}")
+    name = torch.backends.cpu.get_cpu_capability()
+    return Native("cpu", FP32, f"this CPU ({name}) has no native bfloat16")
+
+
+def _instructions() -> dict[str, bool]:
+    """Instructions for bfloat16, by name, and whether this processor has them."""
+    import torch
+
+    flags: set[str] = set()
+    for line in _cpuinfo().splitlines():
+        if line.startswith(("flags", "Features")):  # x86 and Arm
+            flags = set(line.partition(":")[2].split())
+            break
+    capable = torch.backends.cpu.get_cpu_capability().startswith(("AVX512", "DEFAULT", "SVE", "NEON"))
+    return {
+        "AMX": "amx_bf16" in flags and capable,
+        "AVX512 BF16": "avx512_bf16" in flags and capable,
+        "Arm's bfloat16": "bf16" in flags,
+    }
+
+
+def _cpuinfo() -> str:
+    try:
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # another system than Linux
+        return ""
+
+
+def _mps() -> bool:
+    import torch
+
+    return bool(torch.backends.mps.is_available())
+
+
+@cache
+def _gpu() -> Native:
+    capability = _capability()
+    if capability is None:
+        return Native("cuda", BF16, "this GPU is not one of NVIDIA's, and taken to have bfloat16")
+    shown = f"compute capability {capability[0]}.{capability[1]}"
+    if capability >= _AMPERE:
+        return Native("cuda", BF16, f"this GPU has it ({shown})")
+    if capability >= _VOLTA:
+        return Native("cuda", FP16, f"this GPU has no native bfloat16 ({shown})")
+    return Native("cuda", FP32, f"this GPU has neither bfloat16 nor fast float16 ({shown})")
+
+
+def _capability() -> tuple[int, int] | None:
+    """The lowest compute capability of this machine's GPUs, from the driver: no GPU is initialised for it."""
+    if (tool := shutil.which("nvidia-smi")) is None:
+        return None
+    command = [tool, "--query-gpu=compute_cap", "--format=csv,noheader"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+        return min(
+            (int(major), int(minor)) for major, _, minor in (line.partition(".") for line in said.split())
+        )
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
+
+
+# --------------------------------------------------------------------------------------------------- training
+
+
+class ByHardware:
+    """Gives a trainer's config `bf16: null`, "as the hardware computes"; the first of its bases."""
+
+    def __post_init__(self) -> None:
+        """Decide, before transformers reads `bf16`, `fp16` and `use_cpu`."""
+        settle_training(self)
+        super().__post_init__()  # type: ignore[misc]
+
+
+def settle_training(args: Any) -> None:
+    """Fill in the precision of a trainer's config, before its own `__post_init__`, if it is left open.
+
+    `bf16: null` becomes true or false (and `fp16` true on GPUs that have only that). If there is no GPU,
+    `use_cpu` is set, too: transformers refuses bf16 on a CPU without it.
+
+    Args:
+        args: a `TrainingArguments` whose `bf16` may be None.
+    """
+    if args.bf16 is not None:
+        return
+    if args.fp16:
+        args.bf16 = False
+        return
+    found = native(cpu=args.use_cpu or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true")
+    args.bf16, args.fp16 = found.dtype == BF16, found.dtype == FP16
+    args.use_cpu = args.use_cpu or found.device == "cpu"
+
+
+def say_training(stage: str, args: Any) -> None:
+    """Log the precision that a trainer computes in and why; warn if it is emulated.
+
+    Args:
+        stage: its name, for the head of the line.
+        args: a `TrainingArguments`.
+    """
+    found = native(cpu=args.device.type == "cpu")
+    chosen = BF16 if args.bf16 else FP16 if args.fp16 else FP32
+    if args.bf16 and found.emulates_bf16:
+        log.warning(
+            "%s: WARNING bf16: true, but %s: %s; leave bf16 out, and it is chosen by the hardware",
+            stage, found.why, COST,
+        )  # fmt: skip
+    elif chosen == found.dtype:
+        log.info("%s: computes in %s on %s: %s", stage, chosen, found.device, found.why)
+    else:
+        log.info("%s: computes in %s on %s, as its settings say", stage, chosen, found.device)
+
+
+# ---------------------------------------------------------------------------------------------------- engines
+
+
+def engine_dtype(
+    asked: str, model: str, *, revision: str | None = None, trust_remote_code: bool = False
+) -> str:
+    """Say in which type an engine has to load a model: a name that vLLM and transformers both know.
+
+    Args:
+        asked: `auto` (as the checkpoint was saved, unless this device would emulate that), `native` (whatever
+            this device computes fastest, however the checkpoint was saved) or a type's own name.
+        model: folder or hub id; of a LoRA adapter, the base's type counts.
+        revision: of the model on the hub.
+        trust_remote_code: of the engine's settings.
+    """
+    if asked not in ("auto", "native"):
+        return asked
+    found = native()
+    if asked == "native":
+        return found.dtype
+    saved = saved_dtype(model, revision=revision, trust_remote_code=trust_remote_code)
+    if saved == FP32 or found.dtype == BF16:
+        return saved
+    return saved if found.dtype == saved else found.dtype
+
+
+def say_engine(
+    asked: str, model: str, *, revision: str | None = None, trust_remote_code: bool = False
+) -> None:
+    """Log the precision that an engine computes in and why; warn if it is emulated.
+
+    The arguments are those of `engine_dtype`.
+    """
+    found = native()
+    dtype = engine_dtype(asked, model, revision=revision, trust_remote_code=trust_remote_code)
+    if dtype in (BF16, FP16) and found.emulates_bf16:
+        log.warning(
+            "engine: WARNING dtype %s, but %s: %s; leave engine.dtype out, and it is chosen by the hardware",
+            dtype, found.why, COST,
+        )  # fmt: skip
+    elif asked in ("auto", "native") and dtype == found.dtype:
+        log.info("engine: computes in %s on %s: %s", dtype, found.device, found.why)
+    else:
+        why = "as the checkpoint was saved" if asked == "auto" else "as its settings say"
+        log.info("engine: computes in %s on %s, %s", dtype, found.device, why)
+
+
+@cache
+def saved_dtype(model: str, *, revision: str | None = None, trust_remote_code: bool = False) -> str:
+    """The type of a checkpoint's weights, by its config.json; float32 if that does not say.
+
+    Raises:
+        OSError: the model cannot be had.
+    """
+    from scalequest.engines.base import adapter_base
+
+    model = adapter_base(model) or model
+    path = Path(model).expanduser() / "config.json"
+    if path.is_file():
+        settings: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    else:
+        from transformers import AutoConfig
+
+        loaded = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=trust_remote_code)
+        settings = loaded.to_dict()
+    text = settings.get("text_config") or {}
+    named = [source.get(key) for source in (settings, text) for key in ("dtype", "torch_dtype")]
+    return str(next((name for name in named if name), FP32)).removeprefix("torch.")
