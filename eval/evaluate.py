@@ -59,6 +59,7 @@ from scalequest.evaluation import harness, protocol, tables
 from scalequest.evaluation.benchmarks import Benchmark, load_benchmark
 from scalequest.evaluation.results import RESULTS, read_results, result_row
 from scalequest.evaluation.settings import EvaluationConfig
+from scalequest.preload import leave, preloaded
 from scalequest.records import read_dropped, read_rows, source_fingerprint
 from scalequest.shards import Stage, clear
 from scalequest.stages import begin, explained, tracked
@@ -71,7 +72,7 @@ RANKS = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")  # what a launcher tells a 
 
 def main(run: RunOptions, config: EvaluationConfig, words: Sequence[str]) -> None:
     """Evaluate every model in a process of its own, then gather; with `only`, evaluate that model here."""
-    config = config.swept()
+    given, config = config, config.swept()
     if not config.models or not config.benchmarks:
         raise ConfigError(f"{'benchmarks' if config.models else 'models'}: give at least one")
     if config.regrade is not None and Path(config.regrade).resolve() == Path(run.output_dir).resolve():
@@ -109,12 +110,8 @@ def main(run: RunOptions, config: EvaluationConfig, words: Sequence[str]) -> Non
             if config.regrade is not None:
                 regrade_one(run, config, label, benchmarks)
                 continue
-            script = [sys.executable, __file__, *words, "--only", label]
-            child = subprocess.Popen(
-                [sys.executable, "-m", "scalequest.guard", *script], stdin=subprocess.PIPE
-            )
             with heartbeat.quiet():  # the child speaks
-                status = child.wait()
+                status = apart(run, given, label, words)
             if status:
                 sys.exit(status)
 
@@ -123,6 +120,17 @@ def main(run: RunOptions, config: EvaluationConfig, words: Sequence[str]) -> Non
         gather(stage, config)
         if config.audit:
             audit_all(stage, config, benchmarks)
+
+
+def apart(run: RunOptions, config: EvaluationConfig, label: str, words: Sequence[str]) -> int:
+    """Evaluate one model in a process of its own; returns its exit status."""
+    if preloaded():  # a fork need not import again
+        if (child := os.fork()) == 0:
+            leave(explained(main, run, replace(config, only=label), words))
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    script = [sys.executable, __file__, *words, "--only", label]
+    guarded = [sys.executable, "-m", "scalequest.guard", *script]
+    return subprocess.Popen(guarded, stdin=subprocess.PIPE).wait()
 
 
 def evaluate_one(

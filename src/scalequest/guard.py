@@ -23,11 +23,12 @@ import psutil
 
 _PR_SET_CHILD_SUBREAPER = 36
 # A finished stage's helpers, e.g. W&B's service, may still be writing.
-_GRACE_SECONDS = 10.0
-_GRACE_STOPPED_SECONDS = 2.0
+GRACE_SECONDS = 10.0
+GRACE_STOPPED_SECONDS = 2.0
 
 
-def _adopt_orphans() -> None:
+def adopt_orphans() -> None:
+    """Have orphaned descendants handed to this process, on Linux."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
@@ -41,7 +42,7 @@ def _descendants() -> list[psutil.Process]:
     return living
 
 
-def _end_descendants(grace: float) -> None:
+def end_descendants(grace: float) -> None:
     """Wait `grace` seconds for the descendants to go, then kill them until none is left."""
     deadline = time.monotonic() + grace
     while time.monotonic() < deadline and _descendants():
@@ -55,18 +56,18 @@ def _end_descendants(grace: float) -> None:
 
 def main(command: list[str]) -> int:
     """Run `command` in a process group of its own and return its exit status as a shell gives it."""
-    _adopt_orphans()
+    adopt_orphans()
     try:
         stage = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0)
     except OSError as error:
         print(f"error: {command[0]}: {error.strerror}", file=sys.stderr)
         return 127
 
-    grace = _GRACE_SECONDS
+    grace = GRACE_SECONDS
 
     def forward(number: int, frame: FrameType | None) -> None:
         nonlocal grace
-        grace = _GRACE_STOPPED_SECONDS
+        grace = GRACE_STOPPED_SECONDS
         with contextlib.suppress(ProcessLookupError):
             os.killpg(stage.pid, number)
 
@@ -76,11 +77,11 @@ def main(command: list[str]) -> int:
     def outlive_nobody() -> None:
         while os.read(0, 1):  # unbuffered: a thread inside sys.stdin would break the interpreter's shutdown
             pass
-        _end_descendants(0)
+        end_descendants(0)
 
     threading.Thread(target=outlive_nobody, daemon=True).start()
     status = stage.wait()
-    _end_descendants(grace)
+    end_descendants(grace)
     return status if status >= 0 else 128 - status
 
 

@@ -2,6 +2,7 @@
 
     name: tiny
     hub: false                    # true lets stages download; otherwise they run with HF_HUB_OFFLINE=1
+    preload: false                # true: without a GPU, libraries are imported once and stages forked
     vars: {solver: some/folder}   # for ${solver} in args
     env: {OMP_NUM_THREADS: "2"}   # for every stage
     stages:
@@ -52,6 +53,7 @@ from scalequest import durable, heartbeat
 from scalequest.board import Board, Line, read_receipt
 from scalequest.config import ConfigError, build, option, read_yaml, required
 from scalequest.engines.launch import STOP_SECONDS, STOP_VARIABLE
+from scalequest.preload import Forked, Preloaded, possible
 from scalequest.records import whole_source
 
 STATE = "run.json"
@@ -79,6 +81,7 @@ class PipelineSpec:
     name: str = required("of the pipeline; W&B groups are called after it")
     stages: list[StageSpec] = required("in the order they run")
     hub: bool = option(False, "stages may download from the hub")
+    preload: bool = option(False, "without a GPU, import the libraries once and fork the stages")
     vars: dict[str, str] = option(default_factory=dict, help="texts that args may use as ${name}")
     env: dict[str, str] = option(default_factory=dict, help="environment of every stage")
 
@@ -355,8 +358,9 @@ def run(
     shown: list[str] = []
     began = time.monotonic()
     board = Board(console, lines)
+    forks = Preloaded(environment, lock) if spec.preload and possible() else None
     try:
-        with board:
+        with board, forks or contextlib.nullcontext():
             for number, step in enumerate(steps, 1):
                 name, line = step.spec.name, lines[step.spec.name]
                 noted = state["stages"].get(name, {})
@@ -369,7 +373,7 @@ def run(
                 board.say(f"[{number}/{len(steps)}] {name}: {step.shown}")
                 log, before = output / "logs" / f"{name}.log", read_receipt(step.output_dir)
                 prefix = f"[{number}/{len(steps)}] {name}"
-                status, from_byte = _run_one(step, line, log, environment, lock, board, prefix)
+                status, from_byte = _run_one(step, line, log, environment, lock, board, prefix, forks)
                 spent = (
                     noted.get("seconds", 0.0) if "mark" not in noted else 0.0
                 )  # by attempts that were stopped
@@ -431,10 +435,38 @@ def _check_needs(step: Step, steps: Sequence[Step], state: Mapping[str, Any]) ->
             raise ConfigError(f"stage {step.spec.name!r} needs {need!r}, which is not finished; run it first")
 
 
+class Guarded(subprocess.Popen[bytes]):
+    """A stage in a process of its own, under a guard that ends it when this process is gone."""
+
+    def __init__(self, command: Sequence[str], log: Path, environment: Mapping[str, str], lock: int) -> None:
+        with log.open("ab") as file:
+            super().__init__(
+                [sys.executable, "-m", "scalequest.guard", *command],
+                stdin=subprocess.PIPE,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,  # a terminal's Ctrl-C comes to us alone, and we pass it on
+                pass_fds=[lock],  # held until the last process of a killed run is gone
+            )
+
+    def end(self) -> None:
+        """End the stage and all that it has started, if it still runs."""
+        if self.stdin is not None:
+            self.stdin.close()
+
+
 def _run_one(
-    step: Step, line: Line, log: Path, environment: Mapping[str, str], lock: int, board: Board, prefix: str
+    step: Step,
+    line: Line,
+    log: Path,
+    environment: Mapping[str, str],
+    lock: int,
+    board: Board,
+    prefix: str,
+    forks: Preloaded | None,
 ) -> tuple[int, int]:
-    """Run one stage under its guard, with signs of life that begin with `prefix` if there is no terminal.
+    """Run one stage, with signs of life that begin with `prefix` if there is no terminal.
 
     Return its exit status and where its part of the log begins.
     """
@@ -446,16 +478,11 @@ def _run_one(
         from_byte = file.tell()
         file.write(f"$ {step.shown}\n".encode())
         file.flush()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "scalequest.guard", *step.command],
-            stdin=subprocess.PIPE,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            env={**environment, heartbeat.FILE: str(life)},
-            start_new_session=True,  # a terminal's Ctrl-C comes to us alone, and we pass it on
-            pass_fds=[lock],  # held until the last process of a killed run is gone
-        )
-    assert process.stdin is not None
+    process: Guarded | Forked
+    if forks is not None and step.spec.launch is None:
+        process = forks.start(step.command[1:], log.absolute(), {heartbeat.FILE: str(life)})
+    else:
+        process = Guarded(step.command, log, {**environment, heartbeat.FILE: str(life)}, lock)
     try:
         with _pass_on_signals(process) as came:
             while process.poll() is None:
@@ -466,17 +493,17 @@ def _run_one(
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(0.5)
     finally:
-        process.stdin.close()  # whatever happened here: the guard ends the stage
+        process.end()  # whatever happened here
         process.wait()
         line.seconds, line.note = time.monotonic() - began, ""
         life.unlink(missing_ok=True)
-    status = 128 + came[0] if came else process.returncode
+    status = 128 + came[0] if came else int(process.returncode or 0)
     line.state = "stopped" if came else "failed" if status else "done"
     return status, from_byte
 
 
 @contextlib.contextmanager
-def _pass_on_signals(process: subprocess.Popen[bytes]) -> Iterator[list[int]]:
+def _pass_on_signals(process: Guarded | Forked) -> Iterator[list[int]]:
     """Send SIGINT and SIGTERM on to the stage; the second one ends it at once. Yields those that came."""
     came: list[int] = []
 
@@ -484,8 +511,8 @@ def _pass_on_signals(process: subprocess.Popen[bytes]) -> Iterator[list[int]]:
         came.append(number)
         if len(came) == 1:
             process.send_signal(number)
-        elif process.stdin is not None:
-            process.stdin.close()
+        else:
+            process.end()
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -2,9 +2,8 @@
 
 A processor without instructions for bfloat16 (most of Intel's before Sapphire Rapids, AMD's before Zen 4,
 most laptops) emulates it, on one thread: the first stage of the demo then runs at 120 tokens/s instead of
-3,200. So settings that are left open (`bf16: null`, `engine.dtype: auto` or `native`) follow the hardware, one
-line of the log says what was chosen and why, and fingerprints hold what was chosen. What a user writes is
-obeyed.
+3,200. So settings that are left open (`bf16: null`, `engine.dtype: auto` or `native`) follow the hardware.
+One line of the log says what was chosen and why, and fingerprints hold it. What a user writes is obeyed.
 """
 
 from __future__ import annotations

@@ -290,9 +290,9 @@ def _unlike(model: Any, max_length: int | None) -> str | None:
 def _too_small(model: Any, max_length: int | None) -> str | None:
     """Why the flash kernel would not be worth its launches; None if it is.
 
-    Measured on four layers on an H100 and an H200 (bench/gpu_results.jsonl), forward and backward: at a hidden
-    size of 3,584 it saves 12 to 16 % of the time at 4,096 tokens and 13 % at 2,048, and costs time at 1,024;
-    at 1,536 it is even at 4,096 tokens and costs time below.
+    Measured on four layers, forward and backward, on an H100 and an H200 (bench/gpu_results.jsonl): at a
+    hidden size of 3,584 it saves 12 to 16 % of the time at 4,096 tokens and 13 % at 2,048, and costs time at
+    1,024; at 1,536 it is even at 4,096 tokens and costs time below.
     """
     size = model.config.hidden_size
     if max_length is not None and max_length * size < _WORTH:

@@ -1,0 +1,256 @@
+"""A pipeline's stages without their imports: one process has made these, and each stage is forked off it.
+
+On two CPU cores a stage spends 10 to 30 seconds on importing torch, transformers, TRL and vLLM; the demo has
+13 stages, some with a second's work. Here they are imported once. A stage is still a process of its own, with
+its own environment, log and memory. Only on Linux and without a GPU: a fork must not meet threads or an open
+device.
+
+`Preloaded` is the pipeline's side. The process itself (`python -m scalequest.preload`) reads one request per
+line, runs it, ends whatever it left behind, and answers with its exit status. When its standard input ends,
+because the pipeline is gone, everything that it has started ends, too: it is the guard of what it forks.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import gc
+import importlib
+import json
+import os
+import runpy
+import select
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from scalequest.guard import GRACE_SECONDS, GRACE_STOPPED_SECONDS, adopt_orphans, end_descendants
+
+# What stages of the pipelines import, in an order in which each can be imported; what is missing is left out.
+_MODULES = (
+    *("torch", "transformers", "datasets", "trl", "scalequest.grading", "scalequest.evaluation.harness"),
+    *("scalequest.training.sft", "scalequest.training.dpo", "transformers.models.llama.modeling_llama"),
+)
+_VLLM = ("vllm", "vllm.entrypoints.llm", "vllm.v1.worker.cpu_worker", "vllm.model_executor.models.llama")
+_POLL = 0.05  # seconds
+
+_forked = False
+
+
+def possible() -> bool:
+    """Whether stages can be forked on this machine."""
+    from scalequest.engines.launch import has_gpu
+
+    return sys.platform == "linux" and not has_gpu()
+
+
+def preloaded() -> bool:
+    """Whether this process was forked off the one that has imported everything, and may fork in its turn."""
+    return _forked
+
+
+class Preloaded:
+    """The process that has imported everything, seen from the pipeline; use as a context manager.
+
+    It is started by the first stage that needs it.
+    """
+
+    def __init__(self, environment: Mapping[str, str], lock: int) -> None:
+        """Take what every stage has: its environment, and the lock that its processes hold."""
+        self._environment, self._lock = environment, lock
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Preloaded:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the process and all that it has started."""
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()
+            self._process.wait()
+
+    def start(self, words: Sequence[str], log: Path, more: Mapping[str, str]) -> Forked:
+        """Run a stage.
+
+        Args:
+            words: the script and its arguments.
+            log: file that its output is added to.
+            more: variables over the environment of all stages.
+        """
+        if self._process is None or self._process.poll() is not None:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "scalequest.preload"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=self._environment,
+                start_new_session=True,
+                pass_fds=[self._lock],
+            )
+        return Forked(self._process, {"words": list(words), "log": str(log), "environment": dict(more)})
+
+
+class Forked:
+    """A stage that was forked, with the methods of a `Popen` that the pipeline uses."""
+
+    def __init__(self, server: subprocess.Popen[bytes], request: Mapping[str, Any]) -> None:
+        """Ask for it."""
+        assert server.stdin is not None
+        self._server = server
+        self.returncode: int | None = None
+        server.stdin.write(json.dumps(request).encode() + b"\n")
+        server.stdin.flush()
+
+    def poll(self) -> int | None:
+        """The exit status, or None while it runs."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.wait(0)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the exit status.
+
+        Raises:
+            TimeoutExpired: it still runs.
+        """
+        assert self._server.stdout is not None
+        if self.returncode is None:
+            if not select.select([self._server.stdout], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired("stage", timeout or 0.0)
+            answer = self._server.stdout.readline()
+            self.returncode = int(answer) if answer else self._server.wait()  # killed, with the stage
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Send it on to the stage."""
+        self._server.send_signal(number)
+
+    def end(self) -> None:
+        """End the stage, if it still runs."""
+        if self.returncode is None and self._server.stdin is not None:
+            self._server.stdin.close()
+
+
+# --------------------------------------------------------------------------------------------- the process
+
+
+def main() -> int:
+    """Import, then fork a stage per request, until there are no more; returns the exit status."""
+    adopt_orphans()
+    told: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        told.append(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, note)
+    ready, waiting = False, b""
+    while True:
+        while b"\n" not in waiting:
+            received = os.read(0, 1 << 16)
+            if not received:
+                return 0
+            waiting += received
+        line, _, waiting = waiting.partition(b"\n")
+        request = json.loads(line)
+        if not ready:
+            _import()
+            ready = True
+        stage = os.fork()
+        if stage == 0:
+            leave(_run(request))
+        with contextlib.suppress(OSError):  # both sides do it, so that no signal comes too early
+            os.setpgid(stage, stage)
+        status = _watch(stage, told)
+        print(status, flush=True)
+
+
+def _import() -> None:
+    for name in _MODULES:
+        with contextlib.suppress(Exception):
+            importlib.import_module(name)
+    with contextlib.suppress(Exception):
+        from scalequest.engines.vllm_engine import import_vllm
+
+        import_vllm()
+        for name in _VLLM:
+            importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # a stage's collections need not look at what it did not make
+
+
+def _run(request: Mapping[str, Any]) -> int:
+    """Become the stage, in the process that was forked."""
+    global _forked
+    _forked = True
+    os.setpgid(0, 0)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    log = os.open(request["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    for source, target in ((nothing, 0), (log, 1), (log, 2)):
+        os.dup2(source, target)
+    os.environ.update(request["environment"])
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed()  # as a process that has just started
+    script, *_ = sys.argv = request["words"]
+    sys.path[0] = str(Path(script).parent)
+    try:
+        runpy.run_path(script, run_name="__main__")
+    except SystemExit as leaving:
+        if leaving.code is None or isinstance(leaving.code, int):
+            return leaving.code or 0
+        print(leaving.code, file=sys.stderr)
+        return 1
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def leave(status: int) -> None:
+    """End a forked process as the interpreter does, except that no library counts what it leaks at its end."""
+    with contextlib.suppress(Exception):
+        for thread in threading.enumerate():
+            if thread is not threading.current_thread() and not thread.daemon:
+                thread.join()
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(status)
+
+
+def _watch(stage: int, told: list[int]) -> int:
+    """Wait for a stage, pass signals on to it, end it if the pipeline is gone; its status as a shell's."""
+    grace = GRACE_SECONDS
+    while True:
+        done, status = os.waitpid(stage, os.WNOHANG)
+        if done:
+            break
+        while told:
+            grace = GRACE_STOPPED_SECONDS
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(stage, told.pop(0))
+        if select.select([0], [], [], _POLL)[0] and not os.read(0, 1):  # no request comes while one runs
+            end_descendants(0)
+            os._exit(1)
+    end_descendants(grace)
+    while True:  # what it left behind was handed to this process
+        with contextlib.suppress(ChildProcessError):
+            if os.waitpid(-1, os.WNOHANG)[0]:
+                continue
+        break
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else 128 - code
+
+
+if __name__ == "__main__":
+    from scalequest import preload  # not this copy of it: stages look there
+
+    sys.exit(preload.main())
