@@ -12,6 +12,7 @@ import pytest
 TINY = "recipes/tiny/models"
 SOLVER = ["--model", f"{TINY}/tiny-solver", "--chat-format", "tinymath"]
 SMALL = {
+    "attention": ["--small"],
     "engines": [*SOLVER, "--rows=64", "--pairs=1", "--transformers-rows=32", "--column-rows=32"],
     "grading": ["--step=200"],
     "gpu": ["--output={out}", "--small", "--seconds=900", "env", "tiny", "head", "attention", "lora", "full"],

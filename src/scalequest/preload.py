@@ -215,7 +215,7 @@ def _run(request: Mapping[str, Any]) -> int:
 
 
 def leave(status: int) -> None:
-    """End a forked process as the interpreter does, except that no library counts what it leaks at its end."""
+    """End a forked process as the interpreter does, but before libraries report what they leak at its end."""
     with contextlib.suppress(Exception):
         for thread in threading.enumerate():
             if thread is not threading.current_thread() and not thread.daemon:

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from scalequest import heartbeat
@@ -66,8 +66,9 @@ def _settings(config: Any) -> dict[str, Any]:
     model, engine = getattr(config, "model_name_or_path", None), fields.get("engine")
     if model and engine:
         revision, trusted = getattr(config, "model_revision", None), config.engine.trust_remote_code
-        dtype = engine_dtype(config.engine.dtype, model, revision=revision, trust_remote_code=trusted)
-        fields["engine"] = {**engine, "dtype": dtype}
+        with suppress(OSError):  # the engine says what is wrong with a model that cannot be had
+            dtype = engine_dtype(config.engine.dtype, model, revision=revision, trust_remote_code=trusted)
+            fields["engine"] = {**engine, "dtype": dtype}
     return fields
 
 

@@ -226,6 +226,8 @@ def test_a_gpu_that_runs_the_kernel_gets_it(monkeypatch: pytest.MonkeyPatch) -> 
     """The choice follows what is found out about the GPU; the trial of the kernel itself needs one."""
     monkeypatch.setattr(attention, "_unavailable", lambda *_: None)
     model = model_of("qwen2")
+    assert "rows of 128 tokens are too short to gain" in chosen(model).why
+    monkeypatch.setattr(attention, "_WORTH", 128 * model.config.hidden_size)
     assert chosen(model).name == model.config._attn_implementation == attention.VARLEN
     for other, why in (
         (model_of("mistral", sliding_window=64), "sliding window of 64"),
