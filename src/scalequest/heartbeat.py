@@ -117,8 +117,8 @@ def signs(speaks: bool) -> Iterator[None]:
     Raises:
         ConfigError: the interval is not a positive number.
     """
-    global _name, _base
-    _name, _base = Path(sys.argv[0]).stem, Work("starting")
+    global _name, _base, _silent
+    _name, _base, _silent = Path(sys.argv[0]).stem, Work("starting"), 0  # a fork has its parent's
     if not speaks or sys.stdout.isatty():
         yield
         return
