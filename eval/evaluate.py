@@ -67,8 +67,6 @@ from scalequest.stages import begin, explained, tracked
 if TYPE_CHECKING:
     from scalequest.evaluation.examinee import Examinee
 
-RANKS = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")  # what a launcher tells a process
-
 
 def main(run: RunOptions, config: EvaluationConfig, words: Sequence[str]) -> None:
     """Evaluate every model in a process of its own, then gather; with `only`, evaluate that model here."""
@@ -95,7 +93,7 @@ def main(run: RunOptions, config: EvaluationConfig, words: Sequence[str]) -> Non
         return
 
     # 1. The folder of the whole, held by the first process of a launch
-    first = all(os.environ.get(name, "0") == "0" for name in RANKS)
+    first = heartbeat.first_rank()
     if config.regrade is not None and not first:
         return  # there is nothing for an engine to do, and one process holds the folder
     stage = open_folder("evaluate", run, config, list(config.models), benchmarks) if first else None

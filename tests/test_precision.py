@@ -122,6 +122,7 @@ def test_engines_left_open_follow_checkpoint_and_hardware(tmp_path: Path, on: An
         EMULATES: (FP32, FP32, FP32),
         HAS_IT: (BF16, FP16, FP32),
         TURING: (FP16, FP16, FP32),
+        Native("mps", FP32, "untried"): (BF16, FP16, FP32),
     }
     for kind, expected in wanted.items():
         on(kind)

@@ -44,7 +44,7 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Preloaded
     folder = tmp_path_factory.mktemp("stages")
     (folder / "stage.py").write_text(STAGE)
     lock = os.open(folder / "lock", os.O_CREAT | os.O_RDWR)
-    with Preloaded({**os.environ, "PYTHONUNBUFFERED": "1"}, lock) as forks:
+    with Preloaded({**os.environ, "PYTHONUNBUFFERED": "1"}, lock, folder / "imports.log") as forks:
         yield forks, folder
     os.close(lock)
 
@@ -102,7 +102,7 @@ def test_nothing_outlives_the_pipeline(tmp_path: Path) -> None:
         "from pathlib import Path\n"
         "from scalequest import preload\n"
         "lock = os.open('lock', os.O_CREAT | os.O_RDWR)\n"
-        "forks = preload.Preloaded(os.environ, lock)\n"
+        "forks = preload.Preloaded(os.environ, lock, Path('imports.log'))\n"
         "forks.start(['stage.py', 'waits'], Path('waits.log').absolute(), {})\n"
         "time.sleep(600)\n"
     )

@@ -358,7 +358,9 @@ def run(
     shown: list[str] = []
     began = time.monotonic()
     board = Board(console, lines)
-    forks = Preloaded(environment, lock) if spec.preload and possible() else None
+    (output / "logs").mkdir(exist_ok=True)
+    imports = output / "logs" / "imports.log"
+    forks = Preloaded(environment, lock, imports) if spec.preload and possible() else None
     try:
         with board, forks or contextlib.nullcontext():
             for number, step in enumerate(steps, 1):

@@ -162,7 +162,7 @@ def settle_training(args: Any) -> None:
     if args.fp16:
         args.bf16 = False
         return
-    found = native(cpu=args.use_cpu or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true")
+    found = native(cpu=args.use_cpu)
     args.bf16, args.fp16 = found.dtype == BF16, found.dtype == FP16
     args.use_cpu = args.use_cpu or found.device == "cpu"
 
@@ -208,9 +208,10 @@ def engine_dtype(
     if asked == "native":
         return found.dtype
     saved = saved_dtype(model, revision=revision, trust_remote_code=trust_remote_code)
-    if saved == FP32 or found.dtype == BF16:
+    # Apple's GPUs have not been tried: there the checkpoint's type stays, which takes half the memory.
+    if saved == FP32 or found.dtype == BF16 or found.device == "mps":
         return saved
-    return saved if found.dtype == saved else found.dtype
+    return found.dtype
 
 
 def say_engine(
@@ -239,7 +240,7 @@ def saved_dtype(model: str, *, revision: str | None = None, trust_remote_code: b
     """The type of a checkpoint's weights, by its config.json; float32 if that does not say.
 
     Raises:
-        OSError: the model cannot be had.
+        OSError: the model is not there, or cannot be downloaded.
     """
     from scalequest.engines.base import adapter_base
 

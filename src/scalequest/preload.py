@@ -61,9 +61,15 @@ class Preloaded:
     It is started by the first stage that needs it.
     """
 
-    def __init__(self, environment: Mapping[str, str], lock: int) -> None:
-        """Take what every stage has: its environment, and the lock that its processes hold."""
-        self._environment, self._lock = environment, lock
+    def __init__(self, environment: Mapping[str, str], lock: int, log: Path) -> None:
+        """Take what every stage has.
+
+        Args:
+            environment: its variables.
+            lock: descriptor that its processes hold open.
+            log: file for what the imports say, and for what ends the process itself.
+        """
+        self._environment, self._lock, self._log = environment, lock, log
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Preloaded:
@@ -84,15 +90,16 @@ class Preloaded:
             more: variables over the environment of all stages.
         """
         if self._process is None or self._process.poll() is not None:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "scalequest.preload"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env=self._environment,
-                start_new_session=True,
-                pass_fds=[self._lock],
-            )
+            with self._log.open("ab") as file:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "scalequest.preload"],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=file,
+                    env=self._environment,
+                    start_new_session=True,
+                    pass_fds=[self._lock],
+                )
         return Forked(self._process, {"words": list(words), "log": str(log), "environment": dict(more)})
 
 

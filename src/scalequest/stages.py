@@ -66,7 +66,7 @@ def _settings(config: Any) -> dict[str, Any]:
     model, engine = getattr(config, "model_name_or_path", None), fields.get("engine")
     if model and engine:
         revision, trusted = getattr(config, "model_revision", None), config.engine.trust_remote_code
-        with suppress(OSError):  # the engine says what is wrong with a model that cannot be had
+        with suppress(OSError):  # the engine reports a model that cannot be loaded
             dtype = engine_dtype(config.engine.dtype, model, revision=revision, trust_remote_code=trusted)
             fields["engine"] = {**engine, "dtype": dtype}
     return fields

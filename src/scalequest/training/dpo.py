@@ -143,7 +143,7 @@ def check_start(metrics: Mapping[str, float], beta: float) -> None:
     for side in ("chosen", "rejected"):
         apart, known = metrics[f"rewards/{side}"] / beta, metrics[f"logps/{side}"]
         limit = START_NATS + START_SHARE * abs(known)
-        if abs(apart) > limit:  # what is no number is the guard's to report
+        if abs(apart) > limit:  # False for NaN, which `Guard` reports
             raise ConfigError(
                 f"qpo: before the first step the {side} questions differ by {apart:+.1f} nats between policy "
                 f"and reference (limit {limit:.1f}, log-probability {known:.1f}): the reference is not the "
