@@ -45,7 +45,7 @@ class PlanConfig:
         help="machines: number x GPU", default_factory=lambda: ["8xA100-40G", "64xH100"]
     )
     question_tokens: float = option(
-        60.0, "mean tokens a question: 195 characters (paper.md 3) at 3.3 a token"
+        60.0, "mean tokens a question: 195 characters (docs/method.md 8) at 3.3 a token"
     )
     solution_tokens: float = option(405.0, "mean tokens a response: 1,214 characters at 3 a token")
     prompt_tokens: float = option(40.0, "chat markup and instruction around a question")

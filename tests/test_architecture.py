@@ -1,4 +1,4 @@
-"""Imports point one way (design.md): read from the source, so that none can hide behind a branch."""
+"""Imports point one way: read from the source, so that none can hide behind a branch."""
 
 from __future__ import annotations
 

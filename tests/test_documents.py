@@ -47,3 +47,23 @@ def test_the_pins_for_gpus_are_within_our_bounds() -> None:
             assert version in bounds[name], f"{name} {version} is outside {bounds[name]}"
     command = next(line for line in text.splitlines() if "pip install" in line)
     assert "--no-deps" not in command, "what is not pinned would be missing"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        path
+        for part in ("src", "recipes", "eval", "bench", "tests", "accelerate_configs", "slurm", "docs")
+        for path in ROOT.glob(f"{part}/**/*")
+        if path.suffix in (".py", ".yaml", ".md", ".sh")
+    ],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_a_page_that_is_named_is_there(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    for name in re.findall(r"(?<![\w./{}*-])((?:[\w-]+/)*[\w-]+\.md)\b", text):
+        written = {"report.md", "README.md", "INVARIANTS.md"}  # what a run writes, and pages beside the file
+        assert (ROOT / name).exists() or Path(name).name in written, f"there is no page {name}"
+    sections = re.findall(r"^## (\d+)\.", (ROOT / "docs/method.md").read_text(encoding="utf-8"), re.MULTILINE)
+    for number in re.findall(r"docs/method\.md (\d+)", text):
+        assert number in sections, f"docs/method.md has no section {number}"

@@ -284,8 +284,8 @@ def prepare_tokenizer_and_model(model: Any, tokenizer: Any, fmt: ChatFormat) -> 
 
     The pad token becomes the format's, added where the tokenizer has none such; embeddings grow only where
     the model has no spare row for it, to a multiple of 64, new rows at the mean of the old ones (DART-Math's
-    way, paper.md 1.6). The tokenizer's eos becomes what training ends with, and `generation_config` stops at
-    every stop of the format.
+    way, docs/method.md 6). The tokenizer's eos becomes what training ends with, and `generation_config` stops
+    at every stop of the format.
 
     Args:
         model: a transformers model; under DeepSpeed ZeRO-3 its weights may be partitioned.

@@ -19,7 +19,7 @@ from scalequest.evaluation.results import sha256
 from scalequest.grading.extraction import after_thoughts
 
 OPENINGS, THOUGHT = ("<think>", "<thinking>"), "</think>"
-# What our chat formats put behind a question (paper.md 1.5, block S2); a server's own template has none.
+# What our chat formats put behind a question (docs/method.md 5); a server's own template has none.
 BOXED = "\nPlease reason step by step, and put your final answer within \\boxed{}."
 
 

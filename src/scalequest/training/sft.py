@@ -27,7 +27,7 @@ from scalequest.training.cpu import plain_head
 log = logging.getLogger(__name__)
 
 QFT_VERSION = SFT_VERSION = 1  # raise by hand when the same settings give other weights
-PAPER_MAX_LENGTH = 256  # paper.md 1.1
+PAPER_MAX_LENGTH = 256  # docs/method.md 1
 
 
 @dataclass(frozen=True)
