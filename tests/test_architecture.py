@@ -16,6 +16,7 @@ STAGES = ("questions", "solutions", "training", "evaluation")
 
 # package or module of scalequest: what it may not import
 FORBIDDEN = {
+    "hardware": ("config", "records", "shards", "chat", "engines", "grading", "tinymath", *STAGES),
     "config": ("records", "shards", "chat", "engines", "grading", "tinymath", *STAGES),
     "records": ("shards", "chat", "engines", "grading", "tinymath", *STAGES),
     "durable": ("records", "parts", "shards", "chat", "engines", "grading", "tinymath", *STAGES),

@@ -59,7 +59,7 @@ def test_a_gpu_is_judged_by_its_compute_capability(
     tool.write_text(f"#!/bin/sh\nprintf '{said}'\n".replace("\n'", "'"))
     tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.setattr("scalequest.engines.launch.has_gpu", lambda: True)
+    monkeypatch.setattr(precision, "has_gpu", lambda: True)
     precision._gpu.cache_clear()
     try:
         assert native().dtype == dtype

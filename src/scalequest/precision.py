@@ -19,6 +19,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from scalequest.hardware import has_gpu
+
 log = logging.getLogger(__name__)
 
 BF16, FP16, FP32 = "bfloat16", "float16", "float32"
@@ -54,8 +56,6 @@ def native(*, cpu: bool = False) -> Native:
     Args:
         cpu: look at the processor even if there is a GPU.
     """
-    from scalequest.engines.launch import has_gpu
-
     if not cpu:
         if has_gpu():
             return _gpu()

@@ -20,7 +20,7 @@ from typing import Any
 
 from scalequest import config
 from scalequest.config import ConfigError, read_yaml
-from scalequest.engines.launch import has_gpu
+from scalequest.hardware import has_gpu
 from scalequest.pipeline import Step
 from scalequest.records import check_model_name, expand, whole_source
 

@@ -45,7 +45,7 @@ _forked = False
 
 def possible() -> bool:
     """Whether stages can be forked on this machine."""
-    from scalequest.engines.launch import has_gpu
+    from scalequest.hardware import has_gpu
 
     return sys.platform == "linux" and not has_gpu()
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from scalequest import hardware
 from scalequest.config import ConfigError
 from scalequest.engines import launch
 
@@ -75,7 +76,7 @@ def test_gpus_come_from_the_callers_list(
     local: str,
     expected: str,
 ) -> None:
-    monkeypatch.setattr(launch, "_GPU_FOLDER", tmp_path)
+    monkeypatch.setattr(hardware, "GPU_FOLDER", tmp_path)
     monkeypatch.setattr(launch, "has_gpu", lambda: True)
     launched(**{**LAUNCHER, "LOCAL_RANK": local, "CUDA_VISIBLE_DEVICES": listed})
     launch.worker(group)
@@ -93,7 +94,7 @@ def test_too_few_gpus() -> None:
 def test_too_few_gpus_where_none_are_listed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("nvidia0", "nvidia1", "nvidiactl"):
         (tmp_path / name).touch()
-    monkeypatch.setattr(launch, "_GPU_FOLDER", tmp_path)
+    monkeypatch.setattr(hardware, "GPU_FOLDER", tmp_path)
     monkeypatch.setattr(launch, "has_gpu", lambda: True)
     launched(**LAUNCHER)
     launch.worker()
@@ -106,26 +107,26 @@ def test_too_few_gpus_where_none_are_listed(monkeypatch: pytest.MonkeyPatch, tmp
 def test_a_launch_on_the_cpu_stays_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """On a machine with GPUs, when the launcher's variables are gone."""
     (tmp_path / "nvidiactl").touch()
-    monkeypatch.setattr(launch, "_GPU_FILES", (str(tmp_path / "nvidiactl"),))
-    monkeypatch.setattr(launch, "_cpu_build", lambda: False)
+    monkeypatch.setattr(hardware, "GPU_FILES", (str(tmp_path / "nvidiactl"),))
+    monkeypatch.setattr(hardware, "_cpu_build", lambda: False)
     launched(**LAUNCHER)
-    assert launch.has_gpu()
+    assert hardware.has_gpu()
     launched(**LAUNCHER, ACCELERATE_USE_CPU="true")
     launch.worker()
     assert "ACCELERATE_USE_CPU" not in os.environ
-    assert not launch.has_gpu()
+    assert not hardware.has_gpu()
 
 
 def test_a_gpu_beside_a_torch_without_gpus_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A laptop with the environment of `make setup`."""
     (tmp_path / "nvidiactl").touch()
-    monkeypatch.setattr(launch, "_GPU_FILES", (str(tmp_path / "nvidiactl"),))
+    monkeypatch.setattr(hardware, "GPU_FILES", (str(tmp_path / "nvidiactl"),))
     for release, found in (("2.13.0+cpu", False), ("2.13.0", True), ("2.11.0+cu130", True)):
-        monkeypatch.setattr(launch, "version", lambda _, release=release: release)
-        launch._cpu_build.cache_clear()
+        monkeypatch.setattr(hardware, "version", lambda _, release=release: release)
+        hardware._cpu_build.cache_clear()
         launched()
-        assert launch.has_gpu() is found, release
-    launch._cpu_build.cache_clear()
+        assert hardware.has_gpu() is found, release
+    hardware._cpu_build.cache_clear()
 
 
 @linux
@@ -255,7 +256,7 @@ def test_torchrun(tmp_path: Path) -> None:
     for process in said:
         assert "2 processes were launched, but torch.distributed sees a world of 1" in process["alone"]
         assert not {*LAUNCHER} - {"OMP_NUM_THREADS"} & {*process["environment"]}
-    if len(os.sched_getaffinity(0)) > 1 and not launch.has_gpu():
+    if len(os.sched_getaffinity(0)) > 1 and not hardware.has_gpu():
         assert not set(said[0]["cores"]) & set(said[1]["cores"])
 
 

@@ -14,8 +14,9 @@ import pytest
 
 from scalequest.config import ConfigError
 from scalequest.engines.base import EngineConfig
-from scalequest.engines.launch import IN_RAY, has_gpu, on_ray
+from scalequest.engines.launch import IN_RAY, on_ray
 from scalequest.engines.ray_launch import _room
+from scalequest.hardware import has_gpu
 from scalequest.questions.generation import GenerationConfig
 from stage_support import data_files, receipt
 

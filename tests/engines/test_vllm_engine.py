@@ -11,9 +11,9 @@ import pytest
 
 from scalequest.config import ConfigError
 from scalequest.engines import Block, EngineConfig, Request
-from scalequest.engines.launch import has_gpu
 from scalequest.engines.vllm_engine import engine_arguments, import_vllm, keep_full, seed_draws
 from scalequest.engines.vllm_scorer import VllmScorer
+from scalequest.hardware import has_gpu
 from scalequest.questions.generation import GenerationConfig
 from scalequest.solutions.solving import SolveConfig
 

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import os
 import sys
-from functools import cache
-from importlib.metadata import version
-from pathlib import Path
 from typing import Literal
 
 from scalequest.config import ConfigError
+from scalequest.hardware import count_gpus, has_gpu, listed_gpus, told_cpu
 
 # Settings of every stage that can be spread.
 Launch = Literal["local", "ray"]
@@ -44,8 +42,6 @@ _REMOVED = (
 )
 _REMOVED_PREFIXES = ("TORCHELASTIC_", "ACCELERATE_", "FSDP_")
 IN_RAY = "SCALEQUEST_RAY_WORKER"  # set where a worker of `launch: ray` runs
-_GPU_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
-_GPU_FOLDER = Path("/dev")  # holds one nvidia<number> a GPU
 
 
 def worker(tensor_parallel_size: int = 1) -> tuple[int, int]:
@@ -69,7 +65,7 @@ def worker(tensor_parallel_size: int = 1) -> tuple[int, int]:
     by_launcher = any(name in os.environ for name in ("ACCELERATE_MIXED_PRECISION", *_TORCHRUN))
     gpu = has_gpu()
     if by_launcher or workers > 1:
-        if gpu or _listed_gpus():
+        if gpu or listed_gpus():
             _pin_gpus(local_index, tensor_parallel_size)
         if not gpu:
             _bind_cores(local_index, local_workers)
@@ -78,7 +74,7 @@ def worker(tensor_parallel_size: int = 1) -> tuple[int, int]:
     if not gpu:
         # vLLM binds memory to NUMA nodes on CPU, and torch warns of it at every start unless told so before.
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    if _told_cpu():  # engines ask `has_gpu` again, when the launcher's word is gone
+    if told_cpu():  # engines ask `has_gpu` again, when the launcher's word is gone
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     for name in list(os.environ):
         if name in _REMOVED or name.startswith(_REMOVED_PREFIXES):
@@ -174,40 +170,12 @@ def _number(name: str) -> int:
         raise ConfigError(f"variable {name}: expected a number, got {os.environ[name]!r}") from None
 
 
-def has_gpu() -> bool:
-    """Whether this machine has a GPU that the caller lets us use, found without importing torch.
-
-    A laptop with a GPU and the CPU environment of `make setup` has none for us.
-    """
-    # torch reads OMP_NUM_THREADS when it is imported, so `worker` may not ask it.
-    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
-        return False
-    if _told_cpu() or _cpu_build():
-        return False
-    return any(Path(file).exists() for file in _GPU_FILES)
-
-
-@cache
-def _cpu_build() -> bool:
-    """Whether the installed torch was built without GPUs."""
-    return version("torch").endswith("+cpu")
-
-
-def _told_cpu() -> bool:
-    return os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
-
-
-def _listed_gpus() -> list[str]:
-    listed = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    return [] if listed == "-1" else [gpu.strip() for gpu in listed.split(",") if gpu.strip()]
-
-
 def _pin_gpus(local_index: int, group: int) -> None:
     first = local_index * group
-    gpus, where = _listed_gpus(), "CUDA_VISIBLE_DEVICES"
+    gpus, where = listed_gpus(), "CUDA_VISIBLE_DEVICES"
     if not gpus:
         # A number that no GPU has would hide all of them, and transformers would run on the CPU.
-        there, where = len(list(_GPU_FOLDER.glob("nvidia[0-9]*"))), "this machine"
+        there, where = count_gpus(), "this machine"
         gpus = [str(number) for number in range(there or first + group)]
     if len(gpus) < first + group:
         raise ConfigError(

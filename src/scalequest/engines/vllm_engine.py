@@ -28,7 +28,7 @@ from scalequest.engines.base import (
     adapter_base,
     check_request,
 )
-from scalequest.engines.launch import has_gpu
+from scalequest.hardware import has_gpu
 from scalequest.precision import engine_dtype
 
 GIB = 1 << 30
