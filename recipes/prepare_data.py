@@ -44,6 +44,21 @@ from scalequest.data.sources import DataSet, load_table
 
 def main(args: argparse.Namespace) -> int:
     """Make what was asked for, or list it. Returns the exit status."""
+    try:
+        return prepare(args)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error.filename or args.output_dir}: {error.strerror or error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command again goes on", file=sys.stderr)
+        return 130
+
+
+def prepare(args: argparse.Namespace) -> int:
+    """The command, step by step; its mistakes are raised."""
     # 1. What is asked for, and where it may be had
     table = load_table(args.sources) if args.sources else load_table()
     sets, extras = table.chosen(args.only)
@@ -120,14 +135,4 @@ def parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(parser().parse_args()))
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
-        print(f"error: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("interrupted; the same command again goes on", file=sys.stderr)
-        sys.exit(130)
+    sys.exit(main(parser().parse_args()))

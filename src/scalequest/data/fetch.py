@@ -16,7 +16,6 @@ from scalequest.heartbeat import Work
 
 _LONGEST_WAIT = 30.0  # seconds between two tries, whatever the server asks for
 _PASSING = {408, 425, 429, 500, 502, 503, 504}  # statuses that may be another the next time
-_CHUNK = 1 << 16
 
 
 class FetchError(RuntimeError):
@@ -133,7 +132,9 @@ def _save(response: Any, part: Path, have: int, what: str) -> None:
     work = Work(what, int(length) if length.isdigit() else None, "bytes")
     with part.open("ab" if have else "wb") as file, _Progress(work) as progress:
         try:
-            for chunk in response.iter_raw(_CHUNK):
+            for chunk in (
+                response.iter_raw()
+            ):  # as it comes: what is held back would be lost when the rest does not come
                 file.write(chunk)
                 work.done += len(chunk)
                 progress.tell()
