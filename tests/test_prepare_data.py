@@ -369,6 +369,12 @@ def test_redirects_are_followed_as_far_as_it_makes_sense(
     assert "redirects" in done.stderr
 
 
+def test_a_coding_that_was_not_asked_for_is_refused(tmp_path: Path, table: Path, server: FileServer) -> None:
+    server.behave = lambda got, before: Sent(headers={"Content-Encoding": "gzip"})
+    done = small(tmp_path / "data", table, server, "--only", "sums_test")
+    assert (done.returncode, "sent as 'gzip'" in done.stderr) == (1, True)
+
+
 def test_nobody_is_there(tmp_path: Path, table: Path, server: FileServer) -> None:
     done = run(tmp_path / "data", "--sources", table, "--mirror", "http://127.0.0.1:9", "--only", "sums_test")
     assert done.returncode == 1

@@ -125,6 +125,8 @@ def _refuse(url: str, response: Any) -> None:
         raise _Again(said, float(after) if after.isdigit() else 0.0)
     if status not in (200, 206):
         raise FetchError(f"{url}: {said}")
+    if (coding := response.headers.get("Content-Encoding", "identity")) != "identity":
+        raise FetchError(f"{url}: sent as '{coding}', though it was asked for as it is")
 
 
 def _save(response: Any, part: Path, have: int, what: str) -> None:
