@@ -1,5 +1,6 @@
 # make setup      the CPU environment in .venv, about 3 minutes and 4 GB; it says what it is doing
 # make demo       the whole loop on tiny models, 2 cores, no network
+# make data       train sets and benchmarks, from their sources into data/ (12 MB, needs a network)
 # make test       what CI runs
 # make test-slow  whole loops, minutes each
 # make quality    lint, format and types; `make style` mends what can be mended
@@ -8,13 +9,14 @@
 VENV ?= .venv
 PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3.13 python3))
 OUTPUT ?= runs/tiny
+DATA ?= data
 PYTEST_ARGS ?= -n 2 --dist loadfile
 
 BIN := $(VENV)/bin
 TORCH := 2.13.0
 STAMP := $(VENV)/.complete
 
-.PHONY: setup demo test test-slow style quality lock
+.PHONY: setup demo data test test-slow style quality lock
 
 setup: $(STAMP)
 
@@ -42,6 +44,9 @@ $(STAMP): requirements/cpu.txt requirements/dev.txt setup.cfg pyproject.toml
 
 demo: setup
 	$(BIN)/python recipes/run.py recipes/tiny/pipeline.yaml --output $(OUTPUT)
+
+data: setup
+	$(BIN)/python recipes/prepare_data.py --output_dir $(DATA)
 
 test: setup
 	$(BIN)/python -m pytest -m "not slow and not hub" $(PYTEST_ARGS)

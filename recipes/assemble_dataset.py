@@ -26,7 +26,7 @@ from scalequest.stages import begin, explained, tracked
 def main(run: RunOptions, config: AssembleConfig) -> None:
     """Read all parts, check, shuffle, write; upload on request."""
     from scalequest.engines.launch import worker
-    from scalequest.evaluation.held_out import digest, read_tests
+    from scalequest.evaluation.held_out import digest, read_tests, tell_left_out
     from scalequest.records import read_inputs, source_fingerprint
 
     # 1. The folder, and the fingerprint of all that can change a row
@@ -36,18 +36,19 @@ def main(run: RunOptions, config: AssembleConfig) -> None:
     quotas = [part.rows for part in config.parts]
     stage = begin(
         "assemble_dataset", VERSION, run, config, inputs=inputs, worker=(index, workers),
-        benchmarks=digest(tests), quotas=quotas,
+        benchmarks=digest(tests.questions), quotas=quotas,
     )  # fmt: skip
 
     # 2. All parts, each row with the number of its part; one order, one report
     if not stage.finished:
+        tell_left_out(tests, stage)
         rows: list[dict[str, Any]] = []
         for number, part in enumerate(config.parts):
             own = read_inputs([part.source], "query", "response", columns=config.columns, limit=run.limit)
             rows += [{**row, "id": f"{number}-{row['id']}", "part": number} for row in own]
         with tracked(stage, run, config, worker=index) as tracker:
             funnel = cost_lines(receipts(config.run, inputs))
-            assemble(stage, rows, config, run, tests=tests, funnel=funnel, tracker=tracker)
+            assemble(stage, rows, config, run, tests=tests.questions, funnel=funnel, tracker=tracker)
 
     # 3. The hub, only where it is asked for
     if config.push_to_hub and index == 0:

@@ -48,7 +48,8 @@ def main(config: StatisticsConfig) -> None:
     from scalequest.solutions.overview import lines, overview, sections
 
     rows = read_inputs(config.input, "query", "response", columns=config.columns, limit=config.limit)
-    found = overview(rows, read_tests(config.contamination), config.contamination)
+    tests = read_tests(config.contamination)
+    found = overview(rows, tests.questions, config.contamination, tests.left_out)
 
     title = f"Statistics of {', '.join(Path(source).name for source in config.input)}"
     table = Table(title=title, show_header=False)

@@ -42,15 +42,15 @@ def main(run: RunOptions, config: FilterConfig) -> None:
     index, workers = worker(config.engine.tensor_parallel_size)
     from scalequest.chat import bind, load_format, load_tokenizer
     from scalequest.engines.loading import open_generator
-    from scalequest.evaluation.held_out import digest, read_tests
+    from scalequest.evaluation.held_out import HeldOut, digest, read_tests, tell_left_out
     from scalequest.questions.prompts import load_prompt
     from scalequest.records import model_fingerprint, read_inputs, source_fingerprint
 
     # 2. The folder, and the fingerprint of all that can change a row
     model, revision = config.model_name_or_path or "", config.model_revision
-    tests = read_tests(config.contamination) if "contamination" in config.steps else []
+    tests = read_tests(config.contamination) if "contamination" in config.steps else HeldOut()
     inputs = {source: source_fingerprint(source) for source in config.input}
-    identity: dict[str, Any] = {"benchmarks": digest(tests)}
+    identity: dict[str, Any] = {"benchmarks": digest(tests.questions)}
     prompt = None
     if config.asks_model:
         inputs[model] = model_fingerprint(model, revision)
@@ -64,6 +64,7 @@ def main(run: RunOptions, config: FilterConfig) -> None:
     )
     if stage.finished:
         return
+    tell_left_out(tests, stage)
 
     # 3. Steps that look at text run over all rows, then the model is asked about what is left, block by block
     rows = read_inputs(config.input, "question", columns=config.columns, limit=run.limit, without=())
@@ -81,7 +82,7 @@ def main(run: RunOptions, config: FilterConfig) -> None:
             rows,
             config,
             run,
-            benchmarks=tests,
+            benchmarks=tests.questions,
             generator=generator,
             format=chat,
             prompt=prompt,

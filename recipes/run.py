@@ -23,7 +23,7 @@ from pathlib import Path
 
 from scalequest.config import ConfigError
 from scalequest.pipeline import Failed, load, plan, run, variables, wanted
-from scalequest.preflight import faults
+from scalequest.preflight import faults, left_out
 
 
 def main(args: argparse.Namespace) -> int:
@@ -37,6 +37,8 @@ def main(args: argparse.Namespace) -> int:
                 print(f"# environment: {shlex.join(f'{key}={value}' for key, value in given.items())}")
             for step in steps:
                 print(f"# {step.spec.name}\n{step.shown}")
+            for line in left_out(steps):
+                print(f"note: {line}; their data are not there", file=sys.stderr)
         wrong = faults(wanted(steps, args.start, args.end, args.only), output)
         for fault in wrong:
             print(f"{'not yet' if args.dry_run else 'error'}: {fault}", file=sys.stderr)

@@ -26,6 +26,7 @@ FORBIDDEN = {
     "chat": ("engines", "grading", "tinymath", *STAGES),
     "grading": ("chat", "engines", "tinymath", *STAGES),
     "engines": ("grading", "tinymath", *STAGES),
+    "data": ("engines", "grading", "tinymath", *STAGES),
     "stages": ("engines", "grading", "tinymath", *STAGES),
     "tinymath": ("engines", *STAGES),
     "questions": ("training", "evaluation"),

@@ -60,6 +60,17 @@ def faults(steps: Sequence[Step], output: Path) -> list[str]:
     ]
 
 
+def left_out(steps: Sequence[Step]) -> list[str]:
+    """One line for each stage that goes without an optional benchmark, since its data are not there."""
+    lines = []
+    for step in steps:
+        patterns = (_settings(step).get("contamination") or {}).get("optional") or []
+        files = sorted({file for pattern in patterns for file in glob(pattern)})
+        if absent := [Path(file).stem for file in files if any(_without_source(file))]:
+            lines.append(f"stage '{step.spec.name}': benchmarks left out: {', '.join(absent)}")
+    return lines
+
+
 def _settings(step: Step) -> Mapping[str, Any]:
     return {**(read_yaml(step.spec.config) if step.spec.config else {}), **step.settings}
 
@@ -80,7 +91,8 @@ def _missing(settings: Mapping[str, Any], made: set[str]) -> Iterator[str]:
             elif path.endswith((".yaml", ".yml")) and not (files := sorted(glob(path))):
                 yield f"{key}: {text}: no such file"
             elif path.endswith((".yaml", ".yml")) and not settings.get("hub"):
-                yield from (f"{key}: {fault}" for file in files for fault in _without_source(file))
+                found = (f"{key}: {fault}" for file in files for fault in _without_source(file))
+                yield from (fault for fault in found if key != "optional" or _UNSET in fault)
         except ConfigError as error:
             yield f"{key}: {error}"
 

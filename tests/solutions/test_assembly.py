@@ -153,7 +153,7 @@ def test_an_overview_counts_what_is_there() -> None:
         {"query": "Combien de pommes a-t-il maintenant ?", "response": "\\boxed{3}"},
     ]
     tests = [TestQuestion("b", "0", "Find the area of a circle of radius 3")]
-    found = overview(rows, tests, ContaminationRule(rules=["exact"]))
+    found = overview(rows, tests, ContaminationRule(rules=["exact"]), ["gone"])
     facts = found.facts
     assert facts["topics"] == {"geometry": 3, "other": 1}
     assert facts["answer_types"] == {"expression": 3, "integer": 1}
@@ -163,4 +163,5 @@ def test_an_overview_counts_what_is_there() -> None:
     assert found.samples["reward"] == [1.5, 0.5]
     assert [label for label, _, _ in found.flagged] == ["row 1: exact, b/0"]
     assert dict(lines(facts))["rows"] == "4"
+    assert dict(lines(facts))["benchmarks left out"] == "gone"
     assert topic("Hello there") == "other"

@@ -14,7 +14,7 @@ from scalequest.config import ConfigError, build, option, read_yaml, required
 from scalequest.evaluation.problems import Judging, Problem
 from scalequest.evaluation.prompts import QUESTION_ONLY, EvalPrompt, load_eval_prompt
 from scalequest.grading.extraction import last_box
-from scalequest.records import Row, read_rows, require
+from scalequest.records import Row, expand, read_rows, require
 
 
 @dataclass(frozen=True)
@@ -128,9 +128,7 @@ def load_benchmark(
     """
     path = Path(path)
     (spec,) = build((BenchmarkFile,), read_yaml(path), str(path))
-    source = spec.hub if hub and spec.hub else spec.source
-    if not source.startswith(("hub:", "$", "/", "~")):
-        source = str(path.parent / source)
+    source = spec.hub if hub and spec.hub else _source(spec, path)
     rows = _read(source, spec, path)
     columns = [*_columns(spec), spec.answer]
     for index, row in enumerate(rows):
@@ -168,6 +166,18 @@ def load_benchmark(
     return Benchmark(spec.name, spec.title or spec.name, problems, found, applied, prompts, patched)
 
 
+def without_data(path: str | Path) -> str | None:
+    """The name of a benchmark if the source of its YAML file is not there; None if it is, right or wrong.
+
+    Raises:
+        ConfigError: the file is wrong, or a variable in its source is not set.
+    """
+    (spec,) = build((BenchmarkFile,), read_yaml(path), str(path))
+    source = _source(spec, Path(path))
+    there = source.startswith("hub:") or expand(source).exists()
+    return None if there else str(spec.name)
+
+
 def content_sha256(rows: Sequence[Row], *columns: str) -> str:
     """Hash some columns, one JSON line a row: the same for a file and its copy on the hub."""
     digest = hashlib.sha256()
@@ -175,6 +185,11 @@ def content_sha256(rows: Sequence[Row], *columns: str) -> str:
         values = [row.get(column) for column in columns]
         digest.update(json.dumps(values, ensure_ascii=False).encode() + b"\n")
     return digest.hexdigest()
+
+
+def _source(spec: BenchmarkFile, path: Path) -> str:
+    relative = not spec.source.startswith(("hub:", "$", "/", "~"))
+    return str(path.parent / spec.source) if relative else spec.source
 
 
 def _read(source: str, spec: BenchmarkFile, path: Path) -> list[Row]:

@@ -3,34 +3,66 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from glob import glob
 
 from scalequest.config import ConfigError
-from scalequest.evaluation.benchmarks import load_benchmark
+from scalequest.evaluation.benchmarks import load_benchmark, without_data
 from scalequest.questions.contamination import ContaminationRule, TestQuestion
 from scalequest.records import read_rows
+from scalequest.shards import Stage
+
+log = logging.getLogger(__name__)
 
 
-def read_tests(rule: ContaminationRule) -> list[TestQuestion]:
+@dataclass(frozen=True)
+class HeldOut:
+    """The questions that were read, and the names of the optional benchmarks whose data are not there."""
+
+    questions: tuple[TestQuestion, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+
+def read_tests(rule: ContaminationRule) -> HeldOut:
     """Questions of all benchmarks that a rule names, each with its benchmark's name and its id there.
 
     Raises:
-        ConfigError: a pattern matches no file, or a benchmark cannot be read.
+        ConfigError: a pattern matches no file, or a benchmark cannot be read; one that is optional may lack
+            its data, but what is there has to be right.
     """
     tests = [
         TestQuestion(one.source, str(number), row["question"])
         for one in rule.against
         for number, row in enumerate(read_rows(one.source, columns={"question": one.column}))
     ]
-    for pattern in rule.benchmarks:
-        files = sorted(glob(pattern))
-        if not files:
-            raise ConfigError(f"contamination.benchmarks: {pattern}: no such file")
-        for file in files:
+    wanted = _files(rule.benchmarks, "benchmarks")
+    optional = [file for file in _files(rule.optional, "optional") if file not in wanted]
+    absent = {file: name for file in optional if (name := without_data(file)) is not None}
+    for file in [*wanted, *optional]:
+        if file not in absent:
             benchmark = load_benchmark(file)
             tests += [TestQuestion(benchmark.name, one.id, one.question) for one in benchmark.problems]
-    return tests
+    return HeldOut(tuple(tests), tuple(absent.values()))
+
+
+def tell_left_out(tests: HeldOut, stage: Stage) -> None:
+    """Say in the log and in the receipt, from which the report has it, what was not looked at."""
+    stage.receipt["benchmarks_left_out"] = [*tests.left_out]
+    if tests.left_out:
+        log.info("benchmarks left out, since their data are not there: %s", ", ".join(tests.left_out))
+
+
+def _files(patterns: Sequence[str], key: str) -> list[str]:
+    """The files of all patterns, each once."""
+    files: dict[str, None] = {}
+    for pattern in patterns:
+        matched = sorted(glob(pattern))
+        if not matched:
+            raise ConfigError(f"contamination.{key}: {pattern}: no such file")
+        files |= dict.fromkeys(matched)
+    return list(files)
 
 
 def digest(tests: Sequence[TestQuestion]) -> str:

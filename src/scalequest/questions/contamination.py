@@ -52,6 +52,11 @@ class ContaminationRule:
         default_factory=list,
         fingerprint=False,
     )
+    optional: list[str] = option(
+        help="the same, but one whose data are not there is left out: log, receipt and report name it",
+        default_factory=list,
+        fingerprint=False,
+    )
     rules: list[Rule] = option(help="what flags a question", default_factory=lambda: [*RULES])
     drop: bool = option(True, "false lets flagged questions go on, each with its match")
     ngram: int = option(13, "words in a row that count as a match (paper: 13)")
@@ -66,7 +71,7 @@ class ContaminationRule:
     @property
     def given(self) -> bool:
         """Whether there is anything to compare with."""
-        return bool(self.against or self.benchmarks)
+        return bool(self.against or self.benchmarks or self.optional)
 
 
 @dataclass(frozen=True)

@@ -93,8 +93,9 @@ def filter_report(
         parts.append(pages.section("Duplicates", table, beside, note=note))
     if "contamination" in steps:
         by_rule = Counter[str](match.rule for match in found.matches.values())
-        facts["contamination"] = {"flagged": dict(by_rule), "clean": found.clean}
-        parts += contamination_sections(found.clean, by_rule, flagged_pairs(rows, found), "came in")
+        left_out = receipt.get("benchmarks_left_out", [])
+        facts["contamination"] = {"flagged": dict(by_rule), "clean": found.clean, "left_out": left_out}
+        parts += contamination_sections(found.clean, by_rule, flagged_pairs(rows, found), "came in", left_out)
     if "solvability" in steps and "rules_disagree" in counts:
         unparsed = sum(drops.get(name, 0) for name in ("verdict_unparsed", "verdict_truncated"))
         asked = drops.get("unsolvable", 0) + unparsed + receipt["kept"]
@@ -171,6 +172,7 @@ def contamination_sections(
     by_rule: Mapping[str, int],
     flagged: Sequence[tuple[str, str, str]],
     which: str,
+    left_out: Sequence[str] = (),
 ) -> list[str]:
     """Sections of a page: clean ratios, flags by rule, flagged pairs side by side.
 
@@ -179,12 +181,14 @@ def contamination_sections(
         by_rule: how many rows each rule flagged.
         flagged: of `flagged_pairs`.
         which: questions the ratios are about, after "a question that".
+        left_out: benchmarks that were not looked at.
     """
+    without = f" Not looked at, since their data were not there: {', '.join(left_out)}." if left_out else ""
     if not clean:
-        return [pages.section("Contamination", note="No benchmark was given to compare with.")]
+        return [pages.section("Contamination", note=f"No benchmark was given to compare with.{without}")]
     note = (
         f"Met: the benchmark's questions that share 13 words in a row with a question that {which} (or are "
-        "equal to one). Clean: the share of the others, as in the paper's table 6."
+        f"equal to one). Clean: the share of the others, as in the paper's table 6.{without}"
     )
     table = pages.table([{**one, "clean": f"{100 * one['clean']:.2f} %"} for one in clean])
     shown = f"{min(_SHOWN, len(flagged)):,} of {len(flagged):,} flagged rows, the words in common marked."

@@ -162,7 +162,8 @@ def assemble(
 
     stream(stage, len(rows), run.block_size, ask=lambda _: [], answer=None, settle=settle, tracker=tracker)
     kept = [row for row, reason in zip(rows, reasons, strict=True) if reason is None]
-    found = overview(kept, tests, config.contamination)
+    left_out = stage.receipt.get("benchmarks_left_out", ())
+    found = overview(kept, tests, config.contamination, left_out)
     facts = [{"of": label, "what": text} for label, text in lines(found.facts)]
     card = dataset_card(config.title, _about(config), to_dict(config), stage.samples(3), "query", "response")
     body = [card, "## What is in it", "", *markdown_table(facts, "of", "what"), "", *funnel]

@@ -88,13 +88,19 @@ def answer_type(answer: str | None) -> str:
     return "expression"
 
 
-def overview(rows: Sequence[Row], tests: Sequence[TestQuestion], rule: ContaminationRule) -> Overview:
+def overview(
+    rows: Sequence[Row],
+    tests: Sequence[TestQuestion],
+    rule: ContaminationRule,
+    left_out: Sequence[str] = (),
+) -> Overview:
     """Count what rows of `query` and `response` hold; an `answer` that is missing is read from the response.
 
     Args:
         rows: the dataset.
         tests: questions of the benchmarks to compare with; none is no comparison.
         rule: how.
+        left_out: benchmarks that are not among them.
     """
     queries = [str(row["query"]) for row in rows]
     responses = [str(row["response"]) for row in rows]
@@ -132,7 +138,11 @@ def overview(rows: Sequence[Row], tests: Sequence[TestQuestion], rule: Contamina
         "generators": dict(Counter(str(row.get("generator") or _UNKNOWN) for row in rows).most_common()),
         "not_english": dropped,
         "duplicates": {**duplicates, "templates_with_other_numbers": templates},
-        "contamination": {"flagged": dict(by_rule), "clean": index.clean_ratios() if tests else []},
+        "contamination": {
+            "flagged": dict(by_rule),
+            "clean": index.clean_ratios() if tests else [],
+            "left_out": [*left_out],
+        },
     }
     return Overview(facts, samples, flagged)
 
@@ -172,7 +182,11 @@ def sections(found: Overview) -> list[str]:
             "Duplicates and language", pages.table([{"what": k, "rows": n} for k, n in counted.items()])
         ),
         *contamination_sections(
-            facts["contamination"]["clean"], facts["contamination"]["flagged"], found.flagged, "is here"
+            facts["contamination"]["clean"],
+            facts["contamination"]["flagged"],
+            found.flagged,
+            "is here",
+            facts["contamination"]["left_out"],
         ),
     ]
 
@@ -193,4 +207,6 @@ def lines(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     told.append(("benchmark questions", ", ".join(f"{rule} {n:,}" for rule, n in flagged.items()) or "none"))
     clean = (f"{one['benchmark']} {100 * one['clean']:.2f} %" for one in facts["contamination"]["clean"])
     told.append(("clean ratio", ", ".join(clean) or "not compared"))
+    if left_out := facts["contamination"]["left_out"]:
+        told.append(("benchmarks left out", ", ".join(left_out)))
     return told

@@ -1,0 +1,155 @@
+r"""From upstream's files to rows, and from rows to the files that the YAML files name.
+
+Layouts:
+
+- `json_lines`, `json_list`: the rows as they are;
+- `math`: a parquet file with problem, level, type and solution. `type` becomes `subject`, `answer` is what
+  the last box of the solution holds, `id` split and row number;
+- `math_prompts`: the same after a training framework's preparation. The problem is the user's turn, with an
+  instruction behind it that is taken off; the solution stands in the ground truth.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from scalequest.config import ConfigError
+from scalequest.data.sources import DataSet, Layout
+from scalequest.records import Row, read_rows
+
+INSTRUCTION = " Let's think step by step and output the final answer within \\boxed{}."
+
+
+def to_rows(data: bytes, layout: Layout, split: str) -> list[Row]:
+    """The rows of an upstream file.
+
+    Args:
+        data: the file.
+        layout: what it is like.
+        split: what the ids of MATH begin with.
+
+    Raises:
+        ConfigError: it is not like that.
+    """
+    try:
+        return _READERS[layout](data, split)
+    except (ValueError, LookupError, TypeError, OSError) as error:
+        raise ConfigError(f"not in the layout '{layout}': {type(error).__name__}: {error}") from None
+
+
+def _json_lines(data: bytes, split: str) -> list[Row]:
+    return _objects([json.loads(line) for line in data.splitlines() if line.strip()])
+
+
+def _json_list(data: bytes, split: str) -> list[Row]:
+    return _objects(json.loads(data))
+
+
+def _objects(rows: Any) -> list[Row]:
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise TypeError("expected objects")
+    return rows
+
+
+def _math(data: bytes, split: str) -> list[Row]:
+    rows = _parquet(data)
+    return [
+        _problem(row["problem"], row["solution"], row, f"{split}/{number}") for number, row in enumerate(rows)
+    ]
+
+
+def _math_prompts(data: bytes, split: str) -> list[Row]:
+    made = []
+    for number, row in enumerate(_parquet(data)):
+        text, solution = row["prompt"][0]["content"], row["reward_model"]["ground_truth"]["solution"]
+        if not text.endswith(INSTRUCTION):
+            raise ValueError(f"row {number + 1}: its problem does not end in the instruction")
+        made.append(_problem(text.removesuffix(INSTRUCTION), solution, row, f"{split}/{number}"))
+    return made
+
+
+def _parquet(data: bytes) -> list[Row]:
+    import pyarrow.parquet as pq
+
+    rows: list[Row] = pq.read_table(io.BytesIO(data)).to_pylist()
+    return rows
+
+
+def _problem(problem: str, solution: str, row: Row, number: str) -> Row:
+    return {
+        "problem": problem,
+        "solution": solution,
+        "level": row["level"],
+        "subject": row["type"],
+        "answer": last_boxed(solution),
+        "id": number,
+    }
+
+
+def last_boxed(solution: str) -> str:
+    r"""What the last `\boxed` or `\fbox` of a worked solution holds, to the letter; "" if it is empty.
+
+    Not the grader's rule, which may get better: the rows of a data set stay as they are.
+    """
+    match = list(re.finditer(r"\\(?:boxed|fbox)\s*", solution))[-1]
+    rest = solution[match.end() :]
+    if not rest.startswith("{"):
+        return re.split(r"[\s{}$]", rest, maxsplit=1)[0]
+    depth = 0
+    for place, char in enumerate(rest):
+        depth += (char == "{") - (char == "}")
+        if not depth:
+            return rest[1:place]
+    raise ValueError(f"a box that is not closed: {rest[:40]}")
+
+
+_READERS: dict[Layout, Callable[[bytes, str], list[Row]]] = {
+    "json_lines": _json_lines,
+    "json_list": _json_list,
+    "math": _math,
+    "math_prompts": _math_prompts,
+}
+
+
+def to_file(rows: Sequence[Row]) -> bytes:
+    """Rows as gzipped JSON lines: the same rows give the same bytes."""
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    return gzip.compress(text.encode(), mtime=0)
+
+
+def rows_sha256(rows: Sequence[Row]) -> str:
+    """Hash rows, whatever the order of their keys: sorted keys, one JSON line per row, UTF-8."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(json.dumps(row, ensure_ascii=False, sort_keys=True).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def check(rows: Sequence[Row], wanted: DataSet) -> None:
+    """Check that rows are those of a set.
+
+    Raises:
+        ConfigError: they are others.
+    """
+    found = len(rows), rows_sha256(rows)
+    if found != (wanted.rows, wanted.sha256):
+        raise ConfigError(
+            f"holds other rows: {found[0]:,} with sha256 {found[1]}, "
+            f"expected {wanted.rows:,} with {wanted.sha256}"
+        )
+
+
+def check_file(path: Path, wanted: DataSet) -> None:
+    """Check that a finished file is a set's.
+
+    Raises:
+        ConfigError: it is unreadable, or holds other rows.
+    """
+    check(read_rows(path), wanted)

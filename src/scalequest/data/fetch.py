@@ -1,0 +1,177 @@
+"""Downloads that go on where they were cut, and that say why they cannot."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scalequest.durable import sync
+from scalequest.heartbeat import Work
+
+_LONGEST_WAIT = 30.0  # seconds between two tries, whatever the server asks for
+_PASSING = {408, 425, 429, 500, 502, 503, 504}  # statuses that may be another the next time
+
+
+class FetchError(RuntimeError):
+    """Why a file cannot be had, in one line."""
+
+
+class _Again(Exception):  # no error yet: the same request may work in a moment
+    def __init__(self, why: str, wait: float = 0.0) -> None:
+        super().__init__(why)
+        self.wait = wait
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a server is waited for."""
+
+    timeout: float = 30.0  # seconds without a byte
+    retries: int = 5  # after the first try
+    wait: float = 1.0  # seconds before the first retry; doubled for each one after it
+
+
+def fetch(
+    url: str, part: Path, patience: Patience, *, what: str, sha256: str | None = None, resume: bool = True
+) -> bytes:
+    """Download a file, or go on with the download that `part` holds the beginning of.
+
+    The finished file stays in `part` with the suffix `.whole`, so that it is not fetched again before its
+    user is done with it; `discard` removes it.
+
+    Args:
+        url: where it is.
+        part: where its beginning is kept.
+        patience: how long the server is waited for.
+        what: its name in the line that tells the progress.
+        sha256: of the file, if it is known.
+        resume: whether the file at `url` never changes.
+
+    Raises:
+        FetchError: it cannot be had, or is another file.
+    """
+    whole = part.with_suffix(".whole")
+    if not resume:
+        discard(part)
+    if not whole.exists():
+        _with_retries(url, part, patience, what)
+        os.replace(part, whole)
+        sync(whole.parent)
+    data = whole.read_bytes()
+    if sha256 and (found := hashlib.sha256(data).hexdigest()) != sha256:
+        discard(part)
+        raise FetchError(f"{url}: another file: its sha256 is {found}, expected {sha256}")
+    return data
+
+
+def discard(part: Path) -> None:
+    """Remove what `fetch` has kept."""
+    part.unlink(missing_ok=True)
+    part.with_suffix(".whole").unlink(missing_ok=True)
+
+
+def _with_retries(url: str, part: Path, patience: Patience, what: str) -> None:
+    import httpx
+
+    timeout = httpx.Timeout(patience.timeout)
+    with httpx.Client(
+        follow_redirects=True, timeout=timeout, headers={"Accept-Encoding": "identity"}
+    ) as client:
+        for left in range(patience.retries, -1, -1):
+            try:
+                return _receive(client, url, part, what)
+            except _Again as again:
+                if not left:
+                    tries = patience.retries + 1
+                    raise FetchError(f"{url}: {again} ({tries} {'try' if tries == 1 else 'tries'})") from None
+                pause = max(again.wait, patience.wait * 2 ** (patience.retries - left))
+                time.sleep(min(pause, _LONGEST_WAIT))
+
+
+def _receive(client: Any, url: str, part: Path, what: str) -> None:
+    """Ask once for what is not there yet."""
+    import httpx
+
+    have = part.stat().st_size if part.exists() else 0
+    try:
+        with client.stream("GET", url, headers={"Range": f"bytes={have}-"} if have else {}) as response:
+            if response.status_code == 416:  # nothing is behind what we have: it may be whole, or too much
+                part.unlink()
+                raise _Again("the server has less than what was downloaded before")
+            _refuse(url, response)
+            if response.status_code != 206:
+                have = 0
+            elif not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
+                part.unlink()
+                raise _Again("the server sent another part of the file than the one asked for")
+            _save(response, part, have, what)
+    except (httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.TooManyRedirects) as error:
+        raise FetchError(f"{url}: {error}") from None
+    except httpx.TransportError as error:
+        raise _Again(_why(error, client)) from None
+
+
+def _refuse(url: str, response: Any) -> None:
+    status = response.status_code
+    said = f"status {status} {response.reason_phrase}".strip()
+    if status in _PASSING:
+        after = response.headers.get("Retry-After", "")
+        raise _Again(said, float(after) if after.isdigit() else 0.0)
+    if status not in (200, 206):
+        raise FetchError(f"{url}: {said}")
+    if (coding := response.headers.get("Content-Encoding", "identity")) != "identity":
+        raise FetchError(f"{url}: sent as '{coding}', though it was asked for as it is")
+
+
+def _save(response: Any, part: Path, have: int, what: str) -> None:
+    length = response.headers.get("Content-Length", "")
+    work = Work(what, int(length) if length.isdigit() else None, "bytes")
+    with part.open("ab" if have else "wb") as file, _Progress(work) as progress:
+        try:
+            for chunk in (
+                response.iter_raw()
+            ):  # as it comes: what is held back would be lost when the rest does not come
+                file.write(chunk)
+                work.done += len(chunk)
+                progress.tell()
+        finally:
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _why(error: Exception, client: Any) -> str:
+    import httpx
+
+    if isinstance(error, httpx.TimeoutException):
+        return f"no answer within {client.timeout.read:g} s"
+    return str(error).strip() or type(error).__name__
+
+
+class _Progress(contextlib.AbstractContextManager["_Progress"]):
+    """A line that a terminal overwrites, and a log gets now and then."""
+
+    def __init__(self, work: Work) -> None:
+        self.work, self.terminal = work, sys.stderr.isatty()
+        self.every = 0.2 if self.terminal else 10.0  # seconds
+        self.last = time.monotonic()
+
+    def tell(self) -> None:
+        if time.monotonic() - self.last >= self.every:
+            self.last = time.monotonic()
+            line = self.work.line()
+            print(
+                f"\r{line}\x1b[K" if self.terminal else line,
+                end="" if self.terminal else "\n",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def __exit__(self, *_: object) -> None:
+        if self.terminal:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)

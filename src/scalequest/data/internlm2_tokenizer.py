@@ -1,0 +1,187 @@
+"""InternLM2's tokenizer for transformers, from its SentencePiece file and without the model's own code.
+
+The family's repositories have `tokenizer.model`, a byte-pair model of SentencePiece, and Python code that
+reads it, written for transformers 4. `fast_tokenizer` reads the file itself and sets up the same steps in the
+`tokenizers` library: the file's normaliser, its merges by score, bytes for what has no piece. SentencePiece's
+own loader is not asked: from version 0.2.1 on it refuses InternLM2's file, which has a piece with a NUL.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from scalequest.chat import bind, load_format, load_tokenizer
+from scalequest.config import ConfigError
+from scalequest.data.fetch import FetchError, discard
+from scalequest.data.prepare import Outcome, Places
+from scalequest.data.sources import Extra, Source
+
+_SPACE = "▁"
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4  # types of SentencePiece's pieces
+_BPE = 2
+FILES = ("tokenizer.model", "tokenizer_config.json")
+
+
+def write_tokenizer(
+    extra: Extra, places: Places, folder: Path, model_dir: Path | None, say: Callable[[str], None]
+) -> Outcome:
+    """Make the fast tokenizer's folder, unless there is one that can be loaded.
+
+    Args:
+        extra: its entry in the table.
+        places: where the two files are looked for if `model_dir` is None.
+        folder: where it goes.
+        model_dir: a snapshot of the model.
+        say: gets a line if it cannot be made.
+    """
+    source = str(model_dir) if model_dir else extra.sources[0].label
+
+    def outcome(status: str, done: bool = True) -> Outcome:
+        return Outcome(extra.name, None, extra.licence, source, status, done)
+
+    if (folder / "tokenizer.json").exists():
+        return outcome(f"there already: {folder}")
+    try:
+        files = {Path(one.path).name: _read(one, model_dir, places) for one in extra.sources}
+        settings = json.loads(files["tokenizer_config.json"])
+        tokenizer = fast_tokenizer(files["tokenizer.model"], settings)
+        _save(tokenizer, settings, folder)
+    except (ConfigError, FetchError, ValueError) as error:
+        say(f"{extra.name}: {error}")
+        return outcome("MISSING", done=False)
+    for one in extra.sources:
+        discard(places.part(one))
+    return outcome(f"made: {folder}")
+
+
+def _read(source: Source, model_dir: Path | None, places: Places) -> bytes:
+    if model_dir is None:
+        return places.read(source, source.path)
+    path = model_dir / source.path
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: {error.strerror}; --model_dir names a folder with {' and '.join(FILES)}"
+        ) from None
+
+
+def fast_tokenizer(model: bytes, settings: Mapping[str, Any]) -> Any:
+    """Set up a `tokenizers.Tokenizer` that encodes as a SentencePiece byte-pair model does, after a BOS.
+
+    Args:
+        model: the SentencePiece file.
+        settings: of tokenizer_config.json: the names of special tokens, by which the model's own pieces of
+            those ids are replaced, and whether a BOS is put first.
+
+    Raises:
+        ConfigError: it is no SentencePiece file, or one of another kind.
+    """
+    from tokenizers import AddedToken, Tokenizer, decoders, models, processors
+
+    proto = _parsed(model)
+    named = {int(n): one for n, one in settings.get("added_tokens_decoder", {}).items()}
+    names = [named.get(n, {}).get("content", piece.piece) for n, piece in enumerate(proto.pieces)]
+    vocabulary = {name: number for number, name in enumerate(names)}
+    scores = {
+        piece.piece: piece.score
+        for n, piece in enumerate(proto.pieces)
+        if piece.type == _NORMAL and n not in named
+    }
+    tokenizer = Tokenizer(
+        models.BPE(
+            vocabulary,
+            _merges(scores, vocabulary),
+            unk_token=proto.trainer_spec.unk_piece,
+            fuse_unk=True,
+            byte_fallback=bool(proto.trainer_spec.byte_fallback),
+        )
+    )
+    tokenizer.normalizer = _normalizer(proto.normalizer_spec)
+    steps = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    if proto.normalizer_spec.add_dummy_prefix:
+        steps.append(decoders.Strip(content=" ", left=1))
+    tokenizer.decoder = decoders.Sequence(steps)
+    for number, piece in enumerate(proto.pieces):
+        special = number in named or piece.type in (_UNKNOWN, _CONTROL)
+        if special:
+            tokenizer.add_special_tokens([AddedToken(names[number], normalized=False, special=True)])
+        elif piece.type == _USER_DEFINED:
+            tokenizer.add_tokens([AddedToken(names[number], normalized=False, special=False)])
+    bos = _token(settings, "bos_token", "<s>")
+    if settings.get("add_bos_token", True):
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, vocabulary[bos])]
+        )
+    return tokenizer
+
+
+def _parsed(model: bytes) -> Any:
+    from transformers.utils.sentencepiece_model_pb2_new import ModelProto
+
+    try:
+        proto = ModelProto.FromString(model)
+    except Exception as error:  # protobuf's own kind
+        raise ConfigError(f"tokenizer.model: no SentencePiece file: {error}") from None
+    if proto.trainer_spec.model_type != _BPE or not proto.pieces:
+        raise ConfigError("tokenizer.model: not a byte-pair model of SentencePiece, as InternLM2's is")
+    return proto
+
+
+def _merges(scores: Mapping[str, float], vocabulary: Mapping[str, int]) -> list[tuple[str, str]]:
+    """Every way in which two pieces make a third, in the order in which SentencePiece would take them."""
+    found = [
+        (-score, -len(left), vocabulary[left], left, right)
+        for piece, score in scores.items()
+        for cut in range(1, len(piece))
+        if (left := piece[:cut]) in scores and (right := piece[cut:]) in scores
+    ]
+    return [(left, right) for *_, left, right in sorted(found)]
+
+
+def _normalizer(spec: Any) -> Any:
+    from tokenizers import Regex, normalizers
+
+    steps: list[Any] = []
+    if spec.precompiled_charsmap:
+        steps.append(normalizers.Precompiled(spec.precompiled_charsmap))
+    if spec.remove_extra_whitespaces:
+        steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
+    if spec.add_dummy_prefix:
+        steps.append(normalizers.Prepend(_SPACE))
+    return normalizers.Sequence([*steps, normalizers.Replace(" ", _SPACE)])
+
+
+def _token(settings: Mapping[str, Any], key: str, usual: str) -> str:
+    value = settings.get(key) or usual
+    return str(value["content"] if isinstance(value, Mapping) else value)
+
+
+def _save(tokenizer: Any, settings: Mapping[str, Any], folder: Path) -> None:
+    """Write the folder whole, once the chat format of the reward model was found to fit."""
+    from transformers import PreTrainedTokenizerFast
+
+    tokens = {
+        key: _token(settings, key, usual)
+        for key, usual in (
+            ("bos_token", "<s>"),
+            ("eos_token", "</s>"),
+            ("unk_token", "<unk>"),
+            ("pad_token", "</s>"),
+        )
+    }
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, padding_side="left", **tokens
+    )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".tokenizer-") as temporary:
+        made = Path(temporary) / "tokenizer"
+        fast.save_pretrained(made)
+        bind(load_format("internlm2_reward"), load_tokenizer(str(made)))
+        shutil.rmtree(folder, ignore_errors=True)
+        made.rename(folder)
