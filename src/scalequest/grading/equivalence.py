@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 from functools import lru_cache
+from itertools import pairwise
 
 from scalequest.grading import numeric
 from scalequest.grading.exact import value
@@ -26,6 +28,9 @@ from scalequest.grading.forms import (
 )
 from scalequest.grading.normalise import LONGEST, normalise
 from scalequest.grading.options import GraderOptions, Layer
+from scalequest.grading.reals import Reals, Solution, conditioned, same_family, same_set, solutions
+from scalequest.grading.qualifications import Said, paired_letters, renamed, said
+from scalequest.grading.qualifiers import in_words
 from scalequest.grading.relations import same_equation, same_inequality, solution_set
 from scalequest.grading.symbolic import math_verify
 from scalequest.grading.tokens import Unreadable
@@ -107,7 +112,8 @@ class Comparison:
         """Start at the layer of text."""
         self.options = options
         self.layer: Layer = "text"
-        self.integers = False
+        self.integers = False  # letters that stand for any integer may have other names
+        self.family: tuple[str, Reals] | None = None  # a letter of both sides, and the integers it stands for
         self.pairs = 0
 
     def use(self, layer: Layer) -> None:
@@ -120,9 +126,13 @@ class Comparison:
         self.pairs += 1
         if self.pairs > _MAX_PAIRS:
             return False
-        if left.text and right.text and compact(left.text) == compact(right.text):
+        conditional = bool(left.conditions or right.conditions)
+        if left.text and right.text and not conditional and compact(left.text) == compact(right.text):
             return True
-        self.integers = self.integers or left.integer or right.integer
+        if (verdict := self._as_reals(left, right)) is not None:
+            return verdict
+        if conditional:
+            return self._qualified(left, right)
         left, right = unit_vector(left.text) or left, unit_vector(right.text) or right
         if (verdict := self._phrases(left, right)) is not None:
             return verdict
@@ -140,6 +150,48 @@ class Comparison:
             return sides[0] is not None and sides[1] is not None and self._same_sets(sides[0], sides[1])
         return self._same_items(left, right)
 
+    # ------------------------------------------------------------------------------- sets of reals, conditions
+
+    def _as_reals(self, left: Form, right: Form) -> bool | None:
+        """Compare two sets of reals; None if one of them is none, may be no set, or has rounded ends."""
+        verdicts: list[bool | None] = []
+        for least in (1, 0):
+            a, b = (_solutions(form, least) for form in (left, right))
+            if not a or not b or not any(item.definite for item in (*a, *b)):
+                return None
+            verdicts += [
+                same_set(x.numbers, y.numbers)
+                for x in a
+                for y in b
+                if not x.letter or not y.letter or x.letter == y.letter
+            ]
+        self.use("structure")
+        if True in verdicts:
+            return True
+        exact = verdicts and None not in verdicts and not re.search(r"\d\.\d", left.text + right.text)
+        return False if exact else None
+
+    def _qualified(self, left: Form, right: Form) -> bool:
+        """Compare two answers of which at least one says something of its letters."""
+        self.use("structure")
+        bodies = tuple(replace(form, conditions=(), whole="") for form in (left, right))
+        for least in (1, 0):
+            a, b = (said(form, least) for form in (left, right))
+            if len(a.others) != len(b.others) or not self._paired(a.others, b.others):
+                continue
+            for names in paired_letters(a, b):
+                if self._same_bodies(bodies[0], renamed(bodies[1], names), a, bool(names)):
+                    return True
+        return False
+
+    def _same_bodies(self, left: Form, right: Form, about: Said, renamed: bool) -> bool:
+        before = self.integers, self.family
+        self.integers = about.alike and not renamed
+        self.family = about.family
+        verdict = self.same(left, right)
+        self.integers, self.family = before
+        return verdict
+
     # ------------------------------------------------------------------------------------------------- words
 
     def _phrases(self, left: Form, right: Form) -> bool | None:
@@ -152,7 +204,8 @@ class Comparison:
             return sides[0] is sides[1] or self.same(sides[0], sides[1])
         if (day := date(a)) and (that := date(b)):
             return day[1:] == that[1:] and (day[0] == that[0] or 0 in (day[0], that[0]))
-        if self.options.sentences == "number":
+        numbers = any(in_words(part.text) for form in (left, right) for part in form.parts)
+        if self.options.sentences == "number" and not numbers:
             for sentence, other in ((a, b), (b, a)):
                 number = number_of_sentence(sentence)
                 if number is not None and value(other) is not None and value(other) == value(number):
@@ -278,7 +331,7 @@ class Comparison:
         for x in a:
             for y in b:
                 verdict = numeric.same(x, y, renamed)
-                if verdict:
+                if verdict or (self.family and same_family(x, y, *self.family)):
                     return True
                 unclear = unclear or verdict is None
         if self._rounded(left, right, a, b):
@@ -441,12 +494,25 @@ class Comparison:
                 return False  # `(1, 2)` is perhaps `1, 2`, but no set, and not `1 or 2`
             a, b = _unnamed(left), _unnamed(right)
             return len(a) == len(b) and _agree(left.brackets, right.brackets, len(a)) and self._in_order(a, b)
+        if _ELLIPSIS in (part.text for part in (*left.parts, *right.parts)):
+            return self._same_series(left.parts, right.parts)
         if not all(names):
             left, right = (Form("items", form.text, _unnamed(form), form.brackets) for form in (left, right))
         a, b = self._unfolded(left.parts), self._unfolded(right.parts)
         if "{}" in (left.brackets, right.brackets) or any(form.kind == "items" for form in (*a, *b)):
             a, b = self._distinct(a), self._distinct(b)
         return len(a) == len(b) and self._paired(a, b)
+
+    def _same_series(self, a: Sequence[Form], b: Sequence[Form]) -> bool:
+        r"""Compare `2, 4, 6, \ldots, n` with `2, 4, 6, 8, \ldots, n`: in order, one beginning may go on as the other does."""
+        starts = [[part.text for part in side].index(_ELLIPSIS) if _omits(side) else -1 for side in (a, b)]
+        if -1 in starts:
+            return False
+        (shorter, i), (longer, j) = sorted(((a, starts[0]), (b, starts[1])), key=lambda pair: pair[1])
+        ends = shorter[i:], longer[j:]
+        if len(ends[0]) != len(ends[1]) or not self._in_order(*ends):
+            return False
+        return self._in_order(shorter[:i], longer[:i]) and (i == j or _goes_on(longer[:j], i))
 
     def _leaf_and_items(self, leaf: Form, items: Form, swapped: bool) -> bool:
         if len(items.parts) == 1:
@@ -507,7 +573,10 @@ class Comparison:
         return tuple(kept)
 
     def _in_order(self, a: Sequence[Form], b: Sequence[Form]) -> bool:
-        return all(self.same(x, y) for x, y in zip(a, b, strict=True))
+        family, self.family = self.family, None  # coordinates have their letter in common
+        verdict = all(self.same(x, y) for x, y in zip(a, b, strict=True))
+        self.family = family
+        return verdict
 
     def _paired(self, a: Sequence[Form], b: Sequence[Form]) -> bool:
         """Whether each element of one list has its own equal in the other; both have the same length."""
@@ -523,6 +592,26 @@ class Comparison:
 
 
 _REALS = Form("items", "", (MINUS_INFINITY, INFINITY), "()")
+_ELLIPSIS = r"\ldots"
+
+
+def _omits(parts: Sequence[Form]) -> bool:
+    return any(part.text == _ELLIPSIS for part in parts)
+
+
+def _goes_on(parts: Sequence[Form], seen: int) -> bool:
+    """Whether the first numbers, three at least, already show the equal steps or ratios of them all."""
+    values = [value(part.text) for part in parts]
+    known = [number for number in values if number]
+    if seen < 3 or len(known) != len(values):
+        return False
+    return len({b - a for a, b in pairwise(known)}) == 1 or len({b / a for a, b in pairwise(known)}) == 1
+
+
+def _solutions(form: Form, least: int) -> tuple[Solution, ...]:
+    if form.conditions and (found := conditioned(form.text, form.conditions, least)):
+        return found
+    return solutions(form.whole or form.text, least)
 
 
 def _trees(form: Form) -> tuple[Node, ...]:

@@ -51,12 +51,12 @@ def solution_set(form: Form) -> Form | None:
     between them where a lower bound meets an upper one.
     """
     if form.kind == "relation":
-        return _one_set(form)
+        return inequality(form)
     if form.kind == "items" and not form.brackets and form.parts[0].signs == ("!=",):
         form = _all_unequal(form)
     if form.kind != "items" or not all(part.kind == "relation" for part in form.parts):
         return None
-    sets = [_one_set(part) for part in form.parts]
+    sets = [inequality(part) for part in form.parts]
     letters = {item.letter for item in sets if item is not None}
     if None in sets or len(letters) != 1:
         return None
@@ -122,7 +122,8 @@ def _real_value(form: Form) -> Any:
     return None if found is None or found.imag != 0 else found.real
 
 
-def _one_set(form: Form) -> Form | None:
+def inequality(form: Form) -> Form | None:
+    """Return one inequality in a letter as an interval, or a union of two, with its `letter`."""
     parts, signs = form.parts, form.signs
     if len(signs) == 1 and (solved := _of_modulus(form)):
         return solved
