@@ -29,7 +29,7 @@ from scalequest.grading.forms import (
 from scalequest.grading.normalise import LONGEST, normalise
 from scalequest.grading.options import GraderOptions, Layer
 from scalequest.grading.reals import Reals, Solution, conditioned, same_family, same_set, solutions
-from scalequest.grading.qualifications import Said, paired_letters, renamed, said
+from scalequest.grading.qualifications import paired_letters, renamed, said
 from scalequest.grading.qualifiers import in_words
 from scalequest.grading.relations import same_equation, same_inequality, solution_set
 from scalequest.grading.symbolic import math_verify
@@ -127,7 +127,8 @@ class Comparison:
         if self.pairs > _MAX_PAIRS:
             return False
         conditional = bool(left.conditions or right.conditions)
-        if left.text and right.text and not conditional and compact(left.text) == compact(right.text):
+        texts = [form.whole or form.text for form in (left, right)]
+        if all(texts) and compact(texts[0]) == compact(texts[1]):
             return True
         if (verdict := self._as_reals(left, right)) is not None:
             return verdict
@@ -180,14 +181,14 @@ class Comparison:
             if len(a.others) != len(b.others) or not self._paired(a.others, b.others):
                 continue
             for names in paired_letters(a, b):
-                if self._same_bodies(bodies[0], renamed(bodies[1], names), a, bool(names)):
+                integers = not names and a.alike and b.alike
+                if self._same_bodies(bodies[0], renamed(bodies[1], names), integers, a.family):
                     return True
         return False
 
-    def _same_bodies(self, left: Form, right: Form, about: Said, renamed: bool) -> bool:
+    def _same_bodies(self, left: Form, right: Form, integers: bool, family: tuple[str, Reals] | None) -> bool:
         before = self.integers, self.family
-        self.integers = about.alike and not renamed
-        self.family = about.family
+        self.integers, self.family = integers, family
         verdict = self.same(left, right)
         self.integers, self.family = before
         return verdict
@@ -204,8 +205,7 @@ class Comparison:
             return sides[0] is sides[1] or self.same(sides[0], sides[1])
         if (day := date(a)) and (that := date(b)):
             return day[1:] == that[1:] and (day[0] == that[0] or 0 in (day[0], that[0]))
-        numbers = any(in_words(part.text) for form in (left, right) for part in form.parts)
-        if self.options.sentences == "number" and not numbers:
+        if self.options.sentences == "number" and not (_adds(left) or _adds(right)):
             for sentence, other in ((a, b), (b, a)):
                 number = number_of_sentence(sentence)
                 if number is not None and value(other) is not None and value(other) == value(number):
@@ -593,6 +593,13 @@ class Comparison:
 
 _REALS = Form("items", "", (MINUS_INFINITY, INFINITY), "()")
 _ELLIPSIS = r"\ldots"
+_JUNCTION = re.compile(r"(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])")
+
+
+def _adds(form: Form) -> bool:
+    """Whether words name further elements of a list, as in `1, all primes` and `3 and its multiples`."""
+    listed = any(value(part.text) is not None for part in form.parts) and _JUNCTION.search(form.whole)
+    return bool(listed) or any(in_words(part.text) for part in form.parts)
 
 
 def _omits(parts: Sequence[Form]) -> bool:

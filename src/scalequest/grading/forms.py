@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import pairwise
 from typing import Literal
 
 from scalequest.grading.exact import value
 from scalequest.grading.qualifiers import CONNECTIVES, LETTER, LETTERS, in_words, letters_of, spoken
 from scalequest.grading.trees import MINUS_ONE, Node
-from scalequest.grading.words import is_prose, plain, says_all_reals
+from scalequest.grading.words import is_prose, plain
 
 _PIECE = re.compile(r"\\begin|\\end|\\[A-Za-z]+|\\.|<=|>=|!=|:=|==|.", re.S)
 _OPEN = frozenset(("(", "[", "{", r"\{", r"\lfloor", r"\lceil", r"\langle", r"\begin"))
@@ -33,7 +32,9 @@ _FRENCH_OPEN = re.compile(
 _FRENCH_CLOSE = re.compile(
     r"(?<=[\w})])\s*\[(?=\s*(?:$|[,)|]|\\(?:cup|cap|backslash)(?![a-z])|\\\}|(?:and|or)(?![A-Za-z])))"
 )
-_LETTERS_OF_SETS = str.maketrans({"ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}", "∉": r"\notin "})
+_LETTERS_OF_SETS = str.maketrans(
+    {"ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}", "∉": r"\notin "}
+)
 _MAYBE_QUALIFIED = re.compile(
     r"[<>]|!=|\\(?:in|ne|notin|[lg]e|forall)(?![a-z])|\b(?:"
     + "|".join(sorted(CONNECTIVES))
@@ -207,8 +208,6 @@ def single(text: str) -> Form:
     members, signs = related(text)
     if signs and all(members):
         return Form("relation", text, tuple(single(member) for member in members), signs=tuple(signs))
-    if "\\backslash" in text and (holes := _reals_without(text)):
-        return holes
     if len(united) > 1 and all(united):
         return Form("union", text, tuple(single(part) for part in united))
     for start, end in (("\\{", "\\}"), ("(", ")"), ("(", "]"), ("[", "]"), ("[", ")"), ("{", "}")):
@@ -254,16 +253,6 @@ def builder(body: str) -> tuple[str, str] | None:
         if rest and head and (len(rest) != 2 or related(head)[1] or sign == ":"):
             return head, sign.join(rest)
     return None
-
-
-def _reals_without(text: str) -> Form | None:
-    r"""Read `\mathbb{R} \setminus \{1, 2\}` as a union of open intervals."""
-    whole, _, holes = text.partition("\\backslash")
-    inner = single(holes)
-    if not says_all_reals(whole) or inner.brackets != "{}":
-        return None
-    ends = (MINUS_INFINITY, *inner.parts, INFINITY)
-    return Form("union", text, tuple(Form("items", "", pair, "()") for pair in pairwise(ends)))
 
 
 def union_of_list(form: Form) -> Form | None:

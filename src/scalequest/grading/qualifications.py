@@ -29,7 +29,7 @@ class Said:
     letters: Mapping[str, Reals]
     free: frozenset[str]
     others: tuple[Form, ...]
-    alike: bool = False  # all letters are of the same set of integers
+    alike: bool = False  # every letter stands for any integer
     family: tuple[str, Reals] | None = None
 
 
@@ -47,8 +47,10 @@ def said(form: Form, least: int) -> Said:
             letters[letter] = both(letters.get(letter, ALL), numbers)
             bounded |= {letter} if _BOUND.search(atom) else set()
     letters = {letter: _of_custom(letter, numbers, letter in bounded) for letter, numbers in letters.items()}
-    free = frozenset(letter for letter in letters if _narrows_nothing(letter, letters, form, letter in bounded))
-    whole = len(letters) > 0 and all(same_set(n, INTEGERS) for n in letters.values())
+    free = frozenset(
+        letter for letter in letters if _narrows_nothing(letter, letters, form, letter in bounded)
+    )
+    whole = all(same_set(n, INTEGERS) for n in letters.values())
     return Said(letters, free, tuple(others), whole, _family(letters, form))
 
 

@@ -88,7 +88,9 @@ def letters_of(text: str) -> set[str]:
     """Letters of a formula, each by itself, with its index."""
     text = re.sub(r"\\math(?:bb|cal)\s*(?:\{\s*[A-Z]\s*\}|[A-Z])|\\(?:text|mbox)\s*\{[^{}]*\}", " ", text)
     found = set(re.findall(rf"\\(?:{_GREEK})(?![A-Za-z])(?:_(?:\w|\{{\w+\}}))?", text))
-    for run, index in re.findall(r"(?<![A-Za-z\\])([A-Za-z]+)((?:_(?:\w|\{\w+\}))?)", re.sub(r"\\[A-Za-z]+", " ", text)):
+    for run, index in re.findall(
+        r"(?<![A-Za-z\\])([A-Za-z]+)((?:_(?:\w|\{\w+\}))?)", re.sub(r"\\[A-Za-z]+", " ", text)
+    ):
         if run in FUNCTIONS or len(run) > 3:
             continue
         found |= {*run[:-1], run[-1] + index}

@@ -20,9 +20,9 @@ from scalequest.grading import numeric
 from scalequest.grading.expressions import readings
 from scalequest.grading.forms import Form, builder, encloses, related, single, split
 from scalequest.grading.qualifiers import LETTER, LETTERS, in_words, joined, letters_of
-from scalequest.grading.relations import inequality
+from scalequest.grading.relations import affine, inequality
 from scalequest.grading.tokens import Unreadable
-from scalequest.grading.trees import MINUS_ONE, Node, names, number, signs, substituted
+from scalequest.grading.trees import MINUS_ONE, Node, names, number, signs
 from scalequest.grading.values import TooLarge, Undefined, evaluate, rational
 from scalequest.grading.words import says_all_reals, says_none
 
@@ -104,12 +104,40 @@ def same_set(left: Reals, right: Reals) -> bool | None:
     kinds = [leaf for leaf in leaves if leaf.op == "kind"]
     modulus = math.lcm(*(leaf.modulus for leaf in kinds))
     ends = {end for leaf in leaves if leaf.op == "span" for end in leaf.ends if end is not None}
-    if modulus > _MAX_MODULUS or (ordered := _ordered(ends, exact=bool(kinds))) is None:
+    if modulus > _MAX_MODULUS or len(ends) > _MAX_ENDS:
         return None
+    if (ordered := _ordered(ends, exact=bool(kinds))) is None:
+        return _alike(_flat(left), _flat(right)) or None
     places, values = ordered
     within = _PRIMES_WITHIN if PRIMES in kinds else 2 * modulus if kinds else 0
     samples = _samples(values, within)
     return all(_holds(left, sample, places) == _holds(right, sample, places) for sample in samples)
+
+
+def _flat(part: Reals) -> Reals:
+    """The same formula without a union in a union, and so on."""
+    if part.op not in ("or", "and"):
+        return Reals("not", (_flat(part.parts[0]),)) if part.op == "not" else part
+    parts = [_flat(inner) for inner in part.parts]
+    inner = [piece for one in parts for piece in (one.parts if one.op == part.op else (one,))]
+    return inner[0] if len(inner) == 1 else Reals(part.op, tuple(dict.fromkeys(inner)))
+
+
+def _alike(left: Reals, right: Reals) -> bool:
+    """Whether two formulas are the same but for the order of their parts and the spelling of their ends."""
+    shape, other = ((x.op, x.closed, x.kind, x.modulus, x.residue, len(x.parts)) for x in (left, right))
+    if shape != other or not all(_same_end(*ends) for ends in zip(left.ends, right.ends, strict=True)):
+        return False
+    rest = list(right.parts)
+    for part in left.parts:
+        if (match := next((item for item in rest if _alike(part, item)), None)) is None:
+            return False
+        rest.remove(match)
+    return True
+
+
+def _same_end(left: Node | None, right: Node | None) -> bool:
+    return left == right or (left is not None and right is not None and bool(numeric.same(left, right)))
 
 
 def _leaves(part: Reals) -> Iterator[Reals]:
@@ -121,8 +149,6 @@ def _leaves(part: Reals) -> Iterator[Reals]:
 
 def _ordered(ends: set[Node], *, exact: bool) -> tuple[dict[Node, int], list[tuple[Node, Any]]] | None:
     """The rank of every end, equal ones sharing theirs, and one end of each rank with its value."""
-    if len(ends) > _MAX_ENDS:
-        return None
     origin = next((end for end in ends if names(end)), None)
     if origin is not None and exact:
         return None
@@ -283,16 +309,6 @@ def _multiple(size: Node, unit: Node) -> int | None:
     return times if numeric.same(size, Node("*", (number(times), unit))) else None
 
 
-def affine(tree: Node, letter: str) -> tuple[Node, Node] | None:
-    """Step and offset of a formula of first degree in a letter; None for any other."""
-    if letter not in names(tree):
-        return None
-    at = [substituted(tree, {letter: number(k)}) for k in range(3)]
-    step = Node("+", (at[1], Node("*", (MINUS_ONE, at[0]))))
-    bend = Node("+", (at[2], at[0], Node("*", (number(-2), at[1]))))
-    return (step, at[0]) if numeric.same(bend, number(0)) else None
-
-
 # --------------------------------------------------------------------------------------------------- reading
 
 
@@ -324,9 +340,10 @@ _EXCEPT = re.compile(
 )
 _SIGNS_OF_SETS = re.compile(
     r"\\(?:cup|cap|backslash|emptyset|in|notin|infty|ne|le|ge|mathbb|forall)(?![a-z])|infinity|[<>\[\]|]"
-    r"|!=|\\\{|\b(?:all|any|every|each|integers?|numbers?|primes?|multiples?)\b",
+    r"|!=|\\\{|^\(.*,|\b(?:all|any|every|each|integers?|numbers?|primes?|multiples?)\b",
     re.I,
 )
+_OPERATIONS = (r"\cup", r"\vee", r"\cap", r"\backslash")
 _INTERVAL = re.compile(r"([\[(])(.*)([\])])", re.S)
 
 
@@ -391,7 +408,7 @@ class _Reader:
             return ALL
         if says_none(text):
             return EMPTY
-        operations = [sign for sign in (r"\cup", r"\cap", r"\backslash") if len(split(text, (sign,))) > 1]
+        operations = [sign for sign in _OPERATIONS if len(split(text, (sign,))) > 1]
         if len(operations) > 1:
             return None  # no rule says which comes first
         if operations:
@@ -612,7 +629,7 @@ _KINDS = {
 
 
 def _combined(sign: str, parts: Sequence[Reals]) -> Reals:
-    if sign == r"\cup":
+    if sign in (r"\cup", r"\vee"):
         return union(*parts)
     return both(*parts) if sign == r"\cap" else without(parts[0], union(*parts[1:]))
 
@@ -622,6 +639,12 @@ def _of_relation(text: str, letter: str) -> Reals | None:
     form = single(text)
     if form.kind != "relation":
         return None
+    if len(form.signs) > 1 and len({sign[0] for sign in form.signs}) == 1:
+        links = [
+            _of_relation(f"{low.text} {sign} {high.text}", letter)
+            for (low, high), sign in zip(pairwise(form.parts), form.signs, strict=True)
+        ]
+        return None if None in links else both(*(link for link in links if link is not None))
     turned = Form("relation", "", form.parts[::-1], signs=tuple(_TURNED.get(s, s) for s in form.signs[::-1]))
     for relation in (form, turned):
         solved = inequality(relation)
