@@ -28,9 +28,9 @@ from scalequest.grading.forms import (
 )
 from scalequest.grading.normalise import LONGEST, normalise
 from scalequest.grading.options import GraderOptions, Layer
-from scalequest.grading.reals import Reals, Solution, conditioned, same_family, same_set, solutions
-from scalequest.grading.qualifications import paired_letters, renamed, said
+from scalequest.grading.qualifications import paired_letters, renamed, said, same_families
 from scalequest.grading.qualifiers import in_words
+from scalequest.grading.reals import Solution, conditioned, same_set, solutions
 from scalequest.grading.relations import same_equation, same_inequality, solution_set
 from scalequest.grading.symbolic import math_verify
 from scalequest.grading.tokens import Unreadable
@@ -113,7 +113,6 @@ class Comparison:
         self.options = options
         self.layer: Layer = "text"
         self.integers = False  # letters that stand for any integer may have other names
-        self.family: tuple[str, Reals] | None = None  # a letter of both sides, and the integers it stands for
         self.pairs = 0
 
     def use(self, layer: Layer) -> None:
@@ -127,7 +126,7 @@ class Comparison:
         if self.pairs > _MAX_PAIRS:
             return False
         conditional = bool(left.conditions or right.conditions)
-        texts = [form.whole or form.text for form in (left, right)]
+        texts = [form.whole or ("" if form.conditions else form.text) for form in (left, right)]
         if all(texts) and compact(texts[0]) == compact(texts[1]):
             return True
         if (verdict := self._as_reals(left, right)) is not None:
@@ -151,7 +150,7 @@ class Comparison:
             return sides[0] is not None and sides[1] is not None and self._same_sets(sides[0], sides[1])
         return self._same_items(left, right)
 
-    # ------------------------------------------------------------------------------- sets of reals, conditions
+    # ------------------------------------------------------------------------------ sets of reals, conditions
 
     def _as_reals(self, left: Form, right: Form) -> bool | None:
         """Compare two sets of reals; None if one of them is none, may be no set, or has rounded ends."""
@@ -180,18 +179,15 @@ class Comparison:
             a, b = (said(form, least) for form in (left, right))
             if len(a.others) != len(b.others) or not self._paired(a.others, b.others):
                 continue
-            for names in paired_letters(a, b):
-                integers = not names and a.alike and b.alike
-                if self._same_bodies(bodies[0], renamed(bodies[1], names), integers, a.family):
+            for table in paired_letters(a, b):
+                before, self.integers = self.integers, not table and a.alike and b.alike
+                verdict = self.same(bodies[0], renamed(bodies[1], table))
+                self.integers = before
+                if verdict:
                     return True
+            if not a.others and a.family and b.family and same_families(bodies, (a.family, b.family)):
+                return True
         return False
-
-    def _same_bodies(self, left: Form, right: Form, integers: bool, family: tuple[str, Reals] | None) -> bool:
-        before = self.integers, self.family
-        self.integers, self.family = integers, family
-        verdict = self.same(left, right)
-        self.integers, self.family = before
-        return verdict
 
     # ------------------------------------------------------------------------------------------------- words
 
@@ -331,7 +327,7 @@ class Comparison:
         for x in a:
             for y in b:
                 verdict = numeric.same(x, y, renamed)
-                if verdict or (self.family and same_family(x, y, *self.family)):
+                if verdict:
                     return True
                 unclear = unclear or verdict is None
         if self._rounded(left, right, a, b):
@@ -504,7 +500,7 @@ class Comparison:
         return len(a) == len(b) and self._paired(a, b)
 
     def _same_series(self, a: Sequence[Form], b: Sequence[Form]) -> bool:
-        r"""Compare `2, 4, 6, \ldots, n` with `2, 4, 6, 8, \ldots, n`: in order, one beginning may go on as the other does."""
+        r"""Compare `2, 4, \ldots, n` with `2, 4, 6, \ldots, n`: in order, the longer start going on as the other."""
         starts = [[part.text for part in side].index(_ELLIPSIS) if _omits(side) else -1 for side in (a, b)]
         if -1 in starts:
             return False
@@ -512,7 +508,9 @@ class Comparison:
         ends = shorter[i:], longer[j:]
         if len(ends[0]) != len(ends[1]) or not self._in_order(*ends):
             return False
-        return self._in_order(shorter[:i], longer[:i]) and (i == j or _goes_on(longer[:j], i))
+        return self._in_order(shorter[:i], longer[:i]) and (
+            i == j or _goes_on(longer[:j], i + (len(ends[0]) > 1))
+        )
 
     def _leaf_and_items(self, leaf: Form, items: Form, swapped: bool) -> bool:
         if len(items.parts) == 1:
@@ -573,10 +571,7 @@ class Comparison:
         return tuple(kept)
 
     def _in_order(self, a: Sequence[Form], b: Sequence[Form]) -> bool:
-        family, self.family = self.family, None  # coordinates have their letter in common
-        verdict = all(self.same(x, y) for x, y in zip(a, b, strict=True))
-        self.family = family
-        return verdict
+        return all(self.same(x, y) for x, y in zip(a, b, strict=True))
 
     def _paired(self, a: Sequence[Form], b: Sequence[Form]) -> bool:
         """Whether each element of one list has its own equal in the other; both have the same length."""
@@ -607,7 +602,7 @@ def _omits(parts: Sequence[Form]) -> bool:
 
 
 def _goes_on(parts: Sequence[Form], seen: int) -> bool:
-    """Whether the first numbers, three at least, already show the equal steps or ratios of them all."""
+    """Whether three numbers, or two and the last, are seen to have the equal steps or ratios of them all."""
     values = [value(part.text) for part in parts]
     known = [number for number in values if number]
     if seen < 3 or len(known) != len(values):

@@ -38,8 +38,8 @@ _LETTERS_OF_SETS = str.maketrans(
 _MAYBE_QUALIFIED = re.compile(
     r"[<>]|!=|\\(?:in|ne|notin|[lg]e|forall)(?![a-z])|\b(?:"
     + "|".join(sorted(CONNECTIVES))
-    + r"|integers?|prime|odd|even|real|rational|natural|(?:non-?)?(?:positive|negative|zero)|constants?|any|all"
-    r"|arbitrary|parameter)\b|\\ldots",
+    + r"|integers?|prime|odd|even|real|rational|natural|(?:non-?)?(?:positive|negative|zero)|constants?|any"
+    r"|all|arbitrary|parameter)\b|\\ldots",
     re.I,
 )
 
@@ -120,8 +120,8 @@ def _list(text: str) -> Form:
 
 def _elements(text: str) -> list[tuple[str, tuple[str, ...]]]:
     """Cut a list into its elements, each with what is said of its letters; nothing if it is prose."""
-    segments = _indexed([segment for segment in _segments(text) if segment[1]])
-    free = [set() if lead in CONNECTIVES or _bounds(piece) else letters_of(piece) for lead, piece in segments]
+    segments = _indexed(_with_letters([segment for segment in _segments(text) if segment[1]]))
+    free = [set() if lead in CONNECTIVES else letters_of(piece) - _bounded(piece) for lead, piece in segments]
     found: list[tuple[str, tuple[str, ...]]] = [("", ())]
     for at, (lead, piece) in enumerate(segments):
         body, said = found[-1]
@@ -135,15 +135,15 @@ def _elements(text: str) -> list[tuple[str, tuple[str, ...]]]:
         else:
             found.append((piece, ()))
     body, said = found[-1]
-    if (bracketed := re.fullmatch(r"(.*\S)\s*\(([^()]*)\)", body, re.S)) is not None:
-        if _qualifies(bracketed[2], letters_of(bracketed[1])):
-            found[-1] = (bracketed[1], (*said, bracketed[2]))
+    bracketed = re.fullmatch(r"(.*\S)\s*\(([^()]*)\)", body, re.S)
+    if bracketed and _qualifies(bracketed[2], letters_of(bracketed[1])):
+        found[-1] = (bracketed[1], (*said, bracketed[2]))
     wordy = any(not body or (said and is_prose(body) and not in_words(body)) for body, said in found)
     return [] if wordy else found
 
 
 def _segments(text: str) -> list[tuple[str, str]]:
-    """Cut at commas and at words like "for" outside brackets: what stands before each segment, and the segment."""
+    """Cut at commas and at words like "for" outside brackets: what leads each segment, and the segment."""
     found: list[tuple[str, str]] = []
     lead, begin, depth = "", 0, 0
     for match in re.finditer(rf"[A-Za-z]+|{_PIECE.pattern}", text, re.S):
@@ -153,6 +153,23 @@ def _segments(text: str) -> list[tuple[str, str]]:
             found.append((lead, text[begin : match.start()].strip()))
             lead, begin = sign, match.end()
     return [*found, (lead, text[begin:].strip())]
+
+
+def _with_letters(segments: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    r"""Read `m`, `n \in A` as `m, n \in A`."""
+    found: list[tuple[str, str]] = []
+    for lead, piece in reversed(segments):
+        if found and found[-1][0] == "," and LETTERS.fullmatch(piece) and _is_of_letters(found[-1][1]):
+            found[-1] = (lead, f"{piece}, {found[-1][1]}")
+        else:
+            found.append((lead, piece))
+    return found[::-1]
+
+
+def _is_of_letters(piece: str) -> bool:
+    members, signs = related(piece)
+    words = in_words(piece)
+    return bool(LETTERS.fullmatch(members[0] if signs == ["in"] else words.rest if words else ""))
 
 
 def _indexed(segments: list[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -177,12 +194,17 @@ def _is_mathematical(text: str) -> bool:
     return bool(re.search(rf"\d|{LETTER}", text) or related(text)[1] or in_words(text))
 
 
+def _bounded(piece: str) -> set[str]:
+    """Letters that are a side of an inequality: it is about them."""
+    return set(related(piece)[0]) if _bounds(piece) else set()
+
+
 def _bounds(piece: str) -> bool:
     return bool(set(related(piece)[1]) & {"<", ">", "<=", ">=", "!="}) or bool(re.search(r"\\notin", piece))
 
 
 def _qualifies(piece: str, letters: set[str]) -> bool:
-    r"""Whether a piece only says something of letters of the others: `k \in \mathbb{Z}`, `n even`, `x \ne 0`."""
+    r"""Whether a piece only says something of letters of the others, e.g. `k \in \mathbb{Z}`, `n even`."""
     if (found := in_words(piece)) is not None:
         about, piece = found.rest, found.rest
         if LETTERS.fullmatch(about):

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from itertools import permutations
 
-from scalequest.grading.expressions import readings
-from scalequest.grading.forms import Form, related, split
+from scalequest.grading import numeric
+from scalequest.grading.forms import Form, named, related, split
 from scalequest.grading.qualifiers import LETTERS, in_words, joined, letters_of
-from scalequest.grading.reals import ALL, INTEGERS, Reals, both, image, said_of, same_set
-from scalequest.grading.tokens import Unreadable
-from scalequest.grading.trees import Node, names, substituted
+from scalequest.grading.reals import ALL, INTEGERS, Reals, both, image, said_of, same_set, tree_of, union
+from scalequest.grading.relations import affine
+from scalequest.grading.trees import MINUS_ONE, Node, names, number, signs, substituted
 
 _MAX_LETTERS = 4
+_FARTHEST, _FINEST = 10**6, 60  # of values in a family, in its steps
 _INTEGER_LETTERS = frozenset("ijklmn")  # by custom
 _BOUND = re.compile(r"[<>]|\\(?:[lg]e|ne)(?![a-z])|!=")
+
+
+Family = tuple[str, Reals]  # a letter, and the integers it stands for
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,7 @@ class Said:
     free: frozenset[str]
     others: tuple[Form, ...]
     alike: bool = False  # every letter stands for any integer
-    family: tuple[str, Reals] | None = None
+    family: Family | None = None
 
 
 def said(form: Form, least: int) -> Said:
@@ -47,9 +53,7 @@ def said(form: Form, least: int) -> Said:
             letters[letter] = both(letters.get(letter, ALL), numbers)
             bounded |= {letter} if _BOUND.search(atom) else set()
     letters = {letter: _of_custom(letter, numbers, letter in bounded) for letter, numbers in letters.items()}
-    free = frozenset(
-        letter for letter in letters if _narrows_nothing(letter, letters, form, letter in bounded)
-    )
+    free = frozenset(name for name in letters if _narrows_nothing(name, letters, form, name in bounded))
     whole = all(same_set(n, INTEGERS) for n in letters.values())
     return Said(letters, free, tuple(others), whole, _family(letters, form))
 
@@ -62,7 +66,7 @@ def _atoms(form: Form) -> list[str]:
 
 
 def _at_commas(text: str) -> list[str]:
-    """Cut at commas, but keep `x \ne 0, 1` and the like in one."""
+    r"""Cut at commas, but keep `x \ne 0, 1` and the like in one."""
     found: list[str] = []
     for piece in split(text, (",",)):
         if found and not related(piece)[1] and in_words(piece) is None and r"\notin" not in piece:
@@ -86,7 +90,7 @@ def _letters(atom: str) -> list[str]:
 
 
 def _of_custom(letter: str, numbers: Reals, bounded: bool) -> Reals:
-    """Read `n \ge 1` as a bound of integers."""
+    r"""Read `n \ge 1` as a bound of integers."""
     return both(numbers, INTEGERS) if bounded and letter[0] in _INTEGER_LETTERS else numbers
 
 
@@ -98,7 +102,7 @@ def _narrows_nothing(letter: str, letters: Mapping[str, Reals], form: Form, boun
     without saying so.
     """
     numbers = letters[letter]
-    head = form.parts[0].text if form.kind == "relation" else ""
+    head = form.parts[0].text if form.signs == ("=",) else ""
     if re.fullmatch(rf"[A-Za-z]\s?\(\s?{re.escape(letter)}\s?\)", head) and not bounded:
         return any(same_set(numbers, domain) for domain in _DOMAINS)
     if re.fullmatch(rf"[A-Za-z]_(?:{re.escape(letter)}|\{{\s?{re.escape(letter)}\s?\}})", head):
@@ -120,13 +124,62 @@ _DOMAINS = tuple(
 )
 
 
-def _family(letters: Mapping[str, Reals], form: Form) -> tuple[str, Reals] | None:
+def _family(letters: Mapping[str, Reals], form: Form) -> Family | None:
     """The letter of values that go through a set of integers; none of a function or a sequence."""
     if len(letters) != 1 or form.brackets not in ("", "{}"):
         return None
     ((letter, numbers),) = letters.items()
     head = form.parts[0].text if form.kind == "relation" else ""
     return None if letter in letters_of(head) or image(numbers, 1, 0) is None else (letter, numbers)
+
+
+def same_families(sides: Sequence[Form], families: Sequence[Family]) -> bool:
+    r"""Whether formulas of first degree give the same values, e.g. `k\pi` for odd `k` and `(2k + 1)\pi`."""
+    trees = [_values(side) for side in sides]
+    if not all(trees):
+        return False
+    unit = affine(trees[0][0], families[0][0])
+    if unit is None:
+        return False
+    lines = [
+        [_scaled(affine(tree, family[0]) or (number(0), tree), unit) for tree in side]
+        for side, family in zip(trees, families, strict=True)
+    ]
+    known = [pair for side in lines for pair in side if pair is not None]
+    if len(known) < sum(map(len, lines)):
+        return False
+    common = math.lcm(*(size.denominator for pair in known for size in pair))
+    images = [
+        [image(family[1], int(step * common), int(start * common)) for step, start in filter(None, side)]
+        for side, family in zip(lines, families, strict=True)
+    ]
+    if any(part is None for side in images for part in side):
+        return False
+    return bool(same_set(*(union(*filter(None, side)) for side in images)))
+
+
+def _values(form: Form) -> list[Node]:
+    """The formulas of a list without brackets, or of a set, without a name before them."""
+    parts = form.parts if form.kind == "items" else (form,)
+    leaves = [part.parts[1] if named(part) else part for part in parts]
+    trees = [leaf.tree or tree_of(leaf.text) for leaf in leaves if leaf.kind == "leaf"]
+    known = [tree for tree in trees if tree is not None]
+    return [tree for one in known for tree in signs(one)] if len(known) == len(parts) else []
+
+
+def _scaled(line: tuple[Node, Node], unit: tuple[Node, Node]) -> tuple[Fraction, Fraction] | None:
+    """Step and offset of a line in steps of another, from its offset."""
+    step = _quotient(line[0], unit[0])
+    start = _quotient(Node("+", (line[1], Node("*", (MINUS_ONE, unit[1])))), unit[0])
+    return None if step is None or start is None else (step, start)
+
+
+def _quotient(size: Node, of: Node) -> Fraction | None:
+    found = numeric.value(Node("/", (size, of)))
+    if found is None or found.imag or not abs(found.real) < _FARTHEST:
+        return None
+    guess = Fraction(float(found.real)).limit_denominator(_FINEST)
+    return guess if numeric.same(size, Node("*", (number(guess), of))) else None
 
 
 def paired_letters(left: Said, right: Said) -> Iterator[dict[str, str]]:
@@ -150,11 +203,8 @@ def renamed(form: Form, table: Mapping[str, str]) -> Form:
         return form
     if form.kind != "leaf":
         return replace(form, text="", parts=tuple(renamed(part, table) for part in form.parts))
-    try:
-        tree = form.tree or readings(form.text)[0]
-    except Unreadable:
-        return form
-    if not set(names(tree)) & set(table):
+    tree = form.tree or tree_of(form.text)
+    if tree is None or not set(names(tree)) & set(table):
         return form
     symbols = {old.lstrip("\\"): Node("sym", value=new.lstrip("\\")) for old, new in table.items()}
     return replace(form, text="", tree=substituted(tree, symbols))

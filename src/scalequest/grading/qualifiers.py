@@ -13,14 +13,19 @@ from scalequest.grading.tokens import FUNCTIONS, SYMBOLS
 
 _GREEK = "|".join(sorted(SYMBOLS, key=len, reverse=True))
 LETTER = rf"(?:(?<![A-Za-z\\])[A-Za-z](?![A-Za-z])|\\(?:{_GREEK})(?![A-Za-z]))(?:_(?:\w|\{{\w+\}}))?"
-LETTERS = re.compile(rf"\s*{LETTER}(?:\s*(?:,|\\wedge|\s)\s*{LETTER})*\s*")
-CONNECTIVES = frozenset("for where with when whenever if given provided such unless".split())
+LETTERS = re.compile(rf"\s*{LETTER}(?:(?:\s*(?:,|\\wedge)\s*|\s+){LETTER})*\s*")
+_CONNECTING = "for where with when whenever if given provided such unless"
+_KINDS_OF_NUMBERS = """
+integer prime rational odd even positive negative real natural whole nonzero nonnegative nonpositive
+"""
+_WORDS_BETWEEN = """
+all any every each some an the is are be being denotes represents that which arbitrary such let both of strictly
+"""
+CONNECTIVES = frozenset(_CONNECTING.split())
 
-_KINDS = frozenset("integer prime rational odd even positive negative real natural whole nonzero".split())
-_KINDS |= {"nonnegative", "nonpositive"}
-_NOUNS = frozenset("number value constant parameter".split())
-_FILLING = frozenset("all any every each some an the is are be being denotes represents that which".split())
-_FILLING |= {"arbitrary", "let", "both", "of", "strictly"}
+_KINDS = frozenset(_KINDS_OF_NUMBERS.split())
+_NOUNS = frozenset(("number", "value", "constant", "parameter"))
+_FILLING = frozenset(_WORDS_BETWEEN.split())
 _QUANTITY = r"(-?\s?(?:\d[\d./]*|\\[a-z]+(?:\{[^{}]*\})*))"
 _BOUNDS = (
     (">=", re.compile(r"\b(?:at least|no less than|not less than|greater than or equal to) " + _QUANTITY)),
@@ -70,8 +75,11 @@ def in_words(text: str) -> InWords | None:
     return InWords(frozenset(kinds & _KINDS), tuple(bounds), rest.strip(" ,"))
 
 
+_RUN = re.compile(r"(?<![A-Za-z\\])([A-Za-z]+)((?:_(?:\w|\{\w+\}))?)")
+
+
 def spoken(text: str) -> str:
-    r"""Write out `\text{...}` that holds more than a unit or a name: a comma, "and", "for", a kind of number."""
+    r"""Write out `\text{...}` that holds a comma, "and", "for", a kind of number: more than a unit or a name."""
     said = _FONT.sub(lambda match: f" {match[1]} " if _SPOKEN.search(match[1]) else match[0], text)
     return text if said == text else " ".join(said.split())
 
@@ -88,9 +96,7 @@ def letters_of(text: str) -> set[str]:
     """Letters of a formula, each by itself, with its index."""
     text = re.sub(r"\\math(?:bb|cal)\s*(?:\{\s*[A-Z]\s*\}|[A-Z])|\\(?:text|mbox)\s*\{[^{}]*\}", " ", text)
     found = set(re.findall(rf"\\(?:{_GREEK})(?![A-Za-z])(?:_(?:\w|\{{\w+\}}))?", text))
-    for run, index in re.findall(
-        r"(?<![A-Za-z\\])([A-Za-z]+)((?:_(?:\w|\{\w+\}))?)", re.sub(r"\\[A-Za-z]+", " ", text)
-    ):
+    for run, index in _RUN.findall(re.sub(r"\\[A-Za-z]+", " ", text)):
         if run in FUNCTIONS or len(run) > 3:
             continue
         found |= {*run[:-1], run[-1] + index}

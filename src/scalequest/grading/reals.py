@@ -1,8 +1,8 @@
 r"""Sets of real numbers: one meaning for intervals, inequalities, set builders, operations, and words.
 
-A set is a formula over spans and kinds of numbers, e.g. `x > 2` and integer. The ends of the spans of two sets
-cut the line into points and gaps, and the sets are the same if they agree on every point, and in every gap on
-a number of each kind that lies there.
+A set is a formula over spans and kinds of numbers, e.g. `x > 2` and integer. The ends of the spans of two
+sets cut the line into points and gaps, and the sets are the same if they agree on every point, and in every
+gap on a number of each kind that lies there.
 """
 
 from __future__ import annotations
@@ -28,9 +28,11 @@ from scalequest.grading.words import says_all_reals, says_none
 
 _MAX_ENDS = 40
 _MAX_PARTS = 100
-_MAX_MODULUS = 120
+_MAX_MODULUS = 360
+_MAX_WORK = 300_000
+_MAX_BITS = 10_000
 _PRIMES_WITHIN = 1_000  # how far into a gap a prime of each residue is looked for
-_FARTHEST = 10**6
+_LONGEST, _DEEPEST = 400, 20  # characters and brackets of a text that is read as a set
 _CLOSE = Fraction(1, 10**20)
 
 
@@ -97,7 +99,7 @@ class _Sample:
 
 
 def same_set(left: Reals, right: Reals) -> bool | None:
-    """Whether two sets have the same numbers; None if the order of their ends is unknown, or they are too large."""
+    """Whether two sets have the same numbers; None if they are too large, or the order of their ends unknown."""
     leaves = [*_leaves(left), *_leaves(right)]
     if len(leaves) > _MAX_PARTS:
         return None
@@ -110,6 +112,8 @@ def same_set(left: Reals, right: Reals) -> bool | None:
         return _alike(_flat(left), _flat(right)) or None
     places, values = ordered
     within = _PRIMES_WITHIN if PRIMES in kinds else 2 * modulus if kinds else 0
+    if (len(values) + 1) * (within + 2) * len(leaves) > _MAX_WORK:
+        return None
     samples = _samples(values, within)
     return all(_holds(left, sample, places) == _holds(right, sample, places) for sample in samples)
 
@@ -173,23 +177,25 @@ def _height(end: Node, origin: Node | None) -> Any:
     """Value of an end; above `origin`, an end with letters, if the letters cancel, else None."""
     if origin is None:
         found = numeric.value(end)
-        return None if found is None or found.imag or not math.isfinite(found.real) else _fraction(found.real)
+        return None if found is None or found.imag else _fraction(found.real)
     gap = Node("+", (end, Node("*", (MINUS_ONE, origin))))
     letters = names(gap)
     at = [{name: Fraction(k * j + 3, j + k) for j, name in enumerate(letters, 2)} for k in (3, 7, 19)]
     try:
         heights = [_fraction(evaluate(gap, here, 40, False)[0][0]) for here in at]
-    except (Undefined, TooLarge, ValueError, OverflowError):
+    except (Undefined, TooLarge):
+        return None
+    if None in heights:
         return None
     return heights[0] if max(heights) - min(heights) <= _CLOSE else None
 
 
-def _fraction(value: Any) -> Fraction:
-    """Exact value of a float of mpmath."""
-    sign, mantissa, exponent, _ = value._mpf_
-    if abs(exponent) > 10_000:
-        raise OverflowError("exponent")
-    size = Fraction(int(mantissa)) * Fraction(2) ** exponent
+def _fraction(value: Any) -> Fraction | None:
+    """Exact value of a float of mpmath; None if it is not finite, or too large to hold."""
+    sign, mantissa, exponent, bits = value._mpf_
+    if (not mantissa and exponent) or abs(exponent) + bits > _MAX_BITS:
+        return None
+    size: Fraction = Fraction(int(mantissa)) * Fraction(2) ** int(exponent)
     return -size if sign else size
 
 
@@ -243,14 +249,17 @@ def _holds(part: Reals, sample: _Sample, places: dict[Node, int]) -> bool:
 
 
 def _is_prime(n: int) -> bool:
-    return n > 1 and (n > 10**8 or all(n % d for d in range(2, math.isqrt(n) + 1)))
+    """Whether an integer is prime; a large one that passes Fermat's test four times is taken for one."""
+    if n < 10**6:
+        return n > 1 and all(n % d for d in range(2, math.isqrt(n) + 1))
+    return all(pow(base, n - 1, n) == 1 for base in (2, 3, 5, 7))
 
 
 # ---------------------------------------------------------------------------------------------------- images
 
 
 def image(of: Reals, step: int, offset: int) -> Reals | None:
-    """Return the set of `step * k + offset` for `k` of a set of integers; None for one that is not of integers."""
+    """Return the set of `step * k + offset` for `k` of a set of integers; None for any other set."""
     if not _within_integers(of):
         return None
     return _moved(of, step, offset)
@@ -281,32 +290,6 @@ def _moved(part: Reals, step: int, offset: int) -> Reals | None:
         return span(low, high, part.closed) if step > 0 else span(high, low, part.closed[::-1])
     inner = [_moved(piece, step, offset) for piece in part.parts]
     return None if None in inner else Reals(part.op, tuple(piece for piece in inner if piece is not None))
-
-
-def same_family(left: Node, right: Node, letter: str, numbers: Reals) -> bool:
-    r"""Whether `a k + b` and `c k + d` give the same values as `k` goes through a set of integers.
-
-    One of `a` and `c` has to be a multiple of the other, and `d - b` of the smaller, e.g. the steps of angles.
-    """
-    lines = affine(left, letter), affine(right, letter)
-    if lines[0] is None or lines[1] is None:
-        return False
-    for (step, offset), (other, start) in (lines, lines[::-1]):
-        times = _multiple(other, step)
-        shift = _multiple(Node("+", (start, Node("*", (MINUS_ONE, offset)))), step)
-        if times and shift is not None:
-            moved = image(numbers, times, shift)
-            return moved is not None and bool(same_set(numbers, moved))
-    return False
-
-
-def _multiple(size: Node, unit: Node) -> int | None:
-    """How often a unit goes into a size, if a whole number of times."""
-    found = numeric.value(Node("/", (size, unit)))
-    if found is None or found.imag or not abs(found.real) < _FARTHEST:
-        return None
-    times = round(float(found.real))
-    return times if numeric.same(size, Node("*", (number(times), unit))) else None
 
 
 # --------------------------------------------------------------------------------------------------- reading
@@ -340,7 +323,7 @@ _EXCEPT = re.compile(
 )
 _SIGNS_OF_SETS = re.compile(
     r"\\(?:cup|cap|backslash|emptyset|in|notin|infty|ne|le|ge|mathbb|forall)(?![a-z])|infinity|[<>\[\]|]"
-    r"|!=|\\\{|^\(.*,|\b(?:all|any|every|each|integers?|numbers?|primes?|multiples?)\b",
+    r"|!=|\\\{|^\(.*,|\\ldots|\b(?:all|any|every|each|integers?|numbers?|primes?|multiples?|odd|even|none|no)\b",
     re.I,
 )
 _OPERATIONS = (r"\cup", r"\vee", r"\cap", r"\backslash")
@@ -353,11 +336,12 @@ def solutions(text: str, least: int = 0) -> tuple[Solution, ...]:
 
     `least` is the smallest number of `\mathbb{N}`.
     """
-    if len(text) > 400 or not _SIGNS_OF_SETS.search(text):
+    if len(text) > _LONGEST or text.count("(") > _DEEPEST or not _SIGNS_OF_SETS.search(text):
         return ()
     reader = _Reader(least)
     text = joined(text).strip()
-    found = [Solution(numbers)] if (numbers := reader.set(text)) else []
+    numbers = reader.set(text) or reader.progression(split(text, (",",)))
+    found = [Solution(numbers)] if numbers is not None else []
     if not found:
         found = [
             Solution(numbers, letter)
@@ -373,8 +357,10 @@ def solutions(text: str, least: int = 0) -> tuple[Solution, ...]:
 @lru_cache(maxsize=4096)
 def conditioned(text: str, conditions: tuple[str, ...], least: int = 0) -> tuple[Solution, ...]:
     """Read a formula of first degree with what is said of its letter as a set of integers."""
-    numbers = _Reader(least).family(text, [joined(condition) for condition in conditions])
-    return (Solution(numbers),) if numbers is not None else ()
+    name = re.fullmatch(rf"({LETTER})\s*=(?!=)(.*)", text, re.S)
+    term = name[2] if name else text
+    numbers = _Reader(least).family(term, [joined(condition) for condition in conditions])
+    return (Solution(numbers, name[1] if name else ""),) if numbers is not None else ()
 
 
 def said_of(text: str, letter: str, least: int = 0) -> Reals | None:
@@ -400,7 +386,7 @@ class _Reader:
     def __init__(self, least: int) -> None:
         self.least = least
 
-    # ---------------------------------------------------------------------------------------------------- sets
+    # --------------------------------------------------------------------------------------------------- sets
 
     def set(self, text: str) -> Reals | None:
         text = text.strip()
@@ -447,7 +433,7 @@ class _Reader:
         return both(_BASES[match[1]], *narrowed)
 
     def interval(self, pieces: Sequence[str], brackets: str) -> Reals | None:
-        trees = [_tree(piece) for piece in pieces]
+        trees = [tree_of(piece) for piece in pieces]
         if trees[0] is None or trees[1] is None:
             return None
         low, high = (None if _is_infinite(tree) else tree for tree in trees)
@@ -464,7 +450,7 @@ class _Reader:
         halves = builder(body)
         if halves is not None:
             return self.builder(*halves)
-        points = [_tree(piece) for piece in split(body, (",",))]
+        points = [tree_of(piece) for piece in split(body, (",",))]
         if any(tree is None or _is_infinite(tree) for tree in points):
             return self.progression(split(body, (",",)))
         return union(*(point(value) for tree in points if tree is not None for value in signs(tree)))
@@ -485,13 +471,16 @@ class _Reader:
         r"""Read `1, 3, 5, \ldots`: three integers and more in equal steps, without an end."""
         if len(pieces) < 4 or pieces[-1] != r"\ldots":
             return None
-        values = [_integer(_tree(piece)) for piece in pieces[:-1]]
+        from_below = pieces[0] == r"\ldots"
+        values = [_integer(tree_of(piece)) for piece in pieces[from_below:-1]]
         if any(value is None for value in values):
             return self.to_both_sides(pieces)
         steps = {b - a for a, b in pairwise(value for value in values if value is not None)}
         if len(steps) != 1 or 0 in steps or values[0] is None:
             return None
         step, first = steps.pop(), number(values[0])
+        if from_below:
+            return congruent(abs(step), values[0]) if len(values) > 2 else None
         side = span(first, None, (True, False)) if step > 0 else span(None, first, (False, True))
         return both(congruent(abs(step), values[0]), side)
 
@@ -505,7 +494,7 @@ class _Reader:
 
     def family(self, term: str, conditions: Sequence[str]) -> Reals | None:
         r"""Read `2k + 1, k \in \mathbb{Z}`: what a formula of first degree gives for integers."""
-        tree = _tree(term)
+        tree = tree_of(term)
         if tree is None or len(names(tree)) != 1:
             return None
         letter = names(tree)[0]
@@ -516,7 +505,7 @@ class _Reader:
         step, offset = map(_integer, line)
         return image(numbers, step, offset) if step and offset is not None else None
 
-    # --------------------------------------------------------------------------------------------------- words
+    # -------------------------------------------------------------------------------------------------- words
 
     def phrase(self, text: str) -> Reals | None:
         """Read `all positive integers except 5`: kinds of numbers in words, without a letter."""
@@ -533,7 +522,7 @@ class _Reader:
         if (hole := self.set(holes)) is not None:
             return without(numbers, hole)
         pieces = re.split(r"\s*(?:,|\\wedge|\\vee)\s*(?:\\wedge|\\vee)?\s*", holes)
-        trees = [_tree(re.sub(rf"^{LETTER}\s*(?:=|\\ne)", "", piece)) for piece in pieces]
+        trees = [tree_of(re.sub(rf"^{LETTER}\s*(?:=|\\ne)", "", piece)) for piece in pieces]
         if not trees or any(tree is None or names(tree) for tree in trees):
             return None
         return without(numbers, union(*(point(value) for tree in trees if tree for value in signs(tree))))
@@ -548,7 +537,7 @@ class _Reader:
             else:
                 parts.append(_KINDS[word])
         for sign, bound in bounds:
-            tree = _tree(bound)
+            tree = tree_of(bound)
             if tree is None or names(tree):
                 return None
             if sign in ("multiple", "divisor"):
@@ -561,7 +550,7 @@ class _Reader:
                 parts.append(span(low, high, (sign == ">=", sign == "<=")))
         return both(*parts)
 
-    # ---------------------------------------------------------------------------------------------- statements
+    # --------------------------------------------------------------------------------------------- statements
 
     def unknowns(self, text: str) -> list[str]:
         """Letters and values of functions that a statement may be about."""
@@ -578,7 +567,7 @@ class _Reader:
         return None if None in parts else both(*(part for part in parts if part is not None))
 
     def listed(self, text: str, letter: str) -> Reals | None:
-        r"""Read atoms between commas: all hold, or, if they cannot, one of them; `x \ne 0, 1` has two holes."""
+        r"""Read atoms between commas: all hold, or, if they cannot, any; `x \ne 0, 1` has two holes."""
         atoms: list[Reals] = []
         before = ""
         for piece in split(text, (",",)):
@@ -594,21 +583,25 @@ class _Reader:
         return union(*atoms) if loose and same_set(together, EMPTY) else together
 
     def atom(self, text: str, letter: str) -> Reals | None:
-        """Read `1 < x`, `x \\in (0, 1]`, `x \\notin A`, `x = 3`, `x is even`, `integers n \\ge 2`."""
+        r"""Read `1 < x`, `x \in (0, 1]`, `x \notin A`, `x = 3`, `x is even`, `integers n \ge 2`."""
         text = text.strip()
-        inside = re.fullmatch(rf"((?:{LETTER}\s*,?\s*)+?)\s*\\(not)?in(?![a-z])(.*)", text, re.S)
-        if inside and letter in letters_of(inside[1]):
-            numbers = self.set(inside[3])
-            return None if numbers is None else without(ALL, numbers) if inside[2] else numbers
+        about, *inside = re.split(r"\\(not)?in(?![a-z])", text, maxsplit=1)
+        if inside and LETTERS.fullmatch(about) and letter in letters_of(about):
+            numbers = self.set(inside[1])
+            return None if numbers is None else without(ALL, numbers) if inside[0] else numbers
+        whole, *holes = _EXCEPT.split(text)
+        if len(holes) == 1:
+            numbers = self.atom(whole, letter)
+            return None if numbers is None else self.holed(numbers, holes[0])
         if (found := in_words(text)) is not None:
             if not found.rest.strip(" ,"):
                 return None
             numbers = self.described(found.words, found.bounds)
-            about = LETTERS.fullmatch(found.rest) and letter in letters_of(found.rest)
-            inner = ALL if about else self.atom(found.rest, letter)
+            bare = LETTERS.fullmatch(found.rest) and letter in letters_of(found.rest)
+            inner = ALL if bare else self.atom(found.rest, letter)
             return None if numbers is None or inner is None else both(numbers, inner)
         members, kinds = related(text)
-        if kinds == ["="] and members[0] == letter and (value := _tree(members[1])) is not None:
+        if kinds == ["="] and members[0] == letter and (value := tree_of(members[1])) is not None:
             return None if letter in names(value) else union(*map(point, signs(value)))
         return _of_relation(text, letter)
 
@@ -661,7 +654,7 @@ def _of_form(form: Form) -> Reals | None:
     if form.kind == "union":
         parts = [_of_form(part) for part in form.parts]
         return None if None in parts else union(*(part for part in parts if part is not None))
-    low, high = (end.tree or _tree(end.text) for end in form.parts)
+    low, high = (end.tree or tree_of(end.text) for end in form.parts)
     if low is None or high is None:
         return None
     ends = (None if _is_infinite(low) else low, None if _is_infinite(high) else high)
@@ -669,7 +662,8 @@ def _of_form(form: Form) -> Reals | None:
 
 
 @lru_cache(maxsize=4096)
-def _tree(text: str) -> Node | None:
+def tree_of(text: str) -> Node | None:
+    """Read a formula in its strict reading; None if it is none."""
     try:
         return readings(text)[0]
     except Unreadable:
