@@ -500,7 +500,7 @@ class Comparison:
         return len(a) == len(b) and self._paired(a, b)
 
     def _same_series(self, a: Sequence[Form], b: Sequence[Form]) -> bool:
-        r"""Compare `2, 4, \ldots, n` with `2, 4, 6, \ldots, n`: in order, the longer start going on as the other."""
+        r"""Compare `2, 4, \ldots, n` with `2, 4, 6, \ldots, n`: one may show more of the start."""
         starts = [[part.text for part in side].index(_ELLIPSIS) if _omits(side) else -1 for side in (a, b)]
         if -1 in starts:
             return False
@@ -508,9 +508,8 @@ class Comparison:
         ends = shorter[i:], longer[j:]
         if len(ends[0]) != len(ends[1]) or not self._in_order(*ends):
             return False
-        return self._in_order(shorter[:i], longer[:i]) and (
-            i == j or _goes_on(longer[:j], i + (len(ends[0]) > 1))
-        )
+        seen = i + (len(ends[0]) > 1)
+        return self._in_order(shorter[:i], longer[:i]) and (i == j or _goes_on(longer[:j], seen))
 
     def _leaf_and_items(self, leaf: Form, items: Form, swapped: bool) -> bool:
         if len(items.parts) == 1:

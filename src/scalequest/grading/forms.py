@@ -36,7 +36,7 @@ _LETTERS_OF_SETS = str.maketrans(
     {"ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}", "∉": r"\notin "}
 )
 _MAYBE_QUALIFIED = re.compile(
-    r"[<>]|!=|\\(?:in|ne|notin|[lg]e|forall)(?![a-z])|\b(?:"
+    r"[<>]|!=|,\s*[A-Za-z]\s*=|\\(?:in|ne|notin|[lg]e|forall)(?![a-z])|\b(?:"
     + "|".join(sorted(CONNECTIVES))
     + r"|integers?|prime|odd|even|real|rational|natural|(?:non-?)?(?:positive|negative|zero)|constants?|any"
     r"|all|arbitrary|parameter)\b|\\ldots",

@@ -19,7 +19,8 @@ _KINDS_OF_NUMBERS = """
 integer prime rational odd even positive negative real natural whole nonzero nonnegative nonpositive
 """
 _WORDS_BETWEEN = """
-all any every each some an the is are be being denotes represents that which arbitrary such let both of strictly
+all any every each some an the is are be being denotes represents that which arbitrary such let both of
+strictly
 """
 CONNECTIVES = frozenset(_CONNECTING.split())
 
@@ -48,6 +49,7 @@ _JUNCTIONS = (
     (re.compile(r"\\not\s*\\in(?![a-z])"), r"\\notin "),
     (re.compile(rf"({LETTER})\s*(?:,|\\wedge)\s*(?={LETTER}\s*(?:,|\\wedge|\\in(?![a-z])|are\b))"), r"\1 "),
 )
+_RUN = re.compile(r"(?<![A-Za-z\\])([A-Za-z]+)((?:_(?:\w|\{\w+\}))?)")
 
 
 @dataclass(frozen=True)
@@ -75,11 +77,8 @@ def in_words(text: str) -> InWords | None:
     return InWords(frozenset(kinds & _KINDS), tuple(bounds), rest.strip(" ,"))
 
 
-_RUN = re.compile(r"(?<![A-Za-z\\])([A-Za-z]+)((?:_(?:\w|\{\w+\}))?)")
-
-
 def spoken(text: str) -> str:
-    r"""Write out `\text{...}` that holds a comma, "and", "for", a kind of number: more than a unit or a name."""
+    r"""Write out `\text{...}` that holds more than a unit or a name: a comma, "and", "for", "integer"."""
     said = _FONT.sub(lambda match: f" {match[1]} " if _SPOKEN.search(match[1]) else match[0], text)
     return text if said == text else " ".join(said.split())
 

@@ -99,7 +99,7 @@ class _Sample:
 
 
 def same_set(left: Reals, right: Reals) -> bool | None:
-    """Whether two sets have the same numbers; None if they are too large, or the order of their ends unknown."""
+    """Whether two sets have the same numbers; None if they are too large, or their ends cannot be ordered."""
     leaves = [*_leaves(left), *_leaves(right)]
     if len(leaves) > _MAX_PARTS:
         return None
@@ -185,9 +185,10 @@ def _height(end: Node, origin: Node | None) -> Any:
         heights = [_fraction(evaluate(gap, here, 40, False)[0][0]) for here in at]
     except (Undefined, TooLarge):
         return None
-    if None in heights:
+    known = [height for height in heights if height is not None]
+    if len(known) < len(heights):
         return None
-    return heights[0] if max(heights) - min(heights) <= _CLOSE else None
+    return known[0] if max(known) - min(known) <= _CLOSE else None
 
 
 def _fraction(value: Any) -> Fraction | None:
