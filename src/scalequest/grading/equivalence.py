@@ -90,7 +90,10 @@ def compare(prediction: str, reference: str, options: GraderOptions) -> tuple[bo
     if decided is not None:
         return decided
     comparison = Comparison(options)
-    verdict = comparison.same(read(normalise(prediction)), read(normalise(reference)))
+    try:
+        verdict = comparison.same(read(normalise(prediction)), read(normalise(reference)))
+    except RecursionError:  # nested deeper than any answer is
+        verdict = False
     return verdict, comparison.layer
 
 

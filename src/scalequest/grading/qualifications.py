@@ -17,6 +17,7 @@ from scalequest.grading.relations import affine
 from scalequest.grading.trees import MINUS_ONE, Node, names, number, signs, substituted
 
 _MAX_LETTERS = 4
+_MAX_VALUES = 12
 _FARTHEST, _FINEST = 10**6, 60  # of values in a family, in its steps
 _INTEGER_LETTERS = frozenset("ijklmn")  # by custom
 _BOUND = re.compile(r"[<>]|\\(?:[lg]e|ne)(?![a-z])|!=")
@@ -136,7 +137,7 @@ def _family(letters: Mapping[str, Reals], form: Form) -> Family | None:
 def same_families(sides: Sequence[Form], families: Sequence[Family]) -> bool:
     r"""Whether formulas of first degree give the same values, e.g. `k\pi` for odd `k` and `(2k + 1)\pi`."""
     trees = [_values(side) for side in sides]
-    if not all(trees):
+    if not all(trees) or max(map(len, trees)) > _MAX_VALUES:
         return False
     unit = affine(trees[0][0], families[0][0])
     if unit is None:

@@ -32,6 +32,7 @@ _MAX_MODULUS = 360
 _MAX_WORK = 300_000
 _MAX_BITS = 10_000
 _PRIMES_WITHIN = 1_000  # how far into a gap a prime of each residue is looked for
+_LARGEST = 10**6  # an end of a set of primes: there are some of each residue so near to it
 _LONGEST, _DEEPEST = 400, 20  # characters and brackets of a text that is read as a set
 _CLOSE = Fraction(1, 10**20)
 
@@ -111,6 +112,8 @@ def same_set(left: Reals, right: Reals) -> bool | None:
     if (ordered := _ordered(ends, exact=bool(kinds))) is None:
         return _alike(_flat(left), _flat(right)) or None
     places, values = ordered
+    if PRIMES in kinds and any(abs(height) > _LARGEST for _, height in values):
+        return None
     within = _PRIMES_WITHIN if PRIMES in kinds else 2 * modulus if kinds else 0
     if (len(values) + 1) * (within + 2) * len(leaves) > _MAX_WORK:
         return None
@@ -212,10 +215,10 @@ def _samples(values: Sequence[tuple[Node, Any]], within: int) -> Iterator[_Sampl
 
 
 def _integers(low: Any, high: Any, count: int) -> range:
-    """The first integers of a gap, from below unless it has no lower end."""
+    """The first integers of a gap, or if it has no first the last up to `count`, which are at least as many."""
     if low is None:
-        last = -1 if high is None else math.ceil(high) - 1
-        return range(last - count + 1, last + 1 if high is not None else count)
+        last = count if high is None else min(math.ceil(high) - 1, count)
+        return range(last - 2 * count, last + 1)
     first = math.floor(low) + 1
     return range(first, first + count if high is None else min(first + count, math.ceil(high)))
 
@@ -249,11 +252,9 @@ def _holds(part: Reals, sample: _Sample, places: dict[Node, int]) -> bool:
     return sample.integer % part.modulus == part.residue
 
 
+@lru_cache(maxsize=4096)
 def _is_prime(n: int) -> bool:
-    """Whether an integer is prime; a large one that passes Fermat's test four times is taken for one."""
-    if n < 10**6:
-        return n > 1 and all(n % d for d in range(2, math.isqrt(n) + 1))
-    return all(pow(base, n - 1, n) == 1 for base in (2, 3, 5, 7))
+    return n > 1 and all(n % d for d in range(2, math.isqrt(n) + 1))
 
 
 # ---------------------------------------------------------------------------------------------------- images
@@ -443,7 +444,7 @@ class _Reader:
         closed = (brackets[0] == "[", brackets[1] == "]")
         if (low is None and closed[0]) or (high is None and closed[1]):
             return None
-        if low is not None and high is not None and _falls(low, high):
+        if low is not None and high is not None and not _rises(low, high, all(closed)):
             return None
         return span(low, high, closed)
 
@@ -684,6 +685,11 @@ def _is_negative(tree: Node | None) -> bool:
     return tree is not None and tree.op == "*" and tree.args[0] == MINUS_ONE
 
 
-def _falls(low: Node, high: Node) -> bool:
+def _rises(low: Node, high: Node, closed: bool) -> bool:
+    """Whether an interval is meant: its ends rise, as far as they are known, or are one point, `[a, a]`."""
     values = [numeric.value(end) for end in (low, high)]
-    return None not in values and values[0].imag == values[1].imag == 0 and values[0].real > values[1].real
+    if None in values:
+        return low != high or closed
+    if any(end.imag for end in values):
+        return False
+    return bool(values[0].real < values[1].real or (closed and values[0].real == values[1].real))
