@@ -270,11 +270,9 @@ def _cases(text: str, body: str) -> Form:
 
 def builder(body: str) -> tuple[str, str] | None:
     """Head and condition of what stands in the braces of a set builder."""
-    for sign in ("|", ":"):
-        head, *rest = split(body, (sign,))
-        if rest and head and (len(rest) != 2 or related(head)[1] or sign == ":"):
-            return head, sign.join(rest)
-    return None
+    head, *rest = split(body, ("|", ":"))
+    condition = body.strip()[len(head) :].lstrip()[1:].strip()
+    return (head, condition) if rest and head and condition else None
 
 
 def union_of_list(form: Form) -> Form | None:

@@ -203,7 +203,8 @@ def renamed(form: Form, table: Mapping[str, str]) -> Form:
     if not table:
         return form
     if form.kind != "leaf":
-        return replace(form, text="", parts=tuple(renamed(part, table) for part in form.parts))
+        parts = tuple(renamed(part, table) for part in form.parts)
+        return form if parts == form.parts else replace(form, text="", parts=parts)
     tree = form.tree or tree_of(form.text)
     if tree is None or not set(names(tree)) & set(table):
         return form

@@ -17,10 +17,11 @@ LETTERS = re.compile(rf"\s*{LETTER}(?:(?:\s*(?:,|\\wedge)\s*|\s+){LETTER})*\s*")
 _CONNECTING = "for where with when whenever if given provided such unless"
 _KINDS_OF_NUMBERS = """
 integer prime rational odd even positive negative real natural whole nonzero nonnegative nonpositive
+irrational
 """
 _WORDS_BETWEEN = """
 all any every each some an the is are be being denotes represents that which arbitrary such let both of
-strictly
+set strictly
 """
 CONNECTIVES = frozenset(_CONNECTING.split())
 

@@ -215,7 +215,7 @@ def _samples(values: Sequence[tuple[Node, Any]], within: int) -> Iterator[_Sampl
 
 
 def _integers(low: Any, high: Any, count: int) -> range:
-    """The first integers of a gap, or if it has no first the last up to `count`, which are at least as many."""
+    """The first integers of a gap; those up to `count`, at least as many, if the gap has no lower end."""
     if low is None:
         last = count if high is None else min(math.ceil(high) - 1, count)
         return range(last - 2 * count, last + 1)
@@ -612,6 +612,7 @@ _KINDS = {
     "integer": INTEGERS,
     "prime": PRIMES,
     "rational": RATIONALS,
+    "irrational": without(ALL, RATIONALS),
     "odd": congruent(2, 1),
     "even": congruent(2, 0),
     "positive": POSITIVE,

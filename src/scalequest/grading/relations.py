@@ -116,7 +116,7 @@ def _of_modulus(form: Form) -> Form | None:
     if tree is None or bound is None or tree.op != "abs" or names(bound) or sign not in _OPPOSITE:
         return None
     inner, size = tree.args[0], numeric.value(bound)
-    if len(names(inner)) != 1 or size is None or size.imag != 0 or size.real <= 0:
+    if len(names(inner)) != 1 or size is None or size.imag != 0 or size.real < 0:
         return None
     letter = names(inner)[0]
     if (line := affine(inner, letter)) is None or not (steep := _slope(line[0])):
