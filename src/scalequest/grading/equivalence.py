@@ -183,6 +183,8 @@ class Comparison:
             if len(a.others) != len(b.others) or not self._paired(a.others, b.others):
                 continue
             for table in paired_letters(a, b):
+                if table and self.options.constants == "named":
+                    continue
                 before, self.integers = self.integers, not table and a.alike and b.alike
                 verdict = self.same(bodies[0], renamed(bodies[1], table))
                 self.integers = before
