@@ -43,7 +43,7 @@ _MAYBE_QUALIFIED = re.compile(
     re.I,
 )
 
-# `x | x > 3`, what stands in the braces of a set, and `2k | k \in \mathbb{Z}`
+# `x | x > 3`, what stands in the braces of a set
 _BUILDER = re.compile(
     r"[A-Za-z]\s*(?:\\in\s*\\mathbb\s*\{?R\}?\s*)?[|:](.*(?:[<>]|\\[lgn]e(?![a-z])|\b[A-Za-z] ?=).*)", re.S
 )
@@ -74,7 +74,7 @@ class Form:
     tree: Node | None = None
     letter: str = ""  # of a solution set
     either: bool = False  # a list joined by "or"
-    conditions: tuple[str, ...] = ()  # what was said of its letters, e.g. `k \\in \\mathbb{Z}`
+    conditions: tuple[str, ...] = ()  # what was said of its letters, e.g. `k \in \mathbb{Z}`
     whole: str = ""  # the text with conditions, "and" and "or"
 
 
