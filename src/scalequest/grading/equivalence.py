@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 from functools import lru_cache
+from itertools import pairwise
 
 from scalequest.grading import numeric
 from scalequest.grading.exact import value
@@ -26,6 +28,9 @@ from scalequest.grading.forms import (
 )
 from scalequest.grading.normalise import LONGEST, normalise
 from scalequest.grading.options import GraderOptions, Layer
+from scalequest.grading.qualifications import paired_letters, renamed, said, same_families
+from scalequest.grading.qualifiers import in_words
+from scalequest.grading.reals import Solution, conditioned, same_set, solutions
 from scalequest.grading.relations import same_equation, same_inequality, solution_set
 from scalequest.grading.symbolic import math_verify
 from scalequest.grading.tokens import Unreadable
@@ -85,7 +90,10 @@ def compare(prediction: str, reference: str, options: GraderOptions) -> tuple[bo
     if decided is not None:
         return decided
     comparison = Comparison(options)
-    verdict = comparison.same(read(normalise(prediction)), read(normalise(reference)))
+    try:
+        verdict = comparison.same(read(normalise(prediction)), read(normalise(reference)))
+    except RecursionError:  # nested deeper than any answer is
+        verdict = False
     return verdict, comparison.layer
 
 
@@ -107,7 +115,7 @@ class Comparison:
         """Start at the layer of text."""
         self.options = options
         self.layer: Layer = "text"
-        self.integers = False
+        self.integers = False  # letters that stand for any integer may have other names
         self.pairs = 0
 
     def use(self, layer: Layer) -> None:
@@ -120,9 +128,14 @@ class Comparison:
         self.pairs += 1
         if self.pairs > _MAX_PAIRS:
             return False
-        if left.text and right.text and compact(left.text) == compact(right.text):
+        conditional = bool(left.conditions or right.conditions)
+        texts = [form.whole or ("" if form.conditions else form.text) for form in (left, right)]
+        if all(texts) and compact(texts[0]) == compact(texts[1]):
             return True
-        self.integers = self.integers or left.integer or right.integer
+        if (verdict := self._as_reals(left, right)) is not None:
+            return verdict
+        if conditional:
+            return self._qualified(left, right)
         left, right = unit_vector(left.text) or left, unit_vector(right.text) or right
         if (verdict := self._phrases(left, right)) is not None:
             return verdict
@@ -140,6 +153,47 @@ class Comparison:
             return sides[0] is not None and sides[1] is not None and self._same_sets(sides[0], sides[1])
         return self._same_items(left, right)
 
+    # ------------------------------------------------------------------------------ sets of reals, conditions
+
+    def _as_reals(self, left: Form, right: Form) -> bool | None:
+        """Compare two sets of reals; None if one of them is none, may be no set, or has rounded ends."""
+        verdicts: list[bool | None] = []
+        for least in (1, 0):
+            a, b = (_solutions(form, least) for form in (left, right))
+            if not a or not b or not any(item.definite for item in (*a, *b)):
+                return None
+            verdicts += [
+                same_set(x.numbers, y.numbers)
+                for x in a
+                for y in b
+                if not x.letter or not y.letter or x.letter == y.letter
+            ]
+        self.use("structure")
+        if True in verdicts:
+            return True
+        exact = verdicts and None not in verdicts and not re.search(r"\d\.\d", left.text + right.text)
+        return False if exact else None
+
+    def _qualified(self, left: Form, right: Form) -> bool:
+        """Compare two answers of which at least one says something of its letters."""
+        self.use("structure")
+        bodies = tuple(replace(form, conditions=(), whole="") for form in (left, right))
+        for least in (1, 0):
+            a, b = (said(form, least) for form in (left, right))
+            if len(a.others) != len(b.others) or not self._paired(a.others, b.others):
+                continue
+            for table in paired_letters(a, b):
+                if table and self.options.constants == "named":
+                    continue
+                before, self.integers = self.integers, not table and a.alike and b.alike
+                verdict = self.same(bodies[0], renamed(bodies[1], table))
+                self.integers = before
+                if verdict:
+                    return True
+            if not a.others and a.family and b.family and same_families(bodies, (a.family, b.family)):
+                return True
+        return False
+
     # ------------------------------------------------------------------------------------------------- words
 
     def _phrases(self, left: Form, right: Form) -> bool | None:
@@ -152,7 +206,7 @@ class Comparison:
             return sides[0] is sides[1] or self.same(sides[0], sides[1])
         if (day := date(a)) and (that := date(b)):
             return day[1:] == that[1:] and (day[0] == that[0] or 0 in (day[0], that[0]))
-        if self.options.sentences == "number":
+        if self.options.sentences == "number" and not (_adds(left) or _adds(right)):
             for sentence, other in ((a, b), (b, a)):
                 number = number_of_sentence(sentence)
                 if number is not None and value(other) is not None and value(other) == value(number):
@@ -289,6 +343,8 @@ class Comparison:
         """Ask math-verify where both sides are as they were written, and formulas."""
         if left.tree is not None or right.tree is not None or not _worth_asking(left.text, right.text):
             return False
+        if (_ELLIPSIS in left.text) != (_ELLIPSIS in right.text):
+            return False  # math-verify reads over it
         self.use("symbolic")
         return math_verify(left.text, right.text) or math_verify(right.text, left.text)
 
@@ -441,12 +497,26 @@ class Comparison:
                 return False  # `(1, 2)` is perhaps `1, 2`, but no set, and not `1 or 2`
             a, b = _unnamed(left), _unnamed(right)
             return len(a) == len(b) and _agree(left.brackets, right.brackets, len(a)) and self._in_order(a, b)
+        if _ELLIPSIS in (part.text for part in (*left.parts, *right.parts)):
+            return self._same_series(left.parts, right.parts)
         if not all(names):
             left, right = (Form("items", form.text, _unnamed(form), form.brackets) for form in (left, right))
         a, b = self._unfolded(left.parts), self._unfolded(right.parts)
         if "{}" in (left.brackets, right.brackets) or any(form.kind == "items" for form in (*a, *b)):
             a, b = self._distinct(a), self._distinct(b)
         return len(a) == len(b) and self._paired(a, b)
+
+    def _same_series(self, a: Sequence[Form], b: Sequence[Form]) -> bool:
+        r"""Compare `2, 4, \ldots, n` with `2, 4, 6, \ldots, n`: one may show more of the start."""
+        starts = [[part.text for part in side].index(_ELLIPSIS) if _omits(side) else -1 for side in (a, b)]
+        if -1 in starts:
+            return False
+        (shorter, i), (longer, j) = sorted(((a, starts[0]), (b, starts[1])), key=lambda pair: pair[1])
+        ends = shorter[i:], longer[j:]
+        if len(ends[0]) != len(ends[1]) or not self._in_order(*ends):
+            return False
+        seen = i + (len(ends[0]) > 1)
+        return self._in_order(shorter[:i], longer[:i]) and (i == j or _goes_on(longer[:j], seen))
 
     def _leaf_and_items(self, leaf: Form, items: Form, swapped: bool) -> bool:
         if len(items.parts) == 1:
@@ -523,6 +593,33 @@ class Comparison:
 
 
 _REALS = Form("items", "", (MINUS_INFINITY, INFINITY), "()")
+_ELLIPSIS = r"\ldots"
+_JUNCTION = re.compile(r"(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])")
+
+
+def _adds(form: Form) -> bool:
+    """Whether words name further elements of a list, as in `1, all primes` and `3 and its multiples`."""
+    listed = any(value(part.text) is not None for part in form.parts) and _JUNCTION.search(form.whole)
+    return bool(listed) or any(in_words(part.text) for part in form.parts)
+
+
+def _omits(parts: Sequence[Form]) -> bool:
+    return any(part.text == _ELLIPSIS for part in parts)
+
+
+def _goes_on(parts: Sequence[Form], seen: int) -> bool:
+    """Whether three numbers, or two and the last, are seen to have the equal steps or ratios of them all."""
+    values = [value(part.text) for part in parts]
+    known = [number for number in values if number]
+    if seen < 3 or len(known) != len(values):
+        return False
+    return len({b - a for a, b in pairwise(known)}) == 1 or len({b / a for a, b in pairwise(known)}) == 1
+
+
+def _solutions(form: Form, least: int) -> tuple[Solution, ...]:
+    if form.conditions and (found := conditioned(form.text, form.conditions, least)):
+        return found
+    return solutions(form.whole or form.text, least)
 
 
 def _trees(form: Form) -> tuple[Node, ...]:

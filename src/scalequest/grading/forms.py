@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import pairwise
 from typing import Literal
 
 from scalequest.grading.exact import value
+from scalequest.grading.qualifiers import CONNECTIVES, LETTER, LETTERS, in_words, letters_of, spoken
 from scalequest.grading.trees import MINUS_ONE, Node
-from scalequest.grading.words import plain, says_all_reals
+from scalequest.grading.words import is_prose, plain
 
 _PIECE = re.compile(r"\\begin|\\end|\\[A-Za-z]+|\\.|<=|>=|!=|:=|==|.", re.S)
 _OPEN = frozenset(("(", "[", "{", r"\{", r"\lfloor", r"\lceil", r"\langle", r"\begin"))
@@ -25,20 +25,28 @@ _WORD_SEPARATOR = re.compile(
 )
 _THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?")
 _GROUPED = re.compile(r"(?<![\d,.])[1-9]\d{0,2}(?:,\d{3})+(?!\d|,\d)")
-_QUALIFIER = re.compile(
-    r"\\mathbb ?\{? ?[ZN]|\binteger|\barbitrary constant|\b(?:for|where|with|any|all|as|constant)\b|\\ldots",
+# brackets of the French kind, `]1, 2[`: one that opens where nothing can close, and the other way round
+_FRENCH_OPEN = re.compile(
+    r"(^|\\(?:cup|cap|backslash|in)(?![a-z])|[=,]|(?<![A-Za-z])(?:and|or)(?![A-Za-z]))(\s*)\](?=[^\[\]]*[\[\]])"
+)
+_FRENCH_CLOSE = re.compile(
+    r"(?<=[\w})])\s*\[(?=\s*(?:$|[,)|]|\\(?:cup|cap|backslash)(?![a-z])|\\\}|(?:and|or)(?![A-Za-z])))"
+)
+_LETTERS_OF_SETS = str.maketrans(
+    {"ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}", "∉": r"\notin "}
+)
+_MAYBE_QUALIFIED = re.compile(
+    r"[<>]|!=|,\s*[A-Za-z]\s*=|\\(?:in|ne|notin|[lg]e|forall)(?![a-z])|\b(?:"
+    + "|".join(sorted(CONNECTIVES))
+    + r"|integers?|prime|odd|even|real|rational|natural|(?:non-?)?(?:positive|negative|zero)|constants?|any"
+    r"|all|arbitrary|parameter)\b|\\ldots",
     re.I,
 )
-_FOR_ALL = re.compile(
-    r"(?<=\S)\s*(?:\\text\s*\{\s*,?\s*for (?:all|any|every|each)\b[^{}]*\}|\\forall(?![A-Za-z])"
-    r"|(?<![A-Za-z])for (?:all|any|every|each)(?![A-Za-z]))(?:(?!,|&|\\\\|\\end).)*$"
-)
 
-# `x | x > 3`, what stands in the braces of a set, and `2k | k \in \mathbb{Z}`
+# `x | x > 3`, what stands in the braces of a set
 _BUILDER = re.compile(
     r"[A-Za-z]\s*(?:\\in\s*\\mathbb\s*\{?R\}?\s*)?[|:](.*(?:[<>]|\\[lgn]e(?![a-z])|\b[A-Za-z] ?=).*)", re.S
 )
-_FAMILY = re.compile(r"([^|:]+)[|:]\s*[A-Za-z](?:\s*,\s*[A-Za-z])*\s*\\in\s*\\mathbb\s*\{?\s*[ZN]\b.*", re.S)
 _CASES = re.compile(
     r"(?:\\\{\s*)?\\begin\s*\{(array|[dr]?cases)\}\s*(?:\{[lcr| ]*\})?(.*)\\end\s*\{\1\}\s*", re.S
 )
@@ -66,7 +74,8 @@ class Form:
     tree: Node | None = None
     letter: str = ""  # of a solution set
     either: bool = False  # a list joined by "or"
-    integer: bool = False  # it was said that a letter stands for any integer
+    conditions: tuple[str, ...] = ()  # what was said of its letters, e.g. `k \in \mathbb{Z}`
+    whole: str = ""  # the text with conditions, "and" and "or"
 
 
 INFINITY = Form("leaf", "", tree=Node("inf"))
@@ -76,63 +85,168 @@ MINUS_INFINITY = Form("leaf", "", tree=Node("*", (MINUS_ONE, Node("inf"))))
 @lru_cache(maxsize=4096)
 def read(text: str) -> Form:
     """Read the structure of a normalised text."""
-    whole = text
-    text = _FOR_ALL.sub("", text.strip())
+    text = _upright(spoken(text.strip()))
+    elements = _elements(text) if _MAYBE_QUALIFIED.search(text) else []
+    if not any(conditions for _, conditions in elements[:-1]):
+        body, said = ", ".join(body for body, _ in elements), elements[-1][1] if elements else ()
+        form = _list(body if said else text)
+        return replace(form, conditions=(*form.conditions, *said), whole=text)
+    forms = [(_list(body), conditions) for body, conditions in elements]
+    parts = tuple(replace(form, conditions=(*form.conditions, *said)) for form, said in forms)
+    return Form("items", text, parts) if len(parts) > 1 else replace(parts[0], whole=text)
+
+
+def _upright(text: str) -> str:
+    """Write `]1;2[` as `(1, 2)`, and the letters of sets as commands."""
+    text = text.translate(_LETTERS_OF_SETS).replace(";", ", ")
+    if "[" in text or "]" in text:
+        text = _FRENCH_CLOSE.sub(")", _FRENCH_OPEN.sub(r"\1\2(", text))
+    return text
+
+
+def _list(text: str) -> Form:
     either = bool(re.search(r"(?<![A-Za-z\\])or(?![A-Za-z])|\\vee", text))
     joined = _WORD_SEPARATOR.sub(", ", text)
     if "," in joined and not _is_number(joined) and (", " in joined or not re.search(r"[(\[{]", joined)):
         joined = _GROUPED.sub(lambda match: match[0].replace(",", ""), joined)
     pieces = [piece for piece in split(joined, (",",)) if piece]
-    kept = [piece for piece in pieces if not _QUALIFIER.search(piece)]
-    integer = bool(re.search(r"\\mathbb ?\{? ?Z|\binteger", whole))
-    if kept and len(kept) < len(pieces):
-        pieces = kept
-        joined = ", ".join(kept)
     if len(pieces) == 1 or _is_number(joined):
-        return _marked(_single(pieces[0] if len(pieces) == 1 else joined), integer)
-    return Form("items", joined, tuple(_single(piece) for piece in pieces), either=either, integer=integer)
+        return single(pieces[0] if len(pieces) == 1 else joined)
+    return Form("items", joined, tuple(single(piece) for piece in pieces), either=either)
 
 
-def _marked(form: Form, integer: bool) -> Form:
-    return (
-        Form(form.kind, form.text, form.parts, form.brackets, form.signs, integer=True) if integer else form
-    )
+# ------------------------------------------------------------------------------------------------ conditions
+
+
+def _elements(text: str) -> list[tuple[str, tuple[str, ...]]]:
+    """Cut a list into its elements, each with what is said of its letters; nothing if it is prose."""
+    segments = _indexed(_with_letters([segment for segment in _segments(text) if segment[1]]))
+    free = [set() if lead in CONNECTIVES else letters_of(piece) - _bounded(piece) for lead, piece in segments]
+    found: list[tuple[str, tuple[str, ...]]] = [("", ())]
+    for at, (lead, piece) in enumerate(segments):
+        body, said = found[-1]
+        others = set().union(*free[:at], *free[at + 1 :])
+        if lead in CONNECTIVES and not _is_mathematical(piece):
+            return []
+        if lead in CONNECTIVES or _qualifies(piece, others):
+            found[-1] = (body, (*said, piece))
+        elif not body:
+            found[-1] = (piece, said)
+        else:
+            found.append((piece, ()))
+    body, said = found[-1]
+    bracketed = re.fullmatch(r"(.*\S)\s*\(([^()]*)\)", body, re.S)
+    if bracketed and _qualifies(bracketed[2], letters_of(bracketed[1])):
+        found[-1] = (bracketed[1], (*said, bracketed[2]))
+    wordy = any(not body or (said and is_prose(body) and not in_words(body)) for body, said in found)
+    return [] if wordy else found
+
+
+def _segments(text: str) -> list[tuple[str, str]]:
+    """Cut at commas and at words like "for" outside brackets: what leads each segment, and the segment."""
+    found: list[tuple[str, str]] = []
+    lead, begin, depth = "", 0, 0
+    for match in re.finditer(rf"[A-Za-z]+|{_PIECE.pattern}", text, re.S):
+        depth += (match[0] in _OPEN) - (match[0] in _CLOSE)
+        sign = "for" if match[0] == r"\forall" else match[0].casefold()
+        if depth == 0 and (sign == "," or sign in CONNECTIVES):
+            found.append((lead, text[begin : match.start()].strip()))
+            lead, begin = sign, match.end()
+    return [*found, (lead, text[begin:].strip())]
+
+
+def _with_letters(segments: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    r"""Read `m`, `n \in A` as `m, n \in A`."""
+    found: list[tuple[str, str]] = []
+    for lead, piece in reversed(segments):
+        if found and found[-1][0] == "," and LETTERS.fullmatch(piece) and _is_of_letters(found[-1][1]):
+            found[-1] = (lead, f"{piece}, {found[-1][1]}")
+        else:
+            found.append((lead, piece))
+    return found[::-1]
+
+
+def _is_of_letters(piece: str) -> bool:
+    members, signs = related(piece)
+    words = in_words(piece)
+    return bool(LETTERS.fullmatch(members[0] if signs == ["in"] else words.rest if words else ""))
+
+
+def _indexed(segments: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    r"""Read `z^k`, `k = 0`, `1`, `\ldots` as `z^k`, `k \in \{0, 1, \ldots\}`."""
+    for at in range(1, len(segments)):
+        lead, piece = segments[at]
+        start = re.fullmatch(rf"({LETTER})\s*=(?!=)(.*)", piece, re.S)
+        if start is None or start[1] not in letters_of(segments[0][1]) or segments[0][1].startswith(start[1]):
+            continue
+        rest = [other for _, other in segments[at + 1 :]]
+        values = [start[2].strip(), *rest]
+        if any(lead != "," or _bounds(other) or "=" in other for lead, other in segments[at + 1 :]):
+            continue
+        if rest and (lead in CONNECTIVES or r"\ldots" in rest or start[1] in "ijklmn"):
+            return [*segments[:at], (lead, rf"{start[1]} \in \{{{', '.join(values)}\}}")]
+    return segments
+
+
+def _is_mathematical(text: str) -> bool:
+    """Whether what follows "for" is about letters or numbers, rather than `each child`."""
+    text = re.sub(r"\b[aAI]\b", "", text)
+    return bool(re.search(rf"\d|{LETTER}", text) or related(text)[1] or in_words(text))
+
+
+def _bounded(piece: str) -> set[str]:
+    """Letters that are a side of an inequality: it is about them."""
+    return set(related(piece)[0]) if _bounds(piece) else set()
+
+
+def _bounds(piece: str) -> bool:
+    return bool(set(related(piece)[1]) & {"<", ">", "<=", ">=", "!="}) or bool(re.search(r"\\notin", piece))
+
+
+def _qualifies(piece: str, letters: set[str]) -> bool:
+    r"""Whether a piece only says something of letters of the others, e.g. `k \in \mathbb{Z}`, `n even`."""
+    if (found := in_words(piece)) is not None:
+        about, piece = found.rest, found.rest
+        if LETTERS.fullmatch(about):
+            return bool(letters_of(about) & letters)
+    members, signs = related(piece.replace(r"\notin", r"\in"))
+    if signs == ["in"]:
+        return bool(LETTERS.fullmatch(members[0]) and letters_of(members[0]) & letters)
+    return _bounds(piece) and any(re.fullmatch(LETTER, member) and member in letters for member in members)
 
 
 def _is_number(text: str) -> bool:
     return _THOUSANDS.fullmatch(text) is not None or (", " not in text and value(text) is not None)
 
 
-def _single(text: str) -> Form:
+def single(text: str) -> Form:
     """Read a text without commas outside brackets."""
     text = text.strip()
     if (cases := _CASES.fullmatch(text)) and (text.startswith("\\{") or cases[1] != "array"):
         return _cases(text, cases[2])
     united = split(text, (r"\cup",))
-    if len(united) > 1 and all(_related(part)[1] and all(_related(part)[0]) for part in united):
-        return Form("union", text, tuple(_single(part) for part in united))
-    members, signs = _related(text)
+    if len(united) > 1 and all(related(part)[1] and all(related(part)[0]) for part in united):
+        return Form("union", text, tuple(single(part) for part in united))
+    members, signs = related(text)
     if signs and all(members):
-        return Form("relation", text, tuple(_single(member) for member in members), signs=tuple(signs))
-    if "\\backslash" in text and (holes := _reals_without(text)):
-        return holes
+        return Form("relation", text, tuple(single(member) for member in members), signs=tuple(signs))
     if len(united) > 1 and all(united):
-        return Form("union", text, tuple(_single(part) for part in united))
+        return Form("union", text, tuple(single(part) for part in united))
     for start, end in (("\\{", "\\}"), ("(", ")"), ("(", "]"), ("[", "]"), ("[", ")"), ("{", "}")):
         body = text[len(start) : -len(end)]
         if not (text.startswith(start) and text.endswith(end) and len(text) > 2 and encloses(body)):
             continue
-        if start == "\\{" and (builder := _BUILDER.fullmatch(body.strip())):
-            return read(builder[1])
-        if start == "\\{" and (family := _FAMILY.fullmatch(body.strip())):
-            return _marked(_single(family[1]), integer=True)
+        if start == "\\{" and (solved := _BUILDER.fullmatch(body.strip())):
+            return read(solved[1])
+        if start == "\\{" and (halves := builder(body.strip())) and not LETTERS.fullmatch(halves[0]):
+            return replace(single(halves[0]), conditions=(halves[1],))
         pieces = split(_WORD_SEPARATOR.sub(", ", body), (",",))
         if not any(pieces):
             return Form("leaf", text)
         if len(pieces) == 1 and start != "\\{":
-            return _single(body) if body.strip() and start + end in ("()", "{}", "[]") else Form("leaf", text)
+            return single(body) if body.strip() and start + end in ("()", "{}", "[]") else Form("leaf", text)
         brackets = {"\\{": "{}", "{": ""}.get(start, start + end)
-        parts = tuple(_single(piece) for piece in pieces if piece)
+        parts = tuple(single(piece) for piece in pieces if piece)
         if brackets != "{}" and all(map(named, parts)):
             brackets = ""  # `[x = 1, y = 2]` is no interval
         return Form("items", text, parts, brackets)
@@ -147,21 +261,18 @@ def _cases(text: str, body: str) -> Form:
         if not any(cells):
             continue
         if len(cells) == 1:
-            rows.append(_single(cells[0]))
+            rows.append(single(cells[0]))
         else:
             condition = _IF.sub("", _IF_INSIDE.sub(r"\1", " ".join(cells[1:]))).strip()
-            rows.append(Form("items", "", (_single(cells[0]), read(condition)), "()"))
+            rows.append(Form("items", "", (single(cells[0]), read(condition)), "()"))
     return Form("items", text, tuple(rows), "{}" if rows and rows[0].brackets == "()" else "")
 
 
-def _reals_without(text: str) -> Form | None:
-    r"""Read `\mathbb{R} \setminus \{1, 2\}` as a union of open intervals."""
-    whole, _, holes = text.partition("\\backslash")
-    inner = _single(holes)
-    if not says_all_reals(whole) or inner.brackets != "{}":
-        return None
-    ends = (MINUS_INFINITY, *inner.parts, INFINITY)
-    return Form("union", text, tuple(Form("items", "", pair, "()") for pair in pairwise(ends)))
+def builder(body: str) -> tuple[str, str] | None:
+    """Head and condition of what stands in the braces of a set builder."""
+    head, *rest = split(body, ("|", ":"))
+    condition = body.strip()[len(head) :].lstrip()[1:].strip()
+    return (head, condition) if rest and head and condition else None
 
 
 def union_of_list(form: Form) -> Form | None:
@@ -197,7 +308,8 @@ def split(text: str, separators: tuple[str, ...]) -> list[str]:
     return parts
 
 
-def _related(text: str) -> tuple[list[str], list[str]]:
+def related(text: str) -> tuple[list[str], list[str]]:
+    """Cut a text at its signs of equality, order and membership outside brackets: members, and the signs."""
     members: list[str] = []
     signs: list[str] = []
     depth = begin = 0

@@ -76,6 +76,7 @@ _COMMANDS = {
 }
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 _FRACTION = re.compile(r"\\frac\s*(?:\{([^{}]*)\}|(\w))\s*(?:\{([^{}]*)\}|(\w))")
+_ELLIPSIS = re.compile(r"\s*(?:,\s*(?:\.{3,}|…)|(?<=,\d)\.{3,}|(?<=, \d)\.{3,}|(?<=[\d)}])…)")
 _GROUPED = re.compile(r"(?<![\d.,])(\d{1,3})((?: \d{3})+)(?!\d|,\d|\.\d* \d)")
 _MIXED = re.compile(r"(?<![\w.^/\\{}])(\d+)\s+(\d+)\s*/\s*(\d+)(?![\w.])")
 _REPEATING = re.compile(r"(?<!\d)(\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{(\d+)\}")
@@ -136,6 +137,8 @@ def normalise(text: str) -> str:
     text = _ABOUT.sub("", re.sub(r"\s+", " ", text).strip())
     text = _GROUPED.sub(lambda m: m[1] + m[2].replace(" ", ""), text)
     text = _MIXED.sub(r"(\1+\2/\3)", text)
+    if ".." in text or "…" in text:
+        text = _ELLIPSIS.sub(r", \\ldots", text)
     while text and text[-1] in ".,;:" and not text.endswith("\\,"):
         text = text[:-1].rstrip()
     return text

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -51,18 +50,16 @@ def solution_set(form: Form) -> Form | None:
     between them where a lower bound meets an upper one.
     """
     if form.kind == "relation":
-        return _one_set(form)
+        return inequality(form)
     if form.kind == "items" and not form.brackets and form.parts[0].signs == ("!=",):
         form = _all_unequal(form)
     if form.kind != "items" or not all(part.kind == "relation" for part in form.parts):
         return None
-    sets = [_one_set(part) for part in form.parts]
+    sets = [inequality(part) for part in form.parts]
     letters = {item.letter for item in sets if item is not None}
     if None in sets or len(letters) != 1:
         return None
     found = [item for item in sets if item is not None]
-    if not form.either and (both := _intersection(found)):
-        return Form("union", "", both, letter=found[0].letter) if len(both) > 1 else both[0]
     if len(found) == 2 and not form.either and all(item.kind == "items" for item in found):
         low = [item for item in found if item.parts[1] == INFINITY]
         high = [item for item in found if item.parts[0] == MINUS_INFINITY]
@@ -84,45 +81,8 @@ def _all_unequal(form: Form) -> Form:
     return Form("items", form.text, parts)
 
 
-def _intersection(sets: Sequence[Form]) -> tuple[Form, ...]:
-    """What unions of intervals have in common, where all their ends are numbers; else nothing."""
-    common = _spans(sets[0])
-    for other in sets[1:]:
-        common = [_overlap(a, b) for a in common for b in _spans(other)]
-        common = [span for span in common if span[0][0] < span[1][0] or (span[0] == span[1] and span[0][1])]
-    letter = sets[0].letter
-    return tuple(
-        _interval(letter, low[2], high[2], ("[" if low[1] else "(") + ("]" if high[1] else ")"))
-        for low, high in sorted(common, key=lambda span: span[0][0])
-    )
-
-
-_End = tuple[Any, bool, Form]  # value, whether it belongs to the interval, as it was written
-
-
-def _spans(form: Form) -> list[tuple[_End, _End]]:
-    spans: list[tuple[_End, _End]] = []
-    for part in form.parts if form.kind == "union" else (form,):
-        ends = [_real_value(end) for end in part.parts]
-        if len(ends) != 2 or ends[0] is None or ends[1] is None:
-            return []
-        low = (ends[0], part.brackets[0] == "[", part.parts[0])
-        spans.append((low, (ends[1], part.brackets[1] == "]", part.parts[1])))
-    return spans
-
-
-def _overlap(a: tuple[_End, _End], b: tuple[_End, _End]) -> tuple[_End, _End]:
-    low = max(a[0], b[0], key=lambda end: (end[0], not end[1]))
-    return low, min(a[1], b[1], key=lambda end: (end[0], end[1]))
-
-
-def _real_value(form: Form) -> Any:
-    tree = _tree(form)
-    found = numeric.value(tree) if tree is not None else None
-    return None if found is None or found.imag != 0 else found.real
-
-
-def _one_set(form: Form) -> Form | None:
+def inequality(form: Form) -> Form | None:
+    """Return one inequality in a letter as an interval, or a union of two, with its `letter`."""
     parts, signs = form.parts, form.signs
     if len(signs) == 1 and (solved := _of_modulus(form)):
         return solved
@@ -138,7 +98,7 @@ def _one_set(form: Form) -> Form | None:
     if not _is_letter(letter):
         letter, bound, sign = bound, letter, _OPPOSITE.get(sign, sign)
     if not _is_letter(letter) or letter.text in _letters(bound):
-        return None
+        return _of_first_degree(form)
     if sign == "!=":
         return _without(letter.text, bound)
     if sign.startswith("<"):
@@ -156,20 +116,13 @@ def _of_modulus(form: Form) -> Form | None:
     if tree is None or bound is None or tree.op != "abs" or names(bound) or sign not in _OPPOSITE:
         return None
     inner, size = tree.args[0], numeric.value(bound)
-    if len(names(inner)) != 1 or size is None or size.imag != 0 or size.real <= 0:
+    if len(names(inner)) != 1 or size is None or size.imag != 0 or size.real < 0:
         return None
     letter = names(inner)[0]
-    at = [substituted(inner, {letter: number(k)}) for k in range(3)]
-    slope = Node("+", (at[1], Node("*", (MINUS_ONE, at[0]))))
-    bend = Node("+", (at[2], at[0], Node("*", (number(-2), at[1]))))
-    steep = numeric.value(slope)
-    if steep is None or steep.imag != 0 or steep.real == 0 or not numeric.same(bend, number(0)):
+    if (line := affine(inner, letter)) is None or not (steep := _slope(line[0])):
         return None
-    ends = [
-        Form("leaf", "", tree=Node("/", (Node("+", (side, Node("*", (MINUS_ONE, at[0])))), slope)))
-        for side in (Node("*", (MINUS_ONE, bound)), bound)
-    ]
-    low, high = ends if steep.real > 0 else ends[::-1]
+    ends = [_reached(line, side) for side in (Node("*", (MINUS_ONE, bound)), bound)]
+    low, high = ends if steep > 0 else ends[::-1]
     closed = sign.endswith("=")
     if sign.startswith("<"):
         return _interval(letter, low, high, "[]" if closed else "()")
@@ -178,6 +131,44 @@ def _of_modulus(form: Form) -> Form | None:
         _interval(letter, high, INFINITY, "[)" if closed else "()"),
     )
     return Form("union", "", outside, letter=letter)
+
+
+def _of_first_degree(form: Form) -> Form | None:
+    """Solve `2x - 1 < 5` and its like."""
+    gap, sign = _gap(form), form.signs[0]
+    if gap is None or len(names(gap)) != 1 or sign not in _OPPOSITE:
+        return None
+    letter = names(gap)[0]
+    if (line := affine(gap, letter)) is None or not (steep := _slope(line[0])):
+        return None
+    if steep < 0:
+        sign = _OPPOSITE[sign]
+    end, closed = _reached(line, number(0)), sign.endswith("=")
+    if sign.startswith("<"):
+        return _interval(letter, MINUS_INFINITY, end, "(]" if closed else "()")
+    return _interval(letter, end, INFINITY, "[)" if closed else "()")
+
+
+def affine(tree: Node, letter: str) -> tuple[Node, Node] | None:
+    """Step and offset of a formula of first degree in a letter; None for any other."""
+    if letter not in names(tree):
+        return None
+    at = [substituted(tree, {letter: number(k)}) for k in range(3)]
+    step = Node("+", (at[1], Node("*", (MINUS_ONE, at[0]))))
+    bend = Node("+", (at[2], at[0], Node("*", (number(-2), at[1]))))
+    return (step, at[0]) if numeric.same(bend, number(0)) else None
+
+
+def _slope(step: Node) -> Any:
+    """Value of a step; 0 unless it is real."""
+    found = numeric.value(step)
+    return 0 if found is None or found.imag != 0 else found.real
+
+
+def _reached(line: tuple[Node, Node], height: Node) -> Form:
+    """Where a line of this step and offset has a height."""
+    step, offset = line
+    return Form("leaf", "", tree=Node("/", (Node("+", (height, Node("*", (MINUS_ONE, offset)))), step)))
 
 
 def _without(letter: str, bound: Form) -> Form | None:

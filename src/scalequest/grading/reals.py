@@ -1,0 +1,696 @@
+r"""Sets of real numbers: one meaning for intervals, inequalities, set builders, operations, and words.
+
+A set is a formula over spans and kinds of numbers, e.g. `x > 2` and integer. The ends of the spans of two
+sets cut the line into points and gaps, and the sets are the same if they agree on every point, and in every
+gap on a number of each kind that lies there.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any, Literal
+
+from scalequest.grading import numeric
+from scalequest.grading.expressions import readings
+from scalequest.grading.forms import Form, builder, encloses, related, single, split
+from scalequest.grading.qualifiers import LETTER, LETTERS, in_words, joined, letters_of
+from scalequest.grading.relations import affine, inequality
+from scalequest.grading.tokens import Unreadable
+from scalequest.grading.trees import MINUS_ONE, Node, names, number, signs
+from scalequest.grading.values import TooLarge, Undefined, evaluate, rational
+from scalequest.grading.words import says_all_reals, says_none
+
+_MAX_ENDS = 40
+_MAX_PARTS = 100
+_MAX_MODULUS = 360
+_MAX_WORK = 300_000
+_MAX_BITS = 10_000
+_PRIMES_WITHIN = 1_000  # how far into a gap a prime of each residue is looked for
+_LARGEST = 10**6  # an end of a set of primes: there are some of each residue so near to it
+_LONGEST, _DEEPEST = 400, 20  # characters and brackets of a text that is read as a set
+_CLOSE = Fraction(1, 10**20)
+
+
+@dataclass(frozen=True)
+class Reals:
+    """A set: `span` between `ends` (None: infinite), a `kind` of numbers, or `or`, `and`, `not` of `parts`.
+
+    `kind` is Q, Z, prime, or `residue` modulo `modulus`. The whole line is an `and` of nothing.
+    """
+
+    op: Literal["span", "kind", "or", "and", "not"]
+    parts: tuple[Reals, ...] = ()
+    ends: tuple[Node | None, Node | None] = (None, None)
+    closed: tuple[bool, bool] = (False, False)
+    kind: str = ""
+    modulus: int = 1
+    residue: int = 0
+
+
+ALL, EMPTY = Reals("and"), Reals("or")
+INTEGERS, RATIONALS, PRIMES = (Reals("kind", kind=kind) for kind in ("Z", "Q", "prime"))
+
+
+def union(*parts: Reals) -> Reals:
+    """Return the numbers of any part."""
+    return Reals("or", parts)
+
+
+def both(*parts: Reals) -> Reals:
+    """Return the numbers of all parts."""
+    return Reals("and", parts)
+
+
+def without(whole: Reals, holes: Reals) -> Reals:
+    """Return the numbers of one set that are not in the other."""
+    return both(whole, Reals("not", (holes,)))
+
+
+def span(low: Node | None, high: Node | None, closed: tuple[bool, bool] = (False, False)) -> Reals:
+    """Return the numbers between two ends; None is infinite."""
+    return Reals("span", ends=(low, high), closed=closed)
+
+
+def point(value: Node) -> Reals:
+    """Return the set of one number."""
+    return span(value, value, (True, True))
+
+
+def congruent(modulus: int, residue: int) -> Reals:
+    """Return the integers that leave a residue."""
+    return Reals("kind", kind="residue", modulus=modulus, residue=residue % modulus)
+
+
+# ------------------------------------------------------------------------------------------------ comparison
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """A number of a gap (even `place`) or at an end (odd), an integer or of another kind."""
+
+    place: int
+    integer: int | None
+    rational: bool
+
+
+def same_set(left: Reals, right: Reals) -> bool | None:
+    """Whether two sets have the same numbers; None if they are too large, or their ends cannot be ordered."""
+    leaves = [*_leaves(left), *_leaves(right)]
+    if len(leaves) > _MAX_PARTS:
+        return None
+    kinds = [leaf for leaf in leaves if leaf.op == "kind"]
+    modulus = math.lcm(*(leaf.modulus for leaf in kinds))
+    ends = {end for leaf in leaves if leaf.op == "span" for end in leaf.ends if end is not None}
+    if modulus > _MAX_MODULUS or len(ends) > _MAX_ENDS:
+        return None
+    if (ordered := _ordered(ends, exact=bool(kinds))) is None:
+        return _alike(_flat(left), _flat(right)) or None
+    places, values = ordered
+    if PRIMES in kinds and any(abs(height) > _LARGEST for _, height in values):
+        return None
+    within = _PRIMES_WITHIN if PRIMES in kinds else 2 * modulus if kinds else 0
+    if (len(values) + 1) * (within + 2) * len(leaves) > _MAX_WORK:
+        return None
+    samples = _samples(values, within)
+    return all(_holds(left, sample, places) == _holds(right, sample, places) for sample in samples)
+
+
+def _flat(part: Reals) -> Reals:
+    """The same formula without a union in a union, and so on."""
+    if part.op not in ("or", "and"):
+        return Reals("not", (_flat(part.parts[0]),)) if part.op == "not" else part
+    parts = [_flat(inner) for inner in part.parts]
+    inner = [piece for one in parts for piece in (one.parts if one.op == part.op else (one,))]
+    return inner[0] if len(inner) == 1 else Reals(part.op, tuple(dict.fromkeys(inner)))
+
+
+def _alike(left: Reals, right: Reals) -> bool:
+    """Whether two formulas are the same but for the order of their parts and the spelling of their ends."""
+    shape, other = ((x.op, x.closed, x.kind, x.modulus, x.residue, len(x.parts)) for x in (left, right))
+    if shape != other or not all(_same_end(*ends) for ends in zip(left.ends, right.ends, strict=True)):
+        return False
+    rest = list(right.parts)
+    for part in left.parts:
+        if (match := next((item for item in rest if _alike(part, item)), None)) is None:
+            return False
+        rest.remove(match)
+    return True
+
+
+def _same_end(left: Node | None, right: Node | None) -> bool:
+    return left == right or (left is not None and right is not None and bool(numeric.same(left, right)))
+
+
+def _leaves(part: Reals) -> Iterator[Reals]:
+    if part.op in ("span", "kind"):
+        yield part
+    for inner in part.parts:
+        yield from _leaves(inner)
+
+
+def _ordered(ends: set[Node], *, exact: bool) -> tuple[dict[Node, int], list[tuple[Node, Any]]] | None:
+    """The rank of every end, equal ones sharing theirs, and one end of each rank with its value."""
+    origin = next((end for end in ends if names(end)), None)
+    if origin is not None and exact:
+        return None
+    found = [(end, _height(end, origin)) for end in ends]
+    if any(height is None for _, height in found):
+        return None
+    places: dict[Node, int] = {}
+    distinct: list[tuple[Node, Any]] = []
+    for end, height in sorted(found, key=lambda pair: pair[1]):
+        if distinct and height - distinct[-1][1] <= _CLOSE * (1 + abs(height)):
+            if (equal := numeric.same(end, distinct[-1][0])) is None:
+                return None
+            if equal:
+                places[end] = len(distinct) - 1
+                continue
+        places[end] = len(distinct)
+        distinct.append((end, height))
+    return places, distinct
+
+
+def _height(end: Node, origin: Node | None) -> Any:
+    """Value of an end; above `origin`, an end with letters, if the letters cancel, else None."""
+    if origin is None:
+        found = numeric.value(end)
+        return None if found is None or found.imag else _fraction(found.real)
+    gap = Node("+", (end, Node("*", (MINUS_ONE, origin))))
+    letters = names(gap)
+    at = [{name: Fraction(k * j + 3, j + k) for j, name in enumerate(letters, 2)} for k in (3, 7, 19)]
+    try:
+        heights = [_fraction(evaluate(gap, here, 40, False)[0][0]) for here in at]
+    except (Undefined, TooLarge):
+        return None
+    known = [height for height in heights if height is not None]
+    if len(known) < len(heights):
+        return None
+    return known[0] if max(known) - min(known) <= _CLOSE else None
+
+
+def _fraction(value: Any) -> Fraction | None:
+    """Exact value of a float of mpmath; None if it is not finite, or too large to hold."""
+    sign, mantissa, exponent, bits = value._mpf_
+    if (not mantissa and exponent) or abs(exponent) + bits > _MAX_BITS:
+        return None
+    size: Fraction = Fraction(int(mantissa)) * Fraction(2) ** int(exponent)
+    return -size if sign else size
+
+
+def _samples(values: Sequence[tuple[Node, Any]], within: int) -> Iterator[_Sample]:
+    """A number of each kind in every gap, and every end; `within` is 0 if kinds do not matter."""
+    for place, (low, high) in enumerate(pairwise([None, *(height for _, height in values), None])):
+        yield _Sample(2 * place, None, False)
+        yield _Sample(2 * place, None, True)
+        for integer in _integers(low, high, within):
+            yield _Sample(2 * place, integer, True)
+        if place < len(values):
+            yield _at(values[place], 2 * place + 1, exact=within > 0)
+
+
+def _integers(low: Any, high: Any, count: int) -> range:
+    """The first integers of a gap; those up to `count`, at least as many, if the gap has no lower end."""
+    if low is None:
+        last = count if high is None else min(math.ceil(high) - 1, count)
+        return range(last - 2 * count, last + 1)
+    first = math.floor(low) + 1
+    return range(first, first + count if high is None else min(first + count, math.ceil(high)))
+
+
+def _at(end: tuple[Node, Any], place: int, *, exact: bool) -> _Sample:
+    if not exact:
+        return _Sample(place, None, False)
+    value = rational(end[0])
+    if value is None:  # the root of a square, perhaps
+        guess = Fraction(end[1]).limit_denominator(10**6)
+        value = guess if numeric.same(end[0], number(guess)) else None
+    integer = int(value) if value is not None and value.denominator == 1 else None
+    return _Sample(place, integer, value is not None)
+
+
+def _holds(part: Reals, sample: _Sample, places: dict[Node, int]) -> bool:
+    if part.op == "not":
+        return not _holds(part.parts[0], sample, places)
+    if part.op in ("or", "and"):
+        return (any if part.op == "or" else all)(_holds(inner, sample, places) for inner in part.parts)
+    if part.op == "span":
+        low, high = (None if end is None else 2 * places[end] + 1 for end in part.ends)
+        above = low is None or sample.place > low or (part.closed[0] and sample.place == low)
+        return above and (high is None or sample.place < high or (part.closed[1] and sample.place == high))
+    if part.kind == "Q":
+        return sample.rational
+    if sample.integer is None:
+        return False
+    if part.kind == "prime":
+        return _is_prime(sample.integer)
+    return sample.integer % part.modulus == part.residue
+
+
+@lru_cache(maxsize=4096)
+def _is_prime(n: int) -> bool:
+    return n > 1 and all(n % d for d in range(2, math.isqrt(n) + 1))
+
+
+# ---------------------------------------------------------------------------------------------------- images
+
+
+def image(of: Reals, step: int, offset: int) -> Reals | None:
+    """Return the set of `step * k + offset` for `k` of a set of integers; None for any other set."""
+    if not _within_integers(of):
+        return None
+    return _moved(of, step, offset)
+
+
+def _within_integers(part: Reals) -> bool:
+    if part.op == "and":
+        return any(map(_within_integers, part.parts))
+    if part.op == "or":
+        return all(map(_within_integers, part.parts))
+    return (part.op == "kind" and part.kind != "Q") or (
+        part.op == "span" and part.ends[0] == part.ends[1] and rational(part.ends[0] or number(0)) is not None
+    )
+
+
+def _moved(part: Reals, step: int, offset: int) -> Reals | None:
+    if part.op == "kind":
+        if part.kind in ("prime", "Q") and (step, offset) != (1, 0):
+            return None
+        if part.kind in ("prime", "Q"):
+            return part
+        return congruent(abs(step) * part.modulus, step * part.residue + offset)
+    if part.op == "span":
+        low, high = (
+            None if end is None else Node("+", (Node("*", (number(step), end)), number(offset)))
+            for end in part.ends
+        )
+        return span(low, high, part.closed) if step > 0 else span(high, low, part.closed[::-1])
+    inner = [_moved(piece, step, offset) for piece in part.parts]
+    return None if None in inner else Reals(part.op, tuple(piece for piece in inner if piece is not None))
+
+
+# --------------------------------------------------------------------------------------------------- reading
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A set as it was said: of which letter, and whether nothing but a set of numbers can be meant."""
+
+    numbers: Reals
+    letter: str = ""
+    definite: bool = True
+
+
+_NUMBERS = re.compile(
+    r"(?:\\math(?:bb|bf|rm|cal)\s*\{?\s*)?([RZQN])\s*\}?\s*"
+    r"(?:[_^]\s*\{?\s*(\+|-|\*|0|>\s*0|<\s*0|\\ge\s*0|\\le\s*0|\\ne\s*0|\\ge\s*1)\s*\}?)?"
+    r"(?:[_^]\s*\{?\s*(\+|\*|0)\s*\}?)?"
+)
+_BASES = {"R": ALL, "Z": INTEGERS, "Q": RATIONALS}
+_ZERO = number(0)
+POSITIVE, NEGATIVE = span(_ZERO, None), span(None, _ZERO)
+_AT_LEAST_ZERO, _AT_MOST_ZERO = span(_ZERO, None, (True, False)), span(None, _ZERO, (False, True))
+_MARKS = {
+    **{"": ALL, "+": POSITIVE, ">0": POSITIVE, "-": NEGATIVE, "<0": NEGATIVE, "0": _AT_LEAST_ZERO},
+    **{r"\ge0": _AT_LEAST_ZERO, r"\le0": _AT_MOST_ZERO, r"\ge1": POSITIVE},
+    **{"*": without(ALL, point(_ZERO)), r"\ne0": without(ALL, point(_ZERO))},
+}
+_EXCEPT = re.compile(
+    r"(?:,\s*)?\s(?:except(?:\s+for|\s+that)?|excluding|other than|besides|but not|not including)(?:\s|\b)"
+)
+_SIGNS_OF_SETS = re.compile(
+    r"\\(?:cup|cap|backslash|emptyset|in|notin|infty|ne|le|ge|mathbb|forall)(?![a-z])|infinity|[<>\[\]|]"
+    r"|!=|\\\{|^\(.*,|\\ldots|\b(?:all|any|every|each|integers?|numbers?|primes?|multiples?|odd|even|none|no)\b",
+    re.I,
+)
+_OPERATIONS = (r"\cup", r"\vee", r"\cap", r"\backslash")
+_INTERVAL = re.compile(r"([\[(])(.*)([\])])", re.S)
+
+
+@lru_cache(maxsize=4096)
+def solutions(text: str, least: int = 0) -> tuple[Solution, ...]:
+    r"""Read a text as a set, once for each letter that it may be solved for; nothing if it is no set.
+
+    `least` is the smallest number of `\mathbb{N}`.
+    """
+    if len(text) > _LONGEST or text.count("(") > _DEEPEST or not _SIGNS_OF_SETS.search(text):
+        return ()
+    reader = _Reader(least)
+    text = joined(text).strip()
+    numbers = reader.set(text) or reader.progression(split(text, (",",)))
+    found = [Solution(numbers)] if numbers is not None else []
+    if not found:
+        found = [
+            Solution(numbers, letter)
+            for letter in reader.unknowns(text)
+            if (numbers := reader.statement(text, letter)) is not None
+        ]
+    return tuple(
+        Solution(item.numbers, item.letter, definite=bool(item.letter) or not _may_be_pair(text))
+        for item in found
+    )
+
+
+@lru_cache(maxsize=4096)
+def conditioned(text: str, conditions: tuple[str, ...], least: int = 0) -> tuple[Solution, ...]:
+    """Read a formula of first degree with what is said of its letter as a set of integers."""
+    name = re.fullmatch(rf"({LETTER})\s*=(?!=)(.*)", text, re.S)
+    term = name[2] if name else text
+    numbers = _Reader(least).family(term, [joined(condition) for condition in conditions])
+    return (Solution(numbers, name[1] if name else ""),) if numbers is not None else ()
+
+
+def said_of(text: str, letter: str, least: int = 0) -> Reals | None:
+    """Read a condition, already `joined`, as the numbers that a letter may be."""
+    return _Reader(least).statement(text, letter)
+
+
+def _may_be_pair(text: str) -> bool:
+    """Whether brackets around two numbers may also be a point or a list."""
+    interval = _INTERVAL.fullmatch(text)
+    return (
+        interval is not None
+        and interval[1] + interval[3] in ("()", "[]")
+        and len(split(interval[2], (",",))) == 2
+        and encloses(interval[2])
+        and not re.search("infty|infinity", text)
+    )
+
+
+class _Reader:
+    r"""Reads sets and statements about a letter; `least` is the smallest number of `\mathbb{N}`."""
+
+    def __init__(self, least: int) -> None:
+        self.least = least
+
+    # --------------------------------------------------------------------------------------------------- sets
+
+    def set(self, text: str) -> Reals | None:
+        text = text.strip()
+        if says_all_reals(text):
+            return ALL
+        if says_none(text):
+            return EMPTY
+        operations = [sign for sign in _OPERATIONS if len(split(text, (sign,))) > 1]
+        if len(operations) > 1:
+            return None  # no rule says which comes first
+        if operations:
+            parts = [self.set(part) for part in split(text, (operations[0],))]
+            return None if None in parts else _combined(operations[0], [part for part in parts if part])
+        return self.difference(text) or self.primary(text)
+
+    def difference(self, text: str) -> Reals | None:
+        r"""Read `\mathbb{R} - \{1\}`, and the same with a slash or, its backslash lost, with nothing."""
+        match = re.fullmatch(r"(.+?)\s*[-/]?\s*(\\\{.*\\\}|[-/]\s*[\[(].*[\])])", text, re.S)
+        if match is None or (whole := self.set(match[1])) is None:
+            return None
+        holes = self.set(match[2].lstrip("-/"))
+        return None if holes is None else without(whole, holes)
+
+    def primary(self, text: str) -> Reals | None:
+        if match := _NUMBERS.fullmatch(text):
+            return self.numbers(match)
+        if text.startswith(r"\{") and text.endswith(r"\}"):
+            return self.braces(text[2:-2].strip())
+        if (interval := _INTERVAL.fullmatch(text)) is not None and encloses(interval[2]):
+            pieces = split(interval[2], (",",))
+            if len(pieces) == 1 and interval[1] + interval[3] == "()":
+                return self.set(interval[2])
+            return self.interval(pieces, interval[1] + interval[3]) if len(pieces) == 2 else None
+        return self.phrase(text)
+
+    def numbers(self, match: re.Match[str]) -> Reals | None:
+        marks = [_MARKS.get(re.sub(r"\s", "", mark or "")) for mark in (match[2], match[3])]
+        if None in marks:
+            return None
+        narrowed = [mark for mark in marks if mark is not None]
+        if match[1] == "N":
+            first = number(0 if match[2] == "0" else 1 if match[2] else self.least)
+            return both(INTEGERS, span(first, None, (True, False)))
+        return both(_BASES[match[1]], *narrowed)
+
+    def interval(self, pieces: Sequence[str], brackets: str) -> Reals | None:
+        trees = [tree_of(piece) for piece in pieces]
+        if trees[0] is None or trees[1] is None:
+            return None
+        low, high = (None if _is_infinite(tree) else tree for tree in trees)
+        if (low is None and not _is_negative(trees[0])) or (high is None and _is_negative(trees[1])):
+            return None
+        closed = (brackets[0] == "[", brackets[1] == "]")
+        if (low is None and closed[0]) or (high is None and closed[1]):
+            return None
+        if low is not None and high is not None and not _rises(low, high, all(closed)):
+            return None
+        return span(low, high, closed)
+
+    def braces(self, body: str) -> Reals | None:
+        halves = builder(body)
+        if halves is not None:
+            return self.builder(*halves)
+        points = [tree_of(piece) for piece in split(body, (",",))]
+        if any(tree is None or _is_infinite(tree) for tree in points):
+            return self.progression(split(body, (",",)))
+        return union(*(point(value) for tree in points if tree is not None for value in signs(tree)))
+
+    def builder(self, head: str, condition: str) -> Reals | None:
+        letter, _, domain = (part.strip() for part in head.partition(r"\in"))
+        if re.fullmatch(LETTER, letter):
+            numbers = self.statement(condition, letter)
+            whole = self.set(domain) if domain else ALL
+            if numbers is not None:
+                return None if whole is None else both(whole, numbers)
+            solved = re.fullmatch(rf"{re.escape(letter)}\s*=(?!=)(.*)", condition, re.S)
+            pieces = split(solved[1], (",",)) if solved and not domain else []
+            return self.family(pieces[0], pieces[1:]) if pieces else None
+        return self.family(head, [condition])
+
+    def progression(self, pieces: Sequence[str]) -> Reals | None:
+        r"""Read `1, 3, 5, \ldots`: three integers and more in equal steps, without an end."""
+        if len(pieces) < 4 or pieces[-1] != r"\ldots":
+            return None
+        from_below = pieces[0] == r"\ldots"
+        values = [_integer(tree_of(piece)) for piece in pieces[from_below:-1]]
+        if any(value is None for value in values):
+            return self.to_both_sides(pieces)
+        steps = {b - a for a, b in pairwise(value for value in values if value is not None)}
+        if len(steps) != 1 or 0 in steps or values[0] is None:
+            return None
+        step, first = steps.pop(), number(values[0])
+        if from_below:
+            return congruent(abs(step), values[0]) if len(values) > 2 else None
+        side = span(first, None, (True, False)) if step > 0 else span(None, first, (False, True))
+        return both(congruent(abs(step), values[0]), side)
+
+    def to_both_sides(self, pieces: Sequence[str]) -> Reals | None:
+        r"""Read `0, \pm 1, \pm 2, \ldots`."""
+        ups = [re.fullmatch(r"\\pm\s*(\d+)", piece) for piece in pieces[1:-1]]
+        if pieces[0] != "0" or len(ups) < 2 or not all(ups):
+            return None
+        sizes = [int(up[1]) for up in ups if up]
+        return congruent(sizes[0], 0) if sizes == [sizes[0] * k for k in range(1, len(sizes) + 1)] else None
+
+    def family(self, term: str, conditions: Sequence[str]) -> Reals | None:
+        r"""Read `2k + 1, k \in \mathbb{Z}`: what a formula of first degree gives for integers."""
+        tree = tree_of(term)
+        if tree is None or len(names(tree)) != 1:
+            return None
+        letter = names(tree)[0]
+        numbers = self.statement(", ".join(conditions), letter)
+        line = affine(tree, letter)
+        if numbers is None or line is None:
+            return None
+        step, offset = map(_integer, line)
+        return image(numbers, step, offset) if step and offset is not None else None
+
+    # -------------------------------------------------------------------------------------------------- words
+
+    def phrase(self, text: str) -> Reals | None:
+        """Read `all positive integers except 5`: kinds of numbers in words, without a letter."""
+        whole, *holes = _EXCEPT.split(text)
+        if len(holes) > 1:
+            return None
+        found = in_words(whole)
+        if found is None or found.rest.strip():
+            return None
+        numbers = self.described(found.words, found.bounds)
+        return self.holed(numbers, holes[0]) if numbers is not None and holes else numbers
+
+    def holed(self, numbers: Reals, holes: str) -> Reals | None:
+        if (hole := self.set(holes)) is not None:
+            return without(numbers, hole)
+        pieces = re.split(r"\s*(?:,|\\wedge|\\vee)\s*(?:\\wedge|\\vee)?\s*", holes)
+        trees = [tree_of(re.sub(rf"^{LETTER}\s*(?:=|\\ne)", "", piece)) for piece in pieces]
+        if not trees or any(tree is None or names(tree) for tree in trees):
+            return None
+        return without(numbers, union(*(point(value) for tree in trees if tree for value in signs(tree))))
+
+    def described(self, words: frozenset[str], bounds: Sequence[tuple[str, str]]) -> Reals | None:
+        parts: list[Reals] = []
+        for word in sorted(words):
+            if word == "natural":
+                parts += [INTEGERS, span(number(self.least), None, (True, False))]
+            elif word == "whole":
+                parts += [INTEGERS, _AT_LEAST_ZERO]
+            else:
+                parts.append(_KINDS[word])
+        for sign, bound in bounds:
+            tree = tree_of(bound)
+            if tree is None or names(tree):
+                return None
+            if sign in ("multiple", "divisor"):
+                size = _integer(tree)
+                if not size or sign == "divisor":
+                    return None
+                parts.append(congruent(abs(size), 0))
+            else:
+                low, high = (tree, None) if sign[0] == ">" else (None, tree)
+                parts.append(span(low, high, (sign == ">=", sign == "<=")))
+        return both(*parts)
+
+    # --------------------------------------------------------------------------------------------- statements
+
+    def unknowns(self, text: str) -> list[str]:
+        """Letters and values of functions that a statement may be about."""
+        found = re.findall(rf"[a-z]\s?\([a-z]\)|{LETTER}", text)
+        return list(dict.fromkeys(item for item in found if item in letters_of(text) or "(" in item))[:4]
+
+    def statement(self, text: str, letter: str) -> Reals | None:
+        """Read a statement about a letter: atoms joined by "or", "and" and commas."""
+        options = [self.conjunction(part, letter) for part in split(text, (r"\vee",))]
+        return None if None in options else union(*(option for option in options if option is not None))
+
+    def conjunction(self, text: str, letter: str) -> Reals | None:
+        parts = [self.listed(part.strip(" ,"), letter) for part in split(text, (r"\wedge",))]
+        return None if None in parts else both(*(part for part in parts if part is not None))
+
+    def listed(self, text: str, letter: str) -> Reals | None:
+        r"""Read atoms between commas: all hold, or, if they cannot, any; `x \ne 0, 1` has two holes."""
+        atoms: list[Reals] = []
+        before = ""
+        for piece in split(text, (",",)):
+            signed = related(piece)[1] or r"\notin" in piece or in_words(piece) is not None
+            atom = self.atom(piece if signed else before + piece, letter) if signed or before else None
+            if atom is None:
+                return None
+            atoms.append(atom)
+            unequal = re.match(r"[^,]*?(?:\\ne(?![a-z])|!=)", piece)
+            before = unequal[0] if unequal else before if not signed else ""
+        together = both(*atoms)
+        loose = len(atoms) > 1 and all(atom.op != "kind" for atom in atoms)
+        return union(*atoms) if loose and same_set(together, EMPTY) else together
+
+    def atom(self, text: str, letter: str) -> Reals | None:
+        r"""Read `1 < x`, `x \in (0, 1]`, `x \notin A`, `x = 3`, `x is even`, `integers n \ge 2`."""
+        text = text.strip()
+        about, *inside = re.split(r"\\(not)?in(?![a-z])", text, maxsplit=1)
+        if inside and LETTERS.fullmatch(about) and letter in letters_of(about):
+            numbers = self.set(inside[1])
+            return None if numbers is None else without(ALL, numbers) if inside[0] else numbers
+        whole, *holes = _EXCEPT.split(text)
+        if len(holes) == 1:
+            numbers = self.atom(whole, letter)
+            return None if numbers is None else self.holed(numbers, holes[0])
+        if (found := in_words(text)) is not None:
+            if not found.rest.strip(" ,"):
+                return None
+            numbers = self.described(found.words, found.bounds)
+            bare = LETTERS.fullmatch(found.rest) and letter in letters_of(found.rest)
+            inner = ALL if bare else self.atom(found.rest, letter)
+            return None if numbers is None or inner is None else both(numbers, inner)
+        members, kinds = related(text)
+        if kinds == ["="] and members[0] == letter and (value := tree_of(members[1])) is not None:
+            return None if letter in names(value) else union(*map(point, signs(value)))
+        return _of_relation(text, letter)
+
+
+_KINDS = {
+    "integer": INTEGERS,
+    "prime": PRIMES,
+    "rational": RATIONALS,
+    "irrational": without(ALL, RATIONALS),
+    "odd": congruent(2, 1),
+    "even": congruent(2, 0),
+    "positive": POSITIVE,
+    "negative": NEGATIVE,
+    "nonnegative": _AT_LEAST_ZERO,
+    "nonpositive": _AT_MOST_ZERO,
+    "nonzero": _MARKS["*"],
+    "real": ALL,
+}
+
+
+def _combined(sign: str, parts: Sequence[Reals]) -> Reals:
+    if sign in (r"\cup", r"\vee"):
+        return union(*parts)
+    return both(*parts) if sign == r"\cap" else without(parts[0], union(*parts[1:]))
+
+
+def _of_relation(text: str, letter: str) -> Reals | None:
+    """Read an inequality as the set of a letter, whichever side the letter is on."""
+    form = single(text)
+    if form.kind != "relation":
+        return None
+    if len(form.signs) > 1 and len({sign[0] for sign in form.signs}) == 1:
+        links = [
+            _of_relation(f"{low.text} {sign} {high.text}", letter)
+            for (low, high), sign in zip(pairwise(form.parts), form.signs, strict=True)
+        ]
+        return None if None in links else both(*(link for link in links if link is not None))
+    turned = Form("relation", "", form.parts[::-1], signs=tuple(_TURNED.get(s, s) for s in form.signs[::-1]))
+    for relation in (form, turned):
+        solved = inequality(relation)
+        if solved is not None and solved.letter.replace(" ", "") == letter.replace(" ", ""):
+            return _of_form(solved)
+    return None
+
+
+_TURNED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
+
+
+def _of_form(form: Form) -> Reals | None:
+    """An interval, or a union of them, as a set."""
+    if form.kind == "union":
+        parts = [_of_form(part) for part in form.parts]
+        return None if None in parts else union(*(part for part in parts if part is not None))
+    low, high = (end.tree or tree_of(end.text) for end in form.parts)
+    if low is None or high is None:
+        return None
+    ends = (None if _is_infinite(low) else low, None if _is_infinite(high) else high)
+    return span(*ends, closed=(form.brackets[0] == "[", form.brackets[1] == "]"))
+
+
+@lru_cache(maxsize=4096)
+def tree_of(text: str) -> Node | None:
+    """Read a formula in its strict reading; None if it is none."""
+    try:
+        return readings(text)[0]
+    except Unreadable:
+        return None
+
+
+def _integer(tree: Node | None) -> int | None:
+    value = rational(tree) if tree is not None else None
+    return int(value) if value is not None and value.denominator == 1 else None
+
+
+def _is_infinite(tree: Node | None) -> bool:
+    return tree is not None and (tree.op == "inf" or (tree.op == "*" and tree.args[1].op == "inf"))
+
+
+def _is_negative(tree: Node | None) -> bool:
+    return tree is not None and tree.op == "*" and tree.args[0] == MINUS_ONE
+
+
+def _rises(low: Node, high: Node, closed: bool) -> bool:
+    """Whether an interval is meant: its ends rise, as far as they are known, or are one point, `[a, a]`."""
+    values = [numeric.value(end) for end in (low, high)]
+    if None in values:
+        return low != high or closed
+    if any(end.imag for end in values):
+        return False
+    return bool(values[0].real < values[1].real or (closed and values[0].real == values[1].real))
