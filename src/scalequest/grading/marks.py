@@ -5,12 +5,22 @@ from __future__ import annotations
 import re
 
 _MARK = re.compile(r"[*_`'\"~]")
-_AROUND = (("***", "***"), ("**", "**"), ("*", "*"), ("__", "__"), ("_", "_"), ("``", "''"), ("'", "'"), ('"', '"'))
-_FENCE = re.compile(r"(?:```[a-z]*\n(.*)\n```|(`{1,3})([^`]+)\2)", re.S)
+_AROUND = (
+    ("***", "***"),
+    ("**", "**"),
+    ("*", "*"),
+    ("__", "__"),
+    ("_", "_"),
+    ("``", "''"),
+    ("'", "'"),
+    ('"', '"'),
+)
+_CODE = re.compile(r"^```[a-z]*\n([^`]*)\n```$|(`{1,3})([^`]+)\2")
+_MOST = 4  # pairs around one another
 # A quote opens where nothing stands before it that could carry a prime or be so many feet long.
 _ITEM = re.compile(r"((?:^\(?|[,;\[{])\s*)(['\"])([^'\"]+)\2(?=\s*(?:[,;\]})]|$))")
 # `2**3` is a power: emphasis has no operand beside it.
-_BOLD = re.compile(r"(?<![\w)}\]*])\*\*(?=[^\s*])([^*]+)(?<=\S)\*\*(?![\w({\[*\\])")
+_BOLD = re.compile(r"(?<![\w)}\]*])(\*\*|__)(?=[^\s*_])([^*_]+)(?<=\S)\1(?![\w({\[*\\])")
 _BOLD_LABEL = re.compile(r"^\*\*([^*:]{1,60}:)\*\*")
 _STRUCK = re.compile(r"(?:^|(?<=\s))~~(?=\S)[^~]+(?<=\S)~~(?=$|[\s.,;])")
 
@@ -23,9 +33,9 @@ def unmarked(text: str) -> str:
     if not _MARK.search(text):
         return text
     text = _STRUCK.sub("", text).strip()
-    text = _BOLD.sub(r"\1", _BOLD_LABEL.sub(r"\1 ", text))
-    while (inner := _inner(text)) != text:
-        text = inner
+    text = _BOLD.sub(r"\2", _BOLD_LABEL.sub(r"\1 ", text))
+    for _ in range(_MOST):
+        text = _inner(text)
     if text.count("**") == 1:  # its other half was cut off
         text = text.removeprefix("**").removesuffix("**")
     return _ITEM.sub(r"\1\3", text) if "'" in text or '"' in text else text
@@ -36,6 +46,11 @@ def _inner(text: str) -> str:
     body = text.rstrip(" .,")
     for start, end in _AROUND:
         inner = body[len(start) : -len(end)]
-        if inner.strip() == inner != "" and body.startswith(start) and body.endswith(end) and start not in inner:
+        if (
+            inner.strip() == inner != ""
+            and body.startswith(start)
+            and body.endswith(end)
+            and start not in inner
+        ):
             return inner
-    return _FENCE.sub(lambda match: match[1] or match[3], text).strip() if "`" in text else text
+    return _CODE.sub(lambda match: match[1] or match[3] or "", text).strip() if "`" in text else text

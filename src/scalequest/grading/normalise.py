@@ -80,14 +80,19 @@ _UNIT_FRACTION = re.compile(
 )
 _LEAD = re.compile(
     r"^(?:(?:so|thus|hence|therefore),? )?(?:the )?(?:(?:final|general|unique|complete|exact) )?"
-    r"(?:solution|answer|result|ans)s?(?: set)?(?: (?:is|are)\s*:?\s+|\s*:\s*)(?=\S)",
+    r"(?:solution|answer|result|ans)s?(?: set)?(?: (?:is|are)\s*:?\s+|\s*:\s*|\.\s+(?=[-$\\\d]))(?=\S)",
     re.I,
 )
-_LABEL_FONT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox)\s*\{([^{}:]{1,60}:)\s*\}")
-_LABEL = re.compile(r"(?:and\s+)?(?P<name>[A-Za-z][A-Za-z0-9 '()-]{0,60}?)\s*:(?=\s|[-+]?[\d\\(\[.$])\s*")
+_LABEL_FONT = re.compile(
+    r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox)\s*\{([^{}:]{1,60})(?::\s*\}|\}\s*:)"
+)
+_ARROW = re.compile(r"\\(?:to|mapsto|(?:long)?rightarrow)(?![A-Za-z])|->|→|↦")
+_LABEL = re.compile(r"(?:and\s+)?(?P<name>[^\W\d_](?:[^\W_]|[ '()-]){0,60}?)\s*:(?=\s|[-+]?[\d\\(\[.$])\s*")
 _END_OF_PROOF = re.compile(r"(?:\s|\\q?quad)*(?:\\(?:blacksquare|square|qed)(?![A-Za-z])|∎|■|□)\s*$")
 _LARGE = re.compile(r"(?<=\d) ?(?:\\text\{ ?)?(thousand|million|billion|trillion)\b\}?")
-_PERCENT = re.compile(r"(?<=[\d}])[\s-]?\s*(?:\\(?:text|mbox|mathrm)\s*\{\s*)?(?:per ?cent|percent|pct)\b\.?(\s*\})?", re.I)
+_PERCENT = re.compile(
+    r"(?<=[\d}])[\s-]?\s*(?:\\(?:text|mbox|mathrm)\s*\{\s*)?(?:per ?cent|percent|pct)\b\.?(\s*\})?", re.I
+)
 _ZEROS = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _DIGIT_WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 
@@ -126,7 +131,10 @@ def normalise(text: str, *, priced: bool = False) -> str:
 @lru_cache(maxsize=4096)
 def opened(text: str) -> str:
     """Return the text in one alphabet and one spelling of LaTeX, without wrappers, marks and labels."""
-    text = _END_OF_PROOF.sub("", unmarked(in_ascii(text).strip()).strip('"').strip())
+    ascii = in_ascii(text)
+    text = _END_OF_PROOF.sub("", (ascii if len(ascii) <= LONGEST else text).strip())
+    if text.count('"') == 1:
+        text = text.strip('"').strip()
     text = _unwrap(text.replace("\\\\$", "$"))
     if ":" in text:
         text = _unlabelled(text)
@@ -148,27 +156,33 @@ def opened(text: str) -> str:
 
 def _unlabelled(text: str) -> str:
     """Take the label off `Area: 7`; labels of several answers name them, as in `Mean: 5, Median: 6`."""
-    text = _LABEL_FONT.sub(r"\1 ", text)
+    text = _LABEL_FONT.sub(r"\1: ", text)
     if lead := _LEAD.match(text):
         text = _unwrap(text[lead.end() :])
     pieces = forms.split(text, (",", ";"))
     labels = [_LABEL.match(piece) for piece in pieces]
     if len(pieces) > 1 and all(labels):
         return ", ".join(
-            f"{label['name']} = {piece[label.end() :]}" for label, piece in zip(labels, pieces, strict=True) if label
+            f"{label['name']} = {piece[label.end() :]}"
+            for label, piece in zip(labels, pieces, strict=True)
+            if label
         )
     label = labels[0]
-    if label is None or len(label["name"]) < 2 or denies(label["name"]) or label["name"] in FUNCTIONS:
+    if label is None or denies(label["name"]) or label["name"] in FUNCTIONS:
         return text
     rest = _unwrap(text[label.end() :])
+    if len(label["name"]) == 1 and (label["name"] in "ABCDEFGHIJabcdefghij" or _ARROW.search(rest)):
+        return text  # a choice, or a map
     name = re.sub(r"[^A-Za-z ]", "", label["name"]).strip()
-    return rest if forms.is_related(rest) else f"{name} = {rest}"
+    value = name and re.search(r"[\d\\]", rest) and not forms.is_related(rest)
+    return f"{name} = {rest}" if value else rest
 
 
 def _unwrap(text: str) -> str:
     """Take off math delimiters that enclose the whole text, and whatever stands around a box."""
     while True:
         before = text
+        text = unmarked(text)
         for start, end in _DELIMITERS:
             inner = text[len(start) : -len(end)]
             if inner and text.startswith(start) and text.endswith(end) and start not in inner:

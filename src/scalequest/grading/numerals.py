@@ -50,12 +50,13 @@ _TOKEN = re.compile(
 _PLAIN_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
 _FONT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mbox)\s*\{([^{}]*)\}")
 _LONGEST_UNIT = 5  # words behind a number: more are a sentence
-_JOINTS = (",", "and", "or")
+_JOINTS = (",", "and", "or", "to", "out", "of")
 _NO_UNIT = frozenset(
     """and or is are was if more less fewer than times plus minus over below above squared cubed factorial
     divided mod of in out to from by not point at least most past""".split()
 )
 _MAX_DIGITS = 400
+_LONGEST = 500  # characters of numbers in words: more are prose
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,8 @@ def in_digits(text: str) -> str:
     stay as they are. In a list of words `and` separates, in a number it adds: what follows is less than a
     hundred or a thousand, or a proper fraction (`two hundred and five`, `two and a half`; not `two and three`).
     """
-    if not any(word.casefold() in _WORDS for word in _PLAIN_WORD.findall(text)):
+    told = " of " in text or any(word.casefold() in _WORDS for word in _PLAIN_WORD.findall(text))
+    if not told or len(text) > _LONGEST:
         return text
     text = _FONT.sub(_opened, text)
     tokens = list(_TOKEN.finditer(text))
@@ -84,7 +86,9 @@ def in_digits(text: str) -> str:
         stop = start
         while stop < len(tokens) and tokens[stop].lastgroup != "other":
             stop += 1
-        if _may_begin(text[: tokens[start].start()]) and (stop == len(tokens) or tokens[stop][0] not in "+*/^_!(-"):
+        if _may_begin(text[: tokens[start].start()]) and (
+            stop == len(tokens) or tokens[stop][0] not in "+*/^_!(-"
+        ):
             for (begin, until), written in _items([t for t in tokens[start:stop] if t.lastgroup != "gap"]):
                 pieces += [text[end:begin], written]
                 end = until
@@ -104,28 +108,31 @@ def _may_begin(before: str) -> bool:
 
 
 def _items(tokens: list[re.Match[str]]) -> list[tuple[tuple[int, int], str]]:
-    """Find the numbers of a list, as places in the text and what to write there."""
+    """Find the numbers of a list, as places in the text and what to write there; none unless it is all one."""
     words = [token[0].casefold() for token in tokens]
     found: list[tuple[tuple[int, int], str]] = []
     at = 0
     while at < len(words):
         number = _signed(words, at)
-        if number is None and tokens[at].lastgroup != "numeral":
-            break
-        end = number.end if number else at + 1
-        stop = end
-        while stop < len(words) and words[stop] not in _JOINTS:
-            stop += 1
-        if number and any(token.lastgroup == "word" for token in tokens[at:end]):
+        if number is None:
+            return []
+        end = number.end
+        stop = next((i for i in range(end, len(words)) if _parts(words, end, i)), len(words))
+        if number.part or any(token.lastgroup == "word" for token in tokens[at:end]):
             unit = _unit(tokens[end - 1 : stop], words[end:stop], number)
             if unit is None:
-                break
+                return []
             until = tokens[end + unit].start() if end + unit < stop else tokens[stop - 1].end()
             found.append(((tokens[at].start(), until), _written(number) + " " * (end + unit < stop)))
-        at = stop
-        while at < len(words) and words[at] in _JOINTS:
-            at += 1
+        at = next((i for i in range(stop, len(words)) if words[i] not in _JOINTS), len(words))
     return found
+
+
+def _parts(words: list[str], begin: int, at: int) -> bool:
+    """Whether a list goes on at this word, with `and` or with the next number of `six feet two inches`."""
+    if words[at] in (",", "and", "or", "to") or words[at : at + 2] == ["out", "of"]:
+        return True
+    return at > begin and (words[at] in _SMALL or words[at] in _TENS or words[at][-1].isdigit())
 
 
 def _unit(tokens: list[re.Match[str]], words: list[str], number: _Number) -> int | None:
@@ -170,7 +177,16 @@ def _signed(words: list[str], at: int) -> _Number | None:
 def _number(words: list[str], at: int) -> _Number | None:
     """Read a fraction, a mixed number, a decimal or a cardinal, and the multipliers behind it."""
     cardinal = _cardinal(words, at)
-    number = _mixed(words, cardinal) or _fraction(words, at, cardinal) or _decimal(words, cardinal) or cardinal
+    number = (
+        _mixed(words, cardinal) or _fraction(words, at, cardinal) or _decimal(words, cardinal) or cardinal
+    )
+    if (
+        number
+        and number.end == at + 1
+        and re.search(r"[/}]", words[at])
+        and words[number.end : number.end + 1] == ["of"]
+    ):
+        return _Number(number.value, number.end, part=True)  # 3/4 of an hour
     while number is not None and (behind := _multiplier(words, number)):
         number = _Number(number.value * behind[0], behind[1], point=number.point)
     return number
@@ -282,7 +298,9 @@ def _group(words: list[str], at: int) -> _Number | None:
     value, end = first.value * 100, first.end + 1
     joined = words[end : end + 1] == ["and"]
     rest = _below_hundred(words, end + joined)
-    whole = rest is not None and rest.value.denominator == 1 and 0 < rest.value < 100 and rest.end > end + joined
+    whole = (
+        rest is not None and rest.value.denominator == 1 and 0 < rest.value < 100 and rest.end > end + joined
+    )
     if rest is None or not whole or _hundreds(words[rest.end : rest.end + 1]):
         return _Number(value, end, point=first.point)
     return _Number(value + rest.value, rest.end, point=first.point, fork=(value, end) if joined else None)

@@ -9,7 +9,15 @@ from scalequest.characters import is_invisible
 from scalequest.grading.tokens import SYMBOLS
 
 _COMMANDS = {
-    **{"×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "÷": r"\div ", "±": r"\pm "},
+    **{
+        "×": r"\times ",
+        "·": r"\cdot ",
+        "⋅": r"\cdot ",
+        "∙": r"\cdot ",
+        "•": r"\cdot ",
+        "÷": r"\div ",
+        "±": r"\pm ",
+    },
     **{"∓": r"\mp ", "∞": " infinity ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "≈": r"\approx "},
     **{"⩽": r"\le ", "⩾": r"\ge ", "≦": r"\le ", "≧": r"\ge ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in "},
     **{"°": r"^\circ ", "º": r"^\circ ", "˚": r"^\circ ", "∅": r"\emptyset ", "∖": r"\setminus ", "∣": "|"},
@@ -116,5 +124,8 @@ def _counted(match: re.Match[str]) -> str:
 
 def _unit(match: re.Match[str]) -> str:
     """Set a unit in letters of another script as text."""
-    foreign = any(char.isalpha() and not char.isascii() and "GREEK" not in unicodedata.name(char, "") for char in match[1])
+    foreign = any(
+        char.isalpha() and not char.isascii() and "GREEK" not in unicodedata.name(char, "")
+        for char in match[1]
+    )
     return rf"\text{{ {match[1]}}}" if foreign else match[0]

@@ -299,7 +299,11 @@ def amount(text: str) -> tuple[str, Fraction, Fraction] | None:
 
 
 def _known(word: str) -> bool:
-    return word in _LETTERS or bool(codes(word)) or bool({word.casefold(), word.casefold().removesuffix("s")} & set(_UNITS))
+    return (
+        word in _LETTERS
+        or bool(codes(word))
+        or bool({word.casefold(), word.casefold().removesuffix("s")} & set(_UNITS))
+    )
 
 
 def _mark(match: re.Match[str]) -> str:
@@ -353,11 +357,20 @@ def _unit(text: str) -> Unit:
     return Unit(" ".join(names), tuple(sorted(dimension.items())) if known else None, factor, currencies)
 
 
+def _without_money(unit: Unit, other: Unit) -> tuple[tuple[str, int], ...]:
+    """Dimension of `dollars per hour` beside `per hour`, from which the sign was taken."""
+    told = unit.dimension or ()
+    if ("money", 1) not in told or len(told) == 1 or "cent" in unit.text.split():
+        return told
+    return tuple(d for d in told if d[0] != "money" or d in (other.dimension or ()))
+
+
 def conversion(left: Unit, right: Unit) -> Fraction | None:
     """What one `left` is in `right`; None where one is not the other, as far as that is known."""
     if left.currencies and right.currencies and left.currencies.isdisjoint(right.currencies):
         return None
     if left.dimension is not None and right.dimension is not None:
-        return left.factor / right.factor if left.dimension == right.dimension else None
+        bare = _without_money(left, right), _without_money(right, left)
+        return left.factor / right.factor if bare[0] == bare[1] else None
     a, b = set(left.text.split()), set(right.text.split())
     return Fraction(1) if a <= b or b <= a else None
