@@ -1,4 +1,4 @@
-"""One spelling for what is only set differently: spacing, wrappers, fonts, labels, money, words, fractions."""
+"""One spelling for what is only set differently: spacing, wrappers, fonts, labels, money, fractions."""
 
 from __future__ import annotations
 
@@ -131,8 +131,8 @@ def normalise(text: str, *, priced: bool = False) -> str:
 @lru_cache(maxsize=4096)
 def opened(text: str) -> str:
     """Return the text in one alphabet and one spelling of LaTeX, without wrappers, marks and labels."""
-    ascii = in_ascii(text)
-    text = _END_OF_PROOF.sub("", (ascii if len(ascii) <= LONGEST else text).strip())
+    spelt = in_ascii(text)
+    text = _END_OF_PROOF.sub("", (spelt if len(spelt) <= LONGEST else text).strip())
     if text.count('"') == 1:
         text = text.strip('"').strip()
     text = _unwrap(text.replace("\\\\$", "$"))

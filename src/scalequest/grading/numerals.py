@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
@@ -43,18 +44,22 @@ _WORDS = MULTIPLIERS | {*_SMALL, *_TENS, *_AGAIN, *_PARTS}
 
 _NUMERAL = r"(?:[1-9]\d{0,2}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+"
 _TOKEN = re.compile(
-    rf"(?P<numeral>[-+]?(?:(?:\d+ ?)?\\frac\{{\d+\}}\{{\d+\}}|\d+ \d+/\d+|(?:{_NUMERAL})(?:/\d+)?)(?![\w^!(]))"
-    r"|(?P<word>[A-Za-z]+)|(?P<comma>,)|(?P<gap>\s+|(?<=\w)-(?=[A-Za-z]))|(?P<other>\\[A-Za-z]+|.)",
+    rf"(?P<numeral>[-+]?(?:(?:\d+ ?)?\\frac\{{\d+\}}\{{\d+\}}|\d+ \d+/\d+|(?:{_NUMERAL})(?:/\d+)?)"
+    r"(?![\w^!(]))|(?P<word>[A-Za-z]+)|(?P<comma>,)|(?P<gap>\s+|(?<=\w)-(?=[A-Za-z]))"
+    r"|(?P<other>\\[A-Za-z]+|.)",
     re.S,
 )
 _PLAIN_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
 _FONT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mbox)\s*\{([^{}]*)\}")
 _LONGEST_UNIT = 5  # words behind a number: more are a sentence
+_BEFORE = ("", *"=([{<>:;&$")  # where an answer or an element of it may begin
+_OPERATORS = tuple("+*/^_!(-")
 _JOINTS = (",", "and", "or", "to", "out", "of")
-_NO_UNIT = frozenset(
-    """and or is are was if more less fewer than times plus minus over below above squared cubed factorial
-    divided mod of in out to from by not point at least most past""".split()
-)
+_NO_UNIT_WORDS = """
+and or is are was if more less fewer than times plus minus over below above squared cubed factorial divided
+mod of in out to from by not point at least most past
+"""
+_NO_UNIT = frozenset(_NO_UNIT_WORDS.split())
 _MAX_DIGITS = 400
 _LONGEST = 500  # characters of numbers in words: more are prose
 
@@ -72,43 +77,43 @@ def in_digits(text: str) -> str:
     r"""Write the numbers of an answer in digits: `two and a half hours` is `5/2 hours`, `5 dozen` is `60`.
 
     Reads a number with a unit behind it, and lists of them, where nothing else stands before them; sentences
-    stay as they are. In a list of words `and` separates, in a number it adds: what follows is less than a
-    hundred or a thousand, or a proper fraction (`two hundred and five`, `two and a half`; not `two and three`).
+    stay as they are. `and` adds if what follows is less than the hundred or thousand before it, or a proper
+    fraction (`two hundred and five`, `two and a half`); else it separates (`two and three`).
     """
-    told = " of " in text or any(word.casefold() in _WORDS for word in _PLAIN_WORD.findall(text))
-    if not told or len(text) > _LONGEST:
+    if len(text) > _LONGEST or not (" of " in text or _has_number_word(text)):
         return text
-    text = _FONT.sub(_opened, text)
-    tokens = list(_TOKEN.finditer(text))
+    text = _FONT.sub(lambda match: f" {match[1]} " if _has_number_word(match[1]) else match[0], text)
     pieces: list[str] = []
-    end = start = 0
-    while start < len(tokens):
-        stop = start
-        while stop < len(tokens) and tokens[stop].lastgroup != "other":
-            stop += 1
-        if _may_begin(text[: tokens[start].start()]) and (
-            stop == len(tokens) or tokens[stop][0] not in "+*/^_!(-"
-        ):
-            for (begin, until), written in _items([t for t in tokens[start:stop] if t.lastgroup != "gap"]):
-                pieces += [text[end:begin], written]
-                end = until
-        start = stop + 1
-    return "".join((*pieces, text[end:]))
+    written = 0
+    for tokens, behind in _phrases(list(_TOKEN.finditer(text))):
+        before = text[: tokens[0].start()].rstrip()[-1:]
+        if before in _BEFORE and behind not in _OPERATORS:
+            for (begin, end), digits in _items(tokens):
+                pieces += [text[written:begin], digits]
+                written = end
+    return "".join((*pieces, text[written:]))
 
 
-def _opened(match: re.Match[str]) -> str:
-    """Take `\\text{ dozen}` out of its font, so that it stands beside its numeral."""
-    number = any(word.casefold() in _WORDS for word in _PLAIN_WORD.findall(match[1]))
-    return f" {match[1]} " if number else match[0]
+def _has_number_word(text: str) -> bool:
+    return any(word.casefold() in _WORDS for word in _PLAIN_WORD.findall(text))
 
 
-def _may_begin(before: str) -> bool:
-    before = before.rstrip()
-    return not before or before[-1] in "=([{<>:;&$"
+def _phrases(tokens: list[re.Match[str]]) -> Iterator[tuple[list[re.Match[str]], str]]:
+    """Yield runs of words, numerals and commas, each with what stands behind it."""
+    run: list[re.Match[str]] = []
+    for token in tokens:
+        if token.lastgroup == "other":
+            if run:
+                yield run, token[0]
+            run = []
+        elif token.lastgroup != "gap":
+            run.append(token)
+    if run:
+        yield run, ""
 
 
 def _items(tokens: list[re.Match[str]]) -> list[tuple[tuple[int, int], str]]:
-    """Find the numbers of a list, as places in the text and what to write there; none unless it is all one."""
+    """Find the numbers of a list: places in the text, and what to write there; none unless all is a list."""
     words = [token[0].casefold() for token in tokens]
     found: list[tuple[tuple[int, int], str]] = []
     at = 0
@@ -136,7 +141,7 @@ def _parts(words: list[str], begin: int, at: int) -> bool:
 
 
 def _unit(tokens: list[re.Match[str]], words: list[str], number: _Number) -> int | None:
-    """How many words lead from a number to its unit, e.g. 2 in `half of an hour`; None if there is no unit."""
+    """How many words lead from a number to its unit, e.g. 2 in `half of an hour`; None if it has none."""
     if not words:
         return 0
     first = 0
@@ -154,14 +159,16 @@ def _unit(tokens: list[re.Match[str]], words: list[str], number: _Number) -> int
 
 def _written(number: _Number) -> str:
     value = number.value
-    if value.denominator == 1 or not number.point:
+    places = (
+        next((n for n in range(_MAX_DIGITS) if (value * 10**n).denominator == 1), 0) if number.point else 0
+    )
+    if not places:
         return str(value)
-    places = next(n for n in range(1, _MAX_DIGITS) if (value * 10**n).denominator == 1)
     digits = str(abs(value.numerator) * 10**places // value.denominator).rjust(places + 1, "0")
     return f"{'-' if value < 0 else ''}{digits[:-places]}.{digits[-places:]}"
 
 
-# ------------------------------------------------------------------------------------------------- the grammar
+# ------------------------------------------------------------------------------------------------ the grammar
 
 
 def _signed(words: list[str], at: int) -> _Number | None:
@@ -177,15 +184,9 @@ def _signed(words: list[str], at: int) -> _Number | None:
 def _number(words: list[str], at: int) -> _Number | None:
     """Read a fraction, a mixed number, a decimal or a cardinal, and the multipliers behind it."""
     cardinal = _cardinal(words, at)
-    number = (
-        _mixed(words, cardinal) or _fraction(words, at, cardinal) or _decimal(words, cardinal) or cardinal
-    )
-    if (
-        number
-        and number.end == at + 1
-        and re.search(r"[/}]", words[at])
-        and words[number.end : number.end + 1] == ["of"]
-    ):
+    number = _mixed(words, cardinal) or _fraction(words, at, cardinal) or _decimal(words, cardinal)
+    number = number or cardinal
+    if number and number.end == at + 1 and re.search(r"[/}]", words[at]) and words[at + 1 : at + 2] == ["of"]:
         return _Number(number.value, number.end, part=True)  # 3/4 of an hour
     while number is not None and (behind := _multiplier(words, number)):
         number = _Number(number.value * behind[0], behind[1], point=number.point)
@@ -291,17 +292,16 @@ def _hundreds(words: list[str]) -> bool:
 
 
 def _group(words: list[str], at: int) -> _Number | None:
-    """Read a number below a hundred, or of hundreds, e.g. `two hundred and five`; a numeral; 1 before a scale."""
+    """Read a number below a hundred or of hundreds, e.g. `two hundred and five`; a numeral."""
     first = _below_hundred(words, at)
     if first is None or not _hundreds(words[first.end : first.end + 1]):
         return first
     value, end = first.value * 100, first.end + 1
     joined = words[end : end + 1] == ["and"]
     rest = _below_hundred(words, end + joined)
-    whole = (
-        rest is not None and rest.value.denominator == 1 and 0 < rest.value < 100 and rest.end > end + joined
-    )
-    if rest is None or not whole or _hundreds(words[rest.end : rest.end + 1]):
+    if rest is None or rest.end == end + joined or _hundreds(words[rest.end : rest.end + 1]):
+        rest = None
+    if rest is None or rest.value.denominator != 1 or not 0 < rest.value < 100:
         return _Number(value, end, point=first.point)
     return _Number(value + rest.value, rest.end, point=first.point, fork=(value, end) if joined else None)
 

@@ -1,4 +1,4 @@
-r"""One spelling of characters: `½`, `x²`, `−5`, `４２` and `π` as `\frac{1}{2}`, `x^{2}`, `-5`, `42` and `\pi`."""
+r"""One spelling of characters: `½`, `x²`, `−5`, `４２` as `\frac{1}{2}`, `x^{2}`, `-5`, `42`."""
 
 from __future__ import annotations
 
@@ -124,8 +124,6 @@ def _counted(match: re.Match[str]) -> str:
 
 def _unit(match: re.Match[str]) -> str:
     """Set a unit in letters of another script as text."""
-    foreign = any(
-        char.isalpha() and not char.isascii() and "GREEK" not in unicodedata.name(char, "")
-        for char in match[1]
-    )
+    letters = [char for char in match[1] if char.isalpha() and not char.isascii()]
+    foreign = any("GREEK" not in unicodedata.name(char, "") for char in letters)
     return rf"\text{{ {match[1]}}}" if foreign else match[0]

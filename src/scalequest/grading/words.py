@@ -299,11 +299,8 @@ def amount(text: str) -> tuple[str, Fraction, Fraction] | None:
 
 
 def _known(word: str) -> bool:
-    return (
-        word in _LETTERS
-        or bool(codes(word))
-        or bool({word.casefold(), word.casefold().removesuffix("s")} & set(_UNITS))
-    )
+    low = word.casefold()
+    return word in _LETTERS or bool(codes(word)) or bool({low, low.removesuffix("s")} & set(_UNITS))
 
 
 def _mark(match: re.Match[str]) -> str:
