@@ -104,6 +104,9 @@ def test_normalised_and_masked() -> None:
         (r"30\degree", r"30^\circ", True),
         (r"$x \in \mathbb{R}$", r"$x \in ℝ$", True),
         (r"$x \lt 3$", "x < 3", True),
+        ("3 ap\u200bples\u2060, 1\u00ad2 \u200epears\ufeff", "3 apples, 12 pears", True),
+        ("3\ufe0f + 4\u034f", "3 + 4", True),
+        ("3\u200b4", "3 4", False),
         ("a-b", "a b", False),
         ("x + 1", "x - 1", False),
         ("(1 + 2) * 3", "1 + (2 * 3)", False),
@@ -273,6 +276,19 @@ def test_every_rule_of_contamination() -> None:
     assert rules_of(texts, [long, short]) == expected
     assert rules_of(texts, [long, short], rules=["exact"]) == ["exact", "exact", *[None] * 6]
     assert set(expected) - {None} == set(RULES)
+
+
+def test_invisible_characters_hide_no_copy() -> None:
+    hidden = "\u200b".join(STORY).replace("miles", "mi\u00adles") + "\ufeff"
+    assert normalised(hidden) == normalised(STORY)
+    assert masked(hidden) == masked(STORY)
+    assert duplicates([STORY, hidden, "\u2066" + STORY + "\u2069"]).reasons == [
+        None,
+        "duplicate",
+        "duplicate",
+    ]
+    assert rules_of([hidden], [STORY]) == rules_of([STORY], [hidden]) == ["exact"]
+    assert rules_of(["Read this. " + hidden], [STORY]) == ["ngram"]
 
 
 def test_boilerplate_in_common_is_no_match_but_counts_for_the_clean_ratio() -> None:

@@ -14,6 +14,7 @@ from functools import lru_cache
 from itertools import pairwise
 
 from scalequest.grading import numeric
+from scalequest.grading.currencies import currencies, differ
 from scalequest.grading.exact import value
 from scalequest.grading.expressions import is_foreign, readings
 from scalequest.grading.forms import (
@@ -26,7 +27,8 @@ from scalequest.grading.forms import (
     same_name,
     union_of_list,
 )
-from scalequest.grading.normalise import LONGEST, normalise
+from scalequest.grading.normalise import LONGEST, normalise, opened
+from scalequest.grading.numerals import abbreviated
 from scalequest.grading.options import GraderOptions, Layer
 from scalequest.grading.qualifications import paired_letters, renamed, said, same_families
 from scalequest.grading.qualifiers import in_words
@@ -45,7 +47,6 @@ from scalequest.grading.words import (
     conversion,
     date,
     is_prose,
-    number_in_words,
     number_of_sentence,
     plain,
     same_time,
@@ -73,6 +74,8 @@ def quick(prediction: str, reference: str) -> tuple[bool, Layer] | None:
         return bool(reference.strip()), "text"
     if not prediction.strip() or not reference.strip() or max(len(prediction), len(reference)) > LONGEST:
         return False, "text"
+    if _in_other_money(prediction, reference):
+        return None
     left, right = normalise(prediction), normalise(reference)
     if compact(left) == compact(right):
         return bool(left), "text"
@@ -90,11 +93,19 @@ def compare(prediction: str, reference: str, options: GraderOptions) -> tuple[bo
     if decided is not None:
         return decided
     comparison = Comparison(options)
+    priced = _in_other_money(prediction, reference)
     try:
-        verdict = comparison.same(read(normalise(prediction)), read(normalise(reference)))
+        left, right = (read(normalise(text, priced=priced)) for text in (prediction, reference))
+        verdict = comparison.same(left, right)
     except RecursionError:  # nested deeper than any answer is
         verdict = False
     return verdict, comparison.layer
+
+
+def _in_other_money(prediction: str, reference: str) -> bool:
+    """Whether currencies tell two amounts apart, so that they have to stay."""
+    named = currencies(opened(prediction))
+    return bool(named) and differ(named, currencies(opened(reference)))
 
 
 @lru_cache(maxsize=4096)  # one answer is compared with many
@@ -637,7 +648,7 @@ def _trees_of(text: str) -> tuple[Node, ...]:
 
 def _exact(text: str) -> Fraction | None:
     number = value(text)
-    return number if number is not None else number_in_words(text)
+    return number if number is not None else abbreviated(text)
 
 
 def _agree(left: str, right: str, count: int) -> bool:

@@ -323,6 +323,11 @@ def related(text: str) -> tuple[list[str], list[str]]:
     return members, signs
 
 
+def is_related(text: str) -> bool:
+    """Whether signs of relations stand in a text outside all brackets."""
+    return bool(_related(text)[1])
+
+
 _LETTER = (
     r"(?:\\?[A-Za-z]+|\\(?:bar|hat|vec|overline|tilde|mathbf|mathrm|text|mathcal|boldsymbol)\s*\{[^{}=]*\})"
 )

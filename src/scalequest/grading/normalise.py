@@ -1,31 +1,20 @@
-"""One spelling for what is only set differently: spacing, wrappers, fonts, currency, unicode, fractions."""
+"""One spelling for what is only set differently: spacing, wrappers, fonts, labels, money, fractions."""
 
 from __future__ import annotations
 
 import re
 from functools import lru_cache
 
+from scalequest.grading import currencies, forms
 from scalequest.grading.extraction import last_box
+from scalequest.grading.marks import unmarked
+from scalequest.grading.numerals import in_digits
+from scalequest.grading.signs import in_ascii
+from scalequest.grading.tokens import FUNCTIONS
+from scalequest.grading.words import denies
 
 LONGEST = 4_000  # characters; no answer is, and the expressions below are not meant for more
 
-_UNICODE = str.maketrans(
-    {
-        **{"−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": r"\div ", "±": r"\pm "},
-        **{"∓": r"\mp ", "∞": " infinity ", "π": r"\pi ", "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta "},
-        **{"≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "∪": r"\cup ", "∩": r"\cap "},
-        **{"∈": r"\in ", "°": r"^\circ ", "²": "^2", "³": "^3", "∅": r"\emptyset "},
-        **{"’": "'", "“": '"', "”": '"', "\u00a0": " ", "\u202f": " ", "ℝ": r"\mathbb{R}"},
-        **{chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)},  # full width
-        **{"λ": r"\lambda ", "μ": r"\mu ", "φ": r"\phi ", "ω": r"\omega ", "σ": r"\sigma ", "γ": r"\gamma "},
-        **{
-            sign: f"\\frac{{{above}}}{{{below}}}"
-            for sign, above, below in ("½12", "¼14", "¾34", "⅓13", "⅔23")
-        },
-    }
-)
-_RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
-_LOWERED = str.maketrans("₀₁₂₃₄₅₆₇₈₉ₙ", "0123456789n")
 _DELIMITERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"))
 _ALL_IN_FONT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
 _SPACE = re.compile(r"(?<!\\)\\(?:[,;: ]|q?quad(?![A-Za-z]))|~|&nbsp;")
@@ -72,7 +61,8 @@ _COMMANDS = {
         r"\setminus": r"\backslash",
         r"\Re": r"\mathbb{R}",
     },
-    **{r"\bigcup": r"\cup", r"\euro": "", r"\pounds": "", r"\dollar": ""},
+    **{r"\bigcup": r"\cup", r"\dollar": r"\$", r"\textdollar": r"\$", r"\euro": "€", r"\texteuro": "€"},
+    **{r"\pounds": "£", r"\textsterling": "£", r"\yen": "¥", r"\textyen": "¥"},
 }
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 _FRACTION = re.compile(r"\\frac\s*(?:\{([^{}]*)\}|(\w))\s*(?:\{([^{}]*)\}|(\w))")
@@ -91,43 +81,40 @@ _UNIT_FRACTION = re.compile(
 )
 _LEAD = re.compile(
     r"^(?:(?:so|thus|hence|therefore),? )?(?:the )?(?:(?:final|general|unique|complete|exact) )?"
-    r"(?:solution|answer|result)s?(?: set)? (?:is|are)\s*:?\s+(?=\S)",
+    r"(?:solution|answer|result|ans)s?(?: set)?(?: (?:is|are)\s*:?\s+|\s*:\s*|\.\s+(?=[-$\\\d]))(?=\S)",
     re.I,
 )
+_LABEL_FONT = re.compile(
+    r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox)\s*\{([^{}:]{1,60})(?::\s*\}|\}\s*:)"
+)
+_ARROW = re.compile(r"\\(?:to|mapsto|(?:long)?rightarrow)(?![A-Za-z])|->|→|↦")
+_LABEL = re.compile(r"(?:and\s+)?(?P<name>[^\W\d_](?:[^\W_]|[ '()-]){0,60}?)\s*:(?=\s|[-+]?[\d\\(\[.$])\s*")
 _END_OF_PROOF = re.compile(r"(?:\s|\\q?quad)*(?:\\(?:blacksquare|square|qed)(?![A-Za-z])|∎|■|□)\s*$")
 _LARGE = re.compile(r"(?<=\d) ?(?:\\text\{ ?)?(thousand|million|billion|trillion)\b\}?")
+_PERCENT = re.compile(
+    r"(?<=[\d}])[\s-]?\s*(?:\\(?:text|mbox|mathrm)\s*\{\s*)?(?:per ?cent|percent|pct)\b\.?(\s*\})?", re.I
+)
 _ZEROS = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _DIGIT_WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 
 
 @lru_cache(maxsize=4096)  # one answer is compared with many
-def normalise(text: str) -> str:
-    """Return the text in the spelling that the other modules read. Costs linear time, never raises."""
-    text = _END_OF_PROOF.sub("", text.strip().strip('"`').strip())
-    if not text.isascii():
-        text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+", lambda m: f"^{{{m[0].translate(_RAISED)}}}", text)
-        text = re.sub("[₀₁₂₃₄₅₆₇₈₉ₙ]+", lambda m: f"_{{{m[0].translate(_LOWERED)}}}", text)
-        text = re.sub(r"√\s*(\d+(?:\.\d+)?)", r"\\sqrt{\1}", text).replace("√", r"\sqrt").translate(_UNICODE)
-    text = _unwrap(text.replace("\\\\$", "$"))
-    if lead := _LEAD.match(text):
-        text = _unwrap(text[lead.end() :])
-    if "\\\\" in text and not _ENVIRONMENT.search(text):
-        text = _DOUBLED.sub(r"\\", text)
-    text = text.replace("{,}", ",")
-    if "\\" in text or "~" in text:
-        text = _SPACE.sub(" ", re.sub(r",\\!\s*", ",", text))
-        text = _COLOUR.sub("", _NOTHING.sub("", text))
-        text = _COMMAND.sub(lambda match: _COMMANDS.get(match[0], match[0]), text)
-        text = re.sub(r"\^\s*\{\s*\\circ\s*\}", r"^\\circ", text)
-        text = re.sub(r"\\sqrt\s*(\d+|[A-Za-z])", r"\\sqrt{\1}", text)
-        text = _UNIT_FRACTION.sub(r"\1/\2", text)
-        text = _FRACTION.sub(lambda m: rf"\frac{{{m[1] or m[2] or ''}}}{{{m[3] or m[4] or ''}}}", text)
-    text = text.replace("\\$", "").replace("$", "").replace("£", "").replace("€", "")
+def normalise(text: str, *, priced: bool = False) -> str:
+    """Return the text in the spelling that the other modules read. Costs linear time, never raises.
+
+    Args:
+        text: an answer.
+        priced: keep its currencies, as units of the amounts.
+    """
+    text = opened(text)
+    if currencies.currencies(text) or "$" in text:
+        text = currencies.spelt(text, kept=priced)
     text = re.sub(r"(?<![A-Za-z\\])(?:np|math|numpy|sympy)\.(?=[a-z])", "", text)
     text = re.sub(
         r"(?<=[)\]])\s*U\s*(?=[(\[])", r"\\cup ", re.sub(r"(?<![A-Za-z\\])oo(?![A-Za-z])", "infinity", text)
     )
     text = _REPEATING.sub(_repeating, text)
+    text = _PERCENT.sub(r"\\%", in_digits(_ABOUT.sub("", text)))
     text = _LARGE.sub(lambda m: rf" \cdot 10^{{{_ZEROS[m[1]]}}}", text)
     text = _BASE_WORDS.sub(_base, text)
     text = _BRACKETED_BASE.sub(lambda m: m[1] or m[2], text)
@@ -144,10 +131,61 @@ def normalise(text: str) -> str:
     return text
 
 
+@lru_cache(maxsize=4096)
+def opened(text: str) -> str:
+    """Return the text in one alphabet and one spelling of LaTeX, without wrappers, marks and labels."""
+    spelt = in_ascii(text)
+    text = _END_OF_PROOF.sub("", (spelt if len(spelt) <= LONGEST else text).strip())
+    if text.count('"') == 1:
+        text = text.strip('"').strip()
+    text = _unwrap(text.replace("\\\\$", "$"))
+    if ":" in text:
+        text = _unlabelled(text)
+    if lead := _LEAD.match(text):
+        text = _unwrap(text[lead.end() :])
+    if "\\\\" in text and not _ENVIRONMENT.search(text):
+        text = _DOUBLED.sub(r"\\", text)
+    text = text.replace("{,}", ",")
+    if "\\" in text or "~" in text:
+        text = _SPACE.sub(" ", re.sub(r",\\!\s*", ",", text))
+        text = _COLOUR.sub("", _NOTHING.sub("", text))
+        text = _COMMAND.sub(lambda match: _COMMANDS.get(match[0], match[0]), text)
+        text = re.sub(r"\^\s*\{\s*\\circ\s*\}", r"^\\circ", text)
+        text = re.sub(r"\\sqrt\s*(\d+|[A-Za-z])", r"\\sqrt{\1}", text)
+        text = _UNIT_FRACTION.sub(r"\1/\2", text)
+        text = _FRACTION.sub(lambda m: rf"\frac{{{m[1] or m[2] or ''}}}{{{m[3] or m[4] or ''}}}", text)
+    return text
+
+
+def _unlabelled(text: str) -> str:
+    """Take the label off `Area: 7`; labels of several answers name them, as in `Mean: 5, Median: 6`."""
+    text = _LABEL_FONT.sub(r"\1: ", text)
+    if lead := _LEAD.match(text):
+        text = _unwrap(text[lead.end() :])
+    pieces = forms.split(text, (",", ";"))
+    labels = [_LABEL.match(piece) for piece in pieces]
+    if len(pieces) > 1 and all(labels):
+        return ", ".join(
+            f"{label['name']} = {piece[label.end() :]}"
+            for label, piece in zip(labels, pieces, strict=True)
+            if label
+        )
+    label = labels[0]
+    if label is None or denies(label["name"]) or label["name"] in FUNCTIONS:
+        return text
+    rest = _unwrap(text[label.end() :])
+    if len(label["name"]) == 1 and (label["name"] in "ABCDEFGHIJabcdefghij" or _ARROW.search(rest)):
+        return text  # a choice, or a map
+    name = re.sub(r"[^A-Za-z ]", "", label["name"]).strip()
+    value = name and re.search(r"[\d\\]", rest) and not forms.is_related(rest)
+    return f"{name} = {rest}" if value else rest
+
+
 def _unwrap(text: str) -> str:
     """Take off math delimiters that enclose the whole text, and whatever stands around a box."""
     while True:
         before = text
+        text = unmarked(text)
         for start, end in _DELIMITERS:
             inner = text[len(start) : -len(end)]
             if inner and text.startswith(start) and text.endswith(end) and start not in inner:
@@ -160,8 +198,6 @@ def _unwrap(text: str) -> str:
         whole = _ALL_IN_FONT.fullmatch(text)
         if whole and re.search(r",|\d ", whole[1]):
             text = whole[1].strip()
-        if text.startswith("**") and text.endswith("**") and len(text) > 4:
-            text = text[2:-2].strip()
         if text == before:
             return text
 

@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
+from scalequest.grading.currencies import codes
+from scalequest.grading.numerals import MULTIPLIERS
 from scalequest.grading.tokens import FUNCTIONS
 
 _FONT = r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|operatorname|mbox|rm)\s*"
@@ -17,7 +19,7 @@ _IN_FONT = re.compile(_FONT + r"\{([^{}]*)\}")
 def plain(text: str) -> str:
     r"""Return the words of `\text{...}` and their like without the command, in lower case, evenly spaced."""
     text = _IN_FONT.sub(r" \1 ", text)
-    text = re.sub(r"[\"'.,!?*]+(?=\s|$)|\\(?=[%$ ])", " ", text)
+    text = re.sub(r"[\".,!?*]+(?=\s|$)|\\(?=[%$ ])", " ", text)
     return re.sub(r"^(?:the|an?) (?=[a-z]{3})", "", " ".join(text.casefold().split()))
 
 
@@ -71,43 +73,6 @@ def choice(text: str) -> tuple[str, str] | None:
 
 # -------------------------------------------------------------------------------------------------- numbers
 
-_UNITS_IN_WORDS = """
-zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
-seventeen eighteen nineteen
-"""
-_SMALL = {word: number for number, word in enumerate(_UNITS_IN_WORDS.split())}
-_TENS_IN_WORDS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
-_TENS = {word: 10 * n for n, word in enumerate(_TENS_IN_WORDS, 2)}
-_LARGE = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-_PARTS = {"half": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8}
-_PARTS |= {"ninth": 9, "tenth": 10, "hundredth": 100} | {"halve": 2}
-
-
-def number_in_words(text: str) -> Fraction | None:
-    """Value of a number written out, e.g. `two hundred and five`, `minus three`, `two thirds`; else None."""
-    words = re.split(r"[\s-]+", plain(text))
-    if not words or len(words) > 20 or not all(word.isalpha() for word in words):
-        return None
-    sign = -1 if words[0] in ("minus", "negative") else 1
-    words = words[sign < 0 :]
-    part = _PARTS.get(words[-1].removesuffix("s")) if words else None
-    if part and len(words) > 1:
-        above = Fraction(1) if words[:-1] in (["a"], ["one"]) else number_in_words(" ".join(words[:-1]))
-        return sign * above / part if above is not None and above < 20 else None
-    total, group, seen = 0, 0, False
-    for word in words:
-        if word in _SMALL or word in _TENS:
-            group += _SMALL.get(word, 0) + _TENS.get(word, 0)
-            seen = True
-        elif word == "hundred" and seen and 0 < group < 100:
-            group *= 100
-        elif word in _LARGE and seen and group:
-            total, group = total + group * _LARGE[word], 0
-        elif not (word == "and" and seen):
-            return None
-    return Fraction(sign * (total + group)) if seen else None
-
-
 _NUMBER = re.compile(r"(?<![\w.])[-+]?(?:[1-9]\d{0,2}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?")
 
 
@@ -128,6 +93,11 @@ _ANOTHER = re.compile(
 )
 
 
+def denies(text: str) -> bool:
+    """Whether words deny a number, bound it, or speak of another that is made of it."""
+    return _ANOTHER.search(text) is not None
+
+
 def number_of_sentence(text: str) -> str | None:
     """Return the number of a sentence of two words and more that holds exactly one; else None."""
     text = _IN_FONT.sub(r" \1 ", text).strip()
@@ -137,7 +107,7 @@ def number_of_sentence(text: str) -> str | None:
         return None
     if text[:1].isdigit() and set(text.casefold().split()) & _NEVER:
         return None  # "3 more than x" is no 3
-    if _ANOTHER.search(text):
+    if denies(text):
         return None
     numbers = _NUMBER.findall(text)
     return (
@@ -270,6 +240,7 @@ class Unit:
     text: str
     dimension: tuple[tuple[str, int], ...] | None
     factor: Fraction
+    currencies: frozenset[str] = frozenset()
 
 
 def split_unit(text: str) -> tuple[str, Unit | None]:
@@ -286,6 +257,8 @@ def split_unit(text: str) -> tuple[str, Unit | None]:
     marked = _IN_FONT.sub(_mark, text)
     match = _MARKED.search(marked)
     if match and re.search(r"[\w)}]", marked[: match.start()]):
+        if not MULTIPLIERS.isdisjoint(re.findall(r"[a-z]+", match[0])):
+            return text, None  # `7 \times 2 dozen`
         return _unmarked(marked[: match.start()], text), _unit(match[0])
     bare = _BARE.search(text)
     if bare and re.search(r"\d", text[: bare.start()]) and "\\" not in bare[2]:
@@ -296,7 +269,7 @@ def split_unit(text: str) -> tuple[str, Unit | None]:
         if first in FUNCTIONS and bare[2] != first:
             return text, None  # `5 sec x`
         words = set(re.split(r"[\s/^-]+", bare[2].casefold()))
-        if (bare[1] or known) and not words & _NEVER and (len(first) > 2 or known):
+        if (bare[1] or known) and not words & (_NEVER | MULTIPLIERS) and (len(first) > 2 or known):
             return text[: bare.start()].strip(), _unit(bare[2])
     return text, None
 
@@ -326,7 +299,8 @@ def amount(text: str) -> tuple[str, Fraction, Fraction] | None:
 
 
 def _known(word: str) -> bool:
-    return word in _LETTERS or bool({word.casefold(), word.casefold().removesuffix("s")} & set(_UNITS))
+    low = word.casefold()
+    return word in _LETTERS or bool(codes(word)) or bool({low, low.removesuffix("s")} & set(_UNITS))
 
 
 def _mark(match: re.Match[str]) -> str:
@@ -355,6 +329,7 @@ def _unit(text: str) -> Unit:
     dimension: dict[str, int] = {}
     factor, known, sign, square = Fraction(1), True, 1, 0
     names: list[str] = []
+    currencies: frozenset[str] = frozenset()
     for word in re.findall(r"/|[^\s/^]+(?:\s*\^\s*-?\d)?", words):
         if word == "/":
             sign = -1
@@ -364,7 +339,10 @@ def _unit(text: str) -> Unit:
             square = 2 if word.casefold().startswith("sq") else 3
             continue
         name, _, power = (piece.strip() for piece in word.partition("^"))
+        money = codes(name)
+        currencies |= money
         entry = _UNITS.get(name.casefold()) or _UNITS.get(name.casefold().removesuffix("s"))
+        entry = entry or (("money", Fraction(1)) if money else None)
         exponent = sign * (int(power) if power else square or 1)
         square = 0
         names.append(name.casefold().removesuffix("s") + (f"^{abs(exponent)}" if abs(exponent) != 1 else ""))
@@ -373,12 +351,23 @@ def _unit(text: str) -> Unit:
             continue
         dimension[entry[0]] = dimension.get(entry[0], 0) + exponent
         factor *= entry[1] ** exponent
-    return Unit(" ".join(names), tuple(sorted(dimension.items())) if known else None, factor)
+    return Unit(" ".join(names), tuple(sorted(dimension.items())) if known else None, factor, currencies)
+
+
+def _without_money(unit: Unit, other: Unit) -> tuple[tuple[str, int], ...]:
+    """Dimension of `dollars per hour` beside `per hour`, from which the sign was taken."""
+    told = unit.dimension or ()
+    if ("money", 1) not in told or len(told) == 1 or "cent" in unit.text.split():
+        return told
+    return tuple(d for d in told if d[0] != "money" or d in (other.dimension or ()))
 
 
 def conversion(left: Unit, right: Unit) -> Fraction | None:
     """What one `left` is in `right`; None where one is not the other, as far as that is known."""
+    if left.currencies and right.currencies and left.currencies.isdisjoint(right.currencies):
+        return None
     if left.dimension is not None and right.dimension is not None:
-        return left.factor / right.factor if left.dimension == right.dimension else None
+        bare = _without_money(left, right), _without_money(right, left)
+        return left.factor / right.factor if bare[0] == bare[1] else None
     a, b = set(left.text.split()), set(right.text.split())
     return Fraction(1) if a <= b or b <= a else None

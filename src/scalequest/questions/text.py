@@ -2,8 +2,8 @@ r"""What two questions can have in common: normal forms of one text, and hashed 
 
 Filters look at millions of questions, so tokens are never Python objects: `read_tokens` turns a batch of
 texts into arrays of 64-bit token hashes, and everything else (equal texts, equal numbers, n-grams) is
-arithmetic on them. Case, spacing, punctuation, Unicode forms and the usual spellings of the same LaTeX
-(`\dfrac12` and `\frac{1}{2}`, `x^{2}` and `x^2`, `\left(` and `(`) give the same tokens.
+arithmetic on them. Case, spacing, punctuation, Unicode forms, invisible characters and the usual spellings
+of the same LaTeX (`\dfrac12` and `\frac{1}{2}`, `x^{2}` and `x^2`, `\left(` and `(`) give the same tokens.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from scalequest.characters import visible
 
 U64 = NDArray[np.uint64]
 I64 = NDArray[np.int64]
@@ -66,8 +68,8 @@ _SAME |= {"rightarrow": "to"}
 
 
 def normalised(question: str) -> str:
-    """What two questions share that differ in case, spacing or Unicode form only."""
-    return " ".join(unicodedata.normalize("NFKC", question).casefold().split())
+    """What two questions share that differ in case, spacing, Unicode form or invisible characters only."""
+    return " ".join(unicodedata.normalize("NFKC", visible(question)).casefold().split())
 
 
 def masked(question: str) -> str:
@@ -76,7 +78,7 @@ def masked(question: str) -> str:
     def name(word: re.Match[str]) -> str:
         return word[0] if word[0].lower() in ENGLISH else "@"
 
-    nameless = re.sub(r"\b[A-Z][a-z]+\b", name, unicodedata.normalize("NFKC", question))
+    nameless = re.sub(r"\b[A-Z][a-z]+\b", name, unicodedata.normalize("NFKC", visible(question)))
     return normalised(re.sub(r"\d+(?:[.,]\d+)*", "#", nameless))
 
 
@@ -236,7 +238,7 @@ def _bytes(texts: Sequence[str]) -> tuple[NDArray[np.uint8], I64]:
     odd = pc.invert(plain)
     if pc.any(odd).as_py():
         spelt = [
-            unicodedata.normalize("NFKC", text.translate(_SYMBOLS)).casefold()
+            unicodedata.normalize("NFKC", visible(text).translate(_SYMBOLS)).casefold()
             for text in column.filter(odd).to_pylist()
         ]
         column = pc.replace_with_mask(column, odd, pa.array(spelt, pa.large_string()))
