@@ -75,7 +75,7 @@ def quick(prediction: str, reference: str) -> tuple[bool, Layer] | None:
         return False, "text"
     a = value(left)
     if a is not None and (b := value(right)) is not None and (a == b or (_finite(a) and _finite(b))):
-        return a == b, "exact"
+        return a == b or _printed(left, a, right, b), "exact"
     return None
 
 
@@ -206,7 +206,7 @@ class Comparison:
         x, y = _exact(a), _exact(b)
         if x is not None and y is not None and (x == y or (_finite(x) and _finite(y))):
             self.use("exact")
-            return x == y
+            return x == y or _printed(a, x, b, y)
         if self.options.decimal_comma and _comma_decimal(a, b):
             return True
         if (x is None and is_prose(a)) or (y is None and is_prose(b)):
@@ -266,6 +266,8 @@ class Comparison:
         )
 
     def _same_trees(self, left: Form, right: Form, a: Sequence[Node], b: Sequence[Node]) -> bool:
+        if (not a and self._begins(left, b)) or (not b and self._begins(right, a)):
+            return True
         if not a or not b:
             foreign = any(not trees and is_foreign(form.text) for form, trees in ((left, a), (right, b)))
             return foreign and self._ask_symbolic(left, right)
@@ -296,6 +298,16 @@ class Comparison:
         forms = [[Form("leaf", "", tree=tree) for tree in signs(side)] for side in (a, b)]
         return self._paired(*forms)
 
+    def _begins(self, shown: Form, exact: Sequence[Node]) -> bool:
+        """Whether a decimal that ends in dots shows a value with no finite decimal."""
+        if not self.options.rounding_digits or len(exact) != 1 or names(exact[0]):
+            return False
+        fraction = rational(exact[0])
+        finite = fraction is not None and _finite(fraction)
+        return not finite and numeric.begins(
+            shown.text, numeric.value(exact[0]), self.options.rounding_digits
+        )
+
     def _rounded(self, left: Form, right: Form, a: Sequence[Node], b: Sequence[Node]) -> bool:
         """Whether one side is a decimal, and the other an exact value that rounds to it."""
         if not self.options.rounding_digits:
@@ -305,7 +317,12 @@ class Comparison:
             (right.text, b[0], a[0], left.text),
         ):
             match = _DECIMAL.fullmatch(text)
-            if match is None or names(exact) or _DECIMAL.fullmatch(other):
+            if match is None or names(exact):
+                continue
+            whole, fraction = rational(tree), rational(exact)
+            if whole is not None and fraction is not None and numeric.printed(text, whole, fraction):
+                return True
+            if _DECIMAL.fullmatch(other):
                 continue
             if _is_rounded(
                 tree, exact, text, len(match[1] or "") - int(match[2] or 0), self.options.rounding_digits
@@ -579,6 +596,11 @@ def _words(text: str) -> str:
 def _finite(number: Fraction) -> bool:
     """Whether a few decimals hold it."""
     return bool((number * 10**_FINITE_PLACES).denominator == 1)
+
+
+def _printed(left: str, a: Fraction, right: str, b: Fraction) -> bool:
+    """Whether one of two values is the other as a program prints it."""
+    return numeric.printed(left, a, b) or numeric.printed(right, b, a)
 
 
 def _comma_decimal(prediction: str, reference: str) -> bool:

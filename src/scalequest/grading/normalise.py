@@ -78,7 +78,12 @@ _COMMAND = re.compile(r"\\[A-Za-z]+")
 _FRACTION = re.compile(r"\\frac\s*(?:\{([^{}]*)\}|(\w))\s*(?:\{([^{}]*)\}|(\w))")
 _GROUPED = re.compile(r"(?<![\d.,])(\d{1,3})((?: \d{3})+)(?!\d|,\d|\.\d* \d)")
 _MIXED = re.compile(r"(?<![\w.^/\\{}])(\d+)\s+(\d+)\s*/\s*(\d+)(?![\w.])")
-_REPEATING = re.compile(r"(?<!\d)(\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{(\d+)\}")
+# `0.1\overline{6}`, `0.1\dot6`, `0.\dot{1}4285\dot{7}` and `0.1(6)`
+_REPEATING = re.compile(
+    r"(?<!\d)(\d*)\.(\d*)(\\dot\s*\{?\d\}?\d*\\dot\s*\{?\d\}?|\\(?:overline|bar|dot)\s*(?:\{\d+\}|\d)"
+    r"|\(\d+\)(?=\s*(?:$|[,;)\]}%]|\\%)))"
+)
+_ELIDED = re.compile(r"(?<![\d.])(\d{1,3}(?:,\d{3})+|\d*)\.(\d{2,40})\s?(?:\\ldots(?![A-Za-z])|\.{3,}|…)")
 _BASES = "two|three|four|five|six|seven|eight|nine"
 _BASE_WORDS = re.compile(
     rf"(?<=\w)\s*(?:_\s*\{{?\s*(?:\\text\w*\s*\{{)?\s*({_BASES})\s*\}}{{0,2}}"
@@ -102,9 +107,12 @@ _DIGIT_WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "
 @lru_cache(maxsize=4096)  # one answer is compared with many
 def normalise(text: str) -> str:
     """Return the text in the spelling that the other modules read. Costs linear time, never raises."""
-    text = _END_OF_PROOF.sub("", text.strip().strip('"`').strip())
+    text = re.sub(r"\s{2,}", " ", text.strip().strip('"`').strip())  # long runs would cost square time below
+    text = _END_OF_PROOF.sub("", text)
     if not text.isascii():
         text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+", lambda m: f"^{{{m[0].translate(_RAISED)}}}", text)
+        text = re.sub(r"(\d)\u0307", r"\\dot{\1}", text)
+        text = re.sub(r"(?:\d[\u0304\u0305])+", lambda m: rf"\overline{{{m[0][::2]}}}", text)
         text = re.sub("[₀₁₂₃₄₅₆₇₈₉ₙ]+", lambda m: f"_{{{m[0].translate(_LOWERED)}}}", text)
         text = re.sub(r"√\s*(\d+(?:\.\d+)?)", r"\\sqrt{\1}", text).replace("√", r"\sqrt").translate(_UNICODE)
     text = _unwrap(text.replace("\\\\$", "$"))
@@ -114,7 +122,7 @@ def normalise(text: str) -> str:
         text = _DOUBLED.sub(r"\\", text)
     text = text.replace("{,}", ",")
     if "\\" in text or "~" in text:
-        text = _SPACE.sub(" ", re.sub(r",\\!\s*", ",", text))
+        text = re.sub(r" {2,}", " ", _SPACE.sub(" ", re.sub(r",\\!\s*", ",", text)))
         text = _COLOUR.sub("", _NOTHING.sub("", text))
         text = _COMMAND.sub(lambda match: _COMMANDS.get(match[0], match[0]), text)
         text = re.sub(r"\^\s*\{\s*\\circ\s*\}", r"^\\circ", text)
@@ -126,7 +134,7 @@ def normalise(text: str) -> str:
     text = re.sub(
         r"(?<=[)\]])\s*U\s*(?=[(\[])", r"\\cup ", re.sub(r"(?<![A-Za-z\\])oo(?![A-Za-z])", "infinity", text)
     )
-    text = _REPEATING.sub(_repeating, text)
+    text = _ELIDED.sub(_elided, _REPEATING.sub(_repeating, text))
     text = _LARGE.sub(lambda m: rf" \cdot 10^{{{_ZEROS[m[1]]}}}", text)
     text = _BASE_WORDS.sub(_base, text)
     text = _BRACKETED_BASE.sub(lambda m: m[1] or m[2], text)
@@ -164,12 +172,30 @@ def _unwrap(text: str) -> str:
 
 
 def _repeating(match: re.Match[str]) -> str:
-    whole, fixed, again = match[1], match[2], match[3]
-    if len(whole + fixed + again) > 100:
+    again = re.sub(r"\D", "", match[3])
+    product = match[3][0] == "(" and not re.search(r"(?:^|[,;:=(\[{~<>])\s*[-+]?$", match.string[: match.start()])
+    if product or len(match[0]) > 100 or not (match[1] or match[2] or match[3][0] == "\\"):
         return match[0]
+    return _fraction(match[1], match[2], again)
+
+
+def _fraction(whole: str, fixed: str, again: str) -> str:
+    """The fraction of a decimal whose last digits go on for ever."""
     below = (10 ** len(again) - 1) * 10 ** len(fixed)
-    above = int(whole + fixed + again or "0") - int(whole + fixed or "0")
+    above = int(whole + fixed + again) - int(whole + fixed or "0")
     return rf"\frac{{{above}}}{{{below}}}"
+
+
+def _elided(match: re.Match[str]) -> str:
+    r"""Read `0.8333...` as 5/6: its end was seen three times, or twice where nothing stands before it."""
+    whole, digits = match[1].replace(",", ""), match[2]
+    for size in range(1, len(digits) // 2 + 1):
+        start = len(digits) - size
+        while start and digits[start - 1] == digits[start - 1 + size]:
+            start -= 1
+        if len(digits) - start >= (2 if start == 0 else 3) * size:
+            return _fraction(whole, digits[:start], digits[start : start + size])
+    return rf"{whole}.{digits}\ldots"
 
 
 def _base(match: re.Match[str]) -> str:

@@ -9,6 +9,7 @@ That equal formulas are found equal, and others not, holds up to coincidences of
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from functools import lru_cache
@@ -172,6 +173,46 @@ def within(a: Fraction, b: Any, gap: Fraction) -> bool:
         return not isinstance(b, context.mpc) and bool(
             abs(real(a) - b) <= real(gap) * context.mpf("1.0000000001")
         )
+
+
+_PRINTED = re.compile(r"[-+]?(\d*)\.(\d+)(?:[eE].*|\s?(?:\\times|\\cdot|\*).*)?")
+_NOISE = Fraction(1, 10**14)  # what is left, in double precision, of terms that cancel
+
+
+def printed(text: str, a: Fraction, b: Fraction) -> bool:
+    """Whether a decimal, as it is written, is a float that a program printed for an exact value.
+
+    Python prints up to 17 significant digits, of which a double holds 15: they have to round to `b`. A number
+    with 18 digits is no double, and one with 15 is printed as it is.
+
+    Args:
+        text: the decimal.
+        a: its value.
+        b: the exact value, which is shorter than a float: it has 12 significant digits at most.
+    """
+    match = _PRINTED.fullmatch(text)
+    if match is None or not 16 <= len((match[1] + match[2]).lstrip("0")) <= 17:
+        return False
+    if b == 0:
+        return abs(a) < _NOISE
+    if not Fraction(1, 10**300) < abs(b) < 10**300:  # beyond a double
+        return False
+    unit = Fraction(10) ** math.floor(math.log10(abs(b)))
+    return abs(a - b) * 2 * 10**14 <= unit and (b / unit * 10**11).denominator == 1
+
+
+_ELIDED = re.compile(r"[-+]?\d*\.(\d+)\\ldots")
+
+
+def begins(text: str, value: Any, digits: int) -> bool:
+    """Whether `3.1415\ldots` shows a value's first digits, or the rounded ones; `digits` at least."""
+    match = _ELIDED.fullmatch(text)
+    shown = text.partition("\\")[0]
+    if not match or value is None or len(re.sub(r"\D", "", shown).lstrip("0")) < max(digits, 1):
+        return False
+    a, gap = Fraction(shown), Fraction(1, 10 ** len(match[1]))
+    middle = a + (gap if a > 0 else -gap) / 2
+    return within(middle, value, gap / 2) or within(a, value, gap / 2)
 
 
 _ARBITRARY = {"c": ("c", "C", "k", "K"), "n": ("c", "C", "k", "K", "n", "m", "l")}
