@@ -56,6 +56,9 @@ _GOES_ON = re.compile(
 )
 
 _APART = 200  # characters between two boxes of one answer
+# "12 apples (since 3 * 4 = 12)": a remark in brackets behind a number, with numbers of its own
+_REMARK = re.compile(r"\s\((?!mod\b|base\b)(?=[^()]*(?:\b[a-z]{2,}\s|=))(?=[^()]*\d)[^()]*\)\s*$")
+
 _TRIES = 50  # boxes and phrases looked at, from the last one back: a text of thousands has to cost little
 _WIDEST = 2_000  # characters before and after a number in which its formula begins and ends
 
@@ -272,6 +275,8 @@ def _said(text: str) -> str | None:
     sentence = re.split(r",?\s(?:because|since)\s", sentence, maxsplit=1)[0]
     if number := _NUMBER_THEN_WORDS.match(sentence):
         return number.group(1)
+    if _NUMBER.match(sentence):
+        sentence = _REMARK.sub("", sentence)
     if len(re.findall(r"[a-z]{2,}", sentence)) >= 4 and (numbers := _NUMBER.findall(sentence)):
         if (first := _NUMBER.match(sentence)) and not _GOES_ON.search(
             _ASIDE.split(sentence[first.end() :], maxsplit=1)[0]

@@ -173,7 +173,9 @@ def _unwrap(text: str) -> str:
 
 def _repeating(match: re.Match[str]) -> str:
     again = re.sub(r"\D", "", match[3])
-    product = match[3][0] == "(" and not re.search(r"(?:^|[,;:=(\[{~<>])\s*[-+]?$", match.string[: match.start()])
+    product = match[3][0] == "(" and not re.search(
+        r"(?:^|[,;:=(\[{~<>])\s*[-+]?$", match.string[: match.start()]
+    )
     if product or len(match[0]) > 100 or not (match[1] or match[2] or match[3][0] == "\\"):
         return match[0]
     return _fraction(match[1], match[2], again)

@@ -130,7 +130,8 @@ def _tower(exponent: list[str]) -> bool:
     """Whether an exponent holds a power or factorial of a number, rather than of a letter."""
     letters = any(piece.isalpha() for piece in exponent)
     return any(
-        piece in (*_POWER, "!") and (exponent[at - 1].isdecimal() or (exponent[at - 1] in ")}]" and not letters))
+        piece in (*_POWER, "!")
+        and (exponent[at - 1].isdecimal() or (exponent[at - 1] in ")}]" and not letters))
         for at, piece in enumerate(exponent)
         if at
     )
