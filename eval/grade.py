@@ -4,14 +4,15 @@ r"""Grade a file of answers, or of whole outputs: was each the same as its refer
     python eval/grade.py outputs.jsonl.gz --completion output --reference reference --output graded.jsonl
 
 Hardware: one CPU core a worker; about ten thousand answers a minute that need algebra, far more that do not.
-A cell may be text, a number, or a list as OlympiadBench has it: one element is that element, several are all
-of them, also if the list was written as text (`"['2', '3']"`) on its way. Null and NaN are missing. A row whose
-reference is missing is not graded; one whose answer is missing is wrong; both are counted and named.
+A cell may be text, a number, or a list as OlympiadBench has it, also one that became text (`"['2', '3']"`) on
+its way: one element is the answer, several are the elements of a list. Null and NaN are missing: without a
+reference a row is not graded, without an answer it is wrong, and both are counted and named.
 Each comparison that needs more than text and fractions runs in a process with limits of time and memory;
 what overran them counts as wrong and is listed. Nothing that a model wrote is executed.
 
-Result: every row of the file with `correct` (null: not graded), `layer` (what decided) and `seconds`, and with --completion also
-`extracted` and `extraction_rule`; a summary. `--label COLUMN` compares the verdicts with known ones.
+Result: every row of the file with `correct` (null: not graded), `layer` (what decided) and `seconds`, with
+--completion also `extracted` and `extraction_rule`; a summary. `--label COLUMN` compares the verdicts with
+known ones.
 """
 
 from __future__ import annotations
@@ -131,7 +132,7 @@ def writing(path: Path) -> Iterator[None]:
 # A list that was turned into text: elements in quotes, between commas or, by numpy, spaces
 _WRITTEN_ELEMENT = r"""'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*\""""
 _WRITTEN_LIST = re.compile(
-    rf"(?:array\()?[\[(]\s*(?:(?:{_WRITTEN_ELEMENT})[\s,]*)*[\])](?:,\s*dtype=[^()]*\))?", re.S
+    rf"(?:array\()?[\[(]\s*(?:(?:{_WRITTEN_ELEMENT})[\s,]*)+[\])](?:,\s*dtype=[^()]*\))?", re.S
 )
 
 
@@ -141,6 +142,7 @@ def as_text(value: Any, config: GradeConfig, column: str, row: int) -> str | Non
     Raises:
         ConfigError: it is a mapping, or several whole outputs.
     """
+    value = None if value == "[]" else value
     if (
         isinstance(value, str)
         and value.lstrip()[:1] in ("[", "(", "a")

@@ -16,25 +16,26 @@ _BOX = re.compile(r"(?<!\\)\\+(?:boxed|fbox)(?![a-zA-Z])[^\S\n]*(?:\n\s*(?=\{))?
 # to it. A word is none, so that a remark about `\boxed` has no content.
 _TAKES_MORE = re.compile(r"\\(?:[dtc]?frac|[dt]?binom|sqrt|left|bigl?|Bigl?)[^\S\n]*")
 _ATOM = re.compile(
-    r"\\[A-Za-z]{2,}|\\[{}%]|[-+±](?:[^\S\n](?=[\d\\.(]))?|\d+(?:,\d{3})*(?:\.\d+)?|\.\d+"
+    r"\\[A-Za-z]{2,}|\\%|[-+±](?:[^\S\n](?=[\d\\.(]))?|\d+(?:,\d{3})*(?:\.\d+)?|\.\d+"
     r"|(?<![A-Za-z])[A-Za-z](?![A-Za-z])|[*/=<>^_!'|%°√π∞≤≥·×÷]"
 )
-_BRACKETS = {"{": "}", "(": ")", "[": "]"}
 _CLOSED = re.compile(r"[^\S\n]*(?:\$|\\[)\]]|[.,;:!?)\]}]|\n|$)")
 # Boxes that show where an answer belongs, and hold none.
 _PLACEHOLDER = re.compile(
-    r"(?:\\(?:[lcd]?dots|q?quad|square|underline|[,;:! ])|\\[hv]?phantom\{[^{}]*\}|\\(?:text|mathrm)(?=\{)|[\s{}._…?~])*"
-    r"(?:[<\[]?(?:(?:your|the|my)\s)?(?:final\s)?(?:answer|result)(?:\s(?:goes\s)?here)?[\s{}._…?>\]]*)?",
+    r"(?:\\(?:[lcd]?dots|q?quad|square|underline|[,;:! _]|[hv]?phantom\{[^{}]*\}|(?:text|mathrm)(?=\{))"
+    r"|[\s{}._…?~])*"
+    r"(?:[<\[]?(?:(?:your|the|my)[\s_])?(?:final[\s_])?(?:answer|result)(?:[\s_](?:goes\s)?here)?[\s{}._…?>\]]*)?",
     re.I,
 )
 _HASH = re.compile(r"####[ \t]*([^\n]+)")
 _PHRASE = re.compile(
     r"(?:\b(?:(?:final|correct)\s+)?"
     r"(?:answers?|(?<=final )result|result(?=\s+is)|(?<=correct )(?:option|choice))[*_]*"
-    r"(?:\s+(?:is|are|(?:would|must|should|will)\s+be)\b\s*:?|\s*[:：=])"
-    r"|\bans\s*[.:]|^A:|答案?[*_]*(?:是|为|[:：])[:：]?"
+    r"(?:(?:,\s\w{2,15},)?\s+(?:is|are|(?:would|must|should|will)\s+be)\b\s*:?|\s*(?:[:：]|=>?))"
+    r"|\bans\s*[.:]|^A:|答案[*_]*(?:是|为|[:：])[:：]?|答[:：]|故选[:：]?"
     # a heading, and what stands below it; or set off by a dash
-    r"|^[ \t#>*_]*(?:(?:the|my|our)\s)?(?:(?:final|correct)\s)?answers?[*_ \t]*(?:$(?=\s*\S)|\s[-–—→]\s))[*_]*",
+    r"|^[ \t#>*_]*(?:(?:the|my|our)\s)?(?:(?:final|correct)\s)?answers?[*_ \t]*"
+    r"(?:$(?=\s*\S)|\s(?:[-–—→]|[-=]>)\s))[*_]*",
     re.I | re.M,
 )
 # A sentence ends at a line break, or at a full stop that does not stand inside a number.
@@ -45,7 +46,10 @@ _NUMBER = re.compile(
 _MATH = re.compile(r"^\s*(?:\$\$(.+?)\$\$|\$(.+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\])", re.S)
 _JOINT = re.compile(r"\s*(?:,\s*(?:and|or)\b|,|;|\band\b|\bor\b)")
 _NOTHING_MORE = re.compile(r"\s*\**\s*(?:[.!。]|\n|$)")
-_NUMBER_THEN_WORDS = re.compile(rf"^\\?\$?({_NUMBER.pattern})\s*%?(?=[,;]\s+[a-z])")
+_NUMBER_THEN_WORDS = re.compile(  # in Chinese "7 个", but neither 7 万 nor 7 分之 2
+    rf"^\\?\$?({_NUMBER.pattern})\s*%?(?=[,;]\s+[a-z]|\s?(?![十百千万亿分又])[\u4e00-\u9fff])"
+)
+_BOLD = re.compile(r"(?<![\w)])\*\*|\*\*(?![\w(])")
 
 # "18 dollars for each of the 3 boxes", but not "12 divided by 4, so 3": where a clause begins that only
 # explains the number before it, and what goes on with it instead.
@@ -208,7 +212,7 @@ def _argument(text: str, begin: int) -> tuple[str, int]:
     while end < min(len(text), begin + _WIDEST):
         if more := _TAKES_MORE.match(text, end) or _ATOM.match(text, end):
             end = more.end()
-        elif text[end] in _BRACKETS and (closing := _closing(text, end)):
+        elif closing := _closing(text, end + text.startswith("\\{", end)):
             end = closing
         else:
             break
@@ -219,8 +223,10 @@ def _argument(text: str, begin: int) -> tuple[str, int]:
 
 
 def _closing(text: str, begin: int) -> int | None:
-    """Where the bracket that opens at `begin` is closed, if that is on its line."""
+    """Where the bracket that opens at `begin` is closed; None if none does, or not on its line."""
     depth, line = 0, text[begin : begin + _WIDEST].partition("\n")[0]
+    if line[:1] not in ("(", "[", "{"):
+        return None
     for place, char in enumerate(line, begin + 1):
         depth += (char in "({[") - (char in ")}]")
         if depth == 0:
@@ -271,7 +277,7 @@ def _said(text: str) -> str | None:
         text = text[lead.end() :]
     if formulas := _formulas(text):
         return formulas
-    sentence = _SENTENCE_END.split(text, maxsplit=1)[0].strip().strip('"“”`')
+    sentence = _BOLD.sub("", _SENTENCE_END.split(text, maxsplit=1)[0]).strip().strip('"“”`')
     sentence = re.split(r",?\s(?:because|since)\s", sentence, maxsplit=1)[0]
     if number := _NUMBER_THEN_WORDS.match(sentence):
         return number.group(1)

@@ -205,7 +205,7 @@ _ELIDED = re.compile(r"[-+]?\d*\.(\d+)\\ldots")
 
 
 def begins(text: str, value: Any, digits: int) -> bool:
-    """Whether `3.1415\ldots` shows a value's first digits, or the rounded ones; `digits` at least."""
+    r"""Whether `3.1415\ldots` shows a value's first digits, or the rounded ones; `digits` at least."""
     match = _ELIDED.fullmatch(text)
     shown = text.partition("\\")[0]
     if not match or value is None or len(re.sub(r"\D", "", shown).lstrip("0")) < max(digits, 1):

@@ -52,7 +52,7 @@ def math_verify(prediction: str, reference: str) -> bool:
 
 
 def _evaluated(parsed: list[Any]) -> list[Any]:
-    """What was parsed, with integrals, sums, limits and derivatives worked out; `verify` takes seconds for it."""
+    """What was parsed, with integrals, sums and limits worked out: `verify` would take seconds for one."""
     from sympy import Derivative, Expr, Integral, Limit, Product, Sum
 
     kinds = (Integral, Sum, Product, Limit, Derivative)
@@ -72,11 +72,11 @@ def _same_constants(gold: list[Any], target: list[Any]) -> bool | None:
 
 
 def explosive(text: str) -> bool:
-    """Whether a formula may have a value that no memory holds; sympy finds a value before it sees its size.
+    """Whether a formula may have a value that no memory holds: sympy finds a value before it sees its size.
 
-    Such are a power or a factorial of numbers in an exponent (`2^{3^4}`, but not `e^{-x^2}`), the factorial of
-    either, and a number beyond `_LARGEST` as an exponent or before a factorial. That powers merely follow one
-    another is no danger.
+    Such are a power or a factorial of numbers in an exponent (`2^{3^4}`, but not `e^{-x^2}`), the factorial
+    of either, and a number of `_LARGEST` or more as an exponent or before a factorial. That powers merely
+    follow one another is no danger.
     """
     pieces = _PIECE.findall(text)
     partner = _partners(pieces)
