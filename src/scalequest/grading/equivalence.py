@@ -75,7 +75,7 @@ def quick(prediction: str, reference: str) -> tuple[bool, Layer] | None:
         return False, "text"
     a = value(left)
     if a is not None and (b := value(right)) is not None and (a == b or (_finite(a) and _finite(b))):
-        return a == b or _printed(left, a, right, b), "exact"
+        return a == b, "exact"
     return None
 
 
@@ -206,7 +206,7 @@ class Comparison:
         x, y = _exact(a), _exact(b)
         if x is not None and y is not None and (x == y or (_finite(x) and _finite(y))):
             self.use("exact")
-            return x == y or _printed(a, x, b, y)
+            return x == y
         if self.options.decimal_comma and _comma_decimal(a, b):
             return True
         if (x is None and is_prose(a)) or (y is None and is_prose(b)):
@@ -319,8 +319,7 @@ class Comparison:
             match = _DECIMAL.fullmatch(text)
             if match is None or names(exact):
                 continue
-            whole, fraction = rational(tree), rational(exact)
-            if whole is not None and fraction is not None and numeric.printed(text, whole, fraction):
+            if rational(exact) == 0 and numeric.vanishes(text, rational(tree) or Fraction(1)):
                 return True
             if _DECIMAL.fullmatch(other):
                 continue
@@ -596,11 +595,6 @@ def _words(text: str) -> str:
 def _finite(number: Fraction) -> bool:
     """Whether a few decimals hold it."""
     return bool((number * 10**_FINITE_PLACES).denominator == 1)
-
-
-def _printed(left: str, a: Fraction, right: str, b: Fraction) -> bool:
-    """Whether one of two values is the other as a program prints it."""
-    return numeric.printed(left, a, b) or numeric.printed(right, b, a)
 
 
 def _comma_decimal(prediction: str, reference: str) -> bool:

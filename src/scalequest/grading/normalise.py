@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from decimal import Context
 from functools import lru_cache
 
 from scalequest.grading.extraction import last_box
@@ -83,6 +84,7 @@ _REPEATING = re.compile(
     r"(?<!\d)(\d*)\.(\d*)(\\dot\s*\{?\d\}?\d*\\dot\s*\{?\d\}?|\\(?:overline|bar|dot)\s*(?:\{\d+\}|\d)"
     r"|\(\d+\)(?=\s*(?:$|[,;)\]}%]|\\%)))"
 )
+_PRINTED = re.compile(r"(?<![\d.,])\d+\.\d+(?![\d.…]|\s?\\[lcd]?dots)")
 _ELIDED = re.compile(r"(?<![\d.])(\d{1,3}(?:,\d{3})+|\d*)\.(\d{2,40})\s?(?:\\ldots(?![A-Za-z])|\.{3,}|…)")
 _BASES = "two|three|four|five|six|seven|eight|nine"
 _BASE_WORDS = re.compile(
@@ -134,6 +136,7 @@ def normalise(text: str) -> str:
     text = re.sub(
         r"(?<=[)\]])\s*U\s*(?=[(\[])", r"\\cup ", re.sub(r"(?<![A-Za-z\\])oo(?![A-Za-z])", "infinity", text)
     )
+    text = _PRINTED.sub(_printed, text) if len(text) > 15 else text
     text = _ELIDED.sub(_elided, _REPEATING.sub(_repeating, text))
     text = _LARGE.sub(lambda m: rf" \cdot 10^{{{_ZEROS[m[1]]}}}", text)
     text = _BASE_WORDS.sub(_base, text)
@@ -186,6 +189,18 @@ def _fraction(whole: str, fixed: str, again: str) -> str:
     below = (10 ** len(again) - 1) * 10 ** len(fixed)
     above = int(whole + fixed + again) - int(whole + fixed or "0")
     return rf"\frac{{{above}}}{{{below}}}"
+
+
+def _printed(match: re.Match[str]) -> str:
+    """Read `0.30000000000000004` as 0.3.
+
+    A program prints up to 17 significant digits of a double, which holds 15. If these are at most twelve and
+    zeros, the others are noise; a number of 18 digits and more is no double.
+    """
+    if not 16 <= len(match[0].replace(".", "").lstrip("0")) <= 17:
+        return match[0]
+    short = Context(prec=15).create_decimal(match[0]).normalize()
+    return format(short, "f") if len(short.as_tuple().digits) <= 12 else match[0]
 
 
 def _elided(match: re.Match[str]) -> str:
