@@ -154,7 +154,7 @@ def reports(options: argparse.Namespace) -> int:
             for name, verdicts in known.items():
                 wrong = [case for case in mine if verdicts[id(case)] != case["same"]]
                 line[f"{name} %"] = 100 * (1 - len(wrong) / max(1, len(mine)))
-                line[f"{name}: false pos."] = sum(not case["same"] for case in wrong)
+                line[f"{name} f.p."] = sum(not case["same"] for case in wrong)
             table.append(line)
     print_table("Reported kinds of answers: agreement with the labels", table)
     if options.output:
