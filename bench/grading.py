@@ -1,28 +1,40 @@
 r"""How fast and how right the grader is beside math-verify, on the labelled files.
 
     SCALEQUEST_DATA=... python bench/grading.py
+    python bench/grading.py --reports [--peer NAME=PATH:FUNCTION ...]
 
 Whole outputs (`model_outputs_dev`): extraction and comparison, our one isolated worker against math-verify in
 this process as its authors call it, both after their imports, in turn over the same blocks of rows, so that a
 busy machine slows both. All rows, and those of MATH and OlympiadBench alone, whose answers need algebra.
 Pairs (`grader_cases_dev`): agreement, false positives and negatives, seconds, hostile rows. About three
 minutes on 2 cores.
+
+`--reports` counts the cases of `tests/grading/reports` instead, each file whole and its held-out cases alone:
+ours, math-verify in our killable worker, and peers, each a function of prediction and reference in a Python
+file. A peer is asked in a process of its own for each case, with 8 seconds of processor time and 4 GiB; what
+overruns them counts as False. It gets the answer that our extraction finds in a whole output; math-verify
+finds its own.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
+import multiprocessing
 import os
+import resource
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from scalequest.grading import Grader, extract
 from scalequest.records import read_rows
 
+REPORTS = Path(__file__).parents[1] / "tests/grading/reports"
+PEER_SECONDS, PEER_BYTES = 8, 4 << 30
 BAR = 5.0
 BLOCK = 200
 HARD = ("math", "olympiadbench")
@@ -30,6 +42,8 @@ HARD = ("math", "olympiadbench")
 
 def main(options: argparse.Namespace) -> int:
     """Measure, print two tables, and return 1 where the ratio misses its bar."""
+    if options.reports:
+        return reports(options)
     data = Path(os.environ["SCALEQUEST_DATA"])
     outputs = read_rows(data / "model_outputs_dev.jsonl.gz")[:: options.step]
     pairs = read_rows(data / "grader_cases_dev.jsonl")
@@ -110,6 +124,77 @@ def pair_table(grader: Grader, rows: Sequence[dict[str, Any]], name: str) -> dic
     }
 
 
+def reports(options: argparse.Namespace) -> int:
+    """Print the table of reported kinds of answers."""
+    import yaml
+
+    peers = {name: peer(place) for name, _, place in (one.partition("=") for one in options.peer)}
+    cases: dict[str, list[dict[str, Any]]] = {
+        path.stem: yaml.safe_load(path.read_text(encoding="utf-8"))["cases"]
+        for path in sorted(REPORTS.glob("*.yaml"))
+    }
+    cases["all files"] = [case for rows in cases.values() for case in rows]
+    with Grader() as grader:
+        judges: dict[str, Callable[[dict[str, Any]], bool]] = {
+            "ours": lambda case: grader.grade(answer_of(case), case["reference"]).correct,
+            "math-verify": lambda case: bool(
+                grader.math_verify(case.get("output") or f"\\boxed{{{case['answer']}}}", case["reference"])
+            ),
+        }
+        for name, ask in peers.items():
+            judges[name] = lambda case, ask=ask: ask(answer_of(case), case["reference"])  # type: ignore[misc]
+        known = {
+            name: {id(case): judge(case) for case in cases["all files"]} for name, judge in judges.items()
+        }
+    table = []
+    for file, rows in cases.items():
+        for half in ("all", "held out"):
+            mine = [case for case in rows if half == "all" or case.get("held_out")]
+            line: dict[str, Any] = {"file": file, "cases": half, "n": len(mine)}
+            for name, verdicts in known.items():
+                wrong = [case for case in mine if verdicts[id(case)] != case["same"]]
+                line[f"{name} %"] = 100 * (1 - len(wrong) / max(1, len(mine)))
+                line[f"{name} f.p."] = sum(not case["same"] for case in wrong)
+            table.append(line)
+    print_table("Reported kinds of answers: agreement with the labels", table)
+    if options.output:
+        Path(options.output).write_text(json.dumps(table, indent=1) + "\n")
+    return 0
+
+
+def answer_of(case: dict[str, Any]) -> str:
+    """The answer of a case, found in its output if it has one."""
+    return (extract(case["output"]).answer or "") if "output" in case else str(case["answer"])
+
+
+def peer(place: str) -> Callable[[str, str], bool]:
+    """Load `PATH:FUNCTION`; what is returned asks it in a process that ends when it overruns its limits."""
+    path, _, function = place.rpartition(":")
+    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    if spec is None or spec.loader is None:
+        raise SystemExit(f"--peer: {place}: expected NAME=PATH:FUNCTION, the path of a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(Path(path).parent))
+    spec.loader.exec_module(module)
+    judge = getattr(module, function)
+    judge("\\frac{x+1}{2}", "\\frac{1+x}{2}")  # loads here what its processes would load each
+
+    def child(prediction: str, reference: str) -> None:
+        resource.setrlimit(resource.RLIMIT_CPU, (PEER_SECONDS, PEER_SECONDS))
+        resource.setrlimit(resource.RLIMIT_AS, (PEER_BYTES, PEER_BYTES))
+        os._exit(0 if judge(prediction, reference) else 1)
+
+    def ask(prediction: str, reference: str) -> bool:
+        process = multiprocessing.get_context("fork").Process(target=child, args=(prediction, reference))
+        process.start()
+        process.join(10 * PEER_SECONDS)
+        process.kill()
+        process.join()
+        return process.exitcode == 0
+
+    return ask
+
+
 def print_table(title: str, rows: Sequence[dict[str, Any]]) -> None:
     """Print rows under a title."""
     from rich.console import Console
@@ -128,7 +213,16 @@ if __name__ == "__main__":
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--step", type=int, default=1, help="every so many outputs only, to see that it runs")
+    parser.add_argument("--reports", action="store_true", help="count the reported kinds of answers instead")
+    parser.add_argument(
+        "--peer",
+        action="append",
+        default=[],
+        metavar="NAME=PATH:FUNCTION",
+        help="another grader, with --reports",
+    )
     parser.add_argument("--output", help="a JSON file for the figures")
-    if "SCALEQUEST_DATA" not in os.environ:
+    arguments = parser.parse_args()
+    if "SCALEQUEST_DATA" not in os.environ and not arguments.reports:
         parser.error("set SCALEQUEST_DATA to the folder of the labelled files")
-    sys.exit(main(parser.parse_args()))
+    sys.exit(main(arguments))

@@ -4,17 +4,23 @@ r"""Grade a file of answers, or of whole outputs: was each the same as its refer
     python eval/grade.py outputs.jsonl.gz --completion output --reference reference --output graded.jsonl
 
 Hardware: one CPU core a worker; about ten thousand answers a minute that need algebra, far more that do not.
+A cell may be text, a number, or a list as OlympiadBench has it, also one that became text (`"['2', '3']"`) on
+its way: one element is the answer, several are the elements of a list. Null and NaN are missing: without a
+reference a row is not graded, without an answer it is wrong, and both are counted and named.
 Each comparison that needs more than text and fractions runs in a process with limits of time and memory;
 what overran them counts as wrong and is listed. Nothing that a model wrote is executed.
 
-Result: every row of the file with `correct`, `layer` (what decided) and `seconds`, and with --completion also
-`extracted` and `extraction_rule`; a summary. `--label COLUMN` compares the verdicts with known ones.
+Result: every row of the file with `correct` (null: not graded), `layer` (what decided) and `seconds`, with
+--completion also `extracted` and `extraction_rule`; a summary. `--label COLUMN` compares the verdicts with
+known ones.
 """
 
 from __future__ import annotations
 
 import gzip
 import json
+import math
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -55,29 +61,43 @@ def main(config: GradeConfig, options: GraderOptions) -> None:
         )
     rows = read_rows(config.input)
     asked = config.completion or config.prediction
-    columns = [config.reference, *([config.label] if config.label else [])]
     for index, row in enumerate(rows):
-        # An answer may be null, since none may have been found; its column has to be there
-        require(row, *columns, *([] if asked in row else [asked]), source=config.input, index=index)
+        # What is asked for and its reference may be null, but their columns have to be there
+        absent = [name for name in (config.reference, asked) if name not in row]
+        require(row, *absent, *([config.label] if config.label else []), source=config.input, index=index)
     if config.workers < 1:
         raise ConfigError(f"workers: expected at least 1, got {config.workers}")
     known = [truth(row[config.label], config, n) for n, row in enumerate(rows, 1)] if config.label else None
-    texts = ["" if row[asked] is None else str(row[asked]) for row in rows]
-    found = [extract(text) for text in texts] if config.completion else None
-    answers = [one.answer or "" for one in found] if found else texts
-    references = [str(row[config.reference]) for row in rows]
+    texts = [as_text(row[asked], config, asked, n) for n, row in enumerate(rows, 1)]
+    references = [
+        as_text(row[config.reference], config, config.reference, n) for n, row in enumerate(rows, 1)
+    ]
+    found = [extract(text or "") for text in texts] if config.completion else None
+    answers = [one.answer or "" for one in found] if found else [text or "" for text in texts]
+    report_missing(references, config.reference, "they are not graded")
+    report_missing(texts, asked, "they are wrong")
+    given = [index for index, reference in enumerate(references) if reference is not None]
+    if rows and not given:
+        raise ConfigError(
+            f"{config.input}: '{config.reference}' is missing in every row; name it with --reference"
+        )
 
     with Grader(options, config.workers) as grader:
-        verdicts = list(grader.grade_all(zip(answers, references, strict=True)))
+        pairs = ((answers[index], references[index] or "") for index in given)
+        verdicts = dict(zip(given, grader.grade_all(pairs), strict=True))
 
     graded = [
-        {**row, **columns_of(verdict, found[index] if found else None)}
-        for index, (row, verdict) in enumerate(zip(rows, verdicts, strict=True))
+        {**row, **columns_of(verdicts.get(index), found[index] if found else None)}
+        for index, row in enumerate(rows)
     ]
     data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in graded).encode()
     with writing(path):
         durable.write(path, gzip.compress(data) if path.suffix == ".gz" else data)
-    summarise(verdicts, found, known)
+    summarise(
+        list(verdicts.values()),
+        [found[index] for index in given] if found else None,
+        [known[index] for index in given] if known else None,
+    )
     for prediction, reference in grader.timeouts:
         print(f"timeout: {prediction[:200]!r} for {reference[:200]!r}")
 
@@ -109,6 +129,61 @@ def writing(path: Path) -> Iterator[None]:
         raise ConfigError(f"output: {error.filename or path}: {error.strerror or error}") from None
 
 
+# A list that was turned into text: elements in quotes, between commas or, by numpy, spaces
+_WRITTEN_ELEMENT = r"""'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*\""""
+_WRITTEN_LIST = re.compile(
+    rf"(?:array\()?[\[(]\s*(?:(?:{_WRITTEN_ELEMENT})[\s,]*)+[\])](?:,\s*dtype=[^()]*\))?", re.S
+)
+
+
+def as_text(value: Any, config: GradeConfig, column: str, row: int) -> str | None:
+    """What a cell says: text as it is, a number, or the elements of a list; None where it is missing.
+
+    Raises:
+        ConfigError: it is a mapping, or several whole outputs.
+    """
+    value = None if value == "[]" else value
+    if (
+        isinstance(value, str)
+        and value.lstrip()[:1] in ("[", "(", "a")
+        and _WRITTEN_LIST.fullmatch(value.strip())
+    ):
+        value = [unquoted(element) for element in re.findall(_WRITTEN_ELEMENT, value)]
+    if hasattr(value, "tolist"):  # of numpy
+        value = value.tolist()
+    if isinstance(value, (list, tuple, set)):
+        parts = [as_text(one, config, column, row) for one in value]
+        if column == config.completion and len(parts) > 1:
+            raise ConfigError(
+                f"{config.input}: row {row}: {column}: {len(parts)} outputs; give each a row of its own"
+            )
+        return ", ".join(part for part in parts if part is not None) or None
+    if isinstance(value, dict):
+        raise ConfigError(
+            f"{config.input}: row {row}: {column}: expected text, a number or a list, got a mapping"
+        )
+    if (
+        value is None
+        or (isinstance(value, float) and math.isnan(value))
+        or str(value).strip().lower() in ("nan", "<na>", "")
+    ):
+        return None
+    return str(value)
+
+
+def unquoted(element: str) -> str:
+    """An element without its quotes; a doubled backslash, as Python writes it, is one."""
+    return re.sub(r"\\([\\'\"])", r"\1", element[1:-1])
+
+
+def report_missing(values: Sequence[str | None], column: str, what: str) -> None:
+    """Say how many cells are missing, and where the first of them are."""
+    rows = [number for number, value in enumerate(values, 1) if value is None]
+    if rows:
+        named = ", ".join(map(str, rows[:10])) + (", ..." if len(rows) > 10 else "")
+        print(f"'{column}' is missing in {len(rows):,} of {len(values):,} rows, and {what}: row {named}")
+
+
 def truth(value: Any, config: GradeConfig, row: int) -> bool:
     """A known verdict: true, false, 1 or 0, also as text.
 
@@ -122,12 +197,12 @@ def truth(value: Any, config: GradeConfig, row: int) -> bool:
     return found
 
 
-def columns_of(verdict: Verdict, found: Extracted | None) -> dict[str, Any]:
-    """What is added to a row."""
+def columns_of(verdict: Verdict | None, found: Extracted | None) -> dict[str, Any]:
+    """What is added to a row; without a verdict it was not graded."""
     added: dict[str, Any] = {
-        "correct": verdict.correct,
-        "layer": verdict.layer,
-        "seconds": round(verdict.seconds, 6),
+        "correct": verdict.correct if verdict else None,
+        "layer": verdict.layer if verdict else "missing",
+        "seconds": round(verdict.seconds, 6) if verdict else 0.0,
     }
     return added if found is None else {**added, "extracted": found.answer, "extraction_rule": found.rule}
 

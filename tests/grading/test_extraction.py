@@ -1,12 +1,18 @@
 from __future__ import annotations
 
 import json
+import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from scalequest.grading import equivalent, extract
+from scalequest.grading.equivalence import quick
+from scalequest.grading.normalise import LONGEST
+from scalequest.questions.language import _words
+from scalequest.solutions.assembly import _BOX
 
 
 @pytest.mark.parametrize(
@@ -64,6 +70,25 @@ from scalequest.grading import equivalent, extract
         ("(3, 4)", "(3, 4)", "number"),
         ("#### Step 1\nadd\n#### Step 2\ndouble\n\nThe answer is 14.", "14", "phrase"),
         ("The answer must be D because A is too small.", "D", "phrase"),
+        ("The answer is \\boxed{7}. Note: the \\boxed environment is used here.", "7", "boxed"),
+        ("Mark your solution with \\boxed \nThe answer is 12.", "12", "phrase"),
+        ("$\\boxed\\frac{1}{2}$", "\\frac{1}{2}", "boxed"),
+        ("$\\boxed\\frac12$ of it", "\\frac12", "boxed"),
+        ("\\boxed \\left\\{1, 2\\right\\} holds", "\\left\\{1, 2\\right\\}", "boxed"),
+        ("#### 7 apples I could not use \\boxed here.", "7", "hash"),
+        ("Put your answer in \\boxed{}. The answer is 4.", "4", "phrase"),
+        ("Use \\boxed{\\text{your answer}}. The answer is 4.", "4", "phrase"),
+        ("\\boxed(7), not \\boxed", "(7)", "boxed"),
+        ("we choose \\boxed A.", "A", "boxed"),
+        ("the \\boxed A students know: the answer is 3", "3", "phrase"),
+        ("\\\\boxed{7}", "7", "boxed"),
+        ("Answer\n7\n\nin 3 steps", "7", "phrase"),
+        ("### Final Answer\n\n**42**\n\nin 2 steps", "42", "phrase"),
+        ("Answer:\n- 7\n\nin 3 steps", "7", "phrase"),
+        ("Answer => 7", "7", "phrase"),
+        ("Answer: 7 (since 3 + 4 = 7)", "7", "phrase"),
+        ("Answer: 7 (mod 12)", "7 (mod 12)", "phrase"),
+        ("答：7 个苹果。因为 3 + 4", "7", "phrase"),
         ("no idea", None, "none"),
         ("", None, "none"),
     ],
@@ -88,6 +113,58 @@ def test_a_long_output_without_an_answer_is_read_quickly() -> None:
     for lines in ("\n", " \n", "\n\nQuestion" + " " * 50, "\\[", "<answer>", "$\\x"):
         assert extract(f"The answer is 5.{lines * 20_000} Done").answer is not None
     assert time.process_time() - started < 10  # a second; any of them alone took minutes
+
+
+_TOKENS = r"""
+\ \\ $ $$ # #### { } \{ \} ( ) [ ] \( \) \[ \] \boxed \boxed{ \boxed{7} \fbox \text{ \frac \left \quad \dot
+\phantom{ answer Answer: answer: **answer** 答案： 答 ans. 7 1, 0. 1,000 1/ , . ... … 。 - + = => ^ * ** _ `
+``` " ! ? % / ~ & | < > ; : <answer> </answer> <think> </think> <|im_end|> </s> a word not therefore because é
+七 √ ²
+"""
+_SPACED = (
+    " ",
+    "\t",
+    "\n",
+    " \n",
+    "\n\n",
+    "\nQ:",
+    "\nA:",
+    "\n- ",
+    "The answer is ",
+    "final answer ",
+    "not but ",
+)
+TOKENS = (*_TOKENS.split(), *_SPACED)
+
+
+def seconds_of(call: Callable[[str], object], text: str) -> float:
+    started = time.process_time()
+    call(text)
+    return time.process_time() - started
+
+
+@pytest.mark.parametrize("call", [extract, _BOX.findall, _words], ids=["extract", "boxes", "language"])
+def test_long_runs_cost_linear_time(call: Callable[[str], object]) -> None:
+    """No token that a pattern knows, alone or in turn with another, makes a long output slow."""
+    mixed = [
+        left + right for left, right in zip(TOKENS, random.Random(0).sample(TOKENS, len(TOKENS)), strict=True)
+    ]
+    for lead, units, length in (
+        ("", TOKENS, 60_000),
+        ("The answer is ", TOKENS, 20_000),
+        ("\\boxed", TOKENS, 20_000),
+        ("", mixed, 20_000),
+    ):
+        for unit in units:
+            assert seconds_of(call, lead + unit * (length // len(unit))) < 3, (lead, unit)
+
+
+@pytest.mark.parametrize("unit", TOKENS)
+def test_runs_in_answers_are_bounded(unit: str) -> None:
+    """What the caller's own process does with an answer has no other limit than its length."""
+    text = (unit * LONGEST)[: LONGEST - 20]
+    assert seconds_of(lambda answer: quick(f"7{answer}x", "7"), text) < 2
+    assert equivalent(text * 20, "7") is False
 
 
 @pytest.mark.data

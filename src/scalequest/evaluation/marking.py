@@ -22,7 +22,7 @@ from scalequest.evaluation.prompts import EvalPrompt
 from scalequest.grading import Grader, GraderOptions, extract, numeric
 from scalequest.grading.exact import value
 from scalequest.grading.expressions import readings
-from scalequest.grading.normalise import normalise
+from scalequest.grading.normalise import LONGEST, normalise
 
 
 @dataclass(frozen=True)
@@ -135,6 +135,8 @@ def _allowed(reference: float, judging: Judging) -> float:
 
 def _numbers(text: str) -> list[float]:
     """The numbers of a list, its brackets left out; none where any element is something else."""
+    if len(text) > LONGEST:
+        return []
     text = normalise(text)
     if (whole := _number(text)) is not None:
         return [whole]

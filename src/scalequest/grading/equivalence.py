@@ -331,6 +331,8 @@ class Comparison:
         )
 
     def _same_trees(self, left: Form, right: Form, a: Sequence[Node], b: Sequence[Node]) -> bool:
+        if (not a and self._begins(left, b)) or (not b and self._begins(right, a)):
+            return True
         if not a or not b:
             foreign = any(not trees and is_foreign(form.text) for form, trees in ((left, a), (right, b)))
             return foreign and self._ask_symbolic(left, right)
@@ -363,6 +365,16 @@ class Comparison:
         forms = [[Form("leaf", "", tree=tree) for tree in signs(side)] for side in (a, b)]
         return self._paired(*forms)
 
+    def _begins(self, shown: Form, exact: Sequence[Node]) -> bool:
+        """Whether a decimal that ends in dots shows a value with no finite decimal."""
+        if not self.options.rounding_digits or len(exact) != 1 or names(exact[0]):
+            return False
+        fraction = rational(exact[0])
+        finite = fraction is not None and _finite(fraction)
+        return not finite and numeric.begins(
+            shown.text, numeric.value(exact[0]), self.options.rounding_digits
+        )
+
     def _rounded(self, left: Form, right: Form, a: Sequence[Node], b: Sequence[Node]) -> bool:
         """Whether one side is a decimal, and the other an exact value that rounds to it."""
         if not self.options.rounding_digits:
@@ -372,7 +384,11 @@ class Comparison:
             (right.text, b[0], a[0], left.text),
         ):
             match = _DECIMAL.fullmatch(text)
-            if match is None or names(exact) or _DECIMAL.fullmatch(other):
+            if match is None or names(exact):
+                continue
+            if rational(exact) == 0 and numeric.vanishes(text, rational(tree) or Fraction(1)):
+                return True
+            if _DECIMAL.fullmatch(other):
                 continue
             if _is_rounded(
                 tree, exact, text, len(match[1] or "") - int(match[2] or 0), self.options.rounding_digits

@@ -11,24 +11,45 @@ from scalequest.grading.tokens import FUNCTIONS
 
 Rule = Literal["boxed", "hash", "phrase", "number", "none"]
 
-_BOX = re.compile(r"\\+(?:boxed|fbox)(?![a-zA-Z])\s*")
+_BOX = re.compile(r"(?<!\\)\\+(?:boxed|fbox)(?![a-zA-Z])[^\S\n]*(?:\n\s*(?=\{))?")
+# What TeX would put into a box that has no braces: one atom of a formula, and here all that is written on
+# to it. A word is none, so that a remark about `\boxed` has no content.
+_TAKES_MORE = re.compile(r"\\(?:[dtc]?frac|[dt]?binom|sqrt|left|bigl?|Bigl?)[^\S\n]*")
+_ATOM = re.compile(
+    r"\\[A-Za-z]{2,}|\\%|[-+±](?:[^\S\n](?=[\d\\.(]))?|\d+(?:,\d{3})*(?:\.\d+)?|\.\d+"
+    r"|(?<![A-Za-z])[A-Za-z](?![A-Za-z])|[*/=<>^_!'|%°√π∞≤≥·×÷]"
+)
+_CLOSED = re.compile(r"[^\S\n]*(?:\$|\\[)\]]|[.,;:!?)\]}]|\n|$)")
+# Boxes that show where an answer belongs, and hold none.
+_PLACEHOLDER = re.compile(
+    r"(?:\\(?:[lcd]?dots|q?quad|square|underline|[,;:! _]|[hv]?phantom\{[^{}]*\}|(?:text|mathrm)(?=\{))"
+    r"|[\s{}._…?~])*"
+    r"(?:[<\[]?(?:(?:your|the|my)[\s_])?(?:final[\s_])?(?:answer|result)(?:[\s_](?:goes\s)?here)?[\s{}._…?>\]]*)?",
+    re.I,
+)
 _HASH = re.compile(r"####[ \t]*([^\n]+)")
 _PHRASE = re.compile(
     r"(?:\b(?:(?:final|correct)\s+)?"
-    r"(?:answers?|(?<=final )result|result(?=\s+is)|(?<=correct )(?:option|choice))\**"
-    r"(?:\s+(?:is|are|(?:would|must|should|will)\s+be)\b\s*:?|\s*[:：=])"
-    r"|\bans\s*[.:]|^A:|答案\**(?:是|为|[:：])[:：]?)\**\s*",
+    r"(?:answers?|(?<=final )result|result(?=\s+is)|(?<=correct )(?:option|choice))[*_]*"
+    r"(?:(?:,\s\w{2,15},)?\s+(?:is|are|(?:would|must|should|will)\s+be)\b\s*:?|\s*(?:[:：]|=>?))"
+    r"|\bans\s*[.:]|^A:|答案[*_]*(?:是|为|[:：])[:：]?|答[:：]|故选[:：]?"
+    # a heading, and what stands below it; or set off by a dash
+    r"|^[ \t#>*_]*(?:(?:the|my|our)\s)?(?:(?:final|correct)\s)?answers?[*_ \t]*"
+    r"(?:$(?=\s*\S)|\s(?:[-–—→]|[-=]>)\s))[*_]*",
     re.I | re.M,
 )
 # A sentence ends at a line break, or at a full stop that does not stand inside a number.
-_SENTENCE_END = re.compile(r"\n|[.!?](?=\s|$)|(?<=[$\])])\.")
+_SENTENCE_END = re.compile(r"\n|[.!?](?=\s|$)|(?<=[$\])])\.|[。！？]")
 _NUMBER = re.compile(
     r"-?\$?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+,\d\d(?![\d,])|\d+)(?:\.\d+)?|\.\d+)(?:\s?/\s?\d+(?!\d|\.\d))?"
 )
 _MATH = re.compile(r"^\s*(?:\$\$(.+?)\$\$|\$(.+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\])", re.S)
 _JOINT = re.compile(r"\s*(?:,\s*(?:and|or)\b|,|;|\band\b|\bor\b)")
 _NOTHING_MORE = re.compile(r"\s*\**\s*(?:[.!。]|\n|$)")
-_NUMBER_THEN_WORDS = re.compile(rf"^\\?\$?({_NUMBER.pattern})\s*%?(?=[,;]\s+[a-z])")
+_NUMBER_THEN_WORDS = re.compile(  # in Chinese "7 个", but neither 7 万 nor 7 分之 2
+    rf"^\\?\$?({_NUMBER.pattern})\s*%?(?=[,;]\s+[a-z]|\s?(?![十百千万亿分又])[\u4e00-\u9fff])"
+)
+_BOLD = re.compile(r"(?<![\w)])\*\*|\*\*(?![\w(])")
 
 # "18 dollars for each of the 3 boxes", but not "12 divided by 4, so 3": where a clause begins that only
 # explains the number before it, and what goes on with it instead.
@@ -37,6 +58,10 @@ _GOES_ON = re.compile(
     r"[-+*/^=<>×÷·%\\]|\b(?:is|are|equals?|gives?|makes?|or|to|so|times|plus|minus|divided|multiplied)\b"
     r"|\b(?:more|less|fewer)\b|(?:,|\band)\s*\$?\d"
 )
+
+_APART = 200  # characters between two boxes of one answer
+# "12 apples (since 3 * 4 = 12)": a remark in brackets behind a number, with numbers of its own
+_REMARK = re.compile(r"\s\((?!mod\b|base\b)(?=[^()]*(?:\b[a-z]{2,}\s|=))(?=[^()]*\d)[^()]*\)\s*$")
 
 _TRIES = 50  # boxes and phrases looked at, from the last one back: a text of thousands has to cost little
 _WIDEST = 2_000  # characters before and after a number in which its formula begins and ends
@@ -47,11 +72,13 @@ _BETWEEN = re.compile(
     r"(?:\s|[$,;&~]|\\[\[\]()\\,;]|\\q?quad(?![a-z])|\\(?:text|mbox)\s*\{\s*(?:,?\s*and|or|,)\s*\}"
     r"|\b(?:and|or)\b|\b[a-zA-Z](?:_\w)?\s*=)*"
 )
+_BRACE = re.compile(r"\\.|[{}]", re.S)  # an escaped one is none
 _TAG = re.compile(r"<(/?)answer>", re.I)
 # What a model may begin an answer with, and what may stand around it.
 _LEAD = re.compile(
-    r"(?:(?:therefore|thus|then|hence|simply|indeed|clearly)\b[\s,:]*|[\s*`\"“]|\.{2,}|…)+",
-    re.I,
+    r"(?:(?:therefore|thus|then|hence|simply|indeed|clearly)\b[\s,:]*|not\b[^.\n]{1,60}?\bbut(?: rather)?\b"
+    r"|\n[ \t]*(?:[-•>]|```[a-z]+$)[ \t]*|[\s*_`\"“]|\.{2,}|…)+",
+    re.I | re.M,
 )
 # Where a base model goes on with another problem, or a chat model with another turn.
 _NEXT = re.compile(r"\n[^\S\n]*\n[^\S\n]*(?:\*\*)?(?:Q|Question|Problem|Exercise)\s?\d{0,6}\s?[:.]")
@@ -160,7 +187,7 @@ def joined_boxes(text: str) -> str | None:
     contents: list[str] = []
     begin = -1
     for start, content, end in _boxes(text):
-        if contents and not (end <= begin and _BETWEEN.fullmatch(text, end, begin)):
+        if contents and not (end <= begin <= end + _APART and _BETWEEN.fullmatch(text, end, begin)):
             break
         if content not in contents:
             contents.insert(0, content)
@@ -171,21 +198,49 @@ def joined_boxes(text: str) -> str | None:
 def _boxes(text: str) -> Iterator[tuple[int, str, int]]:
     """Yield begin, content and end of complete boxes, the last one first."""
     for match in list(_BOX.finditer(text))[: -_TRIES - 1 : -1]:
-        rest = text[match.end() :]
-        inside = braced(rest) if rest.startswith("{") else re.split(r"[\s{}$]", rest, maxsplit=1)[0]
-        if inside and inside.strip():
-            yield match.start(), inside.strip(), match.end() + len(inside) + 2 * rest.startswith("{")
+        inside, end = _argument(text, match.end())
+        if not _PLACEHOLDER.fullmatch(inside):
+            yield match.start(), inside.strip(), end
+
+
+def _argument(text: str, begin: int) -> tuple[str, int]:
+    r"""Content of the box whose command ends at `begin`, and the place behind it; `""` where it has none."""
+    if text.startswith("{", begin):
+        inside = braced(text[begin:]) or ""
+        return inside, begin + len(inside) + 2
+    end = begin
+    while end < min(len(text), begin + _WIDEST):
+        if more := _TAKES_MORE.match(text, end) or _ATOM.match(text, end):
+            end = more.end()
+        elif closing := _closing(text, end + text.startswith("\\{", end)):
+            end = closing
+        else:
+            break
+    inside = text[begin:end]
+    if re.fullmatch(r"[A-Za-z]", inside) and not _CLOSED.match(text, end):
+        return "", end  # "the \boxed a reader expects"
+    return (inside, end) if re.search(r"[^\W_]", inside) else ("", end)
+
+
+def _closing(text: str, begin: int) -> int | None:
+    """Where the bracket that opens at `begin` is closed; None if none does, or not on its line."""
+    depth, line = 0, text[begin : begin + _WIDEST].partition("\n")[0]
+    if line[:1] not in ("(", "[", "{"):
+        return None
+    for place, char in enumerate(line, begin + 1):
+        depth += (char in "({[") - (char in ")}]")
+        if depth == 0:
+            return place
+    return None
 
 
 def braced(text: str) -> str | None:
     """What stands between the brace that opens `text` and the one that closes it; None where none does."""
     depth = 0
-    for i, char in enumerate(text):
-        escaped = i > 0 and text[i - 1] == "\\" and not (i > 1 and text[i - 2] == "\\")
-        if char in "{}" and not escaped:
-            depth += 1 if char == "{" else -1
-            if depth == 0:
-                return text[1:i]
+    for match in _BRACE.finditer(text):
+        depth += (match[0] == "{") - (match[0] == "}")
+        if depth == 0:
+            return text[1 : match.start()] if match[0] == "}" else None
     return None
 
 
@@ -206,29 +261,35 @@ def _last_hash(text: str) -> str | None:
         return None
     if lines[-1][1][:1].isalpha() and text[lines[-1].end() :].strip():
         return None  # a heading, `#### Step 2`, with its text below it
-    return lines[-1][1].strip()
+    return _said(lines[-1][1])
 
 
 def _last_phrase(text: str) -> str | None:
     for match in list(_PHRASE.finditer(text))[: -_TRIES - 1 : -1]:
-        rest = text[match.end() :]
-        if lead := _LEAD.match(rest):
-            rest = rest[lead.end() :]
-        if formulas := _formulas(rest):
-            return formulas
-        sentence = _SENTENCE_END.split(rest.lstrip(), maxsplit=1)[0].strip().strip('"“”`')
-        sentence = re.split(r",?\s(?:because|since)\s", sentence, maxsplit=1)[0]
-        if number := _NUMBER_THEN_WORDS.match(sentence):
-            return number.group(1)
-        if len(re.findall(r"[a-z]{2,}", sentence)) >= 4 and (numbers := _NUMBER.findall(sentence)):
-            if (first := _NUMBER.match(sentence)) and not _GOES_ON.search(
-                _ASIDE.split(sentence[first.end() :], maxsplit=1)[0]
-            ):
-                return first.group().strip()
-            return str(numbers[-1]).strip()  # "Final answer: the volume of the box is 120"
-        if sentence:
-            return sentence.rstrip(".。*").strip()
+        if said := _said(text[match.end() :]):
+            return said
     return None
+
+
+def _said(text: str) -> str | None:
+    """The answer that a text begins with: its first formulas, else a number or all of its first sentence."""
+    if lead := _LEAD.match(text):
+        text = text[lead.end() :]
+    if formulas := _formulas(text):
+        return formulas
+    sentence = _BOLD.sub("", _SENTENCE_END.split(text, maxsplit=1)[0]).strip().strip('"“”`')
+    sentence = re.split(r",?\s(?:because|since)\s", sentence, maxsplit=1)[0]
+    if number := _NUMBER_THEN_WORDS.match(sentence):
+        return number.group(1)
+    if _NUMBER.match(sentence):
+        sentence = _REMARK.sub("", sentence)
+    if len(re.findall(r"[a-z]{2,}", sentence)) >= 4 and (numbers := _NUMBER.findall(sentence)):
+        if (first := _NUMBER.match(sentence)) and not _GOES_ON.search(
+            _ASIDE.split(sentence[first.end() :], maxsplit=1)[0]
+        ):
+            return first.group().strip()
+        return str(numbers[-1]).strip()  # "Final answer: the volume of the box is 120"
+    return sentence.rstrip(".。*_").strip() or None
 
 
 def _formulas(text: str) -> str | None:

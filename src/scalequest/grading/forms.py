@@ -325,7 +325,7 @@ def related(text: str) -> tuple[list[str], list[str]]:
 
 def is_related(text: str) -> bool:
     """Whether signs of relations stand in a text outside all brackets."""
-    return bool(_related(text)[1])
+    return bool(related(text)[1])
 
 
 _LETTER = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from decimal import Context
 from functools import lru_cache
 
 from scalequest.grading import currencies, forms
@@ -69,7 +70,13 @@ _FRACTION = re.compile(r"\\frac\s*(?:\{([^{}]*)\}|(\w))\s*(?:\{([^{}]*)\}|(\w))"
 _ELLIPSIS = re.compile(r"\s*(?:,\s*(?:\.{3,}|…)|(?<=,\d)\.{3,}|(?<=, \d)\.{3,}|(?<=[\d)}])…)")
 _GROUPED = re.compile(r"(?<![\d.,])(\d{1,3})((?: \d{3})+)(?!\d|,\d|\.\d* \d)")
 _MIXED = re.compile(r"(?<![\w.^/\\{}])(\d+)\s+(\d+)\s*/\s*(\d+)(?![\w.])")
-_REPEATING = re.compile(r"(?<!\d)(\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{(\d+)\}")
+# `0.1\overline{6}`, `0.1\dot6`, `0.\dot{1}4285\dot{7}` and `0.1(6)`
+_REPEATING = re.compile(
+    r"(?<!\d)(\d*)\.(\d*)(\\dot\s*\{?\d\}?\d*\\dot\s*\{?\d\}?|\\(?:overline|bar|dot)\s*(?:\{\d+\}|\d)"
+    r"|\(\d+\)(?=\s*(?:$|[,;)\]}%]|\\%)))"
+)
+_PRINTED = re.compile(r"(?<![\d.,])\d+\.\d+(?![\d.…]|\s?\\[lcd]?dots)")
+_ELIDED = re.compile(r"(?<![\d.])(\d{1,3}(?:,\d{3})+|\d*)\.(\d{2,40})\s?(?:\\ldots(?![A-Za-z])|\.{3,}|…)")
 _BASES = "two|three|four|five|six|seven|eight|nine"
 _BASE_WORDS = re.compile(
     rf"(?<=\w)\s*(?:_\s*\{{?\s*(?:\\text\w*\s*\{{)?\s*({_BASES})\s*\}}{{0,2}}"
@@ -113,7 +120,8 @@ def normalise(text: str, *, priced: bool = False) -> str:
     text = re.sub(
         r"(?<=[)\]])\s*U\s*(?=[(\[])", r"\\cup ", re.sub(r"(?<![A-Za-z\\])oo(?![A-Za-z])", "infinity", text)
     )
-    text = _REPEATING.sub(_repeating, text)
+    text = _PRINTED.sub(_printed, text) if len(text) > 15 else text
+    text = _ELIDED.sub(_elided, _REPEATING.sub(_repeating, text))
     text = _PERCENT.sub(r"\\%", in_digits(_ABOUT.sub("", text)))
     text = _LARGE.sub(lambda m: rf" \cdot 10^{{{_ZEROS[m[1]]}}}", text)
     text = _BASE_WORDS.sub(_base, text)
@@ -135,7 +143,8 @@ def normalise(text: str, *, priced: bool = False) -> str:
 def opened(text: str) -> str:
     """Return the text in one alphabet and one spelling of LaTeX, without wrappers, marks and labels."""
     spelt = in_ascii(text)
-    text = _END_OF_PROOF.sub("", (spelt if len(spelt) <= LONGEST else text).strip())
+    text = (spelt if len(spelt) <= LONGEST else text).strip()
+    text = _END_OF_PROOF.sub("", re.sub(r"\s{2,}", " ", text))  # long runs would cost square time below
     if text.count('"') == 1:
         text = text.strip('"').strip()
     text = _unwrap(text.replace("\\\\$", "$"))
@@ -147,7 +156,7 @@ def opened(text: str) -> str:
         text = _DOUBLED.sub(r"\\", text)
     text = text.replace("{,}", ",")
     if "\\" in text or "~" in text:
-        text = _SPACE.sub(" ", re.sub(r",\\!\s*", ",", text))
+        text = re.sub(r" {2,}", " ", _SPACE.sub(" ", re.sub(r",\\!\s*", ",", text)))
         text = _COLOUR.sub("", _NOTHING.sub("", text))
         text = _COMMAND.sub(lambda match: _COMMANDS.get(match[0], match[0]), text)
         text = re.sub(r"\^\s*\{\s*\\circ\s*\}", r"^\\circ", text)
@@ -203,12 +212,44 @@ def _unwrap(text: str) -> str:
 
 
 def _repeating(match: re.Match[str]) -> str:
-    whole, fixed, again = match[1], match[2], match[3]
-    if len(whole + fixed + again) > 100:
+    again = re.sub(r"\D", "", match[3])
+    product = match[3][0] == "(" and not re.search(
+        r"(?:^|[,;:=(\[{~<>])\s*[-+]?$", match.string[: match.start()]
+    )
+    if product or len(match[0]) > 100 or not (match[1] or match[2] or match[3][0] == "\\"):
         return match[0]
+    return _fraction(match[1], match[2], again)
+
+
+def _fraction(whole: str, fixed: str, again: str) -> str:
+    """The fraction of a decimal whose last digits go on for ever."""
     below = (10 ** len(again) - 1) * 10 ** len(fixed)
-    above = int(whole + fixed + again or "0") - int(whole + fixed or "0")
+    above = int(whole + fixed + again) - int(whole + fixed or "0")
     return rf"\frac{{{above}}}{{{below}}}"
+
+
+def _printed(match: re.Match[str]) -> str:
+    """Read `0.30000000000000004` as 0.3.
+
+    A program prints up to 17 significant digits of a double, which holds 15. If these are at most twelve and
+    zeros, the others are noise; a number of 18 digits and more is no double.
+    """
+    if not 16 <= len(match[0].replace(".", "").lstrip("0")) <= 17:
+        return match[0]
+    short = Context(prec=15).create_decimal(match[0]).normalize()
+    return format(short, "f") if len(short.as_tuple().digits) <= 12 else match[0]
+
+
+def _elided(match: re.Match[str]) -> str:
+    r"""Read `0.8333...` as 5/6: its end was seen three times, or twice where nothing stands before it."""
+    whole, digits = match[1].replace(",", ""), match[2]
+    for size in range(1, len(digits) // 2 + 1):
+        start = len(digits) - size
+        while start and digits[start - 1] == digits[start - 1 + size]:
+            start -= 1
+        if len(digits) - start >= (2 if start == 0 else 3) * size:
+            return _fraction(whole, digits[:start], digits[start : start + size])
+    return rf"{whole}.{digits}\ldots"
 
 
 def _base(match: re.Match[str]) -> str:

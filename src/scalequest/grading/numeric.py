@@ -9,6 +9,7 @@ That equal formulas are found equal, and others not, holds up to coincidences of
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from functools import lru_cache
@@ -172,6 +173,31 @@ def within(a: Fraction, b: Any, gap: Fraction) -> bool:
         return not isinstance(b, context.mpc) and bool(
             abs(real(a) - b) <= real(gap) * context.mpf("1.0000000001")
         )
+
+
+_PRINTED = re.compile(r"[-+]?\d*\.(\d{15,16})(?:[eE]-\d+|\s?(?:\\times|\\cdot|\*).*)")
+
+
+def vanishes(text: str, value: Fraction) -> bool:
+    """Whether a decimal is what double precision leaves of zero, as a program prints it.
+
+    It has 16 or 17 digits, as `1.1102230246251565e-16`, and terms up to about 50 leave no more than 1e-14.
+    """
+    return _PRINTED.fullmatch(text) is not None and abs(value) < Fraction(1, 10**14)
+
+
+_ELIDED = re.compile(r"[-+]?\d*\.(\d+)\\ldots")
+
+
+def begins(text: str, value: Any, digits: int) -> bool:
+    r"""Whether `3.1415\ldots` shows a value's first digits, or the rounded ones; `digits` at least."""
+    match = _ELIDED.fullmatch(text)
+    shown = text.partition("\\")[0]
+    if not match or value is None or len(re.sub(r"\D", "", shown).lstrip("0")) < max(digits, 1):
+        return False
+    a, gap = Fraction(shown), Fraction(1, 10 ** len(match[1]))
+    middle = a + (gap if a > 0 else -gap) / 2
+    return within(middle, value, gap / 2) or within(a, value, gap / 2)
 
 
 _ARBITRARY = {"c": ("c", "C", "k", "K"), "n": ("c", "C", "k", "K", "n", "m", "l")}

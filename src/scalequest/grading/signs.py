@@ -39,7 +39,10 @@ def in_ascii(text: str) -> str:
     """Spell the characters of a text in ASCII and LaTeX, as far as Unicode says what they stand for."""
     if text.isascii():
         return text
-    text = unicodedata.normalize("NFC", text).translate(_SPELLINGS)
+    text = unicodedata.normalize("NFC", text)
+    text = re.sub(r"(\d)\u0307", r"\\dot{\1}", text)  # a dot or a line over digits that repeat
+    text = re.sub(r"(?:\d[\u0304\u0305])+", lambda m: rf"\overline{{{m[0][::2]}}}", text)
+    text = text.translate(_SPELLINGS)
     for sign in (_UP, _DOWN):
         text = text.replace(_END + sign, "")
     text = text.replace(_UP, "^{").replace(_DOWN, "_{").replace(_END, "}")

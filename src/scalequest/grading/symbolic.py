@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import re
 import sys
+from typing import Any
 
 logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns at every call that its alarm is off
 
 _BARE_NAME = re.compile(r"(?<![\\A-Za-z])(pi|exp|ln|log|(?:arc)?(?:sin|cos|tan))(?![A-Za-z])")
 _BARE_ROOT = re.compile(r"(?<![\\A-Za-z])sqrt\(([^()]*)\)")
-_POWERS = re.compile(
-    r"(?:\^|\*\*)[^\^*]{0,40}(?:\^|\*\*|!)|\d{4,}\s*\)*\s*!|(?:\^|\*\*)\s*[({]*\s*-?\d{4,}|!\s*!"
-)
+_PIECE = re.compile(r"\\[A-Za-z]+|\\.|\*\*|\d+|\S", re.S)
+_POWER = ("^", "**")
+_LARGEST = 1_000  # exponents, products of the exponents of a power of powers, and arguments of factorials
 _MAX_LENGTH = 600
 
 
@@ -31,7 +32,7 @@ def math_verify(prediction: str, reference: str) -> bool:
     Raises:
         NotLoadedError: see there.
     """
-    if any(len(text) > _MAX_LENGTH or _POWERS.search(text) for text in (prediction, reference)):
+    if any(len(text) > _MAX_LENGTH or explosive(text) for text in (prediction, reference)):
         return False
     if not load_here and "math_verify" not in sys.modules:
         raise NotLoadedError
@@ -42,9 +43,98 @@ def math_verify(prediction: str, reference: str) -> bool:
             parse(f"\\boxed{{{_latex(text)}}}", parsing_timeout=None, raise_on_error=False)
             for text in (reference, prediction)
         )
-        return bool(verify(gold, target, timeout_seconds=None, raise_on_error=False))
+        evaluated = [_evaluated(side) for side in (gold, target)]
+        if evaluated != [gold, target] and (verdict := _same_constants(*evaluated)) is not None:
+            return verdict
+        return bool(verify(*evaluated, timeout_seconds=None, raise_on_error=False))
     except Exception:  # whatever sympy or antlr throws on a malformed answer, the answer is not the reference
         return False
+
+
+def _evaluated(parsed: list[Any]) -> list[Any]:
+    """What was parsed, with integrals, sums and limits worked out: `verify` would take seconds for one."""
+    from sympy import Derivative, Expr, Integral, Limit, Product, Sum
+
+    kinds = (Integral, Sum, Product, Limit, Derivative)
+    return [one.doit() if isinstance(one, Expr) and one.has(*kinds) else one for one in parsed]
+
+
+def _same_constants(gold: list[Any], target: list[Any]) -> bool | None:
+    """Whether two finite exact constants agree in 20 digits; None where one side is something else."""
+    from sympy import Expr, Float
+
+    a, b = (side[0] if side else None for side in (gold, target))
+    if not all(isinstance(x, Expr) and x.is_number and x.is_finite and not x.has(Float) for x in (a, b)):
+        return None
+    assert a is not None
+    assert b is not None
+    return bool(a == b or abs((a - b).evalf(30)) <= 1e-20 * max(abs(a.evalf(15)), abs(b.evalf(15))))
+
+
+def explosive(text: str) -> bool:
+    """Whether a formula may have a value that no memory holds: sympy finds a value before it sees its size.
+
+    Such are a power or a factorial of numbers in an exponent (`2^{3^4}`, but not `e^{-x^2}`), the factorial
+    of either, and a number of `_LARGEST` or more as an exponent or before a factorial. That powers merely
+    follow one another is no danger.
+    """
+    pieces = _PIECE.findall(text)
+    partner = _partners(pieces)
+    for at, piece in enumerate(pieces):
+        base = pieces[partner.get(at - 1, at - 1) : at] if at else []
+        if piece == "!" and (_largest(base) >= _LARGEST or {"^", "**", "!"} & set(base)):
+            return True
+        if piece in _POWER:
+            exponent = _exponent(pieces, partner, at)
+            after = pieces[at + 1 + len(exponent) :][:1]
+            inner = max((_largest(_exponent(base, _partners(base), k)) for k in _powers(base)), default=1)
+            if after in (["^"], ["**"], ["!"]) or _largest(exponent) * inner >= _LARGEST or _tower(exponent):
+                return True
+    return False
+
+
+def _partners(pieces: list[str]) -> dict[int, int]:
+    """Where the other bracket of each is."""
+    partner: dict[int, int] = {}
+    opened: list[int] = []
+    for at, piece in enumerate(pieces):
+        if piece in "({[":
+            opened.append(at)
+        elif piece in ")}]" and opened:
+            partner[at] = opened.pop()
+            partner[partner[at]] = at
+    return partner
+
+
+def _exponent(pieces: list[str], partner: dict[int, int], at: int) -> list[str]:
+    """What follows a sign of power: its own sign, and a piece or group; a command with its groups."""
+    end = at + 1
+    while pieces[end : end + 1] in (["-"], ["+"]):
+        end += 1
+    command = pieces[end : end + 1] != [] and pieces[end].startswith("\\")
+    end = partner.get(end, end) + 1
+    while command and pieces[end : end + 1] == ["{"] and end in partner:
+        end = partner[end] + 1
+    return pieces[at + 1 : end]
+
+
+def _powers(pieces: list[str]) -> list[int]:
+    return [at for at, piece in enumerate(pieces) if piece in _POWER]
+
+
+def _largest(pieces: list[str]) -> int:
+    return max((int(piece[:9]) for piece in pieces if piece.isdecimal()), default=1)
+
+
+def _tower(exponent: list[str]) -> bool:
+    """Whether an exponent holds a power or factorial of a number, rather than of a letter."""
+    letters = any(piece.isalpha() for piece in exponent)
+    return any(
+        piece in (*_POWER, "!")
+        and (exponent[at - 1].isdecimal() or (exponent[at - 1] in ")}]" and not letters))
+        for at, piece in enumerate(exponent)
+        if at
+    )
 
 
 def as_published(output: str, reference: str) -> bool:

@@ -104,7 +104,11 @@ def identified(text: str) -> tuple[str, float]:
 
 def _words(question: str) -> list[str]:
     """Words outside formulas, in lower case; all of them where nearly all of the text is a formula."""
-    return [match[0] for match in _WORD.finditer(_MATHEMATICS.sub(" ", question.casefold()))]
+    text = question.casefold()
+    for begin, end in (("\\(", "\\)"), ("\\[", "\\]")):  # never closed: looked for once, not at every begin
+        closed = text.rfind(end) + 1
+        text = text[:closed] + text[closed:].replace(begin, " ")
+    return [match[0] for match in _WORD.finditer(_MATHEMATICS.sub(" ", text))]
 
 
 def _counts(tokens: Tokens, where: NDArray[np.bool_], words: frozenset[str]) -> NDArray[np.int64]:

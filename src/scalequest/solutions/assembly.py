@@ -32,7 +32,7 @@ COLUMNS = (
     *("id", "query", "response", "answer", "generator", "solver", "reward_model"),
     *("agreement", "reward", "margin", "source"),
 )
-_BOX = re.compile(r"\\+(?:boxed|fbox)(?![a-zA-Z])")
+_BOX = re.compile(r"(?<!\\)\\+(?:boxed|fbox)(?![a-zA-Z])")
 
 
 @dataclass(frozen=True)
