@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import groupby, pairwise
@@ -65,6 +65,7 @@ _RESTRICTING = (
 _NAME = re.compile(r"\b[A-Z]{2,}\b")
 _SENTENCE_END = re.compile(r"(?<=[.?!])\s+")
 _PIECE = re.compile(r"\\?[^\W\d_]+|\d+|,(?=\s)")
+_ARTICLE = re.compile(r"\b[ai]\b(?=\s[^\W\d_]{2})")  # or a pronoun; elsewhere it is a variable
 _COMMA, _FORMULA = ",", "#"
 _SLOTS = 1 << 18  # of the counts of words; what shares a slot is counted as one word
 _ESTABLISHED, _SLIPS = 5, 0.01  # a word that is written so often, and in this share of another's places, is one
@@ -314,7 +315,7 @@ def _similar(texts: Sequence[str], pairs: I64, min_similarity: float) -> NDArray
 
 
 class _Word(NamedTuple):
-    """A word, a comma or a formula's mark, and where it stands."""
+    """A word, a comma or a formula's mark, and the number of its sentence."""
 
     text: str
     sentence: int
@@ -326,17 +327,23 @@ class _Question:
 
     Attributes:
         sentences: words, commas and formulas' marks of each.
-        asking: number of the sentence that asks: the last with a question mark, or the last of all.
+        marked: numbers of those with a question mark.
         names: words in capitals, which name things; None if all is in capitals.
     """
 
     sentences: list[tuple[str, ...]]
-    asking: int
+    marked: frozenset[int]
     names: list[str] | None
 
-    def words(self) -> set[str]:
-        """All words."""
-        return {word for sentence in self.sentences for word in sentence}
+    @property
+    def asking(self) -> frozenset[int]:
+        """Numbers of the sentences that ask: the marked ones, or any if there is none ("Find ...")."""
+        return self.marked or frozenset(range(len(self.sentences)))
+
+    def words(self, among: Iterable[int] | None = None) -> set[str]:
+        """All words, or those of some sentences."""
+        numbers = range(len(self.sentences)) if among is None else among
+        return {word for number in numbers for word in self.sentences[number]}
 
     def unlike(self, other: _Question) -> list[_Word]:
         """The words of the sentences that the other question does not have, wherever it has them."""
@@ -352,18 +359,18 @@ class _Question:
 @lru_cache(1 << 12)
 def _read(text: str) -> _Question:
     sentences = _SENTENCE_END.split(normalised(text).replace("'", "").replace("’", ""))
-    asking = [number for number, sentence in enumerate(sentences) if sentence.endswith("?")]
+    marked = frozenset(number for number, sentence in enumerate(sentences) if "?" in sentence)
     words = [_words(sentence) for sentence in sentences]
-    return _Question(words, [len(words) - 1, *asking][-1], None if text.isupper() else _NAME.findall(text))
+    return _Question(words, marked, None if text.isupper() else _NAME.findall(text))
 
 
 def _words(sentence: str) -> tuple[str, ...]:
-    """Words of two letters or more and commas, with one mark for whatever else stands between two of them."""
-    pieces = [piece for piece in _PIECE.findall(sentence) if piece not in ("a", "i")]
+    """Words and commas, with one mark for whatever else stands between two of them; no articles."""
     words = [
-        piece if piece == _COMMA or (len(piece) > 1 and piece.isalpha()) else _FORMULA for piece in pieces
+        piece if piece in "ai," or (len(piece) > 1 and piece.isalpha()) else _FORMULA
+        for piece in _PIECE.findall(_ARTICLE.sub("", sentence))
     ]
-    return tuple(word for word, before in zip(words, ["", *words], strict=False) if not word == before == _FORMULA)
+    return tuple(word for before, word in pairwise(["", *words]) if not word == before == _FORMULA)
 
 
 def _asks_the_same(one: _Question, other: _Question, seen: U32) -> bool:
@@ -381,9 +388,9 @@ def _asks_the_same(one: _Question, other: _Question, seen: U32) -> bool:
         come += [new] if after and not before else []
     if gone and come:  # one piece, moved
         return [_texts(here, run) for run in gone] == [_texts(there, run) for run in come] and len(gone) == 1
-    shorter, longer, runs = (one, there, come) if come else (other, here, gone)
-    asking = (other if come else one).asking
-    return all(_adds_nothing(run, longer, shorter, asking) for run in runs)
+    return all(_adds_nothing(run, here, one, other) for run in gone) and all(
+        _adds_nothing(run, there, other, one) for run in come
+    )
 
 
 def _edits(one: Sequence[str], other: Sequence[str]) -> Iterator[tuple[range, range]]:
@@ -392,9 +399,8 @@ def _edits(one: Sequence[str], other: Sequence[str]) -> Iterator[tuple[range, ra
 
     paired = [(0, 0, 0, 0)]
     paired += [(a, b, c, d) for tag, a, b, c, d in Indel.opcodes(one, other).as_list() if tag == "equal"]
-    for (_, start, _, other_start), (end, _, other_end, _) in pairwise(
-        [*paired, (len(one), 0, len(other), 0)]
-    ):
+    paired += [(len(one), 0, len(other), 0)]
+    for (_, start, _, other_start), (end, _, other_end, _) in pairwise(paired):
         yield range(start, end), range(other_start, other_end)
 
 
@@ -402,24 +408,34 @@ def _texts(words: Sequence[_Word], run: range) -> list[str]:
     return [words[place].text for place in run if words[place].text not in (_COMMA, _FORMULA)]
 
 
-def _adds_nothing(run: range, longer: Sequence[_Word], shorter: _Question, asking: int) -> bool:
+def _adds_nothing(run: range, words: Sequence[_Word], longer: _Question, shorter: _Question) -> bool:
     """Whether words that one question has more than the other leave what is asked as it is.
 
-    They do not if a word of theirs links the story with what is asked, because the other of the two has it,
-    too; nor if they end the sentence that asks, where English puts what limits it. Otherwise a sentence does, the
-    head of a sentence, what a comma sets off at its end, and inside it a single word.
+    They do not if one of them links the story with what is asked, because the other of the two has it, too; nor
+    if they end a sentence that asks, where English puts what limits it. Otherwise a sentence does, the head of one
+    that asks, what a comma sets off at either end, and a single word.
+
+    Args:
+        run: the places of the words in `words`.
+        words: of all sentences of `longer` that `shorter` has not.
+        longer: has the words.
+        shorter: does without them.
     """
-    asks = longer[run[0]].sentence == asking
-    linked = shorter.words() if asks else set(shorter.sentences[shorter.asking])
-    content = [word for word in _texts(longer, run) if word not in ENGLISH]
-    if not linked.isdisjoint(content):
+    first, last = words[run[0]], words[run[-1]]
+    before, after = ([None, *words, None][run[0]], [*words, None][run[-1] + 1])
+    asks = first.sentence in longer.asking
+    content = set(_texts(words, run)) - ENGLISH
+    if content & (shorter.words() if asks else shorter.words(shorter.asking)):
         return False
-    head = run[0] == 0 or longer[run[0] - 1].sentence != longer[run[0]].sentence
-    tail = run[-1] + 1 == len(longer) or longer[run[-1] + 1].sentence != longer[run[-1]].sentence
-    set_off = _COMMA in (longer[run[0]].text, longer[run[0] - 1].text)
-    if head or not content or (tail and set_off):
+    head = before is None or before.sentence != first.sentence
+    tail = after is None or after.sentence != last.sentence
+    if head and tail:
+        return first.sentence not in longer.marked
+    if not content or (head and asks):
         return True
-    return not (asks and tail and longer[run[-1]].text != _FORMULA) and len(_texts(longer, run)) == 1
+    if (head and _COMMA in (last.text, after.text)) or (tail and _COMMA in (first.text, before.text)):
+        return True
+    return len(_texts(words, run)) == 1 and not (asks and tail and last.text != _FORMULA)
 
 
 def _respelt(old: Sequence[str], new: Sequence[str], known: Set[str], seen: U32) -> bool:
