@@ -78,7 +78,7 @@ _SEED = 20_241_018  # of the sketches; fixed, so that a question's sketch never 
 class DuplicateRule:
     """What counts as a duplicate of an earlier question."""
 
-    near: bool = option(True, "drop near-duplicates too: same numbers in the same order, similar text")
+    near: bool = option(True, "drop near-duplicates too: same numbers in the same order, similar text that asks the same")
     min_similarity: float = option(
         0.9, "of near-duplicates: 1 - edits (insertions, deletions) / length of both texts"
     )
