@@ -62,6 +62,12 @@ _RESTRICTING = (
     "decreasing before after left remaining altogether total horizontal vertical opposite adjacent inscribed "
     "circumscribed square triangular rectangular both each every other"
 )
+# Words that hold others together; a closed class, as numbers are.
+_FUNCTION = ENGLISH | frozenset(
+    "it its was were been being as at in on from into by there here this that these those they them their him "
+    "his her we us our you your who whom whose will would can could may might shall should do did had or and "
+    "but so then than".split()
+)
 _NAME = re.compile(r"\b[A-Z]{2,}\b")
 _SENTENCE_END = re.compile(r"(?<=[.?!])\s+")
 _PIECE = re.compile(r"\\?[^\W\d_]+|\d+|,(?=\s)")
@@ -424,7 +430,7 @@ def _adds_nothing(run: range, words: Sequence[_Word], longer: _Question, shorter
     first, last = words[run[0]], words[run[-1]]
     before, after = ([None, *words, None][run[0]], [*words, None][run[-1] + 1])
     asks = first.sentence in longer.asking
-    content = set(_texts(words, run)) - ENGLISH
+    content = set(_texts(words, run)) - _FUNCTION
     if content & (shorter.words() if asks else shorter.words(shorter.asking)):
         return False
     head = before is None or before.sentence != first.sentence
