@@ -106,9 +106,8 @@ def changed(text: str, kind: str, rng: random.Random) -> str:
     if kind == "typo" and long:
         at = rng.choice(long)
         letter = rng.randrange(1, len(words[at]) - 1)
-        word = words[at]
-        slips = (word[:letter] + word[letter + 1] + word[letter] + word[letter + 2 :],
-                 word[:letter] + word[letter + 1 :], word[:letter] + word[letter] + word[letter:])  # fmt: skip
+        start, here, rest = words[at][:letter], words[at][letter], words[at][letter + 1 :]
+        slips = start + rest[0] + here + rest[1:], start + rest, start + here + here + rest
         return " ".join([*words[:at], rng.choice(slips), *words[at + 1 :]])
     if kind == "moved" and long:
         at = rng.choice(long)
@@ -302,9 +301,9 @@ def main() -> int:
     for key in ("duplicate_recall", "contamination_recall"):
         print(key, ", ".join(f"{kind} {share:.3f}" for kind, share in facts[key].items()))
     print(
-        f"recall of planted duplicates {facts['recall']:.4f}, of subtler ones {facts['reworded_recall']:.4f}; "
-        f"other questions dropped {facts['others_dropped']:.4f}; rows not planted: near-duplicates "
-        f"{facts['other_near_duplicates']}, contamination {facts['other_contamination']}"
+        f"recall of planted duplicates {facts['recall']:.4f}, of subtler ones "
+        f"{facts['reworded_recall']:.4f}; other questions dropped {facts['others_dropped']:.4f}; "
+        f"rows not planted: near-duplicates {facts['other_near_duplicates']}, contamination {facts['other_contamination']}"
     )
     train = Index([test for test in tests if test.benchmark == "gsm8k"], config.contamination)
     gsm8k = training[:7473]

@@ -46,8 +46,10 @@ from scalequest.questions.text import (
     word_hash,
 )
 
-# Numbers in words, and single words that make another question of the one that they are added to. Words in the
-# place of others need no list.
+U32 = NDArray[np.uint32]
+
+# Numbers in words, and single words that make another question of the one that they are added to. Words that
+# take the place of others need no list.
 _NUMBERS = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
     "seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred thousand "
@@ -62,21 +64,21 @@ _RESTRICTING = (
     "decreasing before after left remaining altogether total horizontal vertical opposite adjacent inscribed "
     "circumscribed square triangular rectangular both each every other"
 )
-# Words that hold others together; a closed class, as numbers are.
-_FUNCTION = ENGLISH | frozenset(
-    "it its was were been being as at in on from into by there here this that these those they them their him "
-    "his her we us our you your who whom whose will would can could may might shall should do did had or and "
-    "but so then than".split()
+# Words that hold others together: a closed class, as numbers are.
+_JOINING = (
+    "it its was were been being as at in on from into by there here this that these those they them their "
+    "him his her we us our you your who whom whose will would can could may might shall should do did had or and "
+    "but so then than"
 )
+_FUNCTION = ENGLISH | frozenset(_JOINING.split())
 _NAME = re.compile(r"\b[A-Z]{2,}\b")
 _SENTENCE_END = re.compile(r"(?<=[.?!])\s+")
 _PIECE = re.compile(r"\\?[^\W\d_]+|\d+|,(?=\s)")
 _ARTICLE = re.compile(r"\b[ai]\b(?=\s[^\W\d_]{2})")  # or a pronoun; elsewhere it is a variable
 _COMMA, _FORMULA = ",", "#"
 _SLOTS = 1 << 18  # of the counts of words; what shares a slot is counted as one word
-_ESTABLISHED, _SLIPS = 5, 0.01  # a word that is written so often, and in this share of another's places, is one
-U32 = NDArray[np.uint32]
-
+# What is written so often, and this often for each time of the word that it resembles, is no slip.
+_ESTABLISHED, _SLIPS = 5, 0.01
 _SEED = 20_241_018  # of the sketches; fixed, so that a question's sketch never changes
 
 
@@ -84,7 +86,9 @@ _SEED = 20_241_018  # of the sketches; fixed, so that a question's sketch never 
 class DuplicateRule:
     """What counts as a duplicate of an earlier question."""
 
-    near: bool = option(True, "drop near-duplicates too: same numbers in the same order, similar text that asks the same")
+    near: bool = option(
+        True, "drop near-duplicates too: same numbers in the same order, similar text that asks the same"
+    )
     min_similarity: float = option(
         0.9, "of near-duplicates: 1 - edits (insertions, deletions) / length of both texts"
     )
@@ -117,7 +121,7 @@ class Sketch:
         exact: of all tokens: case, spacing, punctuation and spelling of LaTeX aside.
         template: of all tokens with numbers masked.
         bands: [texts, bands], of the MinHash bands; no columns where near-duplicates are not looked for.
-        seen: [slots], how often words were read, by slot of their hash.
+        seen: [slots], how often each word was read, by slot of its hash.
     """
 
     exact: U64
@@ -129,8 +133,8 @@ class Sketch:
     def joined(cls, parts: Sequence[Sketch]) -> Sketch:
         """The sketches of several batches as one."""
         columns = zip(*((part.exact, part.template, part.bands) for part in parts), strict=True)
-        seen = np.sum([part.seen for part in parts], axis=0, dtype=np.uint32)
-        return cls(*(np.concatenate(column) for column in columns), seen)
+        exact, template, bands = (np.concatenate(column) for column in columns)
+        return cls(exact, template, bands, np.sum([part.seen for part in parts], axis=0, dtype=np.uint32))
 
 
 def sketch(tokens: Tokens, rule: DuplicateRule) -> Sketch:
@@ -172,7 +176,9 @@ def _task(tokens: Tokens) -> Tokens:
 @cache
 def _telling_words() -> U64:
     variables = set("bcdefghjklmnopqrstuvwxyz")  # not a and i, which are words
-    return np.array([word_hash(word) for word in sorted({*variables, *_NUMBERS.split(), *_RESTRICTING.split()})])
+    return np.array(
+        [word_hash(word) for word in sorted({*variables, *_NUMBERS.split(), *_RESTRICTING.split()})]
+    )
 
 
 @dataclass(frozen=True)
@@ -380,7 +386,7 @@ def _words(sentence: str) -> tuple[str, ...]:
 
 
 def _asks_the_same(one: _Question, other: _Question, seen: U32) -> bool:
-    """Whether two questions of the same numbers, signs and variables ask the same in nearly the same words."""
+    """Whether two questions of the same numbers, signs and variables ask the same in similar words."""
     if one.names != other.names and None not in (one.names, other.names):
         return False
     here, there = one.unlike(other), other.unlike(one)
@@ -403,10 +409,10 @@ def _edits(one: Sequence[str], other: Sequence[str]) -> Iterator[tuple[range, ra
     """Where two texts differ when as many words as possible are paired in order: places in both."""
     from rapidfuzz.distance import Indel
 
-    paired = [(0, 0, 0, 0)]
-    paired += [(a, b, c, d) for tag, a, b, c, d in Indel.opcodes(one, other).as_list() if tag == "equal"]
-    paired += [(len(one), 0, len(other), 0)]
-    for (_, start, _, other_start), (end, _, other_end, _) in pairwise(paired):
+    same = [step for step in Indel.opcodes(one, other) if step.tag == "equal"]
+    starts = [(0, 0), *((step.src_end, step.dest_end) for step in same)]
+    ends = [*((step.src_start, step.dest_start) for step in same), (len(one), len(other))]
+    for (start, other_start), (end, other_end) in zip(starts, ends, strict=True):
         yield range(start, end), range(other_start, other_end)
 
 
@@ -417,9 +423,9 @@ def _texts(words: Sequence[_Word], run: range) -> list[str]:
 def _adds_nothing(run: range, words: Sequence[_Word], longer: _Question, shorter: _Question) -> bool:
     """Whether words that one question has more than the other leave what is asked as it is.
 
-    They do not if one of them links the story with what is asked, because the other of the two has it, too; nor
-    if they end a sentence that asks, where English puts what limits it. Otherwise a sentence does, the head of one
-    that asks, what a comma sets off at either end, and a single word.
+    They do not if one of them links the story with what is asked, because the other part has it, too; nor if
+    they end a sentence that asks, where English puts what limits it. Otherwise a sentence does, the head of
+    one that asks, what a comma sets off at either end, and a single word.
 
     Args:
         run: the places of the words in `words`.
@@ -427,14 +433,13 @@ def _adds_nothing(run: range, words: Sequence[_Word], longer: _Question, shorter
         longer: has the words.
         shorter: does without them.
     """
-    first, last = words[run[0]], words[run[-1]]
-    before, after = ([None, *words, None][run[0]], [*words, None][run[-1] + 1])
+    first, last, nothing = words[run[0]], words[run[-1]], _Word("", -1)
+    before, after = [nothing, *words][run[0]], [*words, nothing][run[-1] + 1]
     asks = first.sentence in longer.asking
     content = set(_texts(words, run)) - _FUNCTION
     if content & (shorter.words() if asks else shorter.words(shorter.asking)):
         return False
-    head = before is None or before.sentence != first.sentence
-    tail = after is None or after.sentence != last.sentence
+    head, tail = before.sentence != first.sentence, after.sentence != last.sentence
     if head and tail:
         return first.sentence not in longer.marked
     if not content or (head and asks):
