@@ -303,7 +303,8 @@ def main() -> int:
     print(
         f"recall of planted duplicates {facts['recall']:.4f}, of subtler ones "
         f"{facts['reworded_recall']:.4f}; other questions dropped {facts['others_dropped']:.4f}; "
-        f"rows not planted: near-duplicates {facts['other_near_duplicates']}, contamination {facts['other_contamination']}"
+        f"rows not planted: near-duplicates {facts['other_near_duplicates']}, "
+        f"contamination {facts['other_contamination']}"
     )
     train = Index([test for test in tests if test.benchmark == "gsm8k"], config.contamination)
     gsm8k = training[:7473]

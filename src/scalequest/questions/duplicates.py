@@ -67,8 +67,8 @@ _RESTRICTING = (
 # Words that hold others together: a closed class, as numbers are.
 _JOINING = (
     "it its was were been being as at in on from into by there here this that these those they them their "
-    "him his her we us our you your who whom whose will would can could may might shall should do did had or and "
-    "but so then than"
+    "him his her we us our you your who whom whose will would can could may might shall should do did had or "
+    "and but so then than"
 )
 _FUNCTION = ENGLISH | frozenset(_JOINING.split())
 _NAME = re.compile(r"\b[A-Z]{2,}\b")
