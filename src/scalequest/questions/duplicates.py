@@ -71,7 +71,8 @@ _JOINING = (
     "and but so then than"
 )
 _FUNCTION = ENGLISH | frozenset(_JOINING.split())
-_NAME = re.compile(r"\b[A-Z]{2,}\b")
+_COUNTING = frozenset(("many", "much", "which", "what", "of"))  # before what is counted or looked for
+_NAME = re.compile(r"\b[A-Z]{2,}\b|(?<=[a-z,] )[A-HJ-Z]\b")
 _SENTENCE_END = re.compile(r"(?<=[.?!])\s+")
 _PIECE = re.compile(r"\\?[^\W\d_]+|\d+|,(?=\s)")
 _ARTICLE = re.compile(r"\b[ai]\b(?=\s[^\W\d_]{2})")  # or a pronoun; elsewhere it is a variable
@@ -340,7 +341,7 @@ class _Question:
     Attributes:
         sentences: words, commas and formulas' marks of each.
         marked: numbers of those with a question mark.
-        names: words in capitals, which name things; None if all is in capitals.
+        names: words in capitals and capital letters alone, which name things; None if all is in capitals.
     """
 
     sentences: list[tuple[str, ...]]
@@ -396,6 +397,8 @@ def _asks_the_same(one: _Question, other: _Question, seen: U32) -> bool:
         before, after = _texts(here, old), _texts(there, new)
         if before and after and not _respelt(before, after, known, seen):
             return False
+        if not {"a", "i"}.isdisjoint(set(before) ^ set(after)):  # variables
+            return False
         gone += [old] if before and not after else []
         come += [new] if after and not before else []
     if gone and come:  # one piece, moved
@@ -423,9 +426,10 @@ def _texts(words: Sequence[_Word], run: range) -> list[str]:
 def _adds_nothing(run: range, words: Sequence[_Word], longer: _Question, shorter: _Question) -> bool:
     """Whether words that one question has more than the other leave what is asked as it is.
 
-    They do not if one of them links the story with what is asked, because the other part has it, too; nor if
-    they end a sentence that asks, where English puts what limits it. Otherwise a sentence does, the head of
-    one that asks, what a comma sets off at either end, and a single word.
+    They do not if one of them links the story with what is asked, because the other part has it, too; nor,
+    in a sentence that asks, if they narrow what is counted ("how many ripe apples") or end the sentence, where
+    English puts what limits it. Otherwise a sentence does, the head of one that asks, what a comma sets off at
+    either end, and a single word.
 
     Args:
         run: the places of the words in `words`.
@@ -446,7 +450,8 @@ def _adds_nothing(run: range, words: Sequence[_Word], longer: _Question, shorter
         return True
     if (head and _COMMA in (last.text, after.text)) or (tail and _COMMA in (first.text, before.text)):
         return True
-    return len(_texts(words, run)) == 1 and not (asks and tail and last.text != _FORMULA)
+    narrows = before.text in _COUNTING or (tail and last.text != _FORMULA)
+    return len(_texts(words, run)) == 1 and not (asks and narrows)
 
 
 def _respelt(old: Sequence[str], new: Sequence[str], known: Set[str], seen: U32) -> bool:
@@ -466,7 +471,9 @@ def _slip(one: str, other: str, known: Set[str], seen: U32) -> bool:
     short, long = sorted((one, other), key=len)
     swapped = sorted(one) == sorted(other)
     length = 3 if swapped else 4 if len(short) < len(long) else 6
-    if len(short) < length or one[0] != other[0] or long.startswith(short) or {one, other} <= known:
+    if len(short) < length or one[0] != other[0] or {one, other} <= known:
+        return False
+    if long.startswith(short) or one[:-1] == other[:-1]:  # an ending
         return False
     few, many = sorted(int(seen[_slot(word_hash(word))]) for word in (one, other))
     return OSA.distance(one, other) == 1 and (few < _ESTABLISHED or few < _SLIPS * many)
