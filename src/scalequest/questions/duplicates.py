@@ -426,10 +426,10 @@ def _texts(words: Sequence[_Word], run: range) -> list[str]:
 def _adds_nothing(run: range, words: Sequence[_Word], longer: _Question, shorter: _Question) -> bool:
     """Whether words that one question has more than the other leave what is asked as it is.
 
-    They do not if one of them links the story with what is asked, because the other part has it, too; nor,
-    in a sentence that asks, if they narrow what is counted ("how many ripe apples") or end the sentence, where
-    English puts what limits it. Otherwise a sentence does, the head of one that asks, what a comma sets off at
-    either end, and a single word.
+    They do not if one of them links the story with what is asked, because the other part has it, too; nor, in
+    a sentence that asks, if they narrow what is counted ("how many ripe apples") or end it, where English puts
+    what limits it. Otherwise a sentence does, the head of one that asks, what a comma sets off at either end,
+    and a single word.
 
     Args:
         run: the places of the words in `words`.
