@@ -4,15 +4,16 @@ r"""How fast the text filters read a million questions, and how much of what was
     python bench/filters.py --rows 20000 --peer-rows 2000
 
 Rows: 70 % spun from the training questions of GSM8K and MATH (halves of two questions, other numbers, other
-names), 30 % from TinyMath's, 5 % of all planted near-duplicates of other rows and 1 % planted test questions,
-each kind of plant in equal parts. Language, exact and near-duplicates and contamination against every
+names), 30 % from TinyMath's, 5 % of all planted near-duplicates of other rows, 1 % others that are reworded
+in subtler ways, 1 % that look like another row and ask something else, and 1 % planted test questions, each
+kind of plant in equal parts. Language, exact and near-duplicates and contamination against every
 benchmark then run as the filter stage runs them (`read_text`), at its defaults; the same pieces run once
 more, timed apart. The language identifier is also timed on its own.
 
 The peer is datatrove's MinHash deduplication (signatures, buckets, clusters) with the same bands and rows a
 band on the last `--peer-rows` rows, with a tokenizer that only splits at spaces, which is its fastest:
 `pip install --no-deps datatrove humanize fasteners loguru dill multiprocess`.
-Bars: 120 s, 4 GB, recall 0.95 of the planted duplicates, 5 times datatrove.
+Bars: 120 s, 4 GB, recall 0.97 of the planted duplicates, 1 % of other questions dropped, 5 times datatrove.
 """
 
 from __future__ import annotations
@@ -95,21 +96,49 @@ def changed(text: str, kind: str, rng: random.Random) -> str:
         return " ".join([*words[:place], "quite", *words[place:]])
     if kind == "clause":
         return f"{rng.choice(CLAUSES)} {text}"
+    if kind == "please":
+        return (
+            f"Please {text[0].lower()}{text[1:]}"
+            if rng.random() < 0.5
+            else re.sub(r"[.?]*$", ", please?", text)
+        )
+    long = [at for at, word in enumerate(words) if re.fullmatch("[a-z]{5,}", word)]
+    if kind == "typo" and long:
+        at = rng.choice(long)
+        letter = rng.randrange(1, len(words[at]) - 1)
+        start, here, rest = words[at][:letter], words[at][letter], words[at][letter + 1 :]
+        slips = start + rest[0] + here + rest[1:], start + rest, start + here + here + rest
+        return " ".join([*words[:at], rng.choice(slips), *words[at + 1 :]])
+    if kind == "moved" and long:
+        at = rng.choice(long)
+        return " ".join([*words[: at - 1], *words[at - 1 : at + 1][::-1], *words[at + 1 :]])
+    if kind == "exchanged" and long:
+        return " ".join(
+            [*words[: long[-1]], rng.choice(("yellow", "sister", "receives")), *words[long[-1] + 1 :]]
+        )
+    if kind == "traded" and long and long[-1] > long[0] + 1:  # what is moved by one place asks the same
+        at, other = long[0], long[-1]
+        words[at], words[other] = words[other], words[at]
+        return " ".join(words)
     if kind == "numbers":
         return re.sub(r"\d+", lambda match: str(int(match[0][:9]) + rng.randrange(1, 9)), text)
     return text
 
 
 DUPLICATES = ("verbatim", "case", "whitespace", "latex", "word", "clause")
+REWORDED = ("typo", "please", "moved")
+OTHERS = ("exchanged", "traded")  # look like another row, and ask something else
 TESTS = (*DUPLICATES[:4], "numbers", "clause")
 
 
 def build(
     rows: int, training: Sequence[str], tiny: Sequence[str], tests: Sequence[TestQuestion], seed: int
 ) -> tuple[list[str], dict[int, tuple[str, int]], dict[int, str]]:
-    """Texts; planted duplicates, row to kind and original; planted test questions, row to kind."""
+    """Texts; planted twins of other rows, row to kind and original; planted test questions, row to kind."""
     rng = random.Random(seed)
-    twins, leaks = rows // 20, rows // 100
+    leaks = rows // 100
+    plants = {DUPLICATES: rows // 20, REWORDED: rows // 100, OTHERS: rows // 100}
+    twins = sum(plants.values())
     rest = rows - twins - leaks
     sources = spun(training, rng), spun(tiny, rng)
     texts = list(dict.fromkeys(next(sources[rng.random() > 0.7]) for _ in range(rest)))
@@ -118,9 +147,11 @@ def build(
     duplicates: dict[int, tuple[str, int]] = {}
     leaked: dict[int, str] = {}
     originals = rng.sample(range(rest), twins)
-    for number, original in enumerate(originals):
-        duplicates[len(texts)] = DUPLICATES[number % len(DUPLICATES)], original
-        texts.append(changed(texts[original], duplicates[len(texts)][0], rng))
+    kinds = [kinds[n % len(kinds)] for kinds, count in plants.items() for n in range(count)]
+    for kind, original in zip(kinds, originals, strict=True):
+        text = changed(texts[original], kind, rng)
+        duplicates[len(texts)] = "verbatim" if text == texts[original] else kind, original
+        texts.append(text)
     for number in range(leaks):
         leaked[len(texts)] = TESTS[number % len(TESTS)]
         texts.append(changed(rng.choice(tests).question, leaked[len(texts)], rng))
@@ -249,13 +280,15 @@ def main() -> int:
     kept = found.duplicates.kept
     hits: dict[str, list[bool]] = defaultdict(list)
     for row, (kind, original) in twins.items():
-        hits[kind].append(found.reasons[row] is not None or bool(kept[row] == kept[original]))
+        dropped = found.reasons[row] is not None and kind not in OTHERS  # or its original was, if not for it
+        hits[kind].append(dropped or bool(kept[row] == kept[original]))
     flagged: dict[str, list[bool]] = defaultdict(list)
     for row, kind in leaks.items():
         flagged[kind].append(found.reasons[row] is not None)
     facts["duplicate_recall"] = {kind: float(np.mean(hit)) for kind, hit in hits.items()}
     facts["contamination_recall"] = {kind: float(np.mean(hit)) for kind, hit in flagged.items()}
-    facts["recall"] = float(np.mean([hit for each in hits.values() for hit in each]))
+    for name, kinds in (("recall", DUPLICATES), ("reworded_recall", REWORDED), ("others_dropped", OTHERS)):
+        facts[name] = float(np.mean([hit for kind in kinds for hit in hits[kind]]))
     made = {*twins, *leaks}
     partners = {original for _, original in twins.values()}
     facts["other_near_duplicates"] = sum(
@@ -268,8 +301,10 @@ def main() -> int:
     for key in ("duplicate_recall", "contamination_recall"):
         print(key, ", ".join(f"{kind} {share:.3f}" for kind, share in facts[key].items()))
     print(
-        f"recall of planted duplicates {facts['recall']:.4f}; rows not planted: near-duplicates "
-        f"{facts['other_near_duplicates']}, contamination {facts['other_contamination']}"
+        f"recall of planted duplicates {facts['recall']:.4f}, of subtler ones "
+        f"{facts['reworded_recall']:.4f}; other questions dropped {facts['others_dropped']:.4f}; "
+        f"rows not planted: near-duplicates {facts['other_near_duplicates']}, "
+        f"contamination {facts['other_contamination']}"
     )
     train = Index([test for test in tests if test.benchmark == "gsm8k"], config.contamination)
     gsm8k = training[:7473]
@@ -287,7 +322,8 @@ def main() -> int:
     bars = {
         "seconds <= 120": wall <= 120,
         "peak <= 4 GB": peak <= 4,
-        "recall >= 0.95": facts["recall"] >= 0.95,
+        "recall >= 0.97": facts["recall"] >= 0.97,
+        "other questions dropped <= 0.01": facts["others_dropped"] <= 0.01,
     }
     if options.peer_rows:
         some = texts[-options.peer_rows :]

@@ -52,7 +52,7 @@ def main(args: Any, training_args: Any, model_args: Any) -> None:
     if not run.open():  # finished before, with the same settings
         return
 
-    # 2. Pairs as token ids; where a side does not fit, the pair is dropped and counted
+    # 2. Pairs as token ids; a pair whose sides are equal or do not fit is dropped and counted
     folder = prepare_pairs(run)
     run.show(folder)
 

@@ -10,11 +10,13 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rapidfuzz.distance import Indel
 
 from scalequest.questions.contamination import RULES, ContaminationRule, Index, TestQuestion
 from scalequest.questions.duplicates import DuplicateRule, Duplicates, Sketch, find_duplicates, sketch
@@ -189,6 +191,45 @@ def test_one_word_can_make_another_question(one: str, other: str) -> None:
     assert duplicates(texts).reasons == [None, None, "near_duplicate"]
 
 
+PAIRS = [
+    json.loads(line)
+    for line in Path(__file__).with_name("question_pairs.jsonl").read_text(encoding="utf-8").splitlines()
+]
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: f"{pair['same']}-{pair['kind']}")
+def test_what_is_asked_decides_and_not_the_story_before_it(pair: dict[str, Any]) -> None:
+    """`missed` says why a pair that asks the same is none to the rule: it errs on the side of keeping."""
+    for texts in ([pair["one"], pair["other"]], [pair["other"], pair["one"]]):
+        found = duplicates(texts)
+        assert (found.reasons[1] is not None) is (pair["same"] and not pair["missed"])
+        assert found.reasons[0] is None
+
+
+def test_what_looks_like_a_slip_is_a_word_if_others_write_it() -> None:
+    text = "A shop has 15 {} on a table, and each of them costs $18. What do all of them cost together?"
+    texts = [text.format("shirts"), text.format("skirts")]
+    assert duplicates(texts).reasons == [None, "near_duplicate"]
+    others = [f"Ann sews {n} {what} on day {n}." for n in range(5) for what in ("shirts", "skirts")]
+    assert duplicates([*others, *texts]).reasons[-2:] == [None, None]
+
+
+def test_every_row_that_goes_is_near_to_the_one_that_stays() -> None:
+    """Similarity is not transitive: the end of a chain of small changes has little of its head."""
+    words = [f"w{letter}rd".replace("w", letter * 2) for letter in "abcdefghijklmnopqrstuvwxyz"]
+    text = "An old man sits on a bench near the river, and 7 birds fly over. How many wings do they have?"
+    chain = [" ".join([*(f"{word}." for word in words[:n]), text]) for n in range(len(words))]
+    found = duplicates(chain)
+    gone = [n for n, reason in enumerate(found.reasons) if reason]
+    assert gone, "near-duplicates are found"
+    assert len(gone) < len(chain) - 1
+    for n in gone:
+        kept = int(found.kept[n])
+        assert found.reasons[kept] is None
+        alike = Indel.normalized_similarity(normalised(chain[n]), normalised(chain[kept]))
+        assert alike >= DuplicateRule().min_similarity
+
+
 def test_the_survivor_is_the_first_whatever_the_chain_and_the_batch() -> None:
     text = "A big red bus with many seats for old people drives slowly along the river to town for 5 miles."
     places = [match.start() for match in re.finditer(" ", text)]
@@ -246,6 +287,22 @@ def test_planted_duplicates_of_real_questions_are_found(data_dir: Path) -> None:
         found = duplicates([*texts, *planted])
         hit = found.kept[len(texts) :] == np.arange(len(texts))
         assert hit.mean() == 1 if name != "one word" else hit.mean() >= 0.95, (name, hit.mean())
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("name", "columns", "answer"),
+    [("asdiv_test", ("body", "question"), "answer"), ("svamp_test", ("Body", "Question"), "Answer"),
+     ("math_test", ("problem",), "answer")],
+)  # fmt: skip
+def test_no_question_with_another_answer_goes(
+    data_dir: Path, name: str, columns: tuple[str, ...], answer: str
+) -> None:
+    parts = [_questions(data_dir, name, column) for column in columns]
+    texts, answers = [" ".join(part) for part in zip(*parts, strict=True)], _questions(data_dir, name, answer)
+    found = duplicates(texts)
+    gone = [n for n, reason in enumerate(found.reasons) if reason == "near_duplicate"]
+    assert [texts[n] for n in gone if answers[n] != answers[int(found.kept[n])]] == []
 
 
 # ---------------------------------------------------------------------------------------------- contamination

@@ -112,7 +112,7 @@ def test_steps_run_in_the_order_given_and_the_first_of_equals_stays() -> None:
         "How old is Ann if she is twice as old as Bob, who is 7 years old?",
         "What is 3 + 5?",
         "How old is Bob?",
-        "How old is Eve if she is twice as old as Bob, who is 7 years old?",
+        "How old is Ann if she is now twice as old as Bob, who is 7 years old?",
     )
     found = read_text(
         questions, config, [TestQuestion("b", "0", "how OLD is Bob"), TestQuestion("b", "1", "x")]

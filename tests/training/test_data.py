@@ -48,6 +48,37 @@ def test_pair_is_prefix_and_two_rests(chat: Any) -> None:
     assert ids["prompt_ids"] + ids["rejected_ids"] == chat.question_ids("How many?")
 
 
+def test_a_pair_with_equal_sides_is_dropped_and_counted(chat: Any, tmp_path: Path) -> None:
+    """DPO's loss of such a pair is log 2 whatever the model does; it only dilutes a batch and its metrics."""
+    spaced = QUESTION.replace(" How", "\n\nHow") + " "
+    assert chat.question_ids(spaced) != chat.question_ids(QUESTION), "or this would test nothing"
+    pairs = [(QUESTION, QUESTION), (QUESTION, spaced), (spaced, QUESTION), (QUESTION, "Why?"), ("", "")]
+    rows = [{"id": f"q-{n}", "chosen": one, "rejected": other} for n, (one, other) in enumerate(pairs)]
+    for seed in (None, 1):
+        folder = tmp_path / str(seed)
+        counts = data.prepare(folder, rows, partial(data.preference, max_length=None, swap_seed=seed), chat)
+        assert (counts.rows_in, counts.train) == (5, 1)
+        assert counts.dropped == {"equal_sides": 3, "empty": 1}
+        dropped = [json.loads(line) for line in (folder / "dropped.jsonl").read_text().splitlines()]
+        assert [row["id"] for row in dropped if row["reason"] == "equal_sides"] == ["q-0", "q-1", "q-2"]
+
+
+def test_sides_that_only_the_tokenizer_makes_equal_are_dropped(chat: Any, tmp_path: Path) -> None:
+    """E.g. an accent as one character or as two, in a tokenizer that composes them."""
+    from copy import deepcopy
+
+    from tokenizers import normalizers
+
+    composing = deepcopy(chat)
+    composing.tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
+    one, other = "How much is a café?", "How much is a cafe\u0301?"
+    assert one != other
+    assert composing.question_ids(one) == composing.question_ids(other)
+    rows = [{"id": "q-0", "chosen": one, "rejected": other}, {"id": "q-1", "chosen": one, "rejected": "Why?"}]
+    counts = data.prepare(tmp_path / "d", rows, partial(data.preference, max_length=None), composing)
+    assert counts.dropped == {"equal_sides": 1}
+
+
 def test_swapping_is_by_row_and_about_half(chat: Any) -> None:
     rows = [{"id": f"q-{n}", "chosen": "One?", "rejected": "Two?"} for n in range(200)]
     swap = partial(data.preference, chat=chat, max_length=None, swap_seed=7)

@@ -132,6 +132,16 @@ def test_a_pair_that_does_not_fit_is_dropped(
     assert json.loads((out / "receipt.json").read_text())["dropped"] == {"too_long": 1}
 
 
+def test_a_pair_with_equal_sides_is_dropped_and_the_receipt_says_so(
+    settings: Settings, rows: Rows, tmp_path: Path, train: Train
+) -> None:
+    equal = tmp_path / "equal.jsonl"
+    pair = {"id": "e", "chosen": "How many  apples?", "rejected": "How many apples?\n"}
+    equal.write_text(rows["pairs"].read_text() + json.dumps(pair) + "\n")
+    out = train("qpo", settings, input=[str(equal)], max_steps=1)
+    assert json.loads((out / "receipt.json").read_text())["dropped"] == {"equal_sides": 1}
+
+
 def test_a_model_without_the_pad_token_is_refused(settings: Settings, rows: Rows) -> None:
     with pytest.raises(ConfigError, match=r"no token '\[PAD\]' to pad with"):
         trainer_of(settings, input=[str(rows["pairs"])], chat_format="alpaca")

@@ -1,11 +1,17 @@
 """Questions that say the same: equal ones, near ones, and templates filled in with other numbers.
 
-Near-duplicates have the same numbers, signs, variables and telling words in the same order, and otherwise
-similar words. MinHash (Broder 1997) finds candidates: the sketches are rensa's, over pairs of neighbouring
-words, each tied to all that has to be the same, so that questions of which it is not share nothing and never
-meet. Rows that agree in a band of the sketch are compared with the first and the nearest of their bucket, so
-the number of comparisons grows with the rows, not with their square; rapidfuzz verifies them. What hangs
-together is one group, and its first row stays, whatever ran where.
+Near-duplicates have the same numbers, signs and variables in the same order, and similar text that asks the
+same. How long the shared text is says nothing about that: "How many red marbles?" and "How many blue
+marbles?" differ after any story. So the words are aligned, and four kinds of edit leave a question what it
+is: another spelling of a word, words moved as one piece, a sentence added, and a word added that has nothing
+to do with what is asked. A word put in the place of another one makes another question, whatever the words.
+Synonyms are lost that way; a question lost would be worse.
+
+MinHash (Broder 1997) finds candidates: the sketches are rensa's, over pairs of neighbouring words, each tied
+to all that has to be the same, so that questions of which it is not share nothing and never meet. Rows that
+agree in a band of the sketch are compared with the first and the nearest of their bucket, so the number of
+comparisons grows with the rows, not with their square. Similarity is not transitive: a row is dropped only
+for a row that stays and that it is near to itself.
 
 In mathematics the same text with other numbers is another question. Such templates are counted, and capped on
 request.
@@ -14,9 +20,13 @@ request.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
+from itertools import groupby, pairwise
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +35,7 @@ from scalequest import heartbeat
 from scalequest.config import ConfigError, option
 from scalequest.questions.text import (
     BATCH,
+    ENGLISH,
     I64,
     NUMBER,
     U64,
@@ -35,22 +46,40 @@ from scalequest.questions.text import (
     word_hash,
 )
 
-# Words that make another question of the same text, and names of things (RADII, triangle ABC), which do too.
-_CONTRAST = (
-    "sum product difference quotient ratio mean median average smallest largest least most greatest minimum "
-    "maximum smaller larger greater shorter longer shortest longest lower higher lowest highest more fewer "
-    "less exactly neither not no never cannot without only except even odd positive negative nonnegative "
-    "prime composite real rational irrational consecutive first second third fourth fifth last all none at "
-    "same different distinct distinguishable indistinguishable increase decrease increasing decreasing "
-    "before after left remaining altogether total area perimeter volume radius diameter length width height "
-    "circumference horizontal vertical opposite adjacent hypotenuse altitude bisector inscribed "
-    "circumscribed row column edges vertices faces diagonals triangle square rectangle circle pentagon "
-    "hexagon octagon triangular rectangular pentagonal hexagonal octagonal parallelogram trapezoid rhombus "
-    "ellipse hyperbola sphere cube cylinder cone pyramid prism inches feet yards miles meters centimeters "
-    "kilometers seconds minutes hours days weeks months years boys girls men women both half quarter once "
-    "twice double triple one two three four five six seven eight nine ten eleven twelve"
+U32 = NDArray[np.uint32]
+
+# Numbers in words, and single words that make another question of the one that they are added to. Words that
+# take the place of others need no list.
+_NUMBERS = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
+    "seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred thousand "
+    "million billion dozen half third quarter first second fourth fifth sixth seventh eighth ninth tenth "
+    "once twice double triple"
 )
-_NAME = re.compile(r"\b[A-Z]{2,}\b")
+_RESTRICTING = (
+    "mean median average smallest largest least most greatest minimum maximum smaller larger greater shorter "
+    "longer shortest longest lower higher lowest highest more fewer less exactly neither not no never cannot "
+    "without only except even odd positive negative nonnegative prime composite real rational irrational "
+    "consecutive last all none at same different distinct distinguishable indistinguishable increasing "
+    "decreasing before after left remaining altogether total horizontal vertical opposite adjacent inscribed "
+    "circumscribed square triangular rectangular both each every other"
+)
+# Words that hold others together: a closed class, as numbers are.
+_JOINING = (
+    "it its was were been being as at in on from into by there here this that these those they them their "
+    "him his her we us our you your who whom whose will would can could may might shall should do did had or "
+    "and but so then than"
+)
+_FUNCTION = ENGLISH | frozenset(_JOINING.split())
+_COUNTING = frozenset(("many", "much", "which", "what", "of"))  # before what is counted or looked for
+_NAME = re.compile(r"\b[A-Z]{2,}\b|(?<=[a-z,] )[A-HJ-Z]\b")
+_SENTENCE_END = re.compile(r"(?<=[.?!])\s+")
+_PIECE = re.compile(r"\\?[^\W\d_]+|\d+|,(?=\s)")
+_ARTICLE = re.compile(r"\b[ai]\b(?=\s[^\W\d_]{2})")  # or a pronoun; elsewhere it is a variable
+_COMMA, _FORMULA = ",", "#"
+_SLOTS = 1 << 18  # of the counts of words; what shares a slot is counted as one word
+# What is written so often, and this often for each time of the word that it resembles, is no slip.
+_ESTABLISHED, _SLIPS = 5, 0.01
 _SEED = 20_241_018  # of the sketches; fixed, so that a question's sketch never changes
 
 
@@ -58,7 +87,9 @@ _SEED = 20_241_018  # of the sketches; fixed, so that a question's sketch never 
 class DuplicateRule:
     """What counts as a duplicate of an earlier question."""
 
-    near: bool = option(True, "drop near-duplicates too: same numbers in the same order, similar text")
+    near: bool = option(
+        True, "drop near-duplicates too: same numbers in the same order, similar text that asks the same"
+    )
     min_similarity: float = option(
         0.9, "of near-duplicates: 1 - edits (insertions, deletions) / length of both texts"
     )
@@ -91,23 +122,31 @@ class Sketch:
         exact: of all tokens: case, spacing, punctuation and spelling of LaTeX aside.
         template: of all tokens with numbers masked.
         bands: [texts, bands], of the MinHash bands; no columns where near-duplicates are not looked for.
+        seen: [slots], how often each word was read, by slot of its hash.
     """
 
     exact: U64
     template: U64
     bands: U64
+    seen: U32
 
     @classmethod
     def joined(cls, parts: Sequence[Sketch]) -> Sketch:
         """The sketches of several batches as one."""
         columns = zip(*((part.exact, part.template, part.bands) for part in parts), strict=True)
-        return cls(*(np.concatenate(column) for column in columns))
+        exact, template, bands = (np.concatenate(column) for column in columns)
+        return cls(exact, template, bands, np.sum([part.seen for part in parts], axis=0, dtype=np.uint32))
 
 
 def sketch(tokens: Tokens, rule: DuplicateRule) -> Sketch:
     """Sketch a batch of texts."""
     bands = _bands(tokens, rule) if rule.near else np.empty((len(tokens.offsets) - 1, 0), np.uint64)
-    return Sketch(tokens.text_hashes(), tokens.masked().text_hashes(), bands)
+    seen = np.bincount(_slot(tokens.hashes), minlength=_SLOTS).astype(np.uint32)
+    return Sketch(tokens.text_hashes(), tokens.masked().text_hashes(), bands, seen)
+
+
+def _slot(hashes: Any) -> Any:
+    return (hashes & np.uint64(_SLOTS - 1)).astype(np.int64)
 
 
 def _bands(tokens: Tokens, rule: DuplicateRule) -> U64:
@@ -138,7 +177,9 @@ def _task(tokens: Tokens) -> Tokens:
 @cache
 def _telling_words() -> U64:
     variables = set("bcdefghjklmnopqrstuvwxyz")  # not a and i, which are words
-    return np.array([word_hash(word) for word in sorted(variables | set(_CONTRAST.split()))])
+    return np.array(
+        [word_hash(word) for word in sorted({*variables, *_NUMBERS.split(), *_RESTRICTING.split()})]
+    )
 
 
 @dataclass(frozen=True)
@@ -187,10 +228,10 @@ def find_duplicates(
     if rule.near:
         pairs = _candidates(sketches.bands, left)
         candidates = len(pairs)
-        root = _roots(pairs[_similar(texts, pairs, rule.min_similarity)], len(texts))[left]
-        drop(left[root != left], "near_duplicate", root[root != left])
+        near = _kept(texts, sketches, pairs, rule)[left]
+        drop(left[near != left], "near_duplicate", near[near != left])
         kept = kept[kept]  # an exact duplicate of a near one
-        left = left[root == left]
+        left = left[near == left]
     first = left[_first_of(sketches.template[left])]
     if rule.max_per_template is not None:
         over = _rank(first) >= rule.max_per_template
@@ -239,8 +280,33 @@ def _candidates(bands: U64, left: I64) -> I64:
     return np.stack((pairs // width, pairs % width), axis=1)
 
 
+def _kept(texts: Sequence[str], sketches: Sketch, pairs: I64, rule: DuplicateRule) -> I64:
+    """For each row the one that stays in its stead: the first that stays and that it is near to, or itself.
+
+    Args:
+        texts: the questions.
+        sketches: of all of them.
+        pairs: candidates [pairs, 2], the earlier row first.
+        rule: what counts.
+    """
+    from rapidfuzz.distance import Indel
+
+    def near(one: int, other: int) -> bool:
+        spelt = normalised(texts[one]), normalised(texts[other])
+        similar = Indel.normalized_similarity(*spelt) >= rule.min_similarity
+        return similar and _asks_the_same(_read(texts[one]), _read(texts[other]), sketches.seen)
+
+    kept = np.arange(len(texts))
+    pairs = pairs[_similar(texts, pairs, rule.min_similarity)]
+    pairs = pairs[np.lexsort((pairs[:, 0], pairs[:, 1]))]  # so that who stays is settled for all earlier rows
+    for row, group in groupby(pairs.tolist(), key=itemgetter(1)):
+        staying = sorted({int(kept[earlier]) for earlier, _ in group})
+        kept[row] = next((keeper for keeper in staying if near(keeper, row)), row)
+    return kept
+
+
 def _similar(texts: Sequence[str], pairs: I64, min_similarity: float) -> NDArray[np.bool_]:
-    """Which pairs are as similar as that and name the same things."""
+    """Which pairs are as similar as that, letter by letter."""
     from rapidfuzz.distance import Indel
     from rapidfuzz.process import cpdist
 
@@ -255,17 +321,159 @@ def _similar(texts: Sequence[str], pairs: I64, min_similarity: float) -> NDArray
                 cpdist(one, other, scorer=Indel.normalized_similarity, score_cutoff=min_similarity)
                 >= min_similarity
             )
-    for pair in np.flatnonzero(found):
-        one, other = (texts[row] for row in pairs[pair].tolist())
-        if not (one.isupper() or other.isupper()):  # where all is in capitals they tell nothing
-            found[pair] = _NAME.findall(one) == _NAME.findall(other)
     return found
 
 
-def _roots(pairs: I64, count: int) -> I64:
-    """For each row the first row of its group, where pairs hang together."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
+# ------------------------------------------------------------------------------------------- what is asked
 
-    graph = coo_array((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
-    return _first_of(connected_components(graph, directed=False)[1].astype(np.uint64))
+
+class _Word(NamedTuple):
+    """A word, a comma or a formula's mark, and the number of its sentence."""
+
+    text: str
+    sentence: int
+
+
+@dataclass(frozen=True)
+class _Question:
+    """A question as it is compared by words; its numbers, signs and variables are compared before.
+
+    Attributes:
+        sentences: words, commas and formulas' marks of each.
+        marked: numbers of those with a question mark.
+        names: words in capitals and capital letters alone, which name things; None if all is in capitals.
+    """
+
+    sentences: list[tuple[str, ...]]
+    marked: frozenset[int]
+    names: list[str] | None
+
+    @property
+    def asking(self) -> frozenset[int]:
+        """Numbers of the sentences that ask: the marked ones, or any if there is none ("Find ...")."""
+        return self.marked or frozenset(range(len(self.sentences)))
+
+    def words(self, among: Iterable[int] | None = None) -> set[str]:
+        """All words, or those of some sentences."""
+        numbers = range(len(self.sentences)) if among is None else among
+        return {word for number in numbers for word in self.sentences[number]}
+
+    def unlike(self, other: _Question) -> list[_Word]:
+        """The words of the sentences that the other question does not have, wherever it has them."""
+        left = Counter(self.sentences) - Counter(other.sentences)
+        found = []
+        for number, sentence in enumerate(self.sentences):
+            if left[sentence]:
+                left[sentence] -= 1
+                found += [_Word(word, number) for word in sentence]
+        return found
+
+
+@lru_cache(1 << 12)
+def _read(text: str) -> _Question:
+    sentences = _SENTENCE_END.split(normalised(text).replace("'", "").replace("’", ""))
+    marked = frozenset(number for number, sentence in enumerate(sentences) if "?" in sentence)
+    words = [_words(sentence) for sentence in sentences]
+    return _Question(words, marked, None if text.isupper() else _NAME.findall(text))
+
+
+def _words(sentence: str) -> tuple[str, ...]:
+    """Words and commas, with one mark for whatever else stands between two of them; no articles."""
+    words = [
+        piece if piece in "ai," or (len(piece) > 1 and piece.isalpha()) else _FORMULA
+        for piece in _PIECE.findall(_ARTICLE.sub("", sentence))
+    ]
+    return tuple(word for before, word in pairwise(["", *words]) if not word == before == _FORMULA)
+
+
+def _asks_the_same(one: _Question, other: _Question, seen: U32) -> bool:
+    """Whether two questions of the same numbers, signs and variables ask the same in similar words."""
+    if one.names != other.names and None not in (one.names, other.names):
+        return False
+    here, there = one.unlike(other), other.unlike(one)
+    known = one.words() & other.words()
+    gone, come = list[range](), list[range]()
+    for old, new in _edits([word.text for word in here], [word.text for word in there]):
+        before, after = _texts(here, old), _texts(there, new)
+        if before and after and not _respelt(before, after, known, seen):
+            return False
+        if not {"a", "i"}.isdisjoint(set(before) ^ set(after)):  # variables
+            return False
+        gone += [old] if before and not after else []
+        come += [new] if after and not before else []
+    if gone and come:  # one piece, moved
+        return [_texts(here, run) for run in gone] == [_texts(there, run) for run in come] and len(gone) == 1
+    return all(_adds_nothing(run, here, one, other) for run in gone) and all(
+        _adds_nothing(run, there, other, one) for run in come
+    )
+
+
+def _edits(one: Sequence[str], other: Sequence[str]) -> Iterator[tuple[range, range]]:
+    """Where two texts differ when as many words as possible are paired in order: places in both."""
+    from rapidfuzz.distance import Indel
+
+    same = [step for step in Indel.opcodes(one, other) if step.tag == "equal"]
+    starts = [(0, 0), *((step.src_end, step.dest_end) for step in same)]
+    ends = [*((step.src_start, step.dest_start) for step in same), (len(one), len(other))]
+    for (start, other_start), (end, other_end) in zip(starts, ends, strict=True):
+        yield range(start, end), range(other_start, other_end)
+
+
+def _texts(words: Sequence[_Word], run: range) -> list[str]:
+    return [words[place].text for place in run if words[place].text not in (_COMMA, _FORMULA)]
+
+
+def _adds_nothing(run: range, words: Sequence[_Word], longer: _Question, shorter: _Question) -> bool:
+    """Whether words that one question has more than the other leave what is asked as it is.
+
+    They do not if one of them links the story with what is asked, because the other part has it, too; nor, in
+    a sentence that asks, if they narrow what is counted ("how many ripe apples") or end it, where English puts
+    what limits it. Otherwise a sentence does, the head of one that asks, what a comma sets off at either end,
+    and a single word.
+
+    Args:
+        run: the places of the words in `words`.
+        words: of all sentences of `longer` that `shorter` has not.
+        longer: has the words.
+        shorter: does without them.
+    """
+    first, last, nothing = words[run[0]], words[run[-1]], _Word("", -1)
+    before, after = [nothing, *words][run[0]], [*words, nothing][run[-1] + 1]
+    asks = first.sentence in longer.asking
+    content = set(_texts(words, run)) - _FUNCTION
+    if content & (shorter.words() if asks else shorter.words(shorter.asking)):
+        return False
+    head, tail = before.sentence != first.sentence, after.sentence != last.sentence
+    if head and tail:
+        return first.sentence not in longer.marked
+    if not content or (head and asks):
+        return True
+    if (head and _COMMA in (last.text, after.text)) or (tail and _COMMA in (first.text, before.text)):
+        return True
+    narrows = before.text in _COUNTING or (tail and last.text != _FORMULA)
+    return len(_texts(words, run)) == 1 and not (asks and narrows)
+
+
+def _respelt(old: Sequence[str], new: Sequence[str], known: Set[str], seen: U32) -> bool:
+    """Whether words are the same but for where one ends and the next begins, and a slip in each.
+
+    A slip is a letter too many, too few or wrong, or two that changed places (Damerau 1964), inside a word of
+    some length. What makes another word of a word is none: an ending, or what this data set has often enough.
+    """
+    if len(old) != len(new):
+        old, new = ["".join(old)], ["".join(new)]
+    return all(one == other or _slip(one, other, known, seen) for one, other in zip(old, new, strict=True))
+
+
+def _slip(one: str, other: str, known: Set[str], seen: U32) -> bool:
+    from rapidfuzz.distance import OSA
+
+    short, long = sorted((one, other), key=len)
+    swapped = sorted(one) == sorted(other)
+    length = 3 if swapped else 4 if len(short) < len(long) else 6
+    if len(short) < length or one[0] != other[0] or {one, other} <= known:
+        return False
+    if long.startswith(short) or one[:-1] == other[:-1]:  # an ending
+        return False
+    few, many = sorted(int(seen[_slot(word_hash(word))]) for word in (one, other))
+    return OSA.distance(one, other) == 1 and (few < _ESTABLISHED or few < _SLIPS * many)

@@ -38,6 +38,10 @@ class DoesNotFit(ValueError):
     """A target longer than the model is trained on."""
 
 
+class SidesEqual(ValueError):
+    """A pair that prefers nothing: both sides have the same words or the same token ids."""
+
+
 @dataclass(frozen=True)
 class Counts:
     """What became of the rows: `rows_in == train + holdout + sum(dropped.values())`.
@@ -90,12 +94,18 @@ def preference(row: Row, chat: BoundFormat, *, max_length: int | None, swap_seed
         max_length: longest sequence in tokens, prompt included.
         swap_seed: swap the two sides of about half the rows, by seed and row id: a control that must teach
         nothing.
+
+    Raises:
+        SidesEqual: both sides have the same words, or become the same ids: the loss would be a constant.
+        DoesNotFit: a side is too long.
     """
     sides = [row["chosen"], row["rejected"]]
     if swap_seed is not None and row_seed(swap_seed, "shuffle_pairs", row["id"]) % 2:
         sides.reverse()
     prefix = chat.question_prefix_ids
     chosen, rejected = (chat.question_ids(side) for side in sides)
+    if chosen == rejected or sides[0].split() == sides[1].split():
+        raise SidesEqual
     ids = {
         "prompt_ids": list(prefix),
         "chosen_ids": chosen[len(prefix) :],
@@ -228,6 +238,8 @@ def _try(row: Row, render: Render, chat: BoundFormat) -> Ids | str:
         return render(row, chat)
     except DoesNotFit:
         return "too_long"
+    except SidesEqual:
+        return "equal_sides"
     except FormatError as error:
         return str(error)  # one of four words
 
