@@ -28,6 +28,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+from scalequest.ranges import COUNT, FINITE, SEED, Range, outside, range_of
+
 COMMAND_LINE = "command line"
 
 # Keys that older recipes use, and what to write now.
@@ -74,6 +76,7 @@ def option(
     default: Any = MISSING,
     help: str = "",
     *,
+    within: Range | None = None,
     fingerprint: bool = True,
     default_factory: Callable[[], Any] | None = None,
 ) -> Any:
@@ -82,18 +85,19 @@ def option(
     Args:
         default: its value when it is not given (or give `default_factory`).
         help: one line for `--help`.
+        within: the range of its number, or of every number in it; each field that takes numbers has one.
         fingerprint: False where no value of it can change a row, e.g. a batch size or a path.
         default_factory: makes the default, for a list or a nested dataclass.
     """
-    metadata = {"help": help, "fingerprint": fingerprint}
+    metadata = {"help": help, "fingerprint": fingerprint, "within": within}
     if default_factory is not None:
         return field(default_factory=default_factory, metadata=metadata)
     return field(default=default, metadata=metadata)
 
 
-def required(help: str = "", *, fingerprint: bool = True) -> Any:
+def required(help: str = "", *, within: Range | None = None, fingerprint: bool = True) -> Any:
     """Make a dataclass field that has to be given (keyword only, so it may follow fields with defaults)."""
-    return field(kw_only=True, metadata={"help": help, "fingerprint": fingerprint})
+    return field(kw_only=True, metadata={"help": help, "fingerprint": fingerprint, "within": within})
 
 
 @dataclass(frozen=True)
@@ -101,34 +105,22 @@ class RunOptions:
     """What every data stage and evaluation takes."""
 
     output_dir: str = required("folder of this stage", fingerprint=False)
-    seed: int = option(42, "seed of the run; each row's seed is derived from it")
-    limit: int | None = option(None, "only the first N inputs")
+    seed: int = option(42, "seed of the run; each row's seed is derived from it", within=SEED)
+    limit: int | None = option(None, "only the first N inputs", within=COUNT)
     fresh: bool = option(False, "start again, removing what output_dir holds", fingerprint=False)
-    block_size: int = option(256, "rows written, and redone after a crash, together")
+    block_size: int = option(256, "rows written, and redone after a crash, together", within=COUNT)
     track: Literal["wandb", "none"] = option("wandb", "wandb, offline without a key; none", fingerprint=False)
     group: str | None = option(None, "W&B group, usually the pipeline's name", fingerprint=False)
-
-    def __post_init__(self) -> None:
-        """Refuse sizes below 1."""
-        if self.limit is not None and self.limit < 1:
-            raise ConfigError(f"limit: expected at least 1, got {self.limit}")
-        if self.block_size < 1:
-            raise ConfigError(f"block_size: expected at least 1, got {self.block_size}")
 
 
 @dataclass(frozen=True)
 class TrainRunOptions:
     """What the training recipes take beside the trainer's own config."""
 
-    limit: int | None = option(None, "only the first N rows")
+    limit: int | None = option(None, "only the first N rows", within=COUNT)
     fresh: bool = option(False, "start again, removing what output_dir holds", fingerprint=False)
     track: Literal["wandb", "none"] = option("wandb", "wandb, offline without a key; none", fingerprint=False)
     group: str | None = option(None, "W&B group, usually the pipeline's name", fingerprint=False)
-
-    def __post_init__(self) -> None:
-        """Refuse a limit below 1."""
-        if self.limit is not None and self.limit < 1:
-            raise ConfigError(f"limit: expected at least 1, got {self.limit}")
 
 
 # ---------------------------------------------------------------------------------------------------- reading
@@ -179,6 +171,7 @@ class _Leaf:
     annotation: Any
     default: Any  # MISSING where the key has to be given
     help: str
+    within: Range = FINITE
 
 
 @dataclass
@@ -194,6 +187,7 @@ class _Schema:
         return schema
 
     def _add(self, owner: type, cls: type, prefix: str, base: Any) -> None:
+        ours = is_ours(cls)
         for item, annotation in _fields(cls):
             key = prefix + item.name
             default = _default(item) if base is None else getattr(base, item.name)
@@ -202,12 +196,18 @@ class _Schema:
                 self.maps[key] = nested
                 self._add(owner, nested, key + ".", default if dataclasses.is_dataclass(default) else None)
                 continue
-            leaf = _Leaf(owner, annotation, default, str(item.metadata.get("help", "")))
+            within = range_of(item, ours=ours)
+            leaf = _Leaf(owner, annotation, default, str(item.metadata.get("help", "")), within)
             known = self.leaves.setdefault(key, leaf)
             if (known.annotation, known.default) != (annotation, default):
                 raise TypeError(
                     f"{key} stands in {known.owner.__name__} and, differently, in {owner.__name__}"
                 )
+
+
+def is_ours(cls: type) -> bool:
+    """Whether a dataclass is one of this project's, made with `option` and `required`, not a library's."""
+    return any("fingerprint" in item.metadata for item in dataclasses.fields(cls))
 
 
 def _fields(cls: type) -> list[tuple[dataclasses.Field[Any], Any]]:
@@ -272,7 +272,10 @@ def _either(names: Sequence[str]) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integer of more than 4,300 digits
+        text = "a number of thousands of digits"
     return text if len(text) <= 80 else text[:79] + "…"
 
 
@@ -304,6 +307,22 @@ def _strict(annotation: Any) -> tuple[Any, ...]:
     return members
 
 
+class _OutOfRange(ConfigError):
+    """A number of the right type that its setting may not have."""
+
+
+def _in_range(leaf: _Leaf, value: Any, key: str, source: str) -> Any:
+    """A value of the right type, if each number in it is in the leaf's range.
+
+    Raises:
+        ConfigError: naming the range.
+    """
+    valid = _validated(leaf.annotation, value, key, source)
+    for number in outside(valid, leaf.within):
+        raise _OutOfRange(f"{source}: {key}: expected {leaf.within}, got {_shown(number)}")
+    return valid
+
+
 def _validated(annotation: Any, value: Any, key: str, source: str) -> Any:
     """Check a value as YAML gives it against an annotation, building the dataclasses in lists and maps."""
     members = [member for member in _members(annotation) if member is not type(None)]
@@ -326,9 +345,11 @@ def _validated(annotation: Any, value: Any, key: str, source: str) -> Any:
         raise ConfigError(f"{source}: {key}: expected {expected}, got {_shown(value)}") from None
     except (PydanticUserError, TypeError):
         raise ConfigError(f"{source}: {key}: cannot be set from a config") from None
+    except ValueError:  # JSON holds no integer of more than 4,300 digits
+        raise ConfigError(f"{source}: {key}: expected {FINITE}, got {_shown(value)}") from None
 
 
-def _from_words(annotation: Any, words: Sequence[str], key: str) -> Any:
+def _from_words(leaf: _Leaf, words: Sequence[str], key: str) -> Any:
     """Read the words after `--key` as its type needs them.
 
     Each word is YAML where the type accepts what YAML makes of it (numbers, true, null, `[a, b]`, `{a: 1}`),
@@ -336,19 +357,23 @@ def _from_words(annotation: Any, words: Sequence[str], key: str) -> Any:
     """
     if not words:
         try:
-            return _validated(annotation, True, key, COMMAND_LINE)
+            return _in_range(leaf, True, key, COMMAND_LINE)
         except ConfigError:
-            raise ConfigError(f"{COMMAND_LINE}: {key}: needs a value, {_type_name(annotation)}") from None
+            raise ConfigError(
+                f"{COMMAND_LINE}: {key}: needs a value, {_type_name(leaf.annotation)}"
+            ) from None
     read = [_word(word) for word in words]
     tries: list[Any] = [read, list(words)]
     if len(words) == 1:
         tries = [read[0], words[0]] + ([] if words[0].startswith("[") else tries)
     for value in tries:
         try:
-            return _validated(annotation, value, key, COMMAND_LINE)
+            return _in_range(leaf, value, key, COMMAND_LINE)
+        except _OutOfRange:
+            raise
         except ConfigError:
             continue
-    expected = _type_name(annotation)
+    expected = _type_name(leaf.annotation)
     raise ConfigError(f"{COMMAND_LINE}: {key}: expected {expected}, got {_shown(' '.join(words))}")
 
 
@@ -381,7 +406,7 @@ def _take_map(
         if not isinstance(name, str) or "." in name or key not in {*schema.leaves, *schema.maps}:
             raise ConfigError(f"{source}: unknown key '{at}{key}'; {_hint(key, schema)}")
         if key in schema.leaves:
-            given.values[key] = _validated(schema.leaves[key].annotation, value, at + key, source)
+            given.values[key] = _in_range(schema.leaves[key], value, at + key, source)
         elif value is None:
             given.values[key] = None
         elif isinstance(value, Mapping):
@@ -394,7 +419,7 @@ def _take_map(
 
 def _take_words(given: _Given, schema: _Schema, key: str, words: Sequence[str]) -> None:
     if key in schema.leaves:
-        given.values[key] = _from_words(schema.leaves[key].annotation, words, key)
+        given.values[key] = _from_words(schema.leaves[key], words, key)
         parent = key.rpartition(".")[0]
         while parent:
             given.values.pop(parent, None)
@@ -542,7 +567,8 @@ def _help(types: Sequence[type], description: str) -> str:
             if leaf.owner is not owner:
                 continue
             default = "required" if leaf.default is MISSING else f"default: {_plain(leaf.default)}"
-            lines.append(f"  --{key}  {_type_name(leaf.annotation)}  ({default})")
+            bounds = "" if leaf.within == FINITE else f"; {leaf.within}"
+            lines.append(f"  --{key}  {_type_name(leaf.annotation)}  ({default}{bounds})")
             if leaf.help:
                 text = textwrap.shorten(" ".join(leaf.help.split()), 300, placeholder=" …")
                 lines += textwrap.wrap(text, 110, initial_indent=" " * 6, subsequent_indent=" " * 6)
@@ -586,7 +612,7 @@ def fingerprint_fields(config: Any) -> dict[str, Any]:
     taken that differ from the library's default, logging, saving and hardware apart: so a new release of the
     library that adds a setting does not make a finished stage look changed.
     """
-    ours = any("fingerprint" in item.metadata for item in dataclasses.fields(config))
+    ours = is_ours(type(config))
     out: dict[str, Any] = {}
     for item in dataclasses.fields(config):
         if not item.init or not item.metadata.get("fingerprint", True):

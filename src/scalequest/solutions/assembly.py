@@ -22,6 +22,7 @@ from scalequest.grading.extraction import last_box
 from scalequest.questions.contamination import ContaminationRule, Index, TestQuestion
 from scalequest.questions.duplicates import DuplicateRule, Sketch, find_duplicates, sketch
 from scalequest.questions.text import batches
+from scalequest.ranges import COUNT
 from scalequest.records import Row, row_seed
 from scalequest.shards import Stage
 from scalequest.solutions.overview import lines, overview, sections
@@ -40,7 +41,7 @@ class Part:
     """One generator's share of the dataset."""
 
     source: str = required("a select_solutions folder, a file, or hub:owner/name")
-    rows: int | None = option(None, "take so many, drawn by seed; None takes all")
+    rows: int | None = option(None, "take so many, drawn by seed; None takes all", within=COUNT)
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from scalequest.cards import markdown_table
 from scalequest.chat import FormatError, prepare_tokenizer_and_model
 from scalequest.config import ConfigError, option
 from scalequest.precision import ByHardware
+from scalequest.ranges import COUNT
 from scalequest.records import Row, read_dropped, read_inputs
 from scalequest.training import data
 from scalequest.training.context import Run, TrainingData
@@ -58,7 +59,7 @@ class FailRates(TrainingData):
 class ScorerConfig(ByHardware, TrainingArguments):
     """transformers' TrainingArguments and the longest question in tokens; longer ones are dropped."""
 
-    max_length: int = field(default=1024, metadata={"help": "Longest question, in tokens."})
+    max_length: int = field(default=1024, metadata={"help": "Longest question, in tokens.", "within": COUNT})
     bf16: bool | None = field(default=None, metadata={"help": "Mixed precision; null: by the hardware."})
 
 
