@@ -1,4 +1,4 @@
-"""Every number of every config has a range, and what is outside is refused in one line before anything runs."""
+"""Every number of every config has a range, and what is outside is refused in one line."""
 
 from __future__ import annotations
 
@@ -85,7 +85,9 @@ def test_every_number_of_the_trainers_configs_has_a_range() -> None:
 
 def test_what_is_in_a_range() -> None:
     share = Range(above=0, most=1)
-    assert [value in share for value in (0, 1e-300, 1, 1.0000001, math.nan, math.inf, -math.inf, 10**5000)] == [
+    assert [
+        value in share for value in (0, 1e-300, 1, 1.0000001, math.nan, math.inf, -math.inf, 10**5000)
+    ] == [
         *(False, True, True),
         *([False] * 5),
     ]
@@ -114,7 +116,11 @@ PUBLISHED = {
         (FilterConfig, {**FILTER, "difficulty": {"target": [math.nan, 1]}}, "difficulty.target: "),
         (FilterConfig, {**FILTER, "difficulty": {"edges": [math.inf]}}, "difficulty.edges: "),
         (FilterConfig, {**FILTER, "difficulty": {"drop_easiest": -0.1}}, "difficulty.drop_easiest: "),
-        (FilterConfig, {**FILTER, "difficulty": {"min_fail_rate": 0.9, "max_fail_rate": 0.1}}, "min_fail_rate"),
+        (
+            FilterConfig,
+            {**FILTER, "difficulty": {"min_fail_rate": 0.9, "max_fail_rate": 0.1}},
+            "min_fail_rate",
+        ),
         (FilterConfig, {**FILTER, "solvability": {"min_agreement": math.nan}}, "solvability.min_agreement: "),
         (FilterConfig, {**FILTER, "solvability": {"min_agreement": 1.5}}, "solvability.min_agreement: "),
         (FilterConfig, {**FILTER, "solvability": {"votes": 0}}, "solvability.votes: "),
@@ -126,13 +132,21 @@ PUBLISHED = {
         (SolveConfig, {**SOLVE, "engine": {"tensor_parallel_size": 0}}, "engine.tensor_parallel_size: "),
         (SolveConfig, {**SOLVE, "engine": {"gpu_memory_utilization": 17}}, "engine.gpu_memory_utilization: "),
         (SolveConfig, {**SOLVE, "engine": {"gpu_memory_utilization": 0}}, "engine.gpu_memory_utilization: "),
-        (SolveConfig, {**SOLVE, "engine": {"batch_size": -5}}, "engine.batch_size: expected at least 1, got -5"),
+        (
+            SolveConfig,
+            {**SOLVE, "engine": {"batch_size": -5}},
+            "engine.batch_size: expected at least 1, got -5",
+        ),
         (SolveConfig, {**SOLVE, "engine": {"max_model_len": 0}}, "engine.max_model_len: "),
         (SolveConfig, {**SOLVE, "engine": {"max_num_seqs": 0}}, "engine.max_num_seqs: "),
         (SolveConfig, {**SOLVE, "engine": {"extra": {"a": [{"b": math.nan}]}}}, "engine.extra: "),
         (SolveConfig, {**SOLVE, "sampling": {"temperature": -1}}, "sampling.temperature: "),
         (SolveConfig, {**SOLVE, "sampling": {"temperature": math.nan}}, "sampling.temperature: "),
-        (SolveConfig, {**SOLVE, "sampling": {"top_p": 2}}, "sampling.top_p: expected above 0, at most 1, got 2.0"),
+        (
+            SolveConfig,
+            {**SOLVE, "sampling": {"top_p": 2}},
+            "sampling.top_p: expected above 0, at most 1, got 2.0",
+        ),
         (SolveConfig, {**SOLVE, "sampling": {"top_p": 0}}, "sampling.top_p: "),
         (SolveConfig, {**SOLVE, "sampling": {"max_tokens": 0}}, "sampling.max_tokens: "),
         (SolveConfig, {**SOLVE, "sampling": {"max_tokens": 10**5000}}, "sampling.max_tokens: expected"),
@@ -148,7 +162,11 @@ PUBLISHED = {
         (RewriteConfig, {**REWRITE, "server": {"price_in": -1}}, "server.price_in: "),
         (RewriteConfig, {**REWRITE, "server": {"budget": math.nan, "price_in": 1}}, "server.budget: "),
         (SelectConfig, {"input": ["a"], "min_agreement": math.nan}, "min_agreement: "),
-        (SelectConfig, {"input": ["a"], "min_reward": math.nan}, "min_reward: expected a finite number, got nan"),
+        (
+            SelectConfig,
+            {"input": ["a"], "min_reward": math.nan},
+            "min_reward: expected a finite number, got nan",
+        ),
         (EvaluationConfig, {**EVALUATE, "grading": {"cpu_seconds": math.nan}}, "grading.cpu_seconds: "),
         (EvaluationConfig, {**EVALUATE, "grading": {"rounding_digits": -1}}, "grading.rounding_digits: "),
         (EvaluationConfig, {**EVALUATE, "grading": {"memory_mib": 0}}, "grading.memory_mib: "),
@@ -213,7 +231,9 @@ def test_the_command_line_is_checked_too(word: str, capsys: pytest.CaptureFixtur
 
     with pytest.raises(SystemExit):
         parse(Demo, argv=["--share", word])
-    assert capsys.readouterr().err.startswith("error: command line: share: expected at least 0, at most 1, got ")
+    assert capsys.readouterr().err.startswith(
+        "error: command line: share: expected at least 0, at most 1, got "
+    )
     assert parse(Demo, argv=["--name", word])[0].name == word
 
 

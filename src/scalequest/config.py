@@ -24,11 +24,12 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
-from ruamel.yaml import YAML
 from ruamel.yaml.constructor import DuplicateKeyError
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.error import MarkedYAMLError
 
+from scalequest import bounded_yaml
 from scalequest.ranges import COUNT, FINITE, SEED, Range, outside, range_of
+from scalequest.redaction import SECRET, is_secret, redacted
 
 COMMAND_LINE = "command line"
 
@@ -61,15 +62,14 @@ _UNFINGERPRINTED = re.compile(
     r"|accelerator_config|parallelism_config|gradient_checkpointing.*|per_device_eval.*|model_name_or_path"
     r"|(logging|log|save|hub|ddp|dataloader(?!_drop_last)|trackio|torch_compile|eval|dataset_num)_.*"
 )
-_SECRETS = ("hub_token", "api_key", "password", "secret", "access_token")
 
 
 class ConfigError(ValueError):
     """What is wrong with a setting or an input, in one line: where, which key or row, and what to do."""
 
     def __init__(self, message: str) -> None:
-        """Keep the message to one line."""
-        super().__init__(" ".join(message.split()))
+        """Keep the message to one line, and secrets out of it."""
+        super().__init__(redacted(" ".join(message.split())))
 
 
 def option(
@@ -132,21 +132,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     Raises:
         ConfigError: naming file and line.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
-    try:
-        loaded = _yaml(text)
-    except DuplicateKeyError as error:
-        key = str(error.problem).partition('"')[2].partition('"')[0]
-        raise ConfigError(f"{path}: line {_line(error)}: duplicate key '{key}'") from None
-    except MarkedYAMLError as error:
-        raise ConfigError(f"{path}: line {_line(error)}: not YAML: {error.problem}") from None
-    except (YAMLError, ValueError) as error:
-        raise ConfigError(f"{path}: not YAML: {error}") from None
+    loaded = load_yaml(path)
     if loaded is None:
         return {}
     if not isinstance(loaded, dict):
@@ -154,8 +140,33 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return loaded
 
 
-def _yaml(text: str) -> Any:
-    return YAML(typ="safe", pure=True).load(text)
+def load_yaml(path: str | Path) -> Any:
+    """Read any YAML 1.2 as `read_yaml` does; file, depth and expanded aliases are bounded.
+
+    Raises:
+        ConfigError: naming file and line.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            data = file.read(bounded_yaml.MOST_BYTES + 1)
+        text = data.decode("utf-8") if len(data) <= bounded_yaml.MOST_BYTES else None
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    if text is None:
+        raise ConfigError(f"{path}: larger than {bounded_yaml.MOST_BYTES:,} bytes; is it a config at all?")
+    try:
+        return bounded_yaml.load(text)
+    except DuplicateKeyError as error:
+        key = str(error.problem).partition('"')[2].partition('"')[0]
+        raise ConfigError(f"{path}: line {_line(error)}: duplicate key '{key}'") from None
+    except bounded_yaml.TooMuch as error:
+        raise ConfigError(f"{path}: line {_line(error)}: {error.problem}") from None
+    except MarkedYAMLError as error:
+        raise ConfigError(f"{path}: line {_line(error)}: not YAML: {error.problem}") from None
+    except Exception as error:  # what a wrong tag makes of a value fails in many ways
+        raise ConfigError(f"{path}: not YAML: {type(error).__name__}: {error}") from None
 
 
 def _line(error: MarkedYAMLError) -> int:
@@ -271,9 +282,11 @@ def _either(names: Sequence[str]) -> str:
 # ----------------------------------------------------------------------------------------------------- values
 
 
-def _shown(value: Any) -> str:
+def _shown(value: Any, key: str = "") -> str:
+    if is_secret(key.rpartition(".")[2]):
+        return SECRET
     try:
-        text = repr(value)
+        text = repr(redacted(value))
     except ValueError:  # Python writes no integer of more than 4,300 digits
         text = "a number of thousands of digits"
     return text if len(text) <= 80 else text[:79] + "…"
@@ -319,7 +332,7 @@ def _in_range(leaf: _Leaf, value: Any, key: str, source: str) -> Any:
     """
     valid = _validated(leaf.annotation, value, key, source)
     for number in outside(valid, leaf.within):
-        raise _OutOfRange(f"{source}: {key}: expected {leaf.within}, got {_shown(number)}")
+        raise _OutOfRange(f"{source}: {key}: expected {leaf.within}, got {_shown(number, key)}")
     return valid
 
 
@@ -342,11 +355,11 @@ def _validated(annotation: Any, value: Any, key: str, source: str) -> Any:
         return TypeAdapter(union).validate_json(json.dumps(value, default=str), strict=True)
     except ValidationError:
         expected = _type_name(annotation)
-        raise ConfigError(f"{source}: {key}: expected {expected}, got {_shown(value)}") from None
+        raise ConfigError(f"{source}: {key}: expected {expected}, got {_shown(value, key)}") from None
     except (PydanticUserError, TypeError):
         raise ConfigError(f"{source}: {key}: cannot be set from a config") from None
     except ValueError:  # JSON holds no integer of more than 4,300 digits
-        raise ConfigError(f"{source}: {key}: expected {FINITE}, got {_shown(value)}") from None
+        raise ConfigError(f"{source}: {key}: expected {FINITE}, got {_shown(value, key)}") from None
 
 
 def _from_words(leaf: _Leaf, words: Sequence[str], key: str) -> Any:
@@ -374,13 +387,13 @@ def _from_words(leaf: _Leaf, words: Sequence[str], key: str) -> Any:
         except ConfigError:
             continue
     expected = _type_name(leaf.annotation)
-    raise ConfigError(f"{COMMAND_LINE}: {key}: expected {expected}, got {_shown(' '.join(words))}")
+    raise ConfigError(f"{COMMAND_LINE}: {key}: expected {expected}, got {_shown(' '.join(words), key)}")
 
 
 def _word(word: str) -> Any:
     try:
-        value = _yaml(word)
-    except (YAMLError, ValueError):
+        value = bounded_yaml.load(word)
+    except Exception:  # no YAML, which fails in many ways, or too much of it
         return word
     # YAML would strip quotes and comments off a plain string.
     return word if isinstance(value, str) or (value is None and word not in ("null", "~")) else value
@@ -414,7 +427,7 @@ def _take_map(
             given.values.pop(key, None)
             _take_map(given, schema, value, source, key + ".", at)
         else:
-            raise ConfigError(f"{source}: {at}{key}: expected a map of keys, got {_shown(value)}")
+            raise ConfigError(f"{source}: {at}{key}: expected a map of keys, got {_shown(value, key)}")
 
 
 def _take_words(given: _Given, schema: _Schema, key: str, words: Sequence[str]) -> None:
@@ -584,18 +597,19 @@ def _plain(value: Any) -> str:
 
 def to_dict(config: Any) -> dict[str, Any]:
     """Everything a config holds, as JSON could hold it; secrets are left out."""
-    out: dict[str, Any] = {}
-    for item in dataclasses.fields(config):
-        if item.init:
-            value = getattr(config, item.name)
-            secret = value is not None and any(word in item.name for word in _SECRETS)
-            out[item.name] = "<secret>" if secret else _jsonable(value)
-    return out
+    held: dict[str, Any] = redacted(_fields_of(config))
+    return held
+
+
+def _fields_of(config: Any) -> dict[str, Any]:
+    return {
+        item.name: _jsonable(getattr(config, item.name)) for item in dataclasses.fields(config) if item.init
+    }
 
 
 def _jsonable(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return to_dict(value)
+        return _fields_of(value)
     if isinstance(value, Enum):
         return _jsonable(value.value)
     if isinstance(value, Mapping):
@@ -610,7 +624,8 @@ def fingerprint_fields(config: Any) -> dict[str, Any]:
 
     Ours are marked by `option(..., fingerprint=False)`. Of a library's config (no field is marked) those are
     taken that differ from the library's default, logging, saving and hardware apart: so a new release of the
-    library that adds a setting does not make a finished stage look changed.
+    library that adds a setting does not make a finished stage look changed. Secrets are left out, and a new
+    key changes nothing.
     """
     ours = is_ours(type(config))
     out: dict[str, Any] = {}
@@ -625,4 +640,5 @@ def fingerprint_fields(config: Any) -> dict[str, Any]:
         if plumbing or (not ours and _jsonable(value) == _jsonable(_default(item))):
             continue
         out[item.name] = _jsonable(value)
-    return out
+    kept: dict[str, Any] = redacted(out, environment=False)
+    return kept

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import os
 import random
 import shutil
 import sys
@@ -448,6 +449,8 @@ def begin(
     heartbeat.named(name)
     heartbeat.now("reading the inputs")
     publishes, training_args.push_to_hub = training_args.push_to_hub, False  # once, when all is finished
+    if training_args.hub_token:  # to where the hub looks: the trainer would pickle it into every checkpoint
+        os.environ["HF_TOKEN"], training_args.hub_token = training_args.hub_token, None
     if publishes:
         check_publishing(training_args)
     check_settings(training_args, model_args)

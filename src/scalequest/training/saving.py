@@ -13,11 +13,13 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from scalequest.cards import markdown_table
 from scalequest.chat import ChatFormat, prepare_tokenizer_and_model
+from scalequest.redaction import redacted
 from scalequest.shards import StageError
 
 NOT_PUBLISHED = (
     # Patterns of the whole path, as the hub reads them.
-    "checkpoint-*", "prepared/*", "wandb/*", "not_finite/*", "metrics.jsonl", "stopped.json", ".*"
+    "checkpoint-*", "prepared/*", "wandb/*", "not_finite/*", "metrics.jsonl", "stopped.json", ".*",
+    "training_args.bin",  # a pickle
 )  # fmt: skip
 
 
@@ -112,12 +114,13 @@ def model_card(
     """
     task = "text-classification" if scorer else "text-generation"
     auto = "AutoModelForSequenceClassification" if scorer else "AutoModelForCausalLM"
+    shown = redacted(dict(facts)).items()
     return "\n".join(
         [
             "---", "library_name: transformers", f"pipeline_tag: {task}", f"tags: [scalequest, {stage}]",
             *([f"base_model: {json.dumps(base)}"] if base else []), "---", "",
             f"# {title}", "", note, "",
-            *markdown_table([{"what": key, "value": value} for key, value in facts], "what", "value"), "",
+            *markdown_table([{"what": key, "value": value} for key, value in shown], "what", "value"), "",
             f"Chat format: `{chat_format}`.", "",
             "```python", f"from transformers import {auto}, AutoTokenizer",
             f'model = {auto}.from_pretrained(folder, dtype="auto")',
