@@ -15,6 +15,7 @@ from scalequest.cards import markdown_table
 from scalequest.chat import ChatFormat, prepare_tokenizer_and_model
 from scalequest.redaction import redacted
 from scalequest.shards import StageError
+from scalequest.weights import check_safetensors, loading
 
 NOT_PUBLISHED = (
     # Patterns of the whole path, as the hub reads them.
@@ -39,7 +40,11 @@ def check_model(
     """
     auto = AutoModelForSequenceClassification if scorer else AutoModelForCausalLM
     model, report = auto.from_pretrained(
-        folder, dtype="auto", output_loading_info=True, trust_remote_code=trust_remote_code
+        folder,
+        dtype="auto",
+        output_loading_info=True,
+        use_safetensors=True,
+        trust_remote_code=trust_remote_code,
     )
     faults = sorted({*report["missing_keys"], *(str(key) for key in report["mismatched_keys"])})
     if faults:
@@ -82,7 +87,11 @@ def merge_adapter(
 
     auto: Any = AutoModelForSequenceClassification if scorer else AutoModelForCausalLM
     extra = {"num_labels": 1, "problem_type": "regression"} if scorer else {}
-    model = auto.from_pretrained(base, revision=revision, dtype=dtype, **extra)
+    check_safetensors(adapter)
+    if Path(base).is_dir():
+        check_safetensors(base)
+    with loading(base):
+        model = auto.from_pretrained(base, revision=revision, dtype=dtype, use_safetensors=True, **extra)
     if prepared is not None:
         prepare_tokenizer_and_model(model, *prepared)
         prepared[0].save_pretrained(folder)
