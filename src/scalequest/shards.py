@@ -32,6 +32,7 @@ from typing import Any, cast
 from scalequest.cards import lineage
 from scalequest.durable import StageError as StageError
 from scalequest.durable import as_json, as_yaml, one_line, sync, write
+from scalequest.markup import front_matter
 from scalequest.parts import Tally, read_part, write_parquet
 from scalequest.precision import SETTINGS as PRECISION
 from scalequest.records import Row, digest_model
@@ -287,7 +288,7 @@ class Stage:
                 count = sum(tally.dropped.values())
                 write_parquet(self.output_dir / "dropped", dropped, count, tally.dropped_types.types, columns)
             header = "configs:\n- config_name: default\n  data_files: data/*.parquet\n---\n\n"
-            header = f"---\nlicense: {license}\n{header}" if license else f"---\n{header}"
+            header = f"---\n{front_matter({'license': license}) if license else ''}{header}"
             counts = tally.counts
             return self._seal(
                 rows_in, tally.kept, tally.dropped, tokens, seconds, header + card, output, counts, beside

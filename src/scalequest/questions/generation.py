@@ -18,6 +18,7 @@ from scalequest.engines.launch import LAUNCH, RAY_WORKERS, Launch
 from scalequest.engines.progress import Gates
 from scalequest.engines.stream import Drop, completing, stream
 from scalequest.engines.vllm_engine import check_block_seeds
+from scalequest.markup import inline
 from scalequest.questions.text import normalised
 from scalequest.ranges import COUNT
 from scalequest.records import Row, model_label, row_seed
@@ -112,7 +113,7 @@ def generate_questions(
         gates=config.gates,
         text=lambda row: normalised(row["question"]),
     )
-    text = f"Questions sampled from {label}, which was given nothing but the head of a user's turn."
+    text = f"Questions sampled from {inline(label)}, which was given nothing but the head of a user's turn."
     card = dataset_card(
         "Generated questions", text, to_dict(config), stage.samples(8), "id", "question", "tokens"
     )

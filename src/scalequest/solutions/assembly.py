@@ -19,6 +19,7 @@ from scalequest.config import ConfigError, RunOptions, option, required, to_dict
 from scalequest.durable import as_json, write
 from scalequest.engines.stream import Drop, stream
 from scalequest.grading.extraction import last_box
+from scalequest.markup import inline
 from scalequest.questions.contamination import ContaminationRule, Index, TestQuestion
 from scalequest.questions.duplicates import DuplicateRule, Sketch, find_duplicates, sketch
 from scalequest.questions.text import batches
@@ -181,7 +182,8 @@ def assemble(
 
 def _about(config: AssembleConfig) -> str:
     quotas = "; ".join(
-        f"{part.source}: {'all' if part.rows is None else f'at most {part.rows:,}'}" for part in config.parts
+        f"{inline(part.source)}: {'all' if part.rows is None else f'at most {part.rows:,}'}"
+        for part in config.parts
     )
     looked = "No benchmark was given to compare with." if not config.contamination.given else (
         "Rows that match a benchmark were dropped." if config.contamination.drop
@@ -189,7 +191,7 @@ def _about(config: AssembleConfig) -> str:
     )  # fmt: skip
     return (
         f"One `query` and one `response` a row, and where they come from. Mixed from {quotas}. {looked} "
-        f"Licence: {config.license}. {config.license_note}"
+        f"Licence: {inline(config.license)}. {inline(config.license_note)}"
     )
 
 

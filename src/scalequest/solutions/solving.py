@@ -17,6 +17,7 @@ from scalequest.engines.progress import Gates
 from scalequest.engines.stream import Answer, Drop, completing, stream
 from scalequest.engines.vllm_engine import check_block_seeds
 from scalequest.grading import extract, majority
+from scalequest.markup import inline
 from scalequest.ranges import COUNT
 from scalequest.records import Row, expand, model_label, row_seed
 from scalequest.shards import Stage
@@ -342,7 +343,8 @@ def solve_questions(
     )
     more_text = f", up to {config.max_samples} until {config.until_agree} agree" if config.until_agree else ""
     text = (
-        f"{config.samples} solutions a question{more_text}, sampled from {solver}; cut ones have no answer."
+        f"{config.samples} solutions a question{more_text}, sampled from {inline(solver)}; "
+        "cut ones have no answer."
     )
     samples = [
         {**row, "response": row["responses"][0], "answers": ", ".join(map(str, row["answers"]))}

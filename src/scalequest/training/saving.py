@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from scalequest.cards import markdown_table
 from scalequest.chat import ChatFormat, prepare_tokenizer_and_model
+from scalequest.markup import code, front_matter, inline
 from scalequest.redaction import redacted
 from scalequest.shards import StageError
 from scalequest.weights import check_safetensors, loading
@@ -127,10 +127,10 @@ def model_card(
     return "\n".join(
         [
             "---", "library_name: transformers", f"pipeline_tag: {task}", f"tags: [scalequest, {stage}]",
-            *([f"base_model: {json.dumps(base)}"] if base else []), "---", "",
-            f"# {title}", "", note, "",
+            *(front_matter({"base_model": base}).splitlines() if base else []), "---", "",
+            f"# {inline(title)}", "", note, "",
             *markdown_table([{"what": key, "value": value} for key, value in shown], "what", "value"), "",
-            f"Chat format: `{chat_format}`.", "",
+            f"Chat format: {code(chat_format)}.", "",
             "```python", f"from transformers import {auto}, AutoTokenizer",
             f'model = {auto}.from_pretrained(folder, dtype="auto")',
             "tokenizer = AutoTokenizer.from_pretrained(folder)", "```", "",
