@@ -87,7 +87,7 @@ class Loop:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         self.model: Any = AutoModelForCausalLM.from_pretrained(
-            options.model, dtype=getattr(torch, options.dtype)
+            options.model, dtype=getattr(torch, options.dtype), use_safetensors=True
         ).eval()
         self.tokenizer = AutoTokenizer.from_pretrained(options.model)
         self.prompt, self.stops, self.options = prompt, stops, options

@@ -119,7 +119,7 @@ def trainers(args: argparse.Namespace, kind: str, folder: Path) -> tuple[list[Si
 
     def stock(**settings: Any) -> Any:
         config = SFTConfig(**{**common, "output_dir": str(folder / "stock"), **settings})
-        fresh = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32)
+        fresh = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32, use_safetensors=True)
         return SFTTrainer(model=fresh, args=config, train_dataset=plain, processing_class=tokenizer)
 
     padded = {"packing": False, "per_device_train_batch_size": PADDED_BATCH}

@@ -33,6 +33,7 @@ from typing import Any
 from scalequest import durable
 from scalequest.config import ConfigError, option, parse, required
 from scalequest.grading import Extracted, Grader, GraderOptions, Verdict, extract
+from scalequest.ranges import COUNT
 from scalequest.records import read_rows, require
 from scalequest.stages import explained
 
@@ -49,7 +50,7 @@ class GradeConfig:
     reference: str = option("reference", "column of the reference answers")
     completion: str | None = option(None, "column of whole outputs, in which the answer is found first")
     label: str | None = option(None, "column of known verdicts, true or false (or 1 or 0), to compare with")
-    workers: int = option(1, "processes that compare")
+    workers: int = option(1, "processes that compare", within=COUNT)
 
 
 def main(config: GradeConfig, options: GraderOptions) -> None:

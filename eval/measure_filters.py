@@ -30,6 +30,7 @@ from scalequest.evaluation.statistics import accuracy, share
 from scalequest.evaluation.tables import Table, percent, show
 from scalequest.grading import equivalent
 from scalequest.questions.difficulty import rank_correlation
+from scalequest.ranges import COUNT
 from scalequest.records import Row, read_dropped, read_rows
 from scalequest.solutions.selection import NEED_REWARDS, SelectConfig, select
 from scalequest.stages import explained
@@ -46,7 +47,7 @@ class MeasureConfig:
 
     solved: list[str] = required("sources of questions with sampled solutions")
     output_dir: str = required("folder of filters.json")
-    limit: int | None = option(None, "only the first N questions")
+    limit: int | None = option(None, "only the first N questions", within=COUNT)
 
 
 def main(args: MeasureConfig) -> None:

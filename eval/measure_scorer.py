@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from scalequest.markup import table_lines
 from scalequest.questions.difficulty import rank_correlation
 from scalequest.tinymath.oracle import judge
 
@@ -45,13 +46,12 @@ def main(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 2
-    print("| Spearman with held-out fail rates | n | value | 95 % |\n| --- | --- | --- | --- |")
-    for name, n, rank, low, high in measure(rows):
-        print(f"| {name} | {n} | {rank:.3f} | {low:.3f} to {high:.3f} |")
+    found = measure(rows)
+    shown = [(name, n, f"{rank:.3f}", f"{low:.3f} to {high:.3f}") for name, n, rank, low, high in found]
+    print("\n".join(table_lines(("Spearman with held-out fail rates", "n", "value", "95 %"), shown)))
     receipt = json.loads((folder / "receipt.json").read_text())
-    print(
-        f"\nTraining took {receipt['seconds']:.0f} s; {len(rows) - n} of {len(rows)} questions are ill posed."
-    )
+    ill = len(rows) - found[-1][1]
+    print(f"\nTraining took {receipt['seconds']:.0f} s; {ill} of {len(rows)} questions are ill posed.")
     return 0
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from scalequest.config import option, parse, required
 from scalequest.questions.contamination import ContaminationRule
+from scalequest.ranges import COUNT
 from scalequest.stages import explained
 
 
@@ -33,7 +34,7 @@ class StatisticsConfig:
     contamination: ContaminationRule = option(
         help="the benchmarks to compare with", default_factory=ContaminationRule
     )
-    limit: int | None = option(None, "only the first N rows")
+    limit: int | None = option(None, "only the first N rows", within=COUNT)
 
 
 def main(config: StatisticsConfig) -> None:

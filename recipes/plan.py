@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scalequest.config import ConfigError, option, parse, read_yaml
+from scalequest.ranges import NOT_NEGATIVE, POSITIVE, SHARE_ABOVE_0
 from scalequest.stages import explained
 
 # Rows and GPU-hours of the paper's table 4, for both generators together; the share that the filters leave.
@@ -45,14 +46,20 @@ class PlanConfig:
         help="machines: number x GPU", default_factory=lambda: ["8xA100-40G", "64xH100"]
     )
     question_tokens: float = option(
-        60.0, "mean tokens a question: 195 characters (docs/method.md 8) at 3.3 a token"
+        60.0, "mean tokens a question: 195 characters (docs/method.md 8) at 3.3 a token", within=POSITIVE
     )
-    solution_tokens: float = option(405.0, "mean tokens a response: 1,214 characters at 3 a token")
-    prompt_tokens: float = option(40.0, "chat markup and instruction around a question")
+    solution_tokens: float = option(
+        405.0, "mean tokens a response: 1,214 characters at 3 a token", within=POSITIVE
+    )
+    prompt_tokens: float = option(40.0, "chat markup and instruction around a question", within=NOT_NEGATIVE)
     characters: list[float] = option(
-        help="mean characters a question, a response", default_factory=lambda: [195.0, 1214.0]
+        help="mean characters a question, a response",
+        default_factory=lambda: [195.0, 1214.0],
+        within=POSITIVE,
     )
-    efficiency: float = option(0.9, "of many GPUs against the paper's eight: stragglers, restarts, start-up")
+    efficiency: float = option(
+        0.9, "of many GPUs against the paper's eight: stragglers, restarts, start-up", within=SHARE_ABOVE_0
+    )
     rate: list[str] = option(help="receipts of your own runs, one GPU each", default_factory=list)
 
 

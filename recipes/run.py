@@ -24,6 +24,7 @@ from pathlib import Path
 from scalequest.config import ConfigError
 from scalequest.pipeline import Failed, load, plan, run, variables, wanted
 from scalequest.preflight import faults, left_out
+from scalequest.redaction import redacted
 
 
 def main(args: argparse.Namespace) -> int:
@@ -33,7 +34,7 @@ def main(args: argparse.Namespace) -> int:
         spec = load(args.pipeline)
         steps = plan(spec, output, limit=args.limit, fresh=args.fresh, source=args.pipeline)
         if args.dry_run:
-            if given := variables(spec):
+            if given := redacted(variables(spec)):
                 print(f"# environment: {shlex.join(f'{key}={value}' for key, value in given.items())}")
             for step in steps:
                 print(f"# {step.spec.name}\n{step.shown}")

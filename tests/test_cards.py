@@ -8,7 +8,7 @@ def test_what_a_model_wrote_cannot_leave_its_cell() -> None:
     line = markdown_table([row], "question", "n", "none", "absent")[2]
     assert "\n" not in line
     assert line.startswith(
-        "| a \\| b<br>&lt;script&gt;x&lt;/script&gt; \\`c\\` \\$\\\\frac{1}{2}\\$ \\[l\\](u) \\*e\\* |"
+        "| a \\| b<br>&lt;script&gt;x&lt;/script&gt; \\`c\\` \\$\\\\frac{1}{2}\\$ [l\\](u) \\*e\\* |"
     )
     assert line.endswith("| 0.123 |  |  |")
 

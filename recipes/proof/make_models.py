@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from scalequest.config import ConfigError, option, parse, required
+from scalequest.ranges import SEED
 
 TINY = Path(__file__).resolve().parents[1] / "tiny" / "models"
 MODELS = {"tiny-base": "wide-base", "tiny-solver": "wide-solver"}
@@ -57,7 +58,7 @@ class MakeConfig:
 
     output_dir: str = required("folder of the two models' folders")
     shape: Literal["1.5b", "small"] = option("1.5b", "1.5b for a GPU, small for tests on a CPU")
-    seed: int = option(42, "of the new weights that are random")
+    seed: int = option(42, "of the new weights that are random", within=SEED)
 
 
 def main(config: MakeConfig) -> None:

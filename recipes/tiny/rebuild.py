@@ -311,7 +311,7 @@ def load(folder: Path) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     return AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32
+        folder, dtype=torch.float32, use_safetensors=True
     )
 
 

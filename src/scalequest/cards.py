@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import html
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from scalequest.pages import number
+from scalequest.markup import code, inline, table_lines
 from scalequest.records import Row
 
 
@@ -18,7 +16,7 @@ def dataset_card(
 
     Args:
         title: headline.
-        text: one paragraph on what the rows are.
+        text: one paragraph on what the rows are, in Markdown: names in it went through `markup.inline`.
         settings: shown as they are, nested ones with dots.
         samples: rows to show; what models wrote in them is escaped.
         columns: of the samples.
@@ -26,7 +24,7 @@ def dataset_card(
     table = markdown_table(
         [{"setting": key, "value": value} for key, value in _flat(settings)], "setting", "value"
     )
-    lines = [f"# {title}", "", text, "", *table, ""]
+    lines = [f"# {inline(title)}", "", text, "", *table, ""]
     if samples:
         lines += ["## The first rows", "", *markdown_table(samples, *columns), ""]
     return "\n".join(lines)
@@ -38,18 +36,19 @@ def lineage(receipt: Mapping[str, Any]) -> str:
     Args:
         receipt: a finished stage's.
     """
-    drops = ", ".join(f"{count:,} {_cell(reason)}" for reason, count in receipt["dropped"].items()) or "none"
-    code = [f"{name} {version}" for name, version in receipt["versions"].items()]
+    drops = ", ".join(f"{count:,} {inline(reason)}" for reason, count in receipt["dropped"].items()) or "none"
+    made = [f"{name} {version}" for name, version in receipt["versions"].items()]
     if receipt["commit"]:
-        code.insert(0, f"commit {receipt['commit'][:12]}{' with changes' if receipt['dirty'] else ''}")
+        made.insert(0, f"commit {receipt['commit'][:12]}{' with changes' if receipt['dirty'] else ''}")
     inputs = [{"input": name, "fingerprint": digest} for name, digest in receipt["inputs"].items()]
     lines = [
         "## Where it comes from",
         "",
-        f"Stage `{receipt['stage']}`, version {receipt['version']}, fingerprint `{receipt['fingerprint']}`.",
+        f"Stage {code(receipt['stage'])}, version {receipt['version']}, "
+        f"fingerprint {code(receipt['fingerprint'])}.",
         f"Rows in: {receipt['rows_in']:,}; kept: {receipt['kept']:,}; dropped: {drops}.",
         f"{receipt['tokens']:,} tokens, {receipt['seconds']:,.0f} seconds.",
-        f"Made with {', '.join(code)}.",
+        f"Made with {', '.join(map(inline, made))}.",
         "All of this stands in `receipt.json`, every setting in `config.yaml`.",
         "",
     ]
@@ -57,14 +56,8 @@ def lineage(receipt: Mapping[str, Any]) -> str:
 
 
 def markdown_table(rows: Sequence[Row], *columns: str) -> list[str]:
-    """Lines of a table, cells escaped and on one line."""
-    head = [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
-    return [*head, *(f"| {' | '.join(_cell(row.get(column)) for column in columns)} |" for row in rows)]
-
-
-def _cell(value: Any) -> str:
-    text = number(value) if isinstance(value, float) else "" if value is None else str(value)
-    return re.sub(r"([\\|`*_\[\]$])", r"\\\1", html.escape(text, quote=False)).replace("\n", "<br>")
+    """Lines of a table of rows, each cell escaped."""
+    return table_lines(columns, [[row.get(column) for column in columns] for row in rows])
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

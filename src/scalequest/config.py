@@ -24,9 +24,12 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
-from ruamel.yaml import YAML
 from ruamel.yaml.constructor import DuplicateKeyError
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.error import MarkedYAMLError
+
+from scalequest import bounded_yaml
+from scalequest.ranges import COUNT, FINITE, SEED, Range, outside, range_of
+from scalequest.redaction import SECRET, is_secret, redacted
 
 COMMAND_LINE = "command line"
 
@@ -59,21 +62,21 @@ _UNFINGERPRINTED = re.compile(
     r"|accelerator_config|parallelism_config|gradient_checkpointing.*|per_device_eval.*|model_name_or_path"
     r"|(logging|log|save|hub|ddp|dataloader(?!_drop_last)|trackio|torch_compile|eval|dataset_num)_.*"
 )
-_SECRETS = ("hub_token", "api_key", "password", "secret", "access_token")
 
 
 class ConfigError(ValueError):
     """What is wrong with a setting or an input, in one line: where, which key or row, and what to do."""
 
     def __init__(self, message: str) -> None:
-        """Keep the message to one line."""
-        super().__init__(" ".join(message.split()))
+        """Keep the message to one line, and secrets out of it."""
+        super().__init__(redacted(" ".join(message.split())))
 
 
 def option(
     default: Any = MISSING,
     help: str = "",
     *,
+    within: Range | None = None,
     fingerprint: bool = True,
     default_factory: Callable[[], Any] | None = None,
 ) -> Any:
@@ -82,18 +85,19 @@ def option(
     Args:
         default: its value when it is not given (or give `default_factory`).
         help: one line for `--help`.
+        within: the range of its number, or of every number in it; each field that takes numbers has one.
         fingerprint: False where no value of it can change a row, e.g. a batch size or a path.
         default_factory: makes the default, for a list or a nested dataclass.
     """
-    metadata = {"help": help, "fingerprint": fingerprint}
+    metadata = {"help": help, "fingerprint": fingerprint, "within": within}
     if default_factory is not None:
         return field(default_factory=default_factory, metadata=metadata)
     return field(default=default, metadata=metadata)
 
 
-def required(help: str = "", *, fingerprint: bool = True) -> Any:
+def required(help: str = "", *, within: Range | None = None, fingerprint: bool = True) -> Any:
     """Make a dataclass field that has to be given (keyword only, so it may follow fields with defaults)."""
-    return field(kw_only=True, metadata={"help": help, "fingerprint": fingerprint})
+    return field(kw_only=True, metadata={"help": help, "fingerprint": fingerprint, "within": within})
 
 
 @dataclass(frozen=True)
@@ -101,34 +105,22 @@ class RunOptions:
     """What every data stage and evaluation takes."""
 
     output_dir: str = required("folder of this stage", fingerprint=False)
-    seed: int = option(42, "seed of the run; each row's seed is derived from it")
-    limit: int | None = option(None, "only the first N inputs")
+    seed: int = option(42, "seed of the run; each row's seed is derived from it", within=SEED)
+    limit: int | None = option(None, "only the first N inputs", within=COUNT)
     fresh: bool = option(False, "start again, removing what output_dir holds", fingerprint=False)
-    block_size: int = option(256, "rows written, and redone after a crash, together")
+    block_size: int = option(256, "rows written, and redone after a crash, together", within=COUNT)
     track: Literal["wandb", "none"] = option("wandb", "wandb, offline without a key; none", fingerprint=False)
     group: str | None = option(None, "W&B group, usually the pipeline's name", fingerprint=False)
-
-    def __post_init__(self) -> None:
-        """Refuse sizes below 1."""
-        if self.limit is not None and self.limit < 1:
-            raise ConfigError(f"limit: expected at least 1, got {self.limit}")
-        if self.block_size < 1:
-            raise ConfigError(f"block_size: expected at least 1, got {self.block_size}")
 
 
 @dataclass(frozen=True)
 class TrainRunOptions:
     """What the training recipes take beside the trainer's own config."""
 
-    limit: int | None = option(None, "only the first N rows")
+    limit: int | None = option(None, "only the first N rows", within=COUNT)
     fresh: bool = option(False, "start again, removing what output_dir holds", fingerprint=False)
     track: Literal["wandb", "none"] = option("wandb", "wandb, offline without a key; none", fingerprint=False)
     group: str | None = option(None, "W&B group, usually the pipeline's name", fingerprint=False)
-
-    def __post_init__(self) -> None:
-        """Refuse a limit below 1."""
-        if self.limit is not None and self.limit < 1:
-            raise ConfigError(f"limit: expected at least 1, got {self.limit}")
 
 
 # ---------------------------------------------------------------------------------------------------- reading
@@ -140,21 +132,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     Raises:
         ConfigError: naming file and line.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
-    try:
-        loaded = _yaml(text)
-    except DuplicateKeyError as error:
-        key = str(error.problem).partition('"')[2].partition('"')[0]
-        raise ConfigError(f"{path}: line {_line(error)}: duplicate key '{key}'") from None
-    except MarkedYAMLError as error:
-        raise ConfigError(f"{path}: line {_line(error)}: not YAML: {error.problem}") from None
-    except (YAMLError, ValueError) as error:
-        raise ConfigError(f"{path}: not YAML: {error}") from None
+    loaded = load_yaml(path)
     if loaded is None:
         return {}
     if not isinstance(loaded, dict):
@@ -162,8 +140,33 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return loaded
 
 
-def _yaml(text: str) -> Any:
-    return YAML(typ="safe", pure=True).load(text)
+def load_yaml(path: str | Path) -> Any:
+    """Read any YAML 1.2 as `read_yaml` does; file, depth and expanded aliases are bounded.
+
+    Raises:
+        ConfigError: naming file and line.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            data = file.read(bounded_yaml.MOST_BYTES + 1)
+        text = data.decode("utf-8") if len(data) <= bounded_yaml.MOST_BYTES else None
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    if text is None:
+        raise ConfigError(f"{path}: larger than {bounded_yaml.MOST_BYTES:,} bytes; is it a config at all?")
+    try:
+        return bounded_yaml.load(text)
+    except DuplicateKeyError as error:
+        key = str(error.problem).partition('"')[2].partition('"')[0]
+        raise ConfigError(f"{path}: line {_line(error)}: duplicate key '{key}'") from None
+    except bounded_yaml.TooMuch as error:
+        raise ConfigError(f"{path}: line {_line(error)}: {error.problem}") from None
+    except MarkedYAMLError as error:
+        raise ConfigError(f"{path}: line {_line(error)}: not YAML: {error.problem}") from None
+    except Exception as error:  # what a wrong tag makes of a value fails in many ways
+        raise ConfigError(f"{path}: not YAML: {type(error).__name__}: {error}") from None
 
 
 def _line(error: MarkedYAMLError) -> int:
@@ -179,6 +182,7 @@ class _Leaf:
     annotation: Any
     default: Any  # MISSING where the key has to be given
     help: str
+    within: Range = FINITE
 
 
 @dataclass
@@ -194,6 +198,7 @@ class _Schema:
         return schema
 
     def _add(self, owner: type, cls: type, prefix: str, base: Any) -> None:
+        ours = is_ours(cls)
         for item, annotation in _fields(cls):
             key = prefix + item.name
             default = _default(item) if base is None else getattr(base, item.name)
@@ -202,12 +207,18 @@ class _Schema:
                 self.maps[key] = nested
                 self._add(owner, nested, key + ".", default if dataclasses.is_dataclass(default) else None)
                 continue
-            leaf = _Leaf(owner, annotation, default, str(item.metadata.get("help", "")))
+            within = range_of(item, ours=ours)
+            leaf = _Leaf(owner, annotation, default, str(item.metadata.get("help", "")), within)
             known = self.leaves.setdefault(key, leaf)
             if (known.annotation, known.default) != (annotation, default):
                 raise TypeError(
                     f"{key} stands in {known.owner.__name__} and, differently, in {owner.__name__}"
                 )
+
+
+def is_ours(cls: type) -> bool:
+    """Whether a dataclass is one of this project's, made with `option` and `required`, not a library's."""
+    return any("fingerprint" in item.metadata for item in dataclasses.fields(cls))
 
 
 def _fields(cls: type) -> list[tuple[dataclasses.Field[Any], Any]]:
@@ -271,8 +282,13 @@ def _either(names: Sequence[str]) -> str:
 # ----------------------------------------------------------------------------------------------------- values
 
 
-def _shown(value: Any) -> str:
-    text = repr(value)
+def _shown(value: Any, key: str = "") -> str:
+    if is_secret(key.rpartition(".")[2]):
+        return SECRET
+    try:
+        text = repr(redacted(value))
+    except ValueError:  # Python writes no integer of more than 4,300 digits
+        text = "a number of thousands of digits"
     return text if len(text) <= 80 else text[:79] + "…"
 
 
@@ -304,6 +320,22 @@ def _strict(annotation: Any) -> tuple[Any, ...]:
     return members
 
 
+class _OutOfRange(ConfigError):
+    """A number of the right type that its setting may not have."""
+
+
+def _in_range(leaf: _Leaf, value: Any, key: str, source: str) -> Any:
+    """A value of the right type, if each number in it is in the leaf's range.
+
+    Raises:
+        ConfigError: naming the range.
+    """
+    valid = _validated(leaf.annotation, value, key, source)
+    for number in outside(valid, leaf.within):
+        raise _OutOfRange(f"{source}: {key}: expected {leaf.within}, got {_shown(number, key)}")
+    return valid
+
+
 def _validated(annotation: Any, value: Any, key: str, source: str) -> Any:
     """Check a value as YAML gives it against an annotation, building the dataclasses in lists and maps."""
     members = [member for member in _members(annotation) if member is not type(None)]
@@ -323,12 +355,14 @@ def _validated(annotation: Any, value: Any, key: str, source: str) -> Any:
         return TypeAdapter(union).validate_json(json.dumps(value, default=str), strict=True)
     except ValidationError:
         expected = _type_name(annotation)
-        raise ConfigError(f"{source}: {key}: expected {expected}, got {_shown(value)}") from None
+        raise ConfigError(f"{source}: {key}: expected {expected}, got {_shown(value, key)}") from None
     except (PydanticUserError, TypeError):
         raise ConfigError(f"{source}: {key}: cannot be set from a config") from None
+    except ValueError:  # JSON holds no integer of more than 4,300 digits
+        raise ConfigError(f"{source}: {key}: expected {FINITE}, got {_shown(value, key)}") from None
 
 
-def _from_words(annotation: Any, words: Sequence[str], key: str) -> Any:
+def _from_words(leaf: _Leaf, words: Sequence[str], key: str) -> Any:
     """Read the words after `--key` as its type needs them.
 
     Each word is YAML where the type accepts what YAML makes of it (numbers, true, null, `[a, b]`, `{a: 1}`),
@@ -336,26 +370,30 @@ def _from_words(annotation: Any, words: Sequence[str], key: str) -> Any:
     """
     if not words:
         try:
-            return _validated(annotation, True, key, COMMAND_LINE)
+            return _in_range(leaf, True, key, COMMAND_LINE)
         except ConfigError:
-            raise ConfigError(f"{COMMAND_LINE}: {key}: needs a value, {_type_name(annotation)}") from None
+            raise ConfigError(
+                f"{COMMAND_LINE}: {key}: needs a value, {_type_name(leaf.annotation)}"
+            ) from None
     read = [_word(word) for word in words]
     tries: list[Any] = [read, list(words)]
     if len(words) == 1:
         tries = [read[0], words[0]] + ([] if words[0].startswith("[") else tries)
     for value in tries:
         try:
-            return _validated(annotation, value, key, COMMAND_LINE)
+            return _in_range(leaf, value, key, COMMAND_LINE)
+        except _OutOfRange:
+            raise
         except ConfigError:
             continue
-    expected = _type_name(annotation)
-    raise ConfigError(f"{COMMAND_LINE}: {key}: expected {expected}, got {_shown(' '.join(words))}")
+    expected = _type_name(leaf.annotation)
+    raise ConfigError(f"{COMMAND_LINE}: {key}: expected {expected}, got {_shown(' '.join(words), key)}")
 
 
 def _word(word: str) -> Any:
     try:
-        value = _yaml(word)
-    except (YAMLError, ValueError):
+        value = bounded_yaml.load(word)
+    except Exception:  # no YAML, which fails in many ways, or too much of it
         return word
     # YAML would strip quotes and comments off a plain string.
     return word if isinstance(value, str) or (value is None and word not in ("null", "~")) else value
@@ -381,7 +419,7 @@ def _take_map(
         if not isinstance(name, str) or "." in name or key not in {*schema.leaves, *schema.maps}:
             raise ConfigError(f"{source}: unknown key '{at}{key}'; {_hint(key, schema)}")
         if key in schema.leaves:
-            given.values[key] = _validated(schema.leaves[key].annotation, value, at + key, source)
+            given.values[key] = _in_range(schema.leaves[key], value, at + key, source)
         elif value is None:
             given.values[key] = None
         elif isinstance(value, Mapping):
@@ -389,12 +427,12 @@ def _take_map(
             given.values.pop(key, None)
             _take_map(given, schema, value, source, key + ".", at)
         else:
-            raise ConfigError(f"{source}: {at}{key}: expected a map of keys, got {_shown(value)}")
+            raise ConfigError(f"{source}: {at}{key}: expected a map of keys, got {_shown(value, key)}")
 
 
 def _take_words(given: _Given, schema: _Schema, key: str, words: Sequence[str]) -> None:
     if key in schema.leaves:
-        given.values[key] = _from_words(schema.leaves[key].annotation, words, key)
+        given.values[key] = _from_words(schema.leaves[key], words, key)
         parent = key.rpartition(".")[0]
         while parent:
             given.values.pop(parent, None)
@@ -542,7 +580,8 @@ def _help(types: Sequence[type], description: str) -> str:
             if leaf.owner is not owner:
                 continue
             default = "required" if leaf.default is MISSING else f"default: {_plain(leaf.default)}"
-            lines.append(f"  --{key}  {_type_name(leaf.annotation)}  ({default})")
+            bounds = "" if leaf.within == FINITE else f"; {leaf.within}"
+            lines.append(f"  --{key}  {_type_name(leaf.annotation)}  ({default}{bounds})")
             if leaf.help:
                 text = textwrap.shorten(" ".join(leaf.help.split()), 300, placeholder=" …")
                 lines += textwrap.wrap(text, 110, initial_indent=" " * 6, subsequent_indent=" " * 6)
@@ -558,18 +597,19 @@ def _plain(value: Any) -> str:
 
 def to_dict(config: Any) -> dict[str, Any]:
     """Everything a config holds, as JSON could hold it; secrets are left out."""
-    out: dict[str, Any] = {}
-    for item in dataclasses.fields(config):
-        if item.init:
-            value = getattr(config, item.name)
-            secret = value is not None and any(word in item.name for word in _SECRETS)
-            out[item.name] = "<secret>" if secret else _jsonable(value)
-    return out
+    held: dict[str, Any] = redacted(_fields_of(config))
+    return held
+
+
+def _fields_of(config: Any) -> dict[str, Any]:
+    return {
+        item.name: _jsonable(getattr(config, item.name)) for item in dataclasses.fields(config) if item.init
+    }
 
 
 def _jsonable(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return to_dict(value)
+        return _fields_of(value)
     if isinstance(value, Enum):
         return _jsonable(value.value)
     if isinstance(value, Mapping):
@@ -584,9 +624,10 @@ def fingerprint_fields(config: Any) -> dict[str, Any]:
 
     Ours are marked by `option(..., fingerprint=False)`. Of a library's config (no field is marked) those are
     taken that differ from the library's default, logging, saving and hardware apart: so a new release of the
-    library that adds a setting does not make a finished stage look changed.
+    library that adds a setting does not make a finished stage look changed. Secrets are left out, and a new
+    key changes nothing.
     """
-    ours = any("fingerprint" in item.metadata for item in dataclasses.fields(config))
+    ours = is_ours(type(config))
     out: dict[str, Any] = {}
     for item in dataclasses.fields(config):
         if not item.init or not item.metadata.get("fingerprint", True):
@@ -599,4 +640,5 @@ def fingerprint_fields(config: Any) -> dict[str, Any]:
         if plumbing or (not ours and _jsonable(value) == _jsonable(_default(item))):
             continue
         out[item.name] = _jsonable(value)
-    return out
+    kept: dict[str, Any] = redacted(out, environment=False)
+    return kept

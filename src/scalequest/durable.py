@@ -9,13 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from scalequest.redaction import redacted
+
 
 class StageError(RuntimeError):
     """Why a stage cannot start, go on or finish, in one line that says what to do."""
 
     def __init__(self, message: str) -> None:
-        """Keep the message to one line."""
-        super().__init__(" ".join(message.split()))
+        """Keep the message to one line, and secrets out of it."""
+        super().__init__(redacted(" ".join(message.split())))
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import html
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,10 @@ p.note { opacity: .75; margin: 0 0 .75rem } svg text { font: 11px system-ui, san
 svg.plot { margin: 0 1rem 1rem 0; max-width: 100% } svg line { stroke: currentColor; opacity: .2 }
 """
 _MOST_BINS = 24
+# Not the breaks: \t, \n, \v, \f, \r, \x1c to \x1e, \x85 and the two separators.
+_INVISIBLE = re.compile(
+    "[\x00-\x08\x0e-\x1b\x1f\x7f-\x84\x86-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+)
 
 
 def write_page(path: Path, title: str, *sections: str) -> None:
@@ -47,7 +52,12 @@ def text(value: Any) -> str:
     """Anything as escaped text; numbers as `number` writes them."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return number(value)
-    return "" if value is None else html.escape(str(value))
+    return "" if value is None else html.escape(visible(str(value)))
+
+
+def visible(text: str) -> str:
+    """Text whose control characters, lone surrogates and changes of direction are marks; breaks stay."""
+    return _INVISIBLE.sub("\ufffd", text)
 
 
 def number(value: float) -> str:

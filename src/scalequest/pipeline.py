@@ -55,9 +55,11 @@ from scalequest.config import ConfigError, build, option, read_yaml, required
 from scalequest.engines.launch import STOP_SECONDS, STOP_VARIABLE
 from scalequest.preload import Forked, Preloaded, possible
 from scalequest.records import whole_source
+from scalequest.redaction import redacted
 
 STATE = "run.json"
 _LOG_LINES = 25
+_MOST_CHARACTERS = 100_000  # that variables may put into one text
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^${}]*))?\}")
 
 
@@ -102,8 +104,9 @@ class Step:
 
     @property
     def shown(self) -> str:
-        """The command as a shell takes it."""
-        return shlex.join(self.command)
+        """The command as a shell takes it, without its secrets."""
+        head = self.command[: len(self.command) - len(_arguments(self.settings))]
+        return str(redacted(shlex.join([*head, *_arguments(redacted(self.settings))])))
 
 
 # --------------------------------------------------------------------------------------------------- planning
@@ -174,11 +177,14 @@ def plan(
         for late in (used & set(names[len(steps) :])) - {stage.name}:
             raise ConfigError(f"{source}: stage {stage.name!r} uses {late!r}, which runs after it")
         settings = _resolved(args, known, f"{source}: stage {stage.name!r}")
-        words = [word for key, value in settings.items() for word in (f"--{key}", *_words(value))]
         steps.append(
             Step(
                 spec=stage,
-                command=(*_start(stage), *(("--config", stage.config) if stage.config else ()), *words),
+                command=(
+                    *_start(stage),
+                    *(("--config", stage.config) if stage.config else ()),
+                    *_arguments(settings),
+                ),
                 settings=settings,
                 needs=tuple(name for name in names[: len(steps)] if name in used or name in stage.needs),
             )
@@ -201,6 +207,10 @@ def _start(stage: StageSpec) -> tuple[str, ...]:
     return (*launcher, "launch", "--config_file", stage.launch, stage.script)
 
 
+def _arguments(settings: Mapping[str, Any]) -> list[str]:
+    return [word for key, value in settings.items() for word in (f"--{key}", *_words(value))]
+
+
 def _words(value: Any) -> list[str]:
     """How the command line takes a value: words as they are, all else as YAML."""
     if isinstance(value, list):
@@ -217,11 +227,17 @@ def _resolved(value: Any, known: Mapping[str, str], where: str) -> Any:
 
 
 def _substitute(text: str, known: Mapping[str, str], where: str) -> str:
+    room = _MOST_CHARACTERS
+
     def replace(match: re.Match[str]) -> str:
+        nonlocal room
         name, default = match.groups()
         value = known.get(name) or default
         if value is None:
             raise ConfigError(f"{where}: ${{{name}}}: the environment variable {name} is not set; export it")
+        room -= len(value)
+        if room < 0:
+            raise ConfigError(f"{where}: ${{{name}}}: variables grow beyond {_MOST_CHARACTERS:,} characters")
         return value
 
     for _ in range(10):  # what is put in may hold variables itself
@@ -229,7 +245,7 @@ def _substitute(text: str, known: Mapping[str, str], where: str) -> str:
         if changed == text:
             return text
         text = changed
-    raise ConfigError(f"{where}: {text}: a variable stands in itself")
+    raise ConfigError(f"{where}: {text[:80]}: a variable stands in itself")
 
 
 # ----------------------------------------------------------------------------------------------- what is done

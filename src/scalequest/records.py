@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
 from scalequest.config import ConfigError
+from scalequest.weights import check_safetensors
 
 Row = dict[str, Any]
 
@@ -323,6 +324,7 @@ def model_fingerprint(model: str | Path, revision: str | None = None) -> str:
     path = expand(model)
     if not path.is_dir():
         return f"hub:{model}@{hub_commit(str(model), revision, 'model')}"
+    check_safetensors(path)
     return _receipt_fingerprint(path) if (path / "receipt.json").exists() else digest_model(path)
 
 

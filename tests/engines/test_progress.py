@@ -10,7 +10,7 @@ import pytest
 from engine_support import requests
 
 from scalequest import heartbeat
-from scalequest.config import ConfigError, RunOptions
+from scalequest.config import RunOptions
 from scalequest.engines.base import Completion, EngineConfig, Sampling
 from scalequest.engines.loading import open_generator
 from scalequest.engines.progress import GateError, Gates, Progress
@@ -77,13 +77,6 @@ def test_few_rows_and_good_rows_pass(tmp_path: Path) -> None:
     # later rows are not looked at: the gates are there to end a bad run early
     run(tmp_path / "late", gates=strict, junk=lambda n: n > 60)
     assert len(kept(tmp_path / "late")) == 61
-
-
-def test_a_share_is_a_share() -> None:
-    with pytest.raises(ConfigError, match=r"gates\.junk: 20"):
-        Gates(junk=20)
-    with pytest.raises(ConfigError, match=r"gates\.after"):
-        Gates(after=0)
 
 
 def test_lines_where_there_is_no_terminal(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -10,6 +10,7 @@ import pytest
 from scalequest.evaluation.funnel import funnel, read_stages, seconds_table
 from scalequest.evaluation.results import Result, write_results
 from scalequest.evaluation.statistics import share
+from scalequest.markup import inline
 from scalequest.records import source_fingerprint
 from scalequest.shards import Stage
 
@@ -165,7 +166,7 @@ def test_equal_labels_of_two_evaluations_stay_apart(script: Script, tmp_path: Pa
     assert [line.split(",")[0] for line in lines] == [f"mine ({folder}/evaluate)" for folder in both]
     assert ["5.0 [" in line for line in lines] == [True, False]
     page = (tmp_path / "out" / "report.md").read_text()
-    assert all(f"## Benchmarks ({folder}/evaluate)" in page for folder in both)
+    assert all(f"## Benchmarks ({inline(str(folder))}/evaluate)" in page for folder in both)
     theirs = {f"mine ({both[0]}/evaluate)": "Qwen2-Math-7B-ScaleQuest"}
     words = ("--evaluations", *both, "--output_dir", tmp_path / "named", "--published_as")
     script("report.py", *words, json.dumps(theirs))

@@ -118,8 +118,6 @@ def test_a_config_that_cannot_work_says_why() -> None:
         RewriteConfig(input=["x"], rewriter="local")
     with pytest.raises(ConfigError, match=r"prompts\.solvability"):
         RewriteConfig(input=["x"], rewriter="local", model_name_or_path="m", chat_format="tinymath")
-    with pytest.raises(ConfigError, match="solvability_share"):
-        RewriteConfig(input=["x"], rewriter="rules", solvability_share=1.5)
 
 
 def test_a_sealed_folder_has_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

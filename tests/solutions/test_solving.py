@@ -201,5 +201,3 @@ def test_counts_that_contradict_each_other_are_refused() -> None:
         SolveConfig(**given, until_agree=9, max_samples=8)
     with pytest.raises(ConfigError, match="max_samples"):
         SolveConfig(**given, until_agree=2, samples=5, max_samples=4)
-    with pytest.raises(ConfigError, match="samples: expected at least 1, got 0"):
-        SolveConfig(**given, samples=0)

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Literal, Protocol
 
 from scalequest.config import ConfigError, option
+from scalequest.ranges import COUNT, SHARE_ABOVE_0, Range
 
 FinishReason = Literal["stop", "length"]
 CHECK_EVERY = 8  # tokens between two questions to `Request.ends`
@@ -19,18 +20,9 @@ CHECK_EVERY = 8  # tokens between two questions to `Request.ends`
 class Sampling:
     """How a stage samples; temperature 0 is greedy, `max_tokens` counts the stop token too."""
 
-    temperature: float = option(1.0, "0 is greedy")
-    top_p: float = option(1.0, "nucleus mass, 1 keeps everything")
-    max_tokens: int = option(512, "most tokens generated per completion")
-
-    def __post_init__(self) -> None:
-        """Refuse what an engine would refuse after minutes of loading."""
-        if not 0 <= self.temperature <= 2:
-            raise ConfigError(f"temperature: expected 0 to 2, got {self.temperature}")
-        if not 0 < self.top_p <= 1:
-            raise ConfigError(f"top_p: expected above 0, at most 1, got {self.top_p}")
-        if self.max_tokens < 1:
-            raise ConfigError(f"max_tokens: expected at least 1, got {self.max_tokens}")
+    temperature: float = option(1.0, "0 is greedy", within=Range(least=0, most=2))
+    top_p: float = option(1.0, "nucleus mass, 1 keeps everything", within=SHARE_ABOVE_0)
+    max_tokens: int = option(512, "most tokens generated per completion", within=COUNT)
 
 
 @dataclass(frozen=True)
@@ -123,12 +115,14 @@ class EngineConfig:
         "auto: the checkpoint's, or float32 if this CPU would emulate it; native: bfloat16 if this machine "
         "computes it, whatever the checkpoint's; or a type",
     )
-    max_model_len: int | None = option(None, "context length; None is the model's")
-    batch_size: int = option(128, "transformers: rows a forward pass", fingerprint=False)
-    tensor_parallel_size: int = option(1, "vllm: GPUs a model copy", fingerprint=False)
-    gpu_memory_utilization: float = option(0.92, "vllm: share of the GPU's memory", fingerprint=False)
+    max_model_len: int | None = option(None, "context length; None is the model's", within=COUNT)
+    batch_size: int = option(128, "transformers: rows a forward pass", fingerprint=False, within=COUNT)
+    tensor_parallel_size: int = option(1, "vllm: GPUs a model copy", fingerprint=False, within=COUNT)
+    gpu_memory_utilization: float = option(
+        0.92, "vllm: share of the GPU's memory", fingerprint=False, within=SHARE_ABOVE_0
+    )
     max_num_seqs: int | None = option(
-        None, "vllm: most sequences in flight; None is vLLM's default", fingerprint=False
+        None, "vllm: most sequences in flight; None is vLLM's default", fingerprint=False, within=COUNT
     )
     enforce_eager: bool | None = option(
         None, "vllm: no compilation, no graph capture; None is true on CPU, false on GPUs", fingerprint=False

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 from scalequest import heartbeat
 from scalequest.config import ConfigError
-from scalequest.engines.base import EngineConfig, Generator
+from scalequest.engines.base import EngineConfig, Generator, adapter_base
 from scalequest.engines.scoring import Scorer
 from scalequest.precision import say_engine
+from scalequest.weights import check_safetensors, loading
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +30,7 @@ def open_generator(
         ConfigError: the engine cannot be imported, or an engine argument is unknown.
     """
     heartbeat.now(f"loading {model}, and its engine")
+    _check_weights(model)
     say_engine(config.dtype, model, revision=revision, trust_remote_code=config.trust_remote_code)
     if config.name != "transformers":
         from scalequest.engines.vllm_engine import VllmGenerator, import_vllm
@@ -45,7 +48,14 @@ def open_generator(
         raise ConfigError(f"engine.extra: only vllm takes further arguments, got {', '.join(config.extra)}")
     from scalequest.engines.transformers_engine import TransformersGenerator
 
-    return TransformersGenerator(model, config, revision=revision, seed=seed)
+    with loading(model):
+        return TransformersGenerator(model, config, revision=revision, seed=seed)
+
+
+def _check_weights(model: str) -> None:
+    for one in (model, adapter_base(model)):
+        if one is not None and Path(one).expanduser().is_dir():
+            check_safetensors(Path(one).expanduser())
 
 
 def open_scorer(model: str, config: EngineConfig, *, revision: str | None = None) -> Scorer:
@@ -59,6 +69,7 @@ def open_scorer(model: str, config: EngineConfig, *, revision: str | None = None
             than one number.
     """
     heartbeat.now(f"loading {model}, and its engine")
+    _check_weights(model)
     say_engine(config.dtype, model, revision=revision, trust_remote_code=config.trust_remote_code)
     if config.name != "transformers":
         from scalequest.engines.vllm_engine import import_vllm
@@ -80,4 +91,5 @@ def open_scorer(model: str, config: EngineConfig, *, revision: str | None = None
         logger.warning("scorer: transformers, since %s", " ".join(why.split()))
     from scalequest.engines.transformers_scorer import TransformersScorer
 
-    return TransformersScorer(model, config, revision=revision)
+    with loading(model):
+        return TransformersScorer(model, config, revision=revision)

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from scalequest import heartbeat
 from scalequest.config import ConfigError, option
 from scalequest.engines.base import FinishReason
+from scalequest.ranges import COUNT, SHARE
 from scalequest.records import Row
 from scalequest.tracking import Tracker
 
@@ -45,18 +46,10 @@ class GateError(ConfigError):
 class Gates:
     """Shares that end a stage when they are exceeded, looked at once, by each worker on its own rows."""
 
-    after: int = option(300, "rows after which a worker looks; fewer rows are never stopped")
-    truncated: float = option(0.95, "most replies cut at max_tokens, of all replies")
-    junk: float = option(0.95, "most rows dropped for another reason, of all rows")
-    duplicates: float = option(0.98, "most rows whose text came before, of those kept")
-
-    def __post_init__(self) -> None:
-        """Refuse what is no share."""
-        for name in ("truncated", "junk", "duplicates"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"gates.{name}: {getattr(self, name)} is not between 0 and 1")
-        if self.after < 1:
-            raise ConfigError(f"gates.after: expected at least 1, got {self.after}")
+    after: int = option(300, "rows after which a worker looks; fewer rows are never stopped", within=COUNT)
+    truncated: float = option(0.95, "most replies cut at max_tokens, of all replies", within=SHARE)
+    junk: float = option(0.95, "most rows dropped for another reason, of all rows", within=SHARE)
+    duplicates: float = option(0.98, "most rows whose text came before, of those kept", within=SHARE)
 
 
 class Progress:

@@ -43,6 +43,7 @@ from scalequest.engines.chat_protocol import (
     user,
 )
 from scalequest.engines.journal import Journal
+from scalequest.ranges import COUNT, NOT_NEGATIVE, POSITIVE
 
 __all__ = ["BudgetSpent", "Chat", "ChatReply", "ChatServer", "ServerConfig", "ServerError", "user"]
 
@@ -67,21 +68,30 @@ class ServerConfig:
     key_variable: str = option(
         "OPENAI_API_KEY", "environment variable that holds the key; unset: none is sent", fingerprint=False
     )
-    concurrency: int = option(32, "questions in flight, by each worker", fingerprint=False)
-    timeout: float = option(120.0, "seconds after which an attempt is given up", fingerprint=False)
+    concurrency: int = option(32, "questions in flight, by each worker", fingerprint=False, within=COUNT)
+    timeout: float = option(
+        120.0, "seconds after which an attempt is given up", fingerprint=False, within=POSITIVE
+    )
     attempts: int = option(
         8,
         "how often a question is asked before it is given up; being put off counts while nobody is answered",
         fingerprint=False,
+        within=COUNT,
     )
-    max_wait: float = option(60.0, "most seconds between attempts of our own accord", fingerprint=False)
+    max_wait: float = option(
+        60.0, "most seconds between attempts of our own accord", fingerprint=False, within=NOT_NEGATIVE
+    )
     token_limit: str = option("max_tokens", "the request's field for sampling.max_tokens", fingerprint=False)
-    price_in: float = option(0.0, "money for a million tokens read", fingerprint=False)
-    price_out: float = option(0.0, "money for a million tokens generated", fingerprint=False)
-    budget: float | None = option(
-        None, "most money this stage may cost, restarts included", fingerprint=False
+    price_in: float = option(0.0, "money for a million tokens read", fingerprint=False, within=NOT_NEGATIVE)
+    price_out: float = option(
+        0.0, "money for a million tokens generated", fingerprint=False, within=NOT_NEGATIVE
     )
-    budget_tokens: int | None = option(None, "most tokens it may read and generate", fingerprint=False)
+    budget: float | None = option(
+        None, "most money this stage may cost, restarts included", fingerprint=False, within=NOT_NEGATIVE
+    )
+    budget_tokens: int | None = option(
+        None, "most tokens it may read and generate", fingerprint=False, within=NOT_NEGATIVE
+    )
     extra: dict[str, Any] = option(help="further fields of the request", default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -92,9 +102,6 @@ class ServerConfig:
                 raise ConfigError("server.url: expected http://host[:port]/v1 or https://...")
             if parts.username or parts.password or parts.query:
                 raise ConfigError("server.url: no user, password or query; the key goes into key_variable")
-        for name in ("concurrency", "timeout", "attempts"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"server.{name}: expected above 0, got {getattr(self, name)}")
         if not _NAME.fullmatch(self.key_variable):  # not shown: it may be the key itself
             raise ConfigError("server.key_variable: expected the name of an environment variable")
         if self.budget is not None and not self.price_in + self.price_out:

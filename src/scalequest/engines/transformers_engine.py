@@ -42,7 +42,7 @@ class TransformersGenerator:
         dtype = engine_dtype(config.dtype, model, revision=revision, trust_remote_code=trusted)
         transformers_logging.disable_progress_bar()
         self.model: Any = AutoModelForCausalLM.from_pretrained(
-            model, revision=revision, dtype=dtype, trust_remote_code=trusted
+            model, revision=revision, dtype=dtype, use_safetensors=True, trust_remote_code=trusted
         )
         transformers_logging.enable_progress_bar()
         self.model.to(device()).eval()

@@ -35,7 +35,7 @@ class TransformersScorer:
         dtype = engine_dtype(config.dtype, model, revision=revision, trust_remote_code=trusted)
         try:
             self.model: Any = AutoModelForSequenceClassification.from_pretrained(
-                model, revision=revision, dtype=dtype, trust_remote_code=trusted
+                model, revision=revision, dtype=dtype, use_safetensors=True, trust_remote_code=trusted
             )
         except ValueError as error:
             raise ConfigError(f"{model}: transformers cannot score with it: {error}") from None

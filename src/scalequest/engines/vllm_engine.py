@@ -34,6 +34,7 @@ from scalequest.precision import engine_dtype
 GIB = 1 << 30
 _OURS = ("model", "revision", "seed", *(item.name for item in dataclasses.fields(EngineConfig)))
 _NAMES = itertools.count()  # of requests: no engine is given one twice
+_PICKLES = ("auto", "hf", "pt", "npcache")  # formats of weights that are pickles, or may be
 _CPU_BLOCK = 128  # tokens a block of the key-value cache on CPU, vLLM's default there
 
 T = TypeVar("T")
@@ -88,6 +89,7 @@ def engine_arguments(model: str, config: EngineConfig, *, revision: str | None, 
         "gpu_memory_utilization": config.gpu_memory_utilization,
         "enforce_eager": bool(config.enforce_eager),
         "trust_remote_code": config.trust_remote_code,
+        "load_format": "safetensors",  # or what extra says, no pickle
         "enable_prefix_caching": True,
         "skip_tokenizer_init": True,  # it gets ids and gives ids
         "generation_config": "vllm",  # not the checkpoint's, which may change the sampling
@@ -150,6 +152,8 @@ def _checked(extra: dict[str, Any]) -> dict[str, Any]:
             close = difflib.get_close_matches(key, known, 1)
             hint = f"; did you mean '{close[0]}'?" if close else ""
             raise ConfigError(f"engine.extra: unknown key '{key}' (vllm {__version__}){hint}")
+    if (format := extra.get("load_format")) in _PICKLES:
+        raise ConfigError(f"engine.extra.load_format: {format} opens pickles; leave it out")
     return extra
 
 

@@ -14,6 +14,7 @@ from scalequest.config import ConfigError, build, option, read_yaml, required
 from scalequest.evaluation.problems import Judging, Problem
 from scalequest.evaluation.prompts import QUESTION_ONLY, EvalPrompt, load_eval_prompt
 from scalequest.grading.extraction import last_box
+from scalequest.ranges import COUNT, SHARE_BELOW_1
 from scalequest.records import Row, expand, read_rows, require
 
 
@@ -24,12 +25,9 @@ class JudgingFile:
     several: str | None = option(None, "column, true where the reference is several answers in any order")
     unit: str | None = option(None, "column of the unit that the reference leaves out")
     tolerance: str | None = option(None, "column of the absolute error that is allowed")
-    relative: float = option(0.0, "relative error allowed where the reference is a decimal number")
-
-    def __post_init__(self) -> None:
-        """Refuse a tolerance that accepts everything."""
-        if not 0 <= self.relative < 1:
-            raise ConfigError(f"judging.relative: expected at least 0 and below 1, got {self.relative}")
+    relative: float = option(
+        0.0, "relative error allowed where the reference is a decimal number", within=SHARE_BELOW_1
+    )
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ class BenchmarkFile:
     source: str = required(
         "a path ($NAME is expanded; else relative to this file), or hub:owner/name@revision:split"
     )
-    rows: int = required("how many rows the source has")
+    rows: int = required("how many rows the source has", within=COUNT)
     sha256: str = required("of questions, answers and what else a verdict depends on, see `content_sha256`")
     hub: str | None = option(None, "where the same rows are on the hub, read instead on request")
     title: str | None = option(None, "heading of its column; None is the name")

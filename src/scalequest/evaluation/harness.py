@@ -27,6 +27,7 @@ from scalequest.evaluation.protocol import asking, judged, protocol, read_receip
 from scalequest.evaluation.results import RESULTS, Result, summarise, write_results
 from scalequest.evaluation.settings import EvaluationConfig
 from scalequest.evaluation.tables import differences
+from scalequest.markup import inline
 from scalequest.records import Row, read_rows, row_seed
 from scalequest.shards import Stage
 from scalequest.tracking import Tracker
@@ -129,7 +130,7 @@ def finish(
     stage: Stage, config: EvaluationConfig, benchmarks: Sequence[Benchmark], asked: int
 ) -> dict[str, Any]:
     """Write the folder's card and receipt."""
-    names = ", ".join(benchmark.title for benchmark in benchmarks)
+    names = ", ".join(inline(benchmark.title) for benchmark in benchmarks)
     text = f"Every answer to {names}, one row an output; `{RESULTS}` holds what comes of them."
     shown = ("benchmark", "id", "completion", "extracted", "reference", "correct")
     card = dataset_card("Evaluation", text, to_dict(config), stage.samples(4), *shown)

@@ -19,6 +19,7 @@ from scalequest.evaluation.settings import EvaluationConfig
 from scalequest.grading import GRADER_VERSION
 from scalequest.precision import engine_dtype
 from scalequest.records import expand, model_fingerprint
+from scalequest.redaction import redacted
 
 
 def with_prompts(benchmarks: Sequence[Benchmark], config: EvaluationConfig) -> list[Benchmark]:
@@ -119,6 +120,7 @@ def protocol(
     fields = receipt["fingerprint_fields"]
     name = fields["engine_name"]
     versions = receipt.get("versions", {})
+    request = redacted(config.server.extra, environment=False)
     return {
         **judged(config, benchmark),
         **asking(config, benchmark),
@@ -129,7 +131,7 @@ def protocol(
         "engine": name,
         "engine_version": versions.get(name) or versions.get(f"{name}-cpu"),
         "dtype": fields.get("dtypes", {}).get(label) or _dtype(config, label),
-        **({"request": config.server.extra} if name == "server" and config.server.extra else {}),
+        **({"request": request} if name == "server" and request else {}),
         "commit": f"{receipt.get('commit') or 'unknown'}{' with changes' if receipt.get('dirty') else ''}",
     }
 

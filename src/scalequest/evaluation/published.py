@@ -10,6 +10,7 @@ from statistics import fmean
 from scalequest.config import ConfigError, build, option, read_yaml, required
 from scalequest.evaluation.results import Result
 from scalequest.evaluation.tables import Table, percent, protocol_marks
+from scalequest.ranges import Range
 
 TITLES = {"gsm8k": "GSM8K", "math": "MATH", "college_math": "College Math", "olympiadbench": "OlympiadBench"}
 
@@ -19,8 +20,10 @@ class PublishedRow:
     """One row of a published table."""
 
     model: str = required("as printed")
-    scores: dict[str, float] = required("benchmark: accuracy in %; what was not printed is left out")
-    average: float | None = option(None, "as printed")
+    scores: dict[str, float] = required(
+        "benchmark: accuracy in %; what was not printed is left out", within=Range(least=0, most=100)
+    )
+    average: float | None = option(None, "as printed", within=Range(least=0, most=100))
     detail: dict[str, str] = option(None, "further columns, e.g. the synthesis model", default_factory=dict)
     note: str | None = option(None, "what is wrong or special about it")
     tag: str | None = option(None, "tag of its source, where it is not the table's")

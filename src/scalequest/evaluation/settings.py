@@ -11,6 +11,7 @@ from scalequest.config import ConfigError, option, required
 from scalequest.engines.base import EngineConfig, Sampling
 from scalequest.engines.server import ServerConfig
 from scalequest.grading.options import GraderOptions
+from scalequest.ranges import COUNT
 from scalequest.records import expand
 
 
@@ -35,7 +36,7 @@ class EvaluationConfig:
     prompts: list[str] = option(
         None, "prompt files, instead of the benchmarks' own", fingerprint=False, default_factory=list
     )
-    samples: int = option(1, "outputs a problem and prompt")
+    samples: int = option(1, "outputs a problem and prompt", within=COUNT)
     patches: bool = option(False, "correct the references that a benchmark's patch file lists")
     hub: bool = option(False, "read benchmarks from the hub, where they name it", fingerprint=False)
     truncated: Literal["wrong", "graded"] = option(
@@ -55,7 +56,7 @@ class EvaluationConfig:
         False, "write a page of the outputs on which math-verify judges otherwise", fingerprint=False
     )
     grading: GraderOptions = option(None, "what counts as the same answer", default_factory=GraderOptions)
-    graders: int = option(1, "processes that grade", fingerprint=False)
+    graders: int = option(1, "processes that grade", fingerprint=False, within=COUNT)
     sampling: Sampling = option(
         None, "greedy unless changed", default_factory=lambda: Sampling(0.0, 1.0, 2048)
     )
@@ -82,9 +83,6 @@ class EvaluationConfig:
             raise ConfigError(
                 f"only: no model has the label '{self.only}'; there are {', '.join(self.models)}"
             )
-        for key, value in (("samples", self.samples), ("graders", self.graders)):
-            if value < 1:
-                raise ConfigError(f"{key}: expected at least 1, got {value}")
         if self.samples > 1 and self.sampling.temperature == 0:
             raise ConfigError("samples: greedy outputs are all the same; set sampling.temperature")
         if self.scores and self.score is None:

@@ -6,8 +6,6 @@ columns or tables of their own, marked as not ours, with their source.
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,6 +14,7 @@ from typing import Any, Literal
 
 from scalequest.evaluation.results import EXPLAINS, Result
 from scalequest.evaluation.statistics import Estimate
+from scalequest.markup import csv_text, inline, one_line, paragraph, table_lines, tex
 
 LOG_WIDTH = 240  # the paper's table with ours beside it
 NOTABLE = 0.05  # share of truncated or answerless outputs from which a note says so
@@ -320,41 +319,40 @@ def show(tables: Sequence[Table]) -> None:
     if not console.is_terminal:  # a log: do not fold a table at 80 columns
         console = Console(highlight=False, width=LOG_WIDTH)
     for table in tables:
-        grid = Grid(title=escape(table.title), title_justify="left", title_style="bold")
+        grid = Grid(title=escape(one_line(table.title)), title_justify="left", title_style="bold")
         for number, column in enumerate(table.columns):
-            head = escape(column.replace(" (", "\n("))
+            head = escape(one_line(column).replace(" (", "\n("))
             right = number and _numeric(table, number)
             justify: Literal["left", "right"] = "right" if right else "left"
             # Fold, where the terminal is too narrow: an ellipsis would hide digits
             grid.add_column(head, justify=justify, no_wrap=not number, overflow="fold")
         for row in table.rows:
-            grid.add_row(*map(escape, row))
+            grid.add_row(*(escape(one_line(cell)) for cell in row))
         console.print(grid)
         for note in table.notes:
-            console.print(escape(note), style="bold yellow" if note.startswith(WARNING) else "dim")
+            console.print(escape(one_line(note)), style="bold yellow" if note.startswith(WARNING) else "dim")
         console.print()
 
 
 def markdown(tables: Sequence[Table], title: str | None = None) -> str:
     """All tables as one Markdown page."""
-    lines = [f"# {title}", ""] if title else []
+    lines = [f"# {inline(title)}", ""] if title else []
     for table in tables:
-        aligned = ["---:" if i and _numeric(table, i) else "---" for i in range(len(table.columns))]
-        lines += [f"## {table.title}", "", _line(table.columns), f"| {' | '.join(aligned)} |"]
-        lines += [_line(row) for row in table.rows]
-        lines += ["", *(f"{_plain(note)}\n" for note in table.notes)]
+        right = {place for place in range(1, len(table.columns)) if _numeric(table, place)}
+        lines += [f"## {inline(table.title)}", "", *table_lines(table.columns, table.rows, right), ""]
+        lines += [f"{paragraph(note)}\n" for note in table.notes]
     return "\n".join(lines).rstrip() + "\n"
 
 
 def latex(table: Table) -> str:
     """One table in LaTeX, with booktabs."""
     kinds = "".join("r" if i and _numeric(table, i) else "l" for i in range(len(table.columns)))
-    body = [" & ".join(map(_tex, row)) + r" \\" for row in table.rows]
-    head = " & ".join(map(_tex, table.columns)) + r" \\"
+    body = [" & ".join(map(tex, row)) + r" \\" for row in table.rows]
+    head = " & ".join(map(tex, table.columns)) + r" \\"
     lines = [
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{{_tex(table.title)}. {_tex(' '.join(table.notes))}}}",
+        rf"\caption{{{tex(table.title)}. {tex(' '.join(table.notes))}}}",
     ]
     lines += [rf"\begin{{tabular}}{{{kinds}}}", r"\toprule", head, r"\midrule", *body, r"\bottomrule"]
     return "\n".join([*lines, r"\end{tabular}", r"\end{table}"]) + "\n"
@@ -362,36 +360,10 @@ def latex(table: Table) -> str:
 
 def to_csv(table: Table) -> str:
     """One table as CSV, notes left out."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerows([table.columns, *table.rows])
-    return buffer.getvalue()
+    return csv_text([table.columns, *table.rows])
 
 
 def _numeric(table: Table, column: int) -> bool:
     """Whether every cell is a number, with its interval and mark."""
     cells = [row[column] for row in table.rows]
     return bool(cells) and all(map(_NUMBER.fullmatch, cells))
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(_plain(cell) for cell in cells)} |"
-
-
-def _plain(text: str) -> str:
-    """Text that Markdown shows as it is: labels and reasons may come from a user, answers from a model."""
-    return re.sub(r"([\\|`*_<>$&~]|\](?=\())", r"\\\1", text).replace("\n", " ")
-
-
-_TEX = str.maketrans(
-    {
-        **{char: f"\\{char}" for char in "&%$#_{}"},
-        **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
-        **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "–": "--", "→": r"$\to$"},
-        "[": "{[}",  # first in a row it would be an argument of the line break before it
-    }
-)
-
-
-def _tex(text: str) -> str:
-    return text.translate(_TEX)

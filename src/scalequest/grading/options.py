@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from scalequest.config import option
+from scalequest.ranges import COUNT, NOT_NEGATIVE, POSITIVE
 
-GRADER_VERSION = 4  # raised when a verdict can change; part of every protocol fingerprint
+GRADER_VERSION = 5  # raised when a verdict can change; part of every protocol fingerprint
 
 Layer = Literal["text", "exact", "structure", "numeric", "symbolic"]
 
@@ -26,6 +27,7 @@ class GraderOptions:
         3,
         "significant digits from which a decimal is the rounded value of an exact number that has no finite "
         "decimal (`33.3` is `100/3`); two decimals are never rounded; 0: never",
+        within=NOT_NEGATIVE,
     )
     list_order: Literal["free", "fixed"] = option("free", "whether `1, 2` without brackets is `2, 1`")
     list_brackets: Literal["optional", "required"] = option(
@@ -45,8 +47,9 @@ class GraderOptions:
     cpu_seconds: float = option(
         1.5,
         "limit of one comparison in its worker; processor time, so that a busy machine changes no verdict",
+        within=POSITIVE,
     )
     wall_seconds: float = option(
-        6.0, "limit of one comparison in its worker, wall clock; a timeout beyond it"
+        6.0, "limit of one comparison in its worker, wall clock; a timeout beyond it", within=POSITIVE
     )
-    memory_mib: int = option(2048, "address space of a worker, MiB; a timeout beyond it")
+    memory_mib: int = option(2048, "address space of a worker, MiB; a timeout beyond it", within=COUNT)

@@ -22,8 +22,9 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from scalequest.config import ConfigError, option, required
+from scalequest.config import option, required
 from scalequest.questions.text import I64, U64, Tokens, batches
+from scalequest.ranges import SHARE, Range
 
 Rule = Literal["exact", "inside", "ngram", "numbers"]
 RULES: tuple[Rule, ...] = get_args(Rule)
@@ -59,14 +60,16 @@ class ContaminationRule:
     )
     rules: list[Rule] = option(help="what flags a question", default_factory=lambda: [*RULES])
     drop: bool = option(True, "false lets flagged questions go on, each with its match")
-    ngram: int = option(13, "words in a row that count as a match (paper: 13)")
-    overlap: float = option(
-        0.6, "rule ngram: share of the shorter question that the runs make up; 0 takes any single run"
+    ngram: int = option(
+        13,
+        "words in a row that count as a match (paper: 13); fewer match by chance",
+        within=Range(least=_INSIDE_WORDS),
     )
-
-    def __post_init__(self) -> None:
-        if self.ngram < _INSIDE_WORDS:
-            raise ConfigError(f"ngram: {self.ngram} words match by chance; give at least {_INSIDE_WORDS}")
+    overlap: float = option(
+        0.6,
+        "rule ngram: share of the shorter question that the runs make up; 0 takes any single run",
+        within=SHARE,
+    )
 
     @property
     def given(self) -> bool:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from scalequest.config import ConfigError, option
+from scalequest.ranges import FINITE, SHARE, SHARE_BELOW_1
 from scalequest.records import Row, row_seed
 
 _DIGITS = 9  # 1 - 0.8 is a little less than 0.2, and no bound of 0.2 means that
@@ -23,21 +24,26 @@ _DIGITS = 9  # 1 - 0.8 is a little less than 0.2, and no bound of 0.2 means that
 class DifficultyRule:
     """Which difficulties stay."""
 
-    min_fail_rate: float = option(0.0, "easier ones are dropped (fail rate: 1 - agreement)")
-    max_fail_rate: float = option(1.0, "harder ones are dropped")
+    min_fail_rate: float = option(0.0, "easier ones are dropped (fail rate: 1 - agreement)", within=SHARE)
+    max_fail_rate: float = option(1.0, "harder ones are dropped", within=SHARE)
     columns: list[str] = option(
         help="measures that the rows carry, e.g. [fail_rate, difficulty]; no model is asked then. Several "
         "become one by the mean of their ranks, from 0 to 1",
         default_factory=list,
     )
-    drop_easiest: float = option(0.0, "columns: share of the questions that is too easy")
-    drop_hardest: float = option(0.0, "columns: share that is too hard")
+    drop_easiest: float = option(
+        0.0, "columns: share of the questions that is too easy", within=SHARE_BELOW_1
+    )
+    drop_hardest: float = option(0.0, "columns: share that is too hard", within=SHARE_BELOW_1)
     edges: list[float] = option(
-        help="columns: inner edges of the bins that `target` speaks of, rising", default_factory=list
+        help="columns: inner edges of the bins that `target` speaks of, rising",
+        default_factory=list,
+        within=FINITE,
     )
     target: list[float] = option(
         help="columns: share of each bin, easiest first; the largest set with these shares is drawn by seed",
         default_factory=list,
+        within=SHARE,
     )
     generators: list[str] = option(
         help="columns: only these generators' questions are dropped (paper: DeepSeekMath's); [] means all",
@@ -47,11 +53,13 @@ class DifficultyRule:
     def __post_init__(self) -> None:
         if self.target and (len(self.target) != len(self.edges) + 1 or self.edges != sorted(set(self.edges))):
             raise ConfigError(f"target: {len(self.target)} shares need {len(self.target) - 1} rising edges")
-        if self.target and (min(self.target) < 0 or not math.isclose(sum(self.target), 1, abs_tol=1e-3)):
-            raise ConfigError(f"target: shares have to be 0 or more and sum to 1, not {sum(self.target):g}")
+        if self.target and not math.isclose(sum(self.target), 1, abs_tol=1e-3):
+            raise ConfigError(f"target: shares have to sum to 1, not {sum(self.target):g}")
+        if self.min_fail_rate > self.max_fail_rate:
+            raise ConfigError("min_fail_rate is above max_fail_rate, so that no question would stay")
         cuts = self.drop_easiest, self.drop_hardest
-        if min(cuts) < 0 or sum(cuts) >= 1:
-            raise ConfigError("drop_easiest, drop_hardest: shares of 0 or more that leave something")
+        if sum(cuts) >= 1:
+            raise ConfigError("drop_easiest, drop_hardest: together below 1, so that something is left")
         if not self.columns and (self.target or any(cuts) or self.generators):
             raise ConfigError("columns: name the measure that target, drop_easiest, drop_hardest use")
 

@@ -27,6 +27,7 @@ from scalequest.questions.prompts import Prompt
 from scalequest.questions.report import TextFindings, filter_report
 from scalequest.questions.solvability import SolvabilityRule, judged, unsolvable
 from scalequest.questions.text import batches
+from scalequest.ranges import COUNT
 from scalequest.records import Row, row_seed
 from scalequest.shards import Stage
 from scalequest.solutions.solving import SAMPLE_COLUMNS, sample_requests, sampled
@@ -55,7 +56,7 @@ class FilterConfig:
     )
     model_revision: str | None = option(None, "its revision on the hub", fingerprint=False)
     chat_format: str | None = option(None, "its chat format: a family or a YAML file", fingerprint=False)
-    samples: int = option(5, "solutions sampled a question, where agreement is measured")
+    samples: int = option(5, "solutions sampled a question, where agreement is measured", within=COUNT)
     keep_responses: bool = option(False, "keep them in the rows, so that solve_questions can reuse them")
     sampling: Sampling = option(help="how the model is sampled", default_factory=Sampling)
     engine: EngineConfig = option(help="what it runs on", default_factory=EngineConfig)

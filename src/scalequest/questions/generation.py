@@ -18,7 +18,9 @@ from scalequest.engines.launch import LAUNCH, RAY_WORKERS, Launch
 from scalequest.engines.progress import Gates
 from scalequest.engines.stream import Drop, completing, stream
 from scalequest.engines.vllm_engine import check_block_seeds
+from scalequest.markup import inline
 from scalequest.questions.text import normalised
+from scalequest.ranges import COUNT
 from scalequest.records import Row, model_label, row_seed
 from scalequest.shards import Stage
 from scalequest.tracking import Tracker
@@ -37,7 +39,7 @@ class GenerationConfig:
 
     model_name_or_path: str = required("question generator: a model folder or hub id", fingerprint=False)
     chat_format: str = required("its chat format: a family or a YAML file", fingerprint=False)
-    num_questions: int = required("questions to sample; dropped ones count")
+    num_questions: int = required("questions to sample; dropped ones count", within=COUNT)
     model_revision: str | None = option(None, "its revision on the hub", fingerprint=False)
     label: str | None = option(None, "what the rows call the generator; None is its folder's name")
     id_prefix: str = option("q", "ids are <prefix>-00000000 on; give each generator of a pipeline its own")
@@ -45,12 +47,10 @@ class GenerationConfig:
     sampling: Sampling = option(help="how it is sampled", default_factory=lambda: Sampling(1.0, 0.99, 512))
     engine: EngineConfig = option(help="what it runs on", default_factory=EngineConfig)
     launch: Launch = option("local", LAUNCH, fingerprint=False)
-    ray_workers: int | None = option(None, RAY_WORKERS, fingerprint=False)
+    ray_workers: int | None = option(None, RAY_WORKERS, fingerprint=False, within=COUNT)
     gates: Gates = option(help="rates that end it early", default_factory=Gates, fingerprint=False)
 
     def __post_init__(self) -> None:
-        if self.num_questions < 1:
-            raise ConfigError(f"num_questions: expected at least 1, got {self.num_questions}")
         if self.seed_scope == "block":
             check_block_seeds(self.engine)
 
@@ -113,7 +113,7 @@ def generate_questions(
         gates=config.gates,
         text=lambda row: normalised(row["question"]),
     )
-    text = f"Questions sampled from {label}, which was given nothing but the head of a user's turn."
+    text = f"Questions sampled from {inline(label)}, which was given nothing but the head of a user's turn."
     card = dataset_card(
         "Generated questions", text, to_dict(config), stage.samples(8), "id", "question", "tokens"
     )

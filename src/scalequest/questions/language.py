@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from scalequest.config import option
 from scalequest.questions.text import ENGLISH, WORD, Tokens, word_hash
+from scalequest.ranges import SHARE
 
 # Function words that tell questions in plain ASCII apart; none is a word of ENGLISH or a usual variable.
 _FOREIGN = (
@@ -41,9 +42,13 @@ class LanguageRule:
     paper_exact: bool = option(
         False, "drop a question with any character above 127, curly quotes and ° too (paper)"
     )
-    max_accented: float = option(0.1, "largest share of accented letters among a question's letters")
+    max_accented: float = option(
+        0.1, "largest share of accented letters among a question's letters", within=SHARE
+    )
     identifier: bool = option(True, "ask the language identifier where the rule is in doubt")
-    min_confidence: float = option(0.5, "the identifier drops what it takes for another language this surely")
+    min_confidence: float = option(
+        0.5, "the identifier drops what it takes for another language this surely", within=SHARE
+    )
 
 
 def language(question: str, rule: LanguageRule) -> str | None:

@@ -23,6 +23,7 @@ from scalequest.questions.language import LanguageRule, language
 from scalequest.questions.pairs_page import write_page
 from scalequest.questions.prompts import Prompt
 from scalequest.questions.text import normalised
+from scalequest.ranges import COUNT, SHARE
 from scalequest.records import Row, row_seed
 from scalequest.shards import Stage
 from scalequest.tracking import Tracker
@@ -51,7 +52,7 @@ class RewriteConfig:
     )
     columns: dict[str, str] = option(help="our column names to the input's", default_factory=dict)
     solvability_share: float = option(
-        0.5, "share of the questions sent in that direction; the rest get harder"
+        0.5, "share of the questions sent in that direction; the rest get harder", within=SHARE
     )
     language: LanguageRule = option(help="what counts as English in a rewrite", default_factory=LanguageRule)
     prompts: PromptPaths = option(
@@ -68,15 +69,13 @@ class RewriteConfig:
     engine: EngineConfig = option(help="rewriter local: on what", default_factory=EngineConfig)
     server: ServerConfig = option(help="rewriter server: which", default_factory=ServerConfig)
     launch: Launch = option("local", LAUNCH, fingerprint=False)
-    ray_workers: int | None = option(None, RAY_WORKERS, fingerprint=False)
+    ray_workers: int | None = option(None, RAY_WORKERS, fingerprint=False, within=COUNT)
     gates: Gates = option(
         help="rates that end it early", default_factory=lambda: Gates(junk=0.99), fingerprint=False
     )
     system: str | None = option(None, "rewriter server: text of the system turn; None sends none")
 
     def __post_init__(self) -> None:
-        if not 0 <= self.solvability_share <= 1:
-            raise ConfigError(f"solvability_share: {self.solvability_share} is not between 0 and 1")
         if self.rewriter == "local" and not (self.model_name_or_path and self.chat_format):
             raise ConfigError("rewriter: local needs model_name_or_path and chat_format")
         if self.rewriter == "server" and not (self.server.url and self.server.model):

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from scalequest.config import ConfigError, option
+from scalequest.config import option
+from scalequest.ranges import COUNT, SHARE
 from scalequest.records import Row
 
 # A yes or no that closes a clause, in whatever quotes, boxes or formulas; not "Yes or No", "Yes / No". Before
@@ -28,15 +29,13 @@ class SolvabilityRule:
         "agreement", "the solver's agreement with itself, or a verdict"
     )
     min_agreement: float = option(
-        0.5, "judge agreement: smallest share of the samples that give the majority's answer"
+        0.5, "judge agreement: smallest share of the samples that give the majority's answer", within=SHARE
     )
     prompt: str | None = option(None, "judge model: YAML file of the prompt", fingerprint=False)
-    votes: int = option(1, "judge model: replies a question; more than half of their verdicts must be Yes")
+    votes: int = option(
+        1, "judge model: replies a question; more than half of their verdicts must be Yes", within=COUNT
+    )
     paper_exact: bool = option(False, "judge model: 'yes' anywhere in the reply counts as Yes (paper's code)")
-
-    def __post_init__(self) -> None:
-        if self.votes < 1:
-            raise ConfigError(f"votes: expected at least 1, got {self.votes}")
 
 
 def verdict(text: str, paper_exact: bool = False) -> bool | None:

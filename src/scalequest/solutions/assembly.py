@@ -19,9 +19,11 @@ from scalequest.config import ConfigError, RunOptions, option, required, to_dict
 from scalequest.durable import as_json, write
 from scalequest.engines.stream import Drop, stream
 from scalequest.grading.extraction import last_box
+from scalequest.markup import inline
 from scalequest.questions.contamination import ContaminationRule, Index, TestQuestion
 from scalequest.questions.duplicates import DuplicateRule, Sketch, find_duplicates, sketch
 from scalequest.questions.text import batches
+from scalequest.ranges import COUNT
 from scalequest.records import Row, row_seed
 from scalequest.shards import Stage
 from scalequest.solutions.overview import lines, overview, sections
@@ -40,7 +42,7 @@ class Part:
     """One generator's share of the dataset."""
 
     source: str = required("a select_solutions folder, a file, or hub:owner/name")
-    rows: int | None = option(None, "take so many, drawn by seed; None takes all")
+    rows: int | None = option(None, "take so many, drawn by seed; None takes all", within=COUNT)
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,8 @@ def assemble(
 
 def _about(config: AssembleConfig) -> str:
     quotas = "; ".join(
-        f"{part.source}: {'all' if part.rows is None else f'at most {part.rows:,}'}" for part in config.parts
+        f"{inline(part.source)}: {'all' if part.rows is None else f'at most {part.rows:,}'}"
+        for part in config.parts
     )
     looked = "No benchmark was given to compare with." if not config.contamination.given else (
         "Rows that match a benchmark were dropped." if config.contamination.drop
@@ -189,7 +192,7 @@ def _about(config: AssembleConfig) -> str:
     )  # fmt: skip
     return (
         f"One `query` and one `response` a row, and where they come from. Mixed from {quotas}. {looked} "
-        f"Licence: {config.license}. {config.license_note}"
+        f"Licence: {inline(config.license)}. {inline(config.license_note)}"
     )
 
 

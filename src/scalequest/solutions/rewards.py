@@ -20,6 +20,7 @@ from scalequest.config import ConfigError, RunOptions, option, required, to_dict
 from scalequest.engines.base import Block, EngineConfig, Request
 from scalequest.engines.scoring import Score, Scorer
 from scalequest.engines.stream import Answer, Drop, stream
+from scalequest.markup import inline
 from scalequest.records import Row, expand, model_label
 from scalequest.shards import Stage
 from scalequest.tracking import Tracker
@@ -180,6 +181,6 @@ def score(
         tracker=tracker,
     )
     shown = ("id", "question", "rewards" if of_responses else "difficulty")
-    text = f"{'Rewards of the responses' if of_responses else 'Difficulty'} by {label}."
+    text = f"{'Rewards of the responses' if of_responses else 'Difficulty'} by {inline(label)}."
     card = dataset_card("Scored rows", text, to_dict(config), stage.samples(4), *shown)
     return stage.finish(rows_in=len(rows), card=card, columns=("id", "question"))

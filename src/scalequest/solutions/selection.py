@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from scalequest.cards import dataset_card
-from scalequest.config import ConfigError, RunOptions, option, required, to_dict
+from scalequest.config import RunOptions, option, required, to_dict
 from scalequest.engines.stream import Drop, stream
 from scalequest.grading import equivalent, groups, majority
+from scalequest.ranges import FINITE, SHARE
 from scalequest.records import Row, row_seed
 from scalequest.shards import Stage
 from scalequest.tracking import Tracker
@@ -44,14 +45,14 @@ class SelectConfig:
     answer_after: str = option(
         "####", "rule correct: a reference is what follows the last of this, where there is one (GSM8K)"
     )
-    min_agreement: float = option(0.0, "smallest share of the samples that give the majority's answer")
-    min_reward: float | None = option(None, "smallest reward of what is selected; the paper has none")
+    min_agreement: float = option(
+        0.0, "smallest share of the samples that give the majority's answer", within=SHARE
+    )
+    min_reward: float | None = option(
+        None, "smallest reward of what is selected; the paper has none", within=FINITE
+    )
     answer_phrase: bool = option(True, "keep only responses with 'boxed' or an answer phrase (paper)")
     shuffle_answers: bool = option(False, "a control: every question gets another question's response")
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.min_agreement <= 1:
-            raise ConfigError(f"min_agreement: {self.min_agreement} is not between 0 and 1")
 
     @property
     def needed(self) -> tuple[str, ...]:

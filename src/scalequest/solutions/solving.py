@@ -17,6 +17,8 @@ from scalequest.engines.progress import Gates
 from scalequest.engines.stream import Answer, Drop, completing, stream
 from scalequest.engines.vllm_engine import check_block_seeds
 from scalequest.grading import extract, majority
+from scalequest.markup import inline
+from scalequest.ranges import COUNT
 from scalequest.records import Row, expand, model_label, row_seed
 from scalequest.shards import Stage
 from scalequest.tracking import Tracker
@@ -45,11 +47,13 @@ class SolveConfig:
     chat_format: str = required("its chat format: a family or a YAML file", fingerprint=False)
     columns: dict[str, str] = option(help="our column names to the input's", default_factory=dict)
     model_revision: str | None = option(None, "its revision on the hub", fingerprint=False)
-    samples: int = option(5, "solutions a question; with until_agree, in each round")
+    samples: int = option(5, "solutions a question; with until_agree, in each round", within=COUNT)
     until_agree: int | None = option(
-        None, "sample on, round after round, until so many give one answer: hard questions get more"
+        None,
+        "sample on, round after round, until so many give one answer: hard questions get more",
+        within=COUNT,
     )
-    max_samples: int = option(40, "until_agree: most solutions a question")
+    max_samples: int = option(40, "until_agree: most solutions a question", within=COUNT)
     answer_phrase: bool = option(
         False, "only a box, #### or an answer phrase counts as an answer, not the last number"
     )
@@ -65,15 +69,13 @@ class SolveConfig:
     )
     engine: EngineConfig = option(help="what it runs on", default_factory=EngineConfig)
     launch: Launch = option("local", LAUNCH, fingerprint=False)
-    ray_workers: int | None = option(None, RAY_WORKERS, fingerprint=False)
+    ray_workers: int | None = option(None, RAY_WORKERS, fingerprint=False, within=COUNT)
     gates: Gates = option(help="rates that end it early", default_factory=Gates, fingerprint=False)
 
     def __post_init__(self) -> None:
         """Refuse settings that contradict each other."""
-        if self.samples < 1:
-            raise ConfigError(f"samples: expected at least 1, got {self.samples}")
-        if self.until_agree is not None and not 0 < self.until_agree <= self.max_samples:
-            raise ConfigError(f"until_agree: {self.until_agree} is not between 1 and max_samples")
+        if self.until_agree is not None and self.until_agree > self.max_samples:
+            raise ConfigError(f"until_agree: {self.until_agree} is more than max_samples")
         if self.until_agree is not None and self.max_samples < self.samples:
             raise ConfigError(f"max_samples: {self.max_samples} is less than samples, {self.samples}")
         if self.seed_scope == "block":
@@ -341,7 +343,8 @@ def solve_questions(
     )
     more_text = f", up to {config.max_samples} until {config.until_agree} agree" if config.until_agree else ""
     text = (
-        f"{config.samples} solutions a question{more_text}, sampled from {solver}; cut ones have no answer."
+        f"{config.samples} solutions a question{more_text}, sampled from {inline(solver)}; "
+        "cut ones have no answer."
     )
     samples = [
         {**row, "response": row["responses"][0], "answers": ", ".join(map(str, row["answers"]))}

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from scalequest.config import load_yaml
 from scalequest.tinymath import world
 from scalequest.tinymath.oracle import FAULTS, judge
 from scalequest.tinymath.rewriter import rewrite
@@ -24,9 +25,7 @@ _SHORT = {"contradiction": "clash", "negative": "minus", "too_large": "large"}
 
 def read_cases(path: str | Path) -> list[dict[str, Any]]:
     """The hand-written texts: maps with text, verdict, half, and for sound ones answer and steps."""
-    from ruamel.yaml import YAML
-
-    return list(YAML(typ="safe").load(Path(path).read_text(encoding="utf-8")))
+    return list(load_yaml(path))
 
 
 def verdict(text: str) -> str:

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import os
 import random
 import shutil
 import sys
@@ -32,6 +33,7 @@ from scalequest import heartbeat, stages
 from scalequest.chat import BoundFormat, ChatFormat, bind, load_format, load_tokenizer
 from scalequest.config import ConfigError, TrainRunOptions, fingerprint_fields, option, required, to_dict
 from scalequest.precision import say_training
+from scalequest.ranges import COUNT, NOT_NEGATIVE
 from scalequest.records import Row, expand, model_fingerprint, read_inputs, source_fingerprint
 from scalequest.shards import Stage
 from scalequest.tracking import Tracker
@@ -73,8 +75,12 @@ class TrainingData(TrainRunOptions):
     columns: dict[str, str] = option(
         None, "our column names to theirs, where a row has theirs", default_factory=dict
     )
-    draw: int | None = option(None, "train on this many rows, drawn with `seed` from all of them")
-    holdout: int = option(0, "rows drawn with `seed`, kept apart and evaluated at the end")
+    draw: int | None = option(
+        None, "train on this many rows, drawn with `seed` from all of them", within=COUNT
+    )
+    holdout: int = option(
+        0, "rows drawn with `seed`, kept apart and evaluated at the end", within=NOT_NEGATIVE
+    )
     prepare_only: bool = option(
         False, "tokenise into output_dir and stop; without a GPU give use_cpu, too", fingerprint=False
     )
@@ -82,9 +88,10 @@ class TrainingData(TrainRunOptions):
         0,
         "steps between texts that the model writes for the log; 0: none; off under ZeRO-3",
         fingerprint=False,
+        within=NOT_NEGATIVE,
     )
-    sample_count: int = option(4, "texts each time", fingerprint=False)
-    sample_tokens: int = option(256, "most tokens of each", fingerprint=False)
+    sample_count: int = option(4, "texts each time", fingerprint=False, within=COUNT)
+    sample_tokens: int = option(256, "most tokens of each", fingerprint=False, within=COUNT)
 
 
 @dataclass
@@ -442,6 +449,8 @@ def begin(
     heartbeat.named(name)
     heartbeat.now("reading the inputs")
     publishes, training_args.push_to_hub = training_args.push_to_hub, False  # once, when all is finished
+    if training_args.hub_token:  # to where the hub looks: the trainer would pickle it into every checkpoint
+        os.environ["HF_TOKEN"], training_args.hub_token = training_args.hub_token, None
     if publishes:
         check_publishing(training_args)
     check_settings(training_args, model_args)

@@ -23,6 +23,7 @@ from trl.trainer.utils import create_model_from_path
 from scalequest import heartbeat
 from scalequest.config import ConfigError, option
 from scalequest.precision import ByHardware
+from scalequest.ranges import NOT_NEGATIVE
 from scalequest.training import data
 from scalequest.training.context import Run, TrainingData
 from scalequest.training.loading import keep_outputs_exact, self_loading
@@ -46,7 +47,10 @@ class PreferenceData(TrainingData):
         False, "swap the sides of about half the pairs: a control that must show no gain"
     )
     chosen_drop: float = option(
-        10.0, "warn where chosen questions lose more than this many nats against the start", fingerprint=False
+        10.0,
+        "warn where chosen questions lose more than this many nats against the start",
+        fingerprint=False,
+        within=NOT_NEGATIVE,
     )
 
 

@@ -11,6 +11,7 @@ from scalequest.chat import prepare_tokenizer_and_model
 from scalequest.config import ConfigError
 from scalequest.training.context import Run
 from scalequest.training.cpu import plain_head
+from scalequest.weights import loading
 
 T = TypeVar("T")
 
@@ -38,6 +39,7 @@ def self_loading(trainer: type[T], run: Run, train: Any, holdout: Any) -> T:
         "dtype": model_args.dtype,
         "attn_implementation": model_args.attn_implementation,
         **(args.model_init_kwargs or {}),
+        "use_safetensors": True,
     }
     run.tokenizer.pad_token = run.format.pad
     options: dict[str, Any] = {
@@ -51,7 +53,7 @@ def self_loading(trainer: type[T], run: Run, train: Any, holdout: Any) -> T:
     }
     if run.scorer and options["peft_config"] is not None:
         options["peft_config"].task_type = "SEQ_CLS"  # whose head is trained whole and saved
-    with plain_head(args.device.type == "cpu"):
+    with plain_head(args.device.type == "cpu"), loading(run.model):
         made: Any = trainer(**options)
     run.chat = prepare_tokenizer_and_model(made.model, run.tokenizer, run.format)
     return made  # type: ignore[no-any-return]

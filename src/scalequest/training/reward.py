@@ -18,6 +18,7 @@ from trl import RewardConfig, RewardTrainer
 from scalequest.chat import BoundFormat, FormatError
 from scalequest.config import ConfigError, option
 from scalequest.precision import ByHardware
+from scalequest.ranges import COUNT, SHARE
 from scalequest.records import Row
 from scalequest.training import data
 from scalequest.training.context import Run, TrainingData
@@ -36,13 +37,10 @@ class SolutionPairs(TrainingData):
         "column of the reference answer; `majority`: the most frequent answer of a question's samples",
     )
     answer_after: str = option("####", "a reference is what follows the last of this, where there is one")
-    min_agreement: float = option(0.6, "majority: smallest share of the samples that has to agree on it")
-    pairs_per_question: int = option(2, "most pairs made of one question")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.pairs_per_question < 1:
-            raise ConfigError(f"pairs_per_question: expected at least 1, got {self.pairs_per_question}")
+    min_agreement: float = option(
+        0.6, "majority: smallest share of the samples that has to agree on it", within=SHARE
+    )
+    pairs_per_question: int = option(2, "most pairs made of one question", within=COUNT)
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,11 +12,15 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from scalequest.cards import markdown_table
 from scalequest.chat import ChatFormat, prepare_tokenizer_and_model
+from scalequest.markup import code, front_matter, inline
+from scalequest.redaction import redacted
 from scalequest.shards import StageError
+from scalequest.weights import check_safetensors, loading
 
 NOT_PUBLISHED = (
     # Patterns of the whole path, as the hub reads them.
-    "checkpoint-*", "prepared/*", "wandb/*", "not_finite/*", "metrics.jsonl", "stopped.json", ".*"
+    "checkpoint-*", "prepared/*", "wandb/*", "not_finite/*", "metrics.jsonl", "stopped.json", ".*",
+    "training_args.bin",  # a pickle
 )  # fmt: skip
 
 
@@ -37,7 +40,11 @@ def check_model(
     """
     auto = AutoModelForSequenceClassification if scorer else AutoModelForCausalLM
     model, report = auto.from_pretrained(
-        folder, dtype="auto", output_loading_info=True, trust_remote_code=trust_remote_code
+        folder,
+        dtype="auto",
+        output_loading_info=True,
+        use_safetensors=True,
+        trust_remote_code=trust_remote_code,
     )
     faults = sorted({*report["missing_keys"], *(str(key) for key in report["mismatched_keys"])})
     if faults:
@@ -80,7 +87,11 @@ def merge_adapter(
 
     auto: Any = AutoModelForSequenceClassification if scorer else AutoModelForCausalLM
     extra = {"num_labels": 1, "problem_type": "regression"} if scorer else {}
-    model = auto.from_pretrained(base, revision=revision, dtype=dtype, **extra)
+    check_safetensors(adapter)
+    if Path(base).is_dir():
+        check_safetensors(base)
+    with loading(base):
+        model = auto.from_pretrained(base, revision=revision, dtype=dtype, use_safetensors=True, **extra)
     if prepared is not None:
         prepare_tokenizer_and_model(model, *prepared)
         prepared[0].save_pretrained(folder)
@@ -112,13 +123,14 @@ def model_card(
     """
     task = "text-classification" if scorer else "text-generation"
     auto = "AutoModelForSequenceClassification" if scorer else "AutoModelForCausalLM"
+    shown = redacted(dict(facts)).items()
     return "\n".join(
         [
             "---", "library_name: transformers", f"pipeline_tag: {task}", f"tags: [scalequest, {stage}]",
-            *([f"base_model: {json.dumps(base)}"] if base else []), "---", "",
-            f"# {title}", "", note, "",
-            *markdown_table([{"what": key, "value": value} for key, value in facts], "what", "value"), "",
-            f"Chat format: `{chat_format}`.", "",
+            *(front_matter({"base_model": base}).splitlines() if base else []), "---", "",
+            f"# {inline(title)}", "", note, "",
+            *markdown_table([{"what": key, "value": value} for key, value in shown], "what", "value"), "",
+            f"Chat format: {code(chat_format)}.", "",
             "```python", f"from transformers import {auto}, AutoTokenizer",
             f'model = {auto}.from_pretrained(folder, dtype="auto")',
             "tokenizer = AutoTokenizer.from_pretrained(folder)", "```", "",
