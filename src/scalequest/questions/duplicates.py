@@ -422,8 +422,8 @@ def _adds_nothing(run: range, words: Sequence[_Word], longer: _Question, shorter
     """Whether words that one question has more than the other leave what is asked as it is.
 
     They do not if one of them links the story with what is asked, because the other part has it, too; nor, in
-    a sentence that asks, if they narrow what is counted ("how many ripe apples") or end it, where English puts
-    what limits it. Otherwise a sentence does, the head of one that asks, what a comma sets off at either end,
+    a sentence that asks, if they narrow what is counted ("how many ripe apples") or end it, where English
+    puts what limits it. Otherwise a sentence does, the head of one that asks, what a comma sets off at either end,
     and a single word.
 
     Args:
