@@ -423,8 +423,8 @@ def _adds_nothing(run: range, words: Sequence[_Word], longer: _Question, shorter
 
     They do not if one of them links the story with what is asked, because the other part has it, too; nor, in
     a sentence that asks, if they narrow what is counted ("how many ripe apples") or end it, where English
-    puts what limits it. Otherwise a sentence does, the head of one that asks, what a comma sets off at either end,
-    and a single word.
+    puts what limits it. Otherwise a sentence does, the head of one that asks, what a comma sets off at either
+    end, and a single word.
 
     Args:
         run: the places of the words in `words`.
