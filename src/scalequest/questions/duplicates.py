@@ -71,7 +71,7 @@ _JOINING = (
     "and but so then than"
 )
 _FUNCTION = ENGLISH | frozenset(_JOINING.split())
-_COUNTING = frozenset(("many", "much", "which", "what", "of"))  # before what is counted or looked for
+_COUNTING = re.compile(r"\b(?:many|much|which|what|number of)$")  # before what is counted or looked for
 _NAME = re.compile(r"\b[A-Z]{2,}\b|(?<=[a-z,] )[A-HJ-Z]\b")
 _SENTENCE_END = re.compile(r"(?<=[.?!])\s+")
 _PIECE = re.compile(r"\\?[^\W\d_]+|\d+|,(?=\s)")
@@ -427,7 +427,7 @@ def _adds_nothing(run: range, words: Sequence[_Word], longer: _Question, shorter
     """Whether words that one question has more than the other leave what is asked as it is.
 
     They do not if one of them links the story with what is asked, because the other part has it, too; nor, in
-    a sentence that asks, if they narrow what is counted ("how many ripe apples") or end it, where English puts
+    a sentence that asks, if they narrow what is counted ("how many ripe apples") or end it, where English has
     what limits it. Otherwise a sentence does, the head of one that asks, what a comma sets off at either end,
     and a single word.
 
@@ -450,8 +450,10 @@ def _adds_nothing(run: range, words: Sequence[_Word], longer: _Question, shorter
         return True
     if (head and _COMMA in (last.text, after.text)) or (tail and _COMMA in (first.text, before.text)):
         return True
-    narrows = before.text in _COUNTING or (tail and last.text != _FORMULA)
-    return len(_texts(words, run)) == 1 and not (asks and narrows)
+    counts = _COUNTING.search(" ".join(word.text for word in words[max(0, run[0] - 2) : run[0]]))
+    narrows = counts and after.text.isalpha() and after.text not in _FUNCTION
+    ends = tail and last.text != _FORMULA
+    return len(_texts(words, run)) == 1 and not (asks and (narrows or ends))
 
 
 def _respelt(old: Sequence[str], new: Sequence[str], known: Set[str], seen: U32) -> bool:
