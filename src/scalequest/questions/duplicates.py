@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scalequest import heartbeat
-from scalequest.config import option
+from scalequest.config import ConfigError, option
 from scalequest.questions.text import (
     BATCH,
     ENGLISH,
@@ -45,7 +45,6 @@ from scalequest.questions.text import (
     span_hashes,
     word_hash,
 )
-from scalequest.ranges import COUNT, SHARE_ABOVE_0
 
 U32 = NDArray[np.uint32]
 
@@ -72,7 +71,7 @@ _JOINING = (
     "and but so then than"
 )
 _FUNCTION = ENGLISH | frozenset(_JOINING.split())
-_COUNTING = frozenset(("many", "much", "which", "what", "of"))  # before what is counted or looked for
+_COUNTING = re.compile(r"\b(?:many|much|which|what|number of)$")  # before what is counted or looked for
 _NAME = re.compile(r"\b[A-Z]{2,}\b|(?<=[a-z,] )[A-HJ-Z]\b")
 _SENTENCE_END = re.compile(r"(?<=[.?!])\s+")
 _PIECE = re.compile(r"\\?[^\W\d_]+|\d+|,(?=\s)")
@@ -92,17 +91,23 @@ class DuplicateRule:
         True, "drop near-duplicates too: same numbers in the same order, similar text that asks the same"
     )
     min_similarity: float = option(
-        0.9,
-        "of near-duplicates: 1 - edits (insertions, deletions) / length of both texts",
-        within=SHARE_ABOVE_0,
+        0.9, "of near-duplicates: 1 - edits (insertions, deletions) / length of both texts"
     )
-    bands: int = option(20, "of the sketch: more find more candidates", within=COUNT)
-    rows: int = option(3, "hashes a band: more find fewer and surer candidates", within=COUNT)
+    bands: int = option(20, "of the sketch: more find more candidates")
+    rows: int = option(3, "hashes a band: more find fewer and surer candidates")
     max_per_template: int | None = option(
-        None,
-        "questions that differ in their numbers alone: keep the first N; None keeps all and counts them",
-        within=COUNT,
+        None, "questions that differ in their numbers alone: keep the first N; None keeps all and counts them"
     )
+
+    def __post_init__(self) -> None:
+        if not 0 < self.min_similarity <= 1:
+            raise ConfigError(f"min_similarity: {self.min_similarity} is not above 0 and at most 1")
+        if min(self.bands, self.rows) < 1:
+            raise ConfigError(
+                f"bands: {self.bands} bands of {self.rows} rows find nothing; give at least 1 each"
+            )
+        if self.max_per_template is not None and self.max_per_template < 1:
+            raise ConfigError(f"max_per_template: expected at least 1, got {self.max_per_template}")
 
     def recall(self, jaccard: float) -> float:
         """The chance that two questions whose word pairs overlap so much meet in a band."""
@@ -422,9 +427,9 @@ def _adds_nothing(run: range, words: Sequence[_Word], longer: _Question, shorter
     """Whether words that one question has more than the other leave what is asked as it is.
 
     They do not if one of them links the story with what is asked, because the other part has it, too; nor, in
-    a sentence that asks, if they narrow what is counted ("how many ripe apples") or end it, where English
-    puts what limits it. Otherwise a sentence does, the head of one that asks, what a comma sets off at either
-    end, and a single word.
+    a sentence that asks, if they narrow what is counted ("how many ripe apples") or end it, where English has
+    what limits it. Otherwise a sentence does, the head of one that asks, what a comma sets off at either end,
+    and a single word.
 
     Args:
         run: the places of the words in `words`.
@@ -445,8 +450,10 @@ def _adds_nothing(run: range, words: Sequence[_Word], longer: _Question, shorter
         return True
     if (head and _COMMA in (last.text, after.text)) or (tail and _COMMA in (first.text, before.text)):
         return True
-    narrows = before.text in _COUNTING or (tail and last.text != _FORMULA)
-    return len(_texts(words, run)) == 1 and not (asks and narrows)
+    counts = _COUNTING.search(" ".join(word.text for word in words[max(0, run[0] - 2) : run[0]]))
+    narrows = counts and after.text.isalpha() and after.text not in _FUNCTION
+    ends = tail and last.text != _FORMULA
+    return len(_texts(words, run)) == 1 and not (asks and (narrows or ends))
 
 
 def _respelt(old: Sequence[str], new: Sequence[str], known: Set[str], seen: U32) -> bool:
