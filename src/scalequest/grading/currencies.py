@@ -54,7 +54,7 @@ for _line in _SHARED.strip().splitlines():
 _NAMES["$"] = _NAMES["dollar"] | _NAMES["peso"]
 
 _SIGNS = "".join(c for c in map(chr, range(0x25, 0x10000)) if unicodedata.category(c) == "Sc" and c != "¢")
-_SIGN = rf"(?:[A-Z][A-Za-z]{{0,2}})?\\?\$|[{_SIGNS}]"
+_SIGN = rf"(?:[A-Z][A-Za-z]{{0,2}}|[A-Z]{{2}} )?(?:\\?\$|[{_SIGNS}])"
 _LETTERS = {"k": "thousand", "K": "thousand", "M": "million", "B": "billion", "mn": "million"}
 _LETTERS |= {"mln": "million", "bn": "billion", "bln": "billion", "tn": "trillion"}
 _AMOUNT = (
@@ -78,13 +78,14 @@ def codes(name: str) -> frozenset[str]:
     """Return the currencies that a sign, code or word may mean; none where it names no money."""
     if name in _CODES:
         return frozenset((name,))
-    low = name.replace("\\", "").casefold()
+    low = re.sub(r"[\\ ]", "", name).casefold()
     if found := _NAMES.get(low) or _NAMES.get(low.removesuffix("s")):
         return found
-    if low.endswith("$") or (low.endswith("dollar") and low != "dollar"):
-        area = low.removesuffix("$").removesuffix("dollar").upper()
-        return frozenset(code for code in _NAMES["$"] if code.startswith(area)) or frozenset((f"{area}$",))
-    return frozenset((name,)) if len(name) == 1 and name in _SIGNS else frozenset()
+    area, sign = (low[:-6], "$") if low.endswith("dollar") else (low[:-1], low[-1:])
+    if sign not in ("$", *_SIGNS):
+        return frozenset()
+    known = _NAMES.get(sign, frozenset())  # that of an area, e.g. HK$, has its code
+    return frozenset(code for code in known if code.startswith(area.upper())) or frozenset((low,))
 
 
 @lru_cache(maxsize=4096)  # one answer is compared with many

@@ -96,6 +96,7 @@ _LABEL_FONT = re.compile(
 )
 _ARROW = re.compile(r"\\(?:to|mapsto|(?:long)?rightarrow)(?![A-Za-z])|->|→|↦")
 _LABEL = re.compile(r"(?:and\s+)?(?P<name>[^\W\d_](?:[^\W_]|[ '()-]){0,60}?)\s*:(?=\s|[-+]?[\d\\(\[.$])\s*")
+_NEXT_LABEL = re.compile(r"(?:\n|\s(?:and|\\text\s?\{ ?and ?\})(?=\s))(?=[^:,;\n]{1,60}:)")
 _END_OF_PROOF = re.compile(r"(?:\s|\\q?quad)*(?:\\(?:blacksquare|square|qed)(?![A-Za-z])|∎|■|□)\s*$")
 _LARGE = re.compile(r"(?<=\d) ?(?:\\text\{ ?)?(thousand|million|billion|trillion)\b\}?")
 _PERCENT = re.compile(
@@ -171,7 +172,7 @@ def _unlabelled(text: str) -> str:
     text = _LABEL_FONT.sub(r"\1: ", text)
     if lead := _LEAD.match(text):
         text = _unwrap(text[lead.end() :])
-    pieces = forms.split(text, (",", ";"))
+    pieces = forms.split(_NEXT_LABEL.sub(",", text), (",", ";"))
     labels = [_LABEL.match(piece) for piece in pieces]
     if len(pieces) > 1 and all(labels):
         return ", ".join(
@@ -205,7 +206,7 @@ def _unwrap(text: str) -> str:
             sign = "-" if re.match(r"[$\s]*-\s*\\(?:boxed|fbox)\b", text) else ""
             text = f"{sign}{box}" if (box := last_box(text)) else text
         whole = _ALL_IN_FONT.fullmatch(text)
-        if whole and re.search(r",|\d ", whole[1]):
+        if whole and re.search(r"[,:]|\d ", whole[1]):
             text = whole[1].strip()
         if text == before:
             return text

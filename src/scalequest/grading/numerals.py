@@ -49,6 +49,10 @@ _TOKEN = re.compile(
     r"|(?P<other>\\[A-Za-z]+|.)",
     re.S,
 )
+_LETTERS = {"k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9, "mn": 10**6, "mln": 10**6}
+_LETTERS |= {"bn": 10**9, "bln": 10**9, "tn": 10**12}
+_ABBREVIATED = re.compile(rf"([-+]?(?:{_NUMERAL}))({'|'.join(_LETTERS)})")
+_SHORT = re.compile(rf"(?<![\w.,]){_ABBREVIATED.pattern}(?= [a-z]{{3}})")  # 1.2M people
 _PLAIN_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
 _FONT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mbox)\s*\{([^{}]*)\}")
 _LONGEST_UNIT = 5  # words behind a number: more are a sentence
@@ -80,8 +84,9 @@ def in_digits(text: str) -> str:
     stay as they are. `and` adds if what follows is less than the hundred or thousand before it, or a proper
     fraction (`two hundred and five`, `two and a half`); else it separates (`two and three`).
     """
-    if len(text) > _LONGEST or not (" of " in text or _has_number_word(text)):
+    if len(text) > _LONGEST or not (" of " in text or _SHORT.search(text) or _has_number_word(text)):
         return text
+    text = _SHORT.sub(lambda match: str(abbreviated(match[0])), text)
     text = _FONT.sub(lambda match: f" {match[1]} " if _has_number_word(match[1]) else match[0], text)
     pieces: list[str] = []
     written = 0
@@ -187,7 +192,7 @@ def _number(words: list[str], at: int) -> _Number | None:
     number = _mixed(words, cardinal) or _fraction(words, at, cardinal) or _decimal(words, cardinal)
     number = number or cardinal
     if number and number.end == at + 1 and re.search(r"[/}]", words[at]) and words[at + 1 : at + 2] == ["of"]:
-        return _Number(number.value, number.end, part=True)  # 3/4 of an hour
+        number = _Number(number.value, number.end, part=True)  # 3/4 of an hour
     while number is not None and (behind := _multiplier(words, number)):
         number = _Number(number.value * behind[0], behind[1], point=number.point)
     return number
@@ -211,8 +216,11 @@ def _mixed(words: list[str], cardinal: _Number | None) -> _Number | None:
     whole = (cardinal.value, cardinal.end)
     for value, end in (cardinal.fork or whole, whole):
         if words[end : end + 1] == ["and"] and value.denominator == 1:
-            part = _fraction(words, end + 1, _cardinal(words, end + 1))
-            if part and part.value < 1:
+            behind = _cardinal(words, end + 1)
+            part = _fraction(words, end + 1, behind)
+            if not words[end - 1][-1].isdigit():  # `2 and 1/2` are two
+                part = part or behind
+            if part and 0 < part.value < 1:
                 sign = -1 if value < 0 else 1
                 return _Number(value + sign * part.value, part.end)
     return None
@@ -228,19 +236,20 @@ def _fraction(words: list[str], at: int, cardinal: _Number | None) -> _Number | 
         return None
     else:
         above, end = cardinal.value, cardinal.end
-    tens = _TENS.get(words[end], 0) if end < len(words) else 0
+    tens = {"ten": 10, **_TENS}.get(words[end], 0) if end < len(words) else 0
     last = end + bool(tens)
     if last >= len(words):
         return None
     word = words[last]
     below = _PLURAL_PARTS.get(word) or _PARTS.get(word)
-    if below is None or (tens and below > 9):
+    if below is None or (tens == 10) != (tens > 0 and below >= 1000) or (tens > 10 and below > 9):
         return None
     # `twenty third` is an ordinal, and `two fifth graders` are two
     alone = above < 20 and words[last + 1 : last + 2] in ([], [","], ["and"], ["or"])
     if word in _PARTS and above != 1 and not alone:
         return None
-    return _Number(above / (tens + below), last + 1, part=True)
+    below = tens * below if tens == 10 else tens + below  # a ten-thousandth, a twenty-fifth
+    return _Number(above / below, last + 1, part=True)
 
 
 def _decimal(words: list[str], cardinal: _Number | None) -> _Number | None:
@@ -337,14 +346,9 @@ def _numeral(word: str) -> Fraction | None:
     return sign * sum((Fraction(top) / Fraction(below or 1) for top, _, below in above), Fraction(0))
 
 
-_LETTERS = {"k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9, "mn": 10**6, "mln": 10**6}
-_LETTERS |= {"bn": 10**9, "bln": 10**9, "tn": 10**12}
-ABBREVIATED = re.compile(rf"([-+]?(?:{_NUMERAL}))({'|'.join(_LETTERS)})")
-
-
 def abbreviated(text: str) -> Fraction | None:
     """Value of `45k`, `2.5M` or `3bn`, without a space before the letters; None for anything else."""
-    match = ABBREVIATED.fullmatch(text)
+    match = _ABBREVIATED.fullmatch(text)
     if match is None or len(text) > _MAX_DIGITS:
         return None
     return Fraction(match[1].replace(",", "")) * _LETTERS[match[2]]
