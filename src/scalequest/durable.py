@@ -1,4 +1,4 @@
-"""Files that are there whole or as they were before, whatever is killed or runs full."""
+"""Files that are there whole or as they were before, whatever is killed or runs full; and JSON files read."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from scalequest.config import ConfigError
+
+DEEPEST = 32  # lists and objects in each other; parquet is read to 100 levels, a list taking two or three
 
 
 class StageError(RuntimeError):
@@ -71,3 +75,62 @@ def as_yaml(value: Mapping[str, Any]) -> bytes:
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     yaml.dump(json.loads(json.dumps(value)), out)
     return out.getvalue()
+
+
+def parse_json(data: bytes, where: str | Path) -> Any:
+    """Parse JSON that any file can hold: UTF-8, no half of a surrogate pair, nesting that parquet can store.
+
+    Args:
+        data: the text's bytes, with or without a byte order mark.
+        where: what an error is to name.
+
+    Raises:
+        ConfigError: it is not that.
+    """
+    try:
+        text = data.decode("utf-8-sig")  # `json` takes surrogates for UTF-8, and guesses other encodings
+        value = json.loads(text)
+        if "\\u" in text:  # half of a surrogate pair is valid JSON, but no text that a file can hold
+            json.dumps(value, ensure_ascii=False).encode()
+        if text.count("[") + text.count("{") > DEEPEST and _depth(value) > DEEPEST:
+            raise ValueError(f"nested more than {DEEPEST} levels deep")
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{where}: not JSON: {error}") from None
+    return value
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ConfigError: it cannot be read.
+    """
+    try:
+        return parse_json(Path(path).read_bytes(), path)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ConfigError(f"{path}: unreadable: {error.strerror or error}") from None
+
+
+def read_object(path: str | Path) -> dict[str, Any]:
+    """Read a JSON file that holds one object.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ConfigError: it cannot be read, or holds something else.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: expected a JSON object, got {type(value).__name__}")
+    return value
+
+
+def _depth(value: Any) -> int:
+    """How many lists and objects lie in each other, found without recursion."""
+    deepest, level = 0, [value]
+    while level := [one for one in level if isinstance(one, dict | list)]:
+        deepest += 1
+        level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)]
+    return deepest

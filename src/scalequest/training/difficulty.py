@@ -30,6 +30,7 @@ from trl import get_peft_config, get_quantization_config
 from scalequest.cards import markdown_table
 from scalequest.chat import FormatError, prepare_tokenizer_and_model
 from scalequest.config import ConfigError, option
+from scalequest.models import load_whole
 from scalequest.precision import ByHardware
 from scalequest.records import Row, read_dropped, read_inputs
 from scalequest.training import data
@@ -156,8 +157,10 @@ def scorer_trainer(run: Run, folder: Path) -> Trainer:
     if quantization is not None:
         extra = {"quantization_config": quantization, "device_map": {"": args.device}}
     torch.manual_seed(args.seed)  # of the new head
-    model = AutoModelForSequenceClassification.from_pretrained(
+    model = load_whole(
+        AutoModelForSequenceClassification,
         run.model,
+        new="score",
         revision=model_args.model_revision,
         dtype=model_args.dtype,
         attn_implementation=model_args.attn_implementation,

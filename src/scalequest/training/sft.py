@@ -19,6 +19,7 @@ from trl import SFTConfig, SFTTrainer, get_peft_config, get_quantization_config
 
 from scalequest.chat import prepare_tokenizer_and_model
 from scalequest.config import ConfigError, option
+from scalequest.models import load_whole
 from scalequest.precision import ByHardware
 from scalequest.training import attention, data
 from scalequest.training.context import Run, TrainingData
@@ -110,7 +111,8 @@ def sft_trainer(run: Run, folder: Path) -> SFTTrainer:
         extra = {"quantization_config": quantization, "device_map": {"": args.device}, **extra}
     args.model_init_kwargs = None  # TRL's, for models that it loads itself
     attention.register()
-    model = AutoModelForCausalLM.from_pretrained(
+    model = load_whole(
+        AutoModelForCausalLM,
         run.model,
         revision=model_args.model_revision,
         dtype=model_args.dtype,
