@@ -87,16 +87,42 @@ def parse_json(data: bytes, where: str | Path) -> Any:
     Raises:
         ConfigError: it is not that.
     """
+    value, escapes = parse_text(data, where)
+    check_json(value, escapes, where)
+    return value
+
+
+def parse_text(data: bytes, where: str | Path) -> tuple[Any, bool]:
+    """The value of a JSON text, for `check_json` to look at, and whether the text has escapes.
+
+    Raises:
+        ConfigError: it is not UTF-8, or not JSON.
+    """
     try:
         text = data.decode("utf-8-sig")  # `json` takes surrogates for UTF-8, and guesses other encodings
-        value = json.loads(text)
-        if "\\u" in text:  # half of a surrogate pair is valid JSON, but no text that a file can hold
-            json.dumps(value, ensure_ascii=False).encode()
-        if text.count("[") + text.count("{") > DEEPEST and _depth(value) > DEEPEST:
-            raise ValueError(f"nested more than {DEEPEST} levels deep")
+        return json.loads(text), "\\u" in text
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{where}: not JSON: {error}") from None
-    return value
+
+
+def check_json(value: Any, escapes: bool, where: str | Path) -> None:
+    """Check that files can hold a value that was parsed.
+
+    Args:
+        value: of JSON.
+        escapes: whether its text had any.
+        where: what an error is to name.
+
+    Raises:
+        ConfigError: half of a surrogate pair, which is valid JSON, or nesting deeper than `DEEPEST`.
+    """
+    try:
+        if _depth(value) > DEEPEST:
+            raise ValueError(f"nested more than {DEEPEST} levels deep")
+        if escapes:
+            json.dumps(value, ensure_ascii=False).encode()
+    except ValueError as error:
+        raise ConfigError(f"{where}: not JSON: {error}") from None
 
 
 def read_json(path: str | Path) -> Any:

@@ -19,6 +19,19 @@ ROWS_PER_GROUP = 1_000  # of a parquet file: what merging holds in memory
 ROWS_PER_FILE = 100_000
 
 
+class DamagedPart(StageError):
+    """A part is not as it was written.
+
+    Attributes:
+        why: what is wrong, and with which file.
+    """
+
+    def __init__(self, path: Path, why: str) -> None:
+        """Say so, and what to do."""
+        self.why = f"{path}: damaged ({why})"
+        super().__init__(f"{self.why}; delete it and run again to make that block anew")
+
+
 def part_bytes(
     index: int, kept: Sequence[Row], dropped: Sequence[tuple[Row, str]], counts: Mapping[str, int | float]
 ) -> bytes:
@@ -60,7 +73,7 @@ def _body(path: Path) -> tuple[bytes, bool]:
     if not last.startswith(b'{"sha256": '):
         return data, False
     if last != json.dumps({"sha256": hashlib.sha256(body + newline).hexdigest()}).encode():
-        raise _damaged(path, "its hash is another")
+        raise DamagedPart(path, "its hash is another")
     return body, True
 
 
@@ -76,15 +89,7 @@ def _parsed(path: Path, body: bytes) -> tuple[dict[str, int | float], list[tuple
             raise ValueError(f"it has {len(rows)} rows, not {head['kept']} + {head['dropped']}")
         return {key: value + 0 for key, value in head["counts"].items()}, rows
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise _damaged(path, str(error)) from None
-
-
-def _damaged(path: Path, why: str) -> DamagedPart:
-    return DamagedPart(f"{path}: damaged ({why}); delete it and run again to make that block anew")
-
-
-class DamagedPart(StageError):
-    """A part is not as it was written."""
+        raise DamagedPart(path, str(error)) from None
 
 
 class Tally:

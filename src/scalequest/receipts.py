@@ -124,6 +124,13 @@ def _sha256(file: BinaryIO) -> str:
     return hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
 
 
+def holds_rows(folder: Path, receipt: Mapping[str, Any]) -> bool:
+    """Whether a finished stage made rows, not a model."""
+    if "files" not in receipt:
+        return (folder / "data").is_dir() or not any(folder.glob("*.safetensors"))
+    return any(name.startswith("data/") for name in receipt["files"])
+
+
 def damage(folder: Path, receipt: Mapping[str, Any], part: Part) -> str | None:
     """What has become of the rows of a finished stage by the names, sizes and rows of their files, or None.
 
@@ -173,6 +180,8 @@ def row_files(folder: Path, receipt: Mapping[str, Any], part: Part) -> list[tupl
     Raises:
         ConfigError: they are not those that the stage has written.
     """
+    if not holds_rows(folder, receipt):
+        raise ConfigError(f"{folder}: the stage '{receipt['stage']}' made a model: there are no rows to read")
     if (what := damage(folder, receipt, part)) is not None:
         raise damaged(folder, what)
     noted = receipt.get("files", {})

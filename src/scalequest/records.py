@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
 from scalequest.config import ConfigError
-from scalequest.durable import parse_json
+from scalequest.durable import DEEPEST, check_json, parse_text
 from scalequest.receipts import (
     RECEIPT,
     FileRecord,
@@ -56,6 +56,8 @@ def read_rows(
     source: str | Path, *, columns: Mapping[str, str] | None = None, limit: int | None = None
 ) -> list[Row]:
     """Read rows, in order.
+
+    Dates, times and exact decimals of parquet files and the hub come as text, as JSON files hold them.
 
     Args:
         source: the folder of a finished stage; a .jsonl, .jsonl.gz, .json (a list) or .parquet file; or
@@ -157,12 +159,13 @@ def _json_lines(path: Path) -> Iterator[Row]:
         with _open(path) as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
-                    yield _object(parse_json(line, f"{path}: line {number}"), f"{path}: line {number}")
+                    yield _object(*parse_text(line, f"{path}: line {number}"), f"{path}: line {number}")
     except (EOFError, OSError, zlib.error) as error:
         raise ConfigError(f"{path}: unreadable after line {number}: {error}") from None
 
 
-def _object(value: Any, where: str) -> Row:
+def _object(value: Any, escapes: bool, where: str) -> Row:
+    check_json(value, escapes, where)
     if not isinstance(value, dict):
         raise ConfigError(f"{where}: expected an object, got {type(value).__name__}")
     return value
@@ -171,12 +174,12 @@ def _object(value: Any, where: str) -> Row:
 def _json_list(path: Path) -> Iterator[Row]:
     try:
         with _open(path) as file:
-            rows = parse_json(file.read(), path)
+            rows, escapes = parse_text(file.read(), path)
     except (EOFError, OSError, zlib.error) as error:
         raise ConfigError(f"{path}: unreadable: {error}") from None
     if not isinstance(rows, list):
         raise ConfigError(f"{path}: expected a list of objects, got {type(rows).__name__} (is it .jsonl?)")
-    return (_object(row, f"{path}: row {index}") for index, row in enumerate(rows, 1))
+    return (_object(row, escapes, f"{path}: row {index}") for index, row in enumerate(rows, 1))
 
 
 def _parquet_rows(path: Path, sha256: str | None = None) -> Iterator[Row]:
@@ -210,21 +213,24 @@ def _as_rows(whole: Callable[[], list[Row]], batch: Any, where: str, before: int
                 try:
                     cell.as_py()
                 except (ValueError, OverflowError, RecursionError) as error:
-                    raise ConfigError(f"{where}{number}: column '{name}' cannot be read: {error}") from None
+                    raise ConfigError(
+                        f"{where}{number}: column '{name}' cannot be read: {error}; mend that value or leave "
+                        "the row out"
+                    ) from None
         raise
     return rows if _is_plain(batch.schema.types) else map(_plain, rows)
 
 
-def _is_plain(kinds: Sequence[Any]) -> bool:
-    """Whether columns of these types hold what JSON can."""
+def _is_plain(kinds: Sequence[Any], levels: int = DEEPEST) -> bool:
+    """Whether columns of these types hold what JSON can, and not too deep for parquet."""
     import pyarrow as pa
 
     of = pa.types
     simple = (of.is_null, of.is_boolean, of.is_integer, of.is_floating, of.is_string, of.is_large_string)
-    return all(
+    return levels > 0 and all(
         any(test(kind) for test in simple)
-        or ((of.is_list(kind) or of.is_large_list(kind)) and _is_plain([kind.value_type]))
-        or (of.is_struct(kind) and _is_plain([field.type for field in kind]))
+        or ((of.is_list(kind) or of.is_large_list(kind)) and _is_plain([kind.value_type], levels - 1))
+        or (of.is_struct(kind) and _is_plain([field.type for field in kind], levels - 1))
         for kind in kinds
     )
 
@@ -343,8 +349,8 @@ class ColumnTypes:
                 ) from None
             if not _is_plain([seen]):
                 raise ConfigError(
-                    f"{source}: column '{name}' holds values of type {seen}, which JSON cannot hold; write "
-                    "them as text, or leave the column out"
+                    f"{source}: column '{name}' is of type {str(seen)[:80]}, which rows cannot hold; write "
+                    "it as text, or leave it out"
                 )
 
 

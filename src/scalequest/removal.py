@@ -69,9 +69,8 @@ def _written(receipt: Mapping[str, Any]) -> Sequence[str]:
     """What a stage has left beside what every stage does, by its receipt; those of before do not say it."""
     if "writes" in receipt:
         return list(receipt["writes"])
-    labels = (
-        receipt.get("fingerprint_fields", {}).get("labels", ()) if receipt.get("stage") == "evaluate" else ()
-    )
+    fields = receipt.get("fingerprint_fields", {}) if receipt.get("stage") == "evaluate" else {}
+    labels = fields.get("labels", ())
     return [*_BEFORE, *map(escape, labels)]
 
 

@@ -195,7 +195,7 @@ class Stage:
             with one_line(path):
                 check_part(path)
         except DamagedPart as error:
-            log.warning("%s; it is removed, and block %d is done again", error, index)
+            log.warning("%s; it is removed, and its block is done again", error.why)
             path.unlink()
             return False
         return True

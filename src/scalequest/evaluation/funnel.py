@@ -10,7 +10,7 @@ from typing import Any
 
 from scalequest.config import ConfigError
 from scalequest.evaluation.tables import Table
-from scalequest.receipts import damage, finished_receipt, made_by, read_receipt
+from scalequest.receipts import damage, finished_receipt, holds_rows, made_by, read_receipt
 
 # Names of stages (`Stage.open(name=...)`) and what they do to rows, for the one line that sums the funnel up.
 HEADLINE = {
@@ -79,15 +79,10 @@ def read_stages(run: str | Path) -> list[StageRecord]:
         used = [match for one in receipt.get("inputs", {}).values() if (match := _SOURCE.fullmatch(one))]
         read = {makers[one["made"]]: one["rows"] for one in used if one["made"] in makers}
         first = {name: int(rows) for name, rows in read.items() if rows is not None}
-        trains = not _holds_rows(run / folder, receipt)
+        trains = not holds_rows(run / folder, receipt)
         lost = None if trains else damage(run / folder, receipt, "data")
         records.append(StageRecord(folder, receipt, tuple(read), trains, first, lost))
     return _in_order(sorted(records, key=lambda record: str(record.receipt.get("started"))))
-
-
-def _holds_rows(folder: Path, receipt: Mapping[str, Any]) -> bool:
-    noted = receipt.get("files")
-    return (folder / "data").is_dir() if noted is None else any(name.startswith("data/") for name in noted)
 
 
 def _in_order(records: Sequence[StageRecord]) -> list[StageRecord]:
