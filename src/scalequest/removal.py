@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -160,6 +161,6 @@ def _place(path: Path) -> tuple[int, int] | None:
 
 def _places(path: Path) -> set[tuple[int, int]]:
     """Where a path lies: itself and the folders above it, by its name and by where links lead."""
-    real = path.resolve()
-    ways = [path.absolute(), *path.absolute().parents, real, *real.parents]
+    named, real = Path(os.path.abspath(path)), path.resolve()
+    ways = [named, *named.parents, real, *real.parents]
     return {place for one in ways if (place := _place(one)) is not None}
