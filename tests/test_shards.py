@@ -384,7 +384,7 @@ def test_fresh_removes_what_the_receipt_names(tmp_path: Path) -> None:
     for name in ("results.json", "two/mine.txt", "report.html"):
         (tmp_path / "out" / name).touch()
     opened(tmp_path / "out", fresh=True).close()
-    left = ["config.yaml", "receipt.json", "report.html", "two/mine.txt"]
+    left = ["config.yaml", "receipt.json", "report.html", "two/mine.txt", "two/receipt.json"]
     assert sorted(files(tmp_path / "out")) == left
     assert not (tmp_path / "out/one [a]").exists()
 

@@ -47,20 +47,20 @@ def remove(folder: Path, receipt: Mapping[str, Any], keep: Collection[str] = ())
     Args:
         folder: of the stage.
         receipt: as it stands there.
-        keep: names that are let alone.
+        keep: names that are let alone, now and when a later run goes on with what a kill has left to remove.
     """
+    written = [name for name in _written(receipt) if name not in map(escape, keep)]
     # The receipt goes first, or the rest would look finished; and it goes as a note, so that after a kill
     # halfway the next run knows the folder as a stage's and clears the rest.
-    write(folder / RECEIPT, as_json({**receipt, "finished": False, "removing": True}))
-    for path in _matching(folder, (*_EVERY, *_written(receipt))):
-        if path.name == RECEIPT or path.name in keep:
+    write(folder / RECEIPT, as_json({**receipt, "writes": written, "finished": False, "removing": True}))
+    for path in _matching(folder, (*_EVERY, *written)):
+        if path.name == RECEIPT:
             continue
         if path.is_symlink() or not path.is_dir():
             path.unlink()
         elif (inner := read_receipt(path)) is not None:
             remove(path, inner)
-            (path / RECEIPT).unlink()
-            if [left.name for left in path.iterdir()] in ([], [".lock"]):
+            if {left.name for left in path.iterdir()} <= {RECEIPT, ".lock"}:
                 shutil.rmtree(path)
         else:
             shutil.rmtree(path)

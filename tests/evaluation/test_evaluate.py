@@ -179,12 +179,14 @@ def test_fresh_leaves_nothing_that_a_report_could_take_for_new(
     shutil.copytree(evaluated[0], before)
     for name in ("audit.html", "notes.txt"):
         (before / "the other" / name).write_text("of before")
-    named = (*words(model_dir, before), "--fresh", "--models", f"{{one: {model_dir}}}")
-    done = script("evaluate.py", *named, "--engine.name", "vllm", "--engine.extra", "{typo: 1}", check=False)
+    given = words(model_dir, before, "--fresh", "--engine.extra", "{typo: 1}")
+    given[1] = f"{{one: {model_dir}}}"
+    done = script("evaluate.py", *given, check=False)
     assert done.returncode != 0
     assert sorted(str(path.relative_to(before)) for path in before.rglob("*.json")) == [
-        "one/receipt.json", "receipt.json",
+        "one/receipt.json", "receipt.json", "the other/receipt.json",
     ]  # fmt: skip
+    assert not json.loads((before / "the other/receipt.json").read_text())["finished"]
     assert not [path for path in before.rglob("*") if path.suffix in (".html", ".parquet")]
     assert (before / "the other/notes.txt").read_text() == "of before"
 
