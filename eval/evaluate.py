@@ -50,6 +50,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +64,8 @@ from scalequest.preload import leave, preloaded
 from scalequest.records import read_dropped, read_rows, source_fingerprint
 from scalequest.shards import Stage, clear
 from scalequest.stages import begin, explained, tracked
+
+AUDIT = "audit.html"
 
 if TYPE_CHECKING:
     from scalequest.evaluation.examinee import Examinee
@@ -99,7 +102,9 @@ def main(run: RunOptions, config: EvaluationConfig, words: Sequence[str]) -> Non
     stage = open_folder("evaluate", run, config, list(config.models), benchmarks) if first else None
     results = [Path(run.output_dir) / label / RESULTS for label in config.models]
     if stage is not None and stage.finished and not all(path.is_file() for path in results):
-        clear(run.output_dir)  # a model's folder was removed: that one is run again, and all are gathered
+        clear(
+            run.output_dir, keep=config.models
+        )  # a model's folder was removed: that one is run again, and all are gathered
         stage = open_folder("evaluate", run, config, list(config.models), benchmarks)
 
     # 2. Each model in its own process, under a guard that ends it when this one ends
@@ -232,6 +237,7 @@ def open_folder(
         run,
         config,
         inputs=inputs,
+        writes=[RESULTS, AUDIT] if name == "evaluate_model" else list(map(escape, labels)),
         worker=place,
         **protocol.identity(config, labels, benchmarks),
     )
@@ -271,7 +277,7 @@ def audit_all(stage: Stage, config: EvaluationConfig, benchmarks: Sequence[Bench
                 for row, one in zip(rows, handed, strict=True)
                 for lost in [row["truncated"] and config.truncated == "wrong"]
             ]
-            page = stage.output_dir / label / "audit.html"
+            page = stage.output_dir / label / AUDIT
             differing = audit(graded, page, grader=grader)
             killed = sum(one["math-verify"] == "killed" for one in differing)
             late = f", and was killed on {killed}" if killed else ""

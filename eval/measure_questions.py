@@ -56,7 +56,8 @@ class MeasureConfig:
 def main(run: RunOptions, args: MeasureConfig) -> None:
     """Judge every question, then print and write the measures."""
     used = {source: source_fingerprint(source) for source in inputs(args)}
-    stage = begin("measure_questions", VERSION, run, args, inputs=used, labels=list(args.generators))
+    labels = list(args.generators)
+    stage = begin("measure_questions", VERSION, run, args, inputs=used, writes=(QUESTIONS,), labels=labels)
     if not stage.finished:
         rows = [
             row for label, source in args.generators.items() for row in generated(label, source, run.limit)

@@ -10,14 +10,16 @@ intervals. Seconds.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from scalequest.config import ConfigError
 from scalequest.markup import table_lines
 from scalequest.questions.difficulty import rank_correlation
+from scalequest.receipts import finished_receipt
+from scalequest.records import read_rows
 from scalequest.tinymath.oracle import judge
 
 
@@ -39,17 +41,15 @@ def main(args: argparse.Namespace) -> int:
     """Print the table. Returns the exit status."""
     folder = Path(args.scorer)
     try:
-        rows = [json.loads(line) for line in (folder / "holdout.jsonl").read_text().splitlines()]
-    except OSError:
-        print(
-            f"error: {folder}: no holdout.jsonl; train with recipes/difficulty.py and a holdout",
-            file=sys.stderr,
-        )
+        if not (folder / "holdout.jsonl").exists():
+            raise ConfigError(f"{folder}: no holdout.jsonl; train with recipes/difficulty.py and a holdout")
+        rows, receipt = read_rows(folder / "holdout.jsonl"), finished_receipt(folder)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
         return 2
     found = measure(rows)
     shown = [(name, n, f"{rank:.3f}", f"{low:.3f} to {high:.3f}") for name, n, rank, low, high in found]
     print("\n".join(table_lines(("Spearman with held-out fail rates", "n", "value", "95 %"), shown)))
-    receipt = json.loads((folder / "receipt.json").read_text())
     ill = len(rows) - found[-1][1]
     print(f"\nTraining took {receipt['seconds']:.0f} s; {ill} of {len(rows)} questions are ill posed.")
     return 0

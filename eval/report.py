@@ -18,7 +18,6 @@ with `--lm_eval true` the results in lm-eval's JSON layout. Exit status 1 says t
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -90,9 +89,7 @@ def main(args: ReportConfig) -> None:
         stages = funnel.read_stages(args.run)
         rows, gaps = funnel.funnel(stages)
         shown += rows if stages else []
-    measured = [
-        json.loads(path.read_text(encoding="utf-8")) for path in found(args.run, args.questions, QUESTIONS)
-    ]
+    measured = [durable.read_object(path) for path in found(args.run, args.questions, QUESTIONS)]
     for measures in measured:
         shown += tables.question_table(measures)
     for folder in args.evaluations:
@@ -276,7 +273,7 @@ def numbered(made: Sequence[tables.Table], number: int, name: str, of: int) -> l
 def wall_seconds(run: Path) -> dict[str, float]:
     """Wall-clock seconds of each stage, as the pipeline measured them."""
     try:
-        stages = json.loads((run / "run.json").read_text(encoding="utf-8"))["stages"]
+        stages = durable.read_object(run / "run.json")["stages"]
     except (OSError, ValueError, KeyError):
         return {}
     return {

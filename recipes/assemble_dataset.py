@@ -13,7 +13,6 @@ plots; what was left out in dropped/, with its reason.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -36,7 +35,7 @@ def main(run: RunOptions, config: AssembleConfig) -> None:
     quotas = [part.rows for part in config.parts]
     stage = begin(
         "assemble_dataset", VERSION, run, config, inputs=inputs, worker=(index, workers),
-        benchmarks=digest(tests.questions), quotas=quotas,
+        writes=("report.html", "report.json"), benchmarks=digest(tests.questions), quotas=quotas,
     )  # fmt: skip
 
     # 2. All parts, each row with the number of its part; one order, one report
@@ -57,19 +56,20 @@ def main(run: RunOptions, config: AssembleConfig) -> None:
 
 def receipts(folder: str | None, inputs: Mapping[str, str]) -> list[dict[str, Any]]:
     """Receipts of the stages below a run folder that made these inputs, in the order in which they ran."""
+    from scalequest.receipts import made_by, read_receipt
     from scalequest.records import expand
 
-    made_by: dict[str, dict[str, Any]] = {}
+    known: dict[str, dict[str, Any]] = {}
     for path in expand(folder).rglob("receipt.json") if folder else ():
-        receipt = json.loads(path.read_bytes())
-        if receipt.get("finished"):
-            made_by[f"{receipt['fingerprint']}/{receipt['output']}"] = receipt
+        receipt = read_receipt(path.parent)
+        if receipt and receipt.get("finished"):
+            known[made_by(receipt)] = receipt
     found, queue = dict[str, dict[str, Any]](), list(inputs.values())
     while queue:
         name = queue.pop().partition("[")[0]  # `[:600]` takes a part of it
-        if name in made_by and name not in found:
-            found[name] = made_by[name]
-            queue += made_by[name]["inputs"].values()
+        if name in known and name not in found:
+            found[name] = known[name]
+            queue += known[name]["inputs"].values()
     return sorted(found.values(), key=lambda one: str(one["started"]))
 
 

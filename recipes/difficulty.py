@@ -36,12 +36,20 @@ def main(args: Any, training_args: Any, model_args: Any) -> None:
     """Grade, tokenise, train, measure, save; nothing is done twice."""
     from scalequest.engines.launch import check_world
     from scalequest.training.context import begin
-    from scalequest.training.difficulty import DIFFICULTY_VERSION, measure, prepare_rates, scorer_trainer
+    from scalequest.training.difficulty import (
+        DIFFICULTY_VERSION,
+        PLOT,
+        PREDICTIONS,
+        measure,
+        prepare_rates,
+        scorer_trainer,
+    )
 
     check_world()  # all processes that were launched train one model together
 
     # 1. Tokenizer, its pad token, and the fingerprint of all that can change a weight
-    run = begin("difficulty", DIFFICULTY_VERSION, args, training_args, model_args, scorer=True)
+    writes = (PLOT, PREDICTIONS)
+    run = begin("difficulty", DIFFICULTY_VERSION, args, training_args, model_args, scorer=True, writes=writes)
     if args.prepare_only:
         prepare_rates(run)
         return

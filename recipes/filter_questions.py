@@ -59,8 +59,16 @@ def main(run: RunOptions, config: FilterConfig) -> None:
     if config.by_verdict:
         prompt = load_prompt(config.solvability.prompt or "")
         identity["prompt"] = to_dict(prompt)
+    writes = ("report.html",)
     stage = begin(
-        "filter_questions", VERSION, run, config, inputs=inputs, worker=(index, workers), **identity
+        "filter_questions",
+        VERSION,
+        run,
+        config,
+        inputs=inputs,
+        writes=writes,
+        worker=(index, workers),
+        **identity,
     )
     if stage.finished:
         return

@@ -82,8 +82,16 @@ def main(run: RunOptions, config: RewriteConfig) -> None:
         inputs[model] = model_fingerprint(model, revision)
         chat_format = load_format(config.chat_format or "")
         identity["chat_format"] = to_dict(chat_format)
+    writes = ("pairs.html",)
     stage = begin(
-        "optimize_questions", VERSION, run, config, inputs=inputs, worker=(index, workers), **identity
+        "optimize_questions",
+        VERSION,
+        run,
+        config,
+        inputs=inputs,
+        writes=writes,
+        worker=(index, workers),
+        **identity,
     )
     if stage.finished:
         return

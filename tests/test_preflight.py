@@ -107,3 +107,13 @@ def test_every_fault_is_one_line_and_nothing_runs(tmp_path: Path) -> None:
         assert [line for line in said if all(word in line for word in words)], (words, said)
     assert len(said) == 6
     assert not output.exists()
+
+
+def test_a_stage_that_would_write_over_what_it_reads(tmp_path: Path) -> None:
+    output = tmp_path / "runs"
+    (output / "sft").mkdir(parents=True)
+    (output / "sft/config.json").write_text("{}")
+    pipeline = changed(tmp_path, ("sft", "model_name_or_path", str(output / "sft")))
+    (fault,) = found(pipeline, output)
+    assert fault.startswith("stage 'sft': output_dir: ")
+    assert "which this stage reads" in fault

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import datetime
 import gzip
 import json
 import os
 import subprocess
 import sys
+from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -55,6 +57,11 @@ def test_columns_are_renamed_and_others_kept(tmp_path: Path) -> None:
         (b'{"id": "\\ud83d"}\n', "line 1: not JSON: .*surrogates"),
         (b'{"id": "\xff"}\n', "line 1: not JSON"),
         (b"[" * 100_000 + b"\n", "line 1: not JSON"),
+        (b'{"id": "\xed\xa0\xbd"}\n', "line 1: not JSON: 'utf-8' codec"),  # half of a pair, as bytes
+        (LINES + b'{"id": ' + b"[" * 40 + b"]" * 40 + b"}\n", "line 3: not JSON: nested more than 32"),
+        (LINES + '{"id": "a"}'.encode("utf-16"), "line 3: not JSON"),
+        (b'{"id": "\xc0\x80"}\n', "line 1: not JSON"),
+        (b'{"id": ' + b"9" * 5_000 + b"}\n", "line 1: not JSON"),
     ],
 )
 def test_a_broken_line_is_named(tmp_path: Path, content: bytes, said: str) -> None:
@@ -62,6 +69,60 @@ def test_a_broken_line_is_named(tmp_path: Path, content: bytes, said: str) -> No
     with pytest.raises(ConfigError, match=rf"a\.jsonl: {said}") as caught:
         read_rows(tmp_path / "a.jsonl")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("row", ['{"id": "\\ud83d"}', '{"id": ' + "[" * 40 + "]" * 40 + "}", "5"])
+def test_a_broken_row_of_a_list_is_named(tmp_path: Path, row: str) -> None:
+    (tmp_path / "a.json").write_text(f'[{{"id": "\\u00e9"}}, {row}]')
+    with pytest.raises(ConfigError, match=r"a\.json: row 2: "):
+        read_rows(tmp_path / "a.json")
+    (tmp_path / "b.json").write_text("[" * 100_000)
+    with pytest.raises(ConfigError, match=r"b\.json: not JSON"):
+        read_rows(tmp_path / "b.json")
+
+
+@pytest.mark.parametrize("before", [0, 1_500])
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_value_of_parquet_that_cannot_be_read_is_named(tmp_path: Path, before: int, inside: bool) -> None:
+    values = pa.array([b"ok"] * before + [b"\xff\xfe"])
+    column = pa.Array.from_buffers(pa.string(), len(values), values.buffers())
+    if inside:
+        column = pa.ListArray.from_arrays(list(range(len(values) + 1)), column)
+    pq.write_table(pa.table({"id": ["a"] * len(values), "question": column}), tmp_path / "a.parquet")
+    said = rf"a\.parquet: row {before + 1}: column 'question' cannot be read: 'utf-8' codec"
+    with pytest.raises(ConfigError, match=said):
+        read_rows(tmp_path / "a.parquet")
+
+
+def test_dates_and_decimals_are_text(tmp_path: Path) -> None:
+    """As JSON files hold them, so that they can go on into any stage's data."""
+    day, moment = datetime.date(2024, 1, 2), datetime.datetime(2024, 1, 2, 3, 4, 5)
+    row = {"question": "q", "day": day, "at": [moment], "price": Decimal("1.50"), "of": {"day": day}}
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "a.parquet")
+    (read,) = read_inputs([str(tmp_path / "a.parquet")], "question", without=())
+    assert read == {
+        "id": "a-00000000", "question": "q", "day": "2024-01-02", "at": ["2024-01-02T03:04:05"],
+        "price": "1.50", "of": {"day": "2024-01-02"},
+    }  # fmt: skip
+
+
+def test_a_column_of_bytes_is_found_before_the_stage_has_run(tmp_path: Path) -> None:
+    pq.write_table(pa.Table.from_pylist([{"question": "q", "image": b"\xff"}]), tmp_path / "a.parquet")
+    with pytest.raises(ConfigError, match=r"a\.parquet: column 'image' is of type binary, which rows cannot"):
+        read_inputs([str(tmp_path / "a.parquet")], "question", without=())
+    assert read_inputs([str(tmp_path / "a.parquet")], "question", without=("image",))
+
+
+@pytest.mark.parametrize("source", ["hub:owner/name", "hub:owner/name[:1]", "hub:owner/name@main:train"])
+def test_the_hub_is_not_a_folder_of_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    (tmp_path / "owner/name").mkdir(parents=True)
+    (tmp_path / "owner/name/train.jsonl").write_bytes(LINES)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    with pytest.raises(ConfigError, match=r"hub:owner/name.*: cannot be loaded"):
+        read_rows(source)
 
 
 def test_a_file_that_is_cut_short(tmp_path: Path) -> None:

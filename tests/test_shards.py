@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import contextlib
+import datetime
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -14,7 +17,9 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from scalequest.parts import read_part
 from scalequest.records import read_rows, source_fingerprint
+from scalequest.removal import refuse_overlap
 from scalequest.shards import Stage, StageError
 from scalequest.stages import explained
 
@@ -166,13 +171,46 @@ def test_a_number_that_is_whole_in_the_first_block_and_missing_in_the_second(tmp
     ]
 
 
+@pytest.mark.parametrize(
+    ("value", "stored"),
+    [
+        ({}, None),
+        ([{}, {}], [None, None]),
+        ([[{}], []], [[None], []]),
+        ({"why": {}}, {"why": None}),
+        ({"why": {}, "n": 1}, {"why": None, "n": 1}),
+    ],
+)
+def test_an_object_without_keys_is_stored_as_nothing(tmp_path: Path, value: Any, stored: Any) -> None:
+    stage = opened(tmp_path / "out")
+    stage.write_block(0, [{"id": "a", "verdict": value}, {"id": "b", "verdict": None}])
+    stage.write_block(1, [{"id": "c", "verdict": value}], [({"id": "d", "verdict": value}, "why")])
+    stage.finish(rows_in=4, card="")
+    assert [row["verdict"] for row in read_rows(tmp_path / "out")] == [stored, None, stored]
+
+
+@pytest.mark.parametrize(
+    "value", [datetime.date(2024, 1, 2), b"x", {1}, 2**70, json.loads("[" * 60 + "]" * 60), "\ud800"]
+)
+def test_what_no_file_can_hold_is_found_in_the_first_block(tmp_path: Path, value: Any) -> None:
+    stage = opened(tmp_path / "out")
+    with pytest.raises(StageError):
+        stage.write_block(0, [{"id": "a", "made": value}])
+    assert list((tmp_path / "out/parts").iterdir()) == []
+
+
 @pytest.mark.parametrize(("first", "second"), [(1, "a"), ("a", ["a"]), (True, 1), (1, 2**70)])
 def test_a_column_of_two_types_is_named(tmp_path: Path, first: Any, second: Any) -> None:
     stage = opened(tmp_path / "out")
     stage.write_block(0, [{"id": "a", "level": first}])
-    stage.write_block(1, [{"id": "b", "level": second}])
-    with pytest.raises(StageError, match="column 'level'"):
-        stage.finish(rows_in=2, card="")
+    with pytest.raises(StageError, match="column 'level'"):  # as soon as one process has written both
+        stage.write_block(1, [{"id": "b", "level": second}])
+    stage.close()
+    stage = opened(tmp_path / "out")
+    if second != 2**70:
+        stage.write_block(1, [{"id": "b", "level": second}])
+        with pytest.raises(StageError, match="column 'level'"):
+            stage.finish(rows_in=2, card="")
     assert not json.loads((tmp_path / "out/receipt.json").read_bytes())["finished"]
 
 
@@ -215,12 +253,70 @@ def test_a_deleted_part_is_made_again(tmp_path: Path) -> None:
     assert data(tmp_path / "out") == data(tmp_path / "whole")
 
 
+@pytest.mark.parametrize(
+    ("there", "instead"),
+    [
+        (b'{"row": {"id": "q-00000017"', b'{"row": {"id": "q-00000071"'),  # nothing but the hash can tell
+        (b'{"row": {"id": "q-00000017"', b'{"rwo": {"id": "q-00000017"'),
+        (b'"kept": 11', b'"kept": 12'),
+        (b'"tokens": 14', b'"tokens": null'),
+        (b"What is 17", b"What is \xe9\xed\xa0\x80"),
+        (b"\n", b""),
+    ],
+)
+@pytest.mark.parametrize("hashed", [True, False])
+def test_a_damaged_part_is_made_again(tmp_path: Path, there: bytes, instead: bytes, hashed: bool) -> None:
+    run(tmp_path / "whole")
+    stage = opened(tmp_path / "out")
+    work(stage)
+    stage.close()
+    part = tmp_path / "out/parts/000001.jsonl"
+    content = part.read_bytes()
+    assert there in content
+    changed = content.replace(there, instead)
+    if not hashed:  # as parts were before
+        changed = b"".join(changed.splitlines(True)[:-1])
+    part.write_bytes(changed)
+    stage = opened(tmp_path / "out")
+    if not hashed and b"71" in instead:
+        return  # nothing tells it
+    assert [index for index, _ in stage.pending(ROWS, BLOCK)] == [1]
+    stage.close()
+    run(tmp_path / "out")
+    assert data(tmp_path / "out") == data(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    "line", [b'{"row": null}', b'{"row": []}', b"5", b"[]", b'{"dropped": 5, "row": {}}']
+)
+def test_a_line_of_a_part_that_is_no_row_is_damage(tmp_path: Path, line: bytes) -> None:
+    stage = opened(tmp_path / "out")
+    stage.write_block(0, [{"id": "a"}])
+    part = tmp_path / "out/parts/000000.jsonl"
+    part.write_bytes(part.read_bytes().splitlines(True)[0] + line + b"\n")
+    with pytest.raises(StageError, match=r"000000\.jsonl: damaged .* delete it"):
+        stage.finish(rows_in=1, card="")
+
+
+def test_no_bit_of_a_part_can_change_unseen(tmp_path: Path) -> None:
+    work(opened(tmp_path / "out"))
+    path = tmp_path / "out/parts/000001.jsonl"
+    whole, rng = path.read_bytes(), random.Random(7)
+    rows = list(read_part(path))
+    for _ in range(200):
+        changed = bytearray(whole)
+        changed[rng.randrange(len(whole))] ^= 1 << rng.randrange(8)
+        path.write_bytes(changed)
+        with contextlib.suppress(StageError):
+            assert list(read_part(path)) == rows
+
+
 @pytest.mark.parametrize("damage", [b"", b"{}\n", b'{"block": 2, "kept": 5', None])
 def test_a_damaged_part_is_named(tmp_path: Path, damage: bytes | None) -> None:
     stage = opened(tmp_path / "out")
     work(stage)
     part = tmp_path / "out/parts/000002.jsonl"
-    part.write_bytes(b"".join(part.read_bytes().splitlines(True)[:-1]) if damage is None else damage)
+    part.write_bytes(b"".join(part.read_bytes().splitlines(True)[:-2]) if damage is None else damage)
     with pytest.raises(StageError, match=r"000002\.jsonl: damaged .* delete it"):
         stage.finish(rows_in=ROWS, card="")
 
@@ -277,6 +373,99 @@ def test_fresh_starts_again_and_leaves_what_is_not_a_stages(tmp_path: Path) -> N
     assert opened(tmp_path / "out", version=2).finished
 
 
+def test_fresh_removes_what_the_receipt_names(tmp_path: Path) -> None:
+    """Also what was written after the stage was finished, and in the folders of other stages below it."""
+    stage = opened(tmp_path / "out", writes=["results.json", "one [[]a]", "two"])
+    for inner in ("one [a]", "two"):
+        run(tmp_path / "out" / inner, writes=["audit.html"])
+        (tmp_path / "out" / inner / "audit.html").touch()
+    work(stage)
+    stage.finish(rows_in=ROWS, card="")
+    for name in ("results.json", "two/mine.txt", "report.html"):
+        (tmp_path / "out" / name).touch()
+    opened(tmp_path / "out", fresh=True).close()
+    left = ["config.yaml", "receipt.json", "report.html", "two/mine.txt", "two/receipt.json"]
+    assert sorted(files(tmp_path / "out")) == left
+    assert not (tmp_path / "out/one [a]").exists()
+
+
+def test_a_kill_while_folders_below_are_removed_is_made_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = opened(tmp_path / "out", writes=["one"])
+    run(tmp_path / "out/one")
+    work(stage)
+    stage.finish(rows_in=ROWS, card="")
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("shutil.rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            opened(tmp_path / "out", fresh=True)
+    opened(tmp_path / "out").close()
+    assert sorted(files(tmp_path / "out")) == ["config.yaml", "receipt.json"]
+
+
+def test_fresh_of_a_folder_of_before_removes_all_that_stages_left(tmp_path: Path) -> None:
+    run(tmp_path / "out", name="evaluate", fingerprint={"labels": ["one"]})
+    run(tmp_path / "out/one")
+    path = tmp_path / "out/receipt.json"
+    receipt = json.loads(path.read_bytes())
+    path.write_text(json.dumps({key: receipt[key] for key in receipt if key not in ("writes", "files")}))
+    for name in ("results.json", "audit.html", "mine.txt"):
+        (tmp_path / "out" / name).touch()
+    (tmp_path / "out/prepared").mkdir()
+    opened(tmp_path / "out", name="evaluate", fingerprint={"labels": ["one"]}, fresh=True).close()
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        ".lock", "config.yaml", "mine.txt", "parts", "receipt.json",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("output", "read"),
+    [
+        ("a", "a"),
+        ("a", "a[:5]"),
+        ("a", "link"),
+        ("link", "a"),
+        ("a", "$STAGES/a"),
+        ("a", "b/../a"),
+        ("a", "a/data/train-00000-of-00001.parquet"),
+        ("a", "a/checkpoint-7"),
+        ("a", "a/checkpoint-*"),
+        ("a", "a.yaml"),
+        ("a/checkpoint-7", "a"),
+        ("link/checkpoint-7", "a"),
+    ],
+)
+def test_fresh_never_removes_what_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str, read: str
+) -> None:
+    for name in ("a", "b", "a/checkpoint-7"):
+        run(tmp_path / name)
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    (tmp_path / "a.yaml").write_text("source: a/data/train-00000-of-00001.parquet")
+    monkeypatch.setenv("STAGES", str(tmp_path))
+    before = files(tmp_path)
+    source = read if read.startswith("$") else str(tmp_path / read)
+    with pytest.raises(StageError, match=r"output_dir: .* which this stage reads"):
+        refuse_overlap(tmp_path / output, True, {"models": {"one": source}})
+    if "yaml" not in read and "*" not in read:
+        with pytest.raises(StageError, match=r"output_dir: .* which this stage reads"):
+            opened(tmp_path / output, inputs={source: "x"}, fresh=True, version=2)
+    assert files(tmp_path) == before
+    refuse_overlap(tmp_path / "b", True, {"input": [source], "prefix": "/", "here": ".", "none": ""})
+
+
+def test_an_output_folder_that_is_read_is_refused_without_fresh_too(tmp_path: Path) -> None:
+    run(tmp_path / "a")
+    with pytest.raises(StageError, match=r"give another output_dir$"):
+        opened(tmp_path / "a", inputs={str(tmp_path / "a"): "x"})
+    refuse_overlap(tmp_path / "a/evaluation", False, {"model": str(tmp_path / "a")})
+
+
 def test_a_folder_of_other_things_is_refused(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("mine")
     for fresh in (False, True):
@@ -304,16 +493,25 @@ def test_other_code_only_warns(tmp_path: Path, caplog: pytest.LogCaptureFixture)
 def test_models(tmp_path: Path) -> None:
     from scalequest.records import model_fingerprint
 
-    stage = opened(tmp_path / "out")
+    stage = opened(tmp_path / "out", writes=("checkpoint-*", "*.safetensors", "config.json"))
     with pytest.raises(StageError, match="no weights"):
         stage.finish_model(rows_in=3, kept=3, card="# M")
     (tmp_path / "out/config.json").write_text("{}")
     (tmp_path / "out/model.safetensors").write_bytes(b"weights")
+    (tmp_path / "out/spiece.model").write_bytes(b"pieces")
     (tmp_path / "out/checkpoint-1").mkdir()
+    (tmp_path / "out/checkpoint-1-good").mkdir()
     with pytest.raises(StageError, match="rows are lost: 3 in, but 2 kept"):
         stage.finish_model(rows_in=3, kept=2, card="# M")
     receipt = stage.finish_model(
-        rows_in=3, kept=2, dropped={"too_long": 1, "empty": 0}, tokens=9, seconds=2.0, card="# M", steps=4
+        rows_in=3,
+        kept=2,
+        dropped={"too_long": 1, "empty": 0},
+        tokens=9,
+        seconds=2.0,
+        card="# M",
+        saved=["spiece.model"],
+        steps=4,
     )
     assert receipt["dropped"] == {"too_long": 1}
     assert (receipt["tokens"], receipt["counts"]) == (9, {"steps": 4})
@@ -321,7 +519,7 @@ def test_models(tmp_path: Path) -> None:
     assert model_fingerprint(tmp_path / "out").startswith(stage.fingerprint)
     opened(tmp_path / "out", fresh=True)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        ".lock", "config.yaml", "parts", "receipt.json",
+        ".lock", "checkpoint-1-good", "config.yaml", "parts", "receipt.json",
     ]  # fmt: skip
 
 
@@ -472,6 +670,7 @@ def test_a_model_that_is_being_finished_keeps_its_folder(
         return "f" * 16
 
     stage = opened(tmp_path / "out")
+    (tmp_path / "out/model.safetensors").write_bytes(b"weights")
     monkeypatch.setattr("scalequest.shards.digest_model", second_run)
     stage.finish_model(rows_in=1, kept=1, card="# M")
     assert "another run is writing here" in said[0]

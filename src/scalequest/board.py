@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from scalequest import heartbeat
+from scalequest import heartbeat, receipts
+from scalequest.config import ConfigError
 
 
 @dataclass
@@ -103,10 +104,9 @@ def read_receipt(folder: Path | None) -> dict[str, Any]:
     if folder is None:
         return {}
     try:
-        loaded = json.loads((folder / "receipt.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return receipts.read_receipt(folder) or {}
+    except ConfigError:
         return {}
-    return loaded if isinstance(loaded, dict) else {}
 
 
 def _short(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Files that are there whole or as they were before, whatever is killed or runs full."""
+"""Files that are there whole or as they were before, whatever is killed or runs full; and JSON files read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from scalequest.config import ConfigError
 from scalequest.redaction import redacted
+
+DEEPEST = 32  # lists and objects in each other; parquet is read to 100 levels, a list taking two or three
 
 
 class StageError(RuntimeError):
@@ -73,3 +76,88 @@ def as_yaml(value: Mapping[str, Any]) -> bytes:
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     yaml.dump(json.loads(json.dumps(value)), out)
     return out.getvalue()
+
+
+def parse_json(data: bytes, where: str | Path) -> Any:
+    """Parse JSON that any file can hold: UTF-8, no half of a surrogate pair, nesting that parquet can store.
+
+    Args:
+        data: the text's bytes, with or without a byte order mark.
+        where: what an error is to name.
+
+    Raises:
+        ConfigError: it is not that.
+    """
+    value, escapes = parse_text(data, where)
+    check_json(value, escapes, where)
+    return value
+
+
+def parse_text(data: bytes, where: str | Path) -> tuple[Any, bool]:
+    """The value of a JSON text, for `check_json` to look at, and whether the text has escapes.
+
+    Raises:
+        ConfigError: it is not UTF-8, or not JSON.
+    """
+    try:
+        text = data.decode("utf-8-sig")  # `json` takes surrogates for UTF-8, and guesses other encodings
+        return json.loads(text), "\\u" in text
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{where}: not JSON: {error}") from None
+
+
+def check_json(value: Any, escapes: bool, where: str | Path) -> None:
+    """Check that files can hold a value that was parsed.
+
+    Args:
+        value: of JSON.
+        escapes: whether its text had any.
+        where: what an error is to name.
+
+    Raises:
+        ConfigError: half of a surrogate pair, which is valid JSON, or nesting deeper than `DEEPEST`.
+    """
+    try:
+        if _depth(value) > DEEPEST:
+            raise ValueError(f"nested more than {DEEPEST} levels deep")
+        if escapes:
+            json.dumps(value, ensure_ascii=False).encode()
+    except ValueError as error:
+        raise ConfigError(f"{where}: not JSON: {error}") from None
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ConfigError: it cannot be read.
+    """
+    try:
+        return parse_json(Path(path).read_bytes(), path)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ConfigError(f"{path}: unreadable: {error.strerror or error}") from None
+
+
+def read_object(path: str | Path) -> dict[str, Any]:
+    """Read a JSON file that holds one object.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ConfigError: it cannot be read, or holds something else.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: expected a JSON object, got {type(value).__name__}")
+    return value
+
+
+def _depth(value: Any) -> int:
+    """How many lists and objects lie in each other, found without recursion."""
+    deepest, level = 0, [value]
+    while level := [one for one in level if isinstance(one, dict | list)]:
+        deepest += 1
+        level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)]
+    return deepest

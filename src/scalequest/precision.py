@@ -8,7 +8,6 @@ One line of the log says what was chosen and why, and fingerprints hold it. What
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -19,6 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from scalequest.durable import read_object
 from scalequest.hardware import has_gpu
 
 log = logging.getLogger(__name__)
@@ -247,7 +247,7 @@ def saved_dtype(model: str, *, revision: str | None = None, trust_remote_code: b
     model = adapter_base(model) or model
     path = Path(model).expanduser() / "config.json"
     if path.is_file():
-        settings: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        settings: Mapping[str, Any] = read_object(path)
     else:
         from transformers import AutoConfig
 

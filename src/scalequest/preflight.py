@@ -20,9 +20,11 @@ from typing import Any
 
 from scalequest import config
 from scalequest.config import ConfigError, read_yaml
+from scalequest.durable import StageError
 from scalequest.hardware import has_gpu
 from scalequest.pipeline import Step
 from scalequest.records import check_model_name, expand, whole_source
+from scalequest.removal import refuse_overlap
 
 _MODELS = ("model_name_or_path", "tokenizer", "models")
 _UNSET = "the environment variable "
@@ -42,6 +44,7 @@ def faults(steps: Sequence[Step], output: Path) -> list[str]:
     made = {str(output), *(str(step.output_dir) for step in steps if step.output_dir is not None)}
     found, unset = [], set[str]()
     for step in steps:
+        found += [f"stage '{step.spec.name}': {fault}" for fault in _overlaps(step)]
         for fault in _missing(_settings(step), made):
             variable = fault.partition(_UNSET)[2]
             if variable not in unset:  # once, for all the files that it would name
@@ -73,6 +76,16 @@ def left_out(steps: Sequence[Step]) -> list[str]:
 
 def _settings(step: Step) -> Mapping[str, Any]:
     return {**(read_yaml(step.spec.config) if step.spec.config else {}), **step.settings}
+
+
+def _overlaps(step: Step) -> Iterator[str]:
+    """What the stage would refuse since it reads what it writes over."""
+    if step.output_dir is not None:
+        settings = {key: value for key, value in _settings(step).items() if key != "output_dir"}
+        try:
+            refuse_overlap(step.output_dir, "--fresh" in step.command, settings)
+        except StageError as error:
+            yield str(error)
 
 
 def _missing(settings: Mapping[str, Any], made: set[str]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import gzip
 import hashlib
 import json
@@ -9,13 +10,26 @@ import logging
 import os
 import re
 import zlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
 from scalequest.config import ConfigError
-from scalequest.weights import check_safetensors
+from scalequest.durable import DEEPEST, check_json, parse_text
+from scalequest.models import check_safetensors
+from scalequest.receipts import (
+    RECEIPT,
+    FileRecord,
+    Part,
+    check_bytes,
+    damaged,
+    file_record,
+    finished_receipt,
+    made_by,
+    row_files,
+)
 
 Row = dict[str, Any]
 
@@ -36,12 +50,15 @@ _NOT_THE_MODEL = {
 }
 _MEBIBYTE = 1 << 20
 _AT_ONCE = 1_000  # rows whose types are looked at together
+_BATCH = 1_024  # rows of a parquet file that are in memory together
 
 
 def read_rows(
     source: str | Path, *, columns: Mapping[str, str] | None = None, limit: int | None = None
 ) -> list[Row]:
     """Read rows, in order.
+
+    Dates, times and exact decimals of parquet files and the hub come as text, as JSON files hold them.
 
     Args:
         source: the folder of a finished stage; a .jsonl, .jsonl.gz, .json (a list) or .parquet file; or
@@ -75,9 +92,20 @@ def whole_source(source: str | Path) -> str:
 
 
 def read_dropped(folder: str | Path) -> list[Row]:
-    """The rows that a finished stage dropped, each with its `reason`; none where `folder` is no stage's."""
-    files = sorted((expand(folder) / "dropped").glob("*.parquet"))
-    return [row for file in files for row in _parquet_rows(file)]
+    """The rows that a finished stage dropped, each with its `reason`; none where `folder` is no stage's.
+
+    Raises:
+        ConfigError: the files are not those that the stage has written.
+    """
+    path = expand(folder)
+    if not (path / RECEIPT).exists():
+        return []
+    return list(_stage_rows(path, "dropped"))
+
+
+def written_rows(folder: Path) -> Iterator[Row]:
+    """The rows of one of a stage's folders of parquet files, whose receipt does not say yet what they are."""
+    return (row for file in sorted(folder.glob("*.parquet")) for row in _parquet_rows(file))
 
 
 def _first_rows(source: str | Path) -> tuple[str | Path, int | None]:
@@ -90,13 +118,7 @@ def _rows(source: str | Path) -> Iterator[Row]:
         return _hub_rows(str(source))
     path = expand(source)
     if path.is_dir():
-        _receipt(path)
-        files = sorted((path / "data").glob("*.parquet"))
-        if not files:
-            raise ConfigError(
-                f"{path}: its receipt is finished, but data/*.parquet is not there; run it with --fresh"
-            )
-        return (row for file in files for row in _parquet_rows(file))
+        return _stage_rows(path, "data")
     if not path.exists():
         raise ConfigError(f"{path}: no such file or folder")
     name = path.name.lower()
@@ -126,53 +148,103 @@ def _open(path: Path) -> BinaryIO:
     return cast(BinaryIO, gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
 
 
+def _stage_rows(folder: Path, part: Part) -> Iterator[Row]:
+    """The rows of a finished stage; the bytes of each file are checked when its first row is read."""
+    files = row_files(folder, finished_receipt(folder), part)
+    return (row for file, sha256 in files for row in _parquet_rows(file, sha256))
+
+
 def _json_lines(path: Path) -> Iterator[Row]:
     number = 0
     try:
         with _open(path) as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
-                    yield _object(line, f"{path}: line {number}")
+                    yield _object(*parse_text(line, f"{path}: line {number}"), f"{path}: line {number}")
     except (EOFError, OSError, zlib.error) as error:
         raise ConfigError(f"{path}: unreadable after line {number}: {error}") from None
 
 
-def _object(line: bytes, where: str) -> Row:
-    try:
-        row = json.loads(line)
-        if b"\\u" in line:  # half of a surrogate pair is valid JSON, but no text that a file can hold
-            json.dumps(row, ensure_ascii=False).encode()
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{where}: not JSON: {error}") from None
-    if not isinstance(row, dict):
-        raise ConfigError(f"{where}: expected an object, got {type(row).__name__}")
-    return row
+def _object(value: Any, escapes: bool, where: str) -> Row:
+    check_json(value, escapes, where)
+    if not isinstance(value, dict):
+        raise ConfigError(f"{where}: expected an object, got {type(value).__name__}")
+    return value
 
 
 def _json_list(path: Path) -> Iterator[Row]:
     try:
         with _open(path) as file:
-            rows = json.loads(file.read())
-    except (ValueError, EOFError, OSError, zlib.error) as error:
-        raise ConfigError(f"{path}: not JSON: {error}") from None
+            rows, escapes = parse_text(file.read(), path)
+    except (EOFError, OSError, zlib.error) as error:
+        raise ConfigError(f"{path}: unreadable: {error}") from None
     if not isinstance(rows, list):
         raise ConfigError(f"{path}: expected a list of objects, got {type(rows).__name__} (is it .jsonl?)")
-    for index, row in enumerate(rows, 1):
-        if not isinstance(row, dict):
-            raise ConfigError(f"{path}: row {index}: expected an object, got {type(row).__name__}")
-        yield row
+    return (_object(row, escapes, f"{path}: row {index}") for index, row in enumerate(rows, 1))
 
 
-def _parquet_rows(path: Path) -> Iterator[Row]:
+def _parquet_rows(path: Path, sha256: str | None = None) -> Iterator[Row]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=1024):
-                yield from batch.to_pylist()
+        with path.open("rb") as opened:
+            if sha256 is not None:
+                check_bytes(path, opened, sha256)
+            with pq.ParquetFile(opened) as file:
+                read = 0
+                for batch in file.iter_batches(batch_size=_BATCH):
+                    yield from _as_rows(batch.to_pylist, batch, f"{path}: row ", read)
+                    read += len(batch)
     except (pa.ArrowException, OSError) as error:
         raise ConfigError(f"{path}: not a readable parquet file: {error}") from None
+
+
+def _as_rows(whole: Callable[[], list[Row]], batch: Any, where: str, before: int) -> Iterable[Row]:
+    """The rows of a batch, of values that JSON can hold, or can hold as text.
+
+    Raises:
+        ConfigError: naming the first row and column that hold what Python cannot, e.g. text that is no UTF-8.
+    """
+    try:
+        rows = whole()
+    except (ValueError, OverflowError, RecursionError):
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            for number, cell in enumerate(column, before + 1):
+                try:
+                    cell.as_py()
+                except (ValueError, OverflowError, RecursionError) as error:
+                    raise ConfigError(
+                        f"{where}{number}: column '{name}' cannot be read: {error}; mend that value or leave "
+                        "the row out"
+                    ) from None
+        raise
+    return rows if _is_plain(batch.schema.types) else map(_plain, rows)
+
+
+def _is_plain(kinds: Sequence[Any], levels: int = DEEPEST) -> bool:
+    """Whether columns of these types hold what JSON can, and not too deep for parquet."""
+    import pyarrow as pa
+
+    of = pa.types
+    simple = (of.is_null, of.is_boolean, of.is_integer, of.is_floating, of.is_string, of.is_large_string)
+    return levels > 0 and all(
+        any(test(kind) for test in simple)
+        or ((of.is_list(kind) or of.is_large_list(kind)) and _is_plain([kind.value_type], levels - 1))
+        or (of.is_struct(kind) and _is_plain([field.type for field in kind], levels - 1))
+        for kind in kinds
+    )
+
+
+def _plain(value: Any) -> Any:
+    """A value with dates, times and exact decimals as text, as JSON holds them."""
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    return str(value) if isinstance(value, datetime.timedelta | Decimal) else value
 
 
 def _hub(source: str) -> re.Match[str]:
@@ -186,13 +258,18 @@ def _hub_rows(source: str) -> Iterator[Row]:
     match = _hub(source)
     from datasets import load_dataset
 
+    # Without the scheme, a folder of this name would be read in its place.
+    name, split = f"hf://datasets/{match['name']}", match["split"] or "train"
+    number = 0
     try:
-        rows = load_dataset(
-            match["name"], match["config"], revision=match["revision"], split=match["split"] or "train"
-        )
+        rows = load_dataset(name, match["config"], revision=match["revision"], split=split)
+        for row in rows:
+            yield _plain(dict(row))
+            number += 1
     except Exception as error:  # the hub's client raises a dozen kinds
-        raise ConfigError(f"{source}: cannot be loaded: {type(error).__name__}: {error}") from None
-    return (dict(row) for row in rows)
+        after = f" after row {number}" if number else ""
+        why = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"{source}: cannot be loaded{after}: {why}") from None
 
 
 def read_inputs(
@@ -256,7 +333,7 @@ class ColumnTypes:
         """Look at rows.
 
         Raises:
-            ConfigError: a column holds values of two types.
+            ConfigError: a column holds values of two types, or of one that JSON and parquet cannot both hold.
         """
         import pyarrow as pa
 
@@ -267,8 +344,15 @@ class ColumnTypes:
                 old = self.types.get(name, pa.null())
                 both = [pa.schema([(name, old)]), pa.schema([(name, seen)])]
                 self.types[name] = pa.unify_schemas(both, promote_options="permissive").field(name).type
-            except (pa.ArrowException, OverflowError) as error:
-                raise ConfigError(f"{source}: column '{name}' holds values of two types: {error}") from None
+            except (pa.ArrowException, OverflowError, UnicodeError) as error:
+                raise ConfigError(
+                    f"{source}: column '{name}' holds values of two types, or of no known type: {error}"
+                ) from None
+            if not _is_plain([seen]):
+                raise ConfigError(
+                    f"{source}: column '{name}' is of type {str(seen)[:80]}, which rows cannot hold; write "
+                    "it as text, or leave it out"
+                )
 
 
 def require(row: Mapping[str, Any], *keys: str, source: str | Path, index: int) -> None:
@@ -310,7 +394,7 @@ def source_fingerprint(source: str | Path) -> str:
         return f"hub:{name}/{config or ''}@{hub_commit(name, revision, 'dataset')}:{split or 'train'}"
     path = expand(source)
     if path.is_dir():
-        return _receipt_fingerprint(path)
+        return made_by(finished_receipt(path))
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -319,13 +403,22 @@ def source_fingerprint(source: str | Path) -> str:
 
 
 def model_fingerprint(model: str | Path, revision: str | None = None) -> str:
-    """Identify a model: a folder by its receipt or else its files, anything else by hub id and commit."""
+    """Identify a model: a folder by its receipt or else its files, anything else by hub id and commit.
+
+    Raises:
+        ConfigError: there is no such folder, it holds no weights, or others than its stage has saved.
+    """
     check_model_name(model)
     path = expand(model)
     if not path.is_dir():
         return f"hub:{model}@{hub_commit(str(model), revision, 'model')}"
     check_safetensors(path)
-    return _receipt_fingerprint(path) if (path / "receipt.json").exists() else digest_model(path)
+    if not (path / RECEIPT).exists():
+        return digest_model(path)
+    receipt = finished_receipt(path)
+    if "files" in receipt:
+        _check_model(path, receipt)
+    return made_by(receipt)
 
 
 def hub_commit(name: str, revision: str | None, kind: Literal["model", "dataset"]) -> str:
@@ -371,47 +464,57 @@ def model_label(model: str) -> str:
 
 
 def digest_model(folder: Path) -> str:
-    """Hash a model folder: configs and tokenizer whole, of weights name, size, first and last MiB."""
+    """Hash a model folder: configs and tokenizer whole, of weights name, size, first and last MiB.
+
+    Raises:
+        ConfigError: there are no weights.
+    """
     digest = hashlib.sha256()
-    found = False
-    for path in sorted(folder.iterdir()):
-        if path.name in _NOT_THE_MODEL or not path.is_file():
-            continue
-        if path.suffix in _WEIGHTS:
-            found = True
-            size = path.stat().st_size
-            with path.open("rb") as file:
-                head = file.read(_MEBIBYTE)
-                file.seek(max(0, size - _MEBIBYTE))
-                content = f"{size}".encode() + head + file.read(_MEBIBYTE)
-        elif path.suffix in _SMALL:
-            content = path.read_bytes()
-        else:
-            continue
-        digest.update(f"{path.name}\0{hashlib.sha256(content).hexdigest()}\n".encode())
-    if not found:
-        raise ConfigError(f"{folder}: no weights here (expected *.safetensors)")
+    for name, record in model_files(folder).items():
+        digest.update(f"{name}\0{record.get('sha256') or record['sha256_of_ends']}\n".encode())
     return digest.hexdigest()
 
 
-def _receipt(folder: Path) -> dict[str, Any]:
-    path = folder / "receipt.json"
+def model_files(folder: Path) -> dict[str, FileRecord]:
+    """The files that make up a model, by name, each with its size and a hash.
+
+    Raises:
+        ConfigError: there are no weights, or a file cannot be read.
+    """
     try:
-        receipt = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise ConfigError(f"{folder}: no receipt.json, so not the folder of a stage") from None
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: unreadable: {error}") from None
-    if not receipt.get("finished"):
-        raise ConfigError(
-            f"{folder}: the stage '{receipt.get('stage')}' is not finished; run it again to go on"
-        )
-    return cast(dict[str, Any], receipt)
+        paths = [p for p in sorted(folder.iterdir()) if p.name not in _NOT_THE_MODEL and p.is_file()]
+        found = {path.name: _weights(path) for path in paths if path.suffix in _WEIGHTS}
+        if not found:
+            raise ConfigError(f"{folder}: no weights here (expected *.safetensors)")
+        found |= {path.name: file_record(path) for path in paths if path.suffix in _SMALL}
+    except OSError as error:
+        raise ConfigError(f"{error.filename or folder}: {error.strerror or error}") from None
+    return dict(sorted(found.items()))
 
 
-def _receipt_fingerprint(folder: Path) -> str:
-    receipt = _receipt(folder)
-    return f"{receipt['fingerprint']}/{receipt['output']}"
+def _weights(path: Path) -> FileRecord:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(_MEBIBYTE)
+        file.seek(max(0, size - _MEBIBYTE))
+        ends = f"{size}".encode() + head + file.read(_MEBIBYTE)
+    return {"bytes": size, "sha256_of_ends": hashlib.sha256(ends).hexdigest()}
+
+
+def _check_model(folder: Path, receipt: Mapping[str, Any]) -> None:
+    """Check that a model's files are those that its stage has saved; smaller files may have come beside them.
+
+    Raises:
+        ConfigError: they are not.
+    """
+    noted, found = receipt["files"], model_files(folder)
+    for name in sorted(noted.keys() | found.keys()):
+        if name not in found:
+            raise damaged(folder, f"{name} is not there")
+        if name not in noted and Path(name).suffix in _WEIGHTS:
+            raise damaged(folder, f"{name} was not written by it")
+        if name in noted and noted[name] != found[name]:
+            raise damaged(folder, f"{name} holds other bytes")
 
 
 def row_seed(run_seed: int, stage: str, *parts: int | str) -> int:

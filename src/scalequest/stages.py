@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from scalequest import heartbeat
 from scalequest.config import ConfigError, RunOptions, fingerprint_fields, to_dict
 from scalequest.precision import engine_dtype
+from scalequest.removal import refuse_overlap
 from scalequest.shards import Stage, StageError
 from scalequest.tracking import Tracker
 
@@ -25,6 +26,7 @@ def begin(
     config: Any,
     *,
     inputs: Mapping[str, str],
+    writes: Sequence[str] = (),
     worker: tuple[int, int] = (0, 1),
     **identity: Any,
 ) -> Stage:
@@ -36,6 +38,7 @@ def begin(
         run: where and how.
         config: the stage's own settings.
         inputs: every source and model, each with its fingerprint.
+        writes: of `Stage.open`.
         worker: this process's number and how many there are.
         identity: whatever else can change a row: chat format, prompts.
     """
@@ -44,6 +47,7 @@ def begin(
     heartbeat.now("reading and preparing the inputs")
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout)
     logging.getLogger("scalequest").setLevel(logging.INFO if index == 0 else logging.WARNING)
+    refuse_overlap(run.output_dir, run.fresh, to_dict(config))
     stage = Stage.open(
         run.output_dir,
         name=name,
@@ -51,6 +55,7 @@ def begin(
         config={**to_dict(run), **to_dict(config)},
         fingerprint={**fingerprint_fields(run), **_settings(config), **identity},
         inputs=inputs,
+        writes=writes,
         fresh=run.fresh,
         worker=index,
         workers=workers,

@@ -171,6 +171,40 @@ def test_a_removed_models_folder_is_made_again(
     assert (whole / "one" / "receipt.json").read_bytes() == kept
 
 
+def test_fresh_leaves_nothing_that_a_report_could_take_for_new(
+    evaluated: tuple[Path, str], model_dir: Path, tmp_path: Path, script: Script
+) -> None:
+    """Not even of a model that is no longer asked, and not where the new run fails at its start."""
+    before = tmp_path / "whole"
+    shutil.copytree(evaluated[0], before)
+    for name in ("audit.html", "notes.txt"):
+        (before / "the other" / name).write_text("of before")
+    given = words(model_dir, before, "--fresh", "--engine.extra", "{typo: 1}")
+    given[1] = f"{{one: {model_dir}}}"
+    done = script("evaluate.py", *given, check=False)
+    assert done.returncode != 0
+    assert sorted(str(path.relative_to(before)) for path in before.rglob("*.json")) == [
+        "one/receipt.json", "receipt.json", "the other/receipt.json",
+    ]  # fmt: skip
+    assert not json.loads((before / "the other/receipt.json").read_text())["finished"]
+    assert not [path for path in before.rglob("*") if path.suffix in (".html", ".parquet")]
+    assert (before / "the other/notes.txt").read_text() == "of before"
+
+
+@pytest.mark.parametrize("place", ["{output}", "{output}/one", "{output}/deeper/sft"])
+def test_fresh_does_not_remove_the_model_that_is_asked(
+    model_dir: Path, tmp_path: Path, script: Script, place: str
+) -> None:
+    output = tmp_path / "out"
+    model = Path(place.format(output=output))
+    shutil.copytree(model_dir, model)
+    before = {path: path.read_bytes() for path in sorted(output.rglob("*")) if path.is_file()}
+    done = script("evaluate.py", *words(model, output, "--fresh"), check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "which this stage reads" in done.stderr
+    assert {path: path.read_bytes() for path in before} == before
+
+
 def _process(folder: Path) -> int | None:
     """The process that a folder's lock names, if it is still there."""
     number = int((folder / ".lock").read_text().split()[1])

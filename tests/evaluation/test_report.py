@@ -98,6 +98,40 @@ def test_a_lost_row_is_said(run: Path) -> None:
     assert table.notes[-1].startswith("ROWS ARE LOST: solved")
 
 
+@pytest.mark.parametrize(
+    ("rows", "fields", "gap"),
+    [
+        (5, {}, True),
+        (5, {"limit": 5}, False),
+        (5, {"limit": None, "draw": 5}, False),
+        (5, {"limit": 7}, True),
+        (9, {"limit": 20}, False),
+        (10, {}, True),
+    ],
+)
+def test_rows_that_did_not_arrive_are_lost_unless_a_limit_says_so(
+    run: Path, rows: int, fields: dict[str, int | None], gap: bool
+) -> None:
+    used = {str(run / "pairs"): source_fingerprint(run / "pairs")}
+    made = Stage.open(run / "few", name="score", version=1, config={}, fingerprint=fields, inputs=used)
+    made.write_block(0, [{"id": f"q-{n}"} for n in range(rows)])
+    made.finish(rows_in=rows, card="")
+    (table,), gaps = funnel(read_stages(run))
+    assert gaps == ([f"few: {rows} in, but the stages before it kept 9"] if gap else [])
+    assert ("ROWS ARE LOST" in table.notes[-1]) == gap
+
+
+def test_rows_that_are_no_longer_there_are_lost(run: Path) -> None:
+    (run / "sft/model.safetensors").unlink()  # a model takes room, and none of the rows
+    assert not funnel(read_stages(run))[1]
+    (run / "pairs/data/train-00000-of-00001.parquet").unlink()
+    (run / "text/data/train-00000-of-00001.parquet").write_bytes(b"")
+    (table,), gaps = funnel(read_stages(run))
+    assert [gap.split(" ")[0] for gap in gaps] == ["text:", "pairs:"]
+    assert "data/train-00000-of-00001.parquet with 9 rows is not there" in gaps[1]
+    assert table.notes[-1].startswith("ROWS ARE LOST: text")
+
+
 def test_unfinished_stages_are_left_out(run: Path) -> None:
     made = Stage.open(run / "more", name="solve_questions", version=1, config={}, fingerprint={})
     made.close()

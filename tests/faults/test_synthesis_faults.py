@@ -199,13 +199,8 @@ def test_a_cut_part_is_named_and_made_again(work: Any, undisturbed: Any, tmp_pat
     process.join()
     part = folder / "parts/000001.jsonl"
     part.write_bytes(part.read_bytes()[:-15])
-    process = start("generate_questions", given)
-    process.join(120)
-    assert process.exitcode == 2
-    assert f"{part}: damaged" in Path(f"{folder}.log").read_text()
-    assert not receipt(folder)["finished"]
-    part.unlink()
     finish("generate_questions", given)
+    assert f"{part}: damaged" in Path(f"{folder}.log").read_text()
     same(folder, undisturbed("generate_questions"))
 
 

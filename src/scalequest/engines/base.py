@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from types import TracebackType
 from typing import Any, Literal, Protocol
 
 from scalequest.config import ConfigError, option
+from scalequest.durable import read_object
 from scalequest.ranges import COUNT, SHARE_ABOVE_0, Range
 
 FinishReason = Literal["stop", "length"]
@@ -143,7 +143,7 @@ def adapter_base(model: str | Path) -> str | None:
     path = folder / "adapter_config.json"
     if not path.is_file() or (folder / "config.json").exists():
         return None
-    base = json.loads(path.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    base = read_object(path).get("base_model_name_or_path")
     if not base:
         raise ConfigError(f"{path}: no base_model_name_or_path; merge the adapter, or name its base there")
     return str(base)

@@ -9,8 +9,8 @@ from scalequest import heartbeat
 from scalequest.config import ConfigError
 from scalequest.engines.base import EngineConfig, Generator, adapter_base
 from scalequest.engines.scoring import Scorer
+from scalequest.models import check_safetensors, loading
 from scalequest.precision import say_engine
-from scalequest.weights import check_safetensors, loading
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,8 @@ def open_generator(
                 raise ConfigError(f"engine.name: vllm cannot be imported: {why}") from error
             logger.warning("engine: transformers, since vllm cannot be imported: %s", why)
         else:
-            return VllmGenerator(model, config, revision=revision, seed=seed)
+            with loading(model):
+                return VllmGenerator(model, config, revision=revision, seed=seed)
     elif config.extra:
         raise ConfigError(f"engine.extra: only vllm takes further arguments, got {', '.join(config.extra)}")
     from scalequest.engines.transformers_engine import TransformersGenerator
@@ -85,7 +86,8 @@ def open_scorer(model: str, config: EngineConfig, *, revision: str | None = None
         except Exception as error:  # a broken install fails in many ways
             why = f"vllm cannot be imported: {type(error).__name__}: {error}"
         if not why:
-            return VllmScorer(model, config, revision=revision)
+            with loading(model):
+                return VllmScorer(model, config, revision=revision)
         if config.name == "vllm":
             raise ConfigError(f"engine.name: {why}")
         logger.warning("scorer: transformers, since %s", " ".join(why.split()))

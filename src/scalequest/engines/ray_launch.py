@@ -18,8 +18,9 @@ from dataclasses import replace
 from typing import Any
 
 from scalequest import heartbeat
-from scalequest.config import ConfigError, RunOptions
+from scalequest.config import ConfigError, RunOptions, to_dict
 from scalequest.engines.launch import IN_RAY
+from scalequest.removal import refuse_overlap
 from scalequest.shards import SESSION, StageError, clear
 
 RETRIES = 10  # of a worker whose process or machine was lost
@@ -52,6 +53,7 @@ def spread(main: Callable[[RunOptions, Any], None], run: RunOptions, config: Any
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         workers, cpus, gpus = _room(nodes, config)
         if run.fresh:
+            refuse_overlap(run.output_dir, True, to_dict(config))
             clear(run.output_dir)
         session = secrets.token_hex(8)
         together = workers if len(nodes) == 1 else 1  # else nobody knows who is where

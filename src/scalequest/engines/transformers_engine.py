@@ -25,6 +25,7 @@ from scalequest.engines.base import (
     Sampling,
     check_request,
 )
+from scalequest.models import load_whole
 from scalequest.precision import engine_dtype
 
 
@@ -41,9 +42,8 @@ class TransformersGenerator:
         trusted = config.trust_remote_code
         dtype = engine_dtype(config.dtype, model, revision=revision, trust_remote_code=trusted)
         transformers_logging.disable_progress_bar()
-        self.model: Any = AutoModelForCausalLM.from_pretrained(
-            model, revision=revision, dtype=dtype, use_safetensors=True, trust_remote_code=trusted
-        )
+        how: dict[str, Any] = {"revision": revision, "dtype": dtype, "trust_remote_code": trusted}
+        self.model: Any = load_whole(AutoModelForCausalLM, model, **how)
         transformers_logging.enable_progress_bar()
         self.model.to(device()).eval()
         # What the checkpoint recommends (a repetition penalty, say) would fill every field left open.

@@ -16,6 +16,7 @@ from scalequest.config import ConfigError
 from scalequest.engines.base import Block, EngineConfig, Request
 from scalequest.engines.scoring import Score, check_ids
 from scalequest.engines.transformers_engine import device
+from scalequest.models import load_whole
 from scalequest.precision import engine_dtype
 
 
@@ -33,12 +34,8 @@ class TransformersScorer:
         self.version: str = transformers.__version__
         trusted = config.trust_remote_code
         dtype = engine_dtype(config.dtype, model, revision=revision, trust_remote_code=trusted)
-        try:
-            self.model: Any = AutoModelForSequenceClassification.from_pretrained(
-                model, revision=revision, dtype=dtype, use_safetensors=True, trust_remote_code=trusted
-            )
-        except ValueError as error:
-            raise ConfigError(f"{model}: transformers cannot score with it: {error}") from None
+        how: dict[str, Any] = {"revision": revision, "dtype": dtype, "trust_remote_code": trusted}
+        self.model: Any = load_whole(AutoModelForSequenceClassification, model, **how)
         if self.model.config.num_labels != 1:
             raise ConfigError(f"{model}: its head gives {self.model.config.num_labels} numbers, not one")
         self.model.to(device()).eval()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from typing import Any
 
 from scalequest.config import ConfigError
 from scalequest.evaluation.tables import Table
+from scalequest.receipts import damage, finished_receipt, holds_rows, made_by, read_receipt
 
 # Names of stages (`Stage.open(name=...)`) and what they do to rows, for the one line that sums the funnel up.
 HEADLINE = {
@@ -33,6 +33,7 @@ class StageRecord:
         upstream: folders of the same run that it read.
         trains: whether it made a model, not rows.
         first: folder of which it read only so many rows, the first (`folder[:600]`).
+        damage: what has become of its rows since, or None.
     """
 
     folder: str
@@ -40,6 +41,14 @@ class StageRecord:
     upstream: tuple[str, ...]
     trains: bool
     first: Mapping[str, int] = field(default_factory=dict)
+    damage: str | None = None
+
+    @property
+    def asked(self) -> int | None:
+        """The most rows that its settings let it read, or None."""
+        fields = self.receipt.get("fingerprint_fields") or {}
+        given = [fields[key] for key in ("limit", "draw") if isinstance(fields.get(key), int)]
+        return min(given, default=None)
 
     @property
     def dropped(self) -> dict[str, int]:
@@ -62,19 +71,17 @@ def read_stages(run: str | Path) -> list[StageRecord]:
         raise ConfigError(f"{run}: no such folder")
     receipts: dict[str, dict[str, Any]] = {}
     for path in sorted(run.rglob("receipt.json")):
-        try:
-            receipt = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{path}: unreadable: {error}") from None
-        if receipt.get("finished"):
-            receipts[str(path.parent.relative_to(run))] = receipt
-    made_by = {f"{one['fingerprint']}/{one['output']}": folder for folder, one in receipts.items()}
+        if (receipt := read_receipt(path.parent)) is not None and receipt.get("finished"):
+            receipts[str(path.parent.relative_to(run))] = finished_receipt(path.parent)
+    makers = {made_by(one): folder for folder, one in receipts.items()}
     records = []
     for folder, receipt in receipts.items():
         used = [match for one in receipt.get("inputs", {}).values() if (match := _SOURCE.fullmatch(one))]
-        read = {made_by[one["made"]]: one["rows"] for one in used if one["made"] in made_by}
+        read = {makers[one["made"]]: one["rows"] for one in used if one["made"] in makers}
         first = {name: int(rows) for name, rows in read.items() if rows is not None}
-        records.append(StageRecord(folder, receipt, tuple(read), not (run / folder / "data").is_dir(), first))
+        trains = not holds_rows(run / folder, receipt)
+        lost = None if trains else damage(run / folder, receipt, "data")
+        records.append(StageRecord(folder, receipt, tuple(read), trains, first, lost))
     return _in_order(sorted(records, key=lambda record: str(record.receipt.get("started"))))
 
 
@@ -92,11 +99,13 @@ def _in_order(records: Sequence[StageRecord]) -> list[StageRecord]:
 def funnel(records: Sequence[StageRecord]) -> tuple[list[Table], list[str]]:
     """Where rows went, stage by stage; and what does not add up (nothing, unless a folder was tampered with).
 
-    Two things have to hold: what a stage kept and dropped is what came in; and what came in is what the
-    stages before it kept, unless it read only a part (a limit, or a column of another kind).
+    Three things have to hold: what a stage kept and dropped is what came in; what came in is what the stages
+    before it kept, or as much of it as a limit let in; and what it kept is still there. Training may make
+    several rows of one, e.g. pairs of solutions, so there what came in may be more.
     """
     by_folder = {record.folder: record for record in records}
-    rows, gaps = [], []
+    rows, gaps = [], list[str]()
+    gaps += [f"{record.folder}: {record.damage}" for record in records if record.damage]
     for record in (record for record in records if record.receipt["stage"] not in NOT_DATA):
         rows_in, kept, lost = record.count("rows_in"), record.count("kept"), sum(record.dropped.values())
         if kept + lost != rows_in:
@@ -104,7 +113,8 @@ def funnel(records: Sequence[StageRecord]) -> tuple[list[Table], list[str]]:
         sources = [by_folder[name] for name in record.upstream if not by_folder[name].trains]
         kept_there = {source.folder: source.count("kept") for source in sources}
         offered = sum(min(n, record.first.get(name, n)) for name, n in kept_there.items())
-        if sources and rows_in > offered:
+        fewest = min(offered, record.asked or offered)
+        if sources and (rows_in < fewest or (rows_in > offered and not record.trains)):
             gaps.append(f"{record.folder}: {rows_in} in, but the stages before it kept {offered}")
         rows.append(
             (

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from scalequest import receipts
 from scalequest.chat import load_format
 from scalequest.config import ConfigError, fingerprint_fields
 from scalequest.engines.base import adapter_base
@@ -180,6 +181,12 @@ def _dtype(config: EvaluationConfig, label: str) -> str:
 
 
 def read_receipt(folder: str | Path) -> dict[str, Any]:
-    """The receipt of a stage's folder."""
-    receipt: dict[str, Any] = json.loads((Path(folder) / "receipt.json").read_text(encoding="utf-8"))
+    """The receipt of a stage's folder, finished or not.
+
+    Raises:
+        ConfigError: there is none, or it cannot be read.
+    """
+    receipt = receipts.read_receipt(folder)
+    if receipt is None:
+        raise ConfigError(f"{folder}: no receipt.json, so not the folder of a stage")
     return receipt

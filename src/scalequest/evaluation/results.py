@@ -267,13 +267,13 @@ def read_results(path: str | Path) -> list[Result]:
         ConfigError: it is not one, or of another format.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = durable.read_object(path)
         if content["format"] != RESULTS_FORMAT:
             raise ConfigError(
                 f"{path}: format {content['format']}, expected {RESULTS_FORMAT}; evaluate again"
             )
         return [_result(item) for item in content["results"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"{path}: not a result file: {error}") from None

@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 
 from scalequest import pages
-from scalequest.records import read_dropped, read_rows
+from scalequest.records import written_rows
 
 NAME = "pairs.html"
 PAIRS, DROPS = 20, 3  # pairs shown, and dropped rows of each reason
@@ -18,7 +18,7 @@ def write_page(folder: Path, seed: int) -> Path:
 
     Everything that a model or a user wrote is escaped; the page loads nothing.
     """
-    rows = [row for file in sorted((folder / "data").glob("*.parquet")) for row in read_rows(file)]
+    rows = list(written_rows(folder / "data"))
     shown = sorted(random.Random(seed).sample(range(len(rows)), min(PAIRS, len(rows))))
     found = [
         (f"{row['id']}, {row['direction']}", row["rejected"], row["chosen"])
@@ -26,7 +26,7 @@ def write_page(folder: Path, seed: int) -> Path:
     ]
     note = f"{len(shown)} of {len(rows):,}, drawn at random; the words that differ are marked."
     sections = [pages.section("Pairs", pages.pairs(found, "rejected", "chosen", differences=True), note=note)]
-    dropped = read_dropped(folder)
+    dropped = list(written_rows(folder / "dropped"))
     for reason in sorted({row["reason"] for row in dropped}):
         of_it = [row for row in dropped if row["reason"] == reason]
         told = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from scalequest.engines.vllm_engine import check_block_seeds
 from scalequest.grading import extract, majority
 from scalequest.markup import inline
 from scalequest.ranges import COUNT
+from scalequest.receipts import read_receipt
 from scalequest.records import Row, expand, model_label, row_seed
 from scalequest.shards import Stage
 from scalequest.tracking import Tracker
@@ -229,17 +229,16 @@ def check_reuse(
         ConfigError: a source is no stage folder, or its model, chat format or sampling is another.
     """
     for source in sources:
-        try:
-            receipt = json.loads((expand(source) / "receipt.json").read_bytes())
-        except OSError:
-            raise ConfigError(f"reuse: {source} is not the folder of a filter_questions stage") from None
-        theirs = receipt["fingerprint_fields"]
+        receipt = read_receipt(expand(source))
+        if receipt is None:
+            raise ConfigError(f"reuse: {source} is not the folder of a filter_questions stage")
+        theirs = receipt.get("fingerprint_fields", {})
         differing = [
             name
             for name, ours in (("chat_format", to_dict(format)), ("sampling", to_dict(sampling)))
             if theirs.get(name) != ours
         ]
-        if model_fingerprint not in receipt["inputs"].values():
+        if model_fingerprint not in receipt.get("inputs", {}).values():
             differing.append("model_name_or_path")
         if differing:
             raise ConfigError(

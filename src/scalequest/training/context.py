@@ -35,6 +35,7 @@ from scalequest.config import ConfigError, TrainRunOptions, fingerprint_fields, 
 from scalequest.precision import say_training
 from scalequest.ranges import COUNT, NOT_NEGATIVE
 from scalequest.records import Row, expand, model_fingerprint, read_inputs, source_fingerprint
+from scalequest.removal import refuse_overlap
 from scalequest.shards import Stage
 from scalequest.tracking import Tracker
 from scalequest.training import data
@@ -43,6 +44,7 @@ from scalequest.training.cpu import keep_memory
 from scalequest.training.progress import Report, last_metrics
 from scalequest.training.ranks import once
 from scalequest.training.safety import (
+    NOT_FINITE,
     REQUEUE,
     SEAL,
     STOPPED,
@@ -53,7 +55,7 @@ from scalequest.training.safety import (
     whole_checkpoint,
 )
 from scalequest.training.samples import ShowSamples, prompt_of
-from scalequest.training.saving import check_model, hardware, merge_adapter, model_card, publish
+from scalequest.training.saving import SAVED, check_model, hardware, merge_adapter, model_card, publish
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +64,8 @@ PREPARED = "prepared"
 # weight; its whole size does, and stands in the fingerprint as `global_batch`.
 _SPREAD = ("per_device_train_batch_size", "gradient_accumulation_steps", "per_device_eval_batch_size",
            "gradient_checkpointing", "gradient_checkpointing_kwargs", "activation_offloading")  # fmt: skip
+
+_OUTPUT = ("output_dir", "run_name", "logging_dir")  # of the trainer's settings: what is written, not read
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,7 @@ class Run:
         identity: everything that can change a weight, as JSON can hold it.
         main: whether this is the one process that writes.
         scorer: it learns to give a number, not text.
+        writes: names of what this stage alone leaves in its folder.
     """
 
     name: str
@@ -127,6 +132,7 @@ class Run:
     identity: dict[str, Any]
     main: bool
     scorer: bool = False
+    writes: tuple[str, ...] = ()
     stage: Stage | None = None
     tracker: Tracker | None = None
     counts: data.Counts | None = None
@@ -237,6 +243,7 @@ class Run:
             config=settings,
             fingerprint=self.identity,
             inputs=self.inputs,
+            writes=(*SAVED, PREPARED, NOT_FINITE, STOPPED, *self.writes),
             fresh=self.args.fresh,
         )
         if self.stage.finished:
@@ -340,6 +347,7 @@ class Run:
             StageError: the saved model does not load whole, or gives values that are not finite.
         """
         heartbeat.now("saving the model")
+        before = _files(self.folder)
         adapter = self.folder / "adapter" if self.model_args.use_peft else None
         trainer.model.config.use_cache = True  # gradient checkpointing had turned it off
         if trainer.is_fsdp_enabled:
@@ -384,6 +392,7 @@ class Run:
             dropped=dropped,
             tokens=tokens,
             seconds=self.seconds,
+            saved=[name for name, state in _files(self.folder).items() if before.get(name) != state],
             card=self._card(note, dropped, metrics, section),
             targets=round(counts.targets * epochs),
             **{key: metrics[key] for key in ("train_loss", "eval_loss") if key in metrics},
@@ -426,8 +435,21 @@ class Run:
         )
 
 
+def _files(folder: Path) -> dict[str, tuple[int, int]]:
+    """The files of a folder, each with what tells whether it has been written again."""
+    states = {path.name: path.stat() for path in folder.iterdir() if path.is_file() and path.name != ".lock"}
+    return {name: (state.st_mtime_ns, state.st_size) for name, state in states.items()}
+
+
 def begin(
-    name: str, version: int, args: Any, training_args: Any, model_args: Any, *, scorer: bool = False
+    name: str,
+    version: int,
+    args: Any,
+    training_args: Any,
+    model_args: Any,
+    *,
+    scorer: bool = False,
+    writes: Sequence[str] = (),
 ) -> Run:
     """Start a training stage: logging, tokenizer, chat format, and what makes up its fingerprint.
 
@@ -438,9 +460,11 @@ def begin(
         training_args: the trainer's config.
         model_args: TRL's `ModelConfig`.
         scorer: it learns to give a number, not text.
+        writes: names of what this stage alone leaves in its folder.
 
     Raises:
         ConfigError: a setting or an input is wrong.
+        StageError: `output_dir` is, or with `fresh` meets, something that is read.
     """
     if not model_args.model_name_or_path:
         raise ConfigError(
@@ -469,6 +493,8 @@ def begin(
     format = load_format(args.chat_format)
 
     def identify() -> tuple[dict[str, str], str]:
+        trainer = {key: value for key, value in to_dict(training_args).items() if key not in _OUTPUT}
+        refuse_overlap(training_args.output_dir, args.fresh, to_dict(args), to_dict(model_args), trainer)
         started = model_fingerprint(model, model_args.model_revision)
         return {source: source_fingerprint(source) for source in args.input}, started
 
@@ -510,6 +536,7 @@ def begin(
         identity=identity,
         main=main,
         scorer=scorer,
+        writes=tuple(writes),
         publishes=publishes,
     )
 

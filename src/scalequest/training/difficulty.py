@@ -30,12 +30,12 @@ from trl import get_peft_config, get_quantization_config
 from scalequest.cards import markdown_table
 from scalequest.chat import FormatError, prepare_tokenizer_and_model
 from scalequest.config import ConfigError, option
+from scalequest.models import load_whole
 from scalequest.precision import ByHardware
 from scalequest.ranges import COUNT
 from scalequest.records import Row, read_dropped, read_inputs
 from scalequest.training import data
 from scalequest.training.context import Run, TrainingData
-from scalequest.weights import loading
 
 log = logging.getLogger(__name__)
 
@@ -158,17 +158,17 @@ def scorer_trainer(run: Run, folder: Path) -> Trainer:
     if quantization is not None:
         extra = {"quantization_config": quantization, "device_map": {"": args.device}}
     torch.manual_seed(args.seed)  # of the new head
-    with loading(run.model):
-        model = AutoModelForSequenceClassification.from_pretrained(
-            run.model,
-            revision=model_args.model_revision,
-            dtype=model_args.dtype,
-            attn_implementation=model_args.attn_implementation,
-            num_labels=1,
-            problem_type="regression",
-            use_safetensors=True,
-            **extra,
-        )
+    model = load_whole(
+        AutoModelForSequenceClassification,
+        run.model,
+        new="score",
+        revision=model_args.model_revision,
+        dtype=model_args.dtype,
+        attn_implementation=model_args.attn_implementation,
+        num_labels=1,
+        problem_type="regression",
+        **extra,
+    )
     run.chat = prepare_tokenizer_and_model(model, run.tokenizer, run.format)
     adapter = get_peft_config(model_args)
     if adapter is not None:

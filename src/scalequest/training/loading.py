@@ -9,9 +9,9 @@ from trl import get_peft_config, get_quantization_config
 
 from scalequest.chat import prepare_tokenizer_and_model
 from scalequest.config import ConfigError
+from scalequest.models import loading
 from scalequest.training.context import Run
 from scalequest.training.cpu import plain_head
-from scalequest.weights import loading
 
 T = TypeVar("T")
 
@@ -26,7 +26,7 @@ def self_loading(trainer: type[T], run: Run, train: Any, holdout: Any) -> T:
         holdout: what it is evaluated on, or None.
 
     Raises:
-        ConfigError: the model has no pad token of its own.
+        ConfigError: the model has no pad token of its own, or cannot be loaded.
     """
     args, model_args = run.training_args, run.model_args
     if run.chat.pad_id is None:
@@ -53,7 +53,7 @@ def self_loading(trainer: type[T], run: Run, train: Any, holdout: Any) -> T:
     }
     if run.scorer and options["peft_config"] is not None:
         options["peft_config"].task_type = "SEQ_CLS"  # whose head is trained whole and saved
-    with plain_head(args.device.type == "cpu"), loading(run.model):
+    with loading(run.model), plain_head(args.device.type == "cpu"):
         made: Any = trainer(**options)
     run.chat = prepare_tokenizer_and_model(made.model, run.tokenizer, run.format)
     return made  # type: ignore[no-any-return]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Iterable
@@ -15,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 
 from scalequest.chat import load_format, load_tokenizer
 from scalequest.config import ConfigError, option, required
+from scalequest.durable import read_object
 from scalequest.training.saving import check_model, merge_adapter
 
 FSDP_SHARDS = "pytorch_model_fsdp_0"  # as accelerate calls them
@@ -80,7 +80,7 @@ def merge(config: MergeConfig) -> Path:
 def base_of(adapter: Path) -> str:
     """The model that an adapter says it was trained on."""
     try:
-        return str(json.loads((adapter / "adapter_config.json").read_bytes())["base_model_name_or_path"])
+        return str(read_object(adapter / "adapter_config.json")["base_model_name_or_path"])
     except (OSError, ValueError, KeyError):
         raise ConfigError(f"{adapter}: no adapter_config.json that names a base") from None
 

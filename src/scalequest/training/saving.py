@@ -13,10 +13,17 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from scalequest.cards import markdown_table
 from scalequest.chat import ChatFormat, prepare_tokenizer_and_model
 from scalequest.markup import code, front_matter, inline
+from scalequest.models import check_safetensors, loading, missing
 from scalequest.redaction import redacted
 from scalequest.shards import StageError
-from scalequest.weights import check_safetensors, loading
 
+# What training leaves in a model's folder, beside what every stage does: `fresh` removes it. What else saving
+# a tokenizer or a model's own code has written is noted when it is saved.
+SAVED = (
+    *("checkpoint-*", "adapter", "*.safetensors", "*.safetensors.index.json", "config.json"),
+    *("generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json"),
+    *("merges.txt", "chat_template.jinja", "training_args.bin", "trainer_state.json"),
+)
 NOT_PUBLISHED = (
     # Patterns of the whole path, as the hub reads them.
     "checkpoint-*", "prepared/*", "wandb/*", "not_finite/*", "metrics.jsonl", "stopped.json", ".*",
@@ -39,15 +46,15 @@ def check_model(
         StageError: weights are missing or empty, or what it computes is not finite.
     """
     auto = AutoModelForSequenceClassification if scorer else AutoModelForCausalLM
-    model, report = auto.from_pretrained(
-        folder,
-        dtype="auto",
-        output_loading_info=True,
-        use_safetensors=True,
-        trust_remote_code=trust_remote_code,
-    )
-    faults = sorted({*report["missing_keys"], *(str(key) for key in report["mismatched_keys"])})
-    if faults:
+    with loading(folder):
+        model, report = auto.from_pretrained(
+            folder,
+            dtype="auto",
+            output_loading_info=True,
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+        )
+    if faults := missing(report):
         raise StageError(
             f"{folder}: the saved model is not whole: {', '.join(faults[:3])} ({len(faults)} weights)"
         )
@@ -95,7 +102,9 @@ def merge_adapter(
     if prepared is not None:
         prepare_tokenizer_and_model(model, *prepared)
         prepared[0].save_pretrained(folder)
-    PeftModel.from_pretrained(model, str(adapter)).merge_and_unload().save_pretrained(folder)
+    with loading(adapter):
+        whole = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+    whole.save_pretrained(folder)
 
 
 def model_card(

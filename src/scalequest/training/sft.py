@@ -19,11 +19,11 @@ from trl import SFTConfig, SFTTrainer, get_peft_config, get_quantization_config
 
 from scalequest.chat import prepare_tokenizer_and_model
 from scalequest.config import ConfigError, option
+from scalequest.models import load_whole
 from scalequest.precision import ByHardware
 from scalequest.training import attention, data
 from scalequest.training.context import Run, TrainingData
 from scalequest.training.cpu import plain_head
-from scalequest.weights import loading
 
 log = logging.getLogger(__name__)
 
@@ -111,15 +111,15 @@ def sft_trainer(run: Run, folder: Path) -> SFTTrainer:
         extra = {"quantization_config": quantization, "device_map": {"": args.device}, **extra}
     args.model_init_kwargs = None  # TRL's, for models that it loads itself
     attention.register()
-    with loading(run.model):
-        model = AutoModelForCausalLM.from_pretrained(
-            run.model,
-            revision=model_args.model_revision,
-            dtype=model_args.dtype,
-            attn_implementation=model_args.attn_implementation,
-            trust_remote_code=args.trust_remote_code,
-            **{**extra, "use_safetensors": True},
-        )
+    model = load_whole(
+        AutoModelForCausalLM,
+        run.model,
+        revision=model_args.model_revision,
+        dtype=model_args.dtype,
+        attn_implementation=model_args.attn_implementation,
+        trust_remote_code=args.trust_remote_code,
+        **extra,
+    )
     run.chat = prepare_tokenizer_and_model(model, run.tokenizer, run.format)
     packed = _attention(run, model) if args.packing and not exact else None
     train, holdout = data.load(folder)

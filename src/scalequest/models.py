@@ -1,4 +1,7 @@
-"""Weights are read from safetensors alone: a pickle can run code when it is opened."""
+"""Models are loaded whole and from safetensors alone; what keeps one from being loaded is one line.
+
+A pickle can run code when it is opened.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from scalequest.config import ConfigError
+from scalequest.durable import StageError
+
+_LONGEST = 400  # characters of a library's message, which may list all that it knows
+
 
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 _CONVERT = (
@@ -59,15 +66,57 @@ def _read(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def loading(model: str | Path) -> Iterator[None]:
-    """Say in one line what is wrong with a model that `from_pretrained` cannot load.
+    """Turn whatever a library raises while it loads a model into one line.
+
+    Args:
+        model: what the line is to name.
 
     Raises:
-        ConfigError: instead of its OSError, e.g. because a hub repository has pickles only.
+        ConfigError: the model cannot be loaded.
     """
     # Without safetensors on the hub, transformers would have a service convert the pickle, and load that.
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     try:
         yield
-    except OSError as error:
-        why = f"no weights in safetensors; {_CONVERT}" if "safetensors" in str(error) else str(error)
-        raise ConfigError(f"{model}: cannot be loaded: {why}") from error
+    except (ConfigError, StageError):
+        raise
+    except Exception as error:  # cut weights, unknown kernels, broken configs: each library has its own kinds
+        if isinstance(error, OSError) and "safetensors" in str(error):
+            raise ConfigError(f"{model}: cannot be loaded: no weights in safetensors; {_CONVERT}") from error
+        said = " ".join(str(error).split())
+        said = said if len(said) <= _LONGEST else f"{said[:_LONGEST]}…"
+        raise ConfigError(
+            f"{model}: the model cannot be loaded: {type(error).__name__}: {said}; see that its folder is "
+            "whole and that the settings suit it"
+        ) from error
+
+
+def load_whole(auto: Any, model: str, *, new: str | None = None, **how: Any) -> Any:
+    """Load a model with `from_pretrained`, all of its weights from its files.
+
+    transformers only warns of weights that are missing, and draws them at random.
+
+    Args:
+        auto: a class of transformers, e.g. `AutoModelForCausalLM`.
+        model: folder or hub id.
+        new: name of the layer that is to be drawn, e.g. a new head.
+        how: further arguments of `from_pretrained`.
+
+    Raises:
+        ConfigError: it cannot be loaded, or weights are missing or of another shape.
+    """
+    with loading(model):
+        loaded, report = auto.from_pretrained(
+            model, output_loading_info=True, **{**how, "use_safetensors": True}
+        )
+    if faults := [name for name in missing(report) if new is None or not name.startswith(f"{new}.")]:
+        raise ConfigError(
+            f"{model}: the model is not whole: {', '.join(faults[:3])} ({len(faults)} weights) missing or of "
+            "another shape"
+        )
+    return loaded
+
+
+def missing(report: Any) -> list[str]:
+    """The weights that were not read, by transformers' report of a loading."""
+    return sorted({*report["missing_keys"], *(str(key) for key in report["mismatched_keys"])})

@@ -13,9 +13,9 @@ import torch
 from scalequest.config import ConfigError
 from scalequest.engines.base import EngineConfig
 from scalequest.engines.loading import open_generator, open_scorer
+from scalequest.models import check_safetensors, loading
 from scalequest.records import model_fingerprint
 from scalequest.training.merging import MergeConfig, merge
-from scalequest.weights import check_safetensors, loading
 
 ROOT = Path(__file__).parents[1]
 

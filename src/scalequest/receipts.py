@@ -1,0 +1,210 @@
+"""Receipts of stages, and whether the files of a finished stage are still those that its receipt counts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO, Literal, cast
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
+
+from scalequest.config import ConfigError
+from scalequest.durable import read_json
+
+RECEIPT = "receipt.json"
+_AGAIN = "restore it from a copy, or remove the folder and run its stage again"
+Count = Annotated[int, Field(ge=0)]
+Part = Literal["data", "dropped"]
+
+
+class FileRecord(TypedDict, total=False):
+    """A file that a stage has written: its size, its hash (of weights: of their ends), its rows if any."""
+
+    bytes: Count
+    sha256: str
+    sha256_of_ends: str
+    rows: Count
+
+
+@with_config(ConfigDict(strict=True, extra="allow"))
+class Receipt(TypedDict, total=False):
+    """What `receipt.json` may hold; further keys are let through."""
+
+    stage: str
+    version: int
+    fingerprint: str
+    fingerprint_fields: dict[str, Any]
+    inputs: dict[str, str]
+    versions: dict[str, str]
+    commit: str | None
+    dirty: bool | None
+    started: str
+    ended: str
+    session: str
+    finished: bool
+    removing: bool
+    writes: list[str]
+    rows_in: Count
+    kept: Count
+    dropped: dict[str, Count]
+    tokens: int
+    seconds: float
+    counts: dict[str, int | float]
+    output: str
+    files: dict[str, FileRecord]
+
+
+_FINISHED = ("stage", "fingerprint", "output")  # what the receipt of a finished stage cannot do without
+
+
+@cache
+def _kinds() -> TypeAdapter[Any]:
+    return TypeAdapter(Receipt)
+
+
+def read_receipt(folder: str | Path) -> dict[str, Any] | None:
+    """The receipt in a folder, finished or not; None if there is none.
+
+    Raises:
+        ConfigError: it cannot be read, or it is not one.
+    """
+    path = Path(folder) / RECEIPT
+    try:
+        receipt = read_json(path)
+    except FileNotFoundError:
+        return None
+    except ConfigError as error:
+        raise ConfigError(f"{error}; {_AGAIN}") from None
+    try:
+        _kinds().validate_python(receipt)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the whole"
+        raise ConfigError(f"{path}: not a stage's receipt ({where}: {first['msg']}); {_AGAIN}") from None
+    return cast(dict[str, Any], receipt)
+
+
+def finished_receipt(folder: str | Path) -> dict[str, Any]:
+    """The receipt of a finished stage.
+
+    Raises:
+        ConfigError: there is none, it cannot be read, or its stage is not finished.
+    """
+    receipt = read_receipt(folder)
+    if receipt is None:
+        raise ConfigError(f"{folder}: no {RECEIPT}, so not the folder of a stage")
+    if not receipt.get("finished"):
+        raise ConfigError(
+            f"{folder}: the stage '{receipt.get('stage')}' is not finished; run it again to go on"
+        )
+    if lacking := [key for key in _FINISHED if key not in receipt]:
+        raise ConfigError(f"{folder}/{RECEIPT}: not a stage's receipt (no '{lacking[0]}'); {_AGAIN}")
+    return receipt
+
+
+def made_by(receipt: Mapping[str, Any]) -> str:
+    """By what the receipts of later stages call the output of this one."""
+    return f"{receipt['fingerprint']}/{receipt['output']}"
+
+
+# ------------------------------------------------------------------------------------------------------ files
+
+
+def file_record(path: Path, **more: int) -> FileRecord:
+    """The size and the hash of a file, as a receipt notes them."""
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": _sha256(file), **more}  # type: ignore[typeddict-item]
+
+
+def _sha256(file: BinaryIO) -> str:
+    # The fastest hash of the standard library on processors that compute it: 1.2 GB a second and more
+    return hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
+
+
+def holds_rows(folder: Path, receipt: Mapping[str, Any]) -> bool:
+    """Whether a finished stage made rows, not a model."""
+    if "files" not in receipt:
+        return (folder / "data").is_dir() or not any(folder.glob("*.safetensors"))
+    return any(name.startswith("data/") for name in receipt["files"])
+
+
+def damage(folder: Path, receipt: Mapping[str, Any], part: Part) -> str | None:
+    """What has become of the rows of a finished stage by the names, sizes and rows of their files, or None.
+
+    Nothing but the ends of the files is read. A receipt that was written before files were noted has the
+    number of rows alone.
+
+    Args:
+        folder: of the stage.
+        receipt: as it stands there.
+        part: the rows that it kept (`data`), or those that it did not (`dropped`).
+    """
+    there = {f"{part}/{path.name}": path for path in sorted((folder / part).glob("*.parquet"))}
+    counted = receipt.get("kept") if part == "data" else sum((receipt.get("dropped") or {}).values())
+    noted = {name: of for name, of in receipt.get("files", {}).items() if name.startswith(f"{part}/")}
+    if noted or (there and "files" in receipt):
+        return next(_differing(there, noted), None)
+    if part == "data" and not there:
+        return "data/*.parquet is not there"
+    found = sum(_rows(path) for path in there.values())
+    return None if counted in (None, found) else f"{part}/ holds {found} rows, and its receipt says {counted}"
+
+
+def _differing(there: Mapping[str, Path], noted: Mapping[str, FileRecord]) -> Iterator[str]:
+    for name in sorted(noted.keys() - there.keys()):
+        rows = f" with {noted[name]['rows']} rows" if "rows" in noted[name] else ""
+        yield f"{name}{rows} is not there"
+    for name in sorted(there.keys() - noted.keys()):
+        yield f"{name} was not written by it"
+    for name, of in noted.items():
+        if (size := there[name].stat().st_size) != of["bytes"]:
+            yield f"{name} has {size} bytes, and had {of['bytes']}"
+
+
+def _rows(path: Path) -> int:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise ConfigError(f"{path}: not a readable parquet file: {error}") from None
+
+
+def row_files(folder: Path, receipt: Mapping[str, Any], part: Part) -> list[tuple[Path, str | None]]:
+    """The files of a finished stage's rows, each with the hash that it has to have (None: not noted).
+
+    Raises:
+        ConfigError: they are not those that the stage has written.
+    """
+    if not holds_rows(folder, receipt):
+        raise ConfigError(f"{folder}: the stage '{receipt['stage']}' made a model: there are no rows to read")
+    if (what := damage(folder, receipt, part)) is not None:
+        raise damaged(folder, what)
+    noted = receipt.get("files", {})
+    return [
+        (path, noted.get(f"{part}/{path.name}", {}).get("sha256"))
+        for path in sorted((folder / part).glob("*.parquet"))
+    ]
+
+
+def damaged(folder: Path, what: str) -> ConfigError:
+    """The error that says so, and what to do."""
+    return ConfigError(
+        f"{folder}: it is not as its stage left it: {what}; restore it from a copy, or run that stage again "
+        "with --fresh"
+    )
+
+
+def check_bytes(path: Path, file: BinaryIO, sha256: str) -> None:
+    """Check that an open file of a stage holds what the stage wrote, and go back to its start.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    if _sha256(file) != sha256:
+        raise damaged(path.parent.parent, f"{path.parent.name}/{path.name} holds other bytes")
+    file.seek(0)
