@@ -5,6 +5,7 @@ import os
 import re
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 from evaluation_support import command, environment
 
@@ -128,8 +130,9 @@ def test_it_is_not_done_twice(evaluated: tuple[Path, str], script: Script, model
     assert 'truncated: "wrong" -> "graded"' in other.stderr
 
 
+@pytest.mark.parametrize("killed", ["starter", "group", "guard"])
 def test_killed_and_started_again_it_gives_the_same_rows(
-    evaluated: tuple[Path, str], root: Path, model_dir: Path, tmp_path: Path, script: Script
+    killed: str, evaluated: tuple[Path, str], root: Path, model_dir: Path, tmp_path: Path, script: Script
 ) -> None:
     process = subprocess.Popen(
         command(root, "evaluate.py", *words(model_dir, tmp_path)),
@@ -142,12 +145,19 @@ def test_killed_and_started_again_it_gives_the_same_rows(
     parts, deadline = tmp_path / "one" / "parts", time.monotonic() + 120
     while not list(parts.glob("0*.jsonl")) and time.monotonic() < deadline:
         time.sleep(0.01)
-    process.kill()
-    process.wait()
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert len(family) >= 3, "the guard, the model's process and its examiner"
+    if killed == "starter":
+        process.kill()
+    elif killed == "group":
+        os.killpg(process.pid, signal.SIGKILL)
+    else:
+        family[0].kill()
+    process.wait(10)
     assert list(parts.glob("0*.jsonl"))
-    while (held := _process(tmp_path / "one")) and time.monotonic() < deadline:
-        time.sleep(0.05)  # its guard ends the model's process
-    assert not held
+    _, left = psutil.wait_procs(family, timeout=10)
+    assert not left
+    assert not (tmp_path / "the other").exists()
     script("evaluate.py", *words(model_dir, tmp_path))
     for label in ("one", "the other"):
         assert read_rows(tmp_path / label) == read_rows(evaluated[0] / label)
@@ -169,17 +179,6 @@ def test_a_removed_models_folder_is_made_again(
     assert read_rows(whole / "the other") == read_rows(evaluated[0] / "the other")
     assert len(read_rows(whole)) == 4
     assert (whole / "one" / "receipt.json").read_bytes() == kept
-
-
-def _process(folder: Path) -> int | None:
-    """The process that a folder's lock names, if it is still there."""
-    number = int((folder / ".lock").read_text().split()[1])
-    try:
-        os.kill(number, 0)
-    except ProcessLookupError:
-        return None
-    status = Path(f"/proc/{number}/status")
-    return None if status.exists() and "State:\tZ" in status.read_text() else number
 
 
 def test_saved_outputs_are_graded_again(evaluated: tuple[Path, str], script: Script, tmp_path: Path) -> None:
