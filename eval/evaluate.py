@@ -51,7 +51,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scalequest import heartbeat
+from scalequest import durable, heartbeat
 from scalequest.config import ConfigError, RunOptions, parse
 from scalequest.evaluation import harness, protocol, tables
 from scalequest.evaluation.benchmarks import Benchmark, load_benchmark
@@ -78,8 +78,8 @@ def main(run: RunOptions, config: EvaluationConfig, words: Sequence[str]) -> Non
         load_benchmark(path, run.limit, patches=config.patches, hub=config.hub) for path in config.benchmarks
     ]
     benchmarks = protocol.with_prompts(loaded, config)
-    if len({benchmark.name for benchmark in benchmarks}) < len(benchmarks):
-        raise ConfigError("benchmarks: two files have the same name")
+    if len({durable.one_file(benchmark.name) for benchmark in benchmarks}) < len(benchmarks):
+        raise ConfigError("benchmarks: two files have the same name, or differ only by its case")
     by_title: dict[str, str] = {}
     for benchmark in benchmarks:
         if (other := by_title.setdefault(benchmark.title, benchmark.name)) != benchmark.name:

@@ -8,7 +8,6 @@ which the next `run` fails.
 
 from __future__ import annotations
 
-import _thread
 import contextlib
 import signal
 import sys
@@ -62,11 +61,12 @@ class Interrupts:
 @contextlib.contextmanager
 def sent_again() -> Iterator[None]:
     """While the body runs, an interrupt that Python would drop comes once more, a moment later."""
-    before = sys.unraisablehook
+    before, main = sys.unraisablehook, threading.main_thread().ident
 
     def hook(unraisable: Any) -> None:
         if unraisable.exc_type is KeyboardInterrupt:
-            threading.Timer(_AGAIN, _thread.interrupt_main).start()
+            # A real signal, which ends a sleep or a wait, too
+            threading.Timer(_AGAIN, signal.pthread_kill, (main, signal.SIGINT)).start()
         else:
             before(unraisable)
 

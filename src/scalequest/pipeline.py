@@ -56,6 +56,7 @@ from scalequest.preload import Forked, Preloaded, possible
 from scalequest.records import whole_source
 
 STATE = "run.json"
+_OWN = (STATE, "logs", "imports")  # names of the output folder, and of a log, that no stage may have
 _LOG_LINES = 25
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^${}]*))?\}")
 
@@ -116,11 +117,14 @@ def load(path: str | Path) -> PipelineSpec:
     """
     spec: PipelineSpec = build((PipelineSpec,), read_yaml(path), str(path))[0]
     names: set[str] = set()
+    files: dict[str, str] = {}
     for stage in spec.stages:
-        if not re.fullmatch(r"[A-Za-z0-9_.-]+", stage.name):
-            raise ConfigError(f"{path}: stage {stage.name!r}: a name is letters, digits, '_', '.' and '-'")
+        if fault := _stage_fault(stage.name):
+            raise ConfigError(f"{path}: stage {stage.name[:80]!r}: {fault}")
         if stage.name in names:
             raise ConfigError(f"{path}: stage {stage.name!r} stands twice; name each once")
+        if (other := files.setdefault(durable.one_file(stage.name), stage.name)) != stage.name:
+            raise ConfigError(f"{path}: stages {other!r} and {stage.name!r} differ only by case; rename one")
         for need in stage.needs:
             if need not in names:
                 raise ConfigError(
@@ -136,6 +140,15 @@ def load(path: str | Path) -> PipelineSpec:
     if not names:
         raise ConfigError(f"{path}: stages: needs at least one")
     return spec
+
+
+def _stage_fault(name: str) -> str | None:
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
+        return "a name is letters, digits, '_', '.' and '-'"
+    if durable.one_file(name) in _OWN:
+        return "the run keeps its own things under this name; choose another"
+    fault = durable.name_fault(name)
+    return f"it cannot name a folder: {fault}" if fault else None
 
 
 def plan(

@@ -509,6 +509,43 @@ def test_answers_in_flight_are_kept_whatever_ends_the_run(serve: Any, tmp_path: 
     assert len(server.asked) == 40, "nothing was paid for twice"
 
 
+def test_an_interrupt_at_any_moment_ends_the_run_and_loses_no_answer(serve: Any, tmp_path: Path) -> None:
+    """Also one that comes inside asyncio's own code, or where Python drops what is raised."""
+    server, draw, main = serve(echo), random.Random(6), threading.get_ident()
+    for number in range(10):
+        server.asked.clear()
+        journal = tmp_path / str(number)
+        journal.mkdir()
+        config = ServerConfig(url=server.url, model="m", concurrency=8)
+        with ChatServer(config, GREEDY, journal=journal) as client, pytest.raises(KeyboardInterrupt):
+            answers = client.answer(iter(chats(5000, size=1)))
+            next(answers)
+            threading.Timer(draw.uniform(0.0, 0.1), signal.pthread_kill, (main, signal.SIGINT)).start()
+            for _ in answers:
+                pass
+        before = len(server.asked)
+        assert 8 <= before < 5000
+        assert len(ask(server, chats(before, size=1), journal=journal)) == before
+        assert len(server.asked) == before, "nothing was paid for twice"
+
+
+def test_a_second_interrupt_waits_for_nothing(serve: Any, tmp_path: Path) -> None:
+    def behaviour(one: Asked) -> Answer:
+        if one.number == 1:
+            for _ in range(2):
+                time.sleep(0.5)
+                os.kill(os.getpid(), signal.SIGINT)
+        return Answer(content=echo(one).content, seconds=0.0 if one.number == 0 else 60.0)
+
+    server, start = serve(behaviour), time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        ask(server, chats(2), journal=tmp_path, budget_tokens=400, timeout=120.0)
+    assert time.monotonic() - start < 30
+    server.behaviour = echo
+    replies = ask(server, chats(2), journal=tmp_path, budget_tokens=400)
+    assert [reply.tokens for reply in replies.values()] == [5, 64 + 5], "what was in flight is charged"
+
+
 def test_waiting_is_said_now_and_then(serve: Any, caplog: pytest.LogCaptureFixture) -> None:
     server = serve(lambda one: error(429, "slow down", retry_after="1") if one.number < 4 else echo(one))
     ask(server, chats(4), concurrency=4)
