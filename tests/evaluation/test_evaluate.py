@@ -399,7 +399,7 @@ def test_mistakes(more: dict[str, object], message: str) -> None:
 
 LABELS = [
     *("", ".", "..", "../up", "a/b", "a\\b", ".hidden", "-option", "a.", "a ", " a", "a\n", "a\x00b", "\x1b[2J"),
-    *("a\u202eb", "a\u200bb", "\ud800", "x" * 129, "é" * 65, "nul", "Con.txt", "COM²", "a:b", "a*b", "a?", "a|b"),
+    *("a\u202eb", "a\u200bb", "x" * 129, "é" * 65, "nul", "Con.txt", "COM²", "a:b", "a*b", "a?", "a|b"),
     *("data", "Data", "dropped", "parts", "PARTS", "a.tmp", "receipt.json", "README.md", "config.yaml", "wandb"),
 ]
 
