@@ -44,8 +44,6 @@ results.json: accuracy, n, 95 % interval, shares of truncated and answerless out
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -54,13 +52,14 @@ from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scalequest import heartbeat
+from scalequest import durable, heartbeat
 from scalequest.config import ConfigError, RunOptions, parse
 from scalequest.evaluation import harness, protocol, tables
 from scalequest.evaluation.benchmarks import Benchmark, load_benchmark
 from scalequest.evaluation.results import RESULTS, read_results, result_row
 from scalequest.evaluation.settings import EvaluationConfig
-from scalequest.preload import leave, preloaded
+from scalequest.guard import Guarded, passing_on
+from scalequest.preload import forked, preloaded
 from scalequest.records import read_dropped, read_rows, source_fingerprint
 from scalequest.shards import Stage, clear
 from scalequest.stages import begin, explained, tracked
@@ -82,8 +81,8 @@ def main(run: RunOptions, config: EvaluationConfig, words: Sequence[str]) -> Non
         load_benchmark(path, run.limit, patches=config.patches, hub=config.hub) for path in config.benchmarks
     ]
     benchmarks = protocol.with_prompts(loaded, config)
-    if len({benchmark.name for benchmark in benchmarks}) < len(benchmarks):
-        raise ConfigError("benchmarks: two files have the same name")
+    if len({durable.one_file(benchmark.name) for benchmark in benchmarks}) < len(benchmarks):
+        raise ConfigError("benchmarks: two files have the same name, or differ only by its case")
     by_title: dict[str, str] = {}
     for benchmark in benchmarks:
         if (other := by_title.setdefault(benchmark.title, benchmark.name)) != benchmark.name:
@@ -128,12 +127,15 @@ def main(run: RunOptions, config: EvaluationConfig, words: Sequence[str]) -> Non
 def apart(run: RunOptions, config: EvaluationConfig, label: str, words: Sequence[str]) -> int:
     """Evaluate one model in a process of its own; returns its exit status."""
     if preloaded():  # a fork need not import again
-        if (child := os.fork()) == 0:
-            leave(explained(main, run, replace(config, only=label), words))
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    script = [sys.executable, __file__, *words, "--only", label]
-    guarded = [sys.executable, "-m", "scalequest.guard", *script]
-    return subprocess.Popen(guarded, stdin=subprocess.PIPE).wait()
+        return forked(lambda: explained(main, run, replace(config, only=label), words))
+    process = Guarded([sys.executable, __file__, *words, "--only", label])
+    try:
+        with passing_on(process) as came:
+            process.wait()
+    finally:
+        process.end()  # whatever happened here
+        status = process.finish()
+    return 128 + came[0] if came else status
 
 
 def evaluate_one(

@@ -296,6 +296,8 @@ def write(folder: Path, shown: Sequence[tables.Table], title: str, details: dict
     content = {"title": title, "tables": [asdict(table) for table in shown], **details}
     durable.write(folder / "report.json", durable.as_json(content))
     for table in shown:
+        if fault := durable.name_fault(table.name):  # of a result file that anybody may have written
+            raise ConfigError(f"table {table.name[:80]!r} cannot name a file: {fault}")
         durable.write(folder / f"{table.name}.tex", tables.latex(table).encode())
         durable.write(folder / f"{table.name}.csv", tables.to_csv(table).encode())
 

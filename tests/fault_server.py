@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -30,12 +30,13 @@ class Asked:
 
 @dataclass
 class Answer:
-    """What it sends back; raw bytes as they are."""
+    """What it sends back; raw bytes as they are, and `raw` in place of the whole response, piece by piece."""
 
     status: int = 200
     content: Any = None
     headers: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
+    raw: Iterable[bytes] | None = None
 
 
 def completion(text: str | None, reason: str = "stop", *, read: int = 10, generated: int = 5) -> Answer:
@@ -93,6 +94,10 @@ class FaultServer:
                 handler.close_connection = True
                 return
             time.sleep(answer.seconds)
+            if answer.raw is not None:
+                handler.close_connection = True
+                handler.wfile.writelines(answer.raw)
+                return
             content = answer.content
             data = content if isinstance(content, bytes) else json.dumps(content).encode()
             handler.send_response(answer.status)

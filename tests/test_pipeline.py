@@ -408,6 +408,58 @@ def test_a_wrong_pipeline_file_is_one_line(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "",
+            ".",
+            "..",
+            "...",
+            "../up",
+            "a/b",
+            "/abs",
+            "a\\b",
+            ".hidden",
+            "-option",
+            "a.",
+            "a ",
+            " a",
+            "~",
+            "$HOME",
+        ),
+        *("a\n", "a\x00b", "a\tb", "\x1b[2J", "a\u202eb", "ａ", "é", "x" * 129, "x" * 5000),
+        *("logs", "Logs", "LOGS", "run.json", "Run.JSON", ".lock", "imports", ".run.json.tmp"),
+        *("con", "NUL", "aux.txt", "Com1", "lpt9.log", "prn", "a:b", "a*", "a?", "a|b", 'a"b', "<a>"),
+    ],
+)
+def test_a_stage_name_that_is_no_folder_of_its_own_is_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "s.py").write_text("")
+    stages = [{"name": "first", "script": "s.py"}, {"name": name, "script": "s.py"}]
+    (tmp_path / "p.yaml").write_text(json.dumps({"name": "p", "stages": stages}))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        load("p.yaml")
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 250
+    assert str(caught.value).startswith("p.yaml: stage ")
+
+
+def test_stage_names_that_are_one_folder_where_case_does_not_count_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "s.py").write_text("")
+    stages = [{"name": name, "script": "s.py"} for name in ("sft", "sft_2", "log", "a.b-c_D", "SFT")]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "p.yaml").write_text(json.dumps({"name": "p", "stages": stages}))
+    with pytest.raises(ConfigError, match="stages 'sft' and 'SFT' differ only by case"):
+        load("p.yaml")
+    (tmp_path / "p.yaml").write_text(json.dumps({"name": "p", "stages": stages[:-1]}))
+    assert len(load("p.yaml").stages) == 4
+
+
 def test_help_imports_nothing_heavy() -> None:
     shown = subprocess.run(
         [sys.executable, "-X", "importtime", "recipes/run.py", "--help"],

@@ -1,9 +1,11 @@
-"""Files that are there whole or as they were before, whatever is killed or runs full; and JSON files read."""
+"""Files that are there whole or as they were before, whatever is killed; their names; JSON files read."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import unicodedata
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +15,33 @@ from scalequest.config import ConfigError
 from scalequest.redaction import redacted
 
 DEEPEST = 32  # lists and objects in each other; parquet is read to 100 levels, a list taking two or three
+
+
+# Devices of Windows, whatever extension follows; a run's folder may be copied there, or to its disks.
+_DEVICE = re.compile(r"(con|prn|aux|nul|(com|lpt)[0-9\u00b9\u00b2\u00b3])(\..*)?", re.IGNORECASE)
+_MOST_BYTES = 128  # what is added to a name leaves it below the 255 that file systems take
+
+
+def name_fault(name: str) -> str | None:
+    """Why a name that a user gives cannot name one file or folder on every system; None if it can."""
+    if not name:
+        return "it is empty"
+    if not name.isprintable():
+        return "it holds a character that is not printable"
+    if wrong := re.search(r'[/\\:*?"<>|]', name):
+        return f"it holds '{wrong[0]}'"
+    if name[0] in ".- " or name[-1] in ". ":
+        return "it begins with '.', '-' or a space, or ends with '.' or a space"
+    if _DEVICE.fullmatch(name):
+        return "Windows has a device of this name"
+    if len(name.encode()) > _MOST_BYTES:
+        return f"it is longer than {_MOST_BYTES} bytes"
+    return None
+
+
+def one_file(name: str) -> str:
+    """What is equal for names that are one file where case, or how an accent is written, does not count."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 class StageError(RuntimeError):

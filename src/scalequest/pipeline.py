@@ -37,14 +37,12 @@ import os
 import re
 import secrets
 import shlex
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from rich.console import Console
@@ -53,11 +51,13 @@ from scalequest import durable, heartbeat
 from scalequest.board import Board, Line, read_receipt
 from scalequest.config import ConfigError, build, option, read_yaml, required
 from scalequest.engines.launch import STOP_SECONDS, STOP_VARIABLE
+from scalequest.guard import Guarded, passing_on
 from scalequest.preload import Forked, Preloaded, possible
 from scalequest.records import whole_source
 from scalequest.redaction import redacted
 
 STATE = "run.json"
+_OWN = (STATE, "logs", "imports")  # names of the output folder, and of a log, that no stage may have
 _LOG_LINES = 25
 _MOST_CHARACTERS = 100_000  # that variables may put into one text
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^${}]*))?\}")
@@ -120,11 +120,14 @@ def load(path: str | Path) -> PipelineSpec:
     """
     spec: PipelineSpec = build((PipelineSpec,), read_yaml(path), str(path))[0]
     names: set[str] = set()
+    files: dict[str, str] = {}
     for stage in spec.stages:
-        if not re.fullmatch(r"[A-Za-z0-9_.-]+", stage.name):
-            raise ConfigError(f"{path}: stage {stage.name!r}: a name is letters, digits, '_', '.' and '-'")
+        if fault := _stage_fault(stage.name):
+            raise ConfigError(f"{path}: stage {stage.name[:80]!r}: {fault}")
         if stage.name in names:
             raise ConfigError(f"{path}: stage {stage.name!r} stands twice; name each once")
+        if (other := files.setdefault(durable.one_file(stage.name), stage.name)) != stage.name:
+            raise ConfigError(f"{path}: stages {other!r} and {stage.name!r} differ only by case; rename one")
         for need in stage.needs:
             if need not in names:
                 raise ConfigError(
@@ -140,6 +143,15 @@ def load(path: str | Path) -> PipelineSpec:
     if not names:
         raise ConfigError(f"{path}: stages: needs at least one")
     return spec
+
+
+def _stage_fault(name: str) -> str | None:
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
+        return "a name is letters, digits, '_', '.' and '-'"
+    if durable.one_file(name) in _OWN:
+        return "the run keeps its own things under this name; choose another"
+    fault = durable.name_fault(name)
+    return f"it cannot name a folder: {fault}" if fault else None
 
 
 def plan(
@@ -453,27 +465,6 @@ def _check_needs(step: Step, steps: Sequence[Step], state: Mapping[str, Any]) ->
             raise ConfigError(f"stage {step.spec.name!r} needs {need!r}, which is not finished; run it first")
 
 
-class Guarded(subprocess.Popen[bytes]):
-    """A stage in a process of its own, under a guard that ends it when this process is gone."""
-
-    def __init__(self, command: Sequence[str], log: Path, environment: Mapping[str, str], lock: int) -> None:
-        with log.open("ab") as file:
-            super().__init__(
-                [sys.executable, "-m", "scalequest.guard", *command],
-                stdin=subprocess.PIPE,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                start_new_session=True,  # a terminal's Ctrl-C comes to us alone, and we pass it on
-                pass_fds=[lock],  # held until the last process of a killed run is gone
-            )
-
-    def end(self) -> None:
-        """End the stage and all that it has started, if it still runs."""
-        if self.stdin is not None:
-            self.stdin.close()
-
-
 def _run_one(
     step: Step,
     line: Line,
@@ -500,9 +491,11 @@ def _run_one(
     if forks is not None and step.spec.launch is None:
         process = forks.start(step.command[1:], log.absolute(), {heartbeat.FILE: str(life)})
     else:
-        process = Guarded(step.command, log, {**environment, heartbeat.FILE: str(life)}, lock)
+        variables = {**environment, heartbeat.FILE: str(life)}
+        with log.open("ab") as file:
+            process = Guarded(step.command, output=file, environment=variables, keep=[lock])
     try:
-        with _pass_on_signals(process) as came:
+        with passing_on(process) as came:
             while process.poll() is None:
                 line.seconds = time.monotonic() - began
                 line.look(step.output_dir)
@@ -512,32 +505,12 @@ def _run_one(
                     process.wait(0.5)
     finally:
         process.end()  # whatever happened here
-        process.wait()
+        ended = process.finish()
         line.seconds, line.note = time.monotonic() - began, ""
         life.unlink(missing_ok=True)
-    status = 128 + came[0] if came else int(process.returncode or 0)
+    status = 128 + came[0] if came else ended
     line.state = "stopped" if came else "failed" if status else "done"
     return status, from_byte
-
-
-@contextlib.contextmanager
-def _pass_on_signals(process: Guarded | Forked) -> Iterator[list[int]]:
-    """Send SIGINT and SIGTERM on to the stage; the second one ends it at once. Yields those that came."""
-    came: list[int] = []
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        came.append(number)
-        if len(came) == 1:
-            process.send_signal(number)
-        else:
-            process.end()
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield came
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _explain(step: Step, line: Line, log: Path, from_byte: int, status: int, rerun: str) -> str:

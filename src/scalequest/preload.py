@@ -25,12 +25,24 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from scalequest.guard import GRACE_SECONDS, GRACE_STOPPED_SECONDS, adopt_orphans, end_descendants
+import psutil
+
+from scalequest.guard import (
+    GRACE_SECONDS,
+    GRACE_STOPPED_SECONDS,
+    adopt_orphans,
+    as_shell,
+    descendants,
+    die_with,
+    end_descendants,
+    outlive_parent,
+    passing_on,
+)
 
 # What stages of the pipelines import, in an order in which each can be imported; what is missing is left out.
 _MODULES = (
@@ -90,9 +102,11 @@ class Preloaded:
             more: variables over the environment of all stages.
         """
         if self._process is None or self._process.poll() is not None:
+            adopt_orphans()
+            self._before = descendants()
             with self._log.open("ab") as file:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", "scalequest.preload"],
+                    [sys.executable, "-m", "scalequest.preload", str(os.getpid())],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=file,
@@ -100,19 +114,23 @@ class Preloaded:
                     start_new_session=True,
                     pass_fds=[self._lock],
                 )
-        return Forked(self._process, {"words": list(words), "log": str(log), "environment": dict(more)})
+        request = {"words": list(words), "log": str(log), "environment": dict(more)}
+        return Forked(self._process, self._before, request)
 
 
 class Forked:
-    """A stage that was forked, with the methods of a `Popen` that the pipeline uses."""
+    """A stage that was forked, with the methods of a `Guarded` that the pipeline uses."""
 
-    def __init__(self, server: subprocess.Popen[bytes], request: Mapping[str, Any]) -> None:
+    def __init__(
+        self, server: subprocess.Popen[bytes], before: Collection[psutil.Process], request: Mapping[str, Any]
+    ) -> None:
         """Ask for it."""
         assert server.stdin is not None
-        self._server = server
+        self._server, self._before = server, before
         self.returncode: int | None = None
-        server.stdin.write(json.dumps(request).encode() + b"\n")
-        server.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # it is gone already: `wait` says how
+            server.stdin.write(json.dumps(request).encode() + b"\n")
+            server.stdin.flush()
 
     def poll(self) -> int | None:
         """The exit status, or None while it runs."""
@@ -141,7 +159,15 @@ class Forked:
     def end(self) -> None:
         """End the stage, if it still runs."""
         if self.returncode is None and self._server.stdin is not None:
-            self._server.stdin.close()
+            with contextlib.suppress(BrokenPipeError):
+                self._server.stdin.close()
+
+    def finish(self) -> int:
+        """Wait until nothing of it is left; returns its exit status, as a shell gives it."""
+        status = self.wait()
+        if status < 0:  # the process that forks was killed, and what it forked was handed to this one
+            end_descendants(0, but=self._before)
+        return as_shell(status)
 
 
 # --------------------------------------------------------------------------------------------- the process
@@ -149,6 +175,7 @@ class Forked:
 
 def main() -> int:
     """Import, then fork a stage per request, until there are no more; returns the exit status."""
+    pipeline, server = int(sys.argv[1]), os.getpid()
     adopt_orphans()
     told: list[int] = []
 
@@ -167,10 +194,13 @@ def main() -> int:
         line, _, waiting = waiting.partition(b"\n")
         request = json.loads(line)
         if not ready:
+            die_with(pipeline)  # nothing looks at the input meanwhile
             _import()
+            outlive_parent()
             ready = True
         stage = os.fork()
         if stage == 0:
+            die_with(server)
             leave(_run(request))
         with contextlib.suppress(OSError):  # both sides do it, so that no signal comes too early
             os.setpgid(stage, stage)
@@ -233,6 +263,37 @@ def leave(status: int) -> None:
     os._exit(status)
 
 
+class _Child:
+    """A fork, in a process group of its own, of a process that was itself forked."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def send_signal(self, number: int, /) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.number, number)
+
+    def end(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+def forked(work: Callable[[], int]) -> int:
+    """Do `work`, which gives an exit status, in a fork of this process; returns the status as a shell's.
+
+    The fork ends with this process, and so does what it has started: see `main`.
+    """
+    parent, child = os.getpid(), os.fork()
+    if child == 0:
+        os.setpgid(0, 0)
+        die_with(parent)
+        leave(work())
+    with contextlib.suppress(OSError):  # both sides do it, so that no signal comes too early
+        os.setpgid(child, child)
+    with passing_on(_Child(child)) as came:
+        status = as_shell(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    return 128 + came[0] if came else status
+
+
 def _watch(stage: int, told: list[int]) -> int:
     """Wait for a stage, pass signals on to it, end it if the pipeline is gone; its status as a shell's."""
     grace = GRACE_SECONDS
@@ -247,14 +308,14 @@ def _watch(stage: int, told: list[int]) -> int:
         if select.select([0], [], [], _POLL)[0] and not os.read(0, 1):  # no request comes while one runs
             end_descendants(0)
             os._exit(1)
-    end_descendants(grace)
+    code = os.waitstatus_to_exitcode(status)
+    end_descendants(grace if code >= 0 else GRACE_STOPPED_SECONDS)  # who was killed left nothing to finish
     while True:  # what it left behind was handed to this process
         with contextlib.suppress(ChildProcessError):
             if os.waitpid(-1, os.WNOHANG)[0]:
                 continue
         break
-    code = os.waitstatus_to_exitcode(status)
-    return code if code >= 0 else 128 - code
+    return as_shell(code)
 
 
 if __name__ == "__main__":

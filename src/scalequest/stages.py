@@ -11,6 +11,7 @@ from typing import Any
 
 from scalequest import heartbeat
 from scalequest.config import ConfigError, RunOptions, fingerprint_fields, to_dict
+from scalequest.interrupts import sent_again
 from scalequest.precision import engine_dtype
 from scalequest.removal import refuse_overlap
 from scalequest.shards import Stage, StageError
@@ -113,7 +114,7 @@ def explained(main: Callable[..., None], *args: Any) -> int:
     """
     rank = os.environ.get("RANK", "0")  # before `main`, which takes the launcher's variables away
     try:
-        with heartbeat.signs(speaks=heartbeat.first_rank()):
+        with sent_again(), heartbeat.signs(speaks=heartbeat.first_rank()):
             main(*args)
     except (ConfigError, StageError) as error:
         if getattr(error, "told", False):  # another process says it

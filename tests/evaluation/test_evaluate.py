@@ -5,6 +5,7 @@ import os
 import re
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 from evaluation_support import command, environment
 
@@ -20,6 +22,7 @@ from scalequest.config import ConfigError, RunOptions, build
 from scalequest.durable import StageError
 from scalequest.evaluation.benchmarks import Benchmark
 from scalequest.evaluation.comparison import read_outputs
+from scalequest.evaluation.export import write_lm_eval
 from scalequest.evaluation.harness import papers, same_questions
 from scalequest.evaluation.problems import Problem
 from scalequest.evaluation.prompts import EvalPrompt
@@ -128,8 +131,9 @@ def test_it_is_not_done_twice(evaluated: tuple[Path, str], script: Script, model
     assert 'truncated: "wrong" -> "graded"' in other.stderr
 
 
+@pytest.mark.parametrize("killed", ["starter", "group", "guard"])
 def test_killed_and_started_again_it_gives_the_same_rows(
-    evaluated: tuple[Path, str], root: Path, model_dir: Path, tmp_path: Path, script: Script
+    killed: str, evaluated: tuple[Path, str], root: Path, model_dir: Path, tmp_path: Path, script: Script
 ) -> None:
     process = subprocess.Popen(
         command(root, "evaluate.py", *words(model_dir, tmp_path)),
@@ -142,12 +146,20 @@ def test_killed_and_started_again_it_gives_the_same_rows(
     parts, deadline = tmp_path / "one" / "parts", time.monotonic() + 120
     while not list(parts.glob("0*.jsonl")) and time.monotonic() < deadline:
         time.sleep(0.01)
-    process.kill()
-    process.wait()
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert len(family) >= 3, "the guard, the model's process and its examiner"
+    if killed == "starter":
+        process.kill()
+    elif killed == "group":
+        os.killpg(process.pid, signal.SIGKILL)
+    else:
+        family[0].kill()
+    process.wait(10)
     assert list(parts.glob("0*.jsonl"))
-    while (held := _process(tmp_path / "one")) and time.monotonic() < deadline:
-        time.sleep(0.05)  # its guard ends the model's process
-    assert not held
+    _, left = psutil.wait_procs(family, timeout=10)
+    assert not left
+    assert not json.loads((tmp_path / "one" / "receipt.json").read_text())["finished"], "it ran to its end"
+    assert not (tmp_path / "the other").exists()
     script("evaluate.py", *words(model_dir, tmp_path))
     for label in ("one", "the other"):
         assert read_rows(tmp_path / label) == read_rows(evaluated[0] / label)
@@ -203,17 +215,6 @@ def test_fresh_does_not_remove_the_model_that_is_asked(
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "which this stage reads" in done.stderr
     assert {path: path.read_bytes() for path in before} == before
-
-
-def _process(folder: Path) -> int | None:
-    """The process that a folder's lock names, if it is still there."""
-    number = int((folder / ".lock").read_text().split()[1])
-    try:
-        os.kill(number, 0)
-    except ProcessLookupError:
-        return None
-    status = Path(f"/proc/{number}/status")
-    return None if status.exists() and "State:\tZ" in status.read_text() else number
 
 
 def test_saved_outputs_are_graded_again(evaluated: tuple[Path, str], script: Script, tmp_path: Path) -> None:
@@ -415,7 +416,7 @@ def test_a_model_that_fails_stops_everything_in_one_line(script: Script, tmp_pat
         ({"only": "missing"}, "no model has the label 'missing'; there are one"),
         ({"chat_formats": {"missing": "llama3"}}, "chat_formats: no model has the label 'missing'"),
         ({"revisions": {"a": "b"}}, "revisions: no model has the label 'a'"),
-        ({"models": {"a/b": "x"}}, "label 'a/b' cannot name a folder"),
+        ({"models": {"a/b": "x"}}, "label 'a/b' cannot name a folder: it holds '/'"),
         ({"models": {"data": "x"}}, "label 'data' cannot name a folder"),
         ({"sampling": {"max_token": 5}}, "did you mean 'sampling.max_tokens'"),
         ({"samples": 4}, "greedy outputs are all the same"),
@@ -428,6 +429,88 @@ def test_mistakes(more: dict[str, object], message: str) -> None:
     given = {"models": {"one": "x"}, "benchmarks": [], "chat_format": "tinymath", "output_dir": "out"}
     with pytest.raises(ConfigError, match=message):
         build((RunOptions, EvaluationConfig), {**given, **more})
+
+
+LABELS = [
+    *(
+        "",
+        ".",
+        "..",
+        "../up",
+        "a/b",
+        "a\\b",
+        ".hidden",
+        "-option",
+        "a.",
+        "a ",
+        " a",
+        "a\n",
+        "a\x00b",
+        "\x1b[2J",
+    ),
+    *("a\u202eb", "a\u200bb", "x" * 129, "é" * 65, "nul", "Con.txt", "COM²", "a:b", "a*b", "a?", "a|b"),
+    *(
+        "data",
+        "Data",
+        "dropped",
+        "parts",
+        "PARTS",
+        "a.tmp",
+        "receipt.json",
+        "README.md",
+        "config.yaml",
+        "wandb",
+    ),
+]
+
+
+@pytest.mark.parametrize("label", LABELS, ids=ascii)
+def test_a_label_that_is_no_folder_of_its_own_is_refused(label: str) -> None:
+    given = {"models": {"one": "x", label: "y"}, "benchmarks": [], "chat_format": "tinymath"}
+    with pytest.raises(ConfigError, match="models: label .* cannot name a folder: ") as caught:
+        build((EvaluationConfig,), given)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 250
+
+
+@pytest.mark.parametrize("other", ["ONE", "One é", "one e\u0301", "ONE É"])
+def test_labels_that_are_one_folder_on_some_systems_are_refused(other: str) -> None:
+    models = {"one": "x", "one é": "x", other: "y"}
+    with pytest.raises(ConfigError, match="differ only by case"):
+        build((EvaluationConfig,), {"models": models, "benchmarks": [], "chat_format": "tinymath"})
+
+
+def test_labels_as_people_write_them_are_taken() -> None:
+    labels = [
+        "tiny-base + SFT",
+        "untuned solver's questions",
+        "Qwen2.5 (7B), 8 shots",
+        "数学",
+        "a_b.c",
+        "x" * 128,
+    ]
+    given = {"models": dict.fromkeys(labels, "x"), "benchmarks": [], "chat_format": "tinymath"}
+    assert list(build((EvaluationConfig,), given)[0].models) == labels
+
+
+def test_a_sweep_does_not_take_the_label_of_another_model(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint-3").mkdir()
+    models = {"sft checkpoint-3": "x", "sft": f"{tmp_path}/checkpoint-*"}
+    config = build((EvaluationConfig,), {"models": models, "benchmarks": [], "chat_format": "tinymath"})[0]
+    with pytest.raises(ConfigError, match="label 'sft checkpoint-3' stands twice"):
+        config.swept()
+
+
+@pytest.mark.parametrize(("model", "benchmark"), [("..", "b"), (".", "b"), ("m", "../b"), ("m", "x" * 200)])
+def test_an_export_stays_in_its_folder(
+    evaluated: tuple[Path, str], tmp_path: Path, model: str, benchmark: str
+) -> None:
+    """A result file may be somebody else's."""
+    results = [replace(read_results(evaluated[0] / "one/results.json")[0], model=model, benchmark=benchmark)]
+    receipt = json.loads((evaluated[0] / "one/receipt.json").read_text())
+    with pytest.raises(ConfigError, match="cannot name a file"):
+        write_lm_eval(tmp_path / "inner", results, [], receipt)
+    assert not list(tmp_path.iterdir())
 
 
 def test_two_benchmarks_of_one_title_are_refused(script: Script, root: Path, tmp_path: Path) -> None:

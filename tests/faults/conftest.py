@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+STAGES = (
+    *("generate_questions", "optimize_questions", "filter_questions", "solve_questions", "score"),
+    *("select_solutions", "assemble_dataset", "evaluate", "qft", "qpo", "sft", "difficulty", "reward"),
+)
 KILLED = pytest.StashKey[list[tuple[int, str, str, bool]]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--kills", type=int, default=3, help="processes to kill in the fault tests (default 3)")
+    parser.addoption(
+        "--kills", type=int, default=0, help="processes to kill over all stages (default: two of each)"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -18,8 +25,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture
-def kills(request: pytest.FixtureRequest) -> int:
-    return int(request.config.getoption("--kills", 3))
+def kills(request: pytest.FixtureRequest) -> Callable[[str], list[int]]:
+    """A stage's share: numbers of the kills that fall on it, at least one."""
+    count = max(len(STAGES), request.config.getoption("--kills", 0) or 2 * len(STAGES))
+    return lambda stage: [n for n in range(1, count + 1) if STAGES[(n - 1) % len(STAGES)] == stage]
 
 
 @pytest.fixture
@@ -36,5 +45,6 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
             terminalreporter.write_line(f"{number:4}  {stage:20} {moment}")
         midway = sum(midway for *_, midway in rows)
         terminalreporter.write_line(
-            f"{len(rows)} killed, {midway} of them after the first block or checkpoint and before the last"
+            f"{len(rows)} killed, {midway} of them ({midway / len(rows):.0%}) after the first block or "
+            "checkpoint and before the last"
         )

@@ -33,7 +33,8 @@ def run_recipe(name: str, given: Mapping[str, Any], log: str, variables: Mapping
     import torch
 
     torch.set_num_threads(1)
-    spec = importlib.util.spec_from_file_location(f"recipe_{name}", ROOT / "recipes" / f"{name}.py")
+    folder = "eval" if name == "evaluate" else "recipes"
+    spec = importlib.util.spec_from_file_location(f"recipe_{name}", ROOT / folder / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     script = importlib.util.module_from_spec(spec)
@@ -42,13 +43,16 @@ def run_recipe(name: str, given: Mapping[str, Any], log: str, variables: Mapping
     from scalequest.stages import explained
 
     kinds = (script.RunOptions, next(v for k, v in vars(script).items() if k.endswith("Config")))
-    sys.exit(explained(script.main, *build(kinds, given)))
+    words = ([],) if name == "evaluate" else ()
+    sys.exit(explained(script.main, *build(kinds, given), *words))
 
 
 def start(name: str, given: Mapping[str, Any], **variables: str) -> Any:
     """Start a recipe; a process with pid, exitcode and join."""
     log = f"{given['output_dir']}.log"
-    process = _context.Process(target=run_recipe, args=(name, dict(given), log, variables), daemon=True)
+    # A daemonic process may not start others, as an evaluation starts its examiners.
+    daemonic = name != "evaluate"
+    process = _context.Process(target=run_recipe, args=(name, dict(given), log, variables), daemon=daemonic)
     process.start()
     return process
 

@@ -1,6 +1,6 @@
-"""Faults in the data stages, and what they cost: nothing. By default three processes are killed.
+"""Faults in the data stages and in an evaluation, and what they cost: nothing. By default each is killed twice.
 
-pytest tests/faults/test_synthesis_faults.py --kills 100 -n0
+pytest tests/faults --kills 100 -n0        # over all stages, those of training too
 """
 
 from __future__ import annotations
@@ -20,9 +20,15 @@ from synthesis_support import blocks, finish, questions, start, until
 from fault_server import Answer, Asked, FaultServer, completion
 from stage_support import data_files, dropped, kept, receipt
 
-STAGES = ("generate_questions", "optimize_questions", "solve_questions")
+STAGES = (
+    *("generate_questions", "optimize_questions", "solve_questions", "filter_questions", "score"),
+    *("select_solutions", "assemble_dataset", "evaluate"),
+)
 ROWS, BLOCK = 96, 4
 BLOCKS = ROWS // BLOCK
+SMALLER = {"select_solutions": 2, "assemble_dataset": 2}  # rows a block, of stages that take milliseconds
+MADE_BY = {"select_solutions": "solve_questions", "assemble_dataset": "select_solutions"}
+ALL_KEPT = ("score", "evaluate")
 MARKERS = {"solvability": "FINAL QUESTION:", "difficulty": "#Finally Rewritten Problem#:"}
 
 
@@ -41,8 +47,24 @@ def server() -> Iterator[FaultServer]:
 
 
 @pytest.fixture(scope="module")
-def work(tiny_model: Path, server: FaultServer, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Settings of a stage that writes into a folder."""
+def scorer(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A difficulty scorer on the tiny model's body."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    torch.manual_seed(3)
+    folder = tmp_path_factory.mktemp("scorer")
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=1, pad_token_id=0)
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def work(
+    tiny_model: Path, scorer: Path, server: FaultServer, tmp_path_factory: pytest.TempPathFactory
+) -> Any:
+    """Settings of a stage that writes into a folder, given the folder of the stage before it, if it needs one."""
     source = questions(tmp_path_factory.mktemp("input") / "questions.jsonl", ROWS)
     model = {
         "model_name_or_path": str(tiny_model),
@@ -66,12 +88,52 @@ def work(tiny_model: Path, server: FaultServer, tmp_path_factory: pytest.TempPat
             "max_samples": 4,
             "sampling": {"temperature": 0.7, "max_tokens": 22},
         },
+        "filter_questions": {
+            **model,
+            "input": [str(source)],
+            "steps": ["duplicates", "solvability"],
+            "samples": 2,
+            "solvability": {"judge": "agreement", "min_agreement": 0.6},
+            "sampling": {"temperature": 0.7, "max_tokens": 22},
+        },
+        "score": {
+            "input": [str(source)],
+            "what": "question",
+            "model_name_or_path": str(scorer),
+            "engine": {"name": "transformers"},
+        },
+        "select_solutions": {"rule": "majority", "answer_phrase": False},
+        "assemble_dataset": {"one_box": False},
+        "evaluate": {
+            "models": {"one": str(tiny_model)},
+            "only": "one",
+            "benchmarks": ["eval/benchmarks/tinymath_test.yaml"],
+            "chat_format": "tinymath",
+            "engine": {"name": "transformers"},
+            "sampling": {"temperature": 0.0, "max_tokens": 12},
+            "limit": ROWS,
+        },
     }  # fmt: skip
 
-    def settings(stage: str, folder: Path) -> dict[str, Any]:
-        return {"output_dir": str(folder), "block_size": BLOCK, "track": "none", **own[stage]}
+    def settings(stage: str, folder: Path, before: Path | None = None) -> dict[str, Any]:
+        given = {
+            "output_dir": str(folder),
+            "block_size": SMALLER.get(stage, BLOCK),
+            "track": "none",
+            **own[stage],
+        }
+        if stage == "select_solutions":
+            given["input"] = [str(before)]
+        if stage == "assemble_dataset":
+            given["parts"] = [{"source": str(before)}]
+        return given
 
     return settings
+
+
+def written_to(stage: str, folder: Path) -> Path:
+    """Where a stage's own files lie: an evaluation has a folder per model."""
+    return folder / "one" if stage == "evaluate" else folder
 
 
 @pytest.fixture(scope="module")
@@ -81,10 +143,12 @@ def undisturbed(work: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
     def folder(stage: str) -> Path:
         if stage not in made:
-            made[stage] = tmp_path_factory.mktemp("undisturbed") / stage
-            finish(stage, work(stage, made[stage]))
+            before = folder(MADE_BY[stage]) if stage in MADE_BY else None
+            out = tmp_path_factory.mktemp("undisturbed") / stage
+            finish(stage, work(stage, out, before))
+            made[stage] = written_to(stage, out)
             assert kept(made[stage])
-            assert dropped(made[stage])
+            assert dropped(made[stage]) or stage in ALL_KEPT
         return made[stage]
 
     return folder
@@ -98,30 +162,34 @@ def same(folder: Path, other: Path) -> None:
     for key in ("rows_in", "kept", "dropped", "tokens"):
         assert mine[key] == theirs[key], key
     rows = [row["id"] for row in kept(folder) + dropped(folder)]
-    assert len(rows) == len(set(rows)) == ROWS
+    assert len(rows) == len(set(rows)) == mine["rows_in"]
     assert not (folder / "parts").exists()
 
 
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("stage", STAGES)
 def test_kills(
-    stage: str, work: Any, undisturbed: Any, server: FaultServer, tmp_path: Path, kills: int, kill_table: Any
+    stage: str, work: Any, undisturbed: Any, server: FaultServer, tmp_path: Path, kills: Any, kill_table: Any
 ) -> None:
     """`kill -9` at chosen moments, again and again on one folder until it is done, then on the next."""
-    mine = [number for number in range(kills) if STAGES[number % 3] == stage]
-    rng = random.Random(f"{stage} {kills}")
+    mine = kills(stage)
+    rng = random.Random(f"{stage} {len(mine)}")
     reference = undisturbed(stage)
+    before = undisturbed(MADE_BY[stage]) if stage in MADE_BY else None
+    size = SMALLER.get(stage, BLOCK)
+    total = -(-receipt(reference)["rows_in"] // size)
     folders, left = 0, False
     asked_before = len(server.asked)
     for number in mine:
         if not left:
             folders += 1
-            folder = tmp_path / f"run{folders}"
-        process = start(stage, work(stage, folder))
+            out = tmp_path / f"run{folders}"
+            folder = written_to(stage, out)
+        process = start(stage, work(stage, out, before))
         have = blocks(folder)
         # four of five between the first block and the last, the others at the start or in the merge
         early = rng.random() < 0.2
-        target = have if early else min(BLOCKS - 1, max(1, have + rng.randint(0, 4)))
+        target = have if early else min(total - 1, max(1, have + rng.randint(0, 4)))
         alive = until(process, lambda: blocks(folder) >= target)  # noqa: B023
         time.sleep(rng.uniform(0.0, 0.3 if early else 0.01))
         if alive:
@@ -129,13 +197,13 @@ def test_kills(
         process.join()
         done = blocks(folder)
         finished = bool((folder / "receipt.json").exists() and receipt(folder)["finished"])
-        moment = "finished" if finished else f"{done} of {BLOCKS} blocks"
-        kill_table.append((number + 1, stage, moment, done > 0 and not finished))
+        moment = "finished" if finished else f"{done} of {total} blocks"
+        kill_table.append((number, stage, moment, done > 0 and not finished))
         left = not finished
         if finished:
             same(folder, reference)
-        elif done >= BLOCKS - 4 or number == mine[-1]:
-            finish(stage, work(stage, folder))
+        elif done >= total - 4 or number == mine[-1]:
+            finish(stage, work(stage, out, before))
             same(folder, reference)
             left = False
     if stage == "optimize_questions":  # what was in flight when it was killed is all that was asked twice

@@ -1,6 +1,6 @@
 """`kill -9` in training, also inside a save, and SIGTERM to two ranks: the end is as if nothing had been.
 
-pytest tests/faults/test_training_faults.py --kills 10 -n0        # ten times each stage; the table of moments
+pytest tests/faults --kills 100 -n0        # over all stages, those that make data too; the table of moments
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-STAGES = ("qft", "qpo", "sft")
+STAGES = ("qft", "qpo", "sft", "difficulty", "reward")
 SAVE_STEPS, STEPS_A_KILL = 4, 8
 
 _context = multiprocessing.get_context("forkserver")
@@ -58,6 +58,18 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
         "qft": [{"question": question} for question, _ in pairs],
         "sft": [{"query": question, "response": response} for question, response in pairs],
         "qpo": [{"chosen": q, "rejected": " ".join(q.split()[::-1])} for q, _ in pairs],
+        "difficulty": [
+            {"question": question, "fail_rate": n % 5 / 4} for n, (question, _) in enumerate(pairs)
+        ],
+        "reward": [
+            {
+                "question": question,
+                "responses": [response, response, f"{response} or not"],
+                "answers": ["1", "1", "2"],
+                "finish_reasons": ["stop"] * 3,
+            }
+            for question, response in pairs
+        ],
     }
     for stage, rows in made.items():
         (folder / f"{stage}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -102,22 +114,23 @@ def test_killed_runs_end_with_the_weights_of_the_undisturbed_one(
     inputs: Callable[[str], str],
     tiny_model: Path,
     tmp_path: Path,
-    kills: int,
+    kills: Callable[[str], list[int]],
     kill_table: list[tuple[int, str, str, bool]],
 ) -> None:
-    steps = STEPS_A_KILL * (kills + 1)
+    mine = kills(stage)
+    steps = STEPS_A_KILL * (len(mine) + 1)
     whole, folder = tmp_path / "whole", tmp_path / "killed"
     undisturbed = start(stage, settings_of(stage, inputs(stage), tiny_model, whole, steps), whole)
     undisturbed.join()
     assert undisturbed.exitcode == 0, (tmp_path / "whole.log").read_text()[-2000:]
 
     settings = settings_of(stage, inputs(stage), tiny_model, folder, steps)
-    rng = random.Random(f"{stage} {kills}")
-    for number in range(1, kills + 1):
+    rng = random.Random(f"{stage} {len(mine)}")
+    for number, shown in enumerate(mine, 1):
         process = start(stage, settings, folder)
         first = STEPS_A_KILL * (number - 1) + 1
         target = rng.randint(first + SAVE_STEPS if number > 1 else first, first + STEPS_A_KILL - 1)
-        in_save = number % 3 == 2
+        in_save = number % 3 == 2  # the second, the fifth
         torn_before = set(unsealed(folder))
         while process.is_alive():
             if in_save and reported(folder) >= first and set(unsealed(folder)) - torn_before:
@@ -138,7 +151,7 @@ def test_killed_runs_end_with_the_weights_of_the_undisturbed_one(
         last = max(sealed, key=lambda path: int(path.name.partition("-")[2])).name if sealed else ""
         moment = f"inside the save of {torn[-1]}" if torn else "between two saves"
         said = f"step {reported(folder):3} reported, {last or 'nothing'} sealed, {moment}"
-        kill_table.append((number, stage, said, bool(last)))
+        kill_table.append((shown, stage, said, bool(last)))
     process = start(stage, settings, folder)
     process.join()
     assert process.exitcode == 0, (tmp_path / "killed.log").read_text()[-2000:]

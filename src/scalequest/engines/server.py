@@ -8,8 +8,8 @@ Timeouts, lost connections, 408, 429, 5xx and answers that are no answer are ask
 double with jitter, and not before the server's `Retry-After`. Who is put off goes on for as long as others
 are answered; a question is given up alone only if the server has demonstrably been well in the meantime. A
 budget is never overdrawn: a question is sent only where the most that it can cost is still there, and what
-timed out, was cut off or was in flight when the process was killed is charged at that most, for nobody says
-what it came to. The key comes from the environment and appears in nothing that is written or raised.
+timed out, was cut off, came back unreadable or was in flight when the process was killed is charged at that
+most, for nobody says what it came to. The key comes from the environment and appears in nothing that is written or raised.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -37,12 +37,14 @@ from scalequest.engines.chat_protocol import (
     ChatReply,
     Refused,
     error_message,
+    read_body,
     read_reply,
     request_body,
     retry_after,
     user,
 )
 from scalequest.engines.journal import Journal
+from scalequest.interrupts import Interrupts
 from scalequest.ranges import COUNT, NOT_NEGATIVE, POSITIVE
 
 __all__ = ["BudgetSpent", "Chat", "ChatReply", "ChatServer", "ServerConfig", "ServerError", "user"]
@@ -161,6 +163,7 @@ class ChatServer:
         self._well = 0.0  # when the latest attempt that was answered had been sent
         self._in_flight = self._in_vain = 0  # questions; attempts that failed since any was answered
         self._why: Exception | None = None  # everything is being stopped
+        self._answering: Generator[tuple[int, list[ChatReply]], None, None] | None = None
         self._not_before = self._tell_at = 0.0
 
     def __enter__(self) -> ChatServer:
@@ -169,7 +172,9 @@ class ChatServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close the journal."""
+        """Wait for what is in flight, and close the journal."""
+        if self._answering is not None:  # an error's traceback may still hold it open
+            self._answering.close()
         if self._journal is not None:
             self._journal.close()
 
@@ -185,11 +190,39 @@ class ChatServer:
         Raises:
             ServerError: the server cannot be reached or refuses everything, or the budget is spent.
         """
+        self._answering = self._answers(blocks)
+        return self._answering
+
+    def _answers(
+        self, blocks: Iterator[tuple[int, list[Chat]]]
+    ) -> Generator[tuple[int, list[ChatReply]], None, None]:
         import httpx
 
         opened: dict[int, list[ChatReply | None]] = {}
         tasks: dict[asyncio.Task[ChatReply], tuple[int, int]] = {}
-        waiting = _each(blocks, opened)
+        waiting, interrupts = _each(blocks, opened), Interrupts()
+
+        def send() -> list[tuple[int, list[ChatReply]]]:
+            """Have as many in flight as may be; returns a block in which nothing is asked."""
+            while len(tasks) < self.config.concurrency and (item := next(waiting, None)):
+                index, position, chat = item
+                if chat is None:
+                    return [(index, [])]
+                tasks[runner.get_loop().create_task(self._ask(client, chat))] = index, position
+            self._in_flight = len(tasks)
+            return []
+
+        def receive() -> list[tuple[int, list[ChatReply]]]:
+            """Take what has come by now; returns the blocks that this completes."""
+            complete = []
+            for task in runner.run(_first(tasks)):
+                index, position = tasks.pop(task)
+                opened[index][position] = reply = task.result()
+                heartbeat.finished(tokens=reply.tokens)
+                if None not in opened[index]:
+                    complete.append((index, [reply for reply in opened.pop(index) if reply is not None]))
+            return complete
+
         with asyncio.Runner() as runner:
             headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
             limits = httpx.Limits(max_connections=self.config.concurrency)
@@ -197,29 +230,27 @@ class ChatServer:
                 base_url=str(self.config.url), headers=headers, timeout=self.config.timeout, limits=limits
             )
             try:
-                while True:
-                    while len(tasks) < self.config.concurrency and (item := next(waiting, None)):
-                        index, position, chat = item
-                        if chat is None:
-                            yield index, []
-                            continue
-                        task = runner.get_loop().create_task(self._ask(client, chat))
-                        tasks[task] = index, position
-                    self._in_flight = len(tasks)
-                    if not tasks:
-                        return
-                    for task in runner.run(_first(tasks)):
-                        index, position = tasks.pop(task)
-                        opened[index][position] = reply = task.result()
-                        heartbeat.finished(tokens=reply.tokens)
-                        if None not in opened[index]:
-                            yield index, [reply for reply in opened.pop(index) if reply is not None]
+                done = False
+                while not done:
+                    with interrupts:  # not while others have the replies: theirs is to be ended at once
+                        complete = send()
+                        done = not complete and not tasks
+                        if not complete and tasks:
+                            complete = receive()
+                    interrupts.check()
+                    yield from complete
             except BaseException as error:  # a gate or Ctrl-C, too
                 why = self._stop(error if isinstance(error, Exception) else ServerError("stopped"))
-                while tasks:
-                    for task in runner.run(_first(tasks)):
-                        del tasks[task]
-                        task.exception()
+                with interrupts:
+                    before = interrupts.count
+                    while tasks:
+                        for task in runner.run(_first(tasks)):
+                            del tasks[task]
+                            if not task.cancelled():
+                                task.exception()
+                        if interrupts.count > before:  # once more: what is in flight is waited for no longer
+                            for task in tasks:
+                                task.cancel()
                 raise why if isinstance(error, Exception) else error from None
             finally:
                 runner.run(client.aclose())
@@ -263,7 +294,7 @@ class ChatServer:
                         reply = await self._attempt(client, body, asked, most, requests)
                     except Again as again:
                         now = time.monotonic()
-                        billed = _added(billed, again.billed)
+                        billed = _added(billed, again.billed or (0, 0))
                         self._not_before = max(self._not_before, now + again.wait)
                         self._in_vain += 1
                         self._tell(again)
@@ -316,11 +347,13 @@ class ChatServer:
         self._write(asked, held, {})
         used, kept = held, {}
         try:
-            reply = await self._post(client, body, most)
+            reply = await self._post(client, body)
             used, kept = (reply.prompt_tokens, reply.tokens), _kept(reply, requests)
             return reply
         except Exception as error:
-            used = error.billed if isinstance(error, Again) else (0, 0)
+            used = (0, 0)
+            if isinstance(error, Again):
+                used = error.billed = held if error.billed is None else error.billed
             raise
         finally:
             self._reserved = _added(self._reserved, most, -1)
@@ -340,32 +373,41 @@ class ChatServer:
             self._tokens is not None and read + generated > self._tokens
         )
 
-    async def _post(self, client: Any, body: Mapping[str, Any], most: tuple[int, int]) -> ChatReply:
+    async def _post(self, client: Any, body: Mapping[str, Any]) -> ChatReply:
         import httpx
 
         await self._sleep(self._not_before - time.monotonic())
         if self._why:
             raise Again("the others had been stopped", 0)
         sent, start = False, time.monotonic()
+        unreadable: ValueError | None = None
 
         async def trace(event: str, _: Any) -> None:
             nonlocal sent
             sent = sent or event.endswith("send_request_body.complete")
 
         try:
-            async with asyncio.timeout(self.config.timeout):
-                response = await client.post("chat/completions", json=body, extensions={"trace": trace})
+            async with (
+                asyncio.timeout(self.config.timeout),
+                client.stream("POST", "chat/completions", json=body, extensions={"trace": trace}) as response,
+            ):
+                try:
+                    content = await read_body(response)
+                except ValueError as error:
+                    content, unreadable = str(error).encode(), error
         except (httpx.TransportError, TimeoutError) as error:
             # What was not sent is no question's fault, and costs nothing: a 503 without the words.
             raise Again(
                 self._shown(f"{type(error).__name__} {error}".strip()),
                 0 if sent else 503,
-                most if sent and self._budgeted else (0, 0),
+                None if sent else (0, 0),
             ) from None
         status = response.status_code
         if status == 200:
             try:
-                reply, counted = read_reply(response)
+                if unreadable is not None:
+                    raise Again(f"no answer in its reply: {unreadable}", 200, None)
+                reply, counted = read_reply(content)
             except Again as again:
                 raise Again(self._shown(str(again)), 200, again.billed) from None
             self._well, self._in_vain = max(self._well, start), 0
@@ -377,7 +419,7 @@ class ChatServer:
                     )
                 )
             return reply
-        said = self._shown(f"{status} {error_message(response)}")
+        said = self._shown(f"{status} {error_message(content)}")
         if status in _AGAIN or status >= 500:
             pause = min(1.0, self.config.max_wait) if status in _SLOWER else 0.0
             raise Again(said, status, wait=retry_after(response.headers.get("retry-after")) or pause)
@@ -435,7 +477,8 @@ class ChatServer:
 
     def _shown(self, text: str) -> str:
         """Text of the server's that may be shown: on one line, short, and without the key."""
-        return " ".join((text.replace(self._key, "***") if self._key else text).split())[:300]
+        words = (text.replace(self._key, "***") if self._key else text).split()
+        return "".join(char if char.isprintable() else "?" for char in " ".join(words)[:300])
 
 
 def _share(whole: float | None, spent: Mapping[int, float], worker: int, workers: int) -> float | None:
@@ -473,7 +516,8 @@ def _added(one: tuple[int, int], other: tuple[int, int], sign: int = 1) -> tuple
 
 
 async def _first(tasks: Iterable[asyncio.Task[ChatReply]]) -> set[asyncio.Task[ChatReply]]:
-    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    """Those that are done first; none, if for a while none is, so that the caller sees an interrupt."""
+    done, _ = await asyncio.wait(tasks, timeout=0.25, return_when=asyncio.FIRST_COMPLETED)
     return done
 
 

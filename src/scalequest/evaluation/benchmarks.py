@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from scalequest import durable
 from scalequest.config import ConfigError, build, option, read_yaml, required
 from scalequest.evaluation.problems import Judging, Problem
 from scalequest.evaluation.prompts import QUESTION_ONLY, EvalPrompt, load_eval_prompt
@@ -67,12 +68,8 @@ class BenchmarkFile:
 
     def __post_init__(self) -> None:
         """Check the name, which names files of reports, as a model's label names a folder."""
-        if (
-            not self.name
-            or self.name.startswith(".")
-            or any(not c.isprintable() or c in "/\\" for c in self.name)
-        ):
-            raise ConfigError(f"name: {self.name!r} cannot name a file")
+        if fault := durable.name_fault(self.name):
+            raise ConfigError(f"name: {self.name[:80]!r} cannot name a file: {fault}")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from scalequest import durable
+from scalequest.config import ConfigError
 from scalequest.evaluation.comparison import scores
 from scalequest.evaluation.results import Result, sha256
 from scalequest.records import Row
@@ -37,7 +39,11 @@ def write_lm_eval(
     """
     ended = datetime.fromisoformat(str(receipt["ended"]))
     stamp = ended.strftime("%Y-%m-%dT%H-%M-%S.%f")
-    target = Path(folder) / re.sub(r"[^\w.-]+", "__", results[0].model)
+    name = re.sub(r"[^\w.-]+", "__", results[0].model)
+    for given in (name, *(result.benchmark for result in results)):  # of a file that anybody may have written
+        if fault := durable.name_fault(given):
+            raise ConfigError(f"lm_eval: {given[:80]!r} cannot name a file: {fault}")
+    target = Path(folder) / name
     target.mkdir(parents=True, exist_ok=True)
     path = target / f"results_{stamp}.json"
     content = lm_eval_results(results, rows, receipt, ended)

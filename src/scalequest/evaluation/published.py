@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
+from scalequest import durable
 from scalequest.config import ConfigError, build, option, read_yaml, required
 from scalequest.evaluation.results import Result
 from scalequest.evaluation.tables import Table, percent, protocol_marks
@@ -41,6 +42,11 @@ class Published:
     benchmarks: list[str] = required("columns, in order")
     rows: list[PublishedRow] = required("its rows")
     notes: list[str] = option(None, "contradictions and gaps", default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Check the name."""
+        if fault := durable.name_fault(self.name):
+            raise ConfigError(f"name: {self.name[:80]!r} cannot name a file: {fault}")
 
 
 def load_published(path: str | Path) -> Published:

@@ -7,12 +7,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from scalequest import durable
 from scalequest.config import ConfigError, option, required
 from scalequest.engines.base import EngineConfig, Sampling
 from scalequest.engines.server import ServerConfig
 from scalequest.grading.options import GraderOptions
 from scalequest.ranges import COUNT
 from scalequest.records import expand
+
+# Names in an evaluation's folder that no model's folder may have.
+_OWN = ("config.yaml", "receipt.json", "metrics.jsonl", "readme.md", "data", "dropped", "parts", "wandb")
 
 
 @dataclass(frozen=True)
@@ -69,10 +73,15 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         """Check labels, which name folders, and sizes."""
+        files: dict[str, str] = {}
         for label in self.models:
-            reserved = label in ("data", "dropped", "parts") or label.endswith(".tmp")
-            if not label or reserved or label.startswith(".") or any(char in label for char in "/\\\0"):
-                raise ConfigError(f"models: label '{label}' cannot name a folder")
+            fault, file = durable.name_fault(label), durable.one_file(label)
+            if fault is None and (file in _OWN or file.endswith(".tmp")):
+                fault = "an evaluation keeps its own things under this name"
+            if fault is not None:
+                raise ConfigError(f"models: label {label[:80]!r} cannot name a folder: {fault}")
+            if (other := files.setdefault(file, label)) != label:
+                raise ConfigError(f"models: labels {other!r} and {label!r} differ only by case; rename one")
         given = (("chat_formats", self.chat_formats), ("revisions", self.revisions))
         for key, labels in given:
             if unknown := set(labels) - set(self.models):
@@ -118,6 +127,8 @@ class EvaluationConfig:
                 if not folders:
                     raise ConfigError(f"models: {label}: no folder {path}")
                 found = {f"{label} {folder.name}": str(folder) for folder in sorted(folders, key=_by_number)}
+            if twice := models.keys() & found.keys():
+                raise ConfigError(f"models: label {min(twice)!r} stands twice, once from a sweep; rename one")
             models |= found
             formats |= {name: self.chat_formats[label] for name in found if label in self.chat_formats}
         return replace(self, models=models, chat_formats=formats)
