@@ -26,9 +26,8 @@ _ALWAYS = re.compile(
 _TEXT = re.compile(r"key|\w*token|auth|signature|sig|pass|pat")
 # Which token of a tokenizer's vocabulary it is: no credential.
 _ROLES = re.compile(
-    r"(?:bos|eos|unk|sep|pad|cls|mask|stop|start|begin|end|eot|eom|special|added|extra|image|audio|video"
-    r"|think|thinking|tool|system|user|assistant|positive|negative|yes|no|reward|step|next|first|last|new"
-    r"|max|min|num|per|text|turn|word)(?:token)?"
+    r"(?:bos|eos|unk|sep|pad|cls|mask|stop|start|begin|end|eot|eom|special|image|audio|video|think|thinking"
+    r"|positive|negative|yes|no|reward|step|next|first|last|max|min|num|per|text|turn|word)(?:token)?"
 )
 _HOLDERS = ("value", "string", "str", "header")  # a token's value is the token
 _HASHES = re.compile(r"revision|commit|sha|hash|digest|fingerprint|version|checksum|inputs", re.IGNORECASE)
@@ -36,9 +35,9 @@ _WANDB_KEY = re.compile(r"[0-9a-f]{40}")  # and a commit, which stands under a n
 
 _SHAPES = re.compile(
     r"\b(?:hf|api_org|gh[pousr]|github_pat|gsk|r8|npm|dop_v1|wandb_v\d+|[sr]k_(?:live|test))_\w{12,}"
-    r"|\b(?:sk|xox[a-z]|glpat|nvapi|pypi|pplx|xai)-(?=[\w-]*\d)[\w-]{8,}"
-    r"|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bAIza[\w-]{30,}|\bya29\.[\w.-]{16,}"
-    r"|\beyJ[\w-]{8,}\.[\w-]{4,}\.[\w-]*"
+    r"|(?<![\w-])(?:sk|xox[a-z]|glpat|nvapi|pypi|pplx|xai)-(?=[\w-]*\d)[\w-]{8,}"
+    r"|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|(?<![\w-])AIza[\w-]{30,}|(?<![\w.-])ya29\.[\w.-]{16,}"
+    r"|(?<![\w-])eyJ[\w-]{8,}\.[\w-]{4,}\.[\w-]*"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"
 )
 _SCHEME = re.compile(r"\b((?:[Bb]earer|[Bb]asic)\s+)(?=\S*[A-Z0-9._=-])(?!<)[\w.~+/=-]{6,}")
@@ -54,7 +53,7 @@ _NAMED = (
         r"(?<![\w.%~-])(?P<name>[\w.%~-]+)(?P<is>=)(?P<value>\\*\"[^\"]*\"|\\*'[^']*'|[^\s&;,\"'#()\[\]{}]+)"
     ),
     re.compile(
-        r"\\*[\"'](?P<name>[\w.%~-]+)(?P<is>\\*[\"']\s*:\s*)"
+        r"(?<!\\)\\*[\"'](?P<name>[\w.%~-]+)(?P<is>\\*[\"']\s*:\s*)"
         r"(?P<value>\\*\"(?:[^\"\\]|\\.)*?\\*\"|\\*'[^']*'|[^\s,\[\]{}]+)"
     ),
     re.compile(r"(?<=[{,])\s*(?P<name>[\w.%~-]+)(?P<is>:\s+)(?P<value>\"[^\"]*\"|'[^']*'|[^\s,\[\]{}]+)"),
