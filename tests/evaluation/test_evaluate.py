@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -168,6 +169,36 @@ def test_killed_and_started_again_it_gives_the_same_rows(
         )
         for old, new in zip(whole, resumed, strict=True):
             assert replace(new, protocol=old.protocol, fingerprint=old.fingerprint, commit=old.commit) == old
+
+
+@pytest.mark.slow
+def test_an_engine_in_a_process_of_its_own_is_gone_after_a_kill(
+    root: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    """vLLM's engine does not notice that its starter is gone, and would keep the memory."""
+    pytest.importorskip("vllm")
+    given = words(
+        tiny_model, tmp_path, "--engine.name", "vllm", "--limit", 1500, "--sampling.max_tokens", 100
+    )
+    process = subprocess.Popen(
+        command(root, "evaluate.py", *given),
+        env={**environment(root), "VLLM_ENABLE_V1_MULTIPROCESSING": "1"},
+        cwd=root,
+        start_new_session=True,
+    )
+    family: list[psutil.Process] = []
+    engine, deadline = False, time.monotonic() + 500
+    while not engine and time.monotonic() < deadline:
+        assert process.poll() is None
+        time.sleep(0.5)
+        family = psutil.Process(process.pid).children(recursive=True)
+        for one in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                engine = engine or "EngineCore" in " ".join(one.cmdline())
+    assert engine
+    os.killpg(process.pid, signal.SIGKILL)
+    _, left = psutil.wait_procs(family, timeout=10)
+    assert not left
 
 
 def test_a_removed_models_folder_is_made_again(
@@ -398,16 +429,42 @@ def test_mistakes(more: dict[str, object], message: str) -> None:
 
 
 LABELS = [
-    *("", ".", "..", "../up", "a/b", "a\\b", ".hidden", "-option", "a.", "a ", " a", "a\n", "a\x00b", "\x1b[2J"),
+    *(
+        "",
+        ".",
+        "..",
+        "../up",
+        "a/b",
+        "a\\b",
+        ".hidden",
+        "-option",
+        "a.",
+        "a ",
+        " a",
+        "a\n",
+        "a\x00b",
+        "\x1b[2J",
+    ),
     *("a\u202eb", "a\u200bb", "x" * 129, "é" * 65, "nul", "Con.txt", "COM²", "a:b", "a*b", "a?", "a|b"),
-    *("data", "Data", "dropped", "parts", "PARTS", "a.tmp", "receipt.json", "README.md", "config.yaml", "wandb"),
+    *(
+        "data",
+        "Data",
+        "dropped",
+        "parts",
+        "PARTS",
+        "a.tmp",
+        "receipt.json",
+        "README.md",
+        "config.yaml",
+        "wandb",
+    ),
 ]
 
 
 @pytest.mark.parametrize("label", LABELS, ids=ascii)
 def test_a_label_that_is_no_folder_of_its_own_is_refused(label: str) -> None:
     given = {"models": {"one": "x", label: "y"}, "benchmarks": [], "chat_format": "tinymath"}
-    with pytest.raises(ConfigError, match="models: label .* cannot name a folder: ") as caught:
+    with pytest.raises(ConfigError, match=r"models: label .* cannot name a folder: ") as caught:
         build((EvaluationConfig,), given)
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 250
@@ -421,7 +478,14 @@ def test_labels_that_are_one_folder_on_some_systems_are_refused(other: str) -> N
 
 
 def test_labels_as_people_write_them_are_taken() -> None:
-    labels = ["tiny-base + SFT", "untuned solver's questions", "Qwen2.5 (7B), 8 shots", "数学", "a_b.c", "x" * 128]
+    labels = [
+        "tiny-base + SFT",
+        "untuned solver's questions",
+        "Qwen2.5 (7B), 8 shots",
+        "数学",
+        "a_b.c",
+        "x" * 128,
+    ]
     given = {"models": dict.fromkeys(labels, "x"), "benchmarks": [], "chat_format": "tinymath"}
     assert list(build((EvaluationConfig,), given)[0].models) == labels
 

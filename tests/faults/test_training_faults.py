@@ -58,7 +58,9 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
         "qft": [{"question": question} for question, _ in pairs],
         "sft": [{"query": question, "response": response} for question, response in pairs],
         "qpo": [{"chosen": q, "rejected": " ".join(q.split()[::-1])} for q, _ in pairs],
-        "difficulty": [{"question": question, "fail_rate": n % 5 / 4} for n, (question, _) in enumerate(pairs)],
+        "difficulty": [
+            {"question": question, "fail_rate": n % 5 / 4} for n, (question, _) in enumerate(pairs)
+        ],
         "reward": [
             {
                 "question": question,

@@ -14,7 +14,6 @@ from scalequest.engines.server import ServerConfig
 from scalequest.grading.options import GraderOptions
 from scalequest.records import expand
 
-
 # Names in an evaluation's folder that no model's folder may have.
 _OWN = ("config.yaml", "receipt.json", "metrics.jsonl", "readme.md", "data", "dropped", "parts", "wandb")
 
