@@ -26,6 +26,12 @@ what = sys.argv[1]
 if what.startswith("leaves"):
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
     print("left", child.pid)
+if what.startswith("forks"):
+    import time
+    from scalequest.preload import forked, preloaded
+    sys.stdout.flush()
+    seconds = 600 if preloaded() and what.endswith("sleeps") else 0
+    sys.exit(forked(lambda: time.sleep(seconds) or 7))
 if what == "exits":
     sys.exit(3)
 if what == "fails":
@@ -90,6 +96,23 @@ def test_signals_reach_the_stage_and_the_next_one_still_runs(stages: tuple[Prelo
     stage.send_signal(signal.SIGTERM)
     assert stage.wait(timeout=60) == 128 + signal.SIGTERM
     assert run(stages, "after")[0] == 0
+
+
+def test_what_a_stage_forks_ends_with_it(stages: tuple[Preloaded, Path]) -> None:
+    forks, folder = stages
+    assert run(stages, "forks")[0] == 7
+    assert forks._process is not None
+    server = psutil.Process(forks._process.pid)
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        stage = forks.start([str(folder / "stage.py"), "forks and sleeps"], folder / "sleeps.log", {})
+        deadline = time.monotonic() + 120
+        while len(family := server.children(recursive=True)) < 2 and time.monotonic() < deadline:
+            assert stage.poll() is None
+            time.sleep(0.05)
+        family[0].send_signal(number)
+        assert stage.finish() == 128 + number
+        _, left = psutil.wait_procs(family, timeout=10)
+        assert not left
 
 
 def test_a_stage_ends_with_the_process_that_forked_it(stages: tuple[Preloaded, Path]) -> None:
