@@ -11,12 +11,20 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from scalequest.interrupts import Interrupts, sent_again
+
+
+@pytest.fixture(autouse=True)
+def _interrupted_as_ever() -> Iterator[None]:
+    """A shell that starts the tests in the background has them ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def press(*_: Any) -> int:
@@ -112,6 +120,7 @@ def test_a_stage_in_a_dropping_place_is_interrupted_all_the_same() -> None:
     script = (
         "import os, signal, sys, time\n"
         "from scalequest.stages import explained\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "class Pressing:\n"
         "    def __del__(self):\n"
         "        os.kill(os.getpid(), signal.SIGINT)\n"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import signal
@@ -121,6 +122,7 @@ def start(path: Path, output: Path, *more: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=True,
         # A shell that starts the tests in the background has them ignore it, and their children too.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
@@ -241,9 +243,15 @@ def test_a_failed_stage_shows_its_last_lines_and_how_to_go_on(
     assert run(pipeline(), tmp_path / "runs")[0] == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("who", "number"),
+    [
+        *[(who, signal.SIGKILL) for who in ("run", "group", "guard")],
+        *[(who, number) for who in ("run", "group") for number in (signal.SIGTERM, signal.SIGINT)],
+    ],
+)
 def test_nothing_outlives_a_killed_run_and_a_restart_goes_on(
-    pipeline: Callable[..., Path], tmp_path: Path, number: signal.Signals
+    pipeline: Callable[..., Path], tmp_path: Path, who: str, number: signal.Signals
 ) -> None:
     undisturbed, output = tmp_path / "undisturbed", tmp_path / "runs"
     assert run(pipeline(), undisturbed)[0] == 0
@@ -253,9 +261,13 @@ def test_nothing_outlives_a_killed_run_and_a_restart_goes_on(
     wait_for(lambda: len(list(parts.glob("*.jsonl"))) >= 2 if parts.exists() else False)
     family = psutil.Process(process.pid).children(recursive=True)
     assert len(family) >= 3  # guard, stage, and the stage's helper in its own session
-    process.send_signal(number)
-    process.communicate(timeout=200)
-    assert process.returncode == (-number if number == signal.SIGKILL else 128 + number)
+    if who == "group":
+        os.killpg(process.pid, number)
+    else:
+        os.kill(family[0].pid if who == "guard" else process.pid, number)
+    text = process.communicate(timeout=200)[0]
+    died = number == signal.SIGKILL and who != "guard"
+    assert process.returncode == (-number if died else 128 + number), text
     wait_for(lambda: not any(one.is_running() and one.status() != "zombie" for one in family), 30)
     assert not (output / "first/data").exists()
     left = {file: file.stat().st_mtime_ns for file in parts.glob("*.jsonl")}

@@ -23,14 +23,20 @@ product = float((torch.ones(300, 300) @ torch.ones(300, 300)).sum())  # in paral
 print("argv", sys.argv[1:], "had", had, "product", product, "life", os.environ.get("LIFE"))
 print("main", __name__, "beside", sys.path[0] == os.path.dirname(os.path.abspath(sys.argv[0])))
 what = sys.argv[1]
-if what == "leaves":
+if what.startswith("leaves"):
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
     print("left", child.pid)
+if what.startswith("forks"):
+    import time
+    from scalequest.preload import forked, preloaded
+    sys.stdout.flush()
+    seconds = 600 if preloaded() and what.endswith("sleeps") else 0
+    sys.exit(forked(lambda: time.sleep(seconds) or 7))
 if what == "exits":
     sys.exit(3)
 if what == "fails":
     raise ValueError("what was wrong")
-if what == "waits":
+if what.endswith("waits"):
     sys.stdout.flush()
     threading.Event().wait(600)
 """
@@ -92,8 +98,74 @@ def test_signals_reach_the_stage_and_the_next_one_still_runs(stages: tuple[Prelo
     assert run(stages, "after")[0] == 0
 
 
+def test_what_a_stage_forks_ends_with_it(stages: tuple[Preloaded, Path]) -> None:
+    forks, folder = stages
+    assert run(stages, "forks")[0] == 7
+    assert forks._process is not None
+    server = psutil.Process(forks._process.pid)
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        stage = forks.start([str(folder / "stage.py"), "forks and sleeps"], folder / "sleeps.log", {})
+        deadline = time.monotonic() + 120
+        while len(family := server.children(recursive=True)) < 2 and time.monotonic() < deadline:
+            assert stage.poll() is None
+            time.sleep(0.05)
+        family[0].send_signal(number)
+        assert stage.finish() == 128 + number
+        _, left = psutil.wait_procs(family, timeout=10)
+        assert not left
+
+
+def test_a_stage_ends_with_the_process_that_forked_it(stages: tuple[Preloaded, Path]) -> None:
+    """The pipeline ends what is left of it, and the next stage has a process that forks of its own."""
+    forks, folder = stages
+    log = folder / "orphan.log"
+    stage = forks.start([str(folder / "stage.py"), "leaves and waits"], log, {})
+    deadline = time.monotonic() + 120
+    while not (log.exists() and "left" in log.read_text()) and time.monotonic() < deadline:
+        assert stage.poll() is None
+        time.sleep(0.05)
+    assert forks._process is not None
+    server = psutil.Process(forks._process.pid)
+    family = server.children(recursive=True)
+    assert len(family) == 2, "the stage, and what it has started in a session of its own"
+    server.kill()
+    assert stage.finish() == 128 + signal.SIGKILL
+    _, left = psutil.wait_procs(family, timeout=10)
+    assert not left
+    assert run(stages, "one")[0] == 0
+
+
+def test_a_pipeline_killed_during_the_imports_leaves_nothing(tmp_path: Path) -> None:
+    starter, _ = _started(tmp_path)
+    deadline = time.monotonic() + 60
+    while not (family := starter.children()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    (server,) = family
+    # By then it has read what to run, and imports take several seconds more
+    while "torch" not in " ".join(one.path for one in server.memory_maps()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not (tmp_path / "waits.log").exists()
+    starter.kill()
+    server.wait(5)
+    assert not (tmp_path / "waits.log").exists()
+
+
 def test_nothing_outlives_the_pipeline(tmp_path: Path) -> None:
     """Killed with -9, it closes nothing; the process that forks sees its input end, and ends the stage."""
+    starter, log = _started(tmp_path)
+    deadline = time.monotonic() + 240
+    while not (log.exists() and "main" in log.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    family = starter.children(recursive=True)
+    assert len(family) == 2, "the process that forks, and the stage"
+    starter.kill()
+    starter.wait()
+    _, left = psutil.wait_procs(family, timeout=30)
+    assert not left
+
+
+def _started(tmp_path: Path) -> tuple[psutil.Popen, Path]:
+    """A pipeline in a process of its own with a stage that waits, and the stage's log."""
     if not possible():
         pytest.skip("stages are forked on Linux without a GPU only")
     (tmp_path / "stage.py").write_text(STAGE)
@@ -106,13 +178,4 @@ def test_nothing_outlives_the_pipeline(tmp_path: Path) -> None:
         "forks.start(['stage.py', 'waits'], Path('waits.log').absolute(), {})\n"
         "time.sleep(600)\n"
     )
-    starter = psutil.Popen([sys.executable, "-c", code], cwd=tmp_path)
-    log, deadline = tmp_path / "waits.log", time.monotonic() + 240
-    while not (log.exists() and "main" in log.read_text()) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    family = starter.children(recursive=True)
-    assert len(family) == 2, "the process that forks, and the stage"
-    starter.kill()
-    starter.wait()
-    _, left = psutil.wait_procs(family, timeout=30)
-    assert not left
+    return psutil.Popen([sys.executable, "-c", code], cwd=tmp_path), tmp_path / "waits.log"

@@ -143,7 +143,7 @@ def test_every_call_that_loads_weights_asks_for_safetensors() -> None:
                 if owner != "PeftModel" and "gguf_file" not in words:
                     assert "use_safetensors" in words, f"{path}: line {node.lineno}"
                     found += 1
-    assert found >= 8
+    assert found >= 5
 
 
 def test_vllm_is_told_so_too(tiny_model: Path) -> None:

@@ -16,7 +16,6 @@ from scalequest.redaction import redacted
 
 DEEPEST = 32  # lists and objects in each other; parquet is read to 100 levels, a list taking two or three
 
-
 # Devices of Windows, whatever extension follows; a run's folder may be copied there, or to its disks.
 _DEVICE = re.compile(r"(con|prn|aux|nul|(com|lpt)[0-9\u00b9\u00b2\u00b3])(\..*)?", re.IGNORECASE)
 _MOST_BYTES = 128  # what is added to a name leaves it below the 255 that file systems take

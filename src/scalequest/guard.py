@@ -36,7 +36,7 @@ GRACE_SECONDS = 10.0
 GRACE_STOPPED_SECONDS = 2.0
 
 
-# ------------------------------------------------------------------------------------- what any process can do
+# ------------------------------------------------------------------------------------ what any process can do
 
 
 def _prctl(option: int, value: int) -> None:
@@ -86,7 +86,7 @@ def end_descendants(grace: float, but: Collection[psutil.Process] = ()) -> None:
         time.sleep(0.05)
 
 
-# ------------------------------------------------------------------------------------------------- the starter
+# ------------------------------------------------------------------------------------------------ the starter
 
 
 class Guarded(subprocess.Popen[bytes]):
@@ -172,7 +172,13 @@ def as_shell(code: int) -> int:
     return code if code >= 0 else 128 - code
 
 
-# --------------------------------------------------------------------------------------------------- the guard
+# -------------------------------------------------------------------------------------------------- the guard
+
+
+def tell(stage: subprocess.Popen[bytes], number: int) -> None:
+    """Send a signal to a stage's process group."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(stage.pid, number)
 
 
 def main() -> int:
@@ -184,6 +190,18 @@ def main() -> int:
             return 1
         given += received
     command = json.loads(given)
+
+    stage: subprocess.Popen[bytes] | None = None
+    told: list[int] = []
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        told.append(number)
+        if stage is not None:
+            tell(stage, number)
+
+    # First of all, or what a shell has its background jobs ignore would be ignored by the stage, too
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, forward)
     try:
         stage = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, process_group=0, preexec_fn=lambda: die_with(guard)
@@ -192,16 +210,8 @@ def main() -> int:
         print(f"error: {command[0]}: {error.strerror}", file=sys.stderr)
         return 127
 
-    grace = GRACE_SECONDS
-
-    def forward(number: int, frame: FrameType | None) -> None:
-        nonlocal grace
-        grace = GRACE_STOPPED_SECONDS
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(stage.pid, number)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, forward)
+    if told:  # while it was being started
+        tell(stage, told[0])
 
     def outlive_nobody() -> None:
         while os.read(0, 1):
@@ -210,7 +220,8 @@ def main() -> int:
 
     threading.Thread(target=outlive_nobody, daemon=True).start()
     status = stage.wait()
-    end_descendants(grace if status >= 0 else GRACE_STOPPED_SECONDS)  # who was killed left nothing to finish
+    # Who was told to stop, or was killed, left nothing that is worth a long wait.
+    end_descendants(GRACE_STOPPED_SECONDS if told or status < 0 else GRACE_SECONDS)
     return as_shell(status)
 
 

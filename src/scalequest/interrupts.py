@@ -1,9 +1,9 @@
 """Ctrl-C that is not lost, and does not leave an event loop half done.
 
 By default Python raises `KeyboardInterrupt` between any two instructions. If these are in a `__del__`, in a
-callback of a weak reference or in one that C code calls, the exception is printed and dropped, and the program
-goes on as if nobody had pressed anything. If they are in asyncio's own code, its loop is left in a state in
-which the next `run` fails.
+callback of a weak reference or in one that C code calls, the exception is printed and dropped, and the
+program goes on as if nobody had pressed anything. If they are in asyncio's own code, its loop is left in a
+state in which the next `run` fails.
 """
 
 from __future__ import annotations

@@ -296,20 +296,21 @@ def forked(work: Callable[[], int]) -> int:
 
 def _watch(stage: int, told: list[int]) -> int:
     """Wait for a stage, pass signals on to it, end it if the pipeline is gone; its status as a shell's."""
-    grace = GRACE_SECONDS
+    stopped = False
     while True:
         done, status = os.waitpid(stage, os.WNOHANG)
         if done:
             break
         while told:
-            grace = GRACE_STOPPED_SECONDS
+            stopped = True
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(stage, told.pop(0))
         if select.select([0], [], [], _POLL)[0] and not os.read(0, 1):  # no request comes while one runs
             end_descendants(0)
             os._exit(1)
     code = os.waitstatus_to_exitcode(status)
-    end_descendants(grace if code >= 0 else GRACE_STOPPED_SECONDS)  # who was killed left nothing to finish
+    # Who was told to stop, or was killed, left nothing that is worth a long wait.
+    end_descendants(GRACE_STOPPED_SECONDS if stopped or code < 0 else GRACE_SECONDS)
     while True:  # what it left behind was handed to this process
         with contextlib.suppress(ChildProcessError):
             if os.waitpid(-1, os.WNOHANG)[0]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -168,6 +169,36 @@ def test_killed_and_started_again_it_gives_the_same_rows(
         )
         for old, new in zip(whole, resumed, strict=True):
             assert replace(new, protocol=old.protocol, fingerprint=old.fingerprint, commit=old.commit) == old
+
+
+@pytest.mark.slow
+def test_an_engine_in_a_process_of_its_own_is_gone_after_a_kill(
+    root: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    """vLLM's engine does not notice that its starter is gone, and would keep the memory."""
+    pytest.importorskip("vllm")
+    given = words(
+        tiny_model, tmp_path, "--engine.name", "vllm", "--limit", 1500, "--sampling.max_tokens", 100
+    )
+    process = subprocess.Popen(
+        command(root, "evaluate.py", *given),
+        env={**environment(root), "VLLM_ENABLE_V1_MULTIPROCESSING": "1"},
+        cwd=root,
+        start_new_session=True,
+    )
+    family: list[psutil.Process] = []
+    engine, deadline = False, time.monotonic() + 500
+    while not engine and time.monotonic() < deadline:
+        assert process.poll() is None
+        time.sleep(0.5)
+        family = psutil.Process(process.pid).children(recursive=True)
+        for one in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                engine = engine or "EngineCore" in " ".join(one.cmdline())
+    assert engine
+    os.killpg(process.pid, signal.SIGKILL)
+    _, left = psutil.wait_procs(family, timeout=10)
+    assert not left
 
 
 def test_a_removed_models_folder_is_made_again(
@@ -467,7 +498,7 @@ LABELS = [
 @pytest.mark.parametrize("label", LABELS, ids=ascii)
 def test_a_label_that_is_no_folder_of_its_own_is_refused(label: str) -> None:
     given = {"models": {"one": "x", label: "y"}, "benchmarks": [], "chat_format": "tinymath"}
-    with pytest.raises(ConfigError, match="models: label .* cannot name a folder: ") as caught:
+    with pytest.raises(ConfigError, match=r"models: label .* cannot name a folder: ") as caught:
         build((EvaluationConfig,), given)
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 250

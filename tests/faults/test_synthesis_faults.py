@@ -1,4 +1,4 @@
-"""Faults in the data stages and in an evaluation, and what they cost: nothing. By default each is killed twice.
+"""Faults in the data stages and in an evaluation, and what they cost: nothing. Each is killed twice or more.
 
 pytest tests/faults --kills 100 -n0        # over all stages, those of training too
 """
@@ -28,7 +28,7 @@ ROWS, BLOCK = 96, 4
 BLOCKS = ROWS // BLOCK
 SMALLER = {"select_solutions": 2, "assemble_dataset": 2}  # rows a block, of stages that take milliseconds
 MADE_BY = {"select_solutions": "solve_questions", "assemble_dataset": "select_solutions"}
-ALL_KEPT = ("score", "evaluate")
+ALL_KEPT = ("score", "assemble_dataset", "evaluate")
 MARKERS = {"solvability": "FINAL QUESTION:", "difficulty": "#Finally Rewritten Problem#:"}
 
 
@@ -64,7 +64,7 @@ def scorer(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def work(
     tiny_model: Path, scorer: Path, server: FaultServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Any:
-    """Settings of a stage that writes into a folder, given the folder of the stage before it, if it needs one."""
+    """Settings of a stage that writes into a folder; some are given the folder of the stage before them."""
     source = questions(tmp_path_factory.mktemp("input") / "questions.jsonl", ROWS)
     model = {
         "model_name_or_path": str(tiny_model),
@@ -102,7 +102,7 @@ def work(
             "model_name_or_path": str(scorer),
             "engine": {"name": "transformers"},
         },
-        "select_solutions": {"rule": "majority", "answer_phrase": False},
+        "select_solutions": {"rule": "majority", "answer_phrase": False, "min_agreement": 0.9},
         "assemble_dataset": {"one_box": False},
         "evaluate": {
             "models": {"one": str(tiny_model)},

@@ -10,6 +10,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from scalequest.config import ConfigError, build, option, read_yaml, required
+from scalequest.ranges import COUNT
 
 TABLE = Path(__file__).with_name("sources.yaml")
 
@@ -44,7 +45,7 @@ class DataSet:
     """One file of `SCALEQUEST_DATA`."""
 
     name: str = required("its file is NAME.jsonl.gz")
-    rows: int = required("how many it has")
+    rows: int = required("how many it has", within=COUNT)
     sha256: str = required("of its rows, see `rows_sha256`")
     licence: str = required("of the content")
     sources: list[Source] = required("tried in order")

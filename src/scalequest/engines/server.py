@@ -9,7 +9,8 @@ double with jitter, and not before the server's `Retry-After`. Who is put off go
 are answered; a question is given up alone only if the server has demonstrably been well in the meantime. A
 budget is never overdrawn: a question is sent only where the most that it can cost is still there, and what
 timed out, was cut off, came back unreadable or was in flight when the process was killed is charged at that
-most, for nobody says what it came to. The key comes from the environment and appears in nothing that is written or raised.
+most, for nobody says what it came to. The key comes from the environment and appears in nothing that is
+written or raised.
 """
 
 from __future__ import annotations

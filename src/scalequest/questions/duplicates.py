@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scalequest import heartbeat
-from scalequest.config import ConfigError, option
+from scalequest.config import option
 from scalequest.questions.text import (
     BATCH,
     ENGLISH,
@@ -45,6 +45,7 @@ from scalequest.questions.text import (
     span_hashes,
     word_hash,
 )
+from scalequest.ranges import COUNT, SHARE_ABOVE_0
 
 U32 = NDArray[np.uint32]
 
@@ -91,23 +92,17 @@ class DuplicateRule:
         True, "drop near-duplicates too: same numbers in the same order, similar text that asks the same"
     )
     min_similarity: float = option(
-        0.9, "of near-duplicates: 1 - edits (insertions, deletions) / length of both texts"
+        0.9,
+        "of near-duplicates: 1 - edits (insertions, deletions) / length of both texts",
+        within=SHARE_ABOVE_0,
     )
-    bands: int = option(20, "of the sketch: more find more candidates")
-    rows: int = option(3, "hashes a band: more find fewer and surer candidates")
+    bands: int = option(20, "of the sketch: more find more candidates", within=COUNT)
+    rows: int = option(3, "hashes per band: more find fewer and surer candidates", within=COUNT)
     max_per_template: int | None = option(
-        None, "questions that differ in their numbers alone: keep the first N; None keeps all and counts them"
+        None,
+        "questions that differ in their numbers alone: keep the first N; None keeps all and counts them",
+        within=COUNT,
     )
-
-    def __post_init__(self) -> None:
-        if not 0 < self.min_similarity <= 1:
-            raise ConfigError(f"min_similarity: {self.min_similarity} is not above 0 and at most 1")
-        if min(self.bands, self.rows) < 1:
-            raise ConfigError(
-                f"bands: {self.bands} bands of {self.rows} rows find nothing; give at least 1 each"
-            )
-        if self.max_per_template is not None and self.max_per_template < 1:
-            raise ConfigError(f"max_per_template: expected at least 1, got {self.max_per_template}")
 
     def recall(self, jaccard: float) -> float:
         """The chance that two questions whose word pairs overlap so much meet in a band."""
