@@ -122,10 +122,11 @@ def fast_tokenizer(model: bytes, settings: Mapping[str, Any]) -> Any:
 
 
 def _parsed(model: bytes) -> Any:
-    from transformers.utils.sentencepiece_model_pb2_new import ModelProto
+    # A process takes the description of this file once: from whichever package transformers takes it.
+    from transformers.convert_slow_tokenizer import import_protobuf
 
     try:
-        proto = ModelProto.FromString(model)
+        proto = import_protobuf().ModelProto.FromString(model)
     except Exception as error:  # protobuf's own kind
         raise ConfigError(f"tokenizer.model: no SentencePiece file: {error}") from None
     if proto.trainer_spec.model_type != _BPE or not proto.pieces:
