@@ -167,6 +167,19 @@ def _stage_rows(folder: Path, part: Part) -> Iterator[Row]:
     return (row for file, sha256 in files for row in _parquet_rows(file, sha256))
 
 
+def check_rows(folder: str | Path) -> None:
+    """Check that the rows of a finished stage are those that it wrote, without reading them as rows.
+
+    Raises:
+        ConfigError: they are not.
+    """
+    path = expand(folder)
+    for file, sha256 in row_files(path, finished_receipt(path), "data"):
+        if sha256 is not None:
+            with file.open("rb") as opened:
+                check_bytes(file, opened, sha256)
+
+
 def _json_lines(path: Path) -> Iterator[Row]:
     number = 0
     try:

@@ -22,7 +22,7 @@ from scalequest.grading.extraction import last_box
 from scalequest.questions.contamination import ContaminationRule, Index, TestQuestion
 from scalequest.questions.duplicates import DuplicateRule, Sketch, find_duplicates, sketch
 from scalequest.questions.text import batches
-from scalequest.records import Row, row_seed
+from scalequest.records import Row, check_rows, row_seed
 from scalequest.shards import Stage
 from scalequest.solutions.overview import lines, overview, sections
 from scalequest.tracking import Tracker
@@ -193,8 +193,14 @@ def _about(config: AssembleConfig) -> str:
 
 
 def upload(folder: str, name: str) -> None:
-    """Push the dataset, its card and report to the hub, privately, with the hub client's credentials."""
+    """Push the dataset, its card and report to the hub, privately, with the hub client's credentials.
+
+    Raises:
+        ConfigError: its files are not those that its stage has written.
+    """
     from huggingface_hub import HfApi
+
+    check_rows(folder)
 
     api = HfApi()
     api.create_repo(name, repo_type="dataset", private=True, exist_ok=True)
