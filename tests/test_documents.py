@@ -62,7 +62,12 @@ def test_the_pins_for_gpus_are_within_our_bounds() -> None:
 def test_a_page_that_is_named_is_there(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     for name in re.findall(r"(?<![\w./{}*-])((?:[\w-]+/)*[\w-]+\.md)\b", text):
-        written = {"report.md", "README.md", "readme.md", "INVARIANTS.md"}  # what a run writes, and pages beside the file
+        written = {
+            "report.md",
+            "README.md",
+            "readme.md",
+            "INVARIANTS.md",
+        }  # what a run writes, and pages beside the file
         assert (ROOT / name).exists() or Path(name).name in written, f"there is no page {name}"
     sections = re.findall(r"^## (\d+)\.", (ROOT / "docs/method.md").read_text(encoding="utf-8"), re.MULTILINE)
     for number in re.findall(r"docs/method\.md (\d+)", text):

@@ -17,7 +17,7 @@ from scalequest import board
 from scalequest.config import ConfigError
 from scalequest.evaluation.funnel import funnel, read_stages
 from scalequest.evaluation.protocol import read_receipt
-from scalequest.records import model_fingerprint, read_dropped, read_rows, source_fingerprint
+from scalequest.records import check_rows, model_fingerprint, read_dropped, read_rows, source_fingerprint
 from scalequest.shards import Stage, StageError
 
 OLD = Path(__file__).parent / "data/old_stage"  # as it was written before receipts named files
@@ -78,6 +78,8 @@ def test_rows_that_are_lost_or_altered_are_not_read(whole: Path, damage: Any, sa
     damage(whole)
     with pytest.raises(ConfigError, match=f"it is not as its stage left it: {said}.*--fresh") as caught:
         read_rows(whole)
+    with pytest.raises(ConfigError, match=f"it is not as its stage left it: {said}"):
+        check_rows(whole)
     assert "\n" not in str(caught.value)
 
 

@@ -9,6 +9,7 @@ import sys
 from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -92,6 +93,18 @@ def test_a_value_of_parquet_that_cannot_be_read_is_named(tmp_path: Path, before:
     said = rf"a\.parquet: row {before + 1}: column 'question' cannot be read: 'utf-8' codec"
     with pytest.raises(ConfigError, match=said):
         read_rows(tmp_path / "a.parquet")
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.table([pa.array([1]), pa.array([2])], names=["a", "a"]), tmp_path / "a.parquet")
+    with pytest.raises(ConfigError, match=r"a\.parquet: two columns have the name 'a'"):
+        read_rows(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize("look", [read_rows, source_fingerprint, model_fingerprint])
+def test_a_name_that_is_too_long_is_one_line(look: Any) -> None:
+    with pytest.raises(ConfigError, match="File name too long"):
+        look("x" * 5_000)
 
 
 def test_dates_and_decimals_are_text(tmp_path: Path) -> None:

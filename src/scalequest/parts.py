@@ -43,7 +43,7 @@ def part_bytes(
     head = {"block": index, "kept": len(kept), "dropped": len(dropped), "counts": counts}
     lines = [head, *({"row": row} for row in kept), *({"dropped": why, "row": row} for row, why in dropped)]
     body = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
-    return body + json.dumps({"sha256": hashlib.sha256(body).hexdigest()}).encode() + b"\n"
+    return body + _hash_line(body) + b"\n"
 
 
 def check_part(path: Path) -> None:
@@ -69,12 +69,17 @@ def read_part(path: Path) -> Iterator[tuple[Row, str | None]]:
 def _body(path: Path) -> tuple[bytes, bool]:
     """A part without its hash, and whether it had one: those of before have none."""
     data = path.read_bytes()
-    body, newline, last = data.removesuffix(b"\n").rpartition(b"\n")
+    end = data.rfind(b"\n", 0, -1) + 1
+    last = data[end:].removesuffix(b"\n")
     if not last.startswith(b'{"sha256": '):
         return data, False
-    if last != json.dumps({"sha256": hashlib.sha256(body + newline).hexdigest()}).encode():
+    if last != _hash_line(memoryview(data)[:end]):
         raise DamagedPart(path, "its hash is another")
-    return body, True
+    return data[:end], True
+
+
+def _hash_line(body: bytes | memoryview) -> bytes:
+    return json.dumps({"sha256": hashlib.sha256(body).hexdigest()}).encode()
 
 
 def _parsed(path: Path, body: bytes) -> tuple[dict[str, int | float], list[tuple[Row, str | None]]]:

@@ -97,7 +97,7 @@ def read_dropped(folder: str | Path) -> list[Row]:
     Raises:
         ConfigError: the files are not those that the stage has written.
     """
-    path = expand(folder)
+    path = _local(folder)
     if not (path / RECEIPT).exists():
         return []
     return list(_stage_rows(path, "dropped"))
@@ -116,7 +116,7 @@ def _first_rows(source: str | Path) -> tuple[str | Path, int | None]:
 def _rows(source: str | Path) -> Iterator[Row]:
     if str(source).startswith("hub:"):
         return _hub_rows(str(source))
-    path = expand(source)
+    path = _local(source)
     if path.is_dir():
         return _stage_rows(path, "data")
     if not path.exists():
@@ -144,6 +144,20 @@ def expand(source: str | Path) -> Path:
     return Path(os.path.expandvars(str(source))).expanduser()
 
 
+def _local(source: str | Path) -> Path:
+    """Expand a path, and see that the file system can look for it.
+
+    Raises:
+        ConfigError: it cannot, e.g. since the name is too long.
+    """
+    path = expand(source)
+    try:
+        path.exists()
+    except OSError as error:
+        raise ConfigError(f"{str(path)[:200]}: {error.strerror or error}") from None
+    return path
+
+
 def _open(path: Path) -> BinaryIO:
     return cast(BinaryIO, gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
 
@@ -154,13 +168,29 @@ def _stage_rows(folder: Path, part: Part) -> Iterator[Row]:
     return (row for file, sha256 in files for row in _parquet_rows(file, sha256))
 
 
+def check_rows(folder: str | Path) -> None:
+    """Check that the rows of a finished stage are those that it wrote, without reading them as rows.
+
+    Raises:
+        ConfigError: they are not.
+    """
+    path = expand(folder)
+    for file, sha256 in row_files(path, finished_receipt(path), "data"):
+        if sha256 is not None:
+            with file.open("rb") as opened:
+                check_bytes(file, opened, sha256)
+
+
 def _json_lines(path: Path) -> Iterator[Row]:
     number = 0
     try:
         with _open(path) as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
-                    yield _object(*parse_text(line, f"{path}: line {number}"), f"{path}: line {number}")
+                    where = f"{path}: line {number}"
+                    yield _object(*parse_text(line, where), where)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; mend that line or leave it out") from None
     except (EOFError, OSError, zlib.error) as error:
         raise ConfigError(f"{path}: unreadable after line {number}: {error}") from None
 
@@ -192,7 +222,9 @@ def _parquet_rows(path: Path, sha256: str | None = None) -> Iterator[Row]:
             if sha256 is not None:
                 check_bytes(path, opened, sha256)
             with pq.ParquetFile(opened) as file:
-                read = 0
+                names, read = file.schema_arrow.names, 0
+                if twice := [name for name in names if names.count(name) > 1]:
+                    raise ConfigError(f"{path}: two columns have the name '{twice[0]}'; give one another")
                 for batch in file.iter_batches(batch_size=_BATCH):
                     yield from _as_rows(batch.to_pylist, batch, f"{path}: row ", read)
                     read += len(batch)
@@ -392,7 +424,7 @@ def source_fingerprint(source: str | Path) -> str:
         match = _hub(str(source))
         name, config, revision, split = match.group("name", "config", "revision", "split")
         return f"hub:{name}/{config or ''}@{hub_commit(name, revision, 'dataset')}:{split or 'train'}"
-    path = expand(source)
+    path = _local(source)
     if path.is_dir():
         return made_by(finished_receipt(path))
     try:
@@ -451,7 +483,7 @@ def check_model_name(model: str | Path) -> None:
     Raises:
         ConfigError: it is not there. `runs/typo` is a folder's name where there is a folder `runs`.
     """
-    path, text = expand(model), str(model)
+    path, text = _local(model), str(model)
     slashes = text.count("/")
     local = path.is_absolute() or text.startswith((".", "~", "$")) or slashes > 1
     if not path.is_dir() and (local or (slashes == 1 and path.parent.is_dir())):

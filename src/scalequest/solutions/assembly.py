@@ -24,7 +24,7 @@ from scalequest.questions.contamination import ContaminationRule, Index, TestQue
 from scalequest.questions.duplicates import DuplicateRule, Sketch, find_duplicates, sketch
 from scalequest.questions.text import batches
 from scalequest.ranges import COUNT
-from scalequest.records import Row, row_seed
+from scalequest.records import Row, check_rows, row_seed
 from scalequest.shards import Stage
 from scalequest.solutions.overview import lines, overview, sections
 from scalequest.tracking import Tracker
@@ -197,8 +197,14 @@ def _about(config: AssembleConfig) -> str:
 
 
 def upload(folder: str, name: str) -> None:
-    """Push the dataset, its card and report to the hub, privately, with the hub client's credentials."""
+    """Push the dataset, its card and report to the hub, privately, with the hub client's credentials.
+
+    Raises:
+        ConfigError: its files are not those that its stage has written.
+    """
     from huggingface_hub import HfApi
+
+    check_rows(folder)
 
     api = HfApi()
     api.create_repo(name, repo_type="dataset", private=True, exist_ok=True)
