@@ -1,4 +1,4 @@
-r"""One spelling of characters: `½`, `x²`, `−5`, `４２` as `\frac{1}{2}`, `x^{2}`, `-5`, `42`."""
+r"""One spelling of characters: `⅝`, `x²`, `−5`, `４２` as `\frac{5}{8}`, `x^{2}`, `-5`, `42`."""
 
 from __future__ import annotations
 
