@@ -118,7 +118,7 @@ def spelt(text: str, *, kept: bool) -> str:
 
     if "$" in text:
         text = _MATHS.sub(r"\1", text)
-    text = _IN_FONT.sub(lambda match: f" {match[1] or match[2]} ", text)
+    text = _IN_FONT.sub(lambda m: f" {m[1] or m[2]} " if codes(m[1] or m[2]) else m[0], text)
     for pattern in (_BEFORE, _BEHIND):
         text = pattern.sub(amount, text)
     return re.sub(r"\\?\$", "", text) if kept else _LEFT.sub("", text)
