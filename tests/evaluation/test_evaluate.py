@@ -155,9 +155,9 @@ def test_killed_and_started_again_it_gives_the_same_rows(
         os.killpg(process.pid, signal.SIGKILL)
     else:
         family[0].kill()
-    process.wait(10)
+    process.wait(60)
     assert list(parts.glob("0*.jsonl"))
-    _, left = psutil.wait_procs(family, timeout=10)
+    _, left = psutil.wait_procs(family, timeout=20)
     assert not left
     assert not json.loads((tmp_path / "one" / "receipt.json").read_text())["finished"], "it ran to its end"
     assert not (tmp_path / "the other").exists()
@@ -177,9 +177,9 @@ def test_an_engine_in_a_process_of_its_own_is_gone_after_a_kill(
 ) -> None:
     """vLLM's engine does not notice that its starter is gone, and would keep the memory."""
     pytest.importorskip("vllm")
-    given = words(
-        tiny_model, tmp_path, "--engine.name", "vllm", "--limit", 1500, "--sampling.max_tokens", 100
-    )
+    given = words(tiny_model, tmp_path)
+    for key, value in (("--engine.name", "vllm"), ("--limit", "1500"), ("--sampling.max_tokens", "100")):
+        given[given.index(key) + 1] = value
     process = subprocess.Popen(
         command(root, "evaluate.py", *given),
         env={**environment(root), "VLLM_ENABLE_V1_MULTIPROCESSING": "1"},
@@ -197,7 +197,7 @@ def test_an_engine_in_a_process_of_its_own_is_gone_after_a_kill(
                 engine = engine or "EngineCore" in " ".join(one.cmdline())
     assert engine
     os.killpg(process.pid, signal.SIGKILL)
-    _, left = psutil.wait_procs(family, timeout=10)
+    _, left = psutil.wait_procs(family, timeout=20)
     assert not left
 
 
