@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from scalequest.grading import Grader
+from scalequest.grading import Grader, equivalent
 from scalequest.grading.symbolic import explosive
 
 HARMLESS = r"""
@@ -98,3 +98,18 @@ def family(process: int) -> list[int]:
 def resident(process: int) -> int:
     """KiB."""
     return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * resource.getpagesize() >> 10
+
+
+def test_a_series_of_functions_is_no_number_at_once() -> None:
+    series = r"y=a_0 \sum_{m=0}^{\infty}(-1)^{m+1} \frac{x^{2m}}{2m-1}+a_1 x"
+    with Grader() as grader:
+        grader.start()
+        verdict = grader.grade("2", series)
+    assert not verdict.correct
+    assert verdict.layer != "timeout"
+    assert verdict.seconds < grader.options.wall_seconds
+
+
+@pytest.mark.parametrize("other", [r"(\sqrt{-1}, 2)", r"x > (-8)^{1/2}", r"(i, 3)"])
+def test_ends_that_are_not_real_order_nothing(other: str) -> None:
+    assert not equivalent(r"(1, 3)", other)

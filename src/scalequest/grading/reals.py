@@ -195,8 +195,10 @@ def _height(end: Node, origin: Node | None) -> Any:
 
 
 def _fraction(value: Any) -> Fraction | None:
-    """Exact value of a float of mpmath; None if it is not finite, or too large to hold."""
-    sign, mantissa, exponent, bits = value._mpf_
+    """Exact value of a number of mpmath; None if it is not real or not finite, or too large to hold."""
+    if value.imag:
+        return None
+    sign, mantissa, exponent, bits = value.real._mpf_
     if (not mantissa and exponent) or abs(exponent) + bits > _MAX_BITS:
         return None
     size: Fraction = Fraction(int(mantissa)) * Fraction(2) ** int(exponent)
