@@ -69,7 +69,9 @@ _SAME |= {"rightarrow": "to"}
 
 def normalised(question: str) -> str:
     """What two questions share that differ in case, spacing, Unicode form or invisible characters only."""
-    return " ".join(unicodedata.normalize("NFKC", visible(question)).casefold().split())
+    if not question.isascii():
+        question = unicodedata.normalize("NFKC", visible(question))
+    return " ".join(question.casefold().split())
 
 
 def masked(question: str) -> str:
@@ -142,6 +144,15 @@ def span_hashes(values: U64, starts: I64, ends: I64) -> U64:
     return spans
 
 
+def known_hashes(hashes: U64, known: U64) -> NDArray[np.bool_]:
+    """Which of many hashes are among a few hundred known ones, without the sorting of `np.isin`."""
+    possible = np.zeros(1 << 16, bool)
+    possible[known & np.uint64(0xFFFF)] = True
+    found: NDArray[np.bool_] = possible[hashes & np.uint64(0xFFFF)]
+    found[found] = np.isin(hashes[found], known)
+    return found
+
+
 @cache
 def _powers(count: int) -> tuple[U64, U64]:
     """Powers of the base and of its inverse, one more than asked for."""
@@ -196,7 +207,7 @@ def _same_latex(tokens: Tokens) -> Tokens:
     index = np.minimum(np.searchsorted(spelt, tokens.hashes[where]), len(spelt) - 1)
     hit = spelt[index] == tokens.hashes[where]
     drop = np.zeros(len(tokens.hashes), bool)
-    drop[where] = np.isin(tokens.hashes[where], decoration)
+    drop[where] = known_hashes(tokens.hashes[where], decoration)
     tokens.hashes[where[hit]] = meant[index[hit]]
     tokens.kinds[where[hit]] = meant_kinds[index[hit]]
     return tokens.only(~drop)
