@@ -53,13 +53,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scalequest import durable, heartbeat
-from scalequest.config import ConfigError, RunOptions, parse
+from scalequest.config import ConfigError, RunOptions
 from scalequest.evaluation import harness, protocol, tables
 from scalequest.evaluation.benchmarks import Benchmark, load_benchmark
 from scalequest.evaluation.results import RESULTS, read_results, result_row
 from scalequest.evaluation.settings import EvaluationConfig
 from scalequest.guard import Guarded, passing_on
 from scalequest.preload import forked, preloaded
+from scalequest.recipe import Recipe, run_recipe
 from scalequest.records import read_dropped, read_rows, source_fingerprint
 from scalequest.shards import Stage, clear
 from scalequest.stages import begin, explained, tracked
@@ -70,7 +71,7 @@ if TYPE_CHECKING:
     from scalequest.evaluation.examinee import Examinee
 
 
-def main(run: RunOptions, config: EvaluationConfig, words: Sequence[str]) -> None:
+def main(run: RunOptions, config: EvaluationConfig) -> None:
     """Evaluate every model in a process of its own, then gather; with `only`, evaluate that model here."""
     given, config = config, config.swept()
     if not config.models or not config.benchmarks:
@@ -113,7 +114,7 @@ def main(run: RunOptions, config: EvaluationConfig, words: Sequence[str]) -> Non
                 regrade_one(run, config, label, benchmarks)
                 continue
             with heartbeat.quiet():  # the child speaks
-                status = apart(run, given, label, words)
+                status = apart(run, given, label)
             if status:
                 sys.exit(status)
 
@@ -124,11 +125,11 @@ def main(run: RunOptions, config: EvaluationConfig, words: Sequence[str]) -> Non
             audit_all(stage, config, benchmarks)
 
 
-def apart(run: RunOptions, config: EvaluationConfig, label: str, words: Sequence[str]) -> int:
+def apart(run: RunOptions, config: EvaluationConfig, label: str) -> int:
     """Evaluate one model in a process of its own; returns its exit status."""
     if preloaded():  # a fork need not import again
-        return forked(lambda: explained(main, run, replace(config, only=label), words))
-    process = Guarded([sys.executable, __file__, *words, "--only", label])
+        return forked(lambda: explained(main, run, replace(config, only=label)))
+    process = Guarded([sys.executable, __file__, *sys.argv[1:], "--only", label])
     try:
         with passing_on(process) as came:
             process.wait()
@@ -143,7 +144,7 @@ def evaluate_one(
 ) -> None:
     """Run one model over all benchmarks into OUTPUT/<label>."""
     # Which of the launched processes this is, before anything that looks at devices is imported
-    from scalequest.engines.launch import worker
+    from scalequest.launch import worker
 
     place = worker(config.engine.tensor_parallel_size)
     from scalequest.evaluation.marking import Examiners
@@ -303,7 +304,9 @@ def with_settings(words: Sequence[str]) -> list[str]:
     return ["--config", str(Path(folder) / "config.yaml"), *elsewhere, *words]
 
 
+RECIPE = Recipe(
+    "evaluate", harness.VERSION, "evaluation", lambda: (RunOptions, EvaluationConfig), main, with_settings
+)
+
 if __name__ == "__main__":
-    words = with_settings(sys.argv[1:])
-    options = parse(RunOptions, EvaluationConfig, argv=words, description=__doc__ or "")
-    sys.exit(explained(main, *options, words))
+    sys.exit(run_recipe(RECIPE, __doc__))

@@ -31,11 +31,11 @@ from pathlib import Path
 from typing import Any
 
 from scalequest import durable
-from scalequest.config import ConfigError, option, parse, required
+from scalequest.config import ConfigError, option, required
 from scalequest.grading import Extracted, Grader, GraderOptions, Verdict, extract
 from scalequest.ranges import COUNT
+from scalequest.recipe import Recipe, run_recipe
 from scalequest.records import read_rows, require
-from scalequest.stages import explained
 
 WRITTEN = ("correct", "layer", "seconds", "extracted", "extraction_rule")  # columns
 
@@ -235,8 +235,12 @@ def summarise(
         print(f"agreement {agreement:.2%}: {wrong[True]} false positives, {wrong[False]} false negatives")
 
 
+def with_input(words: Sequence[str]) -> list[str]:
+    """The command line with `--input` before files that come first."""
+    return ["--input", *words] if words and not words[0].startswith("-") else list(words)
+
+
+RECIPE = Recipe("grade", 1, "tool", lambda: (GradeConfig, GraderOptions), main, with_input)
+
 if __name__ == "__main__":
-    words = sys.argv[1:]
-    if words and not words[0].startswith("-"):
-        words = ["--input", *words]
-    sys.exit(explained(main, *parse(GradeConfig, GraderOptions, argv=words, description=__doc__ or "")))
+    sys.exit(run_recipe(RECIPE, __doc__))

@@ -24,16 +24,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scalequest.config import ConfigError, option, parse, required
+from scalequest.config import ConfigError, option, required
 from scalequest.engines.stream import Drop
 from scalequest.evaluation.statistics import accuracy, share
 from scalequest.evaluation.tables import Table, percent, show
 from scalequest.grading import equivalent
 from scalequest.questions.difficulty import rank_correlation
 from scalequest.ranges import COUNT
+from scalequest.recipe import Recipe, run_recipe
 from scalequest.records import Row, read_dropped, read_rows
 from scalequest.solutions.selection import NEED_REWARDS, SelectConfig, select
-from scalequest.stages import explained
 from scalequest.tinymath.oracle import judge
 
 THRESHOLDS = (0.4, 0.6, 0.8, 1.0)
@@ -152,5 +152,7 @@ def sampled_tokens(rows: Sequence[Row]) -> float:
     return sum(sum(row["tokens"]) for row in rows if row.get("tokens")) / len(rows)
 
 
+RECIPE = Recipe("measure_filters", 1, "tool", lambda: (MeasureConfig,), main)
+
 if __name__ == "__main__":
-    sys.exit(explained(main, *parse(MeasureConfig, description=__doc__ or "")))
+    sys.exit(run_recipe(RECIPE, __doc__))

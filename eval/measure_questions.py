@@ -22,13 +22,14 @@ from pathlib import Path
 from typing import Any
 
 from scalequest.cards import dataset_card
-from scalequest.config import RunOptions, option, parse, required, to_dict
+from scalequest.config import RunOptions, option, required, to_dict
 from scalequest.evaluation import tables
 from scalequest.evaluation.benchmarks import load_benchmark
 from scalequest.evaluation.statistics import mean, share
 from scalequest.questions.text import masked, normalised
+from scalequest.recipe import Recipe, run_recipe
 from scalequest.records import Row, read_dropped, read_rows, source_fingerprint
-from scalequest.stages import begin, explained
+from scalequest.stages import begin
 from scalequest.tinymath.oracle import judge
 
 VERSION = 1  # raise by hand when the same configuration gives other rows
@@ -144,5 +145,7 @@ def summary(rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
+RECIPE = Recipe("measure_questions", VERSION, "evaluation", lambda: (RunOptions, MeasureConfig), main)
+
 if __name__ == "__main__":
-    sys.exit(explained(main, *parse(RunOptions, MeasureConfig, description=__doc__ or "")))
+    sys.exit(run_recipe(RECIPE, __doc__))

@@ -28,14 +28,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from scalequest import durable
-from scalequest.config import ConfigError, option, parse
+from scalequest.config import ConfigError, option
 from scalequest.evaluation import comparison, funnel, tables
 from scalequest.evaluation.export import write_lm_eval
 from scalequest.evaluation.protocol import read_receipt
 from scalequest.evaluation.published import Published, beside, load_published, published_table
 from scalequest.evaluation.results import RESULTS, Result, read_results
+from scalequest.recipe import Recipe, run_recipe
 from scalequest.records import read_rows
-from scalequest.stages import explained
 from scalequest.tracking import Tracker
 
 QUESTIONS = "questions.json"
@@ -302,5 +302,7 @@ def write(folder: Path, shown: Sequence[tables.Table], title: str, details: dict
         durable.write(folder / f"{table.name}.csv", tables.to_csv(table).encode())
 
 
+RECIPE = Recipe("report", 1, "tool", lambda: (ReportConfig,), main)
+
 if __name__ == "__main__":
-    sys.exit(explained(main, *parse(ReportConfig, description=__doc__ or "")))
+    sys.exit(run_recipe(RECIPE, __doc__))

@@ -17,24 +17,22 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from scalequest.config import RunOptions, parse
+from scalequest.config import RunOptions
+from scalequest.recipe import Recipe, run_recipe
 from scalequest.solutions.assembly import VERSION, AssembleConfig, assemble, cost_lines, upload
-from scalequest.stages import begin, explained, tracked
+from scalequest.stages import begin, tracked
 
 
-def main(run: RunOptions, config: AssembleConfig) -> None:
+def main(run: RunOptions, config: AssembleConfig, worker: tuple[int, int]) -> None:
     """Read all parts, check, shuffle, write; upload on request."""
-    from scalequest.engines.launch import worker
     from scalequest.evaluation.held_out import digest, read_tests, tell_left_out
     from scalequest.records import read_inputs, source_fingerprint
 
     # 1. The folder, and the fingerprint of all that can change a row
-    index, workers = worker()
     tests = read_tests(config.contamination)
     inputs = {part.source: source_fingerprint(part.source) for part in config.parts}
     quotas = [part.rows for part in config.parts]
-    stage = begin(
-        "assemble_dataset", VERSION, run, config, inputs=inputs, worker=(index, workers),
+    stage = begin(RECIPE.name, RECIPE.version, run, config, inputs=inputs, worker=worker,
         writes=("report.html", "report.json"), benchmarks=digest(tests.questions), quotas=quotas,
     )  # fmt: skip
 
@@ -45,12 +43,12 @@ def main(run: RunOptions, config: AssembleConfig) -> None:
         for number, part in enumerate(config.parts):
             own = read_inputs([part.source], "query", "response", columns=config.columns, limit=run.limit)
             rows += [{**row, "id": f"{number}-{row['id']}", "part": number} for row in own]
-        with tracked(stage, run, config, worker=index) as tracker:
+        with tracked(stage, run, config, worker=worker[0]) as tracker:
             funnel = cost_lines(receipts(config.run, inputs))
             assemble(stage, rows, config, run, tests=tests.questions, funnel=funnel, tracker=tracker)
 
     # 3. The hub, only where it is asked for
-    if config.push_to_hub and index == 0:
+    if config.push_to_hub and worker[0] == 0:
         upload(run.output_dir, config.push_to_hub)
 
 
@@ -73,5 +71,7 @@ def receipts(folder: str | None, inputs: Mapping[str, str]) -> list[dict[str, An
     return sorted(found.values(), key=lambda one: str(one["started"]))
 
 
+RECIPE = Recipe("assemble_dataset", VERSION, "data", lambda: (RunOptions, AssembleConfig), main)
+
 if __name__ == "__main__":
-    sys.exit(explained(main, *parse(RunOptions, AssembleConfig, description=__doc__ or "")))
+    sys.exit(run_recipe(RECIPE, __doc__))

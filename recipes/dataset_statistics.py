@@ -16,10 +16,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from scalequest.config import option, parse, required
+from scalequest.config import option, required
 from scalequest.questions.contamination import ContaminationRule
 from scalequest.ranges import COUNT
-from scalequest.stages import explained
+from scalequest.recipe import Recipe, run_recipe
 
 
 @dataclass(frozen=True)
@@ -64,5 +64,7 @@ def main(config: StatisticsConfig) -> None:
     write(folder / "report.json", as_json(found.facts))
 
 
+RECIPE = Recipe("dataset_statistics", 1, "tool", lambda: (StatisticsConfig,), main)
+
 if __name__ == "__main__":
-    sys.exit(explained(main, *parse(StatisticsConfig, description=__doc__ or "")))
+    sys.exit(run_recipe(RECIPE, __doc__))

@@ -29,24 +29,21 @@ import sys
 from contextlib import ExitStack
 from typing import Any
 
-from scalequest.config import RunOptions, parse, to_dict
+from scalequest.config import RunOptions, to_dict
 from scalequest.questions.filters import VERSION, FilterConfig, filter_questions
-from scalequest.stages import begin, explained, tracked
+from scalequest.recipe import Recipe, run_recipe
+from scalequest.stages import begin, tracked
 
 
-def main(run: RunOptions, config: FilterConfig) -> None:
+def main(run: RunOptions, config: FilterConfig, worker: tuple[int, int]) -> None:
     """Read the questions, load the judge or solver where a step needs one, filter, write."""
-    # 1. Which of the launched processes this is, before anything that looks at devices is imported
-    from scalequest.engines.launch import worker
-
-    index, workers = worker(config.engine.tensor_parallel_size)
     from scalequest.chat import bind, load_format, load_tokenizer
     from scalequest.engines.loading import open_generator
     from scalequest.evaluation.held_out import HeldOut, digest, read_tests, tell_left_out
     from scalequest.questions.prompts import load_prompt
     from scalequest.records import model_fingerprint, read_inputs, source_fingerprint
 
-    # 2. The folder, and the fingerprint of all that can change a row
+    # 1. The folder, and the fingerprint of all that can change a row
     model, revision = config.model_name_or_path or "", config.model_revision
     tests = read_tests(config.contamination) if "contamination" in config.steps else HeldOut()
     inputs = {source: source_fingerprint(source) for source in config.input}
@@ -61,23 +58,23 @@ def main(run: RunOptions, config: FilterConfig) -> None:
         identity["prompt"] = to_dict(prompt)
     writes = ("report.html",)
     stage = begin(
-        "filter_questions",
-        VERSION,
+        RECIPE.name,
+        RECIPE.version,
         run,
         config,
         inputs=inputs,
         writes=writes,
-        worker=(index, workers),
+        worker=worker,
         **identity,
     )
     if stage.finished:
         return
     tell_left_out(tests, stage)
 
-    # 3. Steps that look at text run over all rows, then the model is asked about what is left, block by block
+    # 2. Steps that look at text run over all rows, then the model is asked about what is left, block by block
     rows = read_inputs(config.input, "question", columns=config.columns, limit=run.limit, without=())
     with ExitStack() as stack:
-        tracker = stack.enter_context(tracked(stage, run, config, worker=index))
+        tracker = stack.enter_context(tracked(stage, run, config, worker=worker[0]))
         generator = chat = None
         if config.asks_model:
             chat = bind(chat_format, load_tokenizer(model, revision))
@@ -98,5 +95,7 @@ def main(run: RunOptions, config: FilterConfig) -> None:
         )
 
 
+RECIPE = Recipe("filter_questions", VERSION, "data", lambda: (RunOptions, FilterConfig), main)
+
 if __name__ == "__main__":
-    sys.exit(explained(main, *parse(RunOptions, FilterConfig, description=__doc__ or "")))
+    sys.exit(run_recipe(RECIPE, __doc__))

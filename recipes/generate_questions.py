@@ -29,54 +29,46 @@ from __future__ import annotations
 
 import sys
 
-from scalequest.config import RunOptions, parse, to_dict
+from scalequest.config import RunOptions, to_dict
 from scalequest.questions.generation import VERSION, GenerationConfig, generate_questions
-from scalequest.stages import begin, explained, tracked
+from scalequest.recipe import Recipe, run_recipe
+from scalequest.stages import begin, tracked
 
 
-def main(run: RunOptions, config: GenerationConfig) -> None:
+def main(run: RunOptions, config: GenerationConfig, worker: tuple[int, int]) -> None:
     """Load the generator, sample, write."""
-    from scalequest.engines.launch import on_ray
-
-    if on_ray(config.launch):
-        from scalequest.engines.ray_launch import spread
-
-        return spread(main, run, config)
-
-    # 1. Which of the launched processes this is, before anything that looks at devices is imported
-    from scalequest.engines.launch import worker
-
-    index, workers = worker(config.engine.tensor_parallel_size)
     from scalequest.chat import bind, load_format, load_tokenizer
     from scalequest.engines.loading import open_generator
     from scalequest.records import model_fingerprint, row_seed
 
-    # 2. The folder, and the fingerprint of all that can change a row
+    # 1. The folder, and the fingerprint of all that can change a row
     chat_format = load_format(config.chat_format)
     model, revision = config.model_name_or_path, config.model_revision
     stage = begin(
-        "generate_questions",
-        VERSION,
+        RECIPE.name,
+        RECIPE.version,
         run,
         config,
         inputs={model: model_fingerprint(model, revision)},
         chat_format=to_dict(chat_format),
-        worker=(index, workers),
+        worker=worker,
     )
     if stage.finished:
         return
 
-    # 3. Sample every row with its own seed, block by block
+    # 2. Sample every row with its own seed, block by block
     chat = bind(chat_format, load_tokenizer(model, revision))
     # Where an engine of several processes cannot be seeded by block, no two workers or restarts start alike.
-    seed = row_seed(run.seed, "engine", index, stage.written())
+    seed = row_seed(run.seed, "engine", worker[0], stage.written())
     with (
-        tracked(stage, run, config, worker=index) as tracker,
+        tracked(stage, run, config, worker=worker[0]) as tracker,
         open_generator(model, config.engine, revision=revision, seed=seed) as generator,
     ):
         stage.receipt["engine"] = f"{generator.name} {generator.version}"
         generate_questions(stage, generator, chat, config, run, tracker=tracker)
 
 
+RECIPE = Recipe("generate_questions", VERSION, "data", lambda: (RunOptions, GenerationConfig), main)
+
 if __name__ == "__main__":
-    sys.exit(explained(main, *parse(RunOptions, GenerationConfig, description=__doc__ or "")))
+    sys.exit(run_recipe(RECIPE, __doc__))

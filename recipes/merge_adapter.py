@@ -18,10 +18,12 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from scalequest.recipe import Recipe, run_recipe
+
 
 def main(config: Any) -> None:
     """Merge, and say where to."""
-    from scalequest.engines.launch import check_world
+    from scalequest.launch import check_world
     from scalequest.training.merging import merge
 
     check_world()  # one process is enough
@@ -35,8 +37,7 @@ def types() -> tuple[type, ...]:
     return (MergeConfig,)
 
 
-if __name__ == "__main__":
-    from scalequest.config import parse
-    from scalequest.stages import explained
+RECIPE = Recipe("merge_adapter", 1, "tool", types, main)
 
-    sys.exit(explained(main, *parse(*types(), description=__doc__)))
+if __name__ == "__main__":
+    sys.exit(run_recipe(RECIPE, __doc__))

@@ -40,7 +40,7 @@ import sys
 from contextlib import ExitStack
 from typing import Any
 
-from scalequest.config import RunOptions, parse, to_dict
+from scalequest.config import RunOptions, to_dict
 from scalequest.questions.rewriting import (
     VERSION,
     RewriteConfig,
@@ -49,29 +49,19 @@ from scalequest.questions.rewriting import (
     rule_rewriter,
     server_rewriter,
 )
-from scalequest.stages import begin, explained, tracked
+from scalequest.recipe import Recipe, run_recipe
+from scalequest.stages import begin, tracked
 
 
-def main(run: RunOptions, config: RewriteConfig) -> None:
+def main(run: RunOptions, config: RewriteConfig, worker: tuple[int, int]) -> None:
     """Read the questions, load the rewriter, rewrite, write."""
-    from scalequest.engines.launch import on_ray
-
-    if on_ray(config.launch):
-        from scalequest.engines.ray_launch import spread
-
-        return spread(main, run, config)
-
-    # 1. Which of the launched processes this is, before anything that looks at devices is imported
-    from scalequest.engines.launch import worker
-
-    index, workers = worker(config.engine.tensor_parallel_size)
     from scalequest.chat import bind, load_format, load_tokenizer
     from scalequest.engines.loading import open_generator
     from scalequest.engines.server import ChatServer
     from scalequest.questions.prompts import load_prompt
     from scalequest.records import model_fingerprint, read_inputs, source_fingerprint
 
-    # 2. The folder, and the fingerprint of all that can change a row
+    # 1. The folder, and the fingerprint of all that can change a row
     model, revision = config.model_name_or_path or "", config.model_revision
     inputs = {source: source_fingerprint(source) for source in config.input}
     identity: dict[str, Any] = {}
@@ -84,26 +74,26 @@ def main(run: RunOptions, config: RewriteConfig) -> None:
         identity["chat_format"] = to_dict(chat_format)
     writes = ("pairs.html",)
     stage = begin(
-        "optimize_questions",
-        VERSION,
+        RECIPE.name,
+        RECIPE.version,
         run,
         config,
         inputs=inputs,
         writes=writes,
-        worker=(index, workers),
+        worker=worker,
         **identity,
     )
     if stage.finished:
         return
 
-    # 3. Rewrite each question in the direction that its id draws
+    # 2. Rewrite each question in the direction that its id draws
     rows = read_inputs(config.input, "question", columns=config.columns, limit=run.limit)
     with ExitStack() as stack:
-        tracker = stack.enter_context(tracked(stage, run, config, worker=index))
+        tracker = stack.enter_context(tracked(stage, run, config, worker=worker[0]))
         rewriter = rule_rewriter
         if config.rewriter == "server":
             journal = stage.output_dir / "parts"
-            asking = ChatServer(config.server, config.sampling, journal=journal, worker=(index, workers))
+            asking = ChatServer(config.server, config.sampling, journal=journal, worker=worker)
             rewriter = server_rewriter(stack.enter_context(asking), prompts, config.system)
         elif config.rewriter == "local":
             chat = bind(chat_format, load_tokenizer(model, revision))
@@ -114,5 +104,7 @@ def main(run: RunOptions, config: RewriteConfig) -> None:
         optimize_questions(stage, rows, rewriter, config, run, tracker=tracker)
 
 
+RECIPE = Recipe("optimize_questions", VERSION, "data", lambda: (RunOptions, RewriteConfig), main)
+
 if __name__ == "__main__":
-    sys.exit(explained(main, *parse(RunOptions, RewriteConfig, description=__doc__ or "")))
+    sys.exit(run_recipe(RECIPE, __doc__))

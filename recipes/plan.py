@@ -14,9 +14,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from scalequest.config import ConfigError, option, parse, read_yaml
+from scalequest.config import ConfigError, option, read_yaml
 from scalequest.ranges import NOT_NEGATIVE, POSITIVE, SHARE_ABOVE_0
-from scalequest.stages import explained
+from scalequest.recipe import Recipe, run_recipe
 
 # Rows and GPU-hours of the paper's table 4, for both generators together; the share that the filters leave.
 # By the names that receipts give the stages.
@@ -213,5 +213,7 @@ def _short(number: float) -> str:
     return f"{number:.0f}"
 
 
+RECIPE = Recipe("plan", 1, "tool", lambda: (PlanConfig,), main)
+
 if __name__ == "__main__":
-    sys.exit(explained(main, *parse(PlanConfig, description=__doc__ or "")))
+    sys.exit(run_recipe(RECIPE, __doc__))

@@ -35,10 +35,12 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from scalequest.recipe import Recipe, run_recipe
+
 
 def main(args: Any, training_args: Any, model_args: Any) -> None:
     """Tokenise, train, save; nothing is done twice."""
-    from scalequest.engines.launch import check_world
+    from scalequest.launch import check_world
     from scalequest.training.context import begin
     from scalequest.training.dpo import QPO_VERSION, dpo_trainer, prepare_pairs
 
@@ -74,8 +76,7 @@ def types() -> tuple[type, ...]:
     return PreferenceData, QPOConfig, ModelConfig
 
 
-if __name__ == "__main__":
-    from scalequest.config import parse
-    from scalequest.training.context import explained
+RECIPE = Recipe("qpo", 2, "training", types, main)
 
-    sys.exit(explained(main, *parse(*types(), description=__doc__)))
+if __name__ == "__main__":
+    sys.exit(run_recipe(RECIPE, __doc__))

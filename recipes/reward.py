@@ -33,10 +33,12 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from scalequest.recipe import Recipe, run_recipe
+
 
 def main(args: Any, training_args: Any, model_args: Any) -> None:
     """Pair, tokenise, train, measure, save; nothing is done twice."""
-    from scalequest.engines.launch import check_world
+    from scalequest.launch import check_world
     from scalequest.training.context import begin
     from scalequest.training.reward import (
         REWARD_VERSION,
@@ -77,8 +79,7 @@ def types() -> tuple[type, ...]:
     return SolutionPairs, RewardModelConfig, ModelConfig
 
 
-if __name__ == "__main__":
-    from scalequest.config import parse
-    from scalequest.training.context import explained
+RECIPE = Recipe("reward", 1, "training", types, main)
 
-    sys.exit(explained(main, *parse(*types(), description=__doc__)))
+if __name__ == "__main__":
+    sys.exit(run_recipe(RECIPE, __doc__))

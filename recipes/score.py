@@ -27,23 +27,20 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from scalequest.config import RunOptions, parse, to_dict
+from scalequest.config import RunOptions, to_dict
+from scalequest.recipe import Recipe, run_recipe
 from scalequest.solutions.rewards import VERSION, ScoreConfig, reward_token, score
-from scalequest.stages import begin, explained, tracked
+from scalequest.stages import begin, tracked
 
 
-def main(run: RunOptions, config: ScoreConfig) -> None:
+def main(run: RunOptions, config: ScoreConfig, worker: tuple[int, int]) -> None:
     """Read the rows, load the scorer, score, write."""
-    # 1. Which of the launched processes this is, before anything that looks at devices is imported
-    from scalequest.engines.launch import worker
-
-    index, workers = worker(config.engine.tensor_parallel_size)
     from scalequest.chat import bind, load_format, load_tokenizer
     from scalequest.engines.loading import open_scorer
     from scalequest.records import model_fingerprint, read_inputs, source_fingerprint
     from scalequest.solutions.internlm2 import register
 
-    # 2. The folder, and the fingerprint of all that can change a row
+    # 1. The folder, and the fingerprint of all that can change a row
     model, revision = config.model_name_or_path, config.model_revision
     inputs = {source: source_fingerprint(source) for source in config.input}
     inputs[model] = model_fingerprint(model, revision)
@@ -51,18 +48,18 @@ def main(run: RunOptions, config: ScoreConfig) -> None:
     if config.chat_format:
         chat_format = load_format(config.chat_format)
         identity["chat_format"] = to_dict(chat_format)
-    stage = begin("score", VERSION, run, config, inputs=inputs, worker=(index, workers), **identity)
+    stage = begin(RECIPE.name, RECIPE.version, run, config, inputs=inputs, worker=worker, **identity)
     if stage.finished:
         return
 
-    # 3. Score block by block
+    # 2. Score block by block
     needed = ("question", "responses", "finish_reasons") if config.what == "responses" else ("question",)
     rows = read_inputs(config.input, *needed, columns=config.columns, limit=run.limit, without=())
     register()
     tokenizer = load_tokenizer(config.tokenizer or model, None if config.tokenizer else revision)
     chat = bind(chat_format, tokenizer) if config.chat_format else None
     with (
-        tracked(stage, run, config, worker=index) as tracker,
+        tracked(stage, run, config, worker=worker[0]) as tracker,
         open_scorer(model, config.engine, revision=revision) as scorer,
     ):
         stage.receipt["engine"] = f"{scorer.name} {scorer.version}"
@@ -70,5 +67,7 @@ def main(run: RunOptions, config: ScoreConfig) -> None:
         score(stage, rows, scorer, chat, tokenizer, config, run, end_token=token, tracker=tracker)
 
 
+RECIPE = Recipe("score", VERSION, "data", lambda: (RunOptions, ScoreConfig), main)
+
 if __name__ == "__main__":
-    sys.exit(explained(main, *parse(RunOptions, ScoreConfig, description=__doc__ or "")))
+    sys.exit(run_recipe(RECIPE, __doc__))

@@ -16,25 +16,26 @@ from __future__ import annotations
 
 import sys
 
-from scalequest.config import RunOptions, parse
+from scalequest.config import RunOptions
+from scalequest.recipe import Recipe, run_recipe
 from scalequest.solutions.selection import VERSION, SelectConfig, select_solutions
-from scalequest.stages import begin, explained, tracked
+from scalequest.stages import begin, tracked
 
 
-def main(run: RunOptions, config: SelectConfig) -> None:
+def main(run: RunOptions, config: SelectConfig, worker: tuple[int, int]) -> None:
     """Read the solutions, select, write."""
-    from scalequest.engines.launch import worker
     from scalequest.records import read_inputs, source_fingerprint
 
-    index, workers = worker()
     inputs = {source: source_fingerprint(source) for source in config.input}
-    stage = begin("select_solutions", VERSION, run, config, inputs=inputs, worker=(index, workers))
+    stage = begin(RECIPE.name, RECIPE.version, run, config, inputs=inputs, worker=worker)
     if stage.finished:
         return
     rows = read_inputs(config.input, *config.needed, columns=config.columns, limit=run.limit)
-    with tracked(stage, run, config, worker=index) as tracker:
+    with tracked(stage, run, config, worker=worker[0]) as tracker:
         select_solutions(stage, rows, config, run, tracker=tracker)
 
 
+RECIPE = Recipe("select_solutions", VERSION, "data", lambda: (RunOptions, SelectConfig), main)
+
 if __name__ == "__main__":
-    sys.exit(explained(main, *parse(RunOptions, SelectConfig, description=__doc__ or "")))
+    sys.exit(run_recipe(RECIPE, __doc__))

@@ -38,10 +38,12 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from scalequest.recipe import Recipe, run_recipe
+
 
 def main(args: Any, training_args: Any, model_args: Any) -> None:
     """Tokenise, train, save; nothing is done twice."""
-    from scalequest.engines.launch import check_world
+    from scalequest.launch import check_world
     from scalequest.training.context import begin
     from scalequest.training.sft import SFT_VERSION, prepare_solutions, sft_trainer
 
@@ -76,8 +78,7 @@ def types() -> tuple[type, ...]:
     return SolutionData, PackedSFTConfig, ModelConfig
 
 
-if __name__ == "__main__":
-    from scalequest.config import parse
-    from scalequest.training.context import explained
+RECIPE = Recipe("sft", 1, "training", types, main)
 
-    sys.exit(explained(main, *parse(*types(), description=__doc__)))
+if __name__ == "__main__":
+    sys.exit(run_recipe(RECIPE, __doc__))

@@ -32,7 +32,8 @@ from __future__ import annotations
 import sys
 from contextlib import ExitStack
 
-from scalequest.config import RunOptions, parse, to_dict
+from scalequest.config import RunOptions, to_dict
+from scalequest.recipe import Recipe, run_recipe
 from scalequest.solutions.solving import (
     SAMPLE_COLUMNS,
     VERSION,
@@ -42,27 +43,16 @@ from scalequest.solutions.solving import (
     left_out,
     solve_questions,
 )
-from scalequest.stages import begin, explained, tracked
+from scalequest.stages import begin, tracked
 
 
-def main(run: RunOptions, config: SolveConfig) -> None:
+def main(run: RunOptions, config: SolveConfig, worker: tuple[int, int]) -> None:
     """Read the questions, load the solver, sample, write."""
-    from scalequest.engines.launch import on_ray
-
-    if on_ray(config.launch):
-        from scalequest.engines.ray_launch import spread
-
-        return spread(main, run, config)
-
-    # 1. Which of the launched processes this is, before anything that looks at devices is imported
-    from scalequest.engines.launch import worker
-
-    index, workers = worker(config.engine.tensor_parallel_size)
     from scalequest.chat import bind, load_format, load_tokenizer
     from scalequest.engines.loading import open_generator
     from scalequest.records import model_fingerprint, read_inputs, row_seed, source_fingerprint
 
-    # 2. The folder, and the fingerprint of all that can change a row
+    # 1. The folder, and the fingerprint of all that can change a row
     chat_format = load_format(config.chat_format)
     model, revision = config.model_name_or_path, config.model_revision
     inputs = {source: source_fingerprint(source) for source in config.input}
@@ -70,33 +60,35 @@ def main(run: RunOptions, config: SolveConfig) -> None:
     if config.reuse:
         check_reuse(config.input, solver, chat_format, config.sampling)
     stage = begin(
-        "solve_questions",
-        VERSION,
+        RECIPE.name,
+        RECIPE.version,
         run,
         config,
         inputs={**inputs, model: solver},
         chat_format=to_dict(chat_format),
-        worker=(index, workers),
+        worker=worker,
     )
     if stage.finished:
         return
 
-    # 3. Sample each question n times, every sample with its own seed
+    # 2. Sample each question n times, every sample with its own seed
     needed = ("question", *(SAMPLE_COLUMNS if config.reuse else ()))
     without = left_out(config)
     rows = read_inputs(config.input, *needed, columns=config.columns, limit=run.limit, without=without)
     chat = bind(chat_format, load_tokenizer(model, revision))
     with ExitStack() as stack:
-        tracker = stack.enter_context(tracked(stage, run, config, worker=index))
+        tracker = stack.enter_context(tracked(stage, run, config, worker=worker[0]))
         generator = None
         if asks_model(rows, config):
             # Where an engine of several processes cannot be seeded by block, no two workers start alike.
-            seed = row_seed(run.seed, "engine", index, stage.written())
+            seed = row_seed(run.seed, "engine", worker[0], stage.written())
             loading = open_generator(model, config.engine, revision=revision, seed=seed)
             generator = stack.enter_context(loading)
             stage.receipt["engine"] = f"{generator.name} {generator.version}"
         solve_questions(stage, rows, generator, chat, config, run, tracker=tracker)
 
 
+RECIPE = Recipe("solve_questions", VERSION, "data", lambda: (RunOptions, SolveConfig), main)
+
 if __name__ == "__main__":
-    sys.exit(explained(main, *parse(RunOptions, SolveConfig, description=__doc__ or "")))
+    sys.exit(run_recipe(RECIPE, __doc__))

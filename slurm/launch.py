@@ -29,12 +29,12 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from scalequest.config import ConfigError, read_yaml
-from scalequest.engines.launch import STOP_SECONDS, STOP_VARIABLE
 from scalequest.estimate import Topology
+from scalequest.launch import STOP_SECONDS, STOP_VARIABLE
+from scalequest.recipe import load_recipe
 
 TOLD_SECONDS = STOP_SECONDS + 60  # before the end: time for one step and one checkpoint, then for the script
 PORT = 29500
-TRAINING = ("qft", "qpo", "sft", "difficulty", "reward")
 CORES = 8  # a GPU; without a word, Slurm gives one to the one task of a machine, and so to all its ranks
 
 
@@ -58,8 +58,11 @@ def script(launch: str, command: Sequence[str], nodes: int | None, extra: Sequen
     settings = given(words)
     if "output_dir" not in settings:
         raise ConfigError("output_dir: neither the config nor the command names it")
-    name = words[0].rpartition("/")[2].removesuffix(".py")
-    if machines > 1 and name in TRAINING:  # a data stage has no batch
+    recipe = load_recipe(words[0])
+    if recipe is None:
+        raise ConfigError(f"{words[0]}: not a recipe: it defines no RECIPE")
+    name = recipe.name
+    if machines > 1 and recipe.kind == "training":  # a data stage has no batch
         steps = int(settings.get("gradient_accumulation_steps", 1))
         kept, rest = divmod(steps, machines)
         if rest:

@@ -80,7 +80,7 @@ def test_arrows_point_one_way(part: str) -> None:
 def test_training_takes_nothing_from_the_engines() -> None:
     for path in sources("src/scalequest/training"):
         names = [name for name in imported(path) if starts(name, "scalequest.engines")]
-        assert all(starts(name, "scalequest.engines.launch") for name in names), f"{path}: {names}"
+        assert all(starts(name, "scalequest.launch") for name in names), f"{path}: {names}"
 
 
 def test_only_reports_and_the_rebuild_script_see_the_oracle() -> None:

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from scalequest.config import ConfigError
-from scalequest.engines.launch import STOP_SECONDS, STOP_VARIABLE
+from scalequest.launch import STOP_SECONDS, STOP_VARIABLE
 from scalequest.pipeline import load, mark, plan
 
 # A data stage as ours are, which also leaves a helper in a session of its own, as launchers do.

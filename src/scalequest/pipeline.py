@@ -50,8 +50,8 @@ from rich.console import Console
 from scalequest import durable, heartbeat
 from scalequest.board import Board, Line, read_receipt
 from scalequest.config import ConfigError, build, option, read_yaml, required
-from scalequest.engines.launch import STOP_SECONDS, STOP_VARIABLE
 from scalequest.guard import Guarded, passing_on
+from scalequest.launch import STOP_SECONDS, STOP_VARIABLE
 from scalequest.preload import Forked, Preloaded, possible
 from scalequest.records import whole_source
 from scalequest.redaction import redacted

@@ -10,19 +10,18 @@ import contextlib
 import dataclasses
 import io
 import json
-import runpy
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from glob import glob
 from pathlib import Path
 from typing import Any
 
-from scalequest import config
 from scalequest.config import ConfigError, read_yaml
 from scalequest.durable import StageError
 from scalequest.hardware import has_gpu
 from scalequest.pipeline import Step
+from scalequest.recipe import load_recipe
 from scalequest.records import check_model_name, expand, whole_source
 from scalequest.removal import refuse_overlap
 
@@ -141,40 +140,26 @@ def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
 # ------------------------------------------------------------------------------------------- the child's part
 
 
-class _Read(Exception):  # no error: a script has read its settings, and need not go on
-    pass
-
-
 def parse_all() -> int:
-    """Let each script on standard input read its settings and stop; print what is wrong with each, or null.
+    """Read the settings of each command on standard input; print what is wrong with each, or null.
 
     Returns the exit status.
     """
-    own = config.parse
-    said: list[str | None] = []
-    for script, *words in json.load(sys.stdin):
-        sys.argv, error = [script, *words], io.StringIO()
-        config.parse = _reading(own)
-        try:
-            with contextlib.redirect_stderr(error), contextlib.redirect_stdout(io.StringIO()):
-                runpy.run_path(script, run_name="__main__")
-        except _Read:
-            said.append(None)
-        except SystemExit:
-            said.append(error.getvalue().strip().rpartition("error: ")[2])
-        finally:
-            config.parse = own
-    print(json.dumps(said))
+    print(json.dumps([_fault(script, words) for script, *words in json.load(sys.stdin)]))
     return 0
 
 
-def _reading(own: Callable[..., Any]) -> Callable[..., Any]:
-    def parse(*types: type, argv: Sequence[str] | None = None, description: str = "") -> Any:
-        words = list(sys.argv[1:] if argv is None else argv)
-        names = {item.name for one in types for item in dataclasses.fields(one)}
-        if "use_cpu" in names and "--use_cpu" not in words and not has_gpu():
-            words += ["--use_cpu", "true"]  # a login node has none, and the stage will have
-        own(*types, argv=words, description=description)
-        raise _Read
-
-    return parse
+def _fault(script: str, words: Sequence[str]) -> str | None:
+    recipe = load_recipe(script)
+    if recipe is None:  # a script that reads no settings as ours do
+        return None
+    error = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(error), contextlib.redirect_stdout(io.StringIO()):
+            names = {item.name for one in recipe.configs() for item in dataclasses.fields(one)}
+            # A login node has no GPU, and the stage will have.
+            told = "use_cpu" not in names or "--use_cpu" in words or has_gpu()
+            recipe.parse([*words, *([] if told else ["--use_cpu", "true"])])
+    except SystemExit:
+        return error.getvalue().strip().rpartition("error: ")[2]
+    return None

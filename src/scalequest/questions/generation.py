@@ -14,10 +14,10 @@ from scalequest.cards import dataset_card
 from scalequest.chat import BoundFormat
 from scalequest.config import ConfigError, RunOptions, option, required, to_dict
 from scalequest.engines.base import Completion, EngineConfig, Generator, Request, Sampling
-from scalequest.engines.launch import LAUNCH, RAY_WORKERS, Launch
 from scalequest.engines.progress import Gates
 from scalequest.engines.stream import Drop, completing, stream
 from scalequest.engines.vllm_engine import check_block_seeds
+from scalequest.launch import LAUNCH, RAY_WORKERS, Launch
 from scalequest.markup import inline
 from scalequest.questions.text import normalised
 from scalequest.ranges import COUNT

@@ -15,10 +15,10 @@ from scalequest.cards import dataset_card
 from scalequest.chat import BoundFormat, FormatError
 from scalequest.config import ConfigError, RunOptions, option, required, to_dict
 from scalequest.engines.base import Completion, EngineConfig, FinishReason, Generator, Request, Sampling
-from scalequest.engines.launch import LAUNCH, RAY_WORKERS, Launch
 from scalequest.engines.progress import Gates
 from scalequest.engines.server import Chat, ChatReply, ChatServer, ServerConfig, user
 from scalequest.engines.stream import Drop, completing, stream
+from scalequest.launch import LAUNCH, RAY_WORKERS, Launch
 from scalequest.questions.language import LanguageRule, language
 from scalequest.questions.pairs_page import write_page
 from scalequest.questions.prompts import Prompt

@@ -11,11 +11,11 @@ from scalequest.cards import dataset_card
 from scalequest.chat import BoundFormat, ChatFormat, FormatError
 from scalequest.config import ConfigError, RunOptions, option, required, to_dict
 from scalequest.engines.base import Completion, EngineConfig, FinishReason, Generator, Request, Sampling
-from scalequest.engines.launch import LAUNCH, RAY_WORKERS, Launch
 from scalequest.engines.progress import Gates
 from scalequest.engines.stream import Answer, Drop, completing, stream
 from scalequest.engines.vllm_engine import check_block_seeds
 from scalequest.grading import extract, majority
+from scalequest.launch import LAUNCH, RAY_WORKERS, Launch
 from scalequest.markup import inline
 from scalequest.ranges import COUNT
 from scalequest.receipts import read_receipt

@@ -14,13 +14,13 @@ import pytest
 
 from scalequest.config import ConfigError
 from scalequest.engines.base import EngineConfig
-from scalequest.engines.launch import IN_RAY, on_ray
-from scalequest.engines.ray_launch import _room
 from scalequest.hardware import has_gpu
+from scalequest.launch import IN_RAY, on_ray
 from scalequest.questions.generation import GenerationConfig
+from scalequest.ray_launch import _room
 from stage_support import data_files, receipt
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 ROWS = 96
 
 
@@ -102,7 +102,7 @@ def test_no_worker_wants_more_than_one_machine_has() -> None:
 def test_workers_on_one_machine_do_not_share_cores() -> None:
     script = (
         "import os, sys\n"
-        "from scalequest.engines import launch, ray_launch\n"
+        "from scalequest import launch, ray_launch\n"
         "main = lambda *_: print(launch.worker(), sorted(os.sched_getaffinity(0)))\n"
         "ray_launch._worker(int(sys.argv[1]), main, None, None, 2, int(sys.argv[2]), 's', '.')\n"
     )

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from scalequest.config import ConfigError
-from scalequest.engines.launch import check_world, worker
+from scalequest.launch import check_world, worker
 
 told: dict[str, object] = {}
 try:

@@ -14,9 +14,8 @@ from typing import Any
 
 import pytest
 
-from scalequest import hardware
+from scalequest import hardware, launch
 from scalequest.config import ConfigError
-from scalequest.engines import launch
 
 LAUNCHER = {
     **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500", "TORCHELASTIC_RUN_ID": "x", "GROUP_RANK": "0"},

@@ -19,7 +19,7 @@ from typing import Any
 
 from scalequest import heartbeat
 from scalequest.config import ConfigError, RunOptions, to_dict
-from scalequest.engines.launch import IN_RAY
+from scalequest.launch import IN_RAY
 from scalequest.removal import refuse_overlap
 from scalequest.shards import SESSION, StageError, clear
 
