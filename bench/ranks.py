@@ -17,7 +17,6 @@ tells it that they are GPUs, and FSDP2 is accelerate's own: the same file, shard
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import subprocess
@@ -116,17 +115,14 @@ def as_gpus(stage: str, config: str) -> None:
     """One rank of a recipe that accelerate takes for a GPU's, so that it applies an FSDP file to it."""
     from accelerate import DistributedType, PartialState
 
-    from scalequest.config import parse
+    from scalequest.recipe import load_recipe
 
-    spec = importlib.util.spec_from_file_location("recipe", ROOT / f"recipes/{stage}.py")
-    assert spec is not None, stage
-    assert spec.loader is not None, stage
-    recipe = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(recipe)
-    given = parse(*recipe.types(), argv=["--config", config])
+    recipe = load_recipe(ROOT / f"recipes/{stage}.py")
+    assert recipe is not None, stage
+    given = recipe.parse(["--config", config])
     assert given[1].world_size > 1, "the launcher started one rank"  # this makes the PartialState, too
     PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
-    recipe.main(*given)
+    recipe(*given)
 
 
 def draw(curves: dict[str, dict[str, list[float]]], path: Path) -> None:

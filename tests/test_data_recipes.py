@@ -156,9 +156,8 @@ def test_the_chain_from_model_to_pairs(tiny_model: Path, tmp_path: Path) -> None
 
     def stage(name: str, folder: str, **settings: Any) -> dict[str, Any]:
         script = recipe(name)
-        types = (script.RunOptions, next(v for k, v in vars(script).items() if k.endswith("Config")))
         given = {"output_dir": str(tmp_path / folder), "block_size": 16, "track": "none", **settings}
-        script.main(*build(types, given))
+        script.RECIPE(*build(script.RECIPE.configs(), given))
         made = receipt(tmp_path / folder)
         assert made["finished"]
         assert (tmp_path / folder / "README.md").read_text().startswith("---\n")

@@ -42,9 +42,7 @@ def run_recipe(name: str, given: Mapping[str, Any], log: str, variables: Mapping
     from scalequest.config import build
     from scalequest.stages import explained
 
-    kinds = (script.RunOptions, next(v for k, v in vars(script).items() if k.endswith("Config")))
-    words = ([],) if name == "evaluate" else ()
-    sys.exit(explained(script.main, *build(kinds, given), *words))
+    sys.exit(explained(script.RECIPE, *build(script.RECIPE.configs(), given)))
 
 
 def start(name: str, given: Mapping[str, Any], **variables: str) -> Any:

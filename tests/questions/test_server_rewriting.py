@@ -46,7 +46,7 @@ def optimize(given: dict[str, Any]) -> dict[str, Any]:
     assert spec.loader is not None
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
-    script.main(*build((script.RunOptions, script.RewriteConfig), given))
+    script.RECIPE(*build(script.RECIPE.configs(), given))
     return receipt(given["output_dir"])
 
 
