@@ -23,7 +23,7 @@ from pathlib import Path
 
 from scalequest.config import ConfigError
 from scalequest.pipeline import Failed, load, plan, run, variables, wanted
-from scalequest.preflight import faults, left_out
+from scalequest.preflight import left_out, look_ahead
 from scalequest.redaction import redacted
 
 
@@ -40,13 +40,16 @@ def main(args: argparse.Namespace) -> int:
                 print(f"# {step.spec.name}\n{step.shown}")
             for line in left_out(steps):
                 print(f"note: {line}; their data are not there", file=sys.stderr)
-        wrong = faults(wanted(steps, args.start, args.end, args.only), output)
-        for fault in wrong:
+        ahead = look_ahead(wanted(steps, args.start, args.end, args.only), output)
+        for fault in ahead.faults:
             print(f"{'not yet' if args.dry_run else 'error'}: {fault}", file=sys.stderr)
-        if args.dry_run or wrong:
+        if args.dry_run or ahead.faults:
             return 0 if args.dry_run else 2
         rerun = shlex.join(["python", *sys.argv])
-        run(spec, steps, output, rerun=rerun, start=args.start, end=args.end, only=args.only)
+        run(
+            spec, steps, output, rerun=rerun, fingerprints=ahead.fingerprints,
+            start=args.start, end=args.end, only=args.only,
+        )  # fmt: skip
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,13 +18,14 @@ import pytest
 
 from scalequest.config import ConfigError
 from scalequest.launch import STOP_SECONDS, STOP_VARIABLE
-from scalequest.pipeline import load, mark, plan
+from scalequest.pipeline import load, plan
 
 # A data stage as ours are, which also leaves a helper in a session of its own, as launchers do.
 STAGE = """
 import subprocess, sys, time
 from dataclasses import dataclass
-from scalequest.config import RunOptions, fingerprint_fields, option, parse, to_dict
+from scalequest.config import RunOptions, fingerprint_fields, option, to_dict
+from scalequest.recipe import Recipe, run_recipe
 from scalequest.records import read_rows, source_fingerprint
 from scalequest.shards import Stage
 
@@ -34,27 +36,31 @@ class Numbers(RunOptions):
     pause: float = option(0.0, fingerprint=False)
     die: bool = option(False, fingerprint=False)
 
-(config,) = parse(Numbers, description="counts")
-print("asked", file=open(config.output_dir + ".asked", "a"))
-inputs = {config.source: source_fingerprint(config.source)} if config.source else {}
-stage = Stage.open(config.output_dir, name="numbers", version=1, config=to_dict(config),
-                   fingerprint=fingerprint_fields(config), inputs=inputs, fresh=config.fresh)
-if stage.finished:
-    raise SystemExit
-if config.die:
-    print("about to fail")
-    raise SystemExit(3)
-rows = [{"id": f"n-{i}", "n": i} for i in range(config.rows)]
-rows = read_rows(config.source) if config.source else rows
-rows = rows[:config.limit]
-if config.pause:
-    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
-for index, block in stage.pending(len(rows), 4):
-    time.sleep(config.pause)
-    some = [dict(rows[i]) for i in block]
-    dropped = [(row, "round") for row in some if row["n"] % 10 == 0]
-    stage.write_block(index, [row for row in some if row["n"] % 10], dropped)
-stage.finish(rows_in=len(rows), card="numbers", tokens=1000, seconds=2.0)
+def main(config):
+    inputs = {config.source: source_fingerprint(config.source)} if config.source else {}
+    stage = Stage.open(config.output_dir, name="numbers", version=1, config=to_dict(config),
+                       fingerprint=fingerprint_fields(config), inputs=inputs, fresh=config.fresh)
+    print("asked", file=open(config.output_dir + ".asked", "a"))
+    if stage.finished:
+        return
+    if config.die:
+        print("about to fail")
+        raise SystemExit(3)
+    rows = [{"id": f"n-{i}", "n": i} for i in range(config.rows)]
+    rows = read_rows(config.source) if config.source else rows
+    rows = rows[:config.limit]
+    if config.pause:
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    for index, block in stage.pending(len(rows), 4):
+        time.sleep(config.pause)
+        some = [dict(rows[i]) for i in block]
+        dropped = [(row, "round") for row in some if row["n"] % 10 == 0]
+        stage.write_block(index, [row for row in some if row["n"] % 10], dropped)
+    stage.finish(rows_in=len(rows), card="numbers", tokens=1000, seconds=2.0)
+
+RECIPE = Recipe("numbers", 1, "evaluation", lambda: (Numbers,), main)
+if __name__ == "__main__":
+    sys.exit(run_recipe(RECIPE, "counts"))
 """
 
 
@@ -62,10 +68,11 @@ stage.finish(rows_in=len(rows), card="numbers", tokens=1000, seconds=2.0)
 LONG = """
 import sys, time
 from scalequest import heartbeat
-from scalequest.config import RunOptions, parse, to_dict
+from scalequest.config import RunOptions, to_dict
 from scalequest.engines.base import Completion
 from scalequest.engines.stream import stream
-from scalequest.stages import begin, explained
+from scalequest.recipe import Recipe, run_recipe
+from scalequest.stages import begin
 
 def answer(blocks):
     for index, numbers in blocks:
@@ -81,7 +88,9 @@ def main(run):
     stream(stage, 40, 40, ask=lambda n: [n], answer=answer, settle=lambda n, replies: {"id": str(n)})
     stage.finish(rows_in=40, card="long")
 
-sys.exit(explained(main, *parse(RunOptions, description="long")))
+RECIPE = Recipe("long", 1, "evaluation", lambda: (RunOptions,), main)
+if __name__ == "__main__":
+    sys.exit(run_recipe(RECIPE, "long"))
 """
 
 
@@ -170,13 +179,35 @@ def test_runs_shows_and_then_skips_without_starting_anything(
     assert "the report" in text
     assert (asked(output, "first"), asked(output, "second")) == (1, 1)
 
-    # What could change the answer asks the stage, which decides itself.
+    # Neither other code nor what changes no row starts a stage; what changes rows does, and it refuses.
     (tmp_path / "stage.py").write_text(STAGE + "# other code\n")
     (tmp_path / "more.yaml").write_text("seed: 1\nblock_size: 256\n")
     status, text = run(path, output)
-    assert (asked(output, "first"), asked(output, "second")) == (2, 2), text
+    assert (asked(output, "first"), asked(output, "second")) == (1, 1), text
     assert status == 0
-    assert "first: finished before, 40 in" in text
+    assert "first: finished before" in text
+    (tmp_path / "more.yaml").write_text("seed: 2\n")
+    status, text = run(path, output)
+    assert status == 2, text
+    assert "seed: 1 -> 2" in text
+
+
+def test_a_stage_is_asked_again_if_what_it_reads_was_made_anew(
+    pipeline: Callable[..., Path], tmp_path: Path
+) -> None:
+    path, output = pipeline(), tmp_path / "runs"
+    assert run(path, output)[0] == 0
+    shutil.rmtree(output / "first")
+    status, text = run(path, output)
+    assert status == 0, text
+    assert "first: done, 40 in" in text
+    assert "second: finished before" in text
+    assert (asked(output, "first"), asked(output, "second")) == (2, 2)
+    shutil.rmtree(output / "first")
+    status, text = run(pipeline(rows=20), output)
+    assert status == 2
+    assert "first: done, 20 in" in text
+    assert "error: stage second ended" in text
 
 
 def test_signs_of_life_without_a_terminal(
@@ -222,7 +253,7 @@ def test_other_settings_are_refused_and_fresh_starts_again(
     output = tmp_path / "runs"
     assert run(pipeline(), output)[0] == 0
     status, text = run(pipeline(rows=20), output)
-    assert status == 1
+    assert status == 2, text
     assert "40 -> 20" in text
     assert "go on from here:   python recipes/run.py" in text
     status, text = run(pipeline(rows=20), output, "--fresh")
@@ -317,33 +348,6 @@ def test_to_is_the_last_stage(pipeline: Callable[..., Path], tmp_path: Path) -> 
     assert (status, text.count("error:")) == (2, 1)
     assert "--to: 'first' runs before 'second'" in text
     assert "--to: no stage is called 'third'" in run(path, output, "--to", "third")[1]
-
-
-def test_the_mark_sees_what_patterns_and_benchmarks_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SOME_DATA", str(tmp_path / "data"))
-    for name, text in {
-        "s.py": "",
-        "p.yaml": "{name: p, stages: [{name: a, script: s.py, config: c.yaml}]}",
-        "c.yaml": "benchmarks: [benchmarks/*.yaml]\nonly: [benchmarks/one.yaml]",
-        "benchmarks/one.yaml": "{source: $SOME_DATA/one.jsonl, prompts: [../prompts/p.yaml], patch: fix.txt}",
-        "benchmarks/fix.txt": "",
-        "benchmarks/broken.yaml": "{",
-        "prompts/p.yaml": "text: a",
-        "data/one.jsonl": "{}",
-    }.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-    monkeypatch.chdir(tmp_path)
-    (step,) = plan(load("p.yaml"), Path("out"))
-    marks = [mark(step)]
-    assert mark(step) == marks[0]
-    for name in ("data/one.jsonl", "prompts/p.yaml", "benchmarks/fix.txt", "benchmarks/two.yaml"):
-        with (tmp_path / name).open("a") as file:
-            file.write("# more\n")
-        marks.append(mark(step))
-    assert len(set(marks)) == 5
 
 
 def test_dry_run_prints_commands_and_touches_nothing(pipeline: Callable[..., Path], tmp_path: Path) -> None:

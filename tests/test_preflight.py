@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from scalequest.pipeline import load, plan
-from scalequest.preflight import faults, left_out
+from scalequest.preflight import left_out, look_ahead
 
 PIPELINE = "recipes/tiny/pipeline.yaml"
 
@@ -27,7 +27,7 @@ def changed(folder: Path, *changes: tuple[str, str, object]) -> Path:
 
 
 def found(pipeline: Path | str, output: Path) -> list[str]:
-    return faults(plan(load(pipeline), output), output)
+    return look_ahead(plan(load(pipeline), output), output).faults
 
 
 @pytest.mark.parametrize("profile", ["qwen2_math_7b", "deepseek_math_7b"])
@@ -64,7 +64,7 @@ def test_the_papers_six_files_do(profile: str, tmp_path: Path, monkeypatch: pyte
         (tmp_path / f"{name}.jsonl.gz").touch()
     monkeypatch.setenv("SCALEQUEST_DATA", str(tmp_path))
     steps = plan(load(f"recipes/{profile}/pipeline.yaml"), tmp_path / "runs")
-    assert not [line for line in faults(steps, tmp_path / "runs") if "SCALEQUEST_DATA" in line]
+    assert not [line for line in look_ahead(steps, tmp_path / "runs").faults if "SCALEQUEST_DATA" in line]
     assert left_out(steps) == [
         "stage 'filter_questions': benchmarks left out: aime24, amc23, asdiv, gaokao2023en, math500, "
         "minerva_math, svamp, theoremqa"

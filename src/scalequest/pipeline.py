@@ -19,19 +19,16 @@ A stage with a `config` gets `--output_dir ${output}/<name>` unless `args` gives
 `--fresh` where the run has them. `${NAME}` is one of `vars` or an environment variable, `${NAME:-text}` has a
 default, `${output}` is the output folder. Paths are relative to the working directory.
 
-Whether a stage is finished is its own decision (its receipt's fingerprint), but asking costs its imports.
-So a run notes, beside the fingerprint, a mark of all that could change the answer: the command, the config,
-the state of every file and stage folder that they name, patterns expanded, of what a named YAML file (a
-benchmark) names in turn, and the code. With the same mark and a finished
-receipt the stage is not started at all; a different mark only means that it is asked.
+Whether a stage is finished is its own decision: its receipt holds a fingerprint of all that can change its
+rows or weights. The look ahead works out the fingerprints that finished stages would have now; one that is
+equal, and whose inputs no stage of this run has changed, is not started. A script that writes no receipt is
+finished if the same command ended well before and its folder is there.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import glob
-import hashlib
 import json
 import os
 import re
@@ -40,7 +37,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,7 +50,6 @@ from scalequest.config import ConfigError, build, option, read_yaml, required
 from scalequest.guard import Guarded, passing_on
 from scalequest.launch import STOP_SECONDS, STOP_VARIABLE
 from scalequest.preload import Forked, Preloaded, possible
-from scalequest.records import whole_source
 from scalequest.redaction import redacted
 
 STATE = "run.json"
@@ -263,69 +259,20 @@ def _substitute(text: str, known: Mapping[str, str], where: str) -> str:
 # ----------------------------------------------------------------------------------------------- what is done
 
 
-def mark(step: Step) -> str:
-    """Digest all that could change whether `step` is finished, without importing anything of it."""
-    config = read_yaml(step.spec.config) if step.spec.config else {}
-    texts = {*_texts(config), *_texts(step.settings), step.spec.launch or ""} - {str(step.output_dir), ""}
-    paths = sorted({path for text in texts for path in _paths(text)})
-    paths += sorted({inner for path in paths for inner in _inner(path)})
-    seen = {str(path): state for path in paths if (state := _state(path))}
-    digest = hashlib.sha256(json.dumps([step.command, config, seen], sort_keys=True, default=str).encode())
-    code = [*Path(__file__).parent.rglob("*"), *Path(step.spec.script).parent.glob("*.py")]
-    for file in sorted(file for file in code if file.suffix in (".py", ".yaml")):
-        digest.update(file.name.encode() + hashlib.sha256(file.read_bytes()).digest())
-    return digest.hexdigest()
+def finished(step: Step, fingerprint: str | None, noted: Mapping[str, Any]) -> bool:
+    """Whether `step` need not be started.
 
-
-def _paths(text: str, folder: Path = Path()) -> list[Path]:
-    """The files and folders that a text would name, a pattern's one by one."""
-    path = folder / os.path.expanduser(os.path.expandvars(whole_source(text)))
-    return [Path(found) for found in glob.glob(str(path))] if "*" in text else [path]
-
-
-def _inner(path: Path) -> list[Path]:
-    """What a YAML file names: a benchmark's data, prompts and corrections, relative to it."""
-    with contextlib.suppress(ConfigError, OSError):  # no path at all, or the stage says what is wrong with it
-        if path.suffix in (".yaml", ".yml") and path.is_file():
-            texts = set(_texts(read_yaml(path))) - {""}
-            return [inner for text in texts for inner in _paths(text, path.parent)]
-    return []
-
-
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        yield from _texts(list(value.values()))
-    elif isinstance(value, list):
-        for item in value:
-            yield from _texts(item)
-
-
-def _state(path: Path) -> Any:
-    """A file's size and time, a stage folder's fingerprint, another folder's files; else None."""
-    try:
-        if path.is_file():
-            status = path.stat()
-            return [status.st_size, status.st_mtime_ns]
-        if path.is_dir():
-            receipt = read_receipt(path)
-            if receipt:
-                return [receipt.get("fingerprint"), receipt.get("output"), receipt.get("finished")]
-            return [[file.name, *_state(file)] for file in sorted(path.iterdir()) if file.is_file()]
-    except OSError:  # no path at all: a prompt, a name
-        pass
-    return None
-
-
-def finished(step: Step, noted: Mapping[str, Any]) -> bool:
-    """Whether `step` need not even be asked, by what an earlier run noted about it."""
-    if step.spec.always or "--fresh" in step.command or noted.get("mark") != mark(step):
+    Args:
+        step: the stage.
+        fingerprint: what it would have now; None if that is not known.
+        noted: what an earlier run noted about it, which decides if it writes no receipt.
+    """
+    if step.spec.always or "--fresh" in step.command:
         return False
-    receipt = read_receipt(step.output_dir)
-    if "fingerprint" in noted:
-        return bool(receipt.get("finished")) and receipt.get("fingerprint") == noted["fingerprint"]
-    return step.output_dir is None or step.output_dir.is_dir()
+    if receipt := read_receipt(step.output_dir):
+        return bool(receipt.get("finished")) and receipt["fingerprint"] == fingerprint
+    there = step.output_dir is None or step.output_dir.is_dir()
+    return there and noted.get("command") == redacted(list(step.command))
 
 
 # ---------------------------------------------------------------------------------------------------- running
@@ -345,6 +292,7 @@ def run(
     output: Path,
     *,
     rerun: str,
+    fingerprints: Mapping[str, str],
     start: str | None = None,
     end: str | None = None,
     only: str | None = None,
@@ -357,6 +305,7 @@ def run(
         steps: from `plan`.
         output: its folder: stage folders, `logs/`, and `run.json`.
         rerun: the command that started this, shown where something fails.
+        fingerprints: of finished stages, as they would be now, from the look ahead.
         start: leave out what stands before this stage.
         end: leave out what stands after this stage.
         only: leave out all other stages.
@@ -384,6 +333,7 @@ def run(
     heartbeat.every()  # a wrong interval is an error before anything runs
     lines = {step.spec.name: Line() for step in steps}
     shown: list[str] = []
+    changed: set[str] = set()  # stages that ran, so that what the look ahead knew of those after them is old
     began = time.monotonic()
     board = Board(console, lines)
     (output / "logs").mkdir(exist_ok=True)
@@ -394,7 +344,8 @@ def run(
             for number, step in enumerate(steps, 1):
                 name, line = step.spec.name, lines[step.spec.name]
                 noted = state["stages"].get(name, {})
-                if step not in asked or finished(step, noted):
+                known = None if changed & set(step.needs) else fingerprints.get(name)
+                if step not in asked or finished(step, known, noted):
                     line.state = "left out" if step not in asked else "finished before"
                     line.receipt, line.seconds = read_receipt(step.output_dir), noted.get("seconds")
                     board.say(f"[{number}/{len(steps)}] {name}: {line.state}", live=False)
@@ -405,7 +356,7 @@ def run(
                 prefix = f"[{number}/{len(steps)}] {name}"
                 status, from_byte = _run_one(step, line, log, environment, lock, board, prefix, forks)
                 spent = (
-                    noted.get("seconds", 0.0) if "mark" not in noted else 0.0
+                    noted.get("seconds", 0.0) if "command" not in noted else 0.0
                 )  # by attempts that were stopped
                 line.seconds = round((line.seconds or 0.0) + spent, 1)
                 state["stages"][name] = {"seconds": line.seconds}
@@ -416,10 +367,11 @@ def run(
                 line.receipt = read_receipt(step.output_dir)
                 if before.get("finished") and before == line.receipt:  # it was asked, and had nothing to do
                     line.state, line.seconds = "finished before", noted.get("seconds", line.seconds)
+                else:
+                    changed.add(name)
                 state["stages"][name] = {
-                    "mark": mark(step),
+                    "command": redacted(list(step.command)),
                     "seconds": line.seconds,
-                    **({"fingerprint": line.receipt["fingerprint"]} if "fingerprint" in line.receipt else {}),
                 }
                 _write_state(output, state)
                 board.say(f"[{number}/{len(steps)}] {name}: {line.state}, {line.summary}", live=False)
@@ -461,7 +413,7 @@ def _check_needs(step: Step, steps: Sequence[Step], state: Mapping[str, Any]) ->
     by_name = {other.spec.name: other for other in steps}
     for need in step.needs:
         receipt = read_receipt(by_name[need].output_dir)
-        if not (receipt.get("finished") if receipt else "mark" in state["stages"].get(need, {})):
+        if not (receipt.get("finished") if receipt else "command" in state["stages"].get(need, {})):
             raise ConfigError(f"stage {step.spec.name!r} needs {need!r}, which is not finished; run it first")
 
 

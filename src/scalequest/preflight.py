@@ -13,10 +13,12 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
 from typing import Any
 
+from scalequest.board import read_receipt
 from scalequest.config import ConfigError, read_yaml
 from scalequest.durable import StageError
 from scalequest.hardware import has_gpu
@@ -30,8 +32,22 @@ _UNSET = "the environment variable "
 _CHILD = "import sys; from scalequest.preflight import parse_all; sys.exit(parse_all())"
 
 
-def faults(steps: Sequence[Step], output: Path) -> list[str]:
-    """One line for all that would end a stage before it has done anything.
+@dataclass(frozen=True)
+class Ahead:
+    """What was found before the first stage runs.
+
+    Attributes:
+        faults: one line for each thing that would end a stage before it has done anything.
+        fingerprints: of stages that an earlier run finished, by name: what they would have now. A stage whose
+            fingerprint could not be worked out is left out.
+    """
+
+    faults: list[str]
+    fingerprints: dict[str, str]
+
+
+def look_ahead(steps: Sequence[Step], output: Path) -> Ahead:
+    """Look for all that would end a stage at its start, and for the stages that have nothing to do.
 
     Settings are read as the stage would read them, by its own script, in one process for all; files and model
     folders that no stage makes have to be there. Models and data on the hub are not looked at.
@@ -50,16 +66,23 @@ def faults(steps: Sequence[Step], output: Path) -> list[str]:
                 found.append(f"stage '{step.spec.name}': {fault}")
             unset |= {variable} - {""}
     asked = [step for step in steps if step.spec.config is not None]
-    given = [step.command[step.command.index(step.spec.script) :] for step in asked]
+    given = [
+        {
+            "words": step.command[step.command.index(step.spec.script) :],
+            "finished": bool(read_receipt(step.output_dir).get("finished")),
+        }
+        for step in asked
+    ]
     child = subprocess.run(
         [sys.executable, "-c", _CHILD], input=json.dumps(given), capture_output=True, text=True, check=False
     )
     if child.returncode:
         raise ConfigError(f"the stages' settings could not be read: {child.stderr.strip()[-500:]}")
-    said = json.loads(child.stdout.splitlines()[-1])
-    return found + [
-        f"stage '{step.spec.name}': {fault}" for step, fault in zip(asked, said, strict=True) if fault
-    ]
+    said = dict(
+        zip((step.spec.name for step in asked), json.loads(child.stdout.splitlines()[-1]), strict=True)
+    )
+    found += [f"stage '{name}': {one['fault']}" for name, one in said.items() if one["fault"]]
+    return Ahead(found, {name: one["fingerprint"] for name, one in said.items() if one["fingerprint"]})
 
 
 def left_out(steps: Sequence[Step]) -> list[str]:
@@ -141,25 +164,30 @@ def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
 
 
 def parse_all() -> int:
-    """Read the settings of each command on standard input; print what is wrong with each, or null.
+    """Read the settings of each command on standard input, and print what is wrong and each fingerprint.
 
-    Returns the exit status.
+    Fingerprints are worked out for stages that are finished. Returns the exit status.
     """
-    print(json.dumps([_fault(script, words) for script, *words in json.load(sys.stdin)]))
+    print(json.dumps([_read(*one["words"], finished=one["finished"]) for one in json.load(sys.stdin)]))
     return 0
 
 
-def _fault(script: str, words: Sequence[str]) -> str | None:
+def _read(script: str, *words: str, finished: bool) -> dict[str, str | None]:
+    said: dict[str, str | None] = {"fault": None, "fingerprint": None}
     recipe = load_recipe(script)
     if recipe is None:  # a script that reads no settings as ours do
-        return None
+        return said
     error = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(error), contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stderr(error), contextlib.redirect_stdout(io.StringIO()):
+        try:
             names = {item.name for one in recipe.configs() for item in dataclasses.fields(one)}
             # A login node has no GPU, and the stage will have.
             told = "use_cpu" not in names or "--use_cpu" in words or has_gpu()
-            recipe.parse([*words, *([] if told else ["--use_cpu", "true"])])
-    except SystemExit:
-        return error.getvalue().strip().rpartition("error: ")[2]
-    return None
+            values = recipe.parse([*words, *([] if told else ["--use_cpu", "true"])])
+        except SystemExit:
+            said["fault"] = error.getvalue().strip().rpartition("error: ")[2]
+        else:
+            if finished:
+                with contextlib.suppress(Exception, SystemExit):  # the stage is started, and says so itself
+                    said["fingerprint"] = recipe.fingerprint(*values)
+    return said

@@ -13,6 +13,7 @@ benches, tests) asks `load_recipe` for this value.
 
 from __future__ import annotations
 
+import ast
 import runpy
 import sys
 from collections.abc import Callable, Sequence
@@ -23,6 +24,7 @@ from typing import Any, Literal
 
 from scalequest.config import ConfigError, RunOptions, parse
 from scalequest.launch import on_ray, worker
+from scalequest.shards import Asked, asking
 from scalequest.stages import explained
 
 # data: workers share the blocks of a folder; training: the processes train one model together;
@@ -58,6 +60,19 @@ class Recipe:
         else:
             self.main(*values)
 
+    def fingerprint(self, *values: Any) -> str | None:
+        """The fingerprint that a stage would have now with these settings; None if it opens no folder.
+
+        Nothing is written. What keeps the stage from opening its folder is raised as its `main` raises it.
+        """
+        place = ((0, 1),) if self.kind == "data" else ()
+        try:
+            with asking():
+                self.main(*values, *place)
+        except Asked as asked:
+            return asked.fingerprint
+        return None
+
     def parse(self, words: Sequence[str], description: str = "") -> Any:
         """Read a command line: one value of each of `configs`."""
         return parse(*self.configs(), argv=list(self.words(words)), description=description)
@@ -86,12 +101,22 @@ def run_recipe(recipe: Recipe, description: str | None) -> int:
 
 @cache
 def load_recipe(script: str | Path) -> Recipe | None:
-    """The recipe of a script, which is imported and not run; None if it has none.
+    """The recipe of a script, which is imported and not run; None if it defines none.
 
     Raises:
         ConfigError: there is no such file.
     """
     if not Path(script).is_file():
         raise ConfigError(f"{script}: no such file")
-    found = runpy.run_path(str(script), run_name="recipe").get("RECIPE")
+    lines = ast.parse(Path(script).read_text(encoding="utf-8")).body
+    names = {
+        name.id
+        for line in lines
+        if isinstance(line, ast.Assign)
+        for name in line.targets
+        if isinstance(name, ast.Name)
+    }
+    if "RECIPE" not in names:  # importing a script of another kind could run it
+        return None
+    found = runpy.run_path(str(script), run_name="recipe")["RECIPE"]
     return found if isinstance(found, Recipe) else None

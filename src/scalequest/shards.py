@@ -23,7 +23,8 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -56,7 +57,27 @@ _PACKAGES = (
 SESSION = "SCALEQUEST_SESSION"  # variable by which a launcher tells one launch's workers, restarted ones too
 _RUNNING, _READY = 0, 1  # bytes of `.lock` that worker 0 holds: while it runs, and once the folder is set up
 
+_asking = ContextVar("asking", default=False)
+
 log = logging.getLogger(__name__)
+
+
+class Asked(Exception):
+    """A stage that was about to open its folder, where only its fingerprint was asked for."""
+
+    def __init__(self, fingerprint: str) -> None:
+        super().__init__(fingerprint)
+        self.fingerprint = fingerprint
+
+
+@contextmanager
+def asking() -> Iterator[None]:
+    """Inside, `Stage.open` touches nothing and raises `Asked`."""
+    token = _asking.set(True)
+    try:
+        yield
+    finally:
+        _asking.reset(token)
 
 
 class Stage:
@@ -131,6 +152,8 @@ class Stage:
         fields = redacted(json.loads(json.dumps(fields, sort_keys=True)), environment=False)
         identity = {"stage": name, "version": version, **_flat(fields)}
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+        if _asking.get():
+            raise Asked(digest)
         if worker:
             return cls(folder, _joined(folder, identity, digest, fresh), worker, workers, None)
         with one_line(folder):
