@@ -138,6 +138,15 @@ def test_the_hub_is_not_a_folder_of_that_name(
         read_rows(source)
 
 
+def test_a_share_of_a_source_is_exact_or_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(LINES)
+    number = len(ROWS)
+    assert len(read_rows(f"{tmp_path / 'a.jsonl'}[:{number}]")) == number
+    with pytest.raises(ConfigError, match=rf"a\.jsonl\[:600\]: asks for 600 rows, and there are {number}"):
+        read_rows(f"{tmp_path / 'a.jsonl'}[:600]")
+    assert len(read_rows(f"{tmp_path / 'a.jsonl'}[:600]", limit=600)) == number  # a trial run has fewer
+
+
 def test_a_file_that_is_cut_short(tmp_path: Path) -> None:
     lines = b"".join(json.dumps({"id": row_seed(1, "x", i)}).encode() + b"\n" for i in range(5_000))
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(lines)[:-2_000])

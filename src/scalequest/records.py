@@ -63,7 +63,7 @@ def read_rows(
     Args:
         source: the folder of a finished stage; a .jsonl, .jsonl.gz, .json (a list) or .parquet file; or
             `hub:owner/name[/config][@revision][:split]` (split `train` unless given). `$NAME` is expanded.
-            `[:600]` behind any of them takes its first 600 rows.
+            `[:600]` behind any of them takes its first 600 rows, and fewer are an error.
         columns: our names to theirs, e.g. `{"question": "problem"}`; others keep their names.
         limit: only the first so many.
 
@@ -73,7 +73,7 @@ def read_rows(
     whole, first = _first_rows(source)
     rows = list(islice(islice(_rows(whole), first), limit))
     if first is not None and limit is None and len(rows) < first:
-        log.warning("%s: there are only %d rows", source, len(rows))
+        raise ConfigError(f"{source}: asks for {first} rows, and there are {len(rows)}: take that many or fewer")
     if not columns:
         return rows
     renamed = []
