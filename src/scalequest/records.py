@@ -73,7 +73,9 @@ def read_rows(
     whole, first = _first_rows(source)
     rows = list(islice(islice(_rows(whole), first), limit))
     if first is not None and limit is None and len(rows) < first:
-        raise ConfigError(f"{source}: asks for {first} rows, and there are {len(rows)}: take that many or fewer")
+        raise ConfigError(
+            f"{source}: asks for {first} rows, and there are {len(rows)}: take that many or fewer"
+        )
     if not columns:
         return rows
     renamed = []
