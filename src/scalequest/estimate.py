@@ -175,6 +175,23 @@ def zero_settings(training_args: Any) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
+class Passes:
+    """What a trainer computes for a row of its data. A stage's config class declares it as `passes`.
+
+    Attributes:
+        sides: sequences per row: 2 if rows are pairs.
+        reference: whether a reference model computes each sequence, too.
+        head: whether the model has a language model's head; a scorer's head has one row.
+        whole_logits: whether the logits of all tokens are in memory together; TRL's fused head avoids that.
+    """
+
+    sides: int = 1
+    reference: bool = False
+    head: bool = True
+    whole_logits: bool = False
+
+
+@dataclass(frozen=True)
 class Work:
     """What a process has in hand at a time, and how it is trained.
 
@@ -191,6 +208,7 @@ class Work:
         second: that model is held as a second copy; not where an adapter is turned off for it, nor where its
             log-probabilities were computed before.
         head: a language model's head; a scorer has one row.
+        whole_logits: the logits of all tokens are in memory together.
     """
 
     rows: int
@@ -204,14 +222,20 @@ class Work:
     reference: int = 0
     second: bool = False
     head: bool = True
+    whole_logits: bool = False
 
     @classmethod
     def of(cls, training_args: Any, model_args: Any) -> Work:
-        """Read the settings of a recipe."""
-        pairs = hasattr(training_args, "beta")
-        sides = pairs or hasattr(training_args, "center_rewards_coefficient")  # a reward model reads both
+        """Read the settings of a recipe.
+
+        Args:
+            training_args: the trainer's config, whose class declares its `Passes`.
+            model_args: TRL's `ModelConfig`.
+        """
+        passes: Passes = training_args.passes
+        beside = passes.reference and not model_args.use_peft
         return cls(
-            rows=training_args.per_device_train_batch_size * (2 if sides else 1),
+            rows=training_args.per_device_train_batch_size * passes.sides,
             length=training_args.max_length,
             accumulation=training_args.gradient_accumulation_steps,
             checkpointing=bool(training_args.gradient_checkpointing),
@@ -219,9 +243,10 @@ class Work:
             mixed=bool(training_args.bf16 or training_args.fp16),
             lora=model_args.lora_r if model_args.use_peft else 0,
             quantised=bool(model_args.load_in_4bit),
-            reference=int(pairs),
-            second=pairs and not model_args.use_peft and training_args.precompute_ref_log_probs is False,
-            head=hasattr(training_args, "loss_type"),  # of TRL's configs
+            reference=int(passes.reference),
+            second=beside and training_args.precompute_ref_log_probs is False,
+            head=passes.head,
+            whole_logits=passes.whole_logits,
         )
 
 
@@ -249,16 +274,42 @@ class Memory:
 
 def memory(model: Architecture, work: Work, spread: Topology, gpu: bool = True) -> Memory:
     """Estimate what one process holds at the worst moment."""
-    everything = model.parameters(work.head)
-    trained = model.lora(work.lora) if work.lora else everything
-    ranks = spread.processes
-    compute = 2 if work.mixed else 4
+    weights, gradients, optimizer = _held(model, work, spread)
+    bucket = _compute_bytes(work) * min(_trained(model, work), BUCKET) if spread.zero else 0.0
+    gathered = bucket + _gathered(model, work, spread)
+    activations = _activations(model, work)
+    step = 0.0
+    if spread.zero and not spread.offload:
+        # When the optimizer steps, the backward pass's memory is free again, except for ZeRO-3's bucket.
+        copies = _step_copies(model, work, spread) + (bucket if spread.zero == 3 else 0.0)
+        step = max(0.0, copies - gathered - activations)
+    held_all = weights + gradients + optimizer + gathered + activations + step
+    rest = (CONTEXT if gpu else 0.0) + FRAGMENTS * held_all
+    return Memory(weights, gradients, optimizer, gathered, activations, step, rest)
+
+
+def _compute_bytes(work: Work) -> int:
+    """Bytes of a number that the arithmetic is done in."""
+    return 2 if work.mixed else 4
+
+
+def _trained(model: Architecture, work: Work) -> int:
+    """Number of weights that are trained."""
+    return model.lora(work.lora) if work.lora else model.parameters(work.head)
+
+
+def _held(model: Architecture, work: Work, spread: Topology) -> tuple[float, float, float]:
+    """Bytes of weights, gradients and optimizer state that a process holds all the time."""
+    everything, trained = model.parameters(work.head), _trained(model, work)
+    compute, ranks = _compute_bytes(work), spread.processes
+    # Bytes per weight
     if spread.zero:
         held, gradient, state = compute, compute, 12 if work.mixed else 8
     else:  # torch's AdamW keeps its state in the weights' own precision; FSDP2 makes trained ones float32
         whole = work.full_precision or not work.mixed or (spread.fsdp and not work.lora)
         held = 4 if whole else 2
         gradient, state = held, 2 * held
+    # Weights of the model, of the adapter and of the reference
     weights = float(everything * held)
     if work.quantised:
         blocks = model.num_hidden_layers * model.layer
@@ -270,6 +321,7 @@ def memory(model: Architecture, work: Work, spread: Topology, gpu: bool = True) 
         weights, gradient, state = weights + float(own * trained), own, 2 * own
     weights += everything * compute * work.second
     gradients, optimizer = float(trained * gradient), float(trained * state)
+    # What the topology spreads over processes or keeps on the host
     if spread.spreads_weights:
         weights /= ranks
     if spread.zero >= 2 or spread.fsdp:
@@ -278,29 +330,38 @@ def memory(model: Architecture, work: Work, spread: Topology, gpu: bool = True) 
         optimizer /= ranks
     if spread.offload:
         optimizer, weights = 0.0, 0.0 if spread.zero == 3 else weights
-    bucket = compute * min(trained, BUCKET) if spread.zero else 0.0
-    gathered = bucket
+    return weights, gradients, optimizer
+
+
+def _gathered(model: Architecture, work: Work, spread: Topology) -> float:
+    """Bytes of what is put together for the arithmetic, without DeepSpeed's bucket."""
+    compute, gathered = _compute_bytes(work), 0.0
     if spread.zero == 3:
-        gathered += compute * min(everything, LIVE_PARAMETERS)
+        gathered += compute * min(model.parameters(work.head), LIVE_PARAMETERS)
     if spread.fsdp:
         gathered += compute * (2 * model.layer + model.embedding)
-    if work.head and not work.lora:
+    if work.head and not work.lora and not work.whole_logits:
         gathered += 4.0 * model.embedding  # the fused head sums its gradient in fp32
-    tokens = work.rows * work.length
+    return gathered
+
+
+def _activations(model: Architecture, work: Work) -> float:
+    """Bytes of what the forward pass keeps for the backward pass."""
+    compute, tokens = _compute_bytes(work), work.rows * work.length
     block = compute * tokens * (10 * model.hidden_size + 2 * model._kv + 4 * model.intermediate_size)
     block += compute * work.rows * work.length**2  # the mask
     kept = compute * tokens * model.hidden_size * model.num_hidden_layers
-    activations = float(kept + block if work.checkpointing else model.num_hidden_layers * block)
-    step = 0.0
-    if spread.zero and not spread.offload:
-        # DeepSpeed copies the gradients that it is about to apply into one tensor, and that into an fp32 one.
-        # By then the backward pass's memory is free again, except for ZeRO-3's bucket.
-        applied = min(trained / ranks, SUB_GROUP) if spread.zero == 3 else trained / ranks
-        copies = applied * (compute + 4 if work.mixed else compute)
-        step = max(0.0, copies + (bucket if spread.zero == 3 else 0.0) - gathered - activations)
-    held_all = weights + gradients + optimizer + gathered + activations + step
-    rest = (CONTEXT if gpu else 0.0) + FRAGMENTS * held_all
-    return Memory(weights, gradients, optimizer, gathered, activations, step, rest)
+    # Logits, their log-probabilities, and the gradient of either
+    logits = 3 * compute * tokens * model.vocab_size if work.whole_logits else 0
+    return float((kept + block if work.checkpointing else model.num_hidden_layers * block) + logits)
+
+
+def _step_copies(model: Architecture, work: Work, spread: Topology) -> float:
+    """Bytes that DeepSpeed's optimizer step copies: gradients into one tensor, and that into an fp32 one."""
+    share = _trained(model, work) / spread.processes
+    applied = min(share, SUB_GROUP) if spread.zero == 3 else share
+    compute = _compute_bytes(work)
+    return applied * (compute + 4 if work.mixed else compute)
 
 
 def gpu_hours(

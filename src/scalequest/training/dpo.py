@@ -11,8 +11,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
-from typing import Any
+from operator import attrgetter
+from typing import Any, ClassVar
 from unittest import mock
 
 from transformers import TrainerCallback
@@ -22,11 +22,14 @@ from trl.trainer.utils import create_model_from_path
 
 from scalequest import heartbeat
 from scalequest.config import ConfigError, option
+from scalequest.estimate import Passes
 from scalequest.precision import ByHardware
 from scalequest.ranges import NOT_NEGATIVE
 from scalequest.training import data
-from scalequest.training.context import Run, TrainingData
-from scalequest.training.loading import keep_outputs_exact, self_loading
+from scalequest.training.identity import Identity
+from scalequest.training.loading import keep_outputs_exact, make_self_loading
+from scalequest.training.preparation import Prepared
+from scalequest.training.stage import Rendering, TrainingData, TrainingStage
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +61,7 @@ class PreferenceData(TrainingData):
 class QPOConfig(ByHardware, DPOConfig):
     """TRL's DPOConfig, with `precompute_ref_log_probs` true unless a LoRA adapter is trained."""
 
+    passes: ClassVar[Passes] = Passes(sides=2, reference=True)
     precompute_ref_log_probs: bool | None = field(
         default=None,
         metadata={
@@ -156,34 +160,36 @@ def check_start(metrics: Mapping[str, float], beta: float) -> None:
             )
 
 
-def prepare_pairs(run: Run) -> Path:
-    """Render preference pairs."""
-    limit, swap = run.training_args.max_length, run.training_args.seed if run.args.shuffle_pairs else None
-    render = partial(data.preference, max_length=limit, swap_seed=swap)
-    return run.prepare(render, ["chosen", "rejected"], max_length=limit, swap_seed=swap)
+def render_pairs(identity: Identity) -> Rendering:
+    """Render preference pairs; a pair whose sides are equal or do not fit is dropped."""
+    args = identity.training_args
+    choices = {
+        "max_length": args.max_length,
+        "swap_seed": args.seed if identity.args.shuffle_pairs else None,
+    }
+    return Rendering(partial(data.preference, **choices), ("chosen", "rejected"), choices)
 
 
-def dpo_trainer(run: Run, folder: Path) -> DPOTrainer:
+def dpo_trainer(prepared: Prepared) -> DPOTrainer:
     """Make the trainer; it loads the policy itself, and a reference, if it needs one, from the same place.
 
     Args:
-        run: begun and opened.
-        folder: as `prepare_pairs` left it.
+        prepared: preference pairs.
 
     Raises:
         ConfigError: the model has no pad token of its own, or the reference could not be computed.
     """
-    args = run.training_args
-    fsdp = os.environ.get("ACCELERATE_USE_FSDP") == "true"
-    if args.precompute_ref_log_probs and run.model_args.use_peft and fsdp:
+    identity, args = prepared.identity, prepared.identity.training_args
+    lora = identity.model_args.use_peft
+    if args.precompute_ref_log_probs and lora and os.environ.get("ACCELERATE_USE_FSDP") == "true":
         raise ConfigError(
             "precompute_ref_log_probs: under FSDP a LoRA run's model has no weights on most processes before "
             "training starts; leave it out, and the adapter is turned off for the reference at each step"
         )
     if args.precompute_ref_log_probs is None:
-        args.precompute_ref_log_probs = not run.model_args.use_peft
-    trainer = self_loading(TokenDPOTrainer, run, *data.load(folder))
-    trainer.add_callback(WatchChosen(args.beta, run.args.chosen_drop, run.main))
+        args.precompute_ref_log_probs = not lora
+    trainer = make_self_loading(TokenDPOTrainer, identity, *data.load(prepared.folder))
+    trainer.add_callback(WatchChosen(args.beta, identity.args.chosen_drop, identity.main))
     return trainer
 
 
@@ -207,3 +213,15 @@ class WatchChosen(TrainerCallback):
                     "they may degenerate: lower learning_rate, raise beta, or loss_type: [sigmoid, sft]",
                     state.global_step, -logs[key] / self.beta, self.limit,
                 )  # fmt: skip
+
+
+QPO = TrainingStage(
+    name="qpo",
+    version=QPO_VERSION,
+    data=PreferenceData,
+    config=QPOConfig,
+    rendering_of=render_pairs,
+    trainer_of=dpo_trainer,
+    note="Writes questions after the bare header of a user's turn (QFT, then QPO); not for answering them.",
+    stop_ids_of=attrgetter("question_stop_ids"),
+)
