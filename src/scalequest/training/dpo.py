@@ -43,15 +43,21 @@ START_NATS, START_SHARE = 0.5, 0.02
 
 
 @dataclass(frozen=True)
-class PreferenceData(TrainingData):
-    """What QPO learns from: rows of `chosen` and `rejected`, both bare questions."""
+class QuestionPairs(TrainingData):
+    """What a preference loss learns from: rows of `chosen` and `rejected`, both bare questions."""
 
     shuffle_pairs: bool = option(
         False, "swap the sides of about half the pairs: a control that must show no gain"
     )
+
+
+@dataclass(frozen=True)
+class PreferenceData(QuestionPairs):
+    """What QPO learns from."""
+
     chosen_drop: float = option(
         10.0,
-        "warn where chosen questions lose more than this many nats against the start",
+        "warn if chosen questions lose more than this many nats since the start",
         fingerprint=False,
         within=NOT_NEGATIVE,
     )
