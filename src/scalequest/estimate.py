@@ -1,10 +1,11 @@
-"""What a training run needs: memory a process, and GPU-hours, by formula and before anything is started.
+"""What a training run needs: memory per process, and GPU-hours, by formula and before anything is started.
 
-Memory is the sum of what has to be there at the worst moment: weights, gradients, optimizer state (spread as
-the topology says; ZeRO's stages: Rajbhandari et al., arXiv 1910.02054), buffers for what is gathered, and
-activations (counted tensor by tensor for the Llama block, after Korthikanti et al., arXiv 2205.05198). Time
+Memory is the sum of everything that is needed at the worst moment: weights, gradients, optimizer state
+(spread as the topology says; ZeRO's stages: Rajbhandari et al., arXiv 1910.02054), buffers for what is
+gathered, and activations (counted tensor by tensor for the Llama block, after Korthikanti et al., arXiv
+2205.05198). Time
 is a roofline: a micro-step takes as long as its arithmetic, its traffic or the host, whichever is longest.
-The constants are named below and `ASSUMPTIONS` says them in words; print it beside every number.
+The constants are named below, and `ASSUMPTIONS` puts them into words; print it with every number.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ SUB_GROUP = 1e9  # weights that ZeRO-3 updates at a time: DeepSpeed's sub_group_
 CONTEXT = 1.5 * GIB  # CUDA, NCCL and kernels, before any tensor
 FRAGMENTS = 0.08  # of all tensors, lost between them
 START_SECONDS = 240  # imports, loading and saving, in which all GPUs wait
-QUANTISED = 0.516  # bytes a weight in NF4 with double quantisation
+QUANTISED = 0.516  # bytes per weight in NF4 with double quantisation
 ASSUMPTIONS = (
     "Assumed: 32 % of peak in arithmetic on an H100 (measured), 40 % on an A100; a micro-step takes the "
     "longest of arithmetic, traffic and, under ZeRO-3, what the host needs "
@@ -135,7 +136,7 @@ class Topology:
         """Read an accelerate file.
 
         Raises:
-            ConfigError: it is none.
+            ConfigError: it is not an accelerate file.
         """
         file = read_yaml(path)
         try:
@@ -164,7 +165,7 @@ class Topology:
 
     @property
     def spreads_weights(self) -> bool:
-        """Whether weights lie in pieces."""
+        """Whether each process holds a part of the weights only."""
         return self.zero == 3 or self.fsdp
 
 
@@ -193,20 +194,20 @@ class Passes:
 
 @dataclass(frozen=True)
 class Work:
-    """What a process has in hand at a time, and how it is trained.
+    """What a process computes at a time, and how the model is trained.
 
     Attributes:
         rows: sequences of a forward pass (both sides of every pair).
         length: tokens of the longest of them.
-        accumulation: forward passes an optimizer step.
+        accumulation: forward passes per optimizer step.
         checkpointing: activations are computed twice.
         full_precision: weights are fp32 outside DeepSpeed (`dtype: float32`; `auto` is mostly bf16).
         mixed: arithmetic is bf16.
-        lora: rank of the adapter, 0 where all weights are trained.
+        lora: rank of the adapter, 0 if all weights are trained.
         quantised: weights of the blocks are 4-bit.
-        reference: forward passes of a reference model beside each training one.
-        second: that model is held as a second copy; not where an adapter is turned off for it, nor where its
-            log-probabilities were computed before.
+        reference: forward passes of a reference model for each one of the trained model.
+        second: that model is held as a second copy, because no adapter is turned off for it and its
+            log-probabilities were not computed beforehand.
         head: a language model's head; a scorer has one row.
         whole_logits: the logits of all tokens are in memory together.
     """
@@ -403,7 +404,7 @@ def remedies(model: Architecture, work: Work, spread: Topology, capacity: float)
     """Say what to change, one after the other, until an estimate fits into `capacity` bytes.
 
     Returns:
-        Settings to add to each other, in this order; the last says so where all of them do not help.
+        Settings to add to each other, in this order; the last says so if all of them do not help.
     """
     said = []
     for setting, work_then, spread_then in _changes(work, spread):
@@ -438,10 +439,10 @@ def _changes(work: Work, spread: Topology) -> Iterator[tuple[str, Work, Topology
 
 
 def verdict(model: Architecture, work: Work, spread: Topology, capacity: float, gpu: bool = True) -> str:
-    """One line: what a process is estimated to need, whether that fits, and what to change where not."""
+    """One line: what a process is estimated to need, whether that fits, and what to change if not."""
     needs = memory(model, work, spread, gpu)
     line = (
-        f"memory: estimated {needs} a process, of {capacity / GIB:.1f} GiB, on {spread.processes} x "
+        f"memory: estimated {needs} per process, of {capacity / GIB:.1f} GiB, on {spread.processes} x "
         f"{work.rows} sequences of {work.length} tokens"
     )
     if needs.total <= capacity:

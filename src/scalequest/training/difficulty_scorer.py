@@ -2,8 +2,8 @@
 
 ScaleQuest, section 2.4, after DART-Math (Tong et al., arXiv 2407.13690): of a question, the fail rate is the
 share of wrong answers among a solver's samples; a base model with one output learns it by mean squared error
-and then scores millions of questions that nobody samples. What the authors published of it is the start
-model, the loss and the input; the rest is ours.
+and then scores millions of questions that nobody samples. The authors published the model that it starts
+from, the loss and the input; the rest is ours.
 """
 
 from __future__ import annotations
@@ -55,9 +55,11 @@ class FailRates(TrainingData):
 
     reference: str = option(
         "answer",
-        "column of the reference answer, where rows have no fail_rate; `majority`: the most frequent answer",
+        "column of the reference answer, for rows without fail_rate; `majority`: the most frequent answer",
     )
-    answer_after: str = option("####", "a reference is what follows the last of this, where there is one")
+    answer_after: str = option(
+        "####", "a reference is what follows the last occurrence of this, if it occurs"
+    )
 
 
 @dataclass
@@ -89,7 +91,7 @@ class Calibration:
 
 
 def fail_rate_of(row: Row, reference: str, answer_after: str) -> float:
-    """The share of a row's samples that are wrong; its own `fail_rate` where it has one.
+    """The share of a row's samples that are wrong; its own `fail_rate` if it has one.
 
     Raises:
         ConfigError: the row has neither, or a rate outside [0, 1].
@@ -143,7 +145,7 @@ def render_rates(identity: Identity) -> Rendering:
 
 
 def unanswered_rows(sources: Sequence[str]) -> Iterator[Row]:
-    """Rows that a solve stage dropped since no sample had an answer: the hardest questions of all."""
+    """Yield the rows that a solve stage dropped because no sample had an answer: the hardest questions."""
     for source in sources:
         for row in read_dropped(source) if ":" not in source else ():
             if row["reason"] in ("all_truncated", "no_answer"):
@@ -183,8 +185,8 @@ def scorer_trainer(prepared: Prepared) -> Trainer:
 def squared_error(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
     """The mean squared error over all questions of a step, whatever they are spread over.
 
-    Without it the model's own loss is a mean over one forward pass on one rank, which transformers takes for
-    a share of the step's: it would be as many times too large as there are passes and ranks.
+    The model's own loss is a mean over one forward pass on one rank, but transformers adds it up as if it
+    were a share of the step's loss: it would be too large by the number of passes and ranks.
 
     Args:
         outputs: of the model; `logits` (batch, 1).

@@ -1,7 +1,7 @@
 """Question preference optimisation: DPO between two wordings of a question, given the generation prefix.
 
-TRL's DPOTrainer reads strings in one method, `_prepare_dataset`; overriding it is the whole of what makes the
-ids that it trains on ours (tests/training/test_dpo.py watches the installed TRL for that).
+TRL's DPOTrainer reads strings in one method, `_prepare_dataset`. With that one overridden, it trains on our
+ids (tests/training/test_dpo.py checks that the installed TRL still works so).
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class QPOConfig(ByHardware, DPOConfig):
         default=None,
         metadata={
             "help": "Compute the reference's log-probabilities before training, and hold no second model. "
-            "Default: yes, except with LoRA, where the adapter is turned off for the reference."
+            "Default: yes, except with LoRA, whose adapter is turned off for the reference."
         },
     )
 
@@ -200,7 +200,9 @@ def dpo_trainer(prepared: Prepared) -> DPOTrainer:
 
 
 class WatchChosen(TrainerCallback):
-    """Warns where DPO pushes the chosen questions down too (the rejected only further): junk comes of it.
+    """Warns if DPO makes the chosen questions less likely, too, and the rejected ones even more so.
+
+    Generated questions degenerate then.
 
     `rewards/chosen` is beta times what the chosen questions' log-probabilities gained since the start, on the
     very rows of the batch, so its fall is no accident of which rows are logged, as that of `logps/chosen`

@@ -105,6 +105,7 @@ def identify(stage: TrainingStage, args: Any, training_args: Any, model_args: An
         raise ConfigError(
             "required key 'model_name_or_path' is missing (folder or hub id of the model to start from)"
         )
+    # Settings and logging
     heartbeat.named(stage.name)
     heartbeat.now("reading the inputs")
     publishes = _take_publishing(training_args)
@@ -112,11 +113,13 @@ def identify(stage: TrainingStage, args: Any, training_args: Any, model_args: An
     if training_args.device.type == "cpu":
         keep_memory()
     _set_up_logging(training_args.process_index == 0)
+    # Model and data
     folder = expand(model_args.model_name_or_path)
     model = str(folder) if folder.is_dir() else model_args.model_name_or_path
     tokenizer = load_tokenizer(model, model_args.model_revision)
     format = load_format(args.chat_format)
     inputs, model_read = once(training_args, lambda: _read_sources(args, training_args, model_args, model))
+    # What they come to
     identity = Identity(
         stage=stage,
         args=args,
@@ -140,7 +143,7 @@ def _take_publishing(training_args: Any) -> bool:
     """Take `push_to_hub` and the token from the trainer; returns whether the model is to be published."""
     publishes: bool = training_args.push_to_hub
     training_args.push_to_hub = False  # the trainer would push each checkpoint; it is done once, at the end
-    if training_args.hub_token:  # to where the hub looks: the trainer would pickle it into every checkpoint
+    if training_args.hub_token:  # the hub finds it there; the trainer would pickle it into each checkpoint
         os.environ["HF_TOKEN"], training_args.hub_token = training_args.hub_token, None
     if publishes:
         check_publishing(training_args)

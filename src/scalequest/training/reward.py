@@ -1,8 +1,8 @@
 """A reward model that learns from sampled solutions which of two is right (TRL's RewardTrainer).
 
-The pairs come from what solve_questions.py left: a right and a wrong solution of the same question, told
-apart by a reference answer, or by the majority's where that is clear. So the loop closes without anybody's
-model: the solver's own samples teach the scorer that then picks among them.
+The pairs come from what solve_questions.py wrote: a right and a wrong solution of the same question, told
+apart by a reference answer, or by the majority's if that is clear. So the loop needs no published model: the
+solver's own samples teach the scorer that then chooses among them.
 """
 
 from __future__ import annotations
@@ -39,11 +39,13 @@ class SolutionPairs(TrainingData):
         MAJORITY,
         "column of the reference answer; `majority`: the most frequent answer of a question's samples",
     )
-    answer_after: str = option("####", "a reference is what follows the last of this, where there is one")
-    min_agreement: float = option(
-        0.6, "majority: smallest share of the samples that has to agree on it", within=SHARE
+    answer_after: str = option(
+        "####", "a reference is what follows the last occurrence of this, if it occurs"
     )
-    pairs_per_question: int = option(2, "most pairs made of one question", within=COUNT)
+    min_agreement: float = option(
+        0.6, "with `majority`: the smallest share of the samples that has to agree on it", within=SHARE
+    )
+    pairs_per_question: int = option(2, "largest number of pairs made from one question", within=COUNT)
 
 
 @dataclass
@@ -54,7 +56,7 @@ class RewardModelConfig(ByHardware, RewardConfig):
 
 
 def pairs_of(row: Row, args: SolutionPairs) -> list[Row]:
-    """Right and wrong solutions of a question side by side; one row without `chosen` where there are none.
+    """Right and wrong solutions of a question side by side; one row without `chosen` if there are none.
 
     Raises:
         ConfigError: the row has no reference.

@@ -1,7 +1,7 @@
 """Training on whole questions (QFT) and on solutions (SFT): two ways to render rows, one trainer.
 
 TRL's SFTTrainer gets `input_ids` and `labels` and nothing else: everything that it would guess from text
-(BOS, eos, where the prompt ends) is decided in `chat.py`.
+(BOS, eos, the end of the prompt) is decided in `chat.py`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class QuestionData(TrainingData):
 
     paper_exact: bool = option(
         False,
-        f"as the authors' code: cut anywhere into chunks of {PAPER_MAX_LENGTH} tokens, two eos a question",
+        f"as the authors' code: cut anywhere into chunks of {PAPER_MAX_LENGTH} tokens, two eos per question",
     )
 
 
@@ -177,11 +177,11 @@ class PackedRows:
 
     TRL's own collator joins a batch into one sequence, which only kernels for variable lengths can use: under
     a mask the cost of attention grows with the square of batch x length, here with batch x square of length.
-    transformers derives the block-diagonal mask from where `position_ids` start again.
+    transformers derives the block-diagonal mask from the places at which `position_ids` start again.
 
     Attributes:
         pad_token_id: fills the rows up, with no loss.
-        boundaries: also tell where documents begin and end, for attention without a mask (`varlen`).
+        boundaries: also give the beginnings and ends of documents, for attention without a mask (`varlen`).
     """
 
     pad_token_id: int
