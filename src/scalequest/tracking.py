@@ -284,7 +284,7 @@ def _repair(path: Path) -> int:
 
 
 def _plain(value: Any) -> Any:
-    """Turn a value into what strict JSON can hold: numpy scalars into numbers, nan and infinity into words."""
+    """Turn a value into strict JSON: numpy scalars become numbers, nan and infinities words."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -65,6 +65,8 @@ class PackedSFTConfig(ByHardware, SFTConfig):
 def render_questions(identity: Identity) -> Rendering:
     """Render questions, every token a target; with `paper_exact` as the authors' code did."""
     exact: bool = identity.args.paper_exact
+    if exact and identity.main:
+        log.info("qft: paper_exact: questions are cut into chunks of %d tokens (wrapped)", PAPER_MAX_LENGTH)
     choices: dict[str, Any] = {
         "max_length": None if exact else identity.training_args.max_length,
         "repeat_eos": exact,
@@ -83,8 +85,6 @@ def qft_trainer(prepared: Prepared) -> SFTTrainer:
     identity = prepared.identity
     if not identity.args.paper_exact:
         return sft_trainer(prepared)
-    if identity.main:
-        log.info("qft: paper_exact: questions are cut into chunks of %d tokens (wrapped)", PAPER_MAX_LENGTH)
     args = identity.training_args
     args.packing, args.packing_strategy, args.max_length = True, "wrapped", PAPER_MAX_LENGTH
     _check_settings(args)
