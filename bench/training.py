@@ -81,15 +81,9 @@ def trainers(args: argparse.Namespace, kind: str, folder: Path) -> tuple[list[Si
     from scalequest.chat import bind, load_format, load_tokenizer
     from scalequest.config import build
     from scalequest.training import data
-    from scalequest.training.context import begin
-    from scalequest.training.sft import (
-        PackedSFTConfig,
-        QuestionData,
-        SolutionData,
-        prepare_questions,
-        prepare_solutions,
-        sft_trainer,
-    )
+    from scalequest.training.identity import identify
+    from scalequest.training.preparation import prepare
+    from scalequest.training.sft import QFT, SFT
 
     source = folder / f"{kind}.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows_of(kind, args.rows)))
@@ -100,21 +94,17 @@ def trainers(args: argparse.Namespace, kind: str, folder: Path) -> tuple[list[Si
     }  # fmt: skip
     ours = {**common, "input": [str(source)], "chat_format": args.chat_format, "track": "none"}
     ours |= {"model_name_or_path": args.model, "output_dir": str(folder / kind), "dtype": "float32"}
-    from trl import ModelConfig
-
-    what, prepare = (
-        (SolutionData, prepare_solutions) if kind == "pairs" else (QuestionData, prepare_questions)
-    )
-    run = begin("bench", 1, *build((what, PackedSFTConfig, ModelConfig), ours))
-    prepared = prepare(run)
-    packed = sft_trainer(run, prepared)
+    stage = SFT if kind == "pairs" else QFT
+    identity = identify(stage, *build(stage.configs(), ours))
+    prepared = prepare(identity)
+    packed = stage.trainer_of(prepared)
     model = packed.model
     lengths = [len(ids) for ids in packed.train_dataset["input_ids"]]
     efficiency = sum(lengths) / (len(lengths) * args.max_length)
 
     tokenizer = load_tokenizer(args.model)
     chat = bind(load_format(args.chat_format), tokenizer)
-    plain = data.load(prepared)[0]
+    plain = data.load(prepared.folder)[0]
     plain = Dataset.from_dict({key: plain[key][:] for key in ("input_ids", "labels")})
 
     def stock(**settings: Any) -> Any:
@@ -130,9 +120,9 @@ def trainers(args: argparse.Namespace, kind: str, folder: Path) -> tuple[list[Si
         as_side("TRL grouped", stock(**padded, train_sampling_strategy="group_by_length")),
         as_side("TRL cut", stock(packing=True, packing_strategy="wrapped")),
     ]
-    dropped = sum(data.counts_of(prepared).dropped.values())
+    dropped = sum(prepared.counts.dropped.values())
     assert chat.eos_id is not None
-    return sides, run, efficiency, dropped
+    return sides, identity, efficiency, dropped
 
 
 def useful(batch: dict[str, Any]) -> int:

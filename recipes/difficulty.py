@@ -36,50 +36,30 @@ from scalequest.recipe import Recipe, run_recipe
 
 def main(args: Any, training_args: Any, model_args: Any) -> None:
     """Grade, tokenise, train, measure, save; nothing is done twice."""
-    from scalequest.launch import check_world
-    from scalequest.training.context import begin
-    from scalequest.training.difficulty import (
-        DIFFICULTY_VERSION,
-        PLOT,
-        PREDICTIONS,
-        measure,
-        prepare_rates,
-        scorer_trainer,
-    )
+    from scalequest.training.difficulty_scorer import DIFFICULTY
+    from scalequest.training.finishing import open_run, save, train
+    from scalequest.training.preparation import prepare
 
-    check_world()  # all processes that were launched train one model together
-
-    # 1. Tokenizer, its pad token, and the fingerprint of all that can change a weight
-    writes = (PLOT, PREDICTIONS)
-    run = begin("difficulty", DIFFICULTY_VERSION, args, training_args, model_args, scorer=True, writes=writes)
-    if args.prepare_only:
-        prepare_rates(run)
-        return
-    if not run.open():  # finished before, with the same settings
+    # 1. Tokenizer, chat format, the fingerprint of all that can change a weight, and the output folder
+    run = open_run(DIFFICULTY, args, training_args, model_args)
+    if run is None:  # finished before with the same settings, or only to be tokenised
         return
 
     # 2. Questions as token ids, each with its fail rate; those that do not fit are dropped and counted
-    folder = prepare_rates(run)
+    prepared = prepare(run.identity)
 
-    # 3. Train, from the last checkpoint where there is one
-    trainer = scorer_trainer(run, folder)
-    run.train(trainer)
+    # 3. Train, from the last checkpoint if there is one
+    trained = train(run, prepared)
 
     # 4. Measure on what was held out; save, load again to be sure, and write the card and the receipt
-    section = measure(run, trainer)
-    note = (
-        "Says how often a solver fails a question: a number that is near 0 for easy and near 1 for hard ones."
-    )
-    run.save(trainer, (), note, section)
+    save(trained)
 
 
 def types() -> tuple[type, ...]:
     """The dataclasses whose fields are this recipe's keys."""
-    from trl import ModelConfig
+    from scalequest.training.difficulty_scorer import DIFFICULTY
 
-    from scalequest.training.difficulty import FailRates, ScorerConfig
-
-    return FailRates, ScorerConfig, ModelConfig
+    return DIFFICULTY.configs()
 
 
 RECIPE = Recipe("difficulty", 2, "training", types, main)

@@ -41,40 +41,30 @@ from scalequest.recipe import Recipe, run_recipe
 
 def main(args: Any, training_args: Any, model_args: Any) -> None:
     """Tokenise, train, save; nothing is done twice."""
-    from scalequest.launch import check_world
-    from scalequest.training.context import begin
-    from scalequest.training.sft import QFT_VERSION, prepare_questions, sft_trainer
+    from scalequest.training.finishing import open_run, save, train
+    from scalequest.training.preparation import prepare
+    from scalequest.training.sft import QFT
 
-    check_world()  # all processes that were launched train one model together
-
-    # 1. Tokenizer, chat format, and the fingerprint of all that can change a weight
-    run = begin("qft", QFT_VERSION, args, training_args, model_args)
-    if args.prepare_only:
-        prepare_questions(run)
-        return
-    if not run.open():  # finished before, with the same settings
+    # 1. Tokenizer, chat format, the fingerprint of all that can change a weight, and the output folder
+    run = open_run(QFT, args, training_args, model_args)
+    if run is None:  # finished before with the same settings, or only to be tokenised
         return
 
     # 2. Questions as token ids; those that do not fit are dropped and counted
-    folder = prepare_questions(run)
-    run.show(folder)
+    prepared = prepare(run.identity)
 
-    # 3. Train, from the last checkpoint where there is one
-    trainer = sft_trainer(run, folder)
-    run.train(trainer)
+    # 3. Train, from the last checkpoint if there is one
+    trained = train(run, prepared)
 
     # 4. Save, load again to be sure, and write the card and the receipt
-    note = "Writes questions after the bare header of a user's turn (QFT); not for answering them."
-    run.save(trainer, run.chat.question_stop_ids, note)
+    save(trained)
 
 
 def types() -> tuple[type, ...]:
     """The dataclasses whose fields are this recipe's keys."""
-    from trl import ModelConfig
+    from scalequest.training.sft import QFT
 
-    from scalequest.training.sft import PackedSFTConfig, QuestionData
-
-    return QuestionData, PackedSFTConfig, ModelConfig
+    return QFT.configs()
 
 
 RECIPE = Recipe("qft", 1, "training", types, main)

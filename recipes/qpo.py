@@ -40,40 +40,30 @@ from scalequest.recipe import Recipe, run_recipe
 
 def main(args: Any, training_args: Any, model_args: Any) -> None:
     """Tokenise, train, save; nothing is done twice."""
-    from scalequest.launch import check_world
-    from scalequest.training.context import begin
-    from scalequest.training.dpo import QPO_VERSION, dpo_trainer, prepare_pairs
+    from scalequest.training.dpo import QPO
+    from scalequest.training.finishing import open_run, save, train
+    from scalequest.training.preparation import prepare
 
-    check_world()  # all processes that were launched train one model together
-
-    # 1. Tokenizer, chat format, and the fingerprint of all that can change a weight
-    run = begin("qpo", QPO_VERSION, args, training_args, model_args)
-    if args.prepare_only:
-        prepare_pairs(run)
-        return
-    if not run.open():  # finished before, with the same settings
+    # 1. Tokenizer, chat format, the fingerprint of all that can change a weight, and the output folder
+    run = open_run(QPO, args, training_args, model_args)
+    if run is None:  # finished before with the same settings, or only to be tokenised
         return
 
     # 2. Pairs as token ids; a pair whose sides are equal or do not fit is dropped and counted
-    folder = prepare_pairs(run)
-    run.show(folder)
+    prepared = prepare(run.identity)
 
-    # 3. Train, from the last checkpoint where there is one
-    trainer = dpo_trainer(run, folder)
-    run.train(trainer)
+    # 3. Train, from the last checkpoint if there is one
+    trained = train(run, prepared)
 
     # 4. Save, load again to be sure, and write the card and the receipt
-    note = "Writes questions after the bare header of a user's turn (QFT, then QPO); not for answering them."
-    run.save(trainer, run.chat.question_stop_ids, note)
+    save(trained)
 
 
 def types() -> tuple[type, ...]:
     """The dataclasses whose fields are this recipe's keys."""
-    from trl import ModelConfig
+    from scalequest.training.dpo import QPO
 
-    from scalequest.training.dpo import PreferenceData, QPOConfig
-
-    return PreferenceData, QPOConfig, ModelConfig
+    return QPO.configs()
 
 
 RECIPE = Recipe("qpo", 2, "training", types, main)

@@ -38,45 +38,30 @@ from scalequest.recipe import Recipe, run_recipe
 
 def main(args: Any, training_args: Any, model_args: Any) -> None:
     """Pair, tokenise, train, measure, save; nothing is done twice."""
-    from scalequest.launch import check_world
-    from scalequest.training.context import begin
-    from scalequest.training.reward import (
-        REWARD_VERSION,
-        measure_pairs,
-        prepare_solution_pairs,
-        reward_trainer,
-    )
+    from scalequest.training.finishing import open_run, save, train
+    from scalequest.training.preparation import prepare
+    from scalequest.training.reward import REWARD
 
-    check_world()  # all processes that were launched train one model together
-
-    # 1. Tokenizer, its pad token, and the fingerprint of all that can change a weight
-    run = begin("reward", REWARD_VERSION, args, training_args, model_args, scorer=True)
-    if args.prepare_only:
-        prepare_solution_pairs(run)
-        return
-    if not run.open():  # finished before, with the same settings
+    # 1. Tokenizer, chat format, the fingerprint of all that can change a weight, and the output folder
+    run = open_run(REWARD, args, training_args, model_args)
+    if run is None:  # finished before with the same settings, or only to be tokenised
         return
 
     # 2. Pairs as token ids; questions without a pair and sides that do not fit are dropped and counted
-    folder = prepare_solution_pairs(run)
+    prepared = prepare(run.identity)
 
-    # 3. Train, from the last checkpoint where there is one
-    trainer = reward_trainer(run, folder)
-    run.train(trainer)
+    # 3. Train, from the last checkpoint if there is one
+    trained = train(run, prepared)
 
     # 4. Measure on what was held out; save, load again to be sure, and write the card and the receipt
-    section = measure_pairs(run, trainer)
-    note = "Scores a solution: of two to one question, the one with the higher number is more often right."
-    run.save(trainer, (), note, section)
+    save(trained)
 
 
 def types() -> tuple[type, ...]:
     """The dataclasses whose fields are this recipe's keys."""
-    from trl import ModelConfig
+    from scalequest.training.reward import REWARD
 
-    from scalequest.training.reward import RewardModelConfig, SolutionPairs
-
-    return SolutionPairs, RewardModelConfig, ModelConfig
+    return REWARD.configs()
 
 
 RECIPE = Recipe("reward", 1, "training", types, main)

@@ -43,39 +43,30 @@ from scalequest.recipe import Recipe, run_recipe
 
 def main(args: Any, training_args: Any, model_args: Any) -> None:
     """Tokenise, train, save; nothing is done twice."""
-    from scalequest.launch import check_world
-    from scalequest.training.context import begin
-    from scalequest.training.sft import SFT_VERSION, prepare_solutions, sft_trainer
+    from scalequest.training.finishing import open_run, save, train
+    from scalequest.training.preparation import prepare
+    from scalequest.training.sft import SFT
 
-    check_world()  # all processes that were launched train one model together
-
-    # 1. Tokenizer, chat format, and the fingerprint of all that can change a weight
-    run = begin("sft", SFT_VERSION, args, training_args, model_args)
-    if args.prepare_only:
-        prepare_solutions(run)
-        return
-    if not run.open():  # finished before, with the same settings
+    # 1. Tokenizer, chat format, the fingerprint of all that can change a weight, and the output folder
+    run = open_run(SFT, args, training_args, model_args)
+    if run is None:  # finished before with the same settings, or only to be tokenised
         return
 
     # 2. Prompts and targets as token ids; those that do not fit are dropped and counted
-    folder = prepare_solutions(run)
-    run.show(folder)
+    prepared = prepare(run.identity)
 
-    # 3. Train, from the last checkpoint where there is one
-    trainer = sft_trainer(run, folder)
-    run.train(trainer)
+    # 3. Train, from the last checkpoint if there is one
+    trained = train(run, prepared)
 
     # 4. Save, load again to be sure, and write the card and the receipt
-    run.save(trainer, run.chat.solve_stop_ids, "Solves problems step by step (SFT on synthetic questions).")
+    save(trained)
 
 
 def types() -> tuple[type, ...]:
     """The dataclasses whose fields are this recipe's keys."""
-    from trl import ModelConfig
+    from scalequest.training.sft import SFT
 
-    from scalequest.training.sft import PackedSFTConfig, SolutionData
-
-    return SolutionData, PackedSFTConfig, ModelConfig
+    return SFT.configs()
 
 
 RECIPE = Recipe("sft", 1, "training", types, main)

@@ -89,7 +89,7 @@ def test_training_left_open_follows_the_cpu(kind: Native, bf16: bool, on: Any) -
 
 
 def test_every_training_stage_can_be_left_open(on: Any) -> None:
-    from scalequest.training.difficulty import ScorerConfig
+    from scalequest.training.difficulty_scorer import ScorerConfig
     from scalequest.training.dpo import QPOConfig
     from scalequest.training.reward import RewardModelConfig
 

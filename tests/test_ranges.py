@@ -65,7 +65,7 @@ def test_every_number_of_the_trainers_configs_has_a_range() -> None:
     pytest.importorskip("trl")
     from trl import ModelConfig
 
-    from scalequest.training.difficulty import ScorerConfig
+    from scalequest.training.difficulty_scorer import ScorerConfig
     from scalequest.training.dpo import QPOConfig
     from scalequest.training.reward import RewardModelConfig
     from scalequest.training.sft import PackedSFTConfig

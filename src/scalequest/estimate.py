@@ -1,10 +1,11 @@
-"""What a training run needs: memory a process, and GPU-hours, by formula and before anything is started.
+"""What a training run needs: memory per process, and GPU-hours, by formula and before anything is started.
 
-Memory is the sum of what has to be there at the worst moment: weights, gradients, optimizer state (spread as
-the topology says; ZeRO's stages: Rajbhandari et al., arXiv 1910.02054), buffers for what is gathered, and
-activations (counted tensor by tensor for the Llama block, after Korthikanti et al., arXiv 2205.05198). Time
+Memory is the sum of everything that is needed at the worst moment: weights, gradients, optimizer state
+(spread as the topology says; ZeRO's stages: Rajbhandari et al., arXiv 1910.02054), buffers for what is
+gathered, and activations (counted tensor by tensor for the Llama block, after Korthikanti et al., arXiv
+2205.05198). Time
 is a roofline: a micro-step takes as long as its arithmetic, its traffic or the host, whichever is longest.
-The constants are named below and `ASSUMPTIONS` says them in words; print it beside every number.
+The constants are named below, and `ASSUMPTIONS` puts them into words; print it with every number.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ SUB_GROUP = 1e9  # weights that ZeRO-3 updates at a time: DeepSpeed's sub_group_
 CONTEXT = 1.5 * GIB  # CUDA, NCCL and kernels, before any tensor
 FRAGMENTS = 0.08  # of all tensors, lost between them
 START_SECONDS = 240  # imports, loading and saving, in which all GPUs wait
-QUANTISED = 0.516  # bytes a weight in NF4 with double quantisation
+QUANTISED = 0.516  # bytes per weight in NF4 with double quantisation
 ASSUMPTIONS = (
     "Assumed: 32 % of peak in arithmetic on an H100 (measured), 40 % on an A100; a micro-step takes the "
     "longest of arithmetic, traffic and, under ZeRO-3, what the host needs "
@@ -135,7 +136,7 @@ class Topology:
         """Read an accelerate file.
 
         Raises:
-            ConfigError: it is none.
+            ConfigError: it is not an accelerate file.
         """
         file = read_yaml(path)
         try:
@@ -164,7 +165,7 @@ class Topology:
 
     @property
     def spreads_weights(self) -> bool:
-        """Whether weights lie in pieces."""
+        """Whether each process holds a part of the weights only."""
         return self.zero == 3 or self.fsdp
 
 
@@ -175,22 +176,40 @@ def zero_settings(training_args: Any) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
+class Passes:
+    """What a trainer computes for a row of its data. A stage's config class declares it as `passes`.
+
+    Attributes:
+        sides: sequences per row: 2 if rows are pairs.
+        reference: whether a reference model computes each sequence, too.
+        head: whether the model has a language model's head; a scorer's head has one row.
+        whole_logits: whether the logits of all tokens are in memory together; TRL's fused head avoids that.
+    """
+
+    sides: int = 1
+    reference: bool = False
+    head: bool = True
+    whole_logits: bool = False
+
+
+@dataclass(frozen=True)
 class Work:
-    """What a process has in hand at a time, and how it is trained.
+    """What a process computes at a time, and how the model is trained.
 
     Attributes:
         rows: sequences of a forward pass (both sides of every pair).
         length: tokens of the longest of them.
-        accumulation: forward passes an optimizer step.
+        accumulation: forward passes per optimizer step.
         checkpointing: activations are computed twice.
         full_precision: weights are fp32 outside DeepSpeed (`dtype: float32`; `auto` is mostly bf16).
         mixed: arithmetic is bf16.
-        lora: rank of the adapter, 0 where all weights are trained.
+        lora: rank of the adapter, 0 if all weights are trained.
         quantised: weights of the blocks are 4-bit.
-        reference: forward passes of a reference model beside each training one.
-        second: that model is held as a second copy; not where an adapter is turned off for it, nor where its
-            log-probabilities were computed before.
+        reference: forward passes of a reference model for each one of the trained model.
+        second: that model is held as a second copy, because no adapter is turned off for it and its
+            log-probabilities were not computed beforehand.
         head: a language model's head; a scorer has one row.
+        whole_logits: the logits of all tokens are in memory together.
     """
 
     rows: int
@@ -204,14 +223,20 @@ class Work:
     reference: int = 0
     second: bool = False
     head: bool = True
+    whole_logits: bool = False
 
     @classmethod
     def of(cls, training_args: Any, model_args: Any) -> Work:
-        """Read the settings of a recipe."""
-        pairs = hasattr(training_args, "beta")
-        sides = pairs or hasattr(training_args, "center_rewards_coefficient")  # a reward model reads both
+        """Read the settings of a recipe.
+
+        Args:
+            training_args: the trainer's config, whose class declares its `Passes`.
+            model_args: TRL's `ModelConfig`.
+        """
+        passes: Passes = training_args.passes
+        beside = passes.reference and not model_args.use_peft
         return cls(
-            rows=training_args.per_device_train_batch_size * (2 if sides else 1),
+            rows=training_args.per_device_train_batch_size * passes.sides,
             length=training_args.max_length,
             accumulation=training_args.gradient_accumulation_steps,
             checkpointing=bool(training_args.gradient_checkpointing),
@@ -219,9 +244,10 @@ class Work:
             mixed=bool(training_args.bf16 or training_args.fp16),
             lora=model_args.lora_r if model_args.use_peft else 0,
             quantised=bool(model_args.load_in_4bit),
-            reference=int(pairs),
-            second=pairs and not model_args.use_peft and training_args.precompute_ref_log_probs is False,
-            head=hasattr(training_args, "loss_type"),  # of TRL's configs
+            reference=int(passes.reference),
+            second=beside and training_args.precompute_ref_log_probs is False,
+            head=passes.head,
+            whole_logits=passes.whole_logits,
         )
 
 
@@ -249,16 +275,42 @@ class Memory:
 
 def memory(model: Architecture, work: Work, spread: Topology, gpu: bool = True) -> Memory:
     """Estimate what one process holds at the worst moment."""
-    everything = model.parameters(work.head)
-    trained = model.lora(work.lora) if work.lora else everything
-    ranks = spread.processes
-    compute = 2 if work.mixed else 4
+    weights, gradients, optimizer = _held(model, work, spread)
+    bucket = _compute_bytes(work) * min(_trained(model, work), BUCKET) if spread.zero else 0.0
+    gathered = bucket + _gathered(model, work, spread)
+    activations = _activations(model, work)
+    step = 0.0
+    if spread.zero and not spread.offload:
+        # When the optimizer steps, the backward pass's memory is free again, except for ZeRO-3's bucket.
+        copies = _step_copies(model, work, spread) + (bucket if spread.zero == 3 else 0.0)
+        step = max(0.0, copies - gathered - activations)
+    held_all = weights + gradients + optimizer + gathered + activations + step
+    rest = (CONTEXT if gpu else 0.0) + FRAGMENTS * held_all
+    return Memory(weights, gradients, optimizer, gathered, activations, step, rest)
+
+
+def _compute_bytes(work: Work) -> int:
+    """Bytes of a number that the arithmetic is done in."""
+    return 2 if work.mixed else 4
+
+
+def _trained(model: Architecture, work: Work) -> int:
+    """Number of weights that are trained."""
+    return model.lora(work.lora) if work.lora else model.parameters(work.head)
+
+
+def _held(model: Architecture, work: Work, spread: Topology) -> tuple[float, float, float]:
+    """Bytes of weights, gradients and optimizer state that a process holds all the time."""
+    everything, trained = model.parameters(work.head), _trained(model, work)
+    compute, ranks = _compute_bytes(work), spread.processes
+    # Bytes per weight
     if spread.zero:
         held, gradient, state = compute, compute, 12 if work.mixed else 8
     else:  # torch's AdamW keeps its state in the weights' own precision; FSDP2 makes trained ones float32
         whole = work.full_precision or not work.mixed or (spread.fsdp and not work.lora)
         held = 4 if whole else 2
         gradient, state = held, 2 * held
+    # Weights of the model, of the adapter and of the reference
     weights = float(everything * held)
     if work.quantised:
         blocks = model.num_hidden_layers * model.layer
@@ -270,6 +322,7 @@ def memory(model: Architecture, work: Work, spread: Topology, gpu: bool = True) 
         weights, gradient, state = weights + float(own * trained), own, 2 * own
     weights += everything * compute * work.second
     gradients, optimizer = float(trained * gradient), float(trained * state)
+    # What the topology spreads over processes or keeps on the host
     if spread.spreads_weights:
         weights /= ranks
     if spread.zero >= 2 or spread.fsdp:
@@ -278,29 +331,38 @@ def memory(model: Architecture, work: Work, spread: Topology, gpu: bool = True) 
         optimizer /= ranks
     if spread.offload:
         optimizer, weights = 0.0, 0.0 if spread.zero == 3 else weights
-    bucket = compute * min(trained, BUCKET) if spread.zero else 0.0
-    gathered = bucket
+    return weights, gradients, optimizer
+
+
+def _gathered(model: Architecture, work: Work, spread: Topology) -> float:
+    """Bytes of what is put together for the arithmetic, without DeepSpeed's bucket."""
+    compute, gathered = _compute_bytes(work), 0.0
     if spread.zero == 3:
-        gathered += compute * min(everything, LIVE_PARAMETERS)
+        gathered += compute * min(model.parameters(work.head), LIVE_PARAMETERS)
     if spread.fsdp:
         gathered += compute * (2 * model.layer + model.embedding)
-    if work.head and not work.lora:
+    if work.head and not work.lora and not work.whole_logits:
         gathered += 4.0 * model.embedding  # the fused head sums its gradient in fp32
-    tokens = work.rows * work.length
+    return gathered
+
+
+def _activations(model: Architecture, work: Work) -> float:
+    """Bytes of what the forward pass keeps for the backward pass."""
+    compute, tokens = _compute_bytes(work), work.rows * work.length
     block = compute * tokens * (10 * model.hidden_size + 2 * model._kv + 4 * model.intermediate_size)
     block += compute * work.rows * work.length**2  # the mask
     kept = compute * tokens * model.hidden_size * model.num_hidden_layers
-    activations = float(kept + block if work.checkpointing else model.num_hidden_layers * block)
-    step = 0.0
-    if spread.zero and not spread.offload:
-        # DeepSpeed copies the gradients that it is about to apply into one tensor, and that into an fp32 one.
-        # By then the backward pass's memory is free again, except for ZeRO-3's bucket.
-        applied = min(trained / ranks, SUB_GROUP) if spread.zero == 3 else trained / ranks
-        copies = applied * (compute + 4 if work.mixed else compute)
-        step = max(0.0, copies + (bucket if spread.zero == 3 else 0.0) - gathered - activations)
-    held_all = weights + gradients + optimizer + gathered + activations + step
-    rest = (CONTEXT if gpu else 0.0) + FRAGMENTS * held_all
-    return Memory(weights, gradients, optimizer, gathered, activations, step, rest)
+    # Logits, their log-probabilities, and the gradient of either
+    logits = 3 * compute * tokens * model.vocab_size if work.whole_logits else 0
+    return float((kept + block if work.checkpointing else model.num_hidden_layers * block) + logits)
+
+
+def _step_copies(model: Architecture, work: Work, spread: Topology) -> float:
+    """Bytes that DeepSpeed's optimizer step copies: gradients into one tensor, and that into an fp32 one."""
+    share = _trained(model, work) / spread.processes
+    applied = min(share, SUB_GROUP) if spread.zero == 3 else share
+    compute = _compute_bytes(work)
+    return applied * (compute + 4 if work.mixed else compute)
 
 
 def gpu_hours(
@@ -342,7 +404,7 @@ def remedies(model: Architecture, work: Work, spread: Topology, capacity: float)
     """Say what to change, one after the other, until an estimate fits into `capacity` bytes.
 
     Returns:
-        Settings to add to each other, in this order; the last says so where all of them do not help.
+        Settings to add to each other, in this order; the last says so if all of them do not help.
     """
     said = []
     for setting, work_then, spread_then in _changes(work, spread):
@@ -377,10 +439,10 @@ def _changes(work: Work, spread: Topology) -> Iterator[tuple[str, Work, Topology
 
 
 def verdict(model: Architecture, work: Work, spread: Topology, capacity: float, gpu: bool = True) -> str:
-    """One line: what a process is estimated to need, whether that fits, and what to change where not."""
+    """One line: what a process is estimated to need, whether that fits, and what to change if not."""
     needs = memory(model, work, spread, gpu)
     line = (
-        f"memory: estimated {needs} a process, of {capacity / GIB:.1f} GiB, on {spread.processes} x "
+        f"memory: estimated {needs} per process, of {capacity / GIB:.1f} GiB, on {spread.processes} x "
         f"{work.rows} sequences of {work.length} tokens"
     )
     if needs.total <= capacity:

@@ -1,9 +1,9 @@
-"""Which precision this machine computes natively: decided here alone, for training and for engines.
+"""Which precision this machine computes natively: decided only here, for training and for engines.
 
 A processor without instructions for bfloat16 (most of Intel's before Sapphire Rapids, AMD's before Zen 4,
 most laptops) emulates it, on one thread: the first stage of the demo then runs at 120 tokens/s instead of
 3,200. So settings that are left open (`bf16: null`, `engine.dtype: auto` or `native`) follow the hardware.
-One line of the log says what was chosen and why, and fingerprints hold it. What a user writes is obeyed.
+One line of the log says what was chosen and why, and fingerprints hold it. A user's own setting is obeyed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from scalequest.hardware import has_gpu
 log = logging.getLogger(__name__)
 
 BF16, FP16, FP32 = "bfloat16", "float16", "float32"
-# Settings of a run in which its precision stands, as fingerprints name them.
+# Settings that hold the precision of a run, as fingerprints name them.
 SETTINGS = ("bf16", "fp16", "dtype", "engine.dtype")
 COST = "it is emulated on one thread there, up to 27 times slower than float32"
 _AMPERE, _VOLTA = (8, 0), (7, 0)  # compute capabilities from which NVIDIA's tensor cores take bf16 and fp16

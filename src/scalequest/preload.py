@@ -1,9 +1,9 @@
-"""A pipeline's stages without their imports: one process has made these, and each stage is forked off it.
+"""A pipeline's stages without their imports: one process imports everything, and each stage is forked off it.
 
 On two CPU cores a stage spends 10 to 30 seconds on importing torch, transformers, TRL and vLLM; the demo has
-13 stages, some with a second's work. Here they are imported once. A stage is still a process of its own, with
-its own environment, log and memory. Only on Linux and without a GPU: a fork must not meet threads or an open
-device.
+13 stages, some with one second of work. Here they are imported once. A stage is still a process of its own,
+with its own environment, log and memory. Only on Linux and without a GPU: a fork must not meet threads or an
+open device.
 
 `Preloaded` is the pipeline's side. The process itself (`python -m scalequest.preload`) reads one request per
 line, runs it, ends whatever it left behind, and answers with its exit status. When its standard input ends,
@@ -44,7 +44,7 @@ from scalequest.guard import (
     passing_on,
 )
 
-# What stages of the pipelines import, in an order in which each can be imported; what is missing is left out.
+# What the stages of pipelines import, in an order that works; what is not installed is left out.
 _MODULES = (
     *("torch", "transformers", "datasets", "trl", "scalequest.grading", "scalequest.evaluation.harness"),
     *("scalequest.training.sft", "scalequest.training.dpo", "transformers.models.llama.modeling_llama"),
@@ -63,18 +63,18 @@ def possible() -> bool:
 
 
 def preloaded() -> bool:
-    """Whether this process was forked off the one that has imported everything, and may fork in its turn."""
+    """Whether this process was forked off the one that has imported everything, and so may fork itself."""
     return _forked
 
 
 class Preloaded:
     """The process that has imported everything, seen from the pipeline; use as a context manager.
 
-    It is started by the first stage that needs it.
+    The first stage that needs it starts it.
     """
 
     def __init__(self, environment: Mapping[str, str], lock: int, log: Path) -> None:
-        """Take what every stage has.
+        """Take what all stages share.
 
         Args:
             environment: its variables.
@@ -309,7 +309,7 @@ def _watch(stage: int, told: list[int]) -> int:
             end_descendants(0)
             os._exit(1)
     code = os.waitstatus_to_exitcode(status)
-    # Who was told to stop, or was killed, left nothing that is worth a long wait.
+    # A stage that was told to stop, or was killed, left nothing that is worth a long wait.
     end_descendants(GRACE_STOPPED_SECONDS if stopped or code < 0 else GRACE_SECONDS)
     while True:  # what it left behind was handed to this process
         with contextlib.suppress(ChildProcessError):

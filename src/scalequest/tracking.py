@@ -1,4 +1,4 @@
-"""What a stage reports while it runs: to W&B where there is one, always to `metrics.jsonl` in its folder."""
+"""What a stage reports while it runs: to W&B if it is there, and always to `metrics.jsonl` in its folder."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ _CARRIED = ("receipt.json", "config.yaml", "README.md")
 class Tracker:
     """One stage's run.
 
-    Every call appends one JSON line to the mirror first and flushes it, so that a killed stage has all it
-    reported. W&B is imported here and nowhere else; whatever it raises is one warning, and the stage goes on
-    with the mirror. A restarted stage goes on with the same mirror and the same W&B run id.
+    Every call appends one JSON line to the mirror first and flushes it, so that a killed stage leaves
+    all that it reported. W&B is imported here and nowhere else; whatever it raises becomes one warning, and
+    the stage goes on with the mirror. A restarted stage goes on with the same mirror and W&B run id.
     """
 
     def __init__(self, output_dir: Path | None, fingerprint: str, upstream: Mapping[str, str]) -> None:
@@ -69,7 +69,7 @@ class Tracker:
 
         Args:
             stage: the stage's name.
-            output_dir: the stage's folder; the mirror and W&B's own files lie in it.
+            output_dir: the stage's folder; the mirror and W&B's own files go into it.
             config: the resolved config.
             group: name of the pipeline run.
             mode: "none" keeps the mirror only.
@@ -79,9 +79,11 @@ class Tracker:
         """
         if worker:
             return cls(None, fingerprint, {})
+        # The mirror
         folder = Path(output_dir)
         tracker = cls(folder, fingerprint, upstream or {})
         group = group or os.environ.get("WANDB_RUN_GROUP") or None
+        # W&B
         if mode == "wandb":
             try:
                 settings = redacted({**config, "fingerprint": fingerprint})
@@ -119,7 +121,7 @@ class Tracker:
         """Report an output folder or file.
 
         The W&B artifact is named by the stage's fingerprint, so that a later stage can name it as its input.
-        It holds the receipt, config and card, and refers to the rest where it lies: weights are not copied.
+        It holds the receipt, config and card, and refers to the rest in its place: weights are not copied.
 
         Args:
             name: what the thing is, e.g. "questions".
@@ -136,13 +138,13 @@ class Tracker:
             artifact = wandb.Artifact(
                 _artifact_name(self._fingerprint or name), type=kind, description=name, metadata=details
             )
-            where = Path(path)
-            carried = [where] if where.is_file() else [where / part for part in _CARRIED]
+            place = Path(path)
+            carried = [place] if place.is_file() else [place / part for part in _CARRIED]
             for file in carried:
                 if file.is_file():
                     artifact.add_file(str(file))
-            if where.is_dir():
-                artifact.add_reference(where.resolve().as_uri(), name="output", checksum=False)
+            if place.is_dir():
+                artifact.add_reference(place.resolve().as_uri(), name="output", checksum=False)
             run.log_artifact(artifact)
 
         self._send(send)
@@ -181,7 +183,7 @@ class Tracker:
 
 
 def _run_id(folder: Path, goes_on: bool) -> str:
-    """The id of the run that the mirror belongs to, or a new one where there was no mirror."""
+    """The id of the run that the mirror belongs to, or a new one if there was no mirror."""
     file = folder / _ID_FILE
     if goes_on and file.is_file() and (known := file.read_text().strip()):
         return known
@@ -213,26 +215,33 @@ def _open_run(
         "reinit": "create_new",
         "settings": wandb.Settings(console="off", quiet=True, silent=True, init_timeout=30),
     }
-    mode: Any = os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline")
-    try:
-        with _words_without_secrets():
-            run = wandb.init(mode=mode, **settings)
-    except Exception as error:
-        if mode != "online":
-            raise
-        warnings.warn(f"W&B cannot be reached ({redacted(str(error))}); this run is offline", stacklevel=4)
-        mode = "offline"
-        with _words_without_secrets():
-            run = wandb.init(mode=mode, **settings)
+    run, mode = _init(settings)
     # Our own step axis: W&B's must only grow, and a resumed stage may report a step again.
     run.define_metric("*", step_metric="step")
     if mode == "online":
         for label, fingerprint in upstream.items():
             try:
                 run.use_artifact(f"{_artifact_name(fingerprint)}:latest")
-            except Exception:  # an input that no tracked stage made; its fingerprint stands in the config
+            except Exception:  # an input that no tracked stage made; the run's config has its fingerprint
                 print(f"W&B knows no artifact for {label}")
     return run
+
+
+def _init(settings: Mapping[str, Any]) -> tuple[Any, str]:
+    """Open a W&B run, offline if the server cannot be reached; returns the run and its mode."""
+    import wandb
+
+    mode: Any = os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline")
+    try:
+        with _words_without_secrets():
+            return wandb.init(mode=mode, **settings), mode
+    except Exception as error:
+        if mode != "online":
+            raise
+        said = redacted(str(error))
+    warnings.warn(f"W&B cannot be reached ({said}); this run is offline", stacklevel=5)
+    with _words_without_secrets():
+        return wandb.init(mode="offline", **settings), "offline"
 
 
 @contextmanager
@@ -275,7 +284,7 @@ def _repair(path: Path) -> int:
 
 
 def _plain(value: Any) -> Any:
-    """Turn a value into what strict JSON can say: numpy scalars to numbers, nan and infinities to words."""
+    """Turn a value into strict JSON: numpy scalars become numbers, nan and infinities words."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

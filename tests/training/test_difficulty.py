@@ -13,7 +13,7 @@ import torch
 from training_support import logged, weights
 
 from scalequest.config import ConfigError
-from scalequest.training.difficulty import calibration, fail_rate
+from scalequest.training.difficulty_scorer import calibrate, fail_rate_of
 
 Train = Callable[..., Path]
 Settings = dict[str, Any]
@@ -37,24 +37,24 @@ def rated(tmp_path: Path) -> Path:
 
 
 def test_fail_rate_of_rows() -> None:
-    assert fail_rate({"fail_rate": 0.25, "answers": ["1"], "answer": "2"}, "answer", "####") == 0.25
+    assert fail_rate_of({"fail_rate": 0.25, "answers": ["1"], "answer": "2"}, "answer", "####") == 0.25
     row = {"id": "g", "answers": ["72", "72.0", "7", None], "answer": "48 + 24 = 72\n#### 72"}
-    assert fail_rate(row, "answer", "####") == 0.5
+    assert fail_rate_of(row, "answer", "####") == 0.5
     row = {"id": "m", "answers": [r"\frac{1}{2}", "0.5", "2"], "solution": r"\frac12"}
-    assert fail_rate(row, "solution", "") == pytest.approx(1 / 3)
-    assert fail_rate({"agreement": 0.8}, "majority", "####") == pytest.approx(0.2)
+    assert fail_rate_of(row, "solution", "") == pytest.approx(1 / 3)
+    assert fail_rate_of({"agreement": 0.8}, "majority", "####") == pytest.approx(0.2)
     with pytest.raises(ConfigError, match=r"row x: no fail_rate, and no answers with 'answer'"):
-        fail_rate({"id": "x", "answers": ["1"]}, "answer", "####")
+        fail_rate_of({"id": "x", "answers": ["1"]}, "answer", "####")
     with pytest.raises(ConfigError, match=r"row y: fail_rate 1.5"):
-        fail_rate({"id": "y", "fail_rate": 1.5}, "answer", "####")
+        fail_rate_of({"id": "y", "fail_rate": 1.5}, "answer", "####")
 
 
 def test_calibration_of_perfect_and_useless_predictions() -> None:
     held = np.linspace(0, 1, 50)
-    perfect = calibration(held, held)
+    perfect = calibrate(held, held)
     assert (perfect.mse, perfect.spearman) == (0, pytest.approx(1))
     assert all(one["predicted"] == pytest.approx(one["fail rate"]) for one in perfect.bins)
-    useless = calibration(np.full(50, 0.5), held)
+    useless = calibrate(np.full(50, 0.5), held)
     assert useless.mse == pytest.approx(useless.mse_of_mean)
     assert useless.spearman == 0
 
@@ -70,7 +70,7 @@ def test_the_scorer_learns_and_is_a_plain_classifier(settings: Settings, rated: 
     assert (out / "calibration.png").stat().st_size > 5000
     held = [json.loads(line) for line in (out / "holdout.jsonl").read_text().splitlines()]
     assert len(held) == 40
-    found = calibration(np.array([r["predicted"] for r in held]), np.array([r["fail_rate"] for r in held]))
+    found = calibrate(np.array([r["predicted"] for r in held]), np.array([r["fail_rate"] for r in held]))
     assert found.spearman > 0.8
     assert found.mse < 0.5 * found.mse_of_mean
 

@@ -38,11 +38,11 @@ def test_installed_trl_is_the_one_that_the_override_was_written_for() -> None:
 
 
 def trainer_of(settings: Settings, **more: Any) -> Any:
-    from scalequest.training.context import begin
-    from scalequest.training.dpo import dpo_trainer, prepare_pairs
+    from scalequest.training.dpo import QPO
+    from scalequest.training.identity import identify
+    from scalequest.training.preparation import prepare
 
-    run = begin("qpo", 1, *build(recipe("qpo").types(), {**settings, **more}))
-    return dpo_trainer(run, prepare_pairs(run))
+    return QPO.trainer_of(prepare(identify(QPO, *build(recipe("qpo").types(), {**settings, **more}))))
 
 
 def test_our_ids_reach_the_model_unchanged(settings: Settings, rows: Rows, chat: Any) -> None:

@@ -13,7 +13,7 @@ from scalequest.chat import bind, load_format, load_tokenizer
 from scalequest.config import ConfigError, build
 from scalequest.engines.base import Block, EngineConfig, Request
 from scalequest.engines.loading import open_scorer
-from scalequest.training.reward import SolutionPairs, pairs
+from scalequest.training.reward import SolutionPairs, pairs_of
 
 RIGHT, WRONG = "so \\boxed{7}", "well well well \\boxed{8}"
 
@@ -31,17 +31,17 @@ def row(number: int, *answers: str | None, **more: Any) -> dict[str, Any]:
 
 def test_pairs_are_told_apart_by_a_clear_majority_or_a_reference() -> None:
     majority = SolutionPairs(input=["x"], chat_format="tinymath", pairs_per_question=3)
-    made = pairs(row(1, "7", "7", "7", "8", None), majority)
+    made = pairs_of(row(1, "7", "7", "7", "8", None), majority)
     assert [one["id"] for one in made] == ["q-1/0", "q-1/1", "q-1/2"]
     assert all(one["chosen"].startswith(RIGHT) and one["rejected"].startswith(WRONG) for one in made)
-    assert pairs(row(1, "7", "8"), majority)[0]["chosen"] is None, "half is no clear majority"
-    assert pairs(row(1, "7", "7"), majority)[0]["chosen"] is None, "nothing to reject"
+    assert pairs_of(row(1, "7", "8"), majority)[0]["chosen"] is None, "half is no clear majority"
+    assert pairs_of(row(1, "7", "7"), majority)[0]["chosen"] is None, "nothing to reject"
     cut = row(1, "7", "7", "8") | {"finish_reasons": ["stop", "stop", "length"]}
-    assert pairs(cut, majority)[0]["chosen"] is None, "a cut response is neither right nor wrong"
+    assert pairs_of(cut, majority)[0]["chosen"] is None, "a cut response is neither right nor wrong"
     known = SolutionPairs(input=["x"], chat_format="tinymath", reference="answer")
-    assert pairs(row(1, "7", "8", "8", answer="1 + 6\n#### 7"), known)[0]["chosen"].startswith(RIGHT)
+    assert pairs_of(row(1, "7", "8", "8", answer="1 + 6\n#### 7"), known)[0]["chosen"].startswith(RIGHT)
     with pytest.raises(ConfigError, match="q-1: no 'answer'"):
-        pairs(row(1, "7"), known)
+        pairs_of(row(1, "7"), known)
 
 
 @pytest.mark.parametrize(

@@ -97,15 +97,16 @@ def test_model_learns(settings: Settings, rows: Rows, train: Train) -> None:
 
 
 def test_paper_exact_cuts_as_the_authors_did(settings: Settings, rows: Rows, model_dir: Path) -> None:
-    from scalequest.training.context import begin
-    from scalequest.training.sft import prepare_questions, sft_trainer
+    from scalequest.training.identity import identify
+    from scalequest.training.preparation import prepare
+    from scalequest.training.sft import QFT
 
     parts = build(types_of("qft"), {**settings, "input": [str(rows["questions"])], "paper_exact": True})
-    run = begin("qft", 1, *parts)
-    trainer = sft_trainer(run, prepare_questions(run))
+    identity = identify(QFT, *parts)
+    trainer = QFT.trainer_of(prepare(identity))
     chunks = trainer.train_dataset["input_ids"]
     assert sorted(map(len, chunks)) == [248, 256, 256], "40 questions of 19 tokens, the second eos included"
-    assert sum(ids.count(run.chat.eos_id) for ids in chunks) == 80
+    assert sum(ids.count(identity.chat.eos_id) for ids in chunks) == 80
 
 
 def test_settings_that_would_cut_are_refused(settings: Settings, rows: Rows, train: Train) -> None:

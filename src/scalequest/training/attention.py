@@ -190,16 +190,28 @@ def attend(
         return out, None
     if dropout:
         raise ValueError("varlen attention has no dropout; set attention_dropout to 0 in the model's config")
+    return _attend_within(query, key, value, cu_seq_lens_q, max_length_q, scaling), None
+
+
+def _attend_within(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    ends: torch.Tensor,
+    longest: int | None,
+    scaling: float | None,
+) -> torch.Tensor:
+    """Attend within each document; tensors and arguments as in `attend`."""
     kind, dtype = query.device.type, query.dtype
     if torch.is_autocast_enabled(kind):  # rotated queries and keys are float32 again
         dtype = torch.get_autocast_dtype(kind)
     batch, _, length, _ = query.shape
     query, key, value = (states.transpose(1, 2).flatten(0, 1).to(dtype) for states in (query, key, value))
-    if kind == "cuda" and dtype in _HALF and max_length_q is not None:
-        out = flash(query, key, value, cu_seq_lens_q, max_length_q, scaling)
+    if kind == "cuda" and dtype in _HALF and longest is not None:
+        out = flash(query, key, value, ends, longest, scaling)
     else:
-        out = one_by_one(query, key, value, cu_seq_lens_q, scaling)
-    return out.unflatten(0, (batch, length)), None
+        out = one_by_one(query, key, value, ends, scaling)
+    return out.unflatten(0, (batch, length))
 
 
 def flash(

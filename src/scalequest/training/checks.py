@@ -1,4 +1,4 @@
-"""What is refused, or said, before anything is loaded: settings, memory, the hub."""
+"""What is checked before anything is loaded: settings, memory, the hub."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ log = logging.getLogger(__name__)
 
 
 def check_settings(args: Any, model_args: Any) -> None:
-    """Refuse settings that would do something else than they say; warn of weights too coarse to learn.
+    """Refuse settings that would not do what their names say; warn of weights too coarse to learn.
 
     Raises:
-        ConfigError: one process sees several GPUs, a checkpoint is named, checkpoints could not be gone on
-            from, or the model would be saved in pieces.
+        ConfigError: one process sees several GPUs, a checkpoint is named, a run could not go on from its
+            checkpoints, or the model would be saved in pieces.
     """
     if args.n_gpu > 1:
         raise ConfigError(
@@ -36,7 +36,7 @@ def check_settings(args: Any, model_args: Any) -> None:
     if args.save_only_model:
         raise ConfigError(
             "save_only_model: from weights alone a run would go on with a new optimizer and schedule, and "
-            "say nothing; leave it out, and bound what lies on the disk with save_total_limit"
+            "without a warning; leave it out, and limit the disk space with save_total_limit"
         )
     zero = estimate.zero_settings(args)
     if zero.get("stage") == 3 and not zero.get("stage3_gather_16bit_weights_on_model_save"):
@@ -55,7 +55,7 @@ def check_settings(args: Any, model_args: Any) -> None:
 
 
 def check_publishing(args: Any) -> None:
-    """Refuse, before days of training, what could not be published after them.
+    """Refuse to begin a long training whose model could not be published at its end.
 
     Raises:
         ConfigError: the hub is off, or nobody is logged in.
@@ -70,7 +70,7 @@ def check_publishing(args: Any) -> None:
 
 
 def memory_check(model: str, args: Any, model_args: Any) -> str:
-    """Say whether a process's memory will do, and what to change where not.
+    """Say whether a process's memory suffices, and what to change if it does not.
 
     Args:
         model: folder or hub id.

@@ -1,7 +1,7 @@
 """Rows to token ids: made once, by the main process, and kept beside the model as Arrow files.
 
-Nothing here is cut: a row whose ids do not fit is dropped and counted. TRL gets ids and never text, so what
-the model is trained on is what `chat.py` says, on every version of TRL.
+Nothing here is cut: a row whose ids do not fit is dropped and counted. TRL gets ids and never text, so the
+model is trained on what `chat.py` encodes, with every version of TRL.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class Counts:
         train: rows trained on.
         holdout: rows kept apart for evaluation.
         dropped: rows left out, by reason.
-        tokens: tokens in the training rows, prompts included (both sides of a pair).
-        targets: those of them that carry loss.
+        tokens: tokens in the training rows, prompts included (of both sides of a pair).
+        targets: the number of them that carry loss.
     """
 
     rows_in: int
@@ -93,7 +93,7 @@ def preference(row: Row, chat: BoundFormat, *, max_length: int | None, swap_seed
         chat: format of the model.
         max_length: longest sequence in tokens, prompt included.
         swap_seed: swap the two sides of about half the rows, by seed and row id: a control that must teach
-        nothing.
+            nothing.
 
     Raises:
         SidesEqual: both sides have the same words, or become the same ids: the loss would be a constant.
@@ -128,7 +128,7 @@ def prepare(
     The folder appears whole or not at all. Held-out rows are drawn from those that fit.
 
     Args:
-        folder: where to; what lies there is taken as it is.
+        folder: to write; if it is there and whole, it is taken as it is.
         rows: each with an `id` and what `render` needs.
         render: one of the functions above, everything but row and format bound.
         chat: format of the model.
@@ -143,15 +143,46 @@ def prepare(
     tmp = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(tmp, ignore_errors=True)
     tmp.mkdir(parents=True)
-    sizes: list[tuple[int, int]] = []  # of each kept row: tokens, and those of them with loss
-    dropped: Counter[str] = Counter()
+    # Token ids
+    sizes, dropped = _write_rows(tmp, rows, render, chat)
+    if len(sizes) <= holdout:
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in dropped.most_common()) or "none"
+        raise ConfigError(
+            f"input: of {len(rows)} rows {len(sizes)} can be used and {holdout} are to be held out: "
+            f"nothing to train on (dropped: {reasons})"
+        )
+    # Rows that are held out, and the counts
+    apart = sorted(random.Random(seed).sample(range(len(sizes)), holdout))
+    (tmp / "holdout.json").write_text(json.dumps(apart))
+    held = set(apart)
+    train = [size for number, size in enumerate(sizes) if number not in held]
+    tokens, targets = (sum(column) for column in zip(*train, strict=True))
+    counts = Counts(len(rows), len(train), holdout, dict(dropped), tokens, targets)
+    (tmp / "counts.json").write_text(json.dumps(asdict(counts)) + "\n")
+    # All of it appears at once
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(tmp, folder)
+    return counts
+
+
+def _write_rows(
+    folder: Path, rows: Sequence[Row], render: Render, chat: BoundFormat
+) -> tuple[list[tuple[int, int]], Counter[str]]:
+    """Write `rows.arrow` and `dropped.jsonl`.
+
+    Returns:
+        For each kept row, its tokens and how many of them carry loss; and the number of dropped rows by
+        reason.
+    """
     import pyarrow as pa
 
+    sizes: list[tuple[int, int]] = []
+    dropped: Counter[str] = Counter()
     with contextlib.ExitStack() as files:
         work = files.enter_context(heartbeat.doing("tokenising", total=len(rows)))
-        losses = files.enter_context((tmp / "dropped.jsonl").open("w"))
+        losses = files.enter_context((folder / "dropped.jsonl").open("w"))
         writer = None
-        for made in _rendered(rows, render, chat):
+        for made in _render_all(rows, render, chat):
             work.done += len(made)
             kept = [ids for _, ids in made if not isinstance(ids, str)]
             for row, reason in made:
@@ -161,25 +192,11 @@ def prepare(
             if kept:
                 batch = pa.RecordBatch.from_pylist(kept)
                 if writer is None:
-                    writer = files.enter_context(pa.ipc.new_stream(str(tmp / "rows.arrow"), batch.schema))
+                    stream = pa.ipc.new_stream(str(folder / "rows.arrow"), batch.schema)
+                    writer = files.enter_context(stream)
                 writer.write_batch(batch)
             sizes += [(_tokens(ids), _targets(ids)) for ids in kept]
-        if len(sizes) <= holdout:
-            reasons = ", ".join(f"{reason}: {count}" for reason, count in dropped.most_common()) or "none"
-            raise ConfigError(
-                f"input: of {len(rows)} rows {len(sizes)} can be used and {holdout} are to be held out: "
-                f"nothing to train on (dropped: {reasons})"
-            )
-    apart = sorted(random.Random(seed).sample(range(len(sizes)), holdout))
-    (tmp / "holdout.json").write_text(json.dumps(apart))
-    held = set(apart)
-    train = [size for number, size in enumerate(sizes) if number not in held]
-    tokens, targets = (sum(column) for column in zip(*train, strict=True))
-    counts = Counts(len(rows), len(train), holdout, dict(dropped), tokens, targets)
-    (tmp / "counts.json").write_text(json.dumps(asdict(counts)) + "\n")
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(tmp, folder)
-    return counts
+    return sizes, dropped
 
 
 def counts_of(folder: Path) -> Counts:
@@ -200,7 +217,7 @@ def load(folder: Path) -> tuple[Dataset, Dataset | None]:
 
 
 def shown(ids: Mapping[str, Any], chat: BoundFormat) -> str:
-    """One training example as text, with what carries no loss in ⟦double brackets⟧; special tokens show."""
+    """One training example as text: special tokens included, what carries no loss in ⟦double brackets⟧."""
     decode = partial(chat.tokenizer.decode, skip_special_tokens=False)
     if "chosen_ids" in ids:
         prompt = decode(ids["prompt_ids"])
@@ -244,23 +261,23 @@ def _try(row: Row, render: Render, chat: BoundFormat) -> Ids | str:
         return str(error)  # one of four words
 
 
-def _rendered(
+def _render_all(
     rows: Sequence[Row], render: Render, chat: BoundFormat
 ) -> Iterator[list[tuple[Row, Ids | str]]]:
-    """Rows in their order, some at a time, each with its ids or why there are none.
+    """Yield rows in their order, some at a time, each with its ids or the reason why it has none.
 
-    Tokenisers let other threads go on while they work, so threads are enough to use all cores.
+    Tokenisers let other threads run while they work, so threads are enough to use all cores.
     """
 
     def some(first: int) -> list[tuple[Row, Ids | str]]:
         return [(row, _try(row, render, chat)) for row in rows[first : first + _AT_A_TIME]]
 
-    workers = max(1, min(os.cpu_count() or 1, 16))  # what Python does between them keeps few busy
+    workers = max(1, min(os.cpu_count() or 1, 16))  # Python's own work between them leaves more idle
     ahead: deque[Future[list[tuple[Row, Ids | str]]]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         for first in range(0, len(rows), _AT_A_TIME):
             ahead.append(pool.submit(some, first))
-            if len(ahead) > 2 * workers:  # no more in memory than are worked on
+            if len(ahead) > 2 * workers:  # keep no more in memory than is being worked on
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()

@@ -1,7 +1,7 @@
 """Question preference optimisation: DPO between two wordings of a question, given the generation prefix.
 
-TRL's DPOTrainer reads strings in one method, `_prepare_dataset`; overriding it is the whole of what makes the
-ids that it trains on ours (tests/training/test_dpo.py watches the installed TRL for that).
+TRL's DPOTrainer reads strings in one method, `_prepare_dataset`. With that one overridden, it trains on our
+ids (tests/training/test_dpo.py checks that the installed TRL still works so).
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
-from typing import Any
+from operator import attrgetter
+from typing import Any, ClassVar
 from unittest import mock
 
 from transformers import TrainerCallback
@@ -22,11 +22,14 @@ from trl.trainer.utils import create_model_from_path
 
 from scalequest import heartbeat
 from scalequest.config import ConfigError, option
+from scalequest.estimate import Passes
 from scalequest.precision import ByHardware
 from scalequest.ranges import NOT_NEGATIVE
 from scalequest.training import data
-from scalequest.training.context import Run, TrainingData
-from scalequest.training.loading import keep_outputs_exact, self_loading
+from scalequest.training.identity import Identity
+from scalequest.training.loading import keep_outputs_exact, make_self_loading
+from scalequest.training.preparation import Prepared
+from scalequest.training.stage import Rendering, TrainingData, TrainingStage
 
 log = logging.getLogger(__name__)
 
@@ -40,15 +43,21 @@ START_NATS, START_SHARE = 0.5, 0.02
 
 
 @dataclass(frozen=True)
-class PreferenceData(TrainingData):
-    """What QPO learns from: rows of `chosen` and `rejected`, both bare questions."""
+class QuestionPairs(TrainingData):
+    """What a preference loss learns from: rows of `chosen` and `rejected`, both bare questions."""
 
     shuffle_pairs: bool = option(
         False, "swap the sides of about half the pairs: a control that must show no gain"
     )
+
+
+@dataclass(frozen=True)
+class PreferenceData(QuestionPairs):
+    """What QPO learns from."""
+
     chosen_drop: float = option(
         10.0,
-        "warn where chosen questions lose more than this many nats against the start",
+        "warn if chosen questions lose more than this many nats since the start",
         fingerprint=False,
         within=NOT_NEGATIVE,
     )
@@ -58,11 +67,12 @@ class PreferenceData(TrainingData):
 class QPOConfig(ByHardware, DPOConfig):
     """TRL's DPOConfig, with `precompute_ref_log_probs` true unless a LoRA adapter is trained."""
 
+    passes: ClassVar[Passes] = Passes(sides=2, reference=True)
     precompute_ref_log_probs: bool | None = field(
         default=None,
         metadata={
             "help": "Compute the reference's log-probabilities before training, and hold no second model. "
-            "Default: yes, except with LoRA, where the adapter is turned off for the reference."
+            "Default: yes, except with LoRA, whose adapter is turned off for the reference."
         },
     )
 
@@ -156,39 +166,43 @@ def check_start(metrics: Mapping[str, float], beta: float) -> None:
             )
 
 
-def prepare_pairs(run: Run) -> Path:
-    """Render preference pairs."""
-    limit, swap = run.training_args.max_length, run.training_args.seed if run.args.shuffle_pairs else None
-    render = partial(data.preference, max_length=limit, swap_seed=swap)
-    return run.prepare(render, ["chosen", "rejected"], max_length=limit, swap_seed=swap)
+def render_pairs(identity: Identity) -> Rendering:
+    """Render preference pairs; a pair whose sides are equal or do not fit is dropped."""
+    args = identity.training_args
+    choices = {
+        "max_length": args.max_length,
+        "swap_seed": args.seed if identity.args.shuffle_pairs else None,
+    }
+    return Rendering(partial(data.preference, **choices), ("chosen", "rejected"), choices)
 
 
-def dpo_trainer(run: Run, folder: Path) -> DPOTrainer:
+def dpo_trainer(prepared: Prepared) -> DPOTrainer:
     """Make the trainer; it loads the policy itself, and a reference, if it needs one, from the same place.
 
     Args:
-        run: begun and opened.
-        folder: as `prepare_pairs` left it.
+        prepared: preference pairs.
 
     Raises:
         ConfigError: the model has no pad token of its own, or the reference could not be computed.
     """
-    args = run.training_args
-    fsdp = os.environ.get("ACCELERATE_USE_FSDP") == "true"
-    if args.precompute_ref_log_probs and run.model_args.use_peft and fsdp:
+    identity, args = prepared.identity, prepared.identity.training_args
+    lora = identity.model_args.use_peft
+    if args.precompute_ref_log_probs and lora and os.environ.get("ACCELERATE_USE_FSDP") == "true":
         raise ConfigError(
             "precompute_ref_log_probs: under FSDP a LoRA run's model has no weights on most processes before "
             "training starts; leave it out, and the adapter is turned off for the reference at each step"
         )
     if args.precompute_ref_log_probs is None:
-        args.precompute_ref_log_probs = not run.model_args.use_peft
-    trainer = self_loading(TokenDPOTrainer, run, *data.load(folder))
-    trainer.add_callback(WatchChosen(args.beta, run.args.chosen_drop, run.main))
+        args.precompute_ref_log_probs = not lora
+    trainer = make_self_loading(TokenDPOTrainer, identity, *data.load(prepared.folder))
+    trainer.add_callback(WatchChosen(args.beta, identity.args.chosen_drop, identity.main))
     return trainer
 
 
 class WatchChosen(TrainerCallback):
-    """Warns where DPO pushes the chosen questions down too (the rejected only further): junk comes of it.
+    """Warns if DPO makes the chosen questions less likely, too, and the rejected ones even more so.
+
+    Generated questions degenerate then.
 
     `rewards/chosen` is beta times what the chosen questions' log-probabilities gained since the start, on the
     very rows of the batch, so its fall is no accident of which rows are logged, as that of `logps/chosen`
@@ -207,3 +221,15 @@ class WatchChosen(TrainerCallback):
                     "they may degenerate: lower learning_rate, raise beta, or loss_type: [sigmoid, sft]",
                     state.global_step, -logs[key] / self.beta, self.limit,
                 )  # fmt: skip
+
+
+QPO = TrainingStage(
+    name="qpo",
+    version=QPO_VERSION,
+    data=PreferenceData,
+    config=QPOConfig,
+    rendering_of=render_pairs,
+    trainer_of=dpo_trainer,
+    note="Writes questions after the bare header of a user's turn (QFT, then QPO); not for answering them.",
+    stop_ids_of=attrgetter("question_stop_ids"),
+)

@@ -1,4 +1,4 @@
-"""One whole model out of pieces: a LoRA adapter and its base, or a checkpoint that lies in shards."""
+"""One whole model out of pieces: a LoRA adapter and its base, or the shards of a checkpoint."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ GENERATION = "generation_config.json"
 
 @dataclass(frozen=True)
 class MergeConfig:
-    """What is merged, into where."""
+    """What is merged, and the folder for the result."""
 
     output_dir: str = required("folder of the whole model")
     adapter: str | None = option(None, "folder of a LoRA adapter")
-    checkpoint: str | None = option(None, "folder of a checkpoint of DeepSpeed or FSDP, in shards")
+    checkpoint: str | None = option(None, "folder of a checkpoint that DeepSpeed or FSDP saved in shards")
     model_name_or_path: str | None = option(
-        None, "its base; the one that adapter_config.json names, or the checkpoint's own config"
+        None, "its base; by default the one that adapter_config.json names, or the checkpoint's own config"
     )
     chat_format: str | None = option(
-        None, "format that an adapter was trained in, where that gave its base a token"
+        None, "chat format that an adapter was trained in, if it added a token to its base"
     )
-    dtype: Literal["bfloat16", "float16", "float32"] = option("bfloat16", "of the merged weights")
-    scorer: bool = option(False, "it is a difficulty scorer: a sequence classifier with one label")
+    dtype: Literal["bfloat16", "float16", "float32"] = option("bfloat16", "type of the merged weights")
+    scorer: bool = option(False, "the model is a scorer: a sequence classifier with one label")
 
     def __post_init__(self) -> None:
-        """Refuse both or neither."""
+        """Refuse an adapter and a checkpoint together, and neither."""
         if (self.adapter is None) == (self.checkpoint is None):
             raise ConfigError("give either adapter or checkpoint")
 
@@ -48,7 +48,7 @@ def merge(config: MergeConfig) -> Path:
     """Merge, save, and prove that the result loads.
 
     Raises:
-        ConfigError: a folder does not hold what it should.
+        ConfigError: a folder lacks what is to be merged, or `output_dir` already has a model.
     """
     folder = Path(config.output_dir)
     if (folder / "config.json").exists():
@@ -56,7 +56,7 @@ def merge(config: MergeConfig) -> Path:
     if config.adapter is not None:
         adapter = Path(config.adapter)
         base = config.model_name_or_path or base_of(adapter)
-        # Its own, where it has one: the base's may stop elsewhere.
+        # Its own tokenizer if it has one: the base's may stop at other tokens.
         tokenizer = load_tokenizer(str(adapter) if (adapter / "tokenizer_config.json").is_file() else base)
         prepared = (tokenizer, load_format(config.chat_format)) if config.chat_format else None
         dtype = getattr(torch, config.dtype)
@@ -68,8 +68,8 @@ def merge(config: MergeConfig) -> Path:
         source = config.model_name_or_path
         if source is None or (checkpoint / "config.json").exists():
             source = str(checkpoint)
-        weights = gathered(checkpoint)
-        model = whole(source, weights, config.scorer)
+        weights = gather_weights(checkpoint)
+        model = make_whole(source, weights, config.scorer)
         model.to(getattr(torch, config.dtype)).save_pretrained(folder)
         tokenizer = load_tokenizer(source)
     tokenizer.save_pretrained(folder)
@@ -85,8 +85,8 @@ def base_of(adapter: Path) -> str:
         raise ConfigError(f"{adapter}: no adapter_config.json that names a base") from None
 
 
-def gathered(checkpoint: Path) -> dict[str, torch.Tensor]:
-    """All weights of a sharded checkpoint, whole, by name, on the CPU.
+def gather_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """Gather the weights of a sharded checkpoint on the CPU, each whole, by name.
 
     Raises:
         ConfigError: it is no such checkpoint.
@@ -106,12 +106,12 @@ def gathered(checkpoint: Path) -> dict[str, torch.Tensor]:
             return {name: weight for file in files for name, weight in load_file(file).items()}
     raise ConfigError(
         f"{checkpoint}: neither DeepSpeed's ('{DEEPSPEED_LATEST}') nor FSDP's ('{FSDP_SHARDS}') shards; "
-        "a checkpoint with model.safetensors is whole already"
+        "a checkpoint with model.safetensors is already whole"
     )
 
 
-def whole(source: str, weights: dict[str, torch.Tensor], scorer: bool) -> Any:
-    """A model of the architecture that `source` names, with these weights and their number of token rows."""
+def make_whole(source: str, weights: dict[str, torch.Tensor], scorer: bool) -> Any:
+    """Make a model of the architecture that `source` names, with these weights and as many token rows."""
     config = AutoConfig.from_pretrained(source)
     embedding = next((w for name, w in weights.items() if name.endswith("embed_tokens.weight")), None)
     if embedding is None:

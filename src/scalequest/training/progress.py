@@ -1,4 +1,4 @@
-"""What is said while a run trains: a line in the terminal and a record in the tracker."""
+"""What a run reports while it trains: a line in the terminal and a record in the tracker."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ _SHOWN = (
 
 
 class Report(TrainerCallback):
-    """One line and one tracker record a log: loss, learning rate, tokens a second, time left.
+    """Writes one line and one tracker record per log: loss, learning rate, tokens per second, time left.
 
-    Between two logs it tells `heartbeat` how far the run is: steps, micro-batches, tokens, evaluated batches.
+    Between two logs it tells `heartbeat` how far the run has come: steps, micro-batches, tokens, batches that
+    were evaluated.
     """
 
     def __init__(
@@ -45,13 +46,13 @@ class Report(TrainerCallback):
         self.evaluation: heartbeat.Work | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Count from here on: what earlier sessions did took none of this one's time."""
+        """Count from here on: what earlier sessions did took no time of this one."""
         self.first = self.seen = (state.global_step, state.num_input_tokens_seen, time.monotonic())
         self.tokens_before = self._tokens(state)
         heartbeat.now("training", told=partial(self.line, state))
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Look how many micro-batches it has."""
+        """Note how many micro-batches the step has."""
         self.accumulated = args.gradient_accumulation_steps
 
     def on_substep_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -76,7 +77,7 @@ class Report(TrainerCallback):
         self.evaluation = None
 
     def line(self, state: Any, _: float) -> str:
-        """How far the run is, in the middle of a step, too: rates and time left are of this session."""
+        """How far the run has come, also within a step; rates and time left are of this session."""
         if (evaluation := self.evaluation) is not None:
             return evaluation.line()
         text = f"step {state.global_step}/{state.max_steps}"
@@ -120,14 +121,14 @@ class Report(TrainerCallback):
 
 
 def last_metrics(history: Sequence[Mapping[str, Any]], resumed: bool) -> dict[str, float]:
-    """What a run ended with: the trainer's summary, and the evaluation's where there was one.
+    """The numbers that a run ended with: the trainer's summary, and the evaluation's if there was one.
 
-    The trainer's `train_loss` is the mean of the steps of its own session: of a run that went on from a
-    checkpoint it leaves out the rest. There, it is the mean of all losses that were logged.
+    The trainer's `train_loss` is the mean over the steps of its own session. If the run went on from a
+    checkpoint, the mean of all losses that were logged takes its place.
 
     Args:
-        history: what the trainer logged, in all sessions up to the checkpoints that were gone on from.
-        resumed: whether there were several.
+        history: what the trainer logged in this session, and in earlier ones up to their checkpoints.
+        resumed: whether there were earlier ones.
     """
     found = {
         key: float(value)

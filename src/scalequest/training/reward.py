@@ -1,8 +1,8 @@
 """A reward model that learns from sampled solutions which of two is right (TRL's RewardTrainer).
 
-The pairs come from what solve_questions.py left: a right and a wrong solution of the same question, told
-apart by a reference answer, or by the majority's where that is clear. So the loop closes without anybody's
-model: the solver's own samples teach the scorer that then picks among them.
+The pairs come from what solve_questions.py wrote: a right and a wrong solution of the same question, told
+apart by a reference answer, or by the majority's if that is clear. So the loop needs no published model: the
+solver's own samples teach the scorer that then chooses among them.
 """
 
 from __future__ import annotations
@@ -10,20 +10,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from trl import RewardConfig, RewardTrainer
 
 from scalequest.chat import BoundFormat, FormatError
 from scalequest.config import ConfigError, option
+from scalequest.estimate import Passes
 from scalequest.precision import ByHardware
 from scalequest.ranges import COUNT, SHARE
 from scalequest.records import Row
 from scalequest.training import data
-from scalequest.training.context import Run, TrainingData
-from scalequest.training.difficulty import MAJORITY
-from scalequest.training.loading import self_loading
+from scalequest.training.difficulty_scorer import MAJORITY
+from scalequest.training.finishing import Trained
+from scalequest.training.identity import Identity
+from scalequest.training.loading import make_self_loading
+from scalequest.training.preparation import Prepared, read_rows
+from scalequest.training.stage import Rendering, TrainingData, TrainingStage
 
 REWARD_VERSION = 1  # raise by hand when the same settings give other weights
 
@@ -36,20 +39,24 @@ class SolutionPairs(TrainingData):
         MAJORITY,
         "column of the reference answer; `majority`: the most frequent answer of a question's samples",
     )
-    answer_after: str = option("####", "a reference is what follows the last of this, where there is one")
-    min_agreement: float = option(
-        0.6, "majority: smallest share of the samples that has to agree on it", within=SHARE
+    answer_after: str = option(
+        "####", "a reference is what follows the last occurrence of this, if it occurs"
     )
-    pairs_per_question: int = option(2, "most pairs made of one question", within=COUNT)
+    min_agreement: float = option(
+        0.6, "with `majority`: the smallest share of the samples that has to agree on it", within=SHARE
+    )
+    pairs_per_question: int = option(2, "largest number of pairs made from one question", within=COUNT)
 
 
 @dataclass
 class RewardModelConfig(ByHardware, RewardConfig):
     """TRL's RewardConfig, in the precision of the hardware."""
 
+    passes: ClassVar[Passes] = Passes(sides=2, head=False)
 
-def pairs(row: Row, args: SolutionPairs) -> list[Row]:
-    """Right and wrong solutions of a question side by side; one row without `chosen` where there are none.
+
+def pairs_of(row: Row, args: SolutionPairs) -> list[Row]:
+    """Right and wrong solutions of a question side by side; one row without `chosen` if there are none.
 
     Raises:
         ConfigError: the row has no reference.
@@ -78,7 +85,7 @@ def pairs(row: Row, args: SolutionPairs) -> list[Row]:
     return made[: args.pairs_per_question] or nothing
 
 
-def preferred(row: Row, chat: BoundFormat, *, max_length: int | None) -> dict[str, Any]:
+def render_pair(row: Row, chat: BoundFormat, *, max_length: int | None) -> dict[str, Any]:
     """Render a pair: the prompt, and what follows it on either side.
 
     Raises:
@@ -94,40 +101,41 @@ def preferred(row: Row, chat: BoundFormat, *, max_length: int | None) -> dict[st
     return {"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected}
 
 
-def prepare_solution_pairs(run: Run) -> Path:
+def render_solution_pairs(identity: Identity) -> Rendering:
     """Make the pairs and render them."""
-    limit = run.training_args.max_length
-    needs = ["question", "responses", "answers", "finish_reasons"]
+    choices = {"max_length": identity.training_args.max_length}
+    needs = ("question", "responses", "answers", "finish_reasons")
 
     def rows() -> list[Row]:
-        return [pair for row in run.rows(needs) for pair in pairs(row, run.args)]
+        return [pair for row in read_rows(identity, needs) for pair in pairs_of(row, identity.args)]
 
-    return run.prepare(partial(preferred, max_length=limit), needs, rows=rows, max_length=limit)
+    return Rendering(partial(render_pair, **choices), needs, choices, rows)
 
 
-def whole(row: dict[str, Any]) -> dict[str, Any]:
+def sides_of(row: dict[str, Any]) -> dict[str, Any]:
     """Both sides with their prompt, as TRL's collator reads them."""
     return {side: [*row["prompt_ids"], *row[side]] for side in ("chosen_ids", "rejected_ids")}
 
 
-def reward_trainer(run: Run, folder: Path) -> RewardTrainer:
+def reward_trainer(prepared: Prepared) -> RewardTrainer:
     """Make the trainer; it loads the model itself, with a head of one number.
 
     Args:
-        run: begun and opened.
-        folder: as `prepare_solution_pairs` left it.
+        prepared: pairs of solutions.
 
     Raises:
         ConfigError: the model has no pad token of its own.
     """
     train, holdout = (
-        None if rows is None else rows.map(whole, remove_columns=["prompt_ids"]) for rows in data.load(folder)
+        None if rows is None else rows.map(sides_of, remove_columns=["prompt_ids"])
+        for rows in data.load(prepared.folder)
     )
-    return self_loading(RewardTrainer, run, train, holdout)
+    return make_self_loading(RewardTrainer, prepared.identity, train, holdout)
 
 
-def measure_pairs(run: Run, trainer: RewardTrainer) -> str:
-    """Accuracy and margin on the held-out pairs, as `Run.train` evaluated them, for the card."""
+def measure_pairs(trained: Trained) -> str:
+    """Accuracy and margin on the held-out pairs, as `train` evaluated them, for the card."""
+    trainer = trained.trainer
     if trainer.eval_dataset is None:
         return ""
     found = trainer.state.log_history[-1]
@@ -135,3 +143,15 @@ def measure_pairs(run: Run, trainer: RewardTrainer) -> str:
         f"On {len(trainer.eval_dataset)} held-out pairs: the right solution has the higher reward in "
         f"{100 * found['eval_accuracy']:.1f} %, by {found['eval_margin']:.3f} on average."
     )
+
+
+REWARD = TrainingStage(
+    name="reward",
+    version=REWARD_VERSION,
+    data=SolutionPairs,
+    config=RewardModelConfig,
+    rendering_of=render_solution_pairs,
+    trainer_of=reward_trainer,
+    note="Scores a solution: of two to one question, the one with the higher number is more often right.",
+    measure=measure_pairs,
+)

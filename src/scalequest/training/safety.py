@@ -1,9 +1,9 @@
-"""What keeps a long run safe: sealed checkpoints, a stop where the loss is no number, a stop when told to.
+"""What keeps a long run safe: sealed checkpoints, a stop if the loss is not finite, a stop on request.
 
-A run that is told to stop (SIGTERM, as schedulers send it before they take a machine away) ends its step,
-writes a whole checkpoint and leaves with status 75, `EX_TEMPFAIL` of sysexits.h: try again later. Launchers
-of several processes put their own status in its place, so it also leaves `stopped.json`, for slurm/launch.py
-to look for. Started again, the same command goes on from there.
+A run that is told to stop (by SIGTERM, which schedulers send before they take a machine away) ends its step,
+writes a whole checkpoint and exits with status 75, `EX_TEMPFAIL` of sysexits.h: try again later. Launchers
+of several processes return their own status instead, so it also leaves `stopped.json`, which slurm/launch.py
+looks for. Started again, the same command goes on from there.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 SEAL = "complete.json"  # written into a checkpoint when all ranks have written the rest
 STOPPED = "stopped.json"  # left by a run that was told to stop
-NOT_FINITE = "not_finite"  # folder of batches whose loss was no number
+NOT_FINITE = "not_finite"  # folder of batches whose loss was not finite
 REQUEUE = 75  # exit status: stopped, not failed; start me again
 
 
@@ -72,12 +72,12 @@ class Seal(TrainerCallback):
 
 
 class Guard(TrainerCallback):
-    """Ends training on all ranks together, where a loss is no number or a rank was told to stop.
+    """Ends training on all ranks together if a loss is not finite or a rank was told to stop.
 
     Before each optimizer step the ranks tell each other, in one small reduction, so that none of them waits
-    for one that has left. With a loss or a gradient that is no finite number nothing is saved any more, and
-    no weight is changed, but under DeepSpeed, which steps before anyone can look. In fp16 only the loss
-    counts: there, a gradient that is too large only lowers the scale.
+    for one that has left. After a loss or a gradient that is not finite nothing is saved, and no weight is
+    changed, except under DeepSpeed, which steps before anyone can check. In fp16 only the loss counts: a
+    gradient that is too large merely lowers the scale.
 
     Attributes:
         stopped: whether the run was told to stop, and has saved.
@@ -105,7 +105,7 @@ class Guard(TrainerCallback):
             return norm
 
         trainer.training_step, trainer._get_grad_norm = watched, measured
-        trainer.args.logging_nan_inf_filter = False  # it would put an average in the place of such a loss
+        trainer.args.logging_nan_inf_filter = False  # it would log an average in place of such a loss
         trainer.add_callback(self)
         self._before: Any = None
 
@@ -124,10 +124,10 @@ class Guard(TrainerCallback):
         self._told = True  # nothing else: a handler may interrupt anything
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Agree; stop where any rank's loss or gradient was no finite number.
+        """Agree, and stop if any rank's loss or gradient was not finite.
 
         Raises:
-            StageError: naming the step and where the batch is kept.
+            StageError: it names the step and the folder of the batch.
         """
         flags = torch.tensor([self._bad is not None, self._told], dtype=torch.int32, device=args.device)
         if args.world_size > 1:
@@ -141,13 +141,13 @@ class Guard(TrainerCallback):
             self._keep(folder, state.global_step + 1, args.process_index)
         args.distributed_state.wait_for_everyone()
         raise StageError(
-            f"{self.name}: the loss of step {state.global_step + 1} is no finite number, or its gradient "
-            f"is none; nothing was saved since, and its batch is kept in {folder}: look at its rows, lower "
-            "learning_rate or max_grad_norm, train in bf16 rather than fp16"
+            f"{self.name}: the loss of step {state.global_step + 1} or its gradient is not a finite number; "
+            f"nothing was saved since, and its batch is kept in {folder}: look at its rows, lower "
+            "learning_rate or max_grad_norm, or train in bf16 rather than fp16"
         )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Save and stop where that was agreed on; all ranks agreed in the same step."""
+        """Save and stop if that was agreed on; all ranks agreed in the same step."""
         if self.stopped:
             control.should_save = control.should_training_stop = True
 
@@ -167,14 +167,14 @@ class Guard(TrainerCallback):
 
 
 def is_sound(norm: Any) -> bool:
-    """Whether a gradient of this norm can be learnt from; DeepSpeed says -1 where it is no finite number."""
+    """Whether a gradient of this norm can be learnt from; DeepSpeed gives -1 for one that is not finite."""
     return norm is None or (math.isfinite(norm) and float(norm) >= 0)
 
 
 def whole_checkpoint(folder: Path, fingerprint: str) -> Path | None:
     """The newest checkpoint in `folder` that was written whole; those that were not are removed.
 
-    Others' folders that begin like one, say a copy that somebody called `checkpoint-500-good`, are let alone.
+    Folders whose names only begin like a checkpoint's, such as a copy called `checkpoint-500-good`, are kept.
     """
     steps = {
         int(path.name.partition("-")[2]): path
@@ -183,18 +183,18 @@ def whole_checkpoint(folder: Path, fingerprint: str) -> Path | None:
     }
     whole = {step: path for step, path in steps.items() if is_whole(path, fingerprint)}
     for step in sorted(steps.keys() - whole.keys()):
-        log.warning("%s was not written to its end; removed", steps[step])
+        log.warning("%s was not written completely; removed", steps[step])
         shutil.rmtree(steps[step])
     return whole[max(whole)] if whole else None
 
 
 def tell_stopped(folder: Path, step: int | None = None) -> None:
-    """Leave word for the scheduler that the run in `folder` was stopped and has not failed."""
+    """Tell the scheduler that the run in `folder` was stopped and has not failed."""
     (folder / STOPPED).write_text(json.dumps({"step": step, "time": time.time()}) + "\n")
 
 
 def leave_when_told(folder: Path) -> None:
-    """Take SIGTERM where there is nothing to save: while rows are tokenised, a model is loaded or checked.
+    """Take SIGTERM while there is nothing to save: rows are tokenised, or a model is loaded or checked.
 
     What was done since the last checkpoint is done again by the next start, so the process leaves at once.
     Only a process's main thread can take it; `Guard` does while a model is trained.

@@ -17,11 +17,11 @@ log = logging.getLogger(__name__)
 
 
 class ShowSamples(TrainerCallback):
-    """Every so many steps, lets the model continue the prompts of a few rows (for questions the bare header).
+    """Lets the model continue the prompts of a few rows every few steps (for questions, the bare header).
 
-    All ranks generate the same texts with the same seed: where weights lie in pieces every rank has to take
-    part, and one that waited would time out. The random state of training is put back, so that sampling
-    changes no weight.
+    All ranks generate the same texts with the same seed: if the weights are spread over the ranks, every rank
+    has to take part, and one that waited would time out. The random state of training is put back, so that
+    sampling changes no weight.
     """
 
     def __init__(
@@ -44,11 +44,11 @@ class ShowSamples(TrainerCallback):
             prompts: token ids.
             tokenizer: of the model.
             stop_ids: ids that end a text.
-            every: steps between two showings.
-            tokens: most of a text.
+            every: steps between two sets of texts.
+            tokens: largest number of tokens of a text.
             seed: of the run.
-            together: weights lie in pieces, so a rank whose texts have ended goes on for those of the others.
-            tracker: where texts go beside the log.
+            together: weights are spread over the ranks, so one whose texts have ended goes on for the others.
+            tracker: gets the texts, which are logged, too.
         """
         self.name, self.prompts, self.tokenizer, self.stop_ids = name, prompts, tokenizer, stop_ids
         self.every, self.tokens, self.seed, self.together = every, tokens, seed, together
@@ -59,7 +59,7 @@ class ShowSamples(TrainerCallback):
         if state.global_step % self.every:
             return
         texts = self.generate(model, state.global_step)
-        for text in texts:  # of ranks but the main one, the level keeps them out of the log
+        for text in texts:  # on other ranks than the main one, the log's level keeps them out
             log.info("%s: step %d writes: %s", self.name, state.global_step, " ".join(text.split())[:300])
         if self.tracker is not None:
             self.tracker.table("samples", [{"step": state.global_step, "text": text} for text in texts])
@@ -91,7 +91,7 @@ class ShowSamples(TrainerCallback):
 
 
 def prompt_of(row: dict[str, Any], header: list[int]) -> list[int]:
-    """What a row's target follows: its prompt, or the bare `header` where everything is a target."""
+    """The ids that a row's target follows: its prompt, or the bare `header` if everything is a target."""
     if "prompt_ids" in row:
         return list(row["prompt_ids"])
     masked = next((n for n, label in enumerate(row["labels"]) if label != data.IGNORED), 0)

@@ -1,4 +1,4 @@
-"""After training: a model that loads whole, its card, and the hub where that was asked for."""
+"""After training: a model that loads whole, its card, and the hub if that was asked for."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from scalequest.models import check_safetensors, loading, missing
 from scalequest.redaction import redacted
 from scalequest.shards import StageError
 
-# What training leaves in a model's folder, beside what every stage does: `fresh` removes it. What else saving
-# a tokenizer or a model's own code has written is noted when it is saved.
+# What training leaves in a model's folder beside what every stage leaves there: `fresh` removes it. Other
+# files that saving a tokenizer or a model's own code writes are noted when it is saved.
 SAVED = (
     *("checkpoint-*", "adapter", "*.safetensors", "*.safetensors.index.json", "config.json"),
     *("generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json"),
@@ -39,7 +39,7 @@ def check_model(
     Args:
         folder: of the model.
         prompt_ids: any prompt.
-        scorer: it gives one number and generates nothing.
+        scorer: it returns one number and generates nothing.
         trust_remote_code: its class may come from its own repository.
 
     Raises:
@@ -84,9 +84,9 @@ def merge_adapter(
     Args:
         base: folder or hub id of the model that the adapter was trained on.
         adapter: folder of the adapter.
-        folder: where the sum and the tokenizer go.
+        folder: for the sum and the tokenizer.
         dtype: of the sum.
-        revision: of the base, on the hub.
+        revision: of the base on the hub.
         prepared: tokenizer and chat format to which the base is brought first, as before training.
         scorer: the base becomes a sequence classifier with one label.
     """
@@ -118,17 +118,17 @@ def model_card(
     scorer: bool,
     section: str = "",
 ) -> str:
-    """README.md of a model folder: what it is, from what, on what, with which settings, how to load it.
+    """The README.md of a model folder: what the model is and comes from, its settings, and how to load it.
 
     Args:
-        title: its headline.
-        stage: that made it.
+        title: of the page.
+        stage: that made the model.
         note: one sentence on what it is for.
         facts: names and values.
-        base: hub id of what it was trained from, where it has one.
+        base: hub id of what it was trained from, if it has one.
         chat_format: that it was trained in.
         scorer: it gives one number instead of text.
-        section: what is said of its evaluation.
+        section: on its evaluation.
     """
     task = "text-classification" if scorer else "text-generation"
     auto = "AutoModelForSequenceClassification" if scorer else "AutoModelForCausalLM"
@@ -149,7 +149,7 @@ def model_card(
 
 
 def hardware(processes: int) -> str:
-    """What a run was on."""
+    """The hardware of a run, in words."""
     if torch.cuda.is_available():
         return f"{processes} x {torch.cuda.get_device_name()}"
     return f"{processes} process(es) on {os.cpu_count()} CPU cores"

@@ -1,7 +1,7 @@
 """Training on whole questions (QFT) and on solutions (SFT): two ways to render rows, one trainer.
 
 TRL's SFTTrainer gets `input_ids` and `labels` and nothing else: everything that it would guess from text
-(BOS, eos, where the prompt ends) is decided in `chat.py`.
+(BOS, eos, the end of the prompt) is decided in `chat.py`.
 """
 
 from __future__ import annotations
@@ -9,21 +9,24 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
-from typing import Any
+from operator import attrgetter
+from typing import Any, ClassVar
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM
-from trl import SFTConfig, SFTTrainer, get_peft_config, get_quantization_config
+from trl import SFTConfig, SFTTrainer, get_peft_config
 
 from scalequest.chat import prepare_tokenizer_and_model
 from scalequest.config import ConfigError, option
-from scalequest.models import load_whole
+from scalequest.estimate import Passes
 from scalequest.precision import ByHardware
 from scalequest.training import attention, data
-from scalequest.training.context import Run, TrainingData
 from scalequest.training.cpu import plain_head
+from scalequest.training.identity import Identity
+from scalequest.training.loading import load_model
+from scalequest.training.preparation import Prepared
+from scalequest.training.stage import Rendering, TrainingData, TrainingStage
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +45,7 @@ class QuestionData(TrainingData):
 
     paper_exact: bool = option(
         False,
-        f"as the authors' code: cut anywhere into chunks of {PAPER_MAX_LENGTH} tokens, two eos a question",
+        f"as the authors' code: cut anywhere into chunks of {PAPER_MAX_LENGTH} tokens, two eos per question",
     )
 
 
@@ -50,6 +53,7 @@ class QuestionData(TrainingData):
 class PackedSFTConfig(ByHardware, SFTConfig):
     """TRL's SFTConfig, with packing on, over shuffled rows, in the precision of the hardware."""
 
+    passes: ClassVar[Passes] = Passes()
     packing: bool = field(
         default=True, metadata={"help": "Join rows into sequences of max_length; loss is unchanged."}
     )
@@ -58,99 +62,112 @@ class PackedSFTConfig(ByHardware, SFTConfig):
     )
 
 
-def prepare_questions(run: Run) -> Path:
-    """Render questions, every token a target. With `paper_exact`, also set packing as the authors had it."""
-    exact: bool = run.args.paper_exact
-    args = run.training_args
-    if exact:
-        if run.main:
-            log.info(
-                "qft: paper_exact: questions are cut into chunks of %d tokens (wrapped)", PAPER_MAX_LENGTH
-            )
-        args.packing, args.packing_strategy, args.max_length = True, "wrapped", PAPER_MAX_LENGTH
-    limit = None if exact else args.max_length
-    render = partial(data.question, max_length=limit, repeat_eos=exact)
-    return run.prepare(render, ["question"], max_length=limit, repeat_eos=exact)
+def render_questions(identity: Identity) -> Rendering:
+    """Render questions, every token a target; with `paper_exact` as the authors' code did."""
+    exact: bool = identity.args.paper_exact
+    if exact and identity.main:
+        log.info("qft: paper_exact: questions are cut into chunks of %d tokens (wrapped)", PAPER_MAX_LENGTH)
+    choices: dict[str, Any] = {
+        "max_length": None if exact else identity.training_args.max_length,
+        "repeat_eos": exact,
+    }
+    return Rendering(partial(data.question, **choices), ("question",), choices)
 
 
-def prepare_solutions(run: Run) -> Path:
+def render_solutions(identity: Identity) -> Rendering:
     """Render solutions; prompts carry no loss."""
-    limit = run.training_args.max_length
-    return run.prepare(partial(data.solution, max_length=limit), ["query", "response"], max_length=limit)
+    choices = {"max_length": identity.training_args.max_length}
+    return Rendering(partial(data.solution, **choices), ("query", "response"), choices)
 
 
-def sft_trainer(run: Run, folder: Path) -> SFTTrainer:
+def qft_trainer(prepared: Prepared) -> SFTTrainer:
+    """As `sft_trainer`; with `paper_exact`, packing is set as the authors had it, which cuts questions."""
+    identity = prepared.identity
+    if not identity.args.paper_exact:
+        return sft_trainer(prepared)
+    args = identity.training_args
+    args.packing, args.packing_strategy, args.max_length = True, "wrapped", PAPER_MAX_LENGTH
+    _check_settings(args)
+    return _trainer(prepared, _load(identity))
+
+
+def sft_trainer(prepared: Prepared) -> SFTTrainer:
     """Load the model and make its trainer; the pad token and the stop tokens are those of the chat format.
 
     Args:
-        run: begun and opened.
-        folder: as `prepare_questions` or `prepare_solutions` left it.
+        prepared: rows of `input_ids` and `labels`.
 
     Raises:
         ConfigError: the settings would cut or re-tokenise what was prepared.
     """
-    args, model_args = run.training_args, run.model_args
-    exact = getattr(run.args, "paper_exact", False)
-    if args.packing_strategy != "bfd" and not exact:
+    identity, args = prepared.identity, prepared.identity.training_args
+    if args.packing_strategy != "bfd":
         raise ConfigError(
             f"packing_strategy: '{args.packing_strategy}' cuts rows; only 'bfd' keeps them whole"
         )
+    _check_settings(args)
+    model = _load(identity)
+    packed = _choose_attention(identity, model) if args.packing else None
+    trainer = _trainer(prepared, model)
+    if packed is not None and not packed.joins_batch:
+        pad = identity.tokenizer.pad_token_id
+        trainer.data_collator = PackedRows(pad, packed.name == attention.VARLEN)
+        args.include_num_input_tokens_seen = "non_padding"  # TRL's own count takes a batch for one row
+    return trainer
+
+
+def _check_settings(args: Any) -> None:
     for key in ("eos_token", "chat_template_path", "pad_token"):
         if getattr(args, key) is not None:
             raise ConfigError(
-                f"{key}: the chat format says this; make a format file of your own and name it in chat_format"
+                f"{key}: the chat format decides this; make a format file of your own and name it in "
+                "chat_format"
             )
     if args.completion_only_loss is not None or args.assistant_only_loss:
         raise ConfigError(
             "completion_only_loss, assistant_only_loss: rows come with their labels, the solution's in "
             "sft.py and all of them in qft.py; leave both out"
         )
-    quantization = get_quantization_config(model_args)
-    extra: dict[str, Any] = args.model_init_kwargs or {}
-    if quantization is not None:  # cannot be moved once it is loaded, so each rank loads it where it belongs
-        extra = {"quantization_config": quantization, "device_map": {"": args.device}, **extra}
+
+
+def _load(identity: Identity) -> Any:
+    args = identity.training_args
+    more = args.model_init_kwargs or {}
     args.model_init_kwargs = None  # TRL's, for models that it loads itself
     attention.register()
-    model = load_whole(
-        AutoModelForCausalLM,
-        run.model,
-        revision=model_args.model_revision,
-        dtype=model_args.dtype,
-        attn_implementation=model_args.attn_implementation,
-        trust_remote_code=args.trust_remote_code,
-        **extra,
-    )
-    run.chat = prepare_tokenizer_and_model(model, run.tokenizer, run.format)
-    packed = _attention(run, model) if args.packing and not exact else None
-    train, holdout = data.load(folder)
-    with plain_head(args.device.type == "cpu"):
-        trainer = SFTTrainer(
+    trusted = args.trust_remote_code
+    model = load_model(AutoModelForCausalLM, identity, **{"trust_remote_code": trusted, **more})
+    prepare_tokenizer_and_model(model, identity.tokenizer, identity.format)
+    return model
+
+
+def _trainer(prepared: Prepared, model: Any) -> SFTTrainer:
+    identity = prepared.identity
+    train, holdout = data.load(prepared.folder)
+    with plain_head(identity.training_args.device.type == "cpu"):
+        return SFTTrainer(
             model=model,
-            args=args,
+            args=identity.training_args,
             train_dataset=train,
             eval_dataset=holdout,
-            processing_class=run.tokenizer,
-            peft_config=get_peft_config(model_args),
+            processing_class=identity.tokenizer,
+            peft_config=get_peft_config(identity.model_args),
         )
-    if packed is not None and not packed.joins_batch:
-        trainer.data_collator = PackedRows(run.tokenizer.pad_token_id, packed.name == attention.VARLEN)
-        args.include_num_input_tokens_seen = "non_padding"  # TRL's own count takes a batch for one row
-    return trainer
 
 
-def _attention(run: Run, model: Any) -> attention.Attention:
+def _choose_attention(identity: Identity, model: Any) -> attention.Attention:
     """Choose what computes attention over packed rows, and log it."""
-    args = run.training_args
+    args = identity.training_args
     dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else model.dtype
     chosen = attention.choose(
         model,
-        run.model_args.attn_implementation,
+        identity.model_args.attn_implementation,
         max_length=args.max_length,
         dtype=dtype,
         device=args.device,
     )
-    if run.main:
-        log.info("%s: attention: %s over packed rows (%s)", run.name, chosen.name, chosen.why)
+    if identity.main:
+        log.info("%s: attention: %s over packed rows (%s)", identity.name, chosen.name, chosen.why)
     return chosen
 
 
@@ -160,11 +177,11 @@ class PackedRows:
 
     TRL's own collator joins a batch into one sequence, which only kernels for variable lengths can use: under
     a mask the cost of attention grows with the square of batch x length, here with batch x square of length.
-    transformers derives the block-diagonal mask from where `position_ids` start again.
+    transformers derives the block-diagonal mask from the places at which `position_ids` start again.
 
     Attributes:
         pad_token_id: fills the rows up, with no loss.
-        boundaries: also tell where documents begin and end, for attention without a mask (`varlen`).
+        boundaries: also give the beginnings and ends of documents, for attention without a mask (`varlen`).
     """
 
     pad_token_id: int
@@ -184,3 +201,26 @@ class PackedRows:
         if not self.boundaries:
             return {**batch}
         return {**batch, **attention.boundaries(lengths, batch["input_ids"].shape[1])}
+
+
+QFT = TrainingStage(
+    name="qft",
+    version=QFT_VERSION,
+    data=QuestionData,
+    config=PackedSFTConfig,
+    rendering_of=render_questions,
+    trainer_of=qft_trainer,
+    note="Writes questions after the bare header of a user's turn (QFT); not for answering them.",
+    stop_ids_of=attrgetter("question_stop_ids"),
+)
+
+SFT = TrainingStage(
+    name="sft",
+    version=SFT_VERSION,
+    data=SolutionData,
+    config=PackedSFTConfig,
+    rendering_of=render_solutions,
+    trainer_of=sft_trainer,
+    note="Solves problems step by step (SFT on synthetic questions).",
+    stop_ids_of=attrgetter("solve_stop_ids"),
+)

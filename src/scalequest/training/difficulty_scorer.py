@@ -2,8 +2,8 @@
 
 ScaleQuest, section 2.4, after DART-Math (Tong et al., arXiv 2407.13690): of a question, the fail rate is the
 share of wrong answers among a solver's samples; a base model with one output learns it by mean squared error
-and then scores millions of questions that nobody samples. What the authors published of it is the start
-model, the loss and the input; the rest is ours.
+and then scores millions of questions that nobody samples. The authors published the model that it starts
+from, the loss and the input; the rest is ours.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -25,17 +25,21 @@ from transformers import (
     Trainer,
     TrainingArguments,
 )
-from trl import get_peft_config, get_quantization_config
+from trl import get_peft_config
 
 from scalequest.cards import markdown_table
 from scalequest.chat import FormatError, prepare_tokenizer_and_model
 from scalequest.config import ConfigError, option
-from scalequest.models import load_whole
+from scalequest.estimate import Passes
 from scalequest.precision import ByHardware
 from scalequest.ranges import COUNT
 from scalequest.records import Row, read_dropped, read_inputs
 from scalequest.training import data
-from scalequest.training.context import Run, TrainingData
+from scalequest.training.finishing import Trained
+from scalequest.training.identity import Identity
+from scalequest.training.loading import load_model
+from scalequest.training.preparation import Prepared, draw_rows
+from scalequest.training.stage import Rendering, TrainingData, TrainingStage
 
 log = logging.getLogger(__name__)
 
@@ -51,15 +55,18 @@ class FailRates(TrainingData):
 
     reference: str = option(
         "answer",
-        "column of the reference answer, where rows have no fail_rate; `majority`: the most frequent answer",
+        "column of the reference answer, for rows without fail_rate; `majority`: the most frequent answer",
     )
-    answer_after: str = option("####", "a reference is what follows the last of this, where there is one")
+    answer_after: str = option(
+        "####", "a reference is what follows the last occurrence of this, if it occurs"
+    )
 
 
 @dataclass
 class ScorerConfig(ByHardware, TrainingArguments):
     """transformers' TrainingArguments and the longest question in tokens; longer ones are dropped."""
 
+    passes: ClassVar[Passes] = Passes(head=False)
     max_length: int = field(default=1024, metadata={"help": "Longest question, in tokens.", "within": COUNT})
     bf16: bool | None = field(default=None, metadata={"help": "Mixed precision; null: by the hardware."})
 
@@ -83,8 +90,8 @@ class Calibration:
     bins: list[dict[str, float]]
 
 
-def fail_rate(row: Row, reference: str, answer_after: str) -> float:
-    """The share of a row's samples that are wrong; its own `fail_rate` where it has one.
+def fail_rate_of(row: Row, reference: str, answer_after: str) -> float:
+    """The share of a row's samples that are wrong; its own `fail_rate` if it has one.
 
     Raises:
         ConfigError: the row has neither, or a rate outside [0, 1].
@@ -110,7 +117,7 @@ def fail_rate(row: Row, reference: str, answer_after: str) -> float:
     return rate
 
 
-def rated(row: Row, chat: Any, *, max_length: int | None) -> dict[str, Any]:
+def render_question(row: Row, chat: Any, *, max_length: int | None) -> dict[str, Any]:
     """Render a question for the scorer, as the saved tokenizer encodes it, without markup, and its fail rate.
 
     Raises:
@@ -124,67 +131,53 @@ def rated(row: Row, chat: Any, *, max_length: int | None) -> dict[str, Any]:
     return {"input_ids": ids, "labels": row["fail_rate"]}
 
 
-def prepare_rates(run: Run) -> Path:
-    """Grade and render; what solve_questions dropped for want of an answer is a question always failed."""
-    limit = run.training_args.max_length
-    args = run.args
+def render_rates(identity: Identity) -> Rendering:
+    """Grade and render; a question that solve_questions dropped without an answer counts as always failed."""
+    choices = {"max_length": identity.training_args.max_length}
+    args = identity.args
 
     def rows() -> list[Row]:
         answered = read_inputs(args.input, "question", columns=args.columns, limit=args.limit)
-        found = run.drawn([*answered, *unanswered(args.input)][: args.limit])
-        return [{**row, "fail_rate": fail_rate(row, args.reference, args.answer_after)} for row in found]
+        found = draw_rows(identity, [*answered, *unanswered_rows(args.input)][: args.limit])
+        return [{**row, "fail_rate": fail_rate_of(row, args.reference, args.answer_after)} for row in found]
 
-    return run.prepare(partial(rated, max_length=limit), ["question"], rows=rows, max_length=limit)
+    return Rendering(partial(render_question, **choices), ("question",), choices, rows)
 
 
-def unanswered(sources: Sequence[str]) -> Iterator[Row]:
-    """Rows that a solve stage dropped since no sample had an answer: the hardest questions of all."""
+def unanswered_rows(sources: Sequence[str]) -> Iterator[Row]:
+    """Yield the rows that a solve stage dropped because no sample had an answer: the hardest questions."""
     for source in sources:
         for row in read_dropped(source) if ":" not in source else ():
             if row["reason"] in ("all_truncated", "no_answer"):
                 yield {**row, "fail_rate": 1.0}
 
 
-def scorer_trainer(run: Run, folder: Path) -> Trainer:
+def scorer_trainer(prepared: Prepared) -> Trainer:
     """Load the model with a head of one row, and make its trainer.
 
     Args:
-        run: begun and opened.
-        folder: as `prepare_rates` left it.
+        prepared: questions and their fail rates.
     """
-    args, model_args = run.training_args, run.model_args
-    extra: dict[str, Any] = {}
-    quantization = get_quantization_config(model_args)
-    if quantization is not None:
-        extra = {"quantization_config": quantization, "device_map": {"": args.device}}
+    identity, args = prepared.identity, prepared.identity.training_args
     torch.manual_seed(args.seed)  # of the new head
-    model = load_whole(
-        AutoModelForSequenceClassification,
-        run.model,
-        new="score",
-        revision=model_args.model_revision,
-        dtype=model_args.dtype,
-        attn_implementation=model_args.attn_implementation,
-        num_labels=1,
-        problem_type="regression",
-        **extra,
-    )
-    run.chat = prepare_tokenizer_and_model(model, run.tokenizer, run.format)
-    adapter = get_peft_config(model_args)
+    head = {"num_labels": 1, "problem_type": "regression"}
+    model = load_model(AutoModelForSequenceClassification, identity, new="score", **head)
+    prepare_tokenizer_and_model(model, identity.tokenizer, identity.format)
+    adapter = get_peft_config(identity.model_args)
     if adapter is not None:
         from peft import get_peft_model
 
-        adapter.task_type = "SEQ_CLS"  # trains and saves the head too
+        adapter.task_type = "SEQ_CLS"  # trains and saves the head, too
         model = get_peft_model(model, adapter)
     args.include_num_input_tokens_seen = "non_padding"
-    train, holdout = data.load(folder)
+    train, holdout = data.load(prepared.folder)
     return Trainer(
         model=model,
         args=args,
         train_dataset=train,
         eval_dataset=holdout,
-        data_collator=DataCollatorWithPadding(run.tokenizer),
-        processing_class=run.tokenizer,
+        data_collator=DataCollatorWithPadding(identity.tokenizer),
+        processing_class=identity.tokenizer,
         compute_loss_func=squared_error,
     )
 
@@ -192,8 +185,8 @@ def scorer_trainer(run: Run, folder: Path) -> Trainer:
 def squared_error(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
     """The mean squared error over all questions of a step, whatever they are spread over.
 
-    Without it the model's own loss is a mean over one forward pass on one rank, which transformers takes for
-    a share of the step's: it would be as many times too large as there are passes and ranks.
+    The model's own loss is a mean over one forward pass on one rank, but transformers adds it up as if it
+    were a share of the step's loss: it would be too large by the number of passes and ranks.
 
     Args:
         outputs: of the model; `logits` (batch, 1).
@@ -204,40 +197,46 @@ def squared_error(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = 
     return squares.mean() if num_items_in_batch is None else squares.sum() / num_items_in_batch
 
 
-def measure(run: Run, trainer: Trainer) -> str:
+def measure_rates(trained: Trained) -> str:
     """Predict the held-out questions; leave the predictions and the plot; return the card's section.
 
-    All ranks call it. Nothing is measured where nothing was held out.
+    All ranks call it. Nothing is measured if nothing was held out.
     """
+    identity, trainer = trained.identity, trained.trainer
     if trainer.eval_dataset is None:
         return ""
     predicted = np.asarray(trainer.predict(trainer.eval_dataset).predictions, dtype=float).reshape(-1)
-    if not run.main:
+    if not identity.main:
         return ""
     held = np.asarray(trainer.eval_dataset["labels"], dtype=float)
-    found = calibration(predicted, held)
-    with (run.folder / PREDICTIONS).open("w", encoding="utf-8") as file:
+    found = calibrate(predicted, held)
+    with (identity.folder / PREDICTIONS).open("w", encoding="utf-8") as file:
         for ids, one, other in zip(trainer.eval_dataset["input_ids"], predicted, held, strict=True):
-            row = {"question": run.chat.decode(ids), "fail_rate": float(other), "predicted": float(one)}
+            row = {"question": identity.chat.decode(ids), "fail_rate": float(other), "predicted": float(one)}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    draw(found, predicted, held, run.folder / PLOT)
+    draw(found, predicted, held, identity.folder / PLOT)
     log.info(
         "difficulty: %d held out: MSE %.4f (of the mean %.4f), Spearman %.3f",
         found.n, found.mse, found.mse_of_mean, found.spearman,
     )  # fmt: skip
-    if run.tracker is not None:
-        run.tracker.log({f"holdout/{key}": value for key, value in asdict(found).items() if key != "bins"})
-    table = markdown_table(found.bins, "questions", "predicted", "fail rate")
+    if (tracker := trained.run.tracker) is not None:
+        tracker.log({f"holdout/{key}": value for key, value in asdict(found).items() if key != "bins"})
+    return section_of(found)
+
+
+def section_of(found: Calibration) -> str:
+    """What the card says of a calibration."""
     return "\n".join(
         [
             f"On {found.n} held-out questions: mean squared error {found.mse:.4f} (always saying the mean: "
             f"{found.mse_of_mean:.4f}), Spearman {found.spearman:.3f}.",
-            "", f"![calibration]({PLOT})", "", *table,
+            "", f"![calibration]({PLOT})", "",
+            *markdown_table(found.bins, "questions", "predicted", "fail rate"),
         ]
     )  # fmt: skip
 
 
-def calibration(predicted: Any, held: Any) -> Calibration:
+def calibrate(predicted: Any, held: Any) -> Calibration:
     """Compare predictions with fail rates, two arrays of one length."""
     order = np.argsort(predicted, kind="stable")
     bins = [
@@ -265,3 +264,18 @@ def draw(found: Calibration, predicted: Any, held: Any, path: Path) -> None:
     axes.plot([one["predicted"] for one in found.bins], [one["fail rate"] for one in found.bins], "o-")
     axes.set(xlabel="predicted", ylabel="fail rate", title=f"{found.n} held-out questions")
     figure.savefig(path, dpi=120, metadata={"Software": None})
+
+
+DIFFICULTY = TrainingStage(
+    name="difficulty",
+    version=DIFFICULTY_VERSION,
+    data=FailRates,
+    config=ScorerConfig,
+    rendering_of=render_rates,
+    trainer_of=scorer_trainer,
+    note=(
+        "Says how often a solver fails a question: a number that is near 0 for easy and near 1 for hard ones."
+    ),
+    measure=measure_rates,
+    writes=(PLOT, PREDICTIONS),
+)

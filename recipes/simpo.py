@@ -1,0 +1,70 @@
+r"""SimPO on question pairs: QPO's data and aim, without a reference model.
+
+The reward is the mean log-probability of a question's tokens, and the chosen question's has to exceed the
+rejected one's by a margin (Meng et al., arXiv 2405.14734). The paper of this project uses DPO, `qpo.py`; this
+is a variant to compare with it.
+
+One machine (one GPU, or the CPU with the tiny profile):
+
+    python recipes/simpo.py --config recipes/tiny/simpo.yaml
+
+One node of 8 GPUs:
+
+    accelerate launch --config_file accelerate_configs/zero3.yaml \
+        recipes/simpo.py --config recipes/tiny/simpo.yaml --model_name_or_path runs/qwen2_math_7b/qft \
+        --input runs/qwen2_math_7b/optimize_questions --output_dir runs/qwen2_math_7b/simpo \
+        --chat_format qwen2_math --learning_rate 5e-7 --max_length 1024 \
+        --per_device_train_batch_size 4 --gradient_accumulation_steps 4 --gradient_checkpointing true
+
+Many nodes, once on each (under srun, with its own rank): the same with
+
+    accelerate launch --config_file accelerate_configs/multi_node.yaml --machine_rank $SLURM_NODEID \
+        --main_process_ip $HEAD_NODE recipes/simpo.py
+
+Hardware: 2 CPU cores and a minute for the tiny profile; there is no pass of a reference, but the logits
+of all tokens are in memory together. It has been run on a CPU only. Interrupted, it goes on from its
+last whole checkpoint when started again.
+
+Result: a model folder for generate_questions.py. `rewards/accuracies` rises.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from scalequest.recipe import Recipe, run_recipe
+
+
+def main(args: Any, training_args: Any, model_args: Any) -> None:
+    """Tokenise, train, save; nothing is done twice."""
+    from scalequest.training.finishing import open_run, save, train
+    from scalequest.training.preparation import prepare
+    from scalequest.training.simpo import SIMPO
+
+    # 1. Tokenizer, chat format, the fingerprint of all that can change a weight, and the output folder
+    run = open_run(SIMPO, args, training_args, model_args)
+    if run is None:  # finished before with the same settings, or only to be tokenised
+        return
+
+    # 2. Pairs as token ids; a pair whose sides are equal or do not fit is dropped and counted
+    prepared = prepare(run.identity)
+
+    # 3. Train, from the last checkpoint if there is one
+    trained = train(run, prepared)
+
+    # 4. Save, load again to be sure, and write the card and the receipt
+    save(trained)
+
+
+def types() -> tuple[type, ...]:
+    """The dataclasses whose fields are this recipe's keys."""
+    from scalequest.training.simpo import SIMPO
+
+    return SIMPO.configs()
+
+
+RECIPE = Recipe("simpo", 1, "training", types, main)
+
+if __name__ == "__main__":
+    sys.exit(run_recipe(RECIPE, __doc__))

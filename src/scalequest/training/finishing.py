@@ -1,0 +1,435 @@
+"""From an open folder to a finished model: train, go on after a stop, save, verify, card and receipt.
+
+The order of the calls is that of their arguments: `open_run` returns the `OpenRun` that `train` needs beside
+what `prepare` made of its identity, and `train` returns the `Trained` that `save` needs. All ranks call all
+of them; what only one process may do is decided here. `output_dir` has to be a folder that all nodes see.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from transformers import GenerationConfig, PrinterCallback, ProgressCallback
+from transformers.integrations import is_deepspeed_zero3_enabled
+
+from scalequest import heartbeat
+from scalequest.launch import check_world
+from scalequest.shards import Stage
+from scalequest.tracking import Tracker
+from scalequest.training import data
+from scalequest.training.checks import memory_check
+from scalequest.training.identity import Identity, identify
+from scalequest.training.preparation import PREPARED, Prepared, prepare
+from scalequest.training.progress import Report, last_metrics
+from scalequest.training.ranks import once
+from scalequest.training.safety import (
+    NOT_FINITE,
+    REQUEUE,
+    SEAL,
+    STOPPED,
+    Guard,
+    Seal,
+    tell_stopped,
+    whole_checkpoint,
+)
+from scalequest.training.samples import ShowSamples, prompt_of
+from scalequest.training.saving import SAVED, check_model, hardware, merge_adapter, model_card, publish
+from scalequest.training.stage import TrainingStage
+
+log = logging.getLogger(__name__)
+
+SHOWN_ROWS = 8  # training rows that the tracker gets
+
+
+@dataclass(frozen=True)
+class Records:
+    """What the one process that writes has in hand.
+
+    Attributes:
+        folder: the stage's folder, for its receipt.
+        tracker: gets metrics, tables and the model.
+    """
+
+    folder: Stage
+    tracker: Tracker
+
+
+@dataclass(frozen=True)
+class OpenRun:
+    """A run whose folder is open. Made by `open_run`.
+
+    Attributes:
+        identity: of the run.
+        records: on the main process; None on the others.
+        started: when this session began, by the monotonic clock.
+    """
+
+    identity: Identity
+    records: Records | None
+    started: float
+
+    @property
+    def tracker(self) -> Tracker | None:
+        """The tracker, on the main process."""
+        return None if self.records is None else self.records.tracker
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Seconds of work, over all sessions of a run.
+
+    Attributes:
+        started: when this session began, by the monotonic clock.
+        earlier: seconds of the sessions before it, up to the checkpoint that it goes on from.
+    """
+
+    started: float
+    earlier: float
+
+    def seconds(self) -> float:
+        """Seconds spent so far."""
+        return self.earlier + time.monotonic() - self.started
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run that has been trained. Made by `train`.
+
+    Attributes:
+        run: its open folder.
+        prepared: its rows.
+        trainer: has trained, and has evaluated what is held out.
+        clock: of all its sessions.
+    """
+
+    run: OpenRun
+    prepared: Prepared
+    trainer: Any
+    clock: Clock
+
+    @property
+    def identity(self) -> Identity:
+        """Identity of the run."""
+        return self.run.identity
+
+
+# ------------------------------------------------------------------------------------------------------- open
+
+
+def open_run(stage: TrainingStage, args: Any, training_args: Any, model_args: Any) -> OpenRun | None:
+    """Identify the run and open its folder; None if there is nothing to train.
+
+    That is so if the run was finished before with the same settings, and with `prepare_only`, which is then
+    done: the rows are tokenised, and the folder has no receipt yet.
+
+    Args:
+        stage: what kind of training it is.
+        args: a `TrainingData`.
+        training_args: the trainer's config.
+        model_args: TRL's `ModelConfig`.
+
+    Raises:
+        ConfigError: a setting or an input is wrong.
+        StageError: the folder is another run's, or was made with other settings.
+    """
+    check_world()  # all processes that were launched train one model together
+    identity = identify(stage, args, training_args, model_args)
+    if args.prepare_only:
+        prepare(identity)
+        return None
+    started = time.monotonic()
+    opened: list[Records] = []  # cannot be sent to the other processes
+
+    def open_folder() -> bool:
+        opened.extend(_open_folder(identity))
+        return bool(opened)
+
+    if not once(training_args, open_folder):
+        return None
+    return OpenRun(identity, opened[0] if opened else None, started)
+
+
+def _open_folder(identity: Identity) -> list[Records]:
+    """The records of a run; none if it is finished."""
+    settings = identity.settings()
+    folder = Stage.open(
+        identity.folder,
+        name=identity.name,
+        version=identity.stage.version,
+        config=settings,
+        fingerprint=identity.fingerprint,
+        inputs=identity.inputs,
+        writes=(*SAVED, PREPARED, NOT_FINITE, STOPPED, *identity.stage.writes),
+        fresh=identity.args.fresh,
+    )
+    if folder.finished:
+        log.info("%s: %s is finished, nothing to do", identity.name, identity.folder)
+        _publish(identity)
+        return []
+    tracker = Tracker.start(
+        stage=identity.name,
+        output_dir=identity.folder,
+        config=settings,
+        group=identity.args.group,
+        mode=identity.args.track,
+        fingerprint=folder.fingerprint,
+        upstream={**identity.inputs, "model": identity.fingerprint["model"]},
+    )
+    (identity.folder / STOPPED).unlink(missing_ok=True)
+    needs = memory_check(identity.model, identity.training_args, identity.model_args)
+    log.info("%s: %s", identity.name, needs)
+    return [Records(folder, tracker)]
+
+
+def _publish(identity: Identity) -> None:
+    if identity.publishes:
+        address = publish(identity.folder, identity.training_args)
+        log.info("%s: published as %s", identity.name, address)
+
+
+# ------------------------------------------------------------------------------------------------------ train
+
+
+def train(run: OpenRun, prepared: Prepared) -> Trained:
+    """Train, from the last whole checkpoint of these settings if any; evaluate what is held out.
+
+    Raises:
+        ConfigError: the model cannot be loaded, or settings do not go together.
+        StageError: a loss is not a finite number.
+        SystemExit: the run was told to stop, and has saved a checkpoint.
+    """
+    identity = run.identity
+    _show_rows(run, prepared)
+    trainer = identity.stage.trainer_of(prepared)
+    fingerprint, sealed = once(identity.training_args, lambda: _last_checkpoint(run))
+    earlier = float(json.loads((sealed / SEAL).read_text())["seconds"]) if sealed else 0.0
+    if sealed and identity.main:
+        log.info("%s: going on from %s", identity.name, sealed)
+    clock = Clock(run.started, earlier)
+    _add_callbacks(run, trainer, fingerprint, clock)
+    _add_samples(run, prepared, trainer)
+    heartbeat.now("starting to train")
+    with Guard(identity.name, identity.folder, identity.tokenizer, trainer) as guard:
+        trainer.train(resume_from_checkpoint=str(sealed) if sealed else None)
+    if guard.stopped:
+        _stop(run, trainer)
+    if trainer.eval_dataset is not None:
+        trainer.evaluate()
+    return Trained(run, prepared, trainer, clock)
+
+
+def _show_rows(run: OpenRun, prepared: Prepared) -> None:
+    """Send the first rows, as the model will see them, to the tracker."""
+    if run.tracker is not None and not run.identity.stage.scorer:
+        rows = data.load(prepared.folder)[0]
+        chat = run.identity.chat
+        shown = [{"row": data.shown(rows[n], chat)} for n in range(min(SHOWN_ROWS, len(rows)))]
+        run.tracker.table("training_rows", shown)
+
+
+def _last_checkpoint(run: OpenRun) -> tuple[str, Path | None]:
+    """Fingerprint of these settings, and the newest checkpoint that was written whole under it."""
+    fingerprint = run.records.folder.fingerprint if run.records else ""
+    return fingerprint, whole_checkpoint(run.identity.folder, fingerprint)
+
+
+def _add_callbacks(run: OpenRun, trainer: Any, fingerprint: str, clock: Clock) -> None:
+    for callback in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(callback)
+    keep, trainer.args.save_total_limit = trainer.args.save_total_limit, None  # `Seal` removes old ones
+    trainer.add_callback(Seal(run.identity.folder, keep, fingerprint, clock.seconds))
+    if run.identity.main:
+        # TRL counts tokens at every micro-batch, but reports them only when it logs.
+        counted = partial(getattr, trainer, "_total_train_tokens", 0)
+        trainer.add_callback(Report(run.identity.name, run.tracker, counted))
+
+
+def _add_samples(run: OpenRun, prepared: Prepared, trainer: Any) -> None:
+    """Let the model write sample texts while it is trained, if that was asked for."""
+    identity, args = run.identity, run.identity.args
+    if not args.sample_every or identity.stage.stop_ids_of is None:
+        return
+    if is_deepspeed_zero3_enabled():
+        if identity.main:
+            log.info("%s: no samples under ZeRO-3: each token would gather all weights", identity.name)
+        return
+    rows = data.load(prepared.folder)[0]
+    header = identity.chat.question_prefix_ids
+    shower = ShowSamples(
+        identity.name,
+        [prompt_of(rows[n], header) for n in range(min(args.sample_count, len(rows)))],
+        identity.tokenizer,
+        list(identity.stage.stop_ids_of(identity.chat)),
+        every=args.sample_every,
+        tokens=args.sample_tokens,
+        seed=identity.training_args.seed,
+        together=trainer.is_fsdp_enabled and identity.training_args.world_size > 1,
+        tracker=run.tracker,
+    )
+    trainer.add_callback(shower)
+
+
+def _stop(run: OpenRun, trainer: Any) -> None:
+    """Leave, after a checkpoint was saved, with the exit status that asks to be started again."""
+    step = trainer.state.global_step
+    trainer.end()
+    if run.identity.main:
+        tell_stopped(run.identity.folder, step)
+        log.warning("%s: told to stop: checkpoint-%d is whole; start again to go on", run.identity.name, step)
+        if run.tracker is not None:
+            run.tracker.finish(REQUEUE)
+    raise SystemExit(REQUEUE)
+
+
+# ------------------------------------------------------------------------------------------------------- save
+
+
+def save(trained: Trained) -> None:
+    """Measure and save the model, prove that it loads, and write card and receipt: the last step of a recipe.
+
+    Raises:
+        StageError: the saved model does not load whole, or gives values that are not finite.
+    """
+    identity, trainer = trained.identity, trained.trainer
+    section = identity.stage.measure(trained) if identity.stage.measure is not None else ""
+    heartbeat.now("saving the model")
+    before = _files_in(identity.folder)
+    dtype = _save_weights(identity, trainer)
+    metrics = last_metrics(trainer.state.log_history, resumed=trained.clock.earlier > 0)
+    epochs = float(trainer.state.epoch or 0.0)
+    # From here on one process works alone, and no launcher's setting may reach how it loads the model.
+    trainer.end()
+    if trained.run.records is None:
+        return
+    _forget_deepspeed()
+    _finish_folder(identity, dtype)
+    saved = [name for name, state in _files_in(identity.folder).items() if before.get(name) != state]
+    _write_receipt(trained, trained.run.records, metrics, epochs, saved, section)
+
+
+def _adapter_of(identity: Identity) -> Path | None:
+    """Folder of the LoRA adapter, if one is trained."""
+    return identity.folder / "adapter" if identity.model_args.use_peft else None
+
+
+def _save_weights(identity: Identity, trainer: Any) -> Any:
+    """Let all ranks save what was trained; returns the type of the weights."""
+    trainer.model.config.use_cache = True  # gradient checkpointing had turned it off
+    if trainer.is_fsdp_enabled:
+        trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
+    trainer.save_model(str(_adapter_of(identity) or identity.folder))
+    return trainer.model.dtype
+
+
+def _finish_folder(identity: Identity, dtype: Any) -> None:
+    """Make what was saved a model that loads and generates anywhere, and check that it does."""
+    adapter, scorer, chat = _adapter_of(identity), identity.stage.scorer, identity.chat
+    if adapter is not None:
+        merge_adapter(
+            identity.model,
+            adapter,
+            identity.folder,
+            dtype=dtype,
+            revision=identity.model_args.model_revision,
+            prepared=(identity.tokenizer, identity.format),
+            scorer=scorer,
+        )
+    folders = [folder for folder in (identity.folder, adapter) if folder is not None]
+    for folder in folders:
+        (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; config.yaml holds the same
+    if identity.stage.stop_ids_of is not None:
+        generation = GenerationConfig(
+            bos_token_id=chat.bos_id,
+            eos_token_id=list(identity.stage.stop_ids_of(chat)),
+            pad_token_id=identity.tokenizer.pad_token_id,
+        )
+        for folder in folders:
+            generation.save_pretrained(folder)
+    trusted = getattr(identity.training_args, "trust_remote_code", False)  # TRL's configs alone have it
+    check_model(identity.folder, chat.question_prefix_ids, scorer, trusted)
+
+
+def _write_receipt(
+    trained: Trained,
+    records: Records,
+    metrics: Mapping[str, float],
+    epochs: float,
+    saved: list[str],
+    section: str,
+) -> None:
+    """Finish the folder, remove the prepared rows, and report and publish the model."""
+    identity, counts = trained.identity, trained.prepared.counts
+    name, folder = identity.name, identity.folder
+    dropped = {**counts.dropped, **({"held_out": counts.holdout} if counts.holdout else {})}
+    tokens = round(counts.tokens * epochs)
+    receipt = records.folder.finish_model(
+        rows_in=counts.rows_in,
+        kept=counts.train,
+        dropped=dropped,
+        tokens=tokens,
+        seconds=trained.clock.seconds(),
+        saved=saved,
+        card=_card(identity, counts, dropped, metrics, section),
+        targets=round(counts.targets * epochs),
+        **{key: metrics[key] for key in ("train_loss", "eval_loss") if key in metrics},
+    )
+    shutil.rmtree(folder / PREPARED, ignore_errors=True)
+    log.info("%s: %s is finished: %d tokens in %.0f s", name, folder, tokens, receipt["seconds"])
+    records.tracker.artifact(folder.name, "model", folder, {"tokens": tokens, **metrics})
+    records.tracker.finish()
+    _publish(identity)
+
+
+def _card(
+    identity: Identity,
+    counts: data.Counts,
+    dropped: Mapping[str, int],
+    metrics: Mapping[str, float],
+    section: str,
+) -> str:
+    read = str(identity.fingerprint["model"])
+    base = identity.model if read.startswith("hub:") else None
+    skipped = ("chat_format", "model")
+    shown = ("train_loss", "eval_loss", "eval_rewards/accuracies")
+    facts = [
+        ("starts from", base or f"{Path(identity.model).name} ({read[:16]})"),
+        ("rows in", counts.rows_in),
+        ("rows trained on", counts.train),
+        *((f"rows dropped: {reason}", count) for reason, count in dropped.items()),
+        ("tokens in them", counts.tokens),
+        ("tokens that carry loss", counts.targets),
+        ("hardware", hardware(identity.training_args.world_size)),
+        *((key, value) for key, value in identity.fingerprint.items() if key not in skipped),
+        *((key, metrics[key]) for key in shown if key in metrics),
+    ]
+    return model_card(
+        identity.folder.name,
+        identity.name,
+        identity.stage.note,
+        facts,
+        base=base,
+        chat_format=identity.format.name,
+        scorer=identity.stage.scorer,
+        section=section,
+    )
+
+
+def _files_in(folder: Path) -> dict[str, tuple[int, int]]:
+    """The files of a folder, each with what tells whether it has been written again."""
+    states = {path.name: path.stat() for path in folder.iterdir() if path.is_file() and path.name != ".lock"}
+    return {name: (state.st_mtime_ns, state.st_size) for name, state in states.items()}
+
+
+def _forget_deepspeed() -> None:
+    """Let `from_pretrained` load whole models: under ZeRO-3 it would spread them over ranks that are gone."""
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    unset_hf_deepspeed_config()
