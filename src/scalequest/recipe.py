@@ -91,7 +91,11 @@ def _as_worker(recipe: Recipe, run: RunOptions, config: Any) -> None:
 
 def run_recipe(recipe: Recipe, description: str | None) -> int:
     """Run a recipe's script with the command line of this process; returns the exit status."""
-    values = recipe.parse(sys.argv[1:], description or "")
+    return run_with(recipe, *recipe.parse(sys.argv[1:], description or ""))
+
+
+def run_with(recipe: Recipe, *values: Any) -> int:
+    """Run a recipe with these settings; returns the exit status: 2 for a mistake of the user's, 75 for a stop."""
     if recipe.kind == "training":  # a scheduler may stop it before there is anything to save
         from scalequest.training.safety import leave_when_told
 

@@ -41,10 +41,10 @@ def child(stage: str, settings: dict[str, Any], log: str) -> None:
     from importlib import import_module
 
     from scalequest.config import build
-    from scalequest.training.context import explained
+    from scalequest.recipe import run_with
 
     recipe = import_module(stage)
-    sys.exit(explained(recipe.main, *build(recipe.types(), settings)))
+    sys.exit(run_with(recipe.RECIPE, *build(recipe.types(), settings)))
 
 
 @pytest.fixture(scope="module")

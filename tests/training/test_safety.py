@@ -215,9 +215,10 @@ def test_sigterm_outside_of_training_is_no_failure_either(tmp_path: Path, begun:
     if begun:
         (tmp_path / "receipt.json").write_text("{}")
     code = (
-        "import time\nfrom types import SimpleNamespace\nfrom scalequest.training.context import explained\n"
+        "import time\nfrom types import SimpleNamespace\nfrom scalequest.recipe import Recipe, run_with\n"
         "def main(*_):\n    print('in', flush=True)\n    time.sleep(60)\n"
-        f"explained(main, None, SimpleNamespace(output_dir={str(tmp_path)!r}), None)"
+        "recipe = Recipe('x', 1, 'training', tuple, main)\n"
+        f"run_with(recipe, None, SimpleNamespace(output_dir={str(tmp_path)!r}), None)"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
