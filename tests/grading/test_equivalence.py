@@ -14,7 +14,7 @@ import pytest
 
 from scalequest.evaluation.benchmarks import load_benchmark
 from scalequest.grading import Grader, equivalent, extract, majority
-from scalequest.grading.exact import value
+from scalequest.grading.latex.exact import value
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import pytest
 from scalequest.config import build, fingerprint_fields
 from scalequest.grading import Grader, GraderOptions, Verdict, equivalent
 from scalequest.grading.audit import audit
-from scalequest.grading.equivalence import compare
+from scalequest.grading.compare.equivalence import compare
 from scalequest.grading.worker import Worker
 
 HARD = ("\\sqrt{50}", "5\\sqrt{2}")

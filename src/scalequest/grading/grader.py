@@ -14,7 +14,7 @@ from functools import lru_cache
 from types import TracebackType
 from typing import Literal
 
-from scalequest.grading.equivalence import quick
+from scalequest.grading.compare.equivalence import quick
 from scalequest.grading.options import GraderOptions, Layer
 from scalequest.grading.worker import Worker
 

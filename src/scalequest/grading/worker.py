@@ -23,7 +23,7 @@ import weakref
 from dataclasses import asdict
 from typing import Any, Literal
 
-from scalequest.grading import symbolic
+from scalequest.grading.compare import symbolic
 from scalequest.grading.options import GraderOptions, Layer
 
 _COMMAND = "import sys; from scalequest.grading.worker import main; sys.exit(main())"
@@ -136,7 +136,7 @@ def main() -> int:
     options = GraderOptions(**json.loads(sys.argv[1]))
     answers = os.dup(1)
     os.dup2(2, 1)  # what a library prints is no verdict
-    from scalequest.grading.equivalence import compare
+    from scalequest.grading.compare.equivalence import compare
 
     compare("x+y", "y+x", options)
     limit = options.memory_mib << 20
@@ -164,8 +164,8 @@ def _alarm(cpu_seconds: float, wall_seconds: float) -> None:
 
 
 def _serve(answers: int, options: GraderOptions) -> int:
-    from scalequest.grading.equivalence import compare
-    from scalequest.grading.symbolic import NotLoadedError, as_published
+    from scalequest.grading.compare.equivalence import compare
+    from scalequest.grading.compare.symbolic import NotLoadedError, as_published
 
     symbolic.load_here = False
     for number in (signal.SIGALRM, signal.SIGPROF):

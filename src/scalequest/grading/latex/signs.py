@@ -6,7 +6,7 @@ import re
 import unicodedata
 
 from scalequest.characters import is_invisible
-from scalequest.grading.tokens import SYMBOLS
+from scalequest.grading.latex.tokens import SYMBOLS
 
 _COMMANDS = {
     **{

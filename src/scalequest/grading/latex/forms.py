@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
-from scalequest.grading.exact import value
-from scalequest.grading.qualifiers import CONNECTIVES, LETTER, LETTERS, in_words, letters_of, spoken
-from scalequest.grading.trees import MINUS_ONE, Node
-from scalequest.grading.words import is_prose, plain
+from scalequest.grading.latex.exact import value
+from scalequest.grading.latex.qualifiers import CONNECTIVES, LETTER, LETTERS, in_words, letters_of, spoken
+from scalequest.grading.latex.trees import MINUS_ONE, Node
+from scalequest.grading.latex.words import is_prose, plain
 
 _PIECE = re.compile(r"\\begin|\\end|\\[A-Za-z]+|\\.|<=|>=|!=|:=|==|.", re.S)
 _OPEN = frozenset(("(", "[", "{", r"\{", r"\lfloor", r"\lceil", r"\langle", r"\begin"))
@@ -80,6 +80,7 @@ class Form:
 
 INFINITY = Form("leaf", "", tree=Node("inf"))
 MINUS_INFINITY = Form("leaf", "", tree=Node("*", (MINUS_ONE, Node("inf"))))
+ELLIPSIS = r"\ldots"  # as `normalise` writes it
 
 
 @lru_cache(maxsize=4096)

@@ -11,8 +11,8 @@ import re
 from fractions import Fraction
 from functools import lru_cache
 
-from scalequest.grading.tokens import FUNCTIONS, SYMBOLS, SYNONYMS, Foreign, Unreadable, tokens
-from scalequest.grading.trees import MINUS_ONE, Node, number
+from scalequest.grading.latex.tokens import FUNCTIONS, SYMBOLS, SYNONYMS, Foreign, Unreadable, tokens
+from scalequest.grading.latex.trees import MINUS_ONE, Node, number
 
 _MAX_DEPTH = 60
 _MAX_DIGITS = 1_000

@@ -16,9 +16,10 @@ from functools import lru_cache
 from itertools import permutations
 from typing import Any
 
-from scalequest.grading.trees import Node, has, number, substituted
-from scalequest.grading.trees import names as names  # so that callers need this module only
-from scalequest.grading.values import TooLarge, Undefined, context, evaluate, rational, real
+from scalequest.grading.compare.values import context, evaluate, real
+from scalequest.grading.latex.exact import TooLarge, Undefined, rational
+from scalequest.grading.latex.trees import Node, has, number, substituted
+from scalequest.grading.latex.trees import names as names  # so that callers need this module only
 
 _DIGITS = (50, 100, 200)
 

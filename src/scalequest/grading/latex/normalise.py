@@ -6,13 +6,13 @@ import re
 from decimal import Context
 from functools import lru_cache
 
-from scalequest.grading import currencies, forms
-from scalequest.grading.extraction import last_box
-from scalequest.grading.marks import unmarked
-from scalequest.grading.numerals import in_digits
-from scalequest.grading.signs import in_ascii
-from scalequest.grading.tokens import FUNCTIONS
-from scalequest.grading.words import denies
+from scalequest.grading.latex import currencies, forms
+from scalequest.grading.latex.boxes import last_box
+from scalequest.grading.latex.marks import unmarked
+from scalequest.grading.latex.numerals import in_digits
+from scalequest.grading.latex.signs import in_ascii
+from scalequest.grading.latex.tokens import FUNCTIONS
+from scalequest.grading.latex.words import denies, plain
 
 LONGEST = 4_000  # characters; no answer is, and the expressions below are not meant for more
 
@@ -256,3 +256,14 @@ def _elided(match: re.Match[str]) -> str:
 def _base(match: re.Match[str]) -> str:
     base = match[1] or match[2]
     return f"_{_DIGIT_WORDS.index(base) if base in _DIGIT_WORDS else base}"
+
+
+@lru_cache(maxsize=4096)  # one answer is compared with many
+def compact(text: str) -> str:
+    """Spelling without spaces and fonts; words and single letters also without case."""
+    bare = plain(text)
+    if re.fullmatch(r"[a-z ]+", bare):
+        return bare
+    text = re.sub(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|rm)\s*\{([^{}]*)\}", r"\1", text)
+    text = re.sub(r"([_^])\{(\w|\\[a-z]+)\}", r"\1\2", text)
+    return re.sub(r"(?<!\d)\s+|\s+(?!\d)|\\(?=%)", "", text)

@@ -6,11 +6,11 @@ import re
 from itertools import pairwise
 from typing import Any
 
-from scalequest.grading import numeric
-from scalequest.grading.expressions import readings
-from scalequest.grading.forms import INFINITY, MINUS_INFINITY, Form
-from scalequest.grading.tokens import Unreadable
-from scalequest.grading.trees import MINUS_ONE, Node, has, names, number, signs, substituted
+from scalequest.grading.compare import numeric
+from scalequest.grading.latex.expressions import readings
+from scalequest.grading.latex.forms import INFINITY, MINUS_INFINITY, Form
+from scalequest.grading.latex.tokens import Unreadable
+from scalequest.grading.latex.trees import MINUS_ONE, Node, has, names, number, signs, substituted
 
 _VALUE_OF = re.compile(r"[a-z]\s?\([a-z]\)")  # the value of a function is asked for like a letter
 _OPPOSITE = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}

@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from scalequest.grading.currencies import codes
-from scalequest.grading.numerals import MULTIPLIERS
-from scalequest.grading.tokens import FUNCTIONS
+from scalequest.grading.latex.currencies import codes
+from scalequest.grading.latex.numerals import MULTIPLIERS
+from scalequest.grading.latex.tokens import FUNCTIONS
 
 _FONT = r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|operatorname|mbox|rm)\s*"
 _IN_FONT = re.compile(_FONT + r"\{([^{}]*)\}")
