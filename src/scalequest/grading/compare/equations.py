@@ -39,9 +39,9 @@ def same_relation(comparison: Comparison, left: Form, right: Form) -> bool:
 def _both_relations(comparison: Comparison, left: Form, right: Form) -> bool:
     kinds = [set(form.signs) for form in (left, right)]
     if all(kind <= {"=", "~"} for kind in kinds):
-        if _same_left_sides(comparison, left, right) and comparison.same(left.parts[-1], right.parts[-1]):
+        if _same_left_sides(left, right) and comparison.same(left.parts[-1], right.parts[-1]):
             return True
-        if _same_function(comparison, left, right):
+        if _same_function(left, right):
             return True
         comparison.use("numeric")
         return same_equation(left, right, "c" if comparison.options.constants == "renamed" else "")
@@ -64,7 +64,7 @@ def _both_relations(comparison: Comparison, left: Form, right: Form) -> bool:
     return same_inequality(left, right) or (sets != (None, None) and ask_symbolic(comparison, left, right))
 
 
-def _same_function(comparison: Comparison, left: Form, right: Form) -> bool:
+def _same_function(left: Form, right: Form) -> bool:
     """Compare `f(x) = 2x` with `f(t) = 2t`: the letter of the argument is a bound one."""
     heads = [_FUNCTION_OF.fullmatch(form.parts[0].text) for form in (left, right)]
     if heads[0] is None or heads[1] is None or heads[0][1] != heads[1][1]:
@@ -75,7 +75,7 @@ def _same_function(comparison: Comparison, left: Form, right: Form) -> bool:
     return bool(numeric.same(mine[0], substituted(theirs[0], {heads[1][2]: Node("sym", value=heads[0][2])})))
 
 
-def _same_left_sides(comparison: Comparison, left: Form, right: Form) -> bool:
+def _same_left_sides(left: Form, right: Form) -> bool:
     a, b = left.parts[0].text, right.parts[0].text
     return compact(a) == compact(b) or same_name(a, b)
 

@@ -12,7 +12,7 @@ from scalequest.grading.compare.state import Comparison
 from scalequest.grading.latex.exact import value
 from scalequest.grading.latex.forms import ELLIPSIS, Form, named, read
 from scalequest.grading.latex.normalise import compact
-from scalequest.grading.latex.trees import signs
+from scalequest.grading.latex.trees import Node, signs
 
 
 def same_inequality_lists(comparison: Comparison, left: Form, right: Form) -> bool | None:
@@ -61,7 +61,7 @@ def same_items(comparison: Comparison, left: Form, right: Form) -> bool:
         return _same_series(comparison, left.parts, right.parts)
     if not all(names):
         left, right = (Form("items", form.text, _unnamed(form), form.brackets) for form in (left, right))
-    a, b = _unfolded(comparison, left.parts), _unfolded(comparison, right.parts)
+    a, b = _unfolded(left.parts), _unfolded(right.parts)
     if "{}" in (left.brackets, right.brackets) or any(form.kind == "items" for form in (*a, *b)):
         a, b = comparison.distinct(a), comparison.distinct(b)
     return len(a) == len(b) and comparison.paired(a, b)
@@ -92,35 +92,30 @@ def _leaf_and_items(comparison: Comparison, leaf: Form, items: Form, swapped: bo
         parts = tuple(Form("leaf", part) for part in leaf.text.split(","))
         return comparison.same(Form("items", leaf.text + " ", parts), items)
     trees = trees_in(leaf)
-    if (
-        trees
-        and trees[0].op == "matrix"
-        and comparison.options.list_brackets == "optional"
-        and items.brackets != "{}"
-    ):
-        rows = trees[0].args
-        cells = (
-            [row.args[0] for row in rows]
-            if len(rows[0].args) == 1
-            else list(rows[0].args)
-            if len(rows) == 1
-            else []
-        )
-        return len(cells) == len(items.parts) and comparison.in_order(
-            [Form("leaf", "", tree=cell) for cell in cells], items.parts
-        )
+    column = bool(trees) and trees[0].op == "matrix" and comparison.options.list_brackets == "optional"
+    if column and items.brackets != "{}":
+        cells = [Form("leaf", "", tree=cell) for cell in _cells(trees[0])]
+        return len(cells) == len(items.parts) and comparison.in_order(cells, items.parts)
     if not items.brackets and len({compact(part.text) for part in items.parts}) == len(items.parts) > 1:
         first, *others = items.parts
         if comparison.same(first, leaf) and all(comparison.same(first, other) for other in others):
             return True  # one answer written in several ways, `5/2 or 2.5`
-    unfolded = _unfolded(comparison, (leaf,))
+    unfolded = _unfolded((leaf,))
     if len(unfolded) == 1 or items.brackets not in ("", "{}"):
         return False
-    parts = _unfolded(comparison, items.parts)
+    parts = _unfolded(items.parts)
     return len(parts) == len(unfolded) and comparison.paired(unfolded, parts)
 
 
-def _unfolded(comparison: Comparison, parts: Sequence[Form]) -> tuple[Form, ...]:
+def _cells(matrix: Node) -> tuple[Node, ...]:
+    """The cells of a matrix of one row or one column; none of a larger one."""
+    rows = matrix.args
+    if len(rows[0].args) == 1:
+        return tuple(row.args[0] for row in rows)
+    return rows[0].args if len(rows) == 1 else ()
+
+
+def _unfolded(parts: Sequence[Form]) -> tuple[Form, ...]:
     r"""Return a list with `a \pm b` as two elements, and names before values dropped."""
     found: list[Form] = []
     for part in parts:

@@ -259,7 +259,7 @@ def split_unit(text: str) -> tuple[str, Unit | None]:
     if match and re.search(r"[\w)}]", marked[: match.start()]):
         if not MULTIPLIERS.isdisjoint(re.findall(r"[a-z]+", match[0])):
             return text, None  # `7 \times 2 dozen`
-        return _unmarked(marked[: match.start()], text), _unit(match[0])
+        return _unmarked(marked[: match.start()]), _unit(match[0])
     bare = _BARE.search(text)
     if bare and re.search(r"\d", text[: bare.start()]) and "\\" not in bare[2]:
         first = re.split(r"[\s/^-]", bare[2])[0]
@@ -313,7 +313,7 @@ def _mark(match: re.Match[str]) -> str:
     return f"⟨{word}⟩" if is_text or unit else match[0]
 
 
-def _unmarked(text: str, original: str) -> str:
+def _unmarked(text: str) -> str:
     """Return that much of the text as stands before its unit, with its own fonts back in place."""
     if "⟨" not in text:
         return text.strip()
