@@ -1,4 +1,4 @@
-"""Where the final answer stands in a whole output: a box, `####`, an answer phrase, or the last number."""
+"""The final answer in a whole output: a box, `####`, an answer phrase, or the last number."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _PHRASE = re.compile(
     r"(?:answers?|(?<=final )result|result(?=\s+is)|(?<=correct )(?:option|choice))[*_]*"
     r"(?:(?:,\s\w{2,15},)?\s+(?:is|are|(?:would|must|should|will)\s+be)\b\s*:?|\s*(?:[:：]|=>?))"
     r"|\bans\s*[.:]|^A:|答案[*_]*(?:是|为|[:：])[:：]?|答[:：]|故选[:：]?)"
-    # a heading, and what stands below it; or set off by a dash
+    # a heading with the answer below it; or set off by a dash
     r"|^[ \t#>*_]*(?:(?:the|my|our)\s)?(?:(?:final|correct)\s)?answers?[*_ \t]*"
     r"(?:$(?=\s*\S)|\s(?:[-–—→]|[-=]>)\s))[*_]*",
     re.I | re.M,
 )
-# A sentence ends at a line break, or at a full stop that does not stand inside a number.
+# A sentence ends at a line break, or at a full stop that is not inside a number.
 _SENTENCE_END = re.compile(r"\n|[.!?](?=\s|$)|(?<=[$\])])\.|[。！？]")
 _NUMBER = re.compile(
     r"-?\$?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+,\d\d(?![\d,])|\d+)(?:\.\d+)?|\.\d+)(?:\s?/\s?\d+(?!\d|\.\d))?"
@@ -36,8 +36,8 @@ _NUMBER_THEN_WORDS = re.compile(  # in Chinese "7 个", but neither 7 万 nor 7 
 )
 _BOLD = re.compile(r"(?<![\w)])\*\*|\*\*(?![\w(])")
 
-# "18 dollars for each of the 3 boxes", but not "12 divided by 4, so 3": where a clause begins that only
-# explains the number before it, and what goes on with it instead.
+# "18 dollars for each of the 3 boxes", but not "12 divided by 4, so 3": the beginning of a clause that
+# only explains the number before it, and of one that goes on calculating with it.
 _ASIDE = re.compile(r"\s\(|,?\s(?:which|as|for|when|where|after|if|but|not)\b")
 _GOES_ON = re.compile(
     r"[-+*/^=<>×÷·%\\]|\b(?:is|are|equals?|gives?|makes?|or|to|so|times|plus|minus|divided|multiplied)\b"
@@ -52,16 +52,16 @@ _WIDEST = 2_000  # characters before and after a number in which its formula beg
 
 
 _TAG = re.compile(r"<(/?)answer>", re.I)
-# What a model may begin an answer with, and what may stand around it.
+# What a model may begin an answer with, and what may surround it.
 _LEAD = re.compile(
     r"(?:(?:therefore|thus|then|hence|simply|indeed|clearly)\b[\s,:]*|not\b[^.\n]{1,60}?\bbut(?: rather)?\b"
     r"|\n[ \t]*(?:[-•>]|```[a-z]+$)[ \t]*|[\s*_`\"“]|\.{2,}|…)+",
     re.I | re.M,
 )
-# Where a base model goes on with another problem, or a chat model with another turn.
+# How a base model goes on with another problem, or a chat model with another turn.
 _NEXT = re.compile(r"\n[^\S\n]*\n[^\S\n]*(?:\*\*)?(?:Q|Question|Problem|Exercise)\s?\d{0,6}\s?[:.]")
 _END = re.compile(r"<\|(?:endoftext|im_end|eot_id|end_of_text|end)\|>|</s>|<｜end▁of▁sentence｜>")
-# Formulas as they are set; a `$` counts as one's edge only where a command stands inside, else it is money.
+# Formulas as they are set; a `$` counts as one's edge only if a command is inside, else it is money.
 _FORMULA = re.compile(r"\$\$(.+?)\$\$|\\\[(.+?)\\\]|\\\((.+?)\\\)|\$([^$\n]*\\[A-Za-z][^$\n]*)\$", re.S)
 _THOUGHT = re.compile(r"</?think(?:ing)?>")
 
@@ -77,9 +77,9 @@ class Extracted:
 def extract(text: str, *, boxes: Literal["joined", "last"] = "joined", thinking: bool = False) -> Extracted:
     r"""Find the final answer in a model's whole output.
 
-    The last complete `\boxed{...}` wins wherever it stands, then the last `####`, then the last phrase such
+    The last complete `\boxed{...}` wins wherever it is, then the last `####`, then the last phrase such
     as "the answer is", then the last number. A box that is never closed, as in a truncated output, is
-    passed over. Only what follows the thoughts is looked at; nothing, where the output ends inside them.
+    passed over. Only what follows the thoughts is looked at; nothing, if the output ends inside them.
 
     Args:
         text: the output.
@@ -121,7 +121,7 @@ def _marked(text: str, boxes: Literal["joined", "last"]) -> Extracted | None:
 
 
 def _first_turn(text: str) -> str:
-    """What stands before the first token that ends a turn, where anything does."""
+    """The text before the first token that ends a turn and has anything before it."""
     for match in _END.finditer(text):
         if text[: match.start()].strip():
             return text[: match.start()]
@@ -143,7 +143,7 @@ def _is_bare(text: str) -> bool:
 
 
 def after_thoughts(text: str, *, opened: bool = False) -> str | None:
-    """What follows the last `</think>` or `</thinking>`; None where the text ends inside a block of thoughts.
+    """What follows the last `</think>` or `</thinking>`; None if the text ends inside a block of thoughts.
 
     Args:
         text: an output, or a prompt.
@@ -156,7 +156,7 @@ def after_thoughts(text: str, *, opened: bool = False) -> str | None:
 
 
 def _last_tagged(text: str) -> str | None:
-    """What stands in the last `<answer>` that is closed."""
+    """The content of the last `<answer>` that is closed."""
     end = None
     for tag in reversed(list(_TAG.finditer(text))):
         if tag[1]:
@@ -204,7 +204,7 @@ def _said(text: str) -> str | None:
 
 
 def _formulas(text: str) -> str | None:
-    """The formula that a text begins with; several, where `$2$ and $3$` is all that the sentence says."""
+    """The formula that a text begins with; several, if the sentence says no more than `$2$ and $3$`."""
     found: list[str] = []
     ends: list[int] = []
     place = 0

@@ -30,7 +30,7 @@ def same_relation(comparison: Comparison, left: Form, right: Form) -> bool:
         return False  # `1 < x < 2` is `(1, 2)`, but never the two numbers
     sets = solution_set(relation), solution_set(other) or other
     if sets[0] is None:
-        # `0 < x > 1` is no chain, and costs sympy seconds
+        # `0 < x > 1` is not a chain, and costs sympy seconds
         opposed = len({sign[0] for sign in relation.signs} & {"<", ">"}) == 2
         return not opposed and ask_symbolic(comparison, left, right)
     return same_sets(comparison, sets[0], sets[1])

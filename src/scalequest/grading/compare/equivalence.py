@@ -28,7 +28,7 @@ _MAX_PAIRS = 2_000
 
 
 def quick(prediction: str, reference: str) -> tuple[bool, Layer] | None:
-    """Decide by normalised text and exact rational numbers; None where more is needed."""
+    """Decide by normalised text and exact rational numbers; None if more is needed."""
     if prediction.strip() == reference.strip():
         return bool(reference.strip()), "text"
     if not prediction.strip() or not reference.strip() or max(len(prediction), len(reference)) > LONGEST:

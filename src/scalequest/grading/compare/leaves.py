@@ -130,7 +130,7 @@ def same_trees(comparison: Comparison, left: Form, right: Form, a: Sequence[Node
 
 
 def ask_symbolic(comparison: Comparison, left: Form, right: Form) -> bool:
-    """Ask math-verify where both sides are as they were written, and formulas."""
+    """Ask math-verify if both sides are as they were written, and formulas."""
     if left.tree is not None or right.tree is not None or not _worth_asking(left.text, right.text):
         return False
     if (ELLIPSIS in left.text) != (ELLIPSIS in right.text):
@@ -180,7 +180,7 @@ def _rounded(comparison: Comparison, left: Form, right: Form, a: Sequence[Node],
 def _is_rounded(decimal: Node, exact: Node, text: str, places: int, digits: int) -> bool:
     written = re.sub(r"[eE].*|\\.*|\*.*", "", text)
     count = len(re.sub(r"\D", "", written).lstrip("0"))
-    if count < digits or "." not in written:  # 333 is no answer where 1000/3 is
+    if count < digits or "." not in written:  # 333 is not 1000/3
         return False
     fraction = rational(exact)
     if fraction is not None and terminates(fraction):
@@ -198,7 +198,7 @@ def _exact(text: str) -> Fraction | None:
 
 
 def trees_in(form: Form) -> tuple[Node, ...]:
-    """Readings of a leaf as a formula; none if it has none, or is no leaf."""
+    """Readings of a leaf as a formula; none if it has none, or is not a leaf."""
     if form.tree is not None:
         return (form.tree,)
     return trees_of(form.text) if form.kind == "leaf" else ()
@@ -213,7 +213,7 @@ def trees_of(text: str) -> tuple[Node, ...]:
 
 
 def is_decimal_comma(prediction: str, reference: str) -> bool:
-    """Whether a prediction is `1,22` where the reference is `1.22`; in a reference `1,22` are two numbers."""
+    """Whether a prediction is `1,22` and the reference `1.22`; in a reference `1,22` are two numbers."""
     comma = re.fullmatch(r"([-+]?\d+),(\d+)", prediction)
     point = re.fullmatch(r"[-+]?\d*\.\d+", reference)
     return bool(comma and point and value(f"{comma[1]}.{comma[2]}") == value(reference))

@@ -16,7 +16,7 @@ from scalequest.grading.latex.trees import Node, signs
 
 
 def same_inequality_lists(comparison: Comparison, left: Form, right: Form) -> bool | None:
-    """Compare where one side is a list of inequalities, e.g. `x < 1 or x > 3`."""
+    """Compare two answers if one is a list of inequalities, e.g. `x < 1 or x > 3`; None if neither is."""
     sides = [
         solution_set(form) if form.kind == "items" and not form.brackets else None for form in (left, right)
     ]
@@ -144,7 +144,7 @@ def _goes_on(parts: Sequence[Form], seen: int) -> bool:
 def _agree(left: str, right: str, count: int) -> bool:
     """Whether two pairs of brackets mean the same: with two elements they may be an interval's."""
     if not left or not right:
-        return {left, right} <= {"", "()", "[]"}  # a half-open interval is no list
+        return {left, right} <= {"", "()", "[]"}  # a half-open interval is not a list
     return left == right or (count != 2 and {left, right} <= {"()", "[]"})
 
 

@@ -56,7 +56,7 @@ def same_phrases(comparison: Comparison, left: Form, right: Form) -> bool | None
 
 
 def _mixed_amounts(comparison: Comparison, a: str, b: str) -> bool | None:
-    """Compare `3 hours 25 minutes` with one unit, or none; None where neither side is such a sum."""
+    """Compare `3 hours 25 minutes` with one unit, or none; None if neither side is such a sum."""
     amounts = amount(a), amount(b)
     if amounts[0] is not None and amounts[1] is not None:
         return amounts[0][:2] == amounts[1][:2]

@@ -100,8 +100,8 @@ def _narrows_nothing(letter: str, letters: Mapping[str, Reals], form: Form, boun
     """Whether an answer means the same without what it says of a letter.
 
     The argument of a function goes through the numbers that the question is about, an index through the
-    integers from 0 or 1, and where every letter stands for any integer, or any real number, so it would
-    without saying so.
+    integers from 0 or 1, and a letter among others that all stand for any integer, or any real number,
+    would do so without being mentioned.
     """
     numbers = letters[letter]
     head = form.parts[0].text if form.signs == ("=",) else ""

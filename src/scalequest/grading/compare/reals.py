@@ -2,7 +2,7 @@ r"""Sets of real numbers: what they are made of, and whether two have the same n
 
 A set is a formula over spans and kinds of numbers, e.g. `x > 2` and integer. The ends of the spans of two
 sets cut the line into points and gaps, and the sets are the same if they agree on every point, and in every
-gap on a number of each kind that lies there.
+gap on a number of each kind in it.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ _INTERVAL = re.compile(r"([\[(])(.*)([\])])", re.S)
 
 @lru_cache(maxsize=4096)
 def solutions(text: str, least: int = 0) -> tuple[Solution, ...]:
-    r"""Read a text as a set, once for each letter that it may be solved for; nothing if it is no set.
+    r"""Read a text as a set, once for each letter that it may be solved for; nothing if it is not a set.
 
     `least` is the smallest number of `\mathbb{N}`.
     """

@@ -43,7 +43,7 @@ def evaluate(node: Node, here: Mapping[str, Any], digits: int, imaginary: bool) 
 
 
 def _is_table(node: Node) -> bool:
-    """Whether a matrix stands in a tree outside a determinant."""
+    """Whether a tree holds a matrix outside a determinant."""
     return node.op == "matrix" or (node.op != "det" and any(_is_table(part) for part in node.args))
 
 

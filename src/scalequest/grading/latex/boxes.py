@@ -14,7 +14,7 @@ _ATOM = re.compile(
     r"|(?<![A-Za-z])[A-Za-z](?![A-Za-z])|[*/=<>^_!'|%°√π∞≤≥·×÷]"
 )
 _CLOSED = re.compile(r"[^\S\n]*(?:\$|\\[)\]]|[.,;:!?)\]}]|\n|$)")
-# Boxes that show where an answer belongs, and hold none.
+# Boxes that only show where an answer belongs.
 _PLACEHOLDER = re.compile(
     r"(?:\\(?:[lcd]?dots|q?quad|square|underline|[,;:! _]|[hv]?phantom\{[^{}]*\}|(?:text|mathrm)(?=\{))"
     r"|[\s{}._…?~])*"
@@ -22,7 +22,7 @@ _PLACEHOLDER = re.compile(
     re.I,
 )
 _APART = 200  # characters between two boxes of one answer
-# What may stand between the boxes of one answer: "and", commas, math delimiters, the next one's name.
+# What may separate the boxes of one answer: "and", commas, math delimiters, the next one's name.
 _BETWEEN = re.compile(
     r"(?:\s|[$,;&~]|\\[\[\]()\\,;]|\\q?quad(?![a-z])|\\(?:text|mbox)\s*\{\s*(?:,?\s*and|or|,)\s*\}"
     r"|\b(?:and|or)\b|\b[a-zA-Z](?:_\w)?\s*=)*"
@@ -60,7 +60,7 @@ def _boxes(text: str) -> Iterator[tuple[int, str, int]]:
 
 
 def _argument(text: str, begin: int) -> tuple[str, int]:
-    r"""Content of the box whose command ends at `begin`, and the place behind it; `""` where it has none."""
+    r"""Content of the box whose command ends at `begin`, and the place behind it; `""` if it has none."""
     if text.startswith("{", begin):
         inside = braced(text[begin:]) or ""
         return inside, begin + len(inside) + 2
@@ -91,7 +91,7 @@ def _closing(text: str, begin: int) -> int | None:
 
 
 def braced(text: str) -> str | None:
-    """What stands between the brace that opens `text` and the one that closes it; None where none does."""
+    """Text between the brace that opens `text` and the one that closes it; None if none does."""
     depth = 0
     for match in _BRACE.finditer(text):
         depth += (match[0] == "{") - (match[0] == "}")

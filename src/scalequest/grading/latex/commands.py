@@ -34,7 +34,7 @@ _OUTER = frozenset(
 
 
 def command(parser: Parser) -> Node:
-    r"""Read a command that is no letter and no function, with its arguments: `\frac`, `\sum`, `\begin`.
+    r"""Read a command that is neither a letter nor a function, with its arguments: `\frac`, `\sum`, `\begin`.
 
     Raises:
         Foreign: this grammar does not know it.
@@ -126,7 +126,7 @@ def _listed(parser: Parser) -> tuple[Node, ...]:
 
 
 def _refuse_derivative(parser: Parser) -> None:
-    r"""Refuse `\frac{dy}{dx}` and its like, which is no quotient of products."""
+    r"""Refuse `\frac{dy}{dx}` and its like, which is not a quotient of products."""
     if parser.tokens[parser.at : parser.at + 2] in (["{", "d"], ["{", r"\partial"]):
         below = parser.tokens[parser.closing(parser.at) + 1 :][:4]
         if below[1:2] in (["d"], [r"\partial"]) and below[3:] in (["}"], ["^"]):
@@ -134,7 +134,7 @@ def _refuse_derivative(parser: Parser) -> None:
 
 
 def _in_font(parser: Parser) -> Node:
-    r"""Read `\mathrm{e}`, `\mathbf{y}`: what stands inside, whatever the font."""
+    r"""Read `\mathrm{e}`, `\mathbf{y}`: its content, whatever the font."""
     parser.take()
     if parser.peek() != "{":
         return parser.atom()

@@ -1,6 +1,6 @@
 r"""Formulas, in LaTeX or as plain text, to trees: a recursive-descent parser, nothing is evaluated as code.
 
-Where a spelling has two usual readings the parser takes the strict one or the loose one and says that it met
+If a spelling has two usual readings, the parser takes the strict one or the loose one and says that it met
 such a spot: `\ln (x)^2` (the power of the logarithm, or of x), `\sin a/b`, `1/2x`, and `\log` (natural, or to
 base 10).
 """
@@ -22,10 +22,10 @@ _OVER = frozenset(("/", r"\div"))
 
 
 def readings(text: str) -> tuple[Node, ...]:
-    """Parse a formula: one tree, or two where the spelling has two usual readings.
+    """Parse a formula: one tree, or two if the spelling has two usual readings.
 
     Raises:
-        Unreadable: it is no formula.
+        Unreadable: the text is not a formula.
     """
     trees = _read(text)
     if isinstance(trees, Unreadable):
@@ -220,7 +220,7 @@ class Parser:
         return inner
 
     def argument(self) -> Node:
-        r"""Read what stands behind `\frac` and the like: a group, or one digit or sign."""
+        r"""Read what follows `\frac` and the like: a group, or one digit or sign."""
         if self.peek() == "{":
             return self.group()
         token = self.peek()

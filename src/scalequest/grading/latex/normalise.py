@@ -192,7 +192,7 @@ def _unlabelled(text: str) -> str:
 
 
 def _unwrap(text: str) -> str:
-    """Take off math delimiters that enclose the whole text, and whatever stands around a box."""
+    """Take off math delimiters that enclose the whole text, and whatever surrounds a box."""
     while True:
         before = text
         text = unmarked(text)
@@ -233,7 +233,7 @@ def _printed(match: re.Match[str]) -> str:
     """Read `0.30000000000000004` as 0.3.
 
     A program prints up to 17 significant digits of a double, which holds 15. If these are at most twelve and
-    zeros, the others are noise; a number of 18 digits and more is no double.
+    zeros, the others are noise; a number of 18 digits or more is not a double.
     """
     if not 16 <= len(match[0].replace(".", "").lstrip("0")) <= 17:
         return match[0]
@@ -242,7 +242,7 @@ def _printed(match: re.Match[str]) -> str:
 
 
 def _elided(match: re.Match[str]) -> str:
-    r"""Read `0.8333...` as 5/6: its end was seen three times, or twice where nothing stands before it."""
+    r"""Read `0.8333...` as 5/6: its end was seen three times, or twice if nothing precedes it."""
     whole, digits = match[1].replace(",", ""), match[2]
     for size in range(1, len(digits) // 2 + 1):
         start = len(digits) - size
