@@ -22,6 +22,7 @@ import pytest
 from fault_server import Answer, Asked, Behaviour, FaultServer, completion, echo, error
 from scalequest.config import ConfigError, to_dict
 from scalequest.engines.base import Sampling
+from scalequest.engines.budget import share
 from scalequest.engines.chat_protocol import MOST_BYTES, retry_after
 from scalequest.engines.server import (
     BudgetSpent,
@@ -30,7 +31,6 @@ from scalequest.engines.server import (
     ChatServer,
     ServerConfig,
     ServerError,
-    _share,
     user,
 )
 
@@ -456,12 +456,12 @@ def test_whatever_the_workers_were_their_shares_are_the_budget() -> None:
             workers = draw.randint(1, 4)
             for _ in range(12):
                 worker = draw.randrange(workers)
-                left = _share(whole, spent, worker, workers)
+                left = share(whole, spent, worker, workers)
                 assert left is not None
                 spent[worker] = spent.get(worker, 0.0) + max(0.0, left) * draw.choice((0, 0.3, 1))
                 assert sum(spent.values()) <= whole + 1e-6
             for worker in range(workers):
-                left = _share(whole, spent, worker, workers)
+                left = share(whole, spent, worker, workers)
                 spent[worker] = spent.get(worker, 0.0) + max(0.0, left or 0.0)
             assert sum(spent.values()) == pytest.approx(whole), "nothing is left over either"
 
