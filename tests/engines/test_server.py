@@ -398,7 +398,7 @@ def test_a_question_that_cannot_be_answered_is_given_up_alone(serve: Any) -> Non
     assert replies["row-2"].tokens == 15, "three attempts were billed"
 
 
-def test_where_nothing_is_ever_answered_it_stops(serve: Any) -> None:
+def test_if_nothing_is_ever_answered_it_stops(serve: Any) -> None:
     with pytest.raises(ServerError, match="first 20 questions brought no answer: 400 unknown field"):
         ask(serve(lambda _: error(400, "unknown field")), chats(50))
     server = serve(lambda _: error(404, "no such model"))

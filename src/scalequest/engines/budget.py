@@ -1,4 +1,4 @@
-"""A hard budget in money and in tokens, shared by workers: what an attempt may cost is held before it is sent."""
+"""A hard budget of money and tokens, shared by workers: the most that an attempt can cost is held first."""
 
 from __future__ import annotations
 

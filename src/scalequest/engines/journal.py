@@ -1,4 +1,4 @@
-"""Answers that were paid for, kept one per line as they come, so that a restart does not pay for them again."""
+"""Answers that were paid for, kept one per line as they come, so that a restart does not pay again."""
 
 from __future__ import annotations
 

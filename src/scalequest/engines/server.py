@@ -22,7 +22,7 @@ import logging
 import os
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -41,6 +41,7 @@ from scalequest.engines.chat_protocol import (
     request_body,
     user,
 )
+from scalequest.engines.health import Health, Met
 from scalequest.engines.journal import Journal
 from scalequest.engines.server_config import ServerConfig
 from scalequest.interrupts import Interrupts
@@ -48,9 +49,8 @@ from scalequest.interrupts import Interrupts
 __all__ = ["BudgetSpent", "Chat", "ChatReply", "ChatServer", "ServerConfig", "ServerError", "user"]
 
 HOPELESS = 20  # questions given up without a single answer before it is the server's or the config's fault
-_ITS_OWN = frozenset((0, 200, 500))  # may be the question's own fault; the rest of those asked again is not
 _TELL_EVERY = 30.0  # seconds between two lines of log about attempts that failed
-_TO_GO_ON = "run again to go on"
+_KEPT = "what was answered is kept"
 
 Answers = Generator[tuple[int, list[ChatReply]], None, None]
 Tasks = dict[asyncio.Task[ChatReply], tuple[int, int]]
@@ -66,19 +66,14 @@ class BudgetSpent(ServerError):
     """The budget does not cover another question."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Question:
-    """A question on its way: its name in the journal, the most that an attempt can cost, what it has met."""
+    """A question on its way: its body, its name in the journal, the most that an attempt can cost."""
 
-    chat: Chat
     body: dict[str, Any]
     asked: str
     most: Tokens
-    billed: Tokens = (0, 0)
-    requests: int = 0  # attempts
-    trouble: Again | None = None  # of the latest that failed
-    suspect: int = 0  # those that failed by what may be its own fault
-    since: tuple[float, int] = (0.0, 0)  # when the first of those failed, and how many were answered by then
+    met: Met = field(default_factory=Met)
 
 
 class ChatServer:
@@ -114,12 +109,11 @@ class ChatServer:
         self.config, self.sampling = config, sampling
         self._journal = Journal(journal, worker[0]) if journal is not None else None
         self._budget = Budget(config, self._journal.spent if self._journal else {}, worker)
-        self._answered = self._given_up = 0
-        self._well = 0.0  # when the latest attempt that was answered had been sent
-        self._in_flight = self._in_vain = 0  # questions; attempts that failed since any was answered
+        self._health = Health(config.attempts, config.concurrency)
+        self._given_up = 0
         self._why: Exception | None = None  # everything is being stopped
         self._answering: Answers | None = None
-        self._not_before = self._tell_at = 0.0
+        self._not_before = self._tell_at = 0.0  # moments
 
     def __enter__(self) -> ChatServer:
         return self
@@ -162,7 +156,7 @@ class ChatServer:
                 if chat is None:
                     return [(index, [])]
                 tasks[runner.get_loop().create_task(self._ask(client, chat))] = index, position
-            self._in_flight = len(tasks)
+            self._health.in_flight = len(tasks)
             return _taken(runner.run(_first(tasks)), tasks, opened) if tasks else None
 
         with asyncio.Runner() as runner:
@@ -201,11 +195,11 @@ class ChatServer:
             if "text" in known:
                 del known["asked"]
                 return ChatReply(key=chat.key, **known)
-            question.billed = known["prompt_tokens"], known["tokens"]
+            question.met.billed = known["prompt_tokens"], known["tokens"]
         retrying = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception_type(Again),
             wait=tenacity.wait_random_exponential(multiplier=0.5, max=self.config.max_wait),
-            stop=lambda _: self._why is not None or self._own_fault(question) or self._hopeless(question),
+            stop=lambda _: self._why is not None or self._health.is_over(question.met),
             sleep=self._sleep,
             retry_error_callback=lambda _: self._unanswered(question),
         )
@@ -213,29 +207,28 @@ class ChatServer:
             reply: ChatReply = await retrying(self._attempt, client, question)
         except Refused as refused:
             reply = self._lost("refused", refused)
-        self._answered += reply.fault is None
-        prompt_tokens, tokens = added(question.billed, (reply.prompt_tokens, reply.tokens))
-        return replace(
-            reply, key=chat.key, prompt_tokens=prompt_tokens, tokens=tokens, requests=question.requests
-        )
+        met = question.met
+        self._health.answered += reply.fault is None
+        prompt_tokens, tokens = added(met.billed, (reply.prompt_tokens, reply.tokens))
+        return replace(reply, key=chat.key, prompt_tokens=prompt_tokens, tokens=tokens, requests=met.requests)
 
     def _question(self, chat: Chat) -> _Question:
         config = self.config
         body = request_body(chat, str(config.model), self.sampling, config.token_limit, config.extra)
         asked = hashlib.sha256(json.dumps([chat.key, body], sort_keys=True).encode()).hexdigest()[:24]
         most = sum(len(text.encode()) + 16 for _, text in chat.messages), self.sampling.max_tokens
-        return _Question(chat, body, asked, most)
+        return _Question(body, asked, most)
 
     async def _attempt(self, client: Any, question: _Question) -> ChatReply:
         """Ask once the budget covers the most that it can cost; the answer is in the journal at once."""
-        question.requests += 1
+        question.met.requests += 1
         while not self._budget.covers(question.most):
             if not self._budget.in_flight:
                 raise self._stop(
                     BudgetSpent(
-                        "server: what is left of the budget, or of this worker's share, does not cover another "
-                        f"question of up to {sum(question.most)} tokens; what was answered is kept: raise "
-                        f"server.budget or server.budget_tokens and {_TO_GO_ON}"
+                        "server: what is left of the budget, or of this worker's share, does not cover "
+                        f"another question of up to {sum(question.most)} tokens; {_KEPT}: raise "
+                        "server.budget or server.budget_tokens and run again to go on"
                     )
                 )
             await asyncio.sleep(0.02)
@@ -246,13 +239,14 @@ class ChatServer:
         used, kept = held, {}
         try:
             reply = await self._send(client, question.body)
-            used, kept = (reply.prompt_tokens, reply.tokens), _kept(reply, question.requests)
+            used, kept = (reply.prompt_tokens, reply.tokens), _kept(reply, question.met.requests)
             return reply
         except Exception as error:
             used = (0, 0)
             if isinstance(error, Again):
                 used = error.billed = held if error.billed is None else error.billed
-                self._note(question, error)
+                self._health.failed(question.met, error)
+                self._put_off(error)
             raise
         finally:
             self._budget.settle(question.most, used)
@@ -272,91 +266,57 @@ class ChatServer:
         try:
             reply, counted = await post(client, body, config.timeout, min(1.0, config.max_wait), self._shown)
         except Rejected as rejected:
-            wrong = f" (is the environment variable {config.key_variable} right?)"
-            hint = wrong if rejected.status == 401 else ""
-            raise self._stop(ServerError(f"server {config.url}: {rejected}{hint}")) from None
-        self._well, self._in_vain = max(self._well, start), 0
+            hint = f" (is the environment variable {config.key_variable} right?)"
+            raise self._stop(f"{rejected}{hint if rejected.status == 401 else ''}") from None
+        self._health.replied(start)
         if not counted and self._budget.limited:
             raise self._stop(
-                ServerError(
-                    f"server {config.url}: its replies do not count their tokens, so no budget "
-                    "can be kept: unset server.budget and server.budget_tokens"
-                )
+                "its replies do not count their tokens, so no budget can be kept: "
+                "unset server.budget and server.budget_tokens"
             )
         return reply
 
-    def _write(self, question: _Question, billed: Tokens, more: Mapping[str, Any]) -> None:
-        if self._journal is not None and (more or any(billed)):
-            line = {"asked": question.asked, "prompt_tokens": billed[0], "tokens": billed[1]}
-            self._journal.add(line | dict(more))
-
-    # ---------------------------------------------------------------------------------------------- failures
-
-    def _note(self, question: _Question, again: Again) -> None:
-        """Note an attempt that failed, and say now and then what is being waited for.
-
-        A long `Retry-After` should not look like a hang.
-        """
+    def _put_off(self, again: Again) -> None:
+        """Leave the server alone as it asks; say so now and then: a long wait should not look like a hang."""
         now = time.monotonic()
-        question.trouble, question.billed = again, added(question.billed, again.billed or (0, 0))
-        if again.status in _ITS_OWN:
-            question.since = question.since if question.suspect else (now, self._answered)
-            question.suspect += 1
-        self._in_vain += 1
         self._not_before = max(self._not_before, now + again.wait)
         if now >= self._tell_at:
             self._tell_at = now + _TELL_EVERY
             left = self._not_before - now
             logger.warning("server: %s; asking again%s", again, f" in {left:.0f} s" if left > 0.5 else "")
 
-    def _own_fault(self, question: _Question) -> bool:
-        """Whether a question failed often enough by what is its own fault: others have been answered since.
+    def _write(self, question: _Question, billed: Tokens, more: Mapping[str, Any]) -> None:
+        if self._journal is not None and (more or any(billed)):
+            line = {"asked": question.asked, "prompt_tokens": billed[0], "tokens": billed[1]}
+            self._journal.add(line | dict(more))
 
-        What was sent earlier shows nothing, because a dying server may still finish it; but if nothing fresh
-        is left to be sent, it has to do.
-        """
-        status = question.trouble.status if question.trouble else None
-        if status not in _ITS_OWN or question.suspect < self.config.attempts:
-            return False
-        moment, answered = question.since
-        fresh = self._in_flight >= self.config.concurrency
-        return status == 200 or self._well > moment or (not fresh and self._answered > answered)
-
-    def _hopeless(self, question: _Question) -> bool:
-        """Whether so many attempts in a row have failed that each question in flight was asked often enough."""
-        attempts = self.config.attempts
-        return question.requests >= attempts and self._in_vain >= attempts * self._in_flight
+    # ------------------------------------------------------------------------------------------- giving up
 
     def _unanswered(self, question: _Question) -> ChatReply:
         """Give a question up alone if the fault is its own; else stop everything."""
-        trouble = question.trouble
+        met, trouble = question.met, question.met.latest
         assert trouble is not None
-        if self._why or not self._own_fault(question):
+        if self._why or not self._health.is_own_fault(met):
             raise self._stop(
-                ServerError(
-                    f"server {self.config.url}: no answer in {question.requests} attempts, last: {trouble}; "
-                    f"what was answered is kept: {_TO_GO_ON}"
-                )
+                f"no answer in {met.requests} attempts, last: {trouble}; {_KEPT}: run again to go on"
             )
         reply = self._lost("nonsense" if trouble.status == 200 else "no_reply", trouble)
-        if trouble.status == 200 and any(
-            question.billed
-        ):  # else it may be answered after a restart, for free
-            self._write(question, (0, 0), _kept(reply, question.requests))
+        if trouble.status == 200 and any(met.billed):  # else a restart may bring an answer, for free
+            self._write(question, (0, 0), _kept(reply, met.requests))
         return reply
 
     def _lost(self, fault: str, why: Exception) -> ChatReply:
         """The reply of a question that is given up; the first many without any answer stop everything."""
         self._given_up += 1
-        if self._given_up >= HOPELESS and not self._answered:
-            first = f"the first {HOPELESS} questions brought no answer"
-            raise self._stop(ServerError(f"server {self.config.url}: {first}: {why}"))
+        if self._given_up >= HOPELESS and not self._health.answered:
+            raise self._stop(f"the first {HOPELESS} questions brought no answer: {why}")
         logger.warning("server: gave a question up: %s", why)
         return ChatReply("", "", "stop", 0, 0, fault=fault)
 
-    def _stop(self, why: Exception) -> Exception:
-        """Have all questions given up; the first to say why is heard."""
-        self._why = self._why or why
+    def _stop(self, why: Exception | str) -> Exception:
+        """Have all questions given up; returns the error of the first to say why."""
+        error = ServerError(f"server {self.config.url}: {why}") if isinstance(why, str) else why
+        self._why = self._why or error
         return self._why
 
     async def _sleep(self, seconds: float) -> None:
