@@ -166,7 +166,7 @@ class ChatServer:
                 timeout=self.config.timeout,
                 limits=httpx.Limits(max_connections=self.config.concurrency),
             )
-            # Interrupts are counted only in here: while others have the replies, those are ended at once
+            # Interrupts are only counted in here; the caller, while it has the replies, is interrupted at once
             try:
                 complete: list[tuple[int, list[ChatReply]]] | None = []
                 while complete is not None:
@@ -174,7 +174,7 @@ class ChatServer:
                     with interrupts:
                         complete = step()
                     interrupts.check()
-            # Whatever it is, a gate or Ctrl-C, too: what is in flight is paid for
+            # Whatever it is, also an error of the caller or Ctrl-C: what is in flight is paid for
             except BaseException as error:
                 why = self._stop(error if isinstance(error, Exception) else ServerError("stopped"))
                 with interrupts:

@@ -11,7 +11,7 @@ _ORDER: tuple[Layer, ...] = ("text", "exact", "structure", "numeric", "symbolic"
 
 
 class Comparison:
-    """One comparison under options. What compares a list, an equation, or a leaf asks it about their parts.
+    """One comparison under options. The functions that compare lists, equations and leaves ask it about parts.
 
     Attributes:
         options: the caller's.

@@ -115,5 +115,5 @@ def _power(base: Fraction, exponent: Fraction) -> Fraction:
 
 
 def terminates(number: Fraction) -> bool:
-    """Whether a number has a decimal of few digits that is exact."""
+    """Whether a number is exactly a decimal of at most `_FINITE_PLACES` places."""
     return bool((number * 10**_FINITE_PLACES).denominator == 1)
