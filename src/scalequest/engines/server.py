@@ -166,7 +166,7 @@ class ChatServer:
                 timeout=self.config.timeout,
                 limits=httpx.Limits(max_connections=self.config.concurrency),
             )
-            # Interrupts are only counted in here; the caller, while it has the replies, is interrupted at once
+            # Interrupts are only counted in here; a caller that has the replies is interrupted at once
             try:
                 complete: list[tuple[int, list[ChatReply]]] | None = []
                 while complete is not None:

@@ -11,7 +11,7 @@ _ORDER: tuple[Layer, ...] = ("text", "exact", "structure", "numeric", "symbolic"
 
 
 class Comparison:
-    """One comparison under options. The functions that compare lists, equations and leaves ask it about parts.
+    """One comparison under options; what compares lists, equations and leaves asks it about their parts.
 
     Attributes:
         options: the caller's.
