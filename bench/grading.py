@@ -47,7 +47,7 @@ def main(options: argparse.Namespace) -> int:
     data = Path(os.environ["SCALEQUEST_DATA"])
     outputs = read_rows(data / "model_outputs_dev.jsonl.gz")[:: options.step]
     pairs = read_rows(data / "grader_cases_dev.jsonl")
-    from scalequest.grading.symbolic import as_published
+    from scalequest.grading.compare.symbolic import as_published
 
     as_published("\\boxed{x+1}", "1+x")
     hard = [row for row in outputs if row["dataset"] in HARD]
@@ -66,7 +66,7 @@ def main(options: argparse.Namespace) -> int:
 
 def timed(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Both graders over the same rows, block by block in turn; ours is fresh and remembers nothing."""
-    from scalequest.grading.symbolic import as_published
+    from scalequest.grading.compare.symbolic import as_published
 
     grader = Grader()
     grader.start()

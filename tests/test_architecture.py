@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SRC = ROOT / "src"
 STAGES = ("questions", "solutions", "training", "evaluation")
+ASKING = ("grading.grader", "grading.worker", "grading.audit", "grading.extraction")  # the face of the grader
 
 # package or module of scalequest: what it may not import
 FORBIDDEN = {
@@ -28,6 +29,8 @@ FORBIDDEN = {
     "tracking": ("chat", "engines", "grading", "tinymath", *STAGES),
     "chat": ("engines", "grading", "tinymath", *STAGES),
     "grading": ("chat", "engines", "tinymath", *STAGES),
+    "grading/latex": ("grading.compare", *ASKING, "grading.options"),
+    "grading/compare": ASKING,
     "engines": ("grading", "tinymath", *STAGES),
     "data": ("engines", "grading", "tinymath", *STAGES),
     "stages": ("engines", "grading", "tinymath", *STAGES),

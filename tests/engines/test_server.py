@@ -22,7 +22,9 @@ import pytest
 from fault_server import Answer, Asked, Behaviour, FaultServer, completion, echo, error
 from scalequest.config import ConfigError, to_dict
 from scalequest.engines.base import Sampling
-from scalequest.engines.chat_protocol import MOST_BYTES, retry_after
+from scalequest.engines.budget import Budget, share
+from scalequest.engines.chat_protocol import MOST_BYTES, Again, retry_after
+from scalequest.engines.health import Health, Met
 from scalequest.engines.server import (
     BudgetSpent,
     Chat,
@@ -30,7 +32,6 @@ from scalequest.engines.server import (
     ChatServer,
     ServerConfig,
     ServerError,
-    _share,
     user,
 )
 
@@ -398,7 +399,37 @@ def test_a_question_that_cannot_be_answered_is_given_up_alone(serve: Any) -> Non
     assert replies["row-2"].tokens == 15, "three attempts were billed"
 
 
-def test_where_nothing_is_ever_answered_it_stops(serve: Any) -> None:
+def test_a_fault_is_a_questions_own_only_once_others_were_answered_since() -> None:
+    health, met = Health(attempts=2, concurrency=1), Met()
+    health.in_flight = 1
+    before = time.monotonic()
+    for _ in range(2):
+        met.requests += 1
+        health.failed(met, Again("broken", 500))
+    assert not health.is_own_fault(met)
+    assert health.is_over(met), "two failures in a row, with one question in flight"
+    health.replied(before)  # sent before the first failure: a dying server may still finish it
+    assert not health.is_own_fault(met)
+    assert not health.is_over(met), "not in a row any more"
+    health.replied(time.monotonic())
+    assert health.is_own_fault(met)
+    health.failed(met, Again("too many requests", 429))
+    assert not health.is_own_fault(met), "being put off is nobody's fault"
+
+
+def test_what_is_held_counts_until_it_is_settled() -> None:
+    budget = Budget(ServerConfig(budget_tokens=100), {0: (5, 5)}, (0, 1))
+    assert budget.covers((40, 50))
+    assert not budget.covers((40, 51))
+    budget.hold((40, 50))
+    assert not budget.covers((0, 1))
+    budget.settle((40, 50), (10, 20))
+    assert budget.covers((0, 60))
+    assert not budget.covers((0, 61))
+    assert Budget(ServerConfig(), {}, (0, 1)).covers((10**9, 10**9))
+
+
+def test_if_nothing_is_ever_answered_it_stops(serve: Any) -> None:
     with pytest.raises(ServerError, match="first 20 questions brought no answer: 400 unknown field"):
         ask(serve(lambda _: error(400, "unknown field")), chats(50))
     server = serve(lambda _: error(404, "no such model"))
@@ -456,12 +487,12 @@ def test_whatever_the_workers_were_their_shares_are_the_budget() -> None:
             workers = draw.randint(1, 4)
             for _ in range(12):
                 worker = draw.randrange(workers)
-                left = _share(whole, spent, worker, workers)
+                left = share(whole, spent, worker, workers)
                 assert left is not None
                 spent[worker] = spent.get(worker, 0.0) + max(0.0, left) * draw.choice((0, 0.3, 1))
                 assert sum(spent.values()) <= whole + 1e-6
             for worker in range(workers):
-                left = _share(whole, spent, worker, workers)
+                left = share(whole, spent, worker, workers)
                 spent[worker] = spent.get(worker, 0.0) + max(0.0, left or 0.0)
             assert sum(spent.values()) == pytest.approx(whole), "nothing is left over either"
 

@@ -14,7 +14,7 @@ import pytest
 
 from scalequest.evaluation.benchmarks import load_benchmark
 from scalequest.grading import Grader, equivalent, extract, majority
-from scalequest.grading.exact import value
+from scalequest.grading.latex.exact import value
 
 
 @pytest.mark.parametrize(
@@ -373,12 +373,12 @@ def test_labelled_pairs(data_dir: Path) -> None:
 
 
 @pytest.mark.data
-def test_no_development_row_stands_in_the_source(root: Path, data_dir: Path) -> None:
+def test_no_development_row_is_in_the_source(root: Path, data_dir: Path) -> None:
     """Answers of six characters and more: nowhere in the grader, and no string of any module is one."""
     rows = [json.loads(line) for line in (data_dir / "grader_cases_dev.jsonl").read_text().splitlines()]
     answers = {row[side].strip() for row in rows for side in ("prediction", "reference")}
     answers = {answer for answer in answers if len(answer) >= 6}
-    grader = "\n".join(path.read_text() for path in (root / "src/scalequest/grading").glob("*.py"))
+    grader = "\n".join(path.read_text() for path in (root / "src/scalequest/grading").rglob("*.py"))
     assert not [answer for answer in answers if answer in grader]
     trees = [ast.parse(path.read_text()) for path in (root / "src").rglob("*.py")]
     nodes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant)]

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from scalequest.grading import equivalent, extract
-from scalequest.grading.equivalence import quick
-from scalequest.grading.normalise import LONGEST
+from scalequest.grading.compare.equivalence import quick
+from scalequest.grading.latex.normalise import LONGEST
 from scalequest.questions.language import _words
 from scalequest.solutions.assembly import _BOX
 

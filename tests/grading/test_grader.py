@@ -16,7 +16,7 @@ import pytest
 from scalequest.config import build, fingerprint_fields
 from scalequest.grading import Grader, GraderOptions, Verdict, equivalent
 from scalequest.grading.audit import audit
-from scalequest.grading.equivalence import compare
+from scalequest.grading.compare.equivalence import compare
 from scalequest.grading.worker import Worker
 
 HARD = ("\\sqrt{50}", "5\\sqrt{2}")
@@ -183,7 +183,7 @@ def test_a_file_is_graded(tmp_path: Path, root: Path) -> None:
 
 
 def test_no_answer_is_a_wrong_answer(tmp_path: Path, root: Path) -> None:
-    """An evaluation's own rows have null where nothing was found."""
+    """An evaluation's own rows have null if nothing was found."""
     source, target = tmp_path / "in.jsonl", tmp_path / "graded.jsonl"
     rows = [{"extracted": None, "reference": "8"}, {"extracted": "8.0", "reference": "8"}]
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from scalequest.grading import Grader, equivalent
-from scalequest.grading.symbolic import explosive
+from scalequest.grading.compare.symbolic import explosive
 
 HARMLESS = r"""
 \int_0^1 x^2 dx

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -13,12 +14,15 @@ from typing import Any
 
 from scalequest.engines.base import FinishReason, Sampling
 
-# What no reply can be: far above any real one, so that a broken server costs a question and not the run.
+# Bounds far above any real reply, so that a broken server costs a question and not the run.
 MOST_BYTES = 16 << 20
 MOST_TOKENS = 10_000_000  # no model's context holds more
 LONGEST_WAIT = 3600.0  # seconds; then it is asked again, and may say once more that it wants to be left alone
+_AGAIN = frozenset((408, 409, 425, 429))  # and every 5xx
+_SLOWER = frozenset((429, 503))  # these ask everyone to wait, with or without a Retry-After
+_REFUSED = frozenset((400, 413, 422))  # this question, e.g. it is too long; other 4xx concern every question
 _SECONDS = re.compile(r"[0-9]+(\.[0-9]*)?")
-# What comes of reading JSON that is none, is not what was expected, or is nested a thousand deep.
+# What reading raises if a text is not JSON, not as expected, or nested a thousand deep.
 _NONSENSE = (ValueError, TypeError, LookupError, RecursionError)
 
 
@@ -37,10 +41,10 @@ class ChatReply:
 
     Attributes:
         key: the question's.
-        text: the answer, "" where `fault` is set.
+        text: the answer, "" if `fault` is set.
         finish_reason: "stop" or "length".
-        prompt_tokens: billed for reading, over all attempts, those before a restart included; where there is
-            a budget, one of which nothing was heard counts as the most it can have come to.
+        prompt_tokens: billed for reading, over all attempts, those before a restart included; under a
+            budget, one of which nothing was heard counts as the most that it can have come to.
         tokens: billed for generating, likewise.
         fault: None, or `refused` (the server does not take this question), `content_filter`, `nonsense`
             (never an answer, in all attempts), `no_reply` (an error every time, while others were answered).
@@ -73,8 +77,16 @@ class Refused(Exception):
     """The server does not take this question."""
 
 
+class Rejected(Exception):
+    """The server takes no question as it is asked: HTTP status."""
+
+    def __init__(self, why: str, status: int) -> None:
+        super().__init__(why)
+        self.status = status
+
+
 def user(text: str, system: str | None = None) -> list[tuple[str, str]]:
-    """Messages of one user's turn, behind a system turn where one is given."""
+    """Messages of one user's turn, after a system turn if one is given."""
     return [*([("system", system)] if system else []), ("user", text)]
 
 
@@ -91,6 +103,60 @@ def request_body(
         **({"seed": chat.seed} if chat.seed is not None else {}),
         **extra,
     }
+
+
+async def post(
+    client: Any, body: Mapping[str, Any], timeout: float, pause: float, shown: Callable[[str], str]
+) -> tuple[ChatReply, bool]:
+    """Ask once: the reply (without a key), and whether it counts its tokens.
+
+    Args:
+        client: an `httpx.AsyncClient`.
+        body: of the request.
+        timeout: seconds for the whole attempt.
+        pause: seconds for which a server that is too busy is left alone unless it says for how long.
+        shown: makes a text of the server's fit to be shown.
+
+    Raises:
+        Again: there is no answer, and it may be asked again.
+        Refused: the server does not take this question.
+        Rejected: the server takes no question like this.
+    """
+    import httpx
+
+    sent = False
+
+    async def trace(event: str, _: Any) -> None:
+        nonlocal sent
+        sent = sent or event.endswith("send_request_body.complete")
+
+    # The exchange, bounded in time and size
+    try:
+        async with (
+            asyncio.timeout(timeout),
+            client.stream("POST", "chat/completions", json=body, extensions={"trace": trace}) as response,
+        ):
+            status, wait = response.status_code, retry_after(response.headers.get("retry-after"))
+            try:
+                content = await read_body(response)
+            except ValueError as error:
+                if status == 200:
+                    raise Again(shown(f"no answer in its reply: {error}"), 200, None) from None
+                content = str(error).encode()
+    except (httpx.TransportError, TimeoutError) as error:
+        # What was not sent is not the question's fault, and costs nothing: a 503 without the words.
+        told = shown(f"{type(error).__name__} {error}".strip())
+        raise (Again(told, 0, None) if sent else Again(told, 503)) from None
+    # What it says
+    if status == 200:
+        try:
+            return read_reply(content)
+        except Again as again:
+            raise Again(shown(str(again)), 200, again.billed) from None
+    said = shown(f"{status} {error_message(content)}")
+    if status in _AGAIN or status >= 500:
+        raise Again(said, status, wait=wait or (pause if status in _SLOWER else 0.0))
+    raise Refused(said) if status in _REFUSED else Rejected(said, status)
 
 
 async def read_body(response: Any) -> bytes:
@@ -121,7 +187,7 @@ def read_reply(body: bytes) -> tuple[ChatReply, bool]:
     """The reply (without a key) in the body of a response of status 200, and whether it counts its tokens.
 
     Raises:
-        Again: it is no answer, or counts tokens in a way that cannot be.
+        Again: it is not an answer, or counts tokens in a way that cannot be.
     """
     billed: tuple[int, int] | None = None
     try:
@@ -136,7 +202,7 @@ def read_reply(body: bytes) -> tuple[ChatReply, bool]:
             return ChatReply("", "", "stop", *(billed or (0, 0)), fault="content_filter"), billed is not None
         if reason not in ("stop", "length") or not isinstance(text, str):
             raise ValueError(f"finish_reason {reason!r}, content of type {type(text).__name__}")
-        text.encode()  # half of a surrogate pair is valid JSON, but no text that a file can hold
+        text.encode()  # half of a surrogate pair is valid JSON, but no file can hold it
     except (*_NONSENSE, AttributeError) as error:
         raise Again(f"no answer in its reply: {error!r}", 200, billed) from None
     return ChatReply("", text, reason, *(billed or (0, 0))), billed is not None

@@ -14,7 +14,7 @@ from scalequest import durable
 from scalequest.config import ConfigError, build, option, read_yaml, required
 from scalequest.evaluation.problems import Judging, Problem
 from scalequest.evaluation.prompts import QUESTION_ONLY, EvalPrompt, load_eval_prompt
-from scalequest.grading.extraction import last_box
+from scalequest.grading.latex.boxes import last_box
 from scalequest.ranges import COUNT, SHARE_BELOW_1
 from scalequest.records import Row, expand, read_rows, require
 

@@ -19,10 +19,11 @@ from scalequest.engines.stream import Answer
 from scalequest.evaluation.examinee import A, Examinee, Keyed, Q, visible
 from scalequest.evaluation.problems import Judging, Problem
 from scalequest.evaluation.prompts import EvalPrompt
-from scalequest.grading import Grader, GraderOptions, extract, numeric
-from scalequest.grading.exact import value
-from scalequest.grading.expressions import readings
-from scalequest.grading.normalise import LONGEST, normalise
+from scalequest.grading import Grader, GraderOptions, extract
+from scalequest.grading.compare import numeric
+from scalequest.grading.latex.exact import value
+from scalequest.grading.latex.expressions import readings
+from scalequest.grading.latex.normalise import LONGEST, normalise
 
 
 @dataclass(frozen=True)

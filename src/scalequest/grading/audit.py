@@ -24,7 +24,7 @@ def audit(
 
     Args:
         rows: each with `completion` (what of the output counts), `references` (each of them is right), and
-            our verdict: `correct`, `extracted`, `rule`, `layer`. `benchmark` and `id` are shown where they
+            our verdict: `correct`, `extracted`, `rule`, `layer`. `benchmark` and `id` are shown if they
             are there.
         output_html: the page: one static file, everything that a model wrote escaped.
         grader: whose workers are used; by default one of its own.
@@ -32,9 +32,11 @@ def audit(
     Returns:
         The differing rows: number, our answer and rule, both verdicts, the layer that decided.
     """
+    # A grader of its own, unless one is given
     owned = Grader() if grader is None else None
     asked = owned or grader
     assert asked is not None
+    # The rows on which the two differ
     differing: list[dict[str, Any]] = []
     total = 0
     try:
@@ -58,6 +60,7 @@ def audit(
     finally:
         if owned is not None:
             owned.close()
+    # The page
     killed = sum(one["math-verify"] == _word(None) for one in differing)
     note = f"{len(differing) - killed:,} of {total:,} rows differ"
     note += f"; on {killed:,} more math-verify was killed" if killed else ""
@@ -67,7 +70,7 @@ def audit(
 
 
 def _math_verify(output: str, references: Sequence[str], grader: Grader) -> bool | None:
-    """Whether it takes the output for any of the references; None where it was killed before it did."""
+    """Whether it takes the output for any of the references; None if it was killed before it did."""
     late = False
     for reference in references:
         verdict = grader.math_verify(output, reference)

@@ -1,32 +1,16 @@
-"""Where the final answer stands in a whole output: a box, `####`, an answer phrase, or the last number."""
+"""The final answer in a whole output: a box, `####`, an answer phrase, or the last number."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from scalequest.grading.tokens import FUNCTIONS
+from scalequest.grading.latex.boxes import joined_boxes, last_box
+from scalequest.grading.latex.tokens import FUNCTIONS
 
 Rule = Literal["boxed", "hash", "phrase", "number", "none"]
 
-_BOX = re.compile(r"(?<!\\)\\+(?:boxed|fbox)(?![a-zA-Z])[^\S\n]*(?:\n\s*(?=\{))?")
-# What TeX would put into a box that has no braces: one atom of a formula, and here all that is written on
-# to it. A word is none, so that a remark about `\boxed` has no content.
-_TAKES_MORE = re.compile(r"\\(?:[dtc]?frac|[dt]?binom|sqrt|left|bigl?|Bigl?)[^\S\n]*")
-_ATOM = re.compile(
-    r"\\[A-Za-z]{2,}|\\%|[-+±](?:[^\S\n](?=[\d\\.(]))?|\d+(?:,\d{3})*(?:\.\d+)?|\.\d+"
-    r"|(?<![A-Za-z])[A-Za-z](?![A-Za-z])|[*/=<>^_!'|%°√π∞≤≥·×÷]"
-)
-_CLOSED = re.compile(r"[^\S\n]*(?:\$|\\[)\]]|[.,;:!?)\]}]|\n|$)")
-# Boxes that show where an answer belongs, and hold none.
-_PLACEHOLDER = re.compile(
-    r"(?:\\(?:[lcd]?dots|q?quad|square|underline|[,;:! _]|[hv]?phantom\{[^{}]*\}|(?:text|mathrm)(?=\{))"
-    r"|[\s{}._…?~])*"
-    r"(?:[<\[]?(?:(?:your|the|my)[\s_])?(?:final[\s_])?(?:answer|result)(?:[\s_](?:goes\s)?here)?[\s{}._…?>\]]*)?",
-    re.I,
-)
 _HASH = re.compile(r"####[ \t]*([^\n]+)")
 _PHRASE = re.compile(
     r"(?:(?=[acfor答故])"  # which is quicker than trying each of these
@@ -34,12 +18,12 @@ _PHRASE = re.compile(
     r"(?:answers?|(?<=final )result|result(?=\s+is)|(?<=correct )(?:option|choice))[*_]*"
     r"(?:(?:,\s\w{2,15},)?\s+(?:is|are|(?:would|must|should|will)\s+be)\b\s*:?|\s*(?:[:：]|=>?))"
     r"|\bans\s*[.:]|^A:|答案[*_]*(?:是|为|[:：])[:：]?|答[:：]|故选[:：]?)"
-    # a heading, and what stands below it; or set off by a dash
+    # a heading with the answer below it; or set off by a dash
     r"|^[ \t#>*_]*(?:(?:the|my|our)\s)?(?:(?:final|correct)\s)?answers?[*_ \t]*"
     r"(?:$(?=\s*\S)|\s(?:[-–—→]|[-=]>)\s))[*_]*",
     re.I | re.M,
 )
-# A sentence ends at a line break, or at a full stop that does not stand inside a number.
+# A sentence ends at a line break, or at a full stop that is not inside a number.
 _SENTENCE_END = re.compile(r"\n|[.!?](?=\s|$)|(?<=[$\])])\.|[。！？]")
 _NUMBER = re.compile(
     r"-?\$?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+,\d\d(?![\d,])|\d+)(?:\.\d+)?|\.\d+)(?:\s?/\s?\d+(?!\d|\.\d))?"
@@ -52,39 +36,32 @@ _NUMBER_THEN_WORDS = re.compile(  # in Chinese "7 个", but neither 7 万 nor 7 
 )
 _BOLD = re.compile(r"(?<![\w)])\*\*|\*\*(?![\w(])")
 
-# "18 dollars for each of the 3 boxes", but not "12 divided by 4, so 3": where a clause begins that only
-# explains the number before it, and what goes on with it instead.
+# "18 dollars for each of the 3 boxes", but not "12 divided by 4, so 3": the beginning of a clause that
+# only explains the number before it, and of one that goes on calculating with it.
 _ASIDE = re.compile(r"\s\(|,?\s(?:which|as|for|when|where|after|if|but|not)\b")
 _GOES_ON = re.compile(
     r"[-+*/^=<>×÷·%\\]|\b(?:is|are|equals?|gives?|makes?|or|to|so|times|plus|minus|divided|multiplied)\b"
     r"|\b(?:more|less|fewer)\b|(?:,|\band)\s*\$?\d"
 )
 
-_APART = 200  # characters between two boxes of one answer
 # "12 apples (since 3 * 4 = 12)": a remark in brackets behind a number, with numbers of its own
 _REMARK = re.compile(r"\s\((?!mod\b|base\b)(?=[^()]*(?:\b[a-z]{2,}\s|=))(?=[^()]*\d)[^()]*\)\s*$")
 
-_TRIES = 50  # boxes and phrases looked at, from the last one back: a text of thousands has to cost little
+_TRIES = 50  # phrases and formulas looked at: a text of thousands has to cost little
 _WIDEST = 2_000  # characters before and after a number in which its formula begins and ends
 
 
-# What may stand between the boxes of one answer: "and", commas, math delimiters, the next one's name.
-_BETWEEN = re.compile(
-    r"(?:\s|[$,;&~]|\\[\[\]()\\,;]|\\q?quad(?![a-z])|\\(?:text|mbox)\s*\{\s*(?:,?\s*and|or|,)\s*\}"
-    r"|\b(?:and|or)\b|\b[a-zA-Z](?:_\w)?\s*=)*"
-)
-_BRACE = re.compile(r"\\.|[{}]", re.S)  # an escaped one is none
 _TAG = re.compile(r"<(/?)answer>", re.I)
-# What a model may begin an answer with, and what may stand around it.
+# What a model may begin an answer with, and what may surround it.
 _LEAD = re.compile(
     r"(?:(?:therefore|thus|then|hence|simply|indeed|clearly)\b[\s,:]*|not\b[^.\n]{1,60}?\bbut(?: rather)?\b"
     r"|\n[ \t]*(?:[-•>]|```[a-z]+$)[ \t]*|[\s*_`\"“]|\.{2,}|…)+",
     re.I | re.M,
 )
-# Where a base model goes on with another problem, or a chat model with another turn.
+# How a base model goes on with another problem, or a chat model with another turn.
 _NEXT = re.compile(r"\n[^\S\n]*\n[^\S\n]*(?:\*\*)?(?:Q|Question|Problem|Exercise)\s?\d{0,6}\s?[:.]")
 _END = re.compile(r"<\|(?:endoftext|im_end|eot_id|end_of_text|end)\|>|</s>|<｜end▁of▁sentence｜>")
-# Formulas as they are set; a `$` counts as one's edge only where a command stands inside, else it is money.
+# Formulas as they are set; a `$` counts as one's edge only if a command is inside, else it is money.
 _FORMULA = re.compile(r"\$\$(.+?)\$\$|\\\[(.+?)\\\]|\\\((.+?)\\\)|\$([^$\n]*\\[A-Za-z][^$\n]*)\$", re.S)
 _THOUGHT = re.compile(r"</?think(?:ing)?>")
 
@@ -100,9 +77,9 @@ class Extracted:
 def extract(text: str, *, boxes: Literal["joined", "last"] = "joined", thinking: bool = False) -> Extracted:
     r"""Find the final answer in a model's whole output.
 
-    The last complete `\boxed{...}` wins wherever it stands, then the last `####`, then the last phrase such
+    The last complete `\boxed{...}` wins wherever it is, then the last `####`, then the last phrase such
     as "the answer is", then the last number. A box that is never closed, as in a truncated output, is
-    passed over. Only what follows the thoughts is looked at; nothing, where the output ends inside them.
+    passed over. Only what follows the thoughts is looked at; nothing, if the output ends inside them.
 
     Args:
         text: the output.
@@ -144,7 +121,7 @@ def _marked(text: str, boxes: Literal["joined", "last"]) -> Extracted | None:
 
 
 def _first_turn(text: str) -> str:
-    """What stands before the first token that ends a turn, where anything does."""
+    """The text before the first token that ends a turn and has anything before it."""
     for match in _END.finditer(text):
         if text[: match.start()].strip():
             return text[: match.start()]
@@ -166,7 +143,7 @@ def _is_bare(text: str) -> bool:
 
 
 def after_thoughts(text: str, *, opened: bool = False) -> str | None:
-    """What follows the last `</think>` or `</thinking>`; None where the text ends inside a block of thoughts.
+    """What follows the last `</think>` or `</thinking>`; None if the text ends inside a block of thoughts.
 
     Args:
         text: an output, or a prompt.
@@ -178,76 +155,8 @@ def after_thoughts(text: str, *, opened: bool = False) -> str | None:
     return text[tags[-1].end() :] if tags[-1].group().startswith("</") else None
 
 
-def last_box(text: str) -> str | None:
-    r"""Content of the last complete, non-empty `\boxed{...}` or `\fbox{...}`, nested braces included."""
-    return next((content for _, content, _ in _boxes(text)), None)
-
-
-def joined_boxes(text: str) -> str | None:
-    """Contents of the last box and of those beside it, each once, separated by commas."""
-    contents: list[str] = []
-    begin = -1
-    for start, content, end in _boxes(text):
-        if contents and not (end <= begin <= end + _APART and _BETWEEN.fullmatch(text, end, begin)):
-            break
-        if content not in contents:
-            contents.insert(0, content)
-        begin = start
-    return ", ".join(contents) or None
-
-
-def _boxes(text: str) -> Iterator[tuple[int, str, int]]:
-    """Yield begin, content and end of complete boxes, the last one first."""
-    found = list(_BOX.finditer(text)) if "box" in text else []
-    for match in found[: -_TRIES - 1 : -1]:
-        inside, end = _argument(text, match.end())
-        if not _PLACEHOLDER.fullmatch(inside):
-            yield match.start(), inside.strip(), end
-
-
-def _argument(text: str, begin: int) -> tuple[str, int]:
-    r"""Content of the box whose command ends at `begin`, and the place behind it; `""` where it has none."""
-    if text.startswith("{", begin):
-        inside = braced(text[begin:]) or ""
-        return inside, begin + len(inside) + 2
-    end = begin
-    while end < min(len(text), begin + _WIDEST):
-        if more := _TAKES_MORE.match(text, end) or _ATOM.match(text, end):
-            end = more.end()
-        elif closing := _closing(text, end + text.startswith("\\{", end)):
-            end = closing
-        else:
-            break
-    inside = text[begin:end]
-    if re.fullmatch(r"[A-Za-z]", inside) and not _CLOSED.match(text, end):
-        return "", end  # "the \boxed a reader expects"
-    return (inside, end) if re.search(r"[^\W_]", inside) else ("", end)
-
-
-def _closing(text: str, begin: int) -> int | None:
-    """Where the bracket that opens at `begin` is closed; None if none does, or not on its line."""
-    depth, line = 0, text[begin : begin + _WIDEST].partition("\n")[0]
-    if line[:1] not in ("(", "[", "{"):
-        return None
-    for place, char in enumerate(line, begin + 1):
-        depth += (char in "({[") - (char in ")}]")
-        if depth == 0:
-            return place
-    return None
-
-
-def braced(text: str) -> str | None:
-    """What stands between the brace that opens `text` and the one that closes it; None where none does."""
-    depth = 0
-    for match in _BRACE.finditer(text):
-        depth += (match[0] == "{") - (match[0] == "}")
-        if depth == 0:
-            return text[1 : match.start()] if match[0] == "}" else None
-    return None
-
-
 def _last_tagged(text: str) -> str | None:
-    """What stands in the last `<answer>` that is closed."""
+    """The content of the last `<answer>` that is closed."""
     end = None
     for tag in reversed(list(_TAG.finditer(text))):
         if tag[1]:
@@ -295,7 +204,7 @@ def _said(text: str) -> str | None:
 
 
 def _formulas(text: str) -> str | None:
-    """The formula that a text begins with; several, where `$2$ and $3$` is all that the sentence says."""
+    """The formula that a text begins with; several, if the sentence says no more than `$2$ and $3$`."""
     found: list[str] = []
     ends: list[int] = []
     place = 0

@@ -14,7 +14,7 @@ from functools import lru_cache
 from types import TracebackType
 from typing import Literal
 
-from scalequest.grading.equivalence import quick
+from scalequest.grading.compare.equivalence import quick
 from scalequest.grading.options import GraderOptions, Layer
 from scalequest.grading.worker import Worker
 
@@ -71,7 +71,7 @@ class Grader:
             yield from threads.map(lambda pair: self.grade(*pair), pairs)
 
     def math_verify(self, output: str, reference: str) -> bool | None:
-        """What math-verify, as published, says of a whole output; None where it overran our limits."""
+        """What math-verify, as published, says of a whole output; None if it overran our limits."""
         worker = self._take()
         try:
             verdict = worker.ask(output, reference, "math-verify")
@@ -136,7 +136,7 @@ def _shared(options: GraderOptions) -> Grader:
 
 
 def grade(prediction: str, reference: str, options: GraderOptions | None = None) -> Verdict:
-    """Compare one pair, on this process's own worker where one is needed; see `Grader.grade`."""
+    """Compare one pair, on this process's own worker if one is needed; see `Grader.grade`."""
     return _shared(options or GraderOptions()).grade(prediction, reference)
 
 
@@ -146,7 +146,7 @@ def equivalent(prediction: str, reference: str, options: GraderOptions | None = 
 
 
 def groups(answers: Sequence[str | None], options: GraderOptions | None = None) -> list[int | None]:
-    """Which answer each is: equal ones have the same number, from 0 in order of appearance; none has None."""
+    """Number the answers from 0 in order of appearance, equal ones alike; None for a missing answer."""
     firsts: list[str] = []
     found: list[int | None] = []
     for answer in answers:
@@ -164,7 +164,7 @@ def groups(answers: Sequence[str | None], options: GraderOptions | None = None) 
 def majority(answers: Sequence[str | None]) -> tuple[str | None, float]:
     """The answer given most often, as first written, and its share of all answers, missing ones included.
 
-    Ties go to the answer that came first. `(None, 0.0)` where no answer was given.
+    Ties go to the answer that came first. `(None, 0.0)` if no answer was given.
     """
     numbers = groups(answers)
     counts = Counter(number for number in numbers if number is not None)

@@ -15,7 +15,7 @@ Layer = Literal["text", "exact", "structure", "numeric", "symbolic"]
 
 @dataclass(frozen=True)
 class GraderOptions:
-    """What counts as the same answer where mathematics alone does not say. Symmetric but for `choice`."""
+    """What counts as the same answer if mathematics alone does not say. Symmetric but for `choice`."""
 
     units: Literal["optional", "required"] = option(
         "optional", "optional: `10 cm` is `10`, but never `10 m`; required: a unit on one side only differs"
@@ -39,7 +39,7 @@ class GraderOptions:
     sentences: Literal["number", "text"] = option(
         "number", "number: a sentence with a single number is that number; text: only its own words"
     )
-    decimal_comma: bool = option(True, "a prediction `1,22` is `1.22` where the reference is that decimal")
+    decimal_comma: bool = option(True, "a prediction `1,22` is `1.22` if the reference is that decimal")
     constants: Literal["renamed", "named"] = option(
         "renamed",
         "renamed: `C` is `k` as an arbitrary constant, `n` is `k` in 'any integer'; named: they differ",

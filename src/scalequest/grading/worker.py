@@ -2,10 +2,10 @@
 
 Two processes. The first bounds its memory and forks the second, which reads pairs from standard input and
 writes verdicts, one JSON line each. Before each pair the second sets two alarms, of processor and of wall
-time, whose default action ends it, inside any C code and with nobody's help; so it ends too when everybody
-else is gone. The first then says so in the verdict's place and forks the next one, within milliseconds. It
-also loads sympy, when a pair first needs it. Plain `Popen` and pipes, because daemonic processes (those of a
-DataLoader, for one) may not start others by `multiprocessing`.
+time, whose default action ends it, inside any C code and without anyone's help, so that it also ends after
+everything else has gone. The first then says so in place of the verdict and forks the next one, within
+milliseconds. It also loads sympy, when a pair first needs it. Plain `Popen` and pipes, because daemonic
+processes (those of a DataLoader, for one) may not start others by `multiprocessing`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import weakref
 from dataclasses import asdict
 from typing import Any, Literal
 
-from scalequest.grading import symbolic
+from scalequest.grading.compare import symbolic
 from scalequest.grading.options import GraderOptions, Layer
 
 _COMMAND = "import sys; from scalequest.grading.worker import main; sys.exit(main())"
@@ -43,7 +43,7 @@ class Worker:
         self._close: weakref.finalize[..., Any] | None = None
 
     def start(self) -> None:
-        """Start the process where there is none, and wait until it is ready.
+        """Start the process if there is none, and wait until it is ready.
 
         Raises:
             RuntimeError: it does not come up.
@@ -68,7 +68,7 @@ class Worker:
     def ask(
         self, prediction: str, reference: str, judge: Literal["ours", "math-verify"] = "ours"
     ) -> tuple[bool, Layer] | None:
-        """Return the verdict, or None where the worker overran its limits and was killed.
+        """Return the verdict, or None if the worker overran its limits and was killed.
 
         Args:
             prediction: an answer; for "math-verify", as published, a whole output.
@@ -99,7 +99,7 @@ class Worker:
         return correct, layer
 
     def _line(self, seconds: float) -> bytes:
-        """Read a line; what there is of it where the time is over or the process is gone."""
+        """Read a line; as much as there is of it if the time is over or the process is gone."""
         process = self.process
         assert process is not None
         assert process.stdout is not None
@@ -132,11 +132,11 @@ def _end(process: subprocess.Popen[bytes], owner: int) -> None:
 
 
 def main() -> int:
-    """Serve until standard input ends."""
+    """Answer requests until standard input ends."""
     options = GraderOptions(**json.loads(sys.argv[1]))
     answers = os.dup(1)
-    os.dup2(2, 1)  # what a library prints is no verdict
-    from scalequest.grading.equivalence import compare
+    os.dup2(2, 1)  # what a library prints is not a verdict
+    from scalequest.grading.compare.equivalence import compare
 
     compare("x+y", "y+x", options)
     limit = options.memory_mib << 20
@@ -164,8 +164,8 @@ def _alarm(cpu_seconds: float, wall_seconds: float) -> None:
 
 
 def _serve(answers: int, options: GraderOptions) -> int:
-    from scalequest.grading.equivalence import compare
-    from scalequest.grading.symbolic import NotLoadedError, as_published
+    from scalequest.grading.compare.equivalence import compare
+    from scalequest.grading.compare.symbolic import NotLoadedError, as_published
 
     symbolic.load_here = False
     for number in (signal.SIGALRM, signal.SIGPROF):

@@ -18,7 +18,7 @@ from scalequest.cards import dataset_card, markdown_table
 from scalequest.config import ConfigError, RunOptions, option, required, to_dict
 from scalequest.durable import as_json, write
 from scalequest.engines.stream import Drop, stream
-from scalequest.grading.extraction import last_box
+from scalequest.grading.latex.boxes import last_box
 from scalequest.markup import inline
 from scalequest.questions.contamination import ContaminationRule, Index, TestQuestion
 from scalequest.questions.duplicates import DuplicateRule, Sketch, find_duplicates, sketch

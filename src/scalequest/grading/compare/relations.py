@@ -6,11 +6,11 @@ import re
 from itertools import pairwise
 from typing import Any
 
-from scalequest.grading import numeric
-from scalequest.grading.expressions import readings
-from scalequest.grading.forms import INFINITY, MINUS_INFINITY, Form
-from scalequest.grading.tokens import Unreadable
-from scalequest.grading.trees import MINUS_ONE, Node, has, names, number, signs, substituted
+from scalequest.grading.compare import numeric
+from scalequest.grading.latex.expressions import readings
+from scalequest.grading.latex.forms import INFINITY, MINUS_INFINITY, Form
+from scalequest.grading.latex.tokens import Unreadable
+from scalequest.grading.latex.trees import MINUS_ONE, Node, has, names, number, signs, substituted
 
 _VALUE_OF = re.compile(r"[a-z]\s?\([a-z]\)")  # the value of a function is asked for like a letter
 _OPPOSITE = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
@@ -47,7 +47,7 @@ def solution_set(form: Form) -> Form | None:
     r"""Return an inequality in one letter as an interval or a union of them, with its `letter`.
 
     Reads `x < 3`, `1 \le x < 3`, `x \ne \pm 5`, and lists of such: joined by "or" a union, else the interval
-    between them where a lower bound meets an upper one.
+    between them if a lower bound meets an upper one.
     """
     if form.kind == "relation":
         return inequality(form)
@@ -166,7 +166,7 @@ def _slope(step: Node) -> Any:
 
 
 def _reached(line: tuple[Node, Node], height: Node) -> Form:
-    """Where a line of this step and offset has a height."""
+    """The place at which a line of this step and offset has a height."""
     step, offset = line
     return Form("leaf", "", tree=Node("/", (Node("+", (height, Node("*", (MINUS_ONE, offset)))), step)))
 

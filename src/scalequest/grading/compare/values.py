@@ -1,4 +1,4 @@
-"""Values of trees: exactly over the rationals, or at a point with many digits."""
+"""Values of trees at a point, with many digits."""
 
 from __future__ import annotations
 
@@ -10,72 +10,16 @@ from typing import Any
 from mpmath import MPContext  # type: ignore[import-untyped]
 from mpmath.libmp import NoConvergence  # type: ignore[import-untyped]
 
-from scalequest.grading.trees import Node
+from scalequest.grading.latex.exact import TooLarge, Undefined
+from scalequest.grading.latex.trees import Node
 
 _MAX_EXPONENT = 10**7  # bits: beyond it a power is not held
 _MAX_FACTORIAL = 10**9
 _MAX_TERMS = 3_000
 _MAX_NODES = 1_500
-_MAX_BITS = 40_000
-_MAX_EXACT_FACTORIAL = 3_000
 
 context: Any = MPContext()
 
-
-class Undefined(ValueError):
-    """No real value (or none at all) at this point."""
-
-
-class TooLarge(ValueError):
-    """Its value, or the work to find it, is beyond the bounds above."""
-
-
-# ----------------------------------------------------------------------------------------------------- exact
-
-
-def rational(node: Node) -> Fraction | None:
-    """Value of a tree over rationals; None where it has none, or one that is too large to hold."""
-    try:
-        return _rational(node)
-    except (Undefined, TooLarge, ZeroDivisionError, RecursionError):
-        return None
-
-
-def _rational(node: Node) -> Fraction:
-    if isinstance(node.value, Fraction):
-        return node.value
-    if node.op not in ("+", "*", "/", "^", "!", "binom", "abs"):
-        raise Undefined(node.op)
-    values = [_rational(part) for part in node.args]
-    first = values[0]
-    if node.op == "abs":
-        return abs(first)
-    if node.op == "!":
-        if first.denominator != 1 or first < 0:
-            raise Undefined("factorial")
-        if first > _MAX_EXACT_FACTORIAL:
-            raise TooLarge("factorial")
-        return Fraction(math.factorial(int(first)))
-    if node.op == "binom":
-        n, k = values
-        if n.denominator != 1 or k.denominator != 1 or k < 0 or not 0 <= n <= _MAX_EXACT_FACTORIAL:
-            raise Undefined("binomial")
-        return Fraction(math.comb(int(n), int(k)))
-    if node.op == "^":
-        power = values[1]
-        if power.denominator != 1 or (first == 0 and power <= 0):
-            raise Undefined("power")
-        if abs(power) * max(first.numerator.bit_length(), first.denominator.bit_length()) > _MAX_BITS:
-            raise TooLarge("power")
-        return first ** int(power)
-    for other in values[1:]:
-        first = first + other if node.op == "+" else first * other if node.op == "*" else first / other
-        if first.numerator.bit_length() + first.denominator.bit_length() > 4 * _MAX_BITS:
-            raise TooLarge("number")
-    return first
-
-
-# ------------------------------------------------------------------------------------------------ evaluation
 
 Table = list[list[Any]]
 
@@ -99,7 +43,7 @@ def evaluate(node: Node, here: Mapping[str, Any], digits: int, imaginary: bool) 
 
 
 def _is_table(node: Node) -> bool:
-    """Whether a matrix stands in a tree outside a determinant."""
+    """Whether a tree holds a matrix outside a determinant."""
     return node.op == "matrix" or (node.op != "det" and any(_is_table(part) for part in node.args))
 
 

@@ -75,7 +75,7 @@ _MAY_NAME = re.compile(r"[$¢]|[^\W\d_]{2}|[^\x00-\x7f]")
 
 @lru_cache(maxsize=4096)
 def codes(name: str) -> frozenset[str]:
-    """Return the currencies that a sign, code or word may mean; none where it names no money."""
+    """Return the currencies that a sign, code or word may mean; none if it names no money."""
     if name in _CODES:
         return frozenset((name,))
     low = re.sub(r"[\\ ]", "", name).casefold()

@@ -6,7 +6,7 @@ import re
 import unicodedata
 
 from scalequest.characters import is_invisible
-from scalequest.grading.tokens import SYMBOLS
+from scalequest.grading.latex.tokens import SYMBOLS
 
 _COMMANDS = {
     **{
@@ -26,7 +26,7 @@ _COMMANDS = {
     **{"¢": " cents ", "。": ".", "、": ",", "،": ",", "٫": ".", "٬": ","},
 }
 _UNSEEN = {"INVISIBLE TIMES": r"\cdot ", "INVISIBLE PLUS": "+", "INVISIBLE SEPARATOR": ","}
-# Powers and indices stand between these until their neighbours have joined them.
+# These enclose powers and indices until neighbouring ones have been joined.
 _UP, _DOWN, _END = "\ue000", "\ue001", "\ue002"
 _ROOT = re.compile(r"([√∛∜])\s*(\d+(?:\.\d+)?)?")
 _ROOTS = {"√": r"\sqrt", "∛": r"\sqrt[3]", "∜": r"\sqrt[4]"}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 
-from scalequest.grading import numeric
-from scalequest.grading.expressions import readings
-from scalequest.grading.forms import Form
-from scalequest.grading.tokens import Unreadable
-from scalequest.grading.trees import Node, names, number, substituted
+from scalequest.grading.compare import numeric
+from scalequest.grading.latex.expressions import readings
+from scalequest.grading.latex.forms import Form
+from scalequest.grading.latex.tokens import Unreadable
+from scalequest.grading.latex.trees import Node, names, number, substituted
 
 _UNIT = re.compile(
     r"\\(?:mathbf|mathrm|vec|hat|boldsymbol|bm|overrightarrow|overline)\s*\{?\s*(?:\\hat\s*\{?\s*)?"

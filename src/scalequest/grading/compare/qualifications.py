@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import permutations
 
-from scalequest.grading import numeric
-from scalequest.grading.forms import Form, named, related, split
-from scalequest.grading.qualifiers import LETTERS, in_words, joined, letters_of
-from scalequest.grading.reals import ALL, INTEGERS, Reals, both, image, said_of, same_set, tree_of, union
-from scalequest.grading.relations import affine
-from scalequest.grading.trees import MINUS_ONE, Node, names, number, signs, substituted
+from scalequest.grading.compare import numeric
+from scalequest.grading.compare.reals import ALL, INTEGERS, Reals, both, image, same_set, union
+from scalequest.grading.compare.relations import affine
+from scalequest.grading.compare.sets import said_of, tree_of
+from scalequest.grading.latex.forms import Form, named, related, split
+from scalequest.grading.latex.qualifiers import LETTERS, in_words, joined, letters_of
+from scalequest.grading.latex.trees import MINUS_ONE, Node, names, number, signs, substituted
 
 _MAX_LETTERS = 4
 _MAX_VALUES = 12
@@ -99,8 +100,8 @@ def _narrows_nothing(letter: str, letters: Mapping[str, Reals], form: Form, boun
     """Whether an answer means the same without what it says of a letter.
 
     The argument of a function goes through the numbers that the question is about, an index through the
-    integers from 0 or 1, and where every letter stands for any integer, or any real number, so it would
-    without saying so.
+    integers from 0 or 1, and a letter among others that all stand for any integer, or any real number,
+    would do so without being mentioned.
     """
     numbers = letters[letter]
     head = form.parts[0].text if form.signs == ("=",) else ""

@@ -1,4 +1,4 @@
-"""Quotation marks and light markdown, which say nothing of the answer that they stand around."""
+"""Quotation marks and light markdown, which are no part of the answer inside them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _AROUND = (
 )
 _CODE = re.compile(r"^```[a-z]*\n([^`]*)\n```$|(`{1,3})([^`]+)\2")
 _MOST = 4  # pairs around one another
-# A quote opens where nothing stands before it that could carry a prime or be so many feet long.
+# A quotation mark opens only if nothing precedes it that could carry a prime or be a number of feet.
 _ITEM = re.compile(r"((?:^\(?|[,;\[{])\s*)(['\"])([^'\"]+)\2(?=\s*(?:[,;\]})]|$))")
 # `2**3` is a power: emphasis has no operand beside it.
 _BOLD = re.compile(r"(?<![\w)}\]*])(\*\*|__)(?=[^\s*_])([^*_]+)(?<=\S)\1(?![\w({\[*\\])")
@@ -42,7 +42,7 @@ def unmarked(text: str) -> str:
 
 
 def _inner(text: str) -> str:
-    """Take off one pair of marks that stands around the whole text."""
+    """Take off one pair of marks around the whole text."""
     body = text.rstrip(" .,")
     for start, end in _AROUND:
         inner = body[len(start) : -len(end)]

@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from scalequest.grading.currencies import codes
-from scalequest.grading.numerals import MULTIPLIERS
-from scalequest.grading.tokens import FUNCTIONS
+from scalequest.grading.latex.currencies import codes
+from scalequest.grading.latex.numerals import MULTIPLIERS
+from scalequest.grading.latex.tokens import FUNCTIONS
 
 _FONT = r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|operatorname|mbox|rm)\s*"
 _IN_FONT = re.compile(_FONT + r"\{([^{}]*)\}")
@@ -65,7 +65,7 @@ _CHOICE = re.compile(
 
 
 def choice(text: str) -> tuple[str, str] | None:
-    """Return the letter of a multiple choice and what stands behind it: `(B) 12` to `B`, `12`."""
+    """Return the letter of a multiple choice and what follows it: `(B) 12` to `B`, `12`."""
     text = " ".join(_IN_FONT.sub(r" \1 ", text).replace("\\ ", " ").split())
     match = _CHOICE.fullmatch(text)
     return ((match[1] or match[2]).upper(), (match[3] or "").strip()) if match else None
@@ -106,7 +106,7 @@ def number_of_sentence(text: str) -> str | None:
     if _FORMULA.search(text):
         return None
     if text[:1].isdigit() and set(text.casefold().split()) & _NEVER:
-        return None  # "3 more than x" is no 3
+        return None  # "3 more than x" is not 3
     if denies(text):
         return None
     numbers = _NUMBER.findall(text)
@@ -131,7 +131,7 @@ _DATE = re.compile(
 
 @dataclass(frozen=True)
 class Clock:
-    """A time of day in seconds; `half` is am or pm where it was said."""
+    """A time of day in seconds; `half` is am or pm if it was said."""
 
     seconds: int
     half: str
@@ -151,13 +151,13 @@ def clock(text: str) -> Clock | None:
 
 
 def same_time(a: Clock, b: Clock) -> bool:
-    """Whether two clocks agree; where only one says am or pm, the other may mean it on a face of 12 hours."""
+    """Whether two clocks agree; if only one says am or pm, the other may mean it on a face of 12 hours."""
     half_day = bool(a.half) != bool(b.half)
     return a.seconds == b.seconds or (half_day and (a.seconds - b.seconds) % 43_200 == 0)
 
 
 def date(text: str) -> tuple[int, int, int] | None:
-    """Year (0 where it is not said), month and day of `March 5, 2020`, `5 Mar 2020`, `2020-03-05`."""
+    """Year (0 if it is not said), month and day of `March 5, 2020`, `5 Mar 2020`, `2020-03-05`."""
     match = _DATE.fullmatch(re.sub(r"(?<=\d)(?:st|nd|rd|th)\b|,", "", plain(text)))
     if match is None:
         return None
@@ -235,7 +235,7 @@ _PLAIN_NUMBER = re.compile(
 
 @dataclass(frozen=True)
 class Unit:
-    """A unit as it is written, and by dimension where all of it is known: factor to the basic unit."""
+    """A unit as it is written, and by dimension if all of it is known: factor to the basic unit."""
 
     text: str
     dimension: tuple[tuple[str, int], ...] | None
@@ -259,7 +259,7 @@ def split_unit(text: str) -> tuple[str, Unit | None]:
     if match and re.search(r"[\w)}]", marked[: match.start()]):
         if not MULTIPLIERS.isdisjoint(re.findall(r"[a-z]+", match[0])):
             return text, None  # `7 \times 2 dozen`
-        return _unmarked(marked[: match.start()], text), _unit(match[0])
+        return _unmarked(marked[: match.start()]), _unit(match[0])
     bare = _BARE.search(text)
     if bare and re.search(r"\d", text[: bare.start()]) and "\\" not in bare[2]:
         first = re.split(r"[\s/^-]", bare[2])[0]
@@ -313,8 +313,8 @@ def _mark(match: re.Match[str]) -> str:
     return f"⟨{word}⟩" if is_text or unit else match[0]
 
 
-def _unmarked(text: str, original: str) -> str:
-    """Return that much of the text as stands before its unit, with its own fonts back in place."""
+def _unmarked(text: str) -> str:
+    """Return the part of the text before its unit, with its own fonts back in place."""
     if "⟨" not in text:
         return text.strip()
     return re.sub(r"⟨([^⟨⟩]*)⟩", r"\\text{\1}", text).strip()
@@ -363,7 +363,7 @@ def _without_money(unit: Unit, other: Unit) -> tuple[tuple[str, int], ...]:
 
 
 def conversion(left: Unit, right: Unit) -> Fraction | None:
-    """What one `left` is in `right`; None where one is not the other, as far as that is known."""
+    """What one `left` is in `right`; None if one is not the other, as far as that is known."""
     if left.currencies and right.currencies and left.currencies.isdisjoint(right.currencies):
         return None
     if left.dimension is not None and right.dimension is not None:

@@ -1,47 +1,31 @@
 r"""Formulas, in LaTeX or as plain text, to trees: a recursive-descent parser, nothing is evaluated as code.
 
-Where a spelling has two usual readings the parser takes the strict one or the loose one and says that it met
+If a spelling has two usual readings, the parser takes the strict one or the loose one and says that it met
 such a spot: `\ln (x)^2` (the power of the logarithm, or of x), `\sin a/b`, `1/2x`, and `\log` (natural, or to
 base 10).
 """
 
 from __future__ import annotations
 
-import re
 from fractions import Fraction
 from functools import lru_cache
 
-from scalequest.grading.tokens import FUNCTIONS, SYMBOLS, SYNONYMS, Foreign, Unreadable, tokens
-from scalequest.grading.trees import MINUS_ONE, Node, number
+from scalequest.grading.latex.commands import FONTS, OPENING, command, function
+from scalequest.grading.latex.tokens import FUNCTIONS, SYMBOLS, SYNONYMS, Foreign, Unreadable, tokens
+from scalequest.grading.latex.trees import MINUS_ONE, Node, number
 
 _MAX_DEPTH = 60
 _MAX_DIGITS = 1_000
 
-_INVERSE = {name: f"arc{name}" for name in ("sin", "cos", "tan", "cot", "sinh", "cosh", "tanh")}
-_FONT_NAMES = """
-mathrm mathbf mathit mathsf mathcal mathbb boldsymbol bm text textbf textit textrm mbox rm operatorname vec
-mathop mathfrak underline
-"""
-_FONTS = frozenset(f"\\{name}" for name in _FONT_NAMES.split())
-_ACCENTS = frozenset(
-    (r"\bar", r"\hat", r"\tilde", r"\overline", r"\widehat", r"\widetilde", r"\dot", r"\overrightarrow")
-)
-_OPENING = {"(": ")", "{": "}", "[": "]", r"\{": r"\}", r"\lfloor": r"\rfloor", r"\lceil": r"\rceil"}
-_BIG = {r"\sum": "sum", r"\prod": "prod"}
-_MATRICES = ("pmatrix", "bmatrix", "matrix", "vmatrix", "Bmatrix", "Vmatrix", "smallmatrix", "array")
-# Commands between formulas or around them, never foreign inside one.
-_OUTER = frozenset(
-    (r"\cup", r"\cap", r"\le", r"\ge", r"\ne", r"\in", r"\end", r"\circ", r"\approx", r"\prime")
-)
 _TIMES = frozenset(("*", r"\cdot", r"\times", r"\ast"))
 _OVER = frozenset(("/", r"\div"))
 
 
 def readings(text: str) -> tuple[Node, ...]:
-    """Parse a formula: one tree, or two where the spelling has two usual readings.
+    """Parse a formula: one tree, or two if the spelling has two usual readings.
 
     Raises:
-        Unreadable: it is no formula.
+        Unreadable: the text is not a formula.
     """
     trees = _read(text)
     if isinstance(trees, Unreadable):
@@ -57,11 +41,11 @@ def is_foreign(text: str) -> bool:
 @lru_cache(maxsize=4096)
 def _read(text: str) -> tuple[Node, ...] | Unreadable:
     try:
-        parser = _Parser(text, loose=False)
+        parser = Parser(text, loose=False)
         strict = parser.whole()
         if not parser.ambiguous:
             return (strict,)
-        loose = _Parser(text, loose=True).whole()
+        loose = Parser(text, loose=True).whole()
         return (strict,) if loose == strict else (strict, loose)
     except Unreadable as error:
         return error.with_traceback(None)
@@ -69,7 +53,7 @@ def _read(text: str) -> tuple[Node, ...] | Unreadable:
         return Unreadable(type(error).__name__)
 
 
-class _Parser:
+class Parser:
     """Recursive descent over tokens; every method returns the tree of what it consumed."""
 
     def __init__(self, text: str, *, loose: bool) -> None:
@@ -80,6 +64,7 @@ class _Parser:
         self.bars = 0  # how many |...| are open
 
     def whole(self) -> Node:
+        """Read the whole text."""
         tree = self.chosen()
         if self.at < len(self.tokens):
             raise Unreadable(f"rest {self.peek()!r}")
@@ -94,9 +79,11 @@ class _Parser:
         return Node("binom", (above, self.sum()))
 
     def peek(self, ahead: int = 0) -> str:
+        """Return a token without taking it; "" behind the last."""
         return self.tokens[self.at + ahead] if self.at + ahead < len(self.tokens) else ""
 
     def take(self, *wanted: str) -> str:
+        """Take a token, which has to be one of those wanted if any are given."""
         token = self.peek()
         if not token or (wanted and token not in wanted):
             raise Unreadable(f"expected {' or '.join(wanted)}, got {token!r}")
@@ -104,6 +91,7 @@ class _Parser:
         return token
 
     def sum(self) -> Node:
+        """Read terms with signs between them."""
         self.depth += 1
         if self.depth > _MAX_DEPTH:
             raise Unreadable("too deep")
@@ -116,6 +104,7 @@ class _Parser:
         return terms[0] if len(terms) == 1 else Node("+", tuple(terms))
 
     def product(self) -> Node:
+        """Read factors with `*`, `/` or nothing between them."""
         total = self.signed()
         while True:
             token = self.peek()
@@ -142,6 +131,7 @@ class _Parser:
         return Node("*", (left, self.power()))
 
     def begins_factor(self) -> bool:
+        """Whether the next token can be the first of a factor."""
         token = self.peek()
         if not token or token in _TIMES or token in _OVER:
             return False
@@ -167,6 +157,7 @@ class _Parser:
         )
 
     def signed(self) -> Node:
+        """Read a power with any signs before it."""
         if (sign := self.peek()) in ("+", "-", r"\pm", r"\mp"):
             self.take()
             term = self.signed()
@@ -174,6 +165,7 @@ class _Parser:
         return self.power()
 
     def power(self) -> Node:
+        r"""Read `a^b`, `a**b`, degrees `a^\circ`, and primes `f^\prime`."""
         base = self.postfix(self.atom())
         if self.peek() not in ("^", "**"):
             return base
@@ -191,6 +183,7 @@ class _Parser:
         return self.postfix(result)
 
     def exponent(self) -> Node:
+        """Read what follows `^`: a group, or a power with its sign."""
         if self.peek() == "{":
             return self.group()
         if (sign := self.peek()) in ("-", "+"):
@@ -202,6 +195,7 @@ class _Parser:
         return self.power()
 
     def postfix(self, base: Node) -> Node:
+        """Read on behind a factor: `!`, `%`, and the primes of a name."""
         while True:
             token = self.peek()
             if token == "!":
@@ -217,7 +211,8 @@ class _Parser:
                 return base
 
     def group(self) -> Node:
-        closing = _OPENING[self.take(*_OPENING)]
+        """Read a sum in brackets."""
+        closing = OPENING[self.take(*OPENING)]
         bars, self.bars = self.bars, 0
         inner = self.chosen()
         self.take(closing)
@@ -225,7 +220,7 @@ class _Parser:
         return inner
 
     def argument(self) -> Node:
-        r"""Read what stands behind `\frac` and the like: a group, or one digit or sign."""
+        r"""Read what follows `\frac` and the like: a group, or one digit or sign."""
         if self.peek() == "{":
             return self.group()
         token = self.peek()
@@ -234,6 +229,7 @@ class _Parser:
         return self.atom()
 
     def atom(self) -> Node:
+        """Read a number, a letter, a name, a group, or what a command begins."""
         token = self.peek()
         if not token:
             raise Unreadable("ends early")
@@ -251,7 +247,7 @@ class _Parser:
             return self.letter()
         if name in FUNCTIONS:
             self.take()
-            return self.function(name)
+            return function(self, name)
         if name in ("infty", "infinity", "inf"):
             self.take()
             return Node("inf")
@@ -261,9 +257,10 @@ class _Parser:
         if name in SYMBOLS:
             self.take()
             return self.subscripted({"varepsilon": "epsilon", "varphi": "phi"}.get(name, name))
-        return self.command()
+        return command(self)
 
     def numeral(self) -> Node:
+        r"""Read a number, also one with its base, `120_3`, or a fraction behind it, `5\frac{2}{7}`."""
         token = self.take()
         if len(token) > _MAX_DIGITS:
             raise Unreadable("too many digits")
@@ -285,7 +282,7 @@ class _Parser:
     def mixed(self, whole: int) -> Node:
         r"""Read on behind the 5 of `5\frac{2}{7}`; with anything but a proper fraction it is a product."""
         here, before = self.at, list(self.tokens)
-        fraction = self.command()
+        fraction = command(self)
         above, below = fraction.args
         if (
             isinstance(above.value, Fraction)
@@ -297,12 +294,14 @@ class _Parser:
         return number(whole)
 
     def letter(self) -> Node:
+        """Read a single letter: `e` and `i` are constants unless they are bound or have an index."""
         token = self.take()
         if token in ("e", "i") and self.peek() != "_" and token not in self.bound:
             return Node(token)
         return self.subscripted(token)
 
     def subscripted(self, name: str) -> Node:
+        """Read the index of a symbol, if it has one."""
         if self.peek() != "_":
             return Node("sym", value=name)
         self.take()
@@ -325,16 +324,17 @@ class _Parser:
     def plain_text(self) -> str:
         """Take an argument as it is written, without fonts, braces and spaces."""
         begin = self.at
-        if self.peek() in _FONTS:
+        if self.peek() in FONTS:
             self.take()
             begin = self.at
         if self.peek() != "{":
             return self.take()
         end = self.closing(begin)
         self.at = end + 1
-        return "".join(t for t in self.tokens[begin + 1 : end] if t not in _FONTS and t not in ("{", "}"))
+        return "".join(t for t in self.tokens[begin + 1 : end] if t not in FONTS and t not in ("{", "}"))
 
     def bars_around(self) -> Node:
+        """Read `|x|`."""
         opening = self.take()
         self.bars += 1
         depth, self.depth = self.depth, self.depth + 1
@@ -343,159 +343,6 @@ class _Parser:
         self.depth = depth
         self.take("|", r"\rvert", opening)
         return Node("abs", (inner,))
-
-    def function(self, name: str) -> Node:
-        power: Node | None = None
-        base: Node | None = None
-        root: Node | None = None
-        while (sign := self.peek()) in ("^", "_") or (name == "sqrt" and sign == "["):
-            if sign == "[":
-                root = self.group()
-                continue
-            self.take()
-            if sign == "^":
-                power = self.argument() if self.peek() != "-" else self.exponent()
-            else:
-                base = self.argument()
-        if power is not None and power in (MINUS_ONE, Node("*", (MINUS_ONE, number(1)))) and name in _INVERSE:
-            name, power = _INVERSE[name], None
-        if name in ("max", "min", "gcd", "lcm"):
-            return Node(name, self.listed())
-        argument, bracketed = self.function_argument(name)
-        if name == "log" and base is None:
-            self.ambiguous = True
-            base = number(10) if self.loose else None
-        if bracketed and power is None and self.peek() in ("^", "**") and name not in ("sqrt", "exp"):
-            self.ambiguous = True
-            if self.loose:
-                self.take()
-                argument = Node("^", (argument, self.exponent()))
-        result = _applied(name, argument, base, root)
-        return result if power is None else Node("^", (result, power))
-
-    def function_argument(self, name: str) -> tuple[Node, bool]:
-        if self.peek() in ("(", "{", "["):
-            return self.group(), True
-        if self.peek() in ("|", r"\lvert", r"\lfloor", r"\lceil"):
-            return self.atom(), True
-        if name in ("sqrt", "cbrt"):
-            return self.argument(), True
-        if self.peek() in ("+", "-"):
-            return self.signed(), False
-        argument = self.power()
-        while self.begins_factor() and self.peek() not in ("(", "[", "{", "|", r"\lvert"):
-            if self.peek().lstrip("\\") in FUNCTIONS and self.peek() not in (r"\sqrt", "sqrt"):
-                break
-            argument = self.beside(argument)
-        if self.peek() == "/":
-            self.ambiguous = True
-            if self.loose:
-                self.take()
-                argument = Node("/", (argument, self.power()))
-        return argument, False
-
-    def listed(self) -> tuple[Node, ...]:
-        closing = _OPENING[self.take("(", "{", "[", r"\{")]
-        members = [self.sum()]
-        while self.peek() == ",":
-            self.take()
-            members.append(self.sum())
-        self.take(closing)
-        return tuple(members)
-
-    def command(self) -> Node:
-        token = self.take()
-        if token == r"\frac":
-            self.no_derivative()
-            return Node("/", (self.argument(), self.argument()))
-        if token == r"\binom":
-            return Node("binom", (self.argument(), self.argument()))
-        if token in _BIG:
-            return self.big(_BIG[token])
-        if token == r"\begin":
-            return self.matrix()
-        if token in (r"\imath", r"\jmath"):
-            return Node("i")
-        if token in _ACCENTS:
-            return Node("sym", value=f"{token[1:]}({self.plain_text()})")
-        if token in _FONTS:
-            self.at -= 1
-            return self.in_font()
-        if not re.fullmatch(r"\\[A-Za-z]+", token) or token in _OUTER:
-            raise Unreadable(f"sign {token}")
-        raise Foreign(f"command {token}")
-
-    def no_derivative(self) -> None:
-        r"""Refuse `\frac{dy}{dx}` and its like, which is no quotient of products."""
-        if self.tokens[self.at : self.at + 2] in (["{", "d"], ["{", r"\partial"]):
-            below = self.tokens[self.closing(self.at) + 1 :][:4]
-            if below[1:2] in (["d"], [r"\partial"]) and below[3:] in (["}"], ["^"]):
-                raise Foreign("derivative")
-
-    def in_font(self) -> Node:
-        r"""Read `\mathrm{e}`, `\mathbf{y}`: what stands inside, whatever the font."""
-        self.take()
-        if self.peek() != "{":
-            return self.atom()
-        end = self.closing(self.at)
-        inside = self.tokens[self.at + 1 : end]
-        if len(inside) == 1 and inside[0].lstrip("\\") in FUNCTIONS:
-            self.at = end + 1
-            return self.function(inside[0].lstrip("\\"))
-        if (
-            len(inside) == 1
-            and inside[0] not in ("e", "i")
-            and inside[0].isalpha()
-            and self.tokens[end + 1 :][:1] == ["_"]
-        ):
-            self.at = end + 1
-            return self.subscripted(inside[0])
-        return self.group()
-
-    def big(self, op: str) -> Node:
-        r"""Read `\sum_{k=a}^{b} term`, where `term` is the product that follows."""
-        self.take("_")
-        self.take("{")
-        index = self.take()
-        if not index.isalpha():
-            raise Unreadable("index of a sum")
-        self.take("=")
-        first = self.sum()
-        self.take("}")
-        self.take("^")
-        last = self.argument()
-        self.bound.append(index)
-        term = self.product()
-        self.bound.pop()
-        return Node(op, (Node("sym", value=index), first, last, term))
-
-    def matrix(self) -> Node:
-        self.take("{")
-        kind = ""
-        while self.peek() != "}":
-            kind += self.take()
-        self.take("}")
-        if kind not in _MATRICES:
-            raise Foreign(f"environment {kind}")
-        if kind == "array" and self.peek() == "{":
-            self.at = self.closing(self.at) + 1
-        rows, row = [], [self.sum()]
-        while True:
-            token = self.take("&", r"\\", r"\end")
-            if token == "&":
-                row.append(self.sum())
-                continue
-            rows.append(Node("row", tuple(row)))
-            if token == r"\\" and self.peek() == r"\end":
-                token = self.take()
-            if token == r"\end":
-                break
-            row = [self.sum()]
-        self.at = self.closing(self.at) + 1
-        if len({len(row.args) for row in rows}) != 1:
-            raise Unreadable("rows of different lengths")
-        tree = Node("matrix", tuple(rows))
-        return Node("det", (tree,)) if kind == "vmatrix" else tree
 
 
 def _signed(sign: str, term: Node) -> Node:
@@ -512,18 +359,3 @@ def _name(node: Node) -> str:
     if node.op != "sym":
         raise Unreadable("prime")
     return str(node.value)
-
-
-def _applied(name: str, argument: Node, base: Node | None, root: Node | None) -> Node:
-    if name in ("log", "lg"):
-        base = number(10) if name == "lg" else base
-        return Node("log", (argument, base)) if base is not None else Node("ln", (argument,))
-    if name == "ln":
-        return Node("ln", (argument,))
-    if name == "exp":
-        return Node("^", (Node("e"), argument))
-    if name == "cbrt":
-        return Node("root", (argument, number(3)))
-    if name == "sqrt":
-        return Node("root", (argument, root if root is not None else number(2)))
-    return Node(name, (argument,))

@@ -1,8 +1,8 @@
-"""Whether two formulas have the same value: exactly where both are rational, else at sample points.
+"""Whether two formulas have the same value: exactly if both are rational, else at sample points.
 
-A point gives every symbol a number. Both trees are evaluated there with 50 digits, and where they differ once
+A point gives every symbol a number. Both trees are evaluated there with 50 digits, and if they differ once
 more with 100: a difference that stays is a proof, one that shrinks with the precision is a zero. Points are
-positive, of mixed sign, and whole; where a formula has no real value at a point, the point does not count.
+positive, of mixed sign, and whole; if a formula has no real value at a point, the point does not count.
 That equal formulas are found equal, and others not, holds up to coincidences of 40 digits at every point.
 """
 
@@ -16,9 +16,10 @@ from functools import lru_cache
 from itertools import permutations
 from typing import Any
 
-from scalequest.grading.trees import Node, has, number, substituted
-from scalequest.grading.trees import names as names  # so that callers need this module only
-from scalequest.grading.values import TooLarge, Undefined, context, evaluate, rational, real
+from scalequest.grading.compare.values import context, evaluate, real
+from scalequest.grading.latex.exact import TooLarge, Undefined, rational
+from scalequest.grading.latex.trees import Node, has, number, substituted
+from scalequest.grading.latex.trees import names as names  # so that callers need this module only
 
 _DIGITS = (50, 100, 200)
 
@@ -41,7 +42,7 @@ _IRRATIONAL = tuple(
 
 
 def same(left: Node, right: Node, renamed: str = "") -> bool | None:
-    """Whether two trees have the same value wherever both have one; None where that cannot be told.
+    """Whether two trees have the same value wherever both have one; None if that cannot be told.
 
     With `renamed` "c", the arbitrary constants of one side may be called as those of the other; with "n" also
     the letters for any integer.
@@ -125,7 +126,7 @@ def _equal_here(left: Node, right: Node, here: Mapping[str, Any], imaginary: boo
 
 
 def _gap(x: Any, y: Any, digits: int) -> Any:
-    """How far two values are apart: 0 where they agree to the last digits, None where more are needed."""
+    """How far two values are apart: 0 if they agree to the last digits, None if more are needed."""
     if context.isnan(x) or context.isnan(y):
         raise Undefined("nan")
     if context.isinf(x) or context.isinf(y):
@@ -140,7 +141,7 @@ def _gap(x: Any, y: Any, digits: int) -> Any:
 
 
 def value(node: Node, digits: int = 30) -> Any:
-    """Real or complex value of a tree; None where it has none, or symbols."""
+    """Real or complex value of a tree; None if it has none, or has symbols."""
     if names(node):
         return None
     try:
@@ -151,7 +152,7 @@ def value(node: Node, digits: int = 30) -> Any:
 
 
 def ratio(a: Node, b: Node) -> Any:
-    """Real value of `a / b` at the first point where it has one that is not zero; None where it has none."""
+    """Real value of `a / b` at the first point where it has one that is not zero; None if it has none."""
     letters = sorted(set(names(a)) | set(names(b)))
     for point in _points(len(letters)):
         try:
@@ -168,7 +169,7 @@ def fixed_point(letters: Sequence[str]) -> dict[str, Node]:
 
 
 def within(a: Fraction, b: Any, gap: Fraction) -> bool:
-    """Whether a value lies no further from a rational than `gap`."""
+    """Whether a value is no further from a rational than `gap`."""
     with context.workdps(30):
         return not isinstance(b, context.mpc) and bool(
             abs(real(a) - b) <= real(gap) * context.mpf("1.0000000001")

@@ -80,7 +80,7 @@ class _Number:
 def in_digits(text: str) -> str:
     r"""Write the numbers of an answer in digits: `two and a half hours` is `5/2 hours`, `5 dozen` is `60`.
 
-    Reads a number with a unit behind it, and lists of them, where nothing else stands before them; sentences
+    Reads a number with a unit behind it, and lists of them, if nothing else precedes them; sentences
     stay as they are. `and` adds if what follows is less than the hundred or thousand before it, or a proper
     fraction (`two hundred and five`, `two and a half`); else it separates (`two and three`).
     """
@@ -104,7 +104,7 @@ def _has_number_word(text: str) -> bool:
 
 
 def _phrases(tokens: list[re.Match[str]]) -> Iterator[tuple[list[re.Match[str]], str]]:
-    """Yield runs of words, numerals and commas, each with what stands behind it."""
+    """Yield runs of words, numerals and commas, each with what follows it."""
     run: list[re.Match[str]] = []
     for token in tokens:
         if token.lastgroup == "other":

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
-from scalequest.grading.exact import value
-from scalequest.grading.qualifiers import CONNECTIVES, LETTER, LETTERS, in_words, letters_of, spoken
-from scalequest.grading.trees import MINUS_ONE, Node
-from scalequest.grading.words import is_prose, plain
+from scalequest.grading.latex.exact import value
+from scalequest.grading.latex.qualifiers import CONNECTIVES, LETTER, LETTERS, in_words, letters_of, spoken
+from scalequest.grading.latex.trees import MINUS_ONE, Node
+from scalequest.grading.latex.words import is_prose, plain
 
 _PIECE = re.compile(r"\\begin|\\end|\\[A-Za-z]+|\\.|<=|>=|!=|:=|==|.", re.S)
 _OPEN = frozenset(("(", "[", "{", r"\{", r"\lfloor", r"\lceil", r"\langle", r"\begin"))
@@ -43,7 +43,7 @@ _MAYBE_QUALIFIED = re.compile(
     re.I,
 )
 
-# `x | x > 3`, what stands in the braces of a set
+# `x | x > 3`, the content of the braces of a set
 _BUILDER = re.compile(
     r"[A-Za-z]\s*(?:\\in\s*\\mathbb\s*\{?R\}?\s*)?[|:](.*(?:[<>]|\\[lgn]e(?![a-z])|\b[A-Za-z] ?=).*)", re.S
 )
@@ -62,8 +62,8 @@ Kind = Literal["leaf", "items", "union", "relation"]
 class Form:
     """An answer and its parts.
 
-    `brackets` of items: `""` where a list has none, else the two around it, `{}` for a set. `signs` stand
-    between the parts of a relation. `tree` is set where a leaf was derived rather than written.
+    `brackets` of items: `""` if a list has none, else the two around it, `{}` for a set. `signs` are
+    those between the parts of a relation. `tree` is set if a leaf was derived rather than written.
     """
 
     kind: Kind
@@ -80,6 +80,7 @@ class Form:
 
 INFINITY = Form("leaf", "", tree=Node("inf"))
 MINUS_INFINITY = Form("leaf", "", tree=Node("*", (MINUS_ONE, Node("inf"))))
+ELLIPSIS = r"\ldots"  # as `normalise` writes it
 
 
 @lru_cache(maxsize=4096)
@@ -248,7 +249,7 @@ def single(text: str) -> Form:
         brackets = {"\\{": "{}", "{": ""}.get(start, start + end)
         parts = tuple(single(piece) for piece in pieces if piece)
         if brackets != "{}" and all(map(named, parts)):
-            brackets = ""  # `[x = 1, y = 2]` is no interval
+            brackets = ""  # `[x = 1, y = 2]` is not an interval
         return Form("items", text, parts, brackets)
     return Form("leaf", text)
 
@@ -269,7 +270,7 @@ def _cases(text: str, body: str) -> Form:
 
 
 def builder(body: str) -> tuple[str, str] | None:
-    """Head and condition of what stands in the braces of a set builder."""
+    """Head and condition of the content of a set builder's braces."""
     head, *rest = split(body, ("|", ":"))
     condition = body.strip()[len(head) :].lstrip()[1:].strip()
     return (head, condition) if rest and head and condition else None
@@ -324,7 +325,7 @@ def related(text: str) -> tuple[list[str], list[str]]:
 
 
 def is_related(text: str) -> bool:
-    """Whether signs of relations stand in a text outside all brackets."""
+    """Whether a text has signs of relations outside all brackets."""
     return bool(related(text)[1])
 
 

@@ -25,12 +25,12 @@ class NotLoadedError(RuntimeError):
 
 
 def math_verify(prediction: str, reference: str) -> bool:
-    """Ask math-verify, the reference first and both boxed; False where it cannot be asked safely.
+    """Ask math-verify, the reference first and both boxed; False if it cannot be asked safely.
 
     To be called in a process that can be killed: its own time limit is off, because it is an alarm.
 
     Raises:
-        NotLoadedError: see there.
+        NotLoadedError: math-verify is needed, and this process may not load it.
     """
     if any(len(text) > _MAX_LENGTH or explosive(text) for text in (prediction, reference)):
         return False
@@ -75,7 +75,7 @@ def _evaluated(parsed: list[Any]) -> list[Any]:
 
 
 def _same_constants(gold: list[Any], target: list[Any]) -> bool | None:
-    """Whether two finite exact constants agree in 20 digits; None where one side is something else."""
+    """Whether two finite exact constants agree in 20 digits; None if one side is something else."""
     from sympy import Expr, Float
 
     a, b = (side[0] if side else None for side in (gold, target))
@@ -109,7 +109,7 @@ def explosive(text: str) -> bool:
 
 
 def _partners(pieces: list[str]) -> dict[int, int]:
-    """Where the other bracket of each is."""
+    """The place of the other bracket of each."""
     partner: dict[int, int] = {}
     opened: list[int] = []
     for at, piece in enumerate(pieces):

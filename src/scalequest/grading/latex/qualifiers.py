@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from scalequest.grading.tokens import FUNCTIONS, SYMBOLS
+from scalequest.grading.latex.tokens import FUNCTIONS, SYMBOLS
 
 _GREEK = "|".join(sorted(SYMBOLS, key=len, reverse=True))
 LETTER = rf"(?:(?<![A-Za-z\\])[A-Za-z](?![A-Za-z])|\\(?:{_GREEK})(?![A-Za-z]))(?:_(?:\w|\{{\w+\}}))?"

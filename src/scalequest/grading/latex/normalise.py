@@ -6,13 +6,13 @@ import re
 from decimal import Context
 from functools import lru_cache
 
-from scalequest.grading import currencies, forms
-from scalequest.grading.extraction import last_box
-from scalequest.grading.marks import unmarked
-from scalequest.grading.numerals import in_digits
-from scalequest.grading.signs import in_ascii
-from scalequest.grading.tokens import FUNCTIONS
-from scalequest.grading.words import denies
+from scalequest.grading.latex import currencies, forms
+from scalequest.grading.latex.boxes import last_box
+from scalequest.grading.latex.marks import unmarked
+from scalequest.grading.latex.numerals import in_digits
+from scalequest.grading.latex.signs import in_ascii
+from scalequest.grading.latex.tokens import FUNCTIONS
+from scalequest.grading.latex.words import denies, plain
 
 LONGEST = 4_000  # characters; no answer is, and the expressions below are not meant for more
 
@@ -192,7 +192,7 @@ def _unlabelled(text: str) -> str:
 
 
 def _unwrap(text: str) -> str:
-    """Take off math delimiters that enclose the whole text, and whatever stands around a box."""
+    """Take off math delimiters that enclose the whole text, and whatever surrounds a box."""
     while True:
         before = text
         text = unmarked(text)
@@ -233,7 +233,7 @@ def _printed(match: re.Match[str]) -> str:
     """Read `0.30000000000000004` as 0.3.
 
     A program prints up to 17 significant digits of a double, which holds 15. If these are at most twelve and
-    zeros, the others are noise; a number of 18 digits and more is no double.
+    zeros, the others are noise; a number of 18 digits or more is not a double.
     """
     if not 16 <= len(match[0].replace(".", "").lstrip("0")) <= 17:
         return match[0]
@@ -242,7 +242,7 @@ def _printed(match: re.Match[str]) -> str:
 
 
 def _elided(match: re.Match[str]) -> str:
-    r"""Read `0.8333...` as 5/6: its end was seen three times, or twice where nothing stands before it."""
+    r"""Read `0.8333...` as 5/6: its end was seen three times, or twice if nothing precedes it."""
     whole, digits = match[1].replace(",", ""), match[2]
     for size in range(1, len(digits) // 2 + 1):
         start = len(digits) - size
@@ -256,3 +256,14 @@ def _elided(match: re.Match[str]) -> str:
 def _base(match: re.Match[str]) -> str:
     base = match[1] or match[2]
     return f"_{_DIGIT_WORDS.index(base) if base in _DIGIT_WORDS else base}"
+
+
+@lru_cache(maxsize=4096)  # one answer is compared with many
+def compact(text: str) -> str:
+    """Spelling without spaces and fonts; words and single letters also without case."""
+    bare = plain(text)
+    if re.fullmatch(r"[a-z ]+", bare):
+        return bare
+    text = re.sub(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|rm)\s*\{([^{}]*)\}", r"\1", text)
+    text = re.sub(r"([_^])\{(\w|\\[a-z]+)\}", r"\1\2", text)
+    return re.sub(r"(?<!\d)\s+|\s+(?!\d)|\\(?=%)", "", text)

@@ -1,0 +1,1 @@
+"""Deciding equality: values, sets, relations, and conditions of what `latex` has read."""

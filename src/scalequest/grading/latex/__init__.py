@@ -1,0 +1,1 @@
+"""Reading what is written: characters, tokens, numbers, words, formulas, and the structure of an answer."""
