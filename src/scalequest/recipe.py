@@ -95,7 +95,7 @@ def run_recipe(recipe: Recipe, description: str | None) -> int:
 
 
 def run_with(recipe: Recipe, *values: Any) -> int:
-    """Run a recipe with these settings; returns the exit status: 2 for a mistake of the user's, 75 for a stop."""
+    """Run a recipe with these settings: exit status 2 for a mistake of the user's, 75 for a stop."""
     if recipe.kind == "training":  # a scheduler may stop it before there is anything to save
         from scalequest.training.safety import leave_when_told
 
