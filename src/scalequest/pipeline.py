@@ -8,7 +8,7 @@
     stages:
       - name: qft                 # also its folder: ${output}/qft
         script: recipes/qft.py
-        config: recipes/tiny/qft.yaml
+        config: recipes/tiny/qft.yaml   # or a list, each over those before it
         launch: null              # an accelerate file; without one, a single process started by python
         args:                     # settings over the config: --key value, a list as words, a map as '{...}'
           model_name_or_path: ${output}/base
@@ -49,7 +49,7 @@ from rich.console import Console
 
 from scalequest import durable, heartbeat
 from scalequest.board import Board, Line, read_receipt
-from scalequest.config import ConfigError, build, option, read_yaml, required
+from scalequest.config import ConfigError, build, option, read_configs, read_yaml, required
 from scalequest.engines.launch import STOP_SECONDS, STOP_VARIABLE
 from scalequest.guard import Guarded, passing_on
 from scalequest.preload import Forked, Preloaded, possible
@@ -69,11 +69,16 @@ class StageSpec:
 
     name: str = required("its name and folder")
     script: str = required("the Python file")
-    config: str | None = option(None, "its YAML file")
+    config: str | list[str] | None = option(None, "its YAML file, or several, each over those before it")
     launch: str | None = option(None, "an accelerate config file; without one, a single process")
     args: dict[str, Any] = option(default_factory=dict, help="command-line settings over the config")
     needs: list[str] = option(default_factory=list, help="stages needed beyond those that args name")
     always: bool = option(False, "run it every time and show what it prints")
+
+    @property
+    def configs(self) -> tuple[str, ...]:
+        """Its YAML files, in their order."""
+        return (self.config,) if isinstance(self.config, str) else tuple(self.config or ())
 
 
 @dataclass(frozen=True)
@@ -125,7 +130,7 @@ def load(path: str | Path) -> PipelineSpec:
         if fault := _stage_fault(stage.name):
             raise ConfigError(f"{path}: stage {stage.name[:80]!r}: {fault}")
         if stage.name in names:
-            raise ConfigError(f"{path}: stage {stage.name!r} stands twice; name each once")
+            raise ConfigError(f"{path}: duplicate stage name {stage.name!r}")
         if (other := files.setdefault(durable.one_file(stage.name), stage.name)) != stage.name:
             raise ConfigError(f"{path}: stages {other!r} and {stage.name!r} differ only by case; rename one")
         for need in stage.needs:
@@ -133,8 +138,8 @@ def load(path: str | Path) -> PipelineSpec:
                 raise ConfigError(
                     f"{path}: stage {stage.name!r} needs {need!r}, which no earlier stage is called"
                 )
-        for key in ("script", "config", "launch"):
-            file = getattr(stage, key)
+        configs = [("config", file) for file in stage.configs]
+        for key, file in [("script", stage.script), *configs, ("launch", stage.launch)]:
             if file is not None and not Path(file).is_file():
                 raise ConfigError(
                     f"{path}: stage {stage.name!r}: {key}: no file {file}; run from the repository root"
@@ -179,7 +184,7 @@ def plan(
     steps: list[Step] = []
     for stage in spec.stages:
         args = dict(stage.args)
-        if stage.config is not None:
+        if stage.configs:
             args.setdefault("output_dir", "${output}/" + stage.name)
             if limit is not None:
                 args["limit"] = limit
@@ -194,7 +199,7 @@ def plan(
                 spec=stage,
                 command=(
                     *_start(stage),
-                    *(("--config", stage.config) if stage.config else ()),
+                    *(("--config", *stage.configs) if stage.configs else ()),
                     *_arguments(settings),
                 ),
                 settings=settings,
@@ -265,7 +270,7 @@ def _substitute(text: str, known: Mapping[str, str], where: str) -> str:
 
 def mark(step: Step) -> str:
     """Digest all that could change whether `step` is finished, without importing anything of it."""
-    config = read_yaml(step.spec.config) if step.spec.config else {}
+    config = read_configs(*step.spec.configs)
     texts = {*_texts(config), *_texts(step.settings), step.spec.launch or ""} - {str(step.output_dir), ""}
     paths = sorted({path for text in texts for path in _paths(text)})
     paths += sorted({inner for path in paths for inner in _inner(path)})

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from scalequest import config
-from scalequest.config import ConfigError, read_yaml
+from scalequest.config import ConfigError, read_configs, read_yaml
 from scalequest.durable import StageError
 from scalequest.hardware import has_gpu
 from scalequest.pipeline import Step
@@ -50,7 +50,7 @@ def faults(steps: Sequence[Step], output: Path) -> list[str]:
             if variable not in unset:  # once, for all the files that it would name
                 found.append(f"stage '{step.spec.name}': {fault}")
             unset |= {variable} - {""}
-    asked = [step for step in steps if step.spec.config is not None]
+    asked = [step for step in steps if step.spec.configs]
     given = [step.command[step.command.index(step.spec.script) :] for step in asked]
     child = subprocess.run(
         [sys.executable, "-c", _CHILD], input=json.dumps(given), capture_output=True, text=True, check=False
@@ -75,7 +75,7 @@ def left_out(steps: Sequence[Step]) -> list[str]:
 
 
 def _settings(step: Step) -> Mapping[str, Any]:
-    return {**(read_yaml(step.spec.config) if step.spec.config else {}), **step.settings}
+    return {**read_configs(*step.spec.configs), **step.settings}
 
 
 def _overlaps(step: Step) -> Iterator[str]:

@@ -17,7 +17,6 @@ RENAMED: dict[str, tuple[tuple[str, ...], str]] = {
     "use_flash_attention_2": (("attn_implementation",), "attn_implementation: flash_attention_2"),
     "group_by_length": (("train_sampling_strategy",), "train_sampling_strategy: group_by_length"),
     "dataset_mixer": (("input",), "a list of sources"),
-    "use_liger_kernel": (("model_init_kwargs",), "model_init_kwargs: {use_kernels: true}"),
     "no_cuda": (("use_cpu",), ""),
     "chat_template": (("chat_format", "chat_template_path"), ""),
 }
