@@ -9,7 +9,7 @@ come first:
     cpu        the tiny recipes on two cores of this machine, in bfloat16 and in float32
     head       TRL's fused head, which GPUs use, against plain logits at the vocabulary of Qwen2-7B
     attention  packed rows: one mask over the square, or each document alone (bench/attention.py)
-    lora       recipes/variants/lora.yaml over qwen2_math_7b/sft.yaml, at its shape: peak memory, tokens/s, MFU
+    lora       recipes/variants/lora.yaml over qwen2_math_7b/sft.yaml, at its shape: memory, tokens/s, MFU
     full       all weights of a 1.5B shape under ZeRO-3 on one rank; of 7B on a card of 130 GiB or more
     zero3      sft and qpo at a 0.5B shape under ZeRO-3, from loading to the saved model, side by side
     qlora      recipes/variants/qlora.yaml, likewise
