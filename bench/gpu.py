@@ -9,10 +9,10 @@ come first:
     cpu        the tiny recipes on two cores of this machine, in bfloat16 and in float32
     head       TRL's fused head, which GPUs use, against plain logits at the vocabulary of Qwen2-7B
     attention  packed rows: one mask over the square, or each document alone (bench/attention.py)
-    lora       recipes/qwen2_math_7b/sft_lora.yaml at its shape: peak memory, tokens/s, MFU
+    lora       recipes/variants/lora.yaml over qwen2_math_7b/sft.yaml, at its shape: memory, tokens/s, MFU
     full       all weights of a 1.5B shape under ZeRO-3 on one rank; of 7B on a card of 130 GiB or more
     zero3      sft and qpo at a 0.5B shape under ZeRO-3, from loading to the saved model, side by side
-    qlora      recipes/qwen2_math_7b/sft_qlora.yaml, likewise
+    qlora      recipes/variants/qlora.yaml, likewise
 
 Weights are random and the tokenizer is the tiny one: ids stay below 640, the vocabulary has its real size.
 `tiny`, `resume` and `cpu` measure no speed of the card and run side by side. What was measured, on what and
@@ -177,7 +177,7 @@ def recipe(
         place: where.
         name: of the run and its folder.
         stage: the recipe's name.
-        config: its YAML file.
+        config: its YAML file, or several with spaces between.
         words: settings over it.
         launch: an accelerate file; without one, plain python.
         stop_at: send SIGTERM once the checkpoint of this step is whole.
@@ -208,7 +208,12 @@ def recipe(
         environment |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": str(len(cores.split(",")))}
     command = [
         *start,
-        *(str(watched), str(ROOT / f"recipes/{stage}.py"), "--config", str(ROOT / config)),
+        *(
+            str(watched),
+            str(ROOT / f"recipes/{stage}.py"),
+            "--config",
+            *(str(ROOT / file) for file in config.split()),
+        ),
         *("--output_dir", str(folder), "--track", "none", *map(str, words)),
     ]
     before = _used()
@@ -532,7 +537,7 @@ def _adapter(place: Place, kind: str, length: int) -> None:
         0,
         *place.pick([], ["--bf16", "false", "--use_cpu", "true"]),
     ]
-    config = f"recipes/qwen2_math_7b/sft_{kind}.yaml"
+    config = f"recipes/qwen2_math_7b/sft.yaml recipes/variants/{kind}.yaml"
     found = recipe(place, kind, "sft", config, *words, steps=place.pick(8, 2), limit=150)
     rate = found.get("tokens_per_second")
     share = utilisation(name, length, rate, lora=True, checkpointing=True)

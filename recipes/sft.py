@@ -19,8 +19,8 @@ Many nodes, once on each (under srun, with its own rank):
 
 One GPU with LoRA:
 
-    python recipes/sft.py --config recipes/mistral_7b/sft.yaml --use_peft --lora_r 64 \
-        --lora_target_modules all-linear --gradient_accumulation_steps 64
+    python recipes/sft.py --config recipes/mistral_7b/sft.yaml recipes/variants/lora.yaml \
+        --output_dir runs/mistral_7b/sft_lora
 
 Tokenise beforehand, on a machine without GPUs, with `--prepare_only --use_cpu`.
 

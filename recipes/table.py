@@ -10,7 +10,6 @@ where it gives any, stand beside them. Needs no GPU and no network.
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,75 +19,75 @@ from typing import Any
 
 from scalequest import estimate
 from scalequest.cards import markdown_table
-from scalequest.config import ConfigError, build, read_yaml
+from scalequest.config import ConfigError, PresetFacts, build, read_configs, read_facts, read_yaml
 
 HERE = Path(__file__).parent
-TAGS = re.compile(r"\b(P2|C|H|D|HF|X|ours)\b")
+STAGES = ("qft", "qpo", "difficulty", "sft")
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A training preset, read: by its recipe's dataclasses, and by its comments.
+    """A training preset, read: its settings, and what it says about itself.
 
     Attributes:
-        path: of the file.
-        stage: name of the recipe.
-        topology: of the launch command in its head.
-        settings: the file's keys.
-        tags: key to the source that its comment names.
-        rows: that it is for.
-        tokens: of one row.
-        paper_hours: GPU-hours on A100-40G that the paper gives, or None.
+        paths: its files, each over those before it.
+        topology: of its launch command.
+        settings: the files' keys.
+        facts: what stands under `preset`.
         parts: the recipe's dataclasses: data, trainer, model.
     """
 
-    path: Path
-    stage: str
+    paths: tuple[Path, ...]
     topology: estimate.Topology
     settings: dict[str, Any]
-    tags: dict[str, str]
-    rows: int
-    tokens: float
-    paper_hours: float | None
+    facts: PresetFacts
     parts: tuple[Any, ...]
 
+    @property
+    def stage(self) -> str:
+        """Name of the recipe, which a profile's file is called after."""
+        return self.paths[0].stem
 
-def read_preset(path: Path) -> Preset:
+    @property
+    def name(self) -> str:
+        """Profile and file, and what is laid over it."""
+        first, *others = self.paths
+        folder = first.parent
+        if len(others) == 1 and others[0].parent == folder:
+            return f"{folder.name}/{others[0].stem}"
+        return f"{folder.name}/{'+'.join(path.stem for path in self.paths)}"
+
+    @property
+    def shown(self) -> str:
+        """Its files as `--config` takes them."""
+        return " ".join(map(str, self.paths))
+
+
+def combinations(path: Path) -> list[tuple[Path, ...]]:
+    """The files to read together: a preset alone, or a variant over each of its bases.
+
+    Raises:
+        ConfigError: what the file says about itself is wrong.
+    """
+    bases = read_facts(path).base
+    return [(HERE.parent / base, path) for base in bases] if bases else [(path,)]
+
+
+def read_preset(paths: Sequence[Path]) -> Preset:
     """Read a preset whole.
 
     Raises:
-        ConfigError: a key is wrong, or the head comment lacks the launch command or the rows.
+        ConfigError: a key is wrong, or the preset does not say how many rows of how many tokens it is for.
     """
-    lines = path.read_text(encoding="utf-8").splitlines()
-    head = " ".join(
-        line.lstrip("# ") for line in lines[: next(n for n, x in enumerate(lines) if x[:1] != "#")]
-    )
-    command = re.search(r"(?:--config_file (\S+) .*?)?recipes/(\w+)\.py ", head)
-    counted = re.search(r"Rows: ([\d,]+) of ([\d.,]+) tokens", head)
-    if command is None or counted is None:
-        raise ConfigError(f"{path}: its head comment needs the launch command and 'Rows: N of M tokens'")
-    hours = re.search(r"Cost: ([\d.]+) GPU-hours", head)
-    launch, stage = command.groups()
-    settings = read_yaml(path)
-    parts = build(import_module(stage).types(), {**settings, "use_cpu": True, "bf16": False}, str(path))
+    facts, settings = read_facts(*paths), read_configs(*paths)
+    name = " and ".join(map(str, paths))
+    if facts.rows is None or facts.tokens is None:
+        raise ConfigError(f"{name}: preset: give rows and tokens, which cost is computed from")
+    here = {**settings, "use_cpu": True, "bf16": False}
+    parts = build(import_module(paths[0].stem).types(), here, name)
     parts[1].bf16 = settings.get("bf16", True)  # built for this machine, described for that one
-    tags = {}
-    for line in lines:
-        found = re.match(r"(\w+):.*?\s# ?(.*)", line)
-        tag = TAGS.search(found[2]) if found else None
-        if found and tag:
-            tags[found[1]] = tag[1]
-    return Preset(
-        path,
-        stage,
-        estimate.Topology.of(launch) if launch else estimate.Topology(),
-        settings,
-        tags,
-        int(counted[1].replace(",", "")),
-        float(counted[2].replace(",", "")),
-        float(hours[1]) if hours else None,
-        parts,
-    )
+    topology = estimate.Topology.of(HERE.parent / facts.launch) if facts.launch else estimate.Topology()
+    return Preset(tuple(paths), topology, settings, facts, parts)
 
 
 def base_model(preset: Preset, outputs: dict[str, str]) -> str:
@@ -102,17 +101,18 @@ def base_model(preset: Preset, outputs: dict[str, str]) -> str:
 def row(preset: Preset, model: str, sizes: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """One line of the table."""
     if model not in sizes:
-        raise ConfigError(f"{preset.path}: recipes/architectures.yaml knows no {model}; add its sizes")
+        raise ConfigError(f"{preset.shown}: recipes/architectures.yaml knows no {model}; add its sizes")
     architecture, training = estimate.Architecture(**sizes[model]), preset.parts[1]
     work = estimate.Work.of(training, preset.parts[2])
     sides = 2 if work.reference else 1
     batch = work.rows // sides * work.accumulation * preset.topology.processes
     packed = getattr(training, "packing", False)
-    tokens = preset.rows * preset.tokens * training.num_train_epochs
-    length = training.max_length if packed else preset.tokens
+    rows, row_tokens = preset.facts.rows or 0, preset.facts.tokens or 0.0
+    tokens = rows * row_tokens * training.num_train_epochs
+    length = training.max_length if packed else row_tokens
     sequences = tokens / length * (1 if packed else sides)
     # Padded rows are as long as a few rows' longest, not as the limit; memory is for the limit all the same.
-    in_time = work if packed else replace(work, length=round(preset.tokens / sides))
+    in_time = work if packed else replace(work, length=round(row_tokens / sides))
     needs = estimate.memory(architecture, work, preset.topology).total / estimate.GIB
 
     def hours(device: estimate.Device) -> str:
@@ -120,10 +120,10 @@ def row(preset: Preset, model: str, sizes: dict[str, dict[str, Any]]) -> dict[st
         return f"{made:,.1f}" + ("" if needs <= device.memory else " (does not fit)")
 
     def tagged(key: str, value: Any) -> str:
-        return f"{value} ({preset.tags.get(key, '?')})"
+        return f"{value} ({preset.facts.source.get(key, '?')})"
 
     return {
-        "run": f"{preset.path.parent.name}/{preset.path.stem}",
+        "run": preset.name,
         "model": model.rpartition("/")[2],
         "stage": preset.stage,
         "topology": f"{preset.topology.name} x {preset.topology.processes}",
@@ -134,34 +134,35 @@ def row(preset: Preset, model: str, sizes: dict[str, dict[str, Any]]) -> dict[st
         "GiB a GPU": f"{needs:.0f}",
         "A100-40G GPU-hours": hours(estimate.A100_40G),
         "H100 GPU-hours": hours(estimate.H100),
-        "paper's GPU-hours": preset.paper_hours or "",
+        "paper's GPU-hours": preset.facts.a100_hours or "",
     }
 
 
 def main(args: argparse.Namespace) -> int:
     """Read, compute, print. Returns the exit status."""
-    stages = ("qft", "qpo", "difficulty", "sft*")
-    everything = sorted(path for stage in stages for path in HERE.glob(f"*_*b/{stage}.yaml"))
-    wanted = [Path(path) for path in args.presets] or [p for p in everything if "135m" not in p.parent.name]
+    everything = [path for stage in STAGES for path in sorted(HERE.glob(f"*_*b/{stage}*.yaml"))]
+    large = [path for path in everything if "135m" not in path.parent.name] + sorted(HERE.glob("variants/*"))
     sizes = read_yaml(HERE / "architectures.yaml")
     try:
-        made = [read_yaml(path) for path in everything]
+        found = [files for path in map(Path, args.presets or large) for files in combinations(path)]
+        presets = [read_preset(files) for files in found if args.presets or files[0].stem in STAGES]
+        made = [read_configs(path) for path in everything if not read_facts(path).base]
         outputs = {str(one["output_dir"]): str(one["model_name_or_path"]) for one in made}
-        presets = [read_preset(path) for path in wanted]
         rows = [row(preset, base_model(preset, outputs), sizes) for preset in presets]
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print("\n".join(aligned(rows)))
-    print("\nSources: P2 the paper, C its code, H that code's history, D DART-Math, HF cards; ours.")
+    print("\nSources in brackets, by the words of recipes/README.md.")
     print(estimate.ASSUMPTIONS)
     for device in (estimate.A100_40G, estimate.H100):
         print(f"{device.name}: {device.peak:.0f} TFLOP/s bf16, {device.bandwidth:.0f} GB/s between cards.")
     if args.sources:
         for preset in presets:
-            print(f"\n## {preset.path}\n")
+            print(f"\n## {preset.shown}\n")
             shown = [
-                {"key": k, "value": v, "source": preset.tags.get(k, "")} for k, v in preset.settings.items()
+                {"key": k, "value": v, "source": preset.facts.source.get(k, "")}
+                for k, v in preset.settings.items()
             ]
             print("\n".join(markdown_table(shown, "key", "value", "source")))
     return 0
@@ -183,7 +184,9 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     made.add_argument(
-        "presets", nargs="*", help="YAML files; all training presets of 7B and more without any"
+        "presets",
+        nargs="*",
+        help="YAML files, a variant for each base; all training presets from 7B without any",
     )
     made.add_argument("--sources", action="store_true", help="also where each value comes from")
     return made

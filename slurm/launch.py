@@ -26,9 +26,9 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import pairwise, takewhile
 
-from scalequest.config import ConfigError, read_yaml
+from scalequest.config import ConfigError, read_configs
 from scalequest.estimate import Topology
 from scalequest.launch import STOP_SECONDS, STOP_VARIABLE
 from scalequest.recipe import load_recipe
@@ -120,12 +120,10 @@ def script(launch: str, command: Sequence[str], nodes: int | None, extra: Sequen
 
 
 def given(command: Sequence[str]) -> dict[str, object]:
-    """The settings of a recipe's command line: its config, and what stands after it."""
-    settings: dict[str, object] = {}
-    pairs = list(pairwise(command))
-    for key, value in pairs:
-        if key == "--config":
-            settings |= read_yaml(value)
+    """The settings of a recipe's command line: its configs, and what stands after them."""
+    after = iter(command[command.index("--config") + 1 :] if "--config" in command else ())
+    settings = read_configs(*takewhile(lambda word: not word.startswith("--"), after))
+    pairs = pairwise(command)
     return settings | {key[2:]: value for key, value in pairs if key.startswith("--") and key != "--config"}
 
 

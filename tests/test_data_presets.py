@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from scalequest.chat import load_format
-from scalequest.config import RunOptions, build, read_yaml
+from scalequest.config import RunOptions, build, parse, read_facts, read_yaml
 from scalequest.questions.filters import FilterConfig
 from scalequest.questions.generation import GenerationConfig
 from scalequest.questions.prompts import load_prompt
@@ -27,7 +27,6 @@ STAGES = {
     "solve_questions": SolveConfig,
     "score_": ScoreConfig,
     "select_solutions": SelectConfig,
-    "select_by_reward": SelectConfig,
     "assemble_dataset": AssembleConfig,
 }
 PRESETS = [path for stage in STAGES for path in sorted(RECIPES.glob(f"*/{stage}*.yaml"))]
@@ -45,6 +44,25 @@ def test_a_preset_parses_and_names_what_is_there(path: Path) -> None:
         assert load_prompt(config.prompts.difficulty).markers
     if isinstance(config, FilterConfig) and config.by_verdict:
         load_prompt(config.solvability.prompt)
+
+
+VARIANTS = [path for path in sorted(RECIPES.glob("*/*.yaml")) if read_facts(path).base]
+OVER_DATA = [(base, path) for path in VARIANTS for base in read_facts(path).base if Path(base).stem in STAGES]
+
+
+@pytest.mark.parametrize(("base", "path"), OVER_DATA, ids=lambda one: Path(one).stem)
+def test_a_variant_parses_over_each_of_its_bases(base: str, path: Path) -> None:
+    needs = [word for key in read_facts(path).needs for word in (f"--{key}", "runs/x")]
+    argv = ["--config", str(RECIPES.parent / base), str(path), *needs]
+    parse(RunOptions, STAGES[Path(base).stem], argv=argv)
+
+
+def test_the_papers_rule_of_selection_is_a_variant() -> None:
+    files = [RECIPES / "qwen2_math_7b/select_solutions.yaml", RECIPES / "variants/select_by_reward.yaml"]
+    argv = ["--config", *map(str, files), "--input", "runs/scored"]
+    run, config = parse(RunOptions, SelectConfig, argv=argv)
+    assert (config.rule, config.input, config.answer_phrase) == ("reward", ["runs/scored"], True)
+    assert run.output_dir == "runs/qwen2_math_7b/select_solutions"
 
 
 def test_the_published_datasets_card_tells_of_both_generators() -> None:

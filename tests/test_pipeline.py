@@ -390,6 +390,18 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         plan(load(path), Path("out"))
 
 
+def test_a_stage_of_several_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, text in {"s.py": "", "a.yaml": "rows: 1\nm: {x: 1}\n", "b.yaml": "m: {y: 2}\n"}.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    Path("p.yaml").write_text("{name: p, stages: [{name: a, script: s.py, config: [a.yaml, b.yaml]}]}")
+    (step,) = plan(load("p.yaml"), Path("out"))
+    assert list(step.command[1:]) == ["s.py", "--config", "a.yaml", "b.yaml", "--output_dir", "out/a"]
+    Path("b.yaml").unlink()
+    with pytest.raises(ConfigError, match=r"stage 'a': config: no file b\.yaml"):
+        load("p.yaml")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -397,7 +409,7 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("name: p\nstage: []\n", "did you mean 'stages'"),
         ("name: p\nstages: [{name: a, script: s.py, confg: c.yaml}]\n", "did you mean 'config'"),
         ("name: p\nstages: [{name: a, script: t.py}]\n", "no file t.py"),
-        ("name: p\nstages: [{name: a, script: s.py}, {name: a, script: s.py}]\n", "stands twice"),
+        ("name: p\nstages: [{name: a, script: s.py}, {name: a, script: s.py}]\n", "duplicate stage name 'a'"),
         (
             "name: p\nstages: [{name: a, script: s.py, needs: [b]}, {name: b, script: s.py}]\n",
             "no earlier stage",

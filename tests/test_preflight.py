@@ -109,6 +109,22 @@ def test_every_fault_is_one_line_and_nothing_runs(tmp_path: Path) -> None:
     assert not output.exists()
 
 
+def test_a_stage_of_several_files_is_read_as_one(tmp_path: Path) -> None:
+    """The later file wins, and is the one that is named."""
+    content = yaml.safe_load(Path(PIPELINE).read_text())
+    (stage,) = (stage for stage in content["stages"] if stage["name"] == "select_solutions")
+    above = tmp_path / "above.yaml"
+    stage["config"] = [stage["config"], str(above)]
+    del stage["args"]
+    (tmp_path / "pipeline.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    above.write_text(f"input: [{tmp_path}/gone.jsonl]\n")
+    (fault,) = found(tmp_path / "pipeline.yaml", tmp_path / "runs")
+    assert fault == f"stage 'select_solutions': input: {tmp_path}/gone.jsonl: no such file or folder"
+    above.write_text("input: [eval/benchmarks/data/tinymath_dev.jsonl.gz]\nrul: reward\n")
+    (fault,) = found(tmp_path / "pipeline.yaml", tmp_path / "runs")
+    assert fault.startswith(f"stage 'select_solutions': {above}: unknown key 'rul'")
+
+
 def test_a_stage_that_would_write_over_what_it_reads(tmp_path: Path) -> None:
     output = tmp_path / "runs"
     (output / "sft").mkdir(parents=True)

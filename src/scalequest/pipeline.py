@@ -8,7 +8,7 @@
     stages:
       - name: qft                 # also its folder: ${output}/qft
         script: recipes/qft.py
-        config: recipes/tiny/qft.yaml
+        config: recipes/tiny/qft.yaml   # or a list, each over those before it
         launch: null              # an accelerate file; without one, a single process started by python
         args:                     # settings over the config: --key value, a list as words, a map as '{...}'
           model_name_or_path: ${output}/base
@@ -65,11 +65,16 @@ class StageSpec:
 
     name: str = required("its name and folder")
     script: str = required("the Python file")
-    config: str | None = option(None, "its YAML file")
+    config: str | list[str] | None = option(None, "its YAML file, or several, each over those before it")
     launch: str | None = option(None, "an accelerate config file; without one, a single process")
     args: dict[str, Any] = option(default_factory=dict, help="command-line settings over the config")
     needs: list[str] = option(default_factory=list, help="stages needed beyond those that args name")
     always: bool = option(False, "run it every time and show what it prints")
+
+    @property
+    def configs(self) -> tuple[str, ...]:
+        """Its YAML files, in their order."""
+        return (self.config,) if isinstance(self.config, str) else tuple(self.config or ())
 
 
 @dataclass(frozen=True)
@@ -121,7 +126,7 @@ def load(path: str | Path) -> PipelineSpec:
         if fault := _stage_fault(stage.name):
             raise ConfigError(f"{path}: stage {stage.name[:80]!r}: {fault}")
         if stage.name in names:
-            raise ConfigError(f"{path}: stage {stage.name!r} stands twice; name each once")
+            raise ConfigError(f"{path}: duplicate stage name {stage.name!r}")
         if (other := files.setdefault(durable.one_file(stage.name), stage.name)) != stage.name:
             raise ConfigError(f"{path}: stages {other!r} and {stage.name!r} differ only by case; rename one")
         for need in stage.needs:
@@ -129,8 +134,8 @@ def load(path: str | Path) -> PipelineSpec:
                 raise ConfigError(
                     f"{path}: stage {stage.name!r} needs {need!r}, which no earlier stage is called"
                 )
-        for key in ("script", "config", "launch"):
-            file = getattr(stage, key)
+        configs = [("config", file) for file in stage.configs]
+        for key, file in [("script", stage.script), *configs, ("launch", stage.launch)]:
             if file is not None and not Path(file).is_file():
                 raise ConfigError(
                     f"{path}: stage {stage.name!r}: {key}: no file {file}; run from the repository root"
@@ -175,7 +180,7 @@ def plan(
     steps: list[Step] = []
     for stage in spec.stages:
         args = dict(stage.args)
-        if stage.config is not None:
+        if stage.configs:
             args.setdefault("output_dir", "${output}/" + stage.name)
             if limit is not None:
                 args["limit"] = limit
@@ -190,7 +195,7 @@ def plan(
                 spec=stage,
                 command=(
                     *_start(stage),
-                    *(("--config", stage.config) if stage.config else ()),
+                    *(("--config", *stage.configs) if stage.configs else ()),
                     *_arguments(settings),
                 ),
                 settings=settings,

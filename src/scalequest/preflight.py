@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from scalequest.board import read_receipt
-from scalequest.config import ConfigError, read_yaml
+from scalequest.config import ConfigError, read_configs, read_yaml
 from scalequest.durable import StageError
 from scalequest.hardware import has_gpu
 from scalequest.pipeline import Step
@@ -65,7 +65,7 @@ def look_ahead(steps: Sequence[Step], output: Path) -> Ahead:
             if variable not in unset:  # once, for all the files that it would name
                 found.append(f"stage '{step.spec.name}': {fault}")
             unset |= {variable} - {""}
-    asked = [step for step in steps if step.spec.config is not None]
+    asked = [step for step in steps if step.spec.configs]
     given = [
         {
             "words": step.command[step.command.index(step.spec.script) :],
@@ -97,7 +97,7 @@ def left_out(steps: Sequence[Step]) -> list[str]:
 
 
 def _settings(step: Step) -> Mapping[str, Any]:
-    return {**(read_yaml(step.spec.config) if step.spec.config else {}), **step.settings}
+    return {**read_configs(*step.spec.configs), **step.settings}
 
 
 def _overlaps(step: Step) -> Iterator[str]:

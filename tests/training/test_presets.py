@@ -1,7 +1,8 @@
-"""Every training preset parses, names its sources, and fits; every pipeline's stages parse."""
+"""Every training preset parses, alone or over its base, names its sources, and fits; pipelines parse too."""
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import replace
 from importlib import import_module
@@ -14,21 +15,33 @@ from training_support import RECIPES, recipe
 
 from scalequest import estimate
 from scalequest.chat import load_format
-from scalequest.config import build, read_yaml
+from scalequest.config import build, read_configs, read_facts, read_yaml
 
 ROOT = RECIPES.parent
 TRAINING = ("qft", "qpo", "difficulty", "sft")
-PRESETS = sorted(path for name in (*TRAINING, "sft_*") for path in RECIPES.glob(f"*/{name}.yaml"))
-LARGE = [path for path in PRESETS if path.parent.name.endswith(("7b", "8b"))]
+FILES = sorted(path for name in (*TRAINING, "sft_*") for path in RECIPES.glob(f"*/{name}.yaml"))
+VARIANTS = sorted(RECIPES.glob("variants/*.yaml"))
+# The words that name a source: recipes/README.md.
+SOURCE = re.compile(r"(paper|authors' code|DART-Math|model card|ours)\b")
 PAPER_LR = {"qwen2_math_7b": 1e-5, "deepseek_math_7b": 5e-5, "mistral_7b": 1e-5, "llama3_8b": 5e-5}
 
 
-def name_of(path: Path) -> str:
-    return f"{path.parent.name}-{path.stem}"
+def combinations(path: Path) -> list[tuple[Path, ...]]:
+    """The file alone, or over each of its bases."""
+    return [(ROOT / base, path) for base in read_facts(path).base] or [(path,)]
 
 
-def stage_of(path: Path) -> str:
-    return path.stem.partition("_")[0]
+PRESETS = [files for path in [*FILES, *VARIANTS] for files in combinations(path) if files[0].stem in TRAINING]
+LARGE = [files for files in PRESETS if files[0].parent.name.endswith(("7b", "8b"))]
+
+
+def name_of(path: Path | tuple[Path, ...]) -> str:
+    return "+".join(f"{one.parent.name}-{one.stem}" for one in (path if isinstance(path, tuple) else (path,)))
+
+
+def is_shared(files: tuple[Path, ...]) -> bool:
+    """Over bases of several profiles, whose folder it cannot know."""
+    return files[-1] in VARIANTS
 
 
 @pytest.fixture(scope="module")
@@ -40,34 +53,78 @@ def table() -> Any:
         sys.path.remove(str(RECIPES))
 
 
-@pytest.mark.parametrize("path", [*PRESETS, RECIPES / "qwen2_math_7b/reward.yaml"], ids=name_of)
-def test_every_preset_is_read_by_its_recipe(path: Path) -> None:
-    settings = {**read_yaml(path), "use_cpu": True}
-    args, training_args, _ = build(recipe(stage_of(path)).types(), settings, str(path))
+@pytest.mark.parametrize("files", [*PRESETS, (RECIPES / "qwen2_math_7b/reward.yaml",)], ids=name_of)
+def test_every_preset_is_read_by_its_recipe(files: tuple[Path, ...]) -> None:
+    from scalequest.config import parse
+
+    folder = f"runs/{files[0].parent.name.removesuffix('_135m')}"
+    own = ["--output_dir", f"{folder}/{files[-1].stem}"] if is_shared(files) else []
+    argv = ["--config", *map(str, files), *own, "--use_cpu", "--bf16", "false"]
+    args, training_args, _ = parse(*recipe(files[0].stem).types(), argv=argv)
     load_format(args.chat_format)
-    assert training_args.output_dir == f"runs/{path.parent.name.removesuffix('_135m')}/{path.stem}"
+    assert training_args.output_dir == f"{folder}/{files[-1].stem}"
 
 
-@pytest.mark.parametrize("path", LARGE, ids=name_of)
-def test_every_value_names_its_source(path: Path, table: Any) -> None:
-    preset = table.read_preset(path)
-    assert preset.stage == stage_of(path)
+@pytest.mark.parametrize("path", [path for path in [*FILES, *VARIANTS] if read_facts(path).base], ids=name_of)
+def test_a_variant_holds_only_what_differs(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And is refused alone, or, if it does not know its folder, without one."""
+    from scalequest.config import parse
+
+    own = read_configs(path)
+    for base in read_facts(path).base:
+        settings = read_configs(ROOT / base)
+        assert not [key for key in own if key in settings and own[key] == settings[key]], base
+    assert "output_dir" in own or read_facts(path).needs
+    base = ROOT / read_facts(path).base[0]
+    if base.stem not in TRAINING:
+        return
+    for files in [[path], *([[base, path]] if path in VARIANTS else [])]:
+        with pytest.raises(SystemExit):
+            parse(*recipe(base.stem).types(), argv=["--config", *map(str, files)])
+        said = capsys.readouterr().err
+        assert said.startswith(
+            f"error: {path}: " + ("holds only" if len(files) == 1 else "needs --output_dir")
+        )
+
+
+@pytest.mark.parametrize("files", LARGE, ids=name_of)
+def test_every_value_names_its_source(files: tuple[Path, ...], table: Any) -> None:
+    preset = table.read_preset(files)
     assert preset.topology.processes == 1 or preset.settings["ddp_timeout"] >= 3600
-    untold = {"output_dir", "input"} - set(preset.tags)
-    assert set(preset.settings) - set(preset.tags) <= untold | {"columns"}
-    assert f"recipes/{path.parent.name}/{path.stem}.yaml" in path.read_text().partition("\n\n")[0]
+    assert set(preset.settings) - set(preset.facts.source) == {"output_dir"}
+    assert set(preset.facts.source) <= set(preset.settings)
+    untold = [
+        text for text in preset.facts.source.values() for one in text.split("; ") if not SOURCE.match(one)
+    ]
+    assert not untold
 
 
-@pytest.mark.parametrize("path", LARGE, ids=name_of)
-def test_every_run_fits_the_card_that_its_head_names(path: Path, table: Any) -> None:
-    import re
+@pytest.mark.parametrize(
+    "path", [path for path in RECIPES.glob("*/*.yaml") if "models" not in path.parts], ids=name_of
+)
+def test_the_command_in_a_head_is_one_that_runs(path: Path) -> None:
+    """Its files are there, the file itself is one of them, and its topology is the preset's."""
+    lines = path.read_text().splitlines()
+    end = next(number for number, line in enumerate(lines) if line[:1] != "#")
+    head = re.sub(r"\\ #\s+", "", " ".join(lines[:end]))
+    named = re.findall(r"\b(?:recipes|eval|accelerate_configs|slurm)/[\w/.]+\.(?:yaml|py)\b", head)
+    assert [file for file in named if not (ROOT / file).is_file()] == []
+    facts = read_facts(path)
+    if facts.launch or facts.base:
+        assert str(path.relative_to(ROOT)) in named
+        launch = {file for file in named if file.startswith("accelerate_configs/")}
+        bases = [read_facts(ROOT / base, path).launch for base in facts.base] or [facts.launch]
+        assert launch == {file for file in bases if file}
 
-    preset = table.read_preset(path)
-    outputs = {read_yaml(p)["output_dir"]: read_yaml(p)["model_name_or_path"] for p in LARGE}
+
+@pytest.mark.parametrize("files", LARGE, ids=name_of)
+def test_every_run_fits_the_card_that_it_names(files: tuple[Path, ...], table: Any) -> None:
+    preset = table.read_preset(files)
+    alone = [files[0] for files in LARGE if len(files) == 1]
+    outputs = {read_yaml(p)["output_dir"]: read_yaml(p)["model_name_or_path"] for p in alone}
     sizes = read_yaml(RECIPES / "architectures.yaml")[table.base_model(preset, outputs)]
     model, work = estimate.Architecture(**sizes), estimate.Work.of(*preset.parts[1:])
-    card = int(re.search(r"of (\d+) GB", path.read_text())[1])  # type: ignore[index]
-    assert estimate.memory(model, work, preset.topology).total <= card * 1e9
+    assert estimate.memory(model, work, preset.topology).total <= preset.facts.gpu_memory * 1e9
 
 
 def test_the_papers_values() -> None:
@@ -90,11 +147,11 @@ def test_the_papers_values() -> None:
     ("profile", "count", "source"), [("qwen2_math_7b", 6, "hub:"), ("mistral_7b", 3, "runs/")]
 )
 def test_the_comparisons_differ_in_their_data_alone(profile: str, count: int, source: str) -> None:
-    base = read_yaml(RECIPES / profile / "sft.yaml")
+    base = read_configs(RECIPES / profile / "sft.yaml")
     others = sorted((RECIPES / profile).glob("sft_400k*.yaml"))
     assert len(others) == count
     for path in others:
-        other = read_yaml(path)
+        other = read_configs(RECIPES / profile / "sft.yaml", path)
         changed = {key for key in {*base, *other} if base.get(key) != other.get(key)}
         assert changed - {"columns", "draw"} == {"input", "output_dir"}, path
         assert other["input"][0].startswith(source)
@@ -104,7 +161,8 @@ def test_the_table_has_a_row_a_run(table: Any, capsys: pytest.CaptureFixture[str
     assert table.main(table.parser().parse_args(["--sources"])) == 0
     out = capsys.readouterr().out
     rows = [line for line in out.splitlines() if line.startswith("| ") and "_7b/" in line.split("|")[1]]
-    assert len(rows) == sum("_7b" in path.parent.name for path in LARGE)
+    assert len(rows) == sum("_7b" in files[0].parent.name for files in LARGE)
+    assert any("mistral_7b/sft+qlora" in row for row in rows)
     assert any("qwen2_math_7b/qft" in row and row.rstrip(" |").endswith("1.9") for row in rows)
     assert estimate.ASSUMPTIONS in out
 
@@ -180,7 +238,7 @@ def test_what_is_held_besides_is_counted() -> None:
     zero3 = estimate.Topology.of(ROOT / "accelerate_configs/zero3.yaml")
     alone, beside = (estimate.memory(model, replace(work, second=second), zero3) for second in (False, True))
     assert beside.weights == 2 * alone.weights
-    settings = {**read_yaml(RECIPES / "qwen2_math_7b/qpo.yaml"), "use_cpu": True}
+    settings = {**read_configs(RECIPES / "qwen2_math_7b/qpo.yaml"), "use_cpu": True}
     for choice, held in ((True, False), (False, True), (None, False)):
         _, *parts = build(recipe("qpo").types(), {**settings, "precompute_ref_log_probs": choice})
         assert estimate.Work.of(*parts).second == held
@@ -273,7 +331,9 @@ TOKENIZERS = {
 
 
 @pytest.mark.data
-@pytest.mark.parametrize("path", [p for p in LARGE if p.stem in ("qft", "qpo", "sft")], ids=name_of)
+@pytest.mark.parametrize(
+    "path", [f[0] for f in LARGE if len(f) == 1 and f[0].stem in ("qft", "qpo", "sft")], ids=name_of
+)
 def test_presets_render_real_rows_token_exactly(path: Path, tmp_path: Path) -> None:
     """The recipe's own rendering, on the family's real tokenizer, of GSM8K, MATH and the published pairs."""
     import real_tokenizers

@@ -92,6 +92,17 @@ def test_settings_may_be_joined_to_their_keys() -> None:
     assert words[words.index("--config") + 1] == SFT[2]
 
 
+def test_of_several_files_the_later_wins(tmp_path: Path) -> None:
+    above = tmp_path / "above.yaml"
+    above.write_text("output_dir: runs/other\ngradient_accumulation_steps: 4\n")
+    text = script("--nodes", "2", "accelerate_configs/zero3.yaml", *SFT, str(above), "--seed", "1")
+    assert "rm -f runs/other/stopped.json" in text
+    words = launched(text)
+    at = words.index("--config")
+    assert words[at : at + 4] == ["--config", SFT[2], str(above), "--seed"]
+    assert words[words.index("--gradient_accumulation_steps") + 1] == "2"
+
+
 def test_a_batch_that_cannot_be_kept_is_refused() -> None:
     sys.path.insert(0, str(ROOT / "slurm"))
     try:

@@ -1,0 +1,78 @@
+"""Dataclasses from `--config FILE ...` and `--key value`, or from one map."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from scalequest.config.building import COMMAND_LINE, assemble
+from scalequest.config.help import help_text
+from scalequest.config.options import ConfigError
+from scalequest.config.presets import settings_of
+from scalequest.config.reading import read_yaml
+
+
+def build(types: Sequence[type], mapping: Mapping[str, Any], source: str = "config") -> tuple[Any, ...]:
+    """Make the dataclasses of `types` from one map, as `parse` does from a file.
+
+    Raises:
+        ConfigError: the first thing that is wrong.
+    """
+    return assemble(types, {}, settings_of([(source, mapping)]))
+
+
+def parse(*types: type, argv: Sequence[str] | None = None, description: str = "") -> tuple[Any, ...]:
+    """Make the dataclasses of `types` from `--config FILE ...` and `--key value`.
+
+    Of several files the later wins, and the command line over all, key by key: nested maps are merged, lists
+    replaced.
+
+    Keys of all types share one flat name space; nested dataclasses are maps in YAML and dotted keys on the
+    command line. On an error, prints `error: ...` (local rank 0 only) and exits with 2; on `--help`, prints
+    all keys and exits.
+
+    Args:
+        types: dataclasses, ours or TRL's; a key may stand in two of them only where both mean the same.
+        argv: the words after the script's name.
+        description: the head of `--help`, usually the script's docstring.
+
+    Returns:
+        One instance of each type, in their order.
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    try:
+        words = _split(argv)
+        if "help" in words:
+            print(help_text(types, description))
+            raise SystemExit(0)
+        paths = words.pop("config", None)
+        if paths == []:
+            raise ConfigError(f"{COMMAND_LINE}: --config: expected a YAML file, or several")
+        files = settings_of([(path, read_yaml(path)) for path in paths or ()], words)
+        return assemble(types, words, files)
+    except ConfigError as error:
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _split(argv: Sequence[str]) -> dict[str, list[str]]:
+    """Sort words by the `--key` they follow; `--key=value` takes exactly one."""
+    words: dict[str, list[str]] = {}
+    key: str | None = None
+    for word in argv:
+        if word == "-h":
+            words["help"] = []
+        elif word.startswith("--"):
+            key, equals, value = word[2:].partition("=")
+            if key in words:
+                raise ConfigError(f"{COMMAND_LINE}: duplicate key '--{key}'")
+            words[key] = [value] if equals else []
+            key = None if equals else key
+        elif key is None:
+            raise ConfigError(f"{COMMAND_LINE}: unexpected '{word}': settings are given as --key value")
+        else:
+            words[key].append(word)
+    return words

@@ -1,0 +1,52 @@
+"""What `--help` prints: every key with its type, default, range and a line of text."""
+
+from __future__ import annotations
+
+import json
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import MISSING
+from pathlib import Path
+from typing import Any
+
+from scalequest.config.fingerprints import as_json
+from scalequest.config.schema import Leaf, Schema, type_name
+from scalequest.ranges import FINITE
+
+_HEAD = (
+    "--config FILE is a YAML file of the keys below, nested ones as maps; of several files the later wins, "
+    "key by key, and the command line wins over all. "
+    "Write a list as --key a b, a map as --key '{a: 1}', true as --key or --key true. "
+    "Keys are spelled out in full."
+)
+
+
+def help_text(types: Sequence[type], description: str) -> str:
+    """All keys of `types`, below the description."""
+    schema = Schema.of(types)
+    lines = [f"usage: {Path(sys.argv[0]).name or 'python'} [--config FILE ...] [--key value ...]", ""]
+    if description:
+        for text in description.strip().splitlines():
+            lines += textwrap.wrap(text, 110) or [""]
+        lines.append("")
+    lines += textwrap.wrap(_HEAD, 110)
+    for owner in types:
+        lines += ["", f"{owner.__name__}:"]
+        for key, leaf in schema.leaves.items():
+            if leaf.owner is owner:
+                lines += _entry(key, leaf)
+    return "\n".join(lines)
+
+
+def _entry(key: str, leaf: Leaf) -> Iterator[str]:
+    default = "required" if leaf.default is MISSING else f"default: {_plain(leaf.default)}"
+    bounds = "" if leaf.within == FINITE else f"; {leaf.within}"
+    yield f"  --{key}  {type_name(leaf.annotation)}  ({default}{bounds})"
+    if leaf.help:
+        text = textwrap.shorten(" ".join(leaf.help.split()), 300, placeholder=" …")
+        yield from textwrap.wrap(text, 110, initial_indent=" " * 6, subsequent_indent=" " * 6)
+
+
+def _plain(value: Any) -> str:
+    return json.dumps(as_json(value), ensure_ascii=False).strip('"')
