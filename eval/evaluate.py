@@ -55,19 +55,19 @@ from typing import TYPE_CHECKING, Any
 from scalequest import durable, heartbeat
 from scalequest.config import ConfigError, RunOptions, parse
 from scalequest.evaluation import harness, protocol, tables
-from scalequest.evaluation.benchmarks import Benchmark, load_benchmark
-from scalequest.evaluation.results import RESULTS, read_results, result_row
+from scalequest.evaluation.benchmarks import LoadedBenchmark, load_benchmark
+from scalequest.evaluation.results import RESULTS, read_results, row_of_result
 from scalequest.evaluation.settings import EvaluationConfig
-from scalequest.guard import Guarded, passing_on
 from scalequest.preload import forked, preloaded
 from scalequest.records import read_dropped, read_rows, source_fingerprint
 from scalequest.shards import Stage, clear
 from scalequest.stages import begin, explained, tracked
+from scalequest.subreaper import SupervisedProcess, forward_signals
 
 AUDIT = "audit.html"
 
 if TYPE_CHECKING:
-    from scalequest.evaluation.examinee import Examinee
+    from scalequest.evaluation.evaluated_model import EvaluatedModel
 
 
 def main(run: RunOptions, config: EvaluationConfig, words: Sequence[str]) -> None:
@@ -80,7 +80,7 @@ def main(run: RunOptions, config: EvaluationConfig, words: Sequence[str]) -> Non
     loaded = [
         load_benchmark(path, run.limit, patches=config.patches, hub=config.hub) for path in config.benchmarks
     ]
-    benchmarks = protocol.with_prompts(loaded, config)
+    benchmarks = protocol.apply_prompts(loaded, config)
     if len({durable.one_file(benchmark.name) for benchmark in benchmarks}) < len(benchmarks):
         raise ConfigError("benchmarks: two files have the same name, or differ only by its case")
     by_title: dict[str, str] = {}
@@ -113,24 +113,24 @@ def main(run: RunOptions, config: EvaluationConfig, words: Sequence[str]) -> Non
                 regrade_one(run, config, label, benchmarks)
                 continue
             with heartbeat.quiet():  # the child speaks
-                status = apart(run, given, label, words)
+                status = evaluate_in_process(run, given, label, words)
             if status:
                 sys.exit(status)
 
     # 3. One table of all
     if stage is not None:
-        gather(stage, config)
+        gather_results(stage, config)
         if config.audit:
-            audit_all(stage, config, benchmarks)
+            audit_models(stage, config, benchmarks)
 
 
-def apart(run: RunOptions, config: EvaluationConfig, label: str, words: Sequence[str]) -> int:
+def evaluate_in_process(run: RunOptions, config: EvaluationConfig, label: str, words: Sequence[str]) -> int:
     """Evaluate one model in a process of its own; returns its exit status."""
     if preloaded():  # a fork need not import again
         return forked(lambda: explained(main, run, replace(config, only=label), words))
-    process = Guarded([sys.executable, __file__, *words, "--only", label])
+    process = SupervisedProcess([sys.executable, __file__, *words, "--only", label])
     try:
-        with passing_on(process) as came:
+        with forward_signals(process) as came:
             process.wait()
     finally:
         process.end()  # whatever happened here
@@ -139,77 +139,79 @@ def apart(run: RunOptions, config: EvaluationConfig, label: str, words: Sequence
 
 
 def evaluate_one(
-    run: RunOptions, config: EvaluationConfig, label: str, benchmarks: Sequence[Benchmark]
+    run: RunOptions, config: EvaluationConfig, label: str, benchmarks: Sequence[LoadedBenchmark]
 ) -> None:
     """Run one model over all benchmarks into OUTPUT/<label>."""
     # Which of the launched processes this is, before anything that looks at devices is imported
     from scalequest.engines.launch import worker
 
     place = worker(config.engine.tensor_parallel_size)
-    from scalequest.evaluation.marking import Examiners
+    from scalequest.evaluation.output_grading import GradingPool
 
     run = replace(run, output_dir=str(Path(run.output_dir) / label))
     stage = open_folder("evaluate_model", run, config, [label], benchmarks, place)
     if stage.finished:
         if place[0] == 0:
-            harness.collect(run.output_dir, config, label, benchmarks)  # a kill may have come before it
+            harness.collect_results(
+                run.output_dir, config, label, benchmarks
+            )  # a kill may have come before it
         return
     with ExitStack() as stack:
         tracker = stack.enter_context(tracked(stage, run, config, worker=place[0]))
         examiners = stack.enter_context(
-            Examiners(config.grading, config.graders)
+            GradingPool(config.grading, config.graders)
         )  # they start while the engine loads
-        examinee = seated(stack, stage, run, config, label, place)
+        examinee = open_model(stack, stage, run, config, label, place)
         harness.evaluate(stage, examinee, config, run, benchmarks, examiners, tracker=tracker)
         if place[0] == 0:
-            results = harness.collect(run.output_dir, config, label, benchmarks)
+            results = harness.collect_results(run.output_dir, config, label, benchmarks)
             tracker.log({f"{result.benchmark}/accuracy": result.accuracy.value for result in results})
-            tracker.table("results", [result_row(result) for result in results])
+            tracker.table("results", [row_of_result(result) for result in results])
 
 
-def seated(
+def open_model(
     stack: ExitStack,
     stage: Stage,
     run: RunOptions,
     config: EvaluationConfig,
     label: str,
     place: tuple[int, int],
-) -> Examinee[Any, Any]:
+) -> EvaluatedModel[Any, Any]:
     """Load the model, or reach the server that has it."""
     from scalequest.chat import bind, load_format, load_tokenizer
     from scalequest.engines.loading import open_generator
     from scalequest.engines.server import ChatServer
-    from scalequest.evaluation.examinee import on_engine, on_server
+    from scalequest.evaluation.evaluated_model import connect_engine, connect_server
 
     model, revision = config.models[label], config.revisions.get(label)
     if config.server.url is not None:
         named = replace(config.server, model=model)
         journal = stage.output_dir / "parts"
         server = stack.enter_context(ChatServer(named, config.sampling, journal=journal, worker=place))
-        return on_server(server)
+        return connect_server(server)
     chat = bind(load_format(config.format_of(label)), load_tokenizer(protocol.tokenizer_of(model), revision))
     loading = open_generator(model, config.engine, revision=revision, seed=run.seed)
     generator = stack.enter_context(loading)
     stage.receipt["engine"] = f"{generator.name} {generator.version}"
-    return on_engine(generator, chat, config.sampling)
+    return connect_engine(generator, chat, config.sampling)
 
 
 def regrade_one(
-    run: RunOptions, config: EvaluationConfig, label: str, benchmarks: Sequence[Benchmark]
+    run: RunOptions, config: EvaluationConfig, label: str, benchmarks: Sequence[LoadedBenchmark]
 ) -> None:
     """Grade what one model wrote again, and say which verdicts changed."""
-    from scalequest.evaluation.marking import Examiners
+    from scalequest.evaluation.output_grading import GradingPool
 
     before = Path(config.regrade or "") / label
     run = replace(run, output_dir=str(Path(run.output_dir) / label))
     rows, earlier = read_rows(before), read_results(before / RESULTS)
-    harness.same_questions(earlier, config, benchmarks)
+    harness.check_same_questions(earlier, config, benchmarks)
     stage = open_folder("evaluate_model", run, config, [label], benchmarks)
     if not stage.finished:
-        with Examiners(config.grading, config.graders) as examiners:
+        with GradingPool(config.grading, config.graders) as examiners:
             dropped = read_dropped(before)
             harness.regrade(stage, rows, dropped, config, run, label, benchmarks, examiners)
-    harness.collect(run.output_dir, config, label, benchmarks, earlier)
+    harness.collect_results(run.output_dir, config, label, benchmarks, earlier)
     regraded = zip(rows, read_rows(run.output_dir), strict=True)
     changed = [new for old, new in regraded if old["correct"] != new["correct"]]
     print(f"{label}: {len(rows)} outputs graded again, {len(changed)} verdicts changed")
@@ -223,11 +225,11 @@ def open_folder(
     run: RunOptions,
     config: EvaluationConfig,
     labels: Sequence[str],
-    benchmarks: Sequence[Benchmark],
+    benchmarks: Sequence[LoadedBenchmark],
     place: tuple[int, int] = (0, 1),
 ) -> Stage:
     """Open the folder of one model, or of all."""
-    inputs = protocol.models(config, labels)
+    inputs = protocol.fingerprints_of_models(config, labels)
     if config.regrade is not None:
         outputs = [str(Path(config.regrade) / label) for label in labels]
         inputs = {folder: source_fingerprint(folder) for folder in outputs}
@@ -241,25 +243,25 @@ def open_folder(
         inputs=inputs,
         writes=[RESULTS, AUDIT] if name == "evaluate_model" else list(map(escape, labels)),
         worker=place,
-        **protocol.identity(config, labels, benchmarks),
+        **protocol.identity_of(config, labels, benchmarks),
     )
 
 
-def gather(stage: Stage, config: EvaluationConfig) -> None:
+def gather_results(stage: Stage, config: EvaluationConfig) -> None:
     """Keep all models' results in the folder above theirs, and print them."""
     folders = {label: stage.output_dir / label for label in config.models}
     results = [result for folder in folders.values() for result in read_results(folder / RESULTS)]
-    shown = tables.benchmark_tables(results)
+    shown = tables.tables_of_results(results)
     if not stage.finished:
         receipts = [protocol.read_receipt(folder) for folder in folders.values()]
         spent = {key: sum(receipt[key] for receipt in receipts) for key in ("tokens", "seconds")}
         stage.blocks(len(results), len(results))
-        stage.write_block(0, [result_row(result) for result in results], **spent)
-        stage.finish(rows_in=len(results), card=tables.markdown(shown, title="Evaluation"))
-    tables.show(shown)
+        stage.write_block(0, [row_of_result(result) for result in results], **spent)
+        stage.finish(rows_in=len(results), card=tables.format_markdown(shown, title="Evaluation"))
+    tables.print_tables(shown)
 
 
-def audit_all(stage: Stage, config: EvaluationConfig, benchmarks: Sequence[Benchmark]) -> None:
+def audit_models(stage: Stage, config: EvaluationConfig, benchmarks: Sequence[LoadedBenchmark]) -> None:
     """Write a page a model of the outputs on which math-verify differs from the verdicts that were kept."""
     from scalequest.grading import Grader
     from scalequest.grading.audit import audit
@@ -267,7 +269,7 @@ def audit_all(stage: Stage, config: EvaluationConfig, benchmarks: Sequence[Bench
     with Grader(config.grading) as grader:
         for label in config.models:
             rows = read_rows(stage.output_dir / label)
-            handed = harness.papers(rows, config, label, benchmarks)
+            handed = harness.submissions_of(rows, config, label, benchmarks)
             graded = [
                 # An output that was cut is wrong whoever judges, unless cut ones are graded
                 {
@@ -292,7 +294,7 @@ def cut(answer: str | None) -> str | None:
     return answer if answer is None or len(answer) <= 300 else f"{answer[:299]}…"
 
 
-def with_settings(words: Sequence[str]) -> list[str]:
+def add_saved_settings(words: Sequence[str]) -> list[str]:
     """The command line with the settings of the evaluation that is to be graded again, but its folder's."""
     split = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
     if "--regrade" not in split[:-1] or "--config" in split:
@@ -304,6 +306,6 @@ def with_settings(words: Sequence[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    words = with_settings(sys.argv[1:])
+    words = add_saved_settings(sys.argv[1:])
     options = parse(RunOptions, EvaluationConfig, argv=words, description=__doc__ or "")
     sys.exit(explained(main, *options, words))

@@ -55,7 +55,7 @@ class GradeConfig:
 
 def main(config: GradeConfig, options: GraderOptions) -> None:
     """Grade, write, summarise."""
-    path = prepared(config.output)  # before hours of work
+    path = prepare_output(config.output)  # before hours of work
     if config.label in WRITTEN:
         raise ConfigError(
             f"label: '{config.label}' is a column that grading writes; rename that of the input"
@@ -68,10 +68,14 @@ def main(config: GradeConfig, options: GraderOptions) -> None:
         require(row, *absent, *([config.label] if config.label else []), source=config.input, index=index)
     if config.workers < 1:
         raise ConfigError(f"workers: expected at least 1, got {config.workers}")
-    known = [truth(row[config.label], config, n) for n, row in enumerate(rows, 1)] if config.label else None
-    texts = [as_text(row[asked], config, asked, n) for n, row in enumerate(rows, 1)]
+    known = (
+        [parse_verdict(row[config.label], config, n) for n, row in enumerate(rows, 1)]
+        if config.label
+        else None
+    )
+    texts = [text_of_cell(row[asked], config, asked, n) for n, row in enumerate(rows, 1)]
     references = [
-        as_text(row[config.reference], config, config.reference, n) for n, row in enumerate(rows, 1)
+        text_of_cell(row[config.reference], config, config.reference, n) for n, row in enumerate(rows, 1)
     ]
     found = [extract(text or "") for text in texts] if config.completion else None
     answers = [one.answer or "" for one in found] if found else [text or "" for text in texts]
@@ -103,7 +107,7 @@ def main(config: GradeConfig, options: GraderOptions) -> None:
         print(f"timeout: {prediction[:200]!r} for {reference[:200]!r}")
 
 
-def prepared(output: str) -> Path:
+def prepare_output(output: str) -> Path:
     """The file to write, its folder made.
 
     Raises:
@@ -137,7 +141,7 @@ _WRITTEN_LIST = re.compile(
 )
 
 
-def as_text(value: Any, config: GradeConfig, column: str, row: int) -> str | None:
+def text_of_cell(value: Any, config: GradeConfig, column: str, row: int) -> str | None:
     """What a cell says: text as it is, a number, or the elements of a list; None where it is missing.
 
     Raises:
@@ -149,11 +153,11 @@ def as_text(value: Any, config: GradeConfig, column: str, row: int) -> str | Non
         and value.lstrip()[:1] in ("[", "(", "a")
         and _WRITTEN_LIST.fullmatch(value.strip())
     ):
-        value = [unquoted(element) for element in re.findall(_WRITTEN_ELEMENT, value)]
+        value = [unquote(element) for element in re.findall(_WRITTEN_ELEMENT, value)]
     if hasattr(value, "tolist"):  # of numpy
         value = value.tolist()
     if isinstance(value, (list, tuple, set)):
-        parts = [as_text(one, config, column, row) for one in value]
+        parts = [text_of_cell(one, config, column, row) for one in value]
         if column == config.completion and len(parts) > 1:
             raise ConfigError(
                 f"{config.input}: row {row}: {column}: {len(parts)} outputs; give each a row of its own"
@@ -172,7 +176,7 @@ def as_text(value: Any, config: GradeConfig, column: str, row: int) -> str | Non
     return str(value)
 
 
-def unquoted(element: str) -> str:
+def unquote(element: str) -> str:
     """An element without its quotes; a doubled backslash, as Python writes it, is one."""
     return re.sub(r"\\([\\'\"])", r"\1", element[1:-1])
 
@@ -185,7 +189,7 @@ def report_missing(values: Sequence[str | None], column: str, what: str) -> None
         print(f"'{column}' is missing in {len(rows):,} of {len(values):,} rows, and {what}: row {named}")
 
 
-def truth(value: Any, config: GradeConfig, row: int) -> bool:
+def parse_verdict(value: Any, config: GradeConfig, row: int) -> bool:
     """A known verdict: true, false, 1 or 0, also as text.
 
     Raises:

@@ -32,7 +32,12 @@ from scalequest.config import ConfigError, option, parse
 from scalequest.evaluation import comparison, funnel, tables
 from scalequest.evaluation.export import write_lm_eval
 from scalequest.evaluation.protocol import read_receipt
-from scalequest.evaluation.published import Published, beside, load_published, published_table
+from scalequest.evaluation.published import (
+    PublishedTable,
+    build_published_table,
+    load_published,
+    published_scores_of,
+)
 from scalequest.evaluation.results import RESULTS, Result, read_results
 from scalequest.records import read_rows
 from scalequest.stages import explained
@@ -87,19 +92,21 @@ def main(args: ReportConfig) -> None:
     stages: list[funnel.StageRecord] = []
     if args.run:
         stages = funnel.read_stages(args.run)
-        rows, gaps = funnel.funnel(stages)
+        rows, gaps = funnel.build_funnel(stages)
         shown += rows if stages else []
-    measured = [durable.read_object(path) for path in found(args.run, args.questions, QUESTIONS)]
+    measured = [durable.read_object(path) for path in find_files(args.run, args.questions, QUESTIONS)]
     for measures in measured:
-        shown += tables.question_table(measures)
+        shown += tables.tables_of_questions(measures)
     for folder in args.evaluations:
-        if not any(found(None, [folder], RESULTS)):
+        if not any(find_files(None, [folder], RESULTS)):
             raise ConfigError(f"evaluations: {folder}: no {RESULTS} here or below; did no model finish?")
-    folders = dict.fromkeys(path.parent.parent for path in found(args.run, args.evaluations, RESULTS))
-    own = {folder: evaluation(folder) for folder in folders}
-    published = [load_published(path) for path in chosen(args, [r for mine in own.values() for r in mine])]
-    names = dict(zip(own, called(list(own)), strict=True))
-    results = apart({names[folder]: mine for folder, mine in own.items()})
+    folders = dict.fromkeys(path.parent.parent for path in find_files(args.run, args.evaluations, RESULTS))
+    own = {folder: read_evaluation(folder) for folder in folders}
+    published = [
+        load_published(path) for path in choose_published(args, [r for mine in own.values() for r in mine])
+    ]
+    names = dict(zip(own, names_of(list(own)), strict=True))
+    results = separate_labels({names[folder]: mine for folder, mine in own.items()})
     check_published_as(
         args.published_as, [*results, *(result for mine in own.values() for result in mine)], published
     )
@@ -107,21 +114,21 @@ def main(args: ReportConfig) -> None:
         models = list(dict.fromkeys(result.model for result in mine))
         end = f" ({names[folder]})"
         known = args.published_as | {k.removesuffix(end): v for k, v in args.published_as.items()}
-        made = tables.benchmark_tables(mine, *beside(published, models, known))
-        if made and (lacking := unfinished(folder, models)):
+        made = tables.tables_of_results(mine, *published_scores_of(published, models, known))
+        if made and (lacking := find_unfinished(folder, models)):
             note = f"{tables.WARNING}not finished: {', '.join(lacking)}; run that evaluation again."
             made[0] = replace(made[0], notes=(note, *made[0].notes))
-        made += tables.split_tables(mine) if args.parts else []
-        made += compared([folder / model for model in models])
-        shown += numbered(made, number, names[folder], len(folders))
+        made += tables.tables_of_parts(mine) if args.parts else []
+        made += compare_folders([folder / model for model in models])
+        shown += number_tables(made, number, names[folder], len(folders))
     for table in published:
         fits = not results or any(result.benchmark in table.benchmarks for result in results)
         if fits or args.show_published:
-            shown.append(published_table(table, results, args.published_as))
-    shown += compared([Path(folder) for folder in args.compare], flips=True)
+            shown.append(build_published_table(table, results, args.published_as))
+    shown += compare_folders([Path(folder) for folder in args.compare], flips=True)
     if stages:
-        shown.append(funnel.seconds_table(stages, wall_seconds(Path(args.run or ""))))
-    tables.show(shown)
+        shown.append(funnel.table_of_seconds(stages, read_wall_seconds(Path(args.run or ""))))
+    tables.print_tables(shown)
     if output is not None:
         details = {
             "stages": [{"folder": stage.folder, **stage.receipt} for stage in stages],
@@ -131,12 +138,12 @@ def main(args: ReportConfig) -> None:
         }
         title = args.title or (f"Report of {Path(args.run).name}" if args.run else "Report")
         with writing(output):
-            write(output, shown, title, details)
+            write_report(output, shown, title, details)
             if args.lm_eval:
                 for folder in folders:
-                    export(folder, output / "lm_eval")
+                    export_lm_eval(folder, output / "lm_eval")
         if args.track != "none":
-            log(args, output, shown)
+            log_tables(args, output, shown)
         print(f"written to {output}")
     for gap in gaps:
         print(f"error: rows are lost: {gap}", file=sys.stderr)
@@ -144,7 +151,7 @@ def main(args: ReportConfig) -> None:
         sys.exit(1)
 
 
-def found(run: str | None, folders: Sequence[str], name: str) -> Iterator[Path]:
+def find_files(run: str | None, folders: Sequence[str], name: str) -> Iterator[Path]:
     """All files of a name below the run's folder and the others."""
     for folder in dict.fromkeys([*([run] if run else []), *folders]):
         if not Path(folder).is_dir():
@@ -152,7 +159,7 @@ def found(run: str | None, folders: Sequence[str], name: str) -> Iterator[Path]:
         yield from sorted(Path(folder).rglob(name))
 
 
-def chosen(args: ReportConfig, results: Sequence[Result]) -> list[str | Path]:
+def choose_published(args: ReportConfig, results: Sequence[Result]) -> list[str | Path]:
     """The published tables to show."""
     if args.published is not None:
         return list(args.published)
@@ -162,7 +169,7 @@ def chosen(args: ReportConfig, results: Sequence[Result]) -> list[str | Path]:
 
 
 def check_published_as(
-    published_as: Mapping[str, str], results: Sequence[Result], published: Sequence[Published]
+    published_as: Mapping[str, str], results: Sequence[Result], published: Sequence[PublishedTable]
 ) -> None:
     """See that it names a model of ours and one of theirs: a typing error would just show nothing.
 
@@ -180,7 +187,7 @@ def check_published_as(
             raise ConfigError(f"published_as: no published table has a model '{model}'{hint}")
 
 
-def compared(folders: Sequence[Path], *, flips: bool = False) -> list[tables.Table]:
+def compare_folders(folders: Sequence[Path], *, flips: bool = False) -> list[tables.Table]:
     """Every model against the first, on the problems that both were asked.
 
     Args:
@@ -197,26 +204,26 @@ def compared(folders: Sequence[Path], *, flips: bool = False) -> list[tables.Tab
             raise ConfigError(f"compare: {folder} has no {RESULTS}; give a model's folder, EVALUATION/LABEL")
     rows = [comparison.read_outputs(folder) for folder in folders]
     results = [read_results(folder / RESULTS) for folder in folders]
-    labels = called(folders)
+    labels = names_of(folders)
     titles = {r.benchmark: r.title for mine in results for r in mine}
     made: list[comparison.Comparison] = []
     for theirs, protocols, label in list(zip(rows, results, labels, strict=True))[1:]:
-        differs = comparison.other_protocols(results[0], protocols)
+        differs = comparison.compare_protocols(results[0], protocols)
         pair = comparison.compare(rows[0], theirs, (labels[0], label), differs=differs)
         if flips and not pair:
             raise ConfigError(f"compare: {labels[0]} and {label} share no benchmark of two or more problems")
         made += pair
-    return comparison.comparison_tables(made, titles, flips=flips)
+    return comparison.tables_of_comparisons(made, titles, flips=flips)
 
 
-def export(folder: Path, output: Path) -> None:
+def export_lm_eval(folder: Path, output: Path) -> None:
     """Write every model of an evaluation in lm-eval's layout."""
     for path in sorted(folder.glob(f"*/{RESULTS}")):
         rows = comparison.read_outputs(path.parent)
         write_lm_eval(output, read_results(path), rows, read_receipt(path.parent))
 
 
-def log(args: ReportConfig, output: Path, shown: Sequence[tables.Table]) -> None:
+def log_tables(args: ReportConfig, output: Path, shown: Sequence[tables.Table]) -> None:
     """Log every table to W&B."""
     with Tracker.start(
         stage="report", output_dir=output, config=asdict(args), group=args.group, mode=args.track
@@ -225,7 +232,7 @@ def log(args: ReportConfig, output: Path, shown: Sequence[tables.Table]) -> None
             tracker.table(table.name, [dict(zip(table.columns, row, strict=True)) for row in table.rows])
 
 
-def evaluation(folder: Path) -> list[Result]:
+def read_evaluation(folder: Path) -> list[Result]:
     """The results below one evaluation's folder, models in the order in which they were given."""
     by_model = {path.parent.name: read_results(path) for path in sorted(folder.glob(f"*/{RESULTS}"))}
     try:
@@ -235,7 +242,7 @@ def evaluation(folder: Path) -> list[Result]:
     return [result for model in dict.fromkeys([*order, *by_model]) for result in by_model.get(model, [])]
 
 
-def unfinished(folder: Path, models: Sequence[str]) -> list[str]:
+def find_unfinished(folder: Path, models: Sequence[str]) -> list[str]:
     """The models that an evaluation's receipt names and that have no results, e.g. since it was killed."""
     try:
         fields = read_receipt(folder)["fingerprint_fields"]
@@ -244,13 +251,13 @@ def unfinished(folder: Path, models: Sequence[str]) -> list[str]:
     return [label for label in fields.get("labels", []) if label not in models]
 
 
-def called(folders: Sequence[Path]) -> list[str]:
+def names_of(folders: Sequence[Path]) -> list[str]:
     """The folders' names, or whole paths where two have the same name."""
     names = [folder.name for folder in folders]
     return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
 
 
-def apart(own: Mapping[str, Sequence[Result]]) -> list[Result]:
+def separate_labels(own: Mapping[str, Sequence[Result]]) -> list[Result]:
     """The results of all evaluations; a label that two of them have is followed by its evaluation's name."""
     labels = Counter(label for mine in own.values() for label in {result.model for result in mine})
     return [
@@ -260,7 +267,7 @@ def apart(own: Mapping[str, Sequence[Result]]) -> list[Result]:
     ]
 
 
-def numbered(made: Sequence[tables.Table], number: int, name: str, of: int) -> list[tables.Table]:
+def number_tables(made: Sequence[tables.Table], number: int, name: str, of: int) -> list[tables.Table]:
     """Tell the tables of several evaluations apart."""
     if of == 1:
         return list(made)
@@ -270,7 +277,7 @@ def numbered(made: Sequence[tables.Table], number: int, name: str, of: int) -> l
     ]
 
 
-def wall_seconds(run: Path) -> dict[str, float]:
+def read_wall_seconds(run: Path) -> dict[str, float]:
     """Wall-clock seconds of each stage, as the pipeline measured them."""
     try:
         stages = durable.read_object(run / "run.json")["stages"]
@@ -290,16 +297,16 @@ def writing(output: Path) -> Iterator[None]:
         raise ConfigError(f"output_dir: {error.filename or output}: {error.strerror or error}") from None
 
 
-def write(folder: Path, shown: Sequence[tables.Table], title: str, details: dict[str, Any]) -> None:
+def write_report(folder: Path, shown: Sequence[tables.Table], title: str, details: dict[str, Any]) -> None:
     """Write the report's files."""
-    durable.write(folder / "report.md", tables.markdown(shown, title).encode())
+    durable.write(folder / "report.md", tables.format_markdown(shown, title).encode())
     content = {"title": title, "tables": [asdict(table) for table in shown], **details}
     durable.write(folder / "report.json", durable.as_json(content))
     for table in shown:
         if fault := durable.name_fault(table.name):  # of a result file that anybody may have written
             raise ConfigError(f"table {table.name[:80]!r} cannot name a file: {fault}")
-        durable.write(folder / f"{table.name}.tex", tables.latex(table).encode())
-        durable.write(folder / f"{table.name}.csv", tables.to_csv(table).encode())
+        durable.write(folder / f"{table.name}.tex", tables.format_latex(table).encode())
+        durable.write(folder / f"{table.name}.csv", tables.format_csv(table).encode())
 
 
 if __name__ == "__main__":

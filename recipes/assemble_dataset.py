@@ -25,22 +25,26 @@ from scalequest.stages import begin, explained, tracked
 def main(run: RunOptions, config: AssembleConfig) -> None:
     """Read all parts, check, shuffle, write; upload on request."""
     from scalequest.engines.launch import worker
-    from scalequest.evaluation.held_out import digest, read_tests, tell_left_out
+    from scalequest.evaluation.benchmark_questions import (
+        read_benchmark_questions,
+        report_left_out,
+        sha256_of_questions,
+    )
     from scalequest.records import read_inputs, source_fingerprint
 
     # 1. The folder, and the fingerprint of all that can change a row
     index, workers = worker()
-    tests = read_tests(config.contamination)
+    tests = read_benchmark_questions(config.contamination)
     inputs = {part.source: source_fingerprint(part.source) for part in config.parts}
     quotas = [part.rows for part in config.parts]
     stage = begin(
         "assemble_dataset", VERSION, run, config, inputs=inputs, worker=(index, workers),
-        writes=("report.html", "report.json"), benchmarks=digest(tests.questions), quotas=quotas,
+        writes=("report.html", "report.json"), benchmarks=sha256_of_questions(tests.questions), quotas=quotas,
     )  # fmt: skip
 
     # 2. All parts, each row with the number of its part; one order, one report
     if not stage.finished:
-        tell_left_out(tests, stage)
+        report_left_out(tests, stage)
         rows: list[dict[str, Any]] = []
         for number, part in enumerate(config.parts):
             own = read_inputs([part.source], "query", "response", columns=config.columns, limit=run.limit)

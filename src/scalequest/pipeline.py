@@ -48,13 +48,16 @@ from typing import Any
 from rich.console import Console
 
 from scalequest import durable, heartbeat
-from scalequest.board import Board, Line, read_receipt
 from scalequest.config import ConfigError, build, option, read_yaml, required
 from scalequest.engines.launch import STOP_SECONDS, STOP_VARIABLE
-from scalequest.guard import Guarded, passing_on
 from scalequest.preload import Forked, Preloaded, possible
 from scalequest.records import whole_source
 from scalequest.redaction import redacted
+from scalequest.status_table import StageStatus as Line
+from scalequest.status_table import StatusTable as Board
+from scalequest.status_table import read_receipt
+from scalequest.subreaper import SupervisedProcess as Guarded
+from scalequest.subreaper import forward_signals as passing_on
 
 STATE = "run.json"
 _OWN = (STATE, "logs", "imports")  # names of the output folder, and of a log, that no stage may have

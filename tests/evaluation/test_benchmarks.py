@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from scalequest.config import ConfigError
-from scalequest.evaluation.benchmarks import content_sha256, load_benchmark
-from scalequest.evaluation.problems import Problem
+from scalequest.evaluation.benchmarks import load_benchmark, sha256_of_rows
+from scalequest.evaluation.problems import BenchmarkProblem
 
 ROWS = [
     {"question": " What is 1 + 1? ", "answer": "It is\n#### 2", "steps": 1},
@@ -17,7 +17,7 @@ ROWS = [
 
 def written(folder: Path, *lines: str, rows: int = 2, also: tuple[str, ...] = ()) -> Path:
     (folder / "small.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    digest = content_sha256(ROWS, "question", "answer", *also)
+    digest = sha256_of_rows(ROWS, "question", "answer", *also)
     path = folder / "small.yaml"
     path.write_text(
         "\n".join(["name: small", "source: small.jsonl", f"rows: {rows}", f"sha256: {digest}", *lines])
@@ -49,7 +49,7 @@ def test_every_benchmark_has_a_test(root: Path) -> None:
 
 @pytest.mark.data
 def test_references_as_they_would_be_written(root: Path, data_dir: Path) -> None:
-    def first(name: str) -> Problem:
+    def first(name: str) -> BenchmarkProblem:
         return load_benchmark(root / f"eval/benchmarks/{name}.yaml", limit=1).problems[0]
 
     svamp = first("svamp")
@@ -115,7 +115,7 @@ def test_names_and_ids_that_break_later(tmp_path: Path) -> None:
         path = written(tmp_path)
     rows = [{"question": "1?", "answer": "1", "n": 7}, {"question": "2?", "answer": "2", "n": 7}]
     (tmp_path / "small.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    digest = content_sha256(rows, "question", "answer")
+    digest = sha256_of_rows(rows, "question", "answer")
     lines = ["name: small", "source: small.jsonl", "rows: 2", f"sha256: {digest}", "id: n"]
     path.write_text("\n".join(lines))
     with pytest.raises(ConfigError, match=r"not unique: rows 1 and 2 of .*small.jsonl are both '7'"):

@@ -21,15 +21,15 @@ from evaluation_support import command, environment
 from fault_server import Answer, Asked, FaultServer, completion, error
 from scalequest.config import ConfigError, RunOptions, build
 from scalequest.durable import StageError
-from scalequest.evaluation.benchmarks import Benchmark
+from scalequest.evaluation.benchmarks import LoadedBenchmark
 from scalequest.evaluation.comparison import read_outputs
 from scalequest.evaluation.export import write_lm_eval
-from scalequest.evaluation.harness import papers, same_questions
-from scalequest.evaluation.problems import Problem
+from scalequest.evaluation.harness import check_same_questions, submissions_of
+from scalequest.evaluation.problems import BenchmarkProblem
 from scalequest.evaluation.prompts import EvalPrompt
 from scalequest.evaluation.results import read_results, write_results
 from scalequest.evaluation.settings import EvaluationConfig
-from scalequest.evaluation.statistics import share
+from scalequest.evaluation.statistics import share_of
 from scalequest.records import read_rows
 
 Script = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -95,7 +95,7 @@ def test_results_say_how_they_came_about(evaluated: tuple[Path, str]) -> None:
     for result in results:
         mine = [row for row in rows if row["benchmark"] == result.benchmark]
         assert result.n == LIMIT
-        assert result.accuracy == share(sum(row["correct"] for row in mine), LIMIT)
+        assert result.accuracy == share_of(sum(row["correct"] for row in mine), LIMIT)
         assert result.timeouts == 0
         assert {"question words", "output tokens"} <= set(result.split)
         assert result.truncated == sum(row["finish_reason"] == "length" for row in mine) / LIMIT
@@ -318,10 +318,10 @@ def test_outputs_are_not_graded_against_other_questions(
 def test_a_benchmark_that_was_not_asked_is_not_regraded(evaluated: tuple[Path, str]) -> None:
     """Without outputs, it would be reported as 0 %."""
     config = EvaluationConfig(models={"one": "x"}, benchmarks=[], chat_format="tinymath")
-    problem = Problem("1", "?", "7")
-    more = Benchmark("more", "More", (problem,), "0" * 64)
+    problem = BenchmarkProblem("1", "?", "7")
+    more = LoadedBenchmark("more", "More", (problem,), "0" * 64)
     with pytest.raises(ConfigError, match="regrade: more was not asked there"):
-        same_questions(read_results(evaluated[0] / "one" / "results.json"), config, [more])
+        check_same_questions(read_results(evaluated[0] / "one" / "results.json"), config, [more])
 
 
 def test_other_scores_are_another_input(root: Path, tmp_path: Path) -> None:
@@ -399,14 +399,14 @@ def test_outputs_are_handed_in_as_when_they_came(root: Path, tmp_path: Path) -> 
     formats = {"thinking": str(tmp_path / "thinking.yaml")}
     config = EvaluationConfig(models=models, benchmarks=[], chat_format="tinymath", chat_formats=formats)
     prompt = EvalPrompt(name="p", text="{question}", stops=["\nProblem:"])
-    problem = Problem("1", "?", "7", also=("8",))
-    benchmark = Benchmark("b", "B", (problem,), "0" * 64, prompts=(prompt,))
+    problem = BenchmarkProblem("1", "?", "7", also=("8",))
+    benchmark = LoadedBenchmark("b", "B", (problem,), "0" * 64, prompts=(prompt,))
     row = {"benchmark": "b", "id": "1", "prompt": "p", "sample": 0, "finish_reason": "length"}
     texts = ["So 7.</think>It is 8.\nProblem: 5", "It is 8.\nProblem: 5", "It is 8"]
     rows = [{**row, "completion": one} for one in texts]
 
     def handed(label: str) -> list[tuple[str, bool]]:
-        found = papers(rows, config, label, [benchmark])
+        found = submissions_of(rows, config, label, [benchmark])
         assert all(one.paper.references == ("7", "8") for one in found)
         return [(one.paper.text, one.truncated) for one in found]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from scalequest import durable
 from scalequest.config import ConfigError, build, option, read_yaml, required
-from scalequest.evaluation.problems import Judging, Problem
+from scalequest.evaluation.problems import AnswerRule, BenchmarkProblem
 from scalequest.evaluation.prompts import QUESTION_ONLY, EvalPrompt, load_eval_prompt
 from scalequest.grading.extraction import last_box
 from scalequest.ranges import COUNT, SHARE_BELOW_1
@@ -20,7 +20,7 @@ from scalequest.records import Row, expand, read_rows, require
 
 
 @dataclass(frozen=True)
-class JudgingFile:
+class AnswerRuleColumns:
     """How a benchmark is judged beyond equality; columns that differ from row to row."""
 
     several: str | None = option(None, "column, true where the reference is several answers in any order")
@@ -40,7 +40,7 @@ class BenchmarkFile:
         "a path ($NAME is expanded; else relative to this file), or hub:owner/name@revision:split"
     )
     rows: int = required("how many rows the source has", within=COUNT)
-    sha256: str = required("of questions, answers and what else a verdict depends on, see `content_sha256`")
+    sha256: str = required("of questions, answers and what else a verdict depends on, see `sha256_of_rows`")
     hub: str | None = option(None, "where the same rows are on the hub, read instead on request")
     title: str | None = option(None, "heading of its column; None is the name")
     question: str | list[str] = option("question", "column of the question, or several that are joined")
@@ -57,7 +57,7 @@ class BenchmarkFile:
         None, "only rows whose columns have these values, e.g. {Picture: null}", default_factory=dict
     )
     metadata: list[str] = option(None, "columns that results are split by, e.g. level", default_factory=list)
-    judging: JudgingFile = option(None, "how answers are judged", default_factory=JudgingFile)
+    judging: AnswerRuleColumns = option(None, "how answers are judged", default_factory=AnswerRuleColumns)
     prompts: list[str] = option(
         None, "prompt files, relative to this one; none: the question alone", default_factory=list
     )
@@ -95,12 +95,12 @@ class PatchFile:
 
 
 @dataclass(frozen=True)
-class Benchmark:
+class LoadedBenchmark:
     """A benchmark that was checked: `problems` are the first `limit` of exactly those that `sha256` names."""
 
     name: str
     title: str
-    problems: tuple[Problem, ...]
+    problems: tuple[BenchmarkProblem, ...]
     sha256: str
     limit: int | None = None
     prompts: tuple[EvalPrompt, ...] = (QUESTION_ONLY,)
@@ -109,7 +109,7 @@ class Benchmark:
 
 def load_benchmark(
     path: str | Path, limit: int | None = None, *, patches: bool = False, hub: bool = False
-) -> Benchmark:
+) -> LoadedBenchmark:
     """Read a benchmark by its YAML file and check it whole, also where `limit` keeps only the first problems.
 
     Args:
@@ -123,9 +123,9 @@ def load_benchmark(
     """
     path = Path(path)
     (spec,) = build((BenchmarkFile,), read_yaml(path), str(path))
-    source = spec.hub if hub and spec.hub else _source(spec, path)
-    rows = _read(source, spec, path)
-    columns = [*_columns(spec), spec.answer]
+    source = spec.hub if hub and spec.hub else _source_of(spec, path)
+    rows = _read_source(source, spec, path)
+    columns = [*_question_columns_of(spec), spec.answer]
     for index, row in enumerate(rows):
         require(row, *columns, *([spec.id] if spec.id else []), source=source, index=index)
     rules = spec.judging
@@ -134,7 +134,7 @@ def load_benchmark(
         for name in names:
             if not any(name in row for row in rows):
                 raise ConfigError(f"{path}: {key}: no row of {source} has a column '{name}'")
-    found = content_sha256(rows, *columns, *judging, *spec.where)
+    found = sha256_of_rows(rows, *columns, *judging, *spec.where)
     if (len(rows), found) != (spec.rows, spec.sha256):
         raise ConfigError(
             f"{path}: {source} holds other problems: {len(rows)} rows with sha256 {found}, "
@@ -145,8 +145,8 @@ def load_benchmark(
         for index, row in enumerate(rows)
         if all(row.get(column) == value for column, value in spec.where.items())
     ]
-    corrections, patched = _corrections(path, spec) if patches else ({}, None)
-    problems = tuple(_problem(spec, row, index, corrections) for index, row in chosen[:limit])
+    corrections, patched = _read_corrections(path, spec) if patches else ({}, None)
+    problems = tuple(_build_problem(spec, row, index, corrections) for index, row in chosen[:limit])
     seen: dict[str, int] = {}
     for (index, _), problem in zip(chosen, problems, strict=False):
         if (other := seen.setdefault(problem.id, index)) != index:
@@ -158,22 +158,22 @@ def load_benchmark(
         raise ConfigError(f"{path}: patch: no problem has the id '{min(unknown)}'")
     prompts = tuple(load_eval_prompt(path.parent / prompt) for prompt in spec.prompts) or (QUESTION_ONLY,)
     applied = limit if limit is not None and limit < len(chosen) else None
-    return Benchmark(spec.name, spec.title or spec.name, problems, found, applied, prompts, patched)
+    return LoadedBenchmark(spec.name, spec.title or spec.name, problems, found, applied, prompts, patched)
 
 
-def without_data(path: str | Path) -> str | None:
+def name_if_missing(path: str | Path) -> str | None:
     """The name of a benchmark if the source of its YAML file is not there; None if it is, right or wrong.
 
     Raises:
         ConfigError: the file is wrong, or a variable in its source is not set.
     """
     (spec,) = build((BenchmarkFile,), read_yaml(path), str(path))
-    source = _source(spec, Path(path))
+    source = _source_of(spec, Path(path))
     there = source.startswith("hub:") or expand(source).exists()
     return None if there else str(spec.name)
 
 
-def content_sha256(rows: Sequence[Row], *columns: str) -> str:
+def sha256_of_rows(rows: Sequence[Row], *columns: str) -> str:
     """Hash some columns, one JSON line a row: the same for a file and its copy on the hub."""
     digest = hashlib.sha256()
     for row in rows:
@@ -182,12 +182,12 @@ def content_sha256(rows: Sequence[Row], *columns: str) -> str:
     return digest.hexdigest()
 
 
-def _source(spec: BenchmarkFile, path: Path) -> str:
+def _source_of(spec: BenchmarkFile, path: Path) -> str:
     relative = not spec.source.startswith(("hub:", "$", "/", "~"))
     return str(path.parent / spec.source) if relative else spec.source
 
 
-def _read(source: str, spec: BenchmarkFile, path: Path) -> list[Row]:
+def _read_source(source: str, spec: BenchmarkFile, path: Path) -> list[Row]:
     try:
         return read_rows(source)
     except ConfigError as error:
@@ -197,11 +197,11 @@ def _read(source: str, spec: BenchmarkFile, path: Path) -> list[Row]:
         raise ConfigError(f"{path}: {error}{said}{where}") from None
 
 
-def _columns(spec: BenchmarkFile) -> list[str]:
+def _question_columns_of(spec: BenchmarkFile) -> list[str]:
     return [spec.question] if isinstance(spec.question, str) else spec.question
 
 
-def _corrections(path: Path, spec: BenchmarkFile) -> tuple[dict[str, Correction], str | None]:
+def _read_corrections(path: Path, spec: BenchmarkFile) -> tuple[dict[str, Correction], str | None]:
     if spec.patch is None:
         return {}, None
     file = path.parent / spec.patch
@@ -210,10 +210,12 @@ def _corrections(path: Path, spec: BenchmarkFile) -> tuple[dict[str, Correction]
     return {one.id: one for one in patch.corrections}, hashlib.sha256(text.encode()).hexdigest()
 
 
-def _problem(spec: BenchmarkFile, row: Row, index: int, corrections: Mapping[str, Correction]) -> Problem:
+def _build_problem(
+    spec: BenchmarkFile, row: Row, index: int, corrections: Mapping[str, Correction]
+) -> BenchmarkProblem:
     number = str(row[spec.id]) if spec.id else f"{index:05d}"
     metadata = {name: row.get(name) for name in spec.metadata}
-    answers = [_answer(spec, row, index)]
+    answers = [_reference_of(spec, row, index)]
     if (correction := corrections.get(number)) is not None:
         answers = correction.any_of or [str(correction.answer)]
     rules = spec.judging
@@ -226,19 +228,19 @@ def _problem(spec: BenchmarkFile, row: Row, index: int, corrections: Mapping[str
         ) from None
     raw = row[spec.answer]
     listed = raw if isinstance(raw, list) else [raw]
-    judging = Judging(
+    judging = AnswerRule(
         several=len(listed) > 1 or bool(rules.several and row.get(rules.several)),
         unit=(row.get(rules.unit) or None) if rules.unit else None,
         tolerance=tolerance,
         relative=rules.relative if any(isinstance(one, float) for one in listed) else 0.0,
     )
-    question = _joined([str(row[column]) for column in _columns(spec)])
-    return Problem(number, question, answers[0], metadata, tuple(answers[1:]), row, judging)
+    question = _join_texts([str(row[column]) for column in _question_columns_of(spec)])
+    return BenchmarkProblem(number, question, answers[0], metadata, tuple(answers[1:]), row, judging)
 
 
-def _answer(spec: BenchmarkFile, row: Row, index: int) -> str:
+def _reference_of(spec: BenchmarkFile, row: Row, index: int) -> str:
     """The reference: the part of its column that is one, as text."""
-    answer = as_text(row[spec.answer])
+    answer = text_of_reference(row[spec.answer])
     if spec.answer_after is not None:
         if spec.answer_after not in answer:
             raise ConfigError(f"{spec.name}: row {index + 1}: no '{spec.answer_after}' in its answer")
@@ -252,16 +254,16 @@ def _answer(spec: BenchmarkFile, row: Row, index: int) -> str:
     return answer.strip()
 
 
-def as_text(value: Any) -> str:
+def text_of_reference(value: Any) -> str:
     """A reference as it would be written: 145.0 as `145`, [4] as `4`, [0, 5] as `0, 5`."""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     if isinstance(value, list):
-        return ", ".join(map(as_text, value))
+        return ", ".join(map(text_of_reference, value))
     return str(value)
 
 
-def _joined(parts: Sequence[str]) -> str:
+def _join_texts(parts: Sequence[str]) -> str:
     """Texts one after the other as sentences: SVAMP's bodies lack their full stop now and then."""
     ended = [part.strip() if re.search(r"[.?!,:;]\s*$", part) else f"{part.strip()}." for part in parts[:-1]]
     return " ".join([*ended, parts[-1].strip()])

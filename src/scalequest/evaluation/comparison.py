@@ -10,7 +10,7 @@ from statistics import fmean
 from scalequest.config import ConfigError
 from scalequest.evaluation.results import Result
 from scalequest.evaluation.statistics import FEW, Estimate, mcnemar, paired_difference
-from scalequest.evaluation.tables import Table, differences, letters, percent
+from scalequest.evaluation.tables import Table, describe_differences, format_percent, letters_of
 from scalequest.records import Row, read_dropped, read_rows
 
 LISTED = 200  # flipped problems in the table
@@ -48,7 +48,7 @@ def read_outputs(folder: str | Path) -> list[Row]:
     return [*read_rows(folder), *lost]
 
 
-def other_protocols(first: Sequence[Result], second: Sequence[Result]) -> dict[str, str]:
+def compare_protocols(first: Sequence[Result], second: Sequence[Result]) -> dict[str, str]:
     """What the second model's protocol does not share with the first's, by benchmark, where they differ.
 
     Raises:
@@ -63,7 +63,7 @@ def other_protocols(first: Sequence[Result], second: Sequence[Result]) -> dict[s
                 "name (benchmark_sha256 differs), which make no pairs"
             )
     return {
-        result.benchmark: differences(result.protocol, usual[result.benchmark].protocol)
+        result.benchmark: describe_differences(result.protocol, usual[result.benchmark].protocol)
         for result in second
         if result.benchmark in usual and result.fingerprint != usual[result.benchmark].fingerprint
     }
@@ -84,10 +84,10 @@ def compare(
         second: the other model's.
         labels: of the two.
         seed: of the bootstrap.
-        differs: from `other_protocols`.
+        differs: from `compare_protocols`.
     """
-    a, b = scores(first), scores(second)
-    several = any(len(group) > 1 for rows in (first, second) for group in _outputs(rows).values())
+    a, b = scores_of_problems(first), scores_of_problems(second)
+    several = any(len(group) > 1 for rows in (first, second) for group in _group_outputs(rows).values())
     found = []
     for benchmark in dict.fromkeys(name for name, _ in a):
         ids = [i for name, i in a if name == benchmark and (benchmark, i) in b]
@@ -98,43 +98,43 @@ def compare(
         lost = tuple(i for i, gap in gaps.items() if gap < 0)
         p_value = None if several else mcnemar(len(gained), len(lost))
         difference = paired_difference(list(gaps.values()), seed)
-        answers = [_answers(rows, benchmark) for rows in (first, second)]
+        answers = [_answers_of(rows, benchmark) for rows in (first, second)]
         said = {i: (answers[0][i], answers[1][i]) for i in gained + lost}
         other = (differs or {}).get(benchmark, "")
         found.append(Comparison(benchmark, *labels, difference, p_value, gained, lost, said, other))
     return found
 
 
-def _answers(rows: Sequence[Row], benchmark: str) -> dict[str, str | None]:
+def _answers_of(rows: Sequence[Row], benchmark: str) -> dict[str, str | None]:
     return {row["id"]: row["extracted"] for row in reversed(rows) if row["benchmark"] == benchmark}
 
 
-def scores(rows: Sequence[Row]) -> dict[tuple[str, str], float]:
+def scores_of_problems(rows: Sequence[Row]) -> dict[tuple[str, str], float]:
     """Share of right outputs by benchmark and problem."""
-    return {key: fmean(group) for key, group in _outputs(rows).items()}
+    return {key: fmean(group) for key, group in _group_outputs(rows).items()}
 
 
-def _outputs(rows: Sequence[Row]) -> dict[tuple[str, str], list[bool]]:
+def _group_outputs(rows: Sequence[Row]) -> dict[tuple[str, str], list[bool]]:
     groups: dict[tuple[str, str], list[bool]] = {}
     for row in rows:
         groups.setdefault((row["benchmark"], row["id"]), []).append(bool(row["correct"]))
     return groups
 
 
-def comparison_tables(
+def tables_of_comparisons(
     found: Sequence[Comparison], titles: Mapping[str, str], *, flips: bool = False
 ) -> list[Table]:
     """One row a pair and benchmark; with `flips`, the problems that flipped, too."""
     if not found:
         return []
-    marks = letters(one.differs for one in found if one.differs)
+    marks = letters_of(one.differs for one in found if one.differs)
     rows = [
         (
             one.second,
             one.first,
             titles.get(one.benchmark, one.benchmark),
             f"{one.difference.n:,}",
-            signed(one.difference) + marks.get(one.differs, ""),
+            format_points(one.difference) + marks.get(one.differs, ""),
             f"{len(one.gained):,}",
             f"{len(one.lost):,}",
             "–" if one.p_value is None else f"{one.p_value:.2g}{marks.get(one.differs, '')}",
@@ -149,7 +149,7 @@ def comparison_tables(
     note += " (with several outputs: solves more often)" if several else ""
     note += ". p: McNemar's exact test, two-sided, not corrected for the number of comparisons."
     flipped = [
-        (one.second, one.first, titles.get(one.benchmark, one.benchmark), kind, i, *map(_shown, said))
+        (one.second, one.first, titles.get(one.benchmark, one.benchmark), kind, i, *map(_format_answer, said))
         for one in found
         for kind, ids in (("gained", one.gained), ("lost", one.lost))
         for i in ids
@@ -165,7 +165,7 @@ def comparison_tables(
     return tables
 
 
-def _shown(answer: str | None) -> str:
+def _format_answer(answer: str | None) -> str:
     """An answer as one short line, since a model may write anything: what no page shows becomes \ufffd."""
     if answer is None:
         return "–"
@@ -173,8 +173,8 @@ def _shown(answer: str | None) -> str:
     return line if len(line) <= 60 else f"{line[:59]}…"
 
 
-def signed(estimate: Estimate) -> str:
+def format_points(estimate: Estimate) -> str:
     """`+1.3 [-0.2, +2.8]`, in points."""
     if estimate.value is None or estimate.low is None or estimate.high is None:
-        return percent(estimate)
+        return format_percent(estimate)
     return f"{100 * estimate.value:+.1f} [{100 * estimate.low:+.1f}, {100 * estimate.high:+.1f}]"

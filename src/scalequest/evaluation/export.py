@@ -16,8 +16,8 @@ from typing import Any
 
 from scalequest import durable
 from scalequest.config import ConfigError
-from scalequest.evaluation.comparison import scores
-from scalequest.evaluation.results import Result, sha256
+from scalequest.evaluation.comparison import scores_of_problems
+from scalequest.evaluation.results import Result, sha256_of
 from scalequest.records import Row
 
 METRIC = "exact_match"
@@ -46,21 +46,21 @@ def write_lm_eval(
     target = Path(folder) / name
     target.mkdir(parents=True, exist_ok=True)
     path = target / f"results_{stamp}.json"
-    content = lm_eval_results(results, rows, receipt, ended)
+    content = lm_eval_results_of(results, rows, receipt, ended)
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     for result in results:
         mine = [row for row in rows if row["benchmark"] == result.benchmark]
-        lines = [json.dumps(one, ensure_ascii=False) + "\n" for one in lm_eval_samples(mine)]
+        lines = [json.dumps(one, ensure_ascii=False) + "\n" for one in lm_eval_samples_of(mine)]
         (target / f"samples_{result.benchmark}_{stamp}.jsonl").write_text("".join(lines), encoding="utf-8")
     return path
 
 
-def lm_eval_results(
+def lm_eval_results_of(
     results: Sequence[Result], rows: Sequence[Row], receipt: Mapping[str, Any], ended: datetime
 ) -> dict[str, Any]:
     """The content of a results file; the filter is called `none`, as that of a task without any."""
     by_problem: dict[str, list[float]] = {}
-    for (benchmark, _), score in scores(rows).items():
+    for (benchmark, _), score in scores_of_problems(rows).items():
         by_problem.setdefault(benchmark, []).append(score)
     first = results[0]
     sampling = first.protocol["sampling"]
@@ -70,7 +70,7 @@ def lm_eval_results(
             result.benchmark: {
                 "alias": result.benchmark,
                 f"{METRIC},none": result.accuracy.value,
-                f"{METRIC}_stderr,none": _stderr(by_problem.get(result.benchmark, [])),
+                f"{METRIC}_stderr,none": _standard_error_of(by_problem.get(result.benchmark, [])),
                 **{f"{name},none": one.value for name, one in result.metrics.items()},
             }
             for result in results
@@ -82,7 +82,7 @@ def lm_eval_results(
                 "output_type": "generate_until",
                 "repeats": result.samples,
                 "num_fewshot": result.protocol["shots"],
-                "generation_kwargs": _generation(sampling),
+                "generation_kwargs": _generation_settings_of(sampling),
                 "metric_list": [{"metric": METRIC, "aggregation": "mean", "higher_is_better": True}],
                 "metadata": {"scalequest": dict(result.protocol), "fingerprint": result.fingerprint},
             }
@@ -98,7 +98,7 @@ def lm_eval_results(
             "model": first.protocol["engine"],
             "model_args": f"pretrained={next(iter(receipt['inputs']), '')},dtype={first.protocol['dtype']}",
             "limit": first.protocol["limit"],
-            "gen_kwargs": _generation(sampling),
+            "gen_kwargs": _generation_settings_of(sampling),
             "random_seed": first.protocol["seed"],
         },
         "git_hash": first.commit,
@@ -111,7 +111,7 @@ def lm_eval_results(
     }
 
 
-def lm_eval_samples(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def lm_eval_samples_of(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """The content of a samples file: one entry a problem and prompt, all its outputs in it.
 
     What was dropped has no output, and is wrong.
@@ -131,9 +131,9 @@ def lm_eval_samples(rows: Sequence[Row]) -> list[dict[str, Any]]:
             "filtered_resps": [one["extracted"] for one in group],
             "filter": "none",
             "metrics": [METRIC],
-            "doc_hash": sha256(f"{row['benchmark']}/{row['id']}"),
+            "doc_hash": sha256_of(f"{row['benchmark']}/{row['id']}"),
             "prompt_hash": row.get("prompt_sha256"),
-            "target_hash": sha256(row["reference"]),
+            "target_hash": sha256_of(row["reference"]),
             METRIC: fmean([one["correct"] for one in group]),
         }
         for group in groups.values()
@@ -141,7 +141,7 @@ def lm_eval_samples(rows: Sequence[Row]) -> list[dict[str, Any]]:
     ]
 
 
-def _generation(sampling: Mapping[str, Any]) -> dict[str, Any]:
+def _generation_settings_of(sampling: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "do_sample": sampling["temperature"] > 0,
         "temperature": sampling["temperature"],
@@ -150,6 +150,6 @@ def _generation(sampling: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _stderr(per_problem: Sequence[float]) -> float | str:
+def _standard_error_of(per_problem: Sequence[float]) -> float | str:
     """Standard error of the mean over problems, and as lm-eval says that there is none."""
     return stdev(per_problem) / len(per_problem) ** 0.5 if len(per_problem) > 1 else "N/A"

@@ -82,10 +82,10 @@ def read_stages(run: str | Path) -> list[StageRecord]:
         trains = not holds_rows(run / folder, receipt)
         lost = None if trains else damage(run / folder, receipt, "data")
         records.append(StageRecord(folder, receipt, tuple(read), trains, first, lost))
-    return _in_order(sorted(records, key=lambda record: str(record.receipt.get("started"))))
+    return _sort_stages(sorted(records, key=lambda record: str(record.receipt.get("started"))))
 
 
-def _in_order(records: Sequence[StageRecord]) -> list[StageRecord]:
+def _sort_stages(records: Sequence[StageRecord]) -> list[StageRecord]:
     """Every stage after those that it reads; else by when they started, which changes with a fresh run."""
     left, done = list(records), list[StageRecord]()
     while left:
@@ -96,7 +96,7 @@ def _in_order(records: Sequence[StageRecord]) -> list[StageRecord]:
     return done
 
 
-def funnel(records: Sequence[StageRecord]) -> tuple[list[Table], list[str]]:
+def build_funnel(records: Sequence[StageRecord]) -> tuple[list[Table], list[str]]:
     """Where rows went, stage by stage; and what does not add up (nothing, unless a folder was tampered with).
 
     Three things have to hold: what a stage kept and dropped is what came in; what came in is what the stages
@@ -120,28 +120,28 @@ def funnel(records: Sequence[StageRecord]) -> tuple[list[Table], list[str]]:
             (
                 record.folder,
                 str(record.receipt["stage"]),
-                ", ".join(_named(source.folder, record.first.get(source.folder)) for source in sources),
+                ", ".join(_name_source(source.folder, record.first.get(source.folder)) for source in sources),
                 f"{rows_in:,}" + (f" of {offered:,}" if sources and offered > rows_in else ""),
                 ", ".join(f"{reason} {n:,}" for reason, n in record.dropped.items()) or "–",
                 f"{kept:,}",
             )
         )
     columns = ("folder", "stage", "rows from", "in", "dropped", "kept")
-    notes = list(_headlines(records, by_folder))
+    notes = list(_headlines_of(records, by_folder))
     notes.append("Every row is accounted for." if not gaps else "ROWS ARE LOST: " + "; ".join(gaps))
     return [Table("funnel", "Where every row went", columns, tuple(rows), tuple(notes))], gaps
 
 
-def _named(folder: str, first: int | None) -> str:
+def _name_source(folder: str, first: int | None) -> str:
     return folder if first is None else f"{folder}[:{first}]"
 
 
-def _headlines(records: Sequence[StageRecord], by_folder: Mapping[str, StageRecord]) -> Iterator[str]:
+def _headlines_of(records: Sequence[StageRecord], by_folder: Mapping[str, StageRecord]) -> Iterator[str]:
     """One line for every selected dataset: from generated questions to the pairs trained on."""
     for record in records:
         if record.receipt["stage"] != "select_solutions":
             continue
-        line = [r for r in by_folder.values() if r.folder in _ancestors(record, by_folder)]
+        line = [r for r in by_folder.values() if r.folder in _ancestors_of(record, by_folder)]
         words = []
         for stage, word in HEADLINE.items():
             here = [r for r in line if r.receipt["stage"] == stage]
@@ -155,7 +155,7 @@ def _headlines(records: Sequence[StageRecord], by_folder: Mapping[str, StageReco
         yield f"{record.folder}: " + " → ".join(words) + "."
 
 
-def _ancestors(record: StageRecord, by_folder: Mapping[str, StageRecord]) -> set[str]:
+def _ancestors_of(record: StageRecord, by_folder: Mapping[str, StageRecord]) -> set[str]:
     """A stage and all whose rows reached it; models on the way are not followed."""
     seen, queue = set[str](), [record.folder]
     while queue:
@@ -166,7 +166,7 @@ def _ancestors(record: StageRecord, by_folder: Mapping[str, StageRecord]) -> set
     return seen
 
 
-def seconds_table(records: Sequence[StageRecord], wall: Mapping[str, float] | None = None) -> Table:
+def table_of_seconds(records: Sequence[StageRecord], wall: Mapping[str, float] | None = None) -> Table:
     """What every stage cost: seconds of work, and of wall clock where a pipeline measured it."""
     wall = wall or {}
     rows = []

@@ -18,15 +18,22 @@ from scalequest.cards import dataset_card
 from scalequest.chat import FormatError, load_format
 from scalequest.config import ConfigError, RunOptions, to_dict
 from scalequest.engines.stream import Drop, stream
-from scalequest.evaluation.benchmarks import Benchmark
-from scalequest.evaluation.examinee import A, Examinee, Q, opens_thoughts
-from scalequest.evaluation.marking import Examiners, Mark, Marked, Paper, handed_in, marking
-from scalequest.evaluation.problems import Problem
+from scalequest.evaluation.benchmarks import LoadedBenchmark
+from scalequest.evaluation.evaluated_model import A, EvaluatedModel, Q, opens_thoughts
+from scalequest.evaluation.output_grading import (
+    GradedReply,
+    GradingPool,
+    OutputGrade,
+    Submission,
+    add_grading,
+    submission_of,
+)
+from scalequest.evaluation.problems import BenchmarkProblem
 from scalequest.evaluation.prompts import EvalPrompt
-from scalequest.evaluation.protocol import asking, judged, protocol, read_receipt
+from scalequest.evaluation.protocol import grading_settings_of, protocol_of, read_receipt, request_settings_of
 from scalequest.evaluation.results import RESULTS, Result, summarise, write_results
 from scalequest.evaluation.settings import EvaluationConfig
-from scalequest.evaluation.tables import differences
+from scalequest.evaluation.tables import describe_differences
 from scalequest.markup import inline
 from scalequest.records import Row, read_rows, row_seed
 from scalequest.shards import Stage
@@ -42,11 +49,11 @@ COLUMNS = (
 
 def evaluate(
     stage: Stage,
-    examinee: Examinee[Q, A],
+    examinee: EvaluatedModel[Q, A],
     config: EvaluationConfig,
     run: RunOptions,
-    benchmarks: Sequence[Benchmark],
-    examiners: Examiners,
+    benchmarks: Sequence[LoadedBenchmark],
+    examiners: GradingPool,
     *,
     tracker: Tracker | None = None,
 ) -> dict[str, Any]:
@@ -58,7 +65,7 @@ def evaluate(
     Returns:
         The stage's receipt (empty on workers other than 0).
     """
-    queue: list[tuple[Benchmark, EvalPrompt, Problem, int]] = [
+    queue: list[tuple[LoadedBenchmark, EvalPrompt, BenchmarkProblem, int]] = [
         (benchmark, prompt, problem, sample)
         for benchmark in benchmarks
         for prompt in benchmark.prompts
@@ -77,32 +84,34 @@ def evaluate(
             key = f"{benchmark.name}/{problem.id}/{number}"
             question, digests[number] = examinee.put(key, prompt, problem, seed)
         except FormatError as error:
-            return Drop(head(*queue[number]), str(error))
+            return Drop(request_columns_of(*queue[number]), str(error))
         return [question]
 
-    def asked(key: str) -> tuple[EvalPrompt, Problem]:
+    def asked(key: str) -> tuple[EvalPrompt, BenchmarkProblem]:
         _, prompt, problem, _ = queue[int(key.rpartition("/")[2])]
         return prompt, problem
 
-    def settle(number: int, replies: Sequence[Marked]) -> Row | Drop:
+    def settle(number: int, replies: Sequence[GradedReply]) -> Row | Drop:
         (reply,) = replies
         if reply.fault is not None:
-            return Drop(head(*queue[number]), reply.fault)
+            return Drop(request_columns_of(*queue[number]), reply.fault)
         return {
-            **head(*queue[number]),
+            **request_columns_of(*queue[number]),
             "prompt_sha256": digests.pop(number),
             "completion": reply.text,
             "finish_reason": reply.finish_reason,
             "tokens": reply.tokens,
-            **verdict(reply.truncated, reply.mark, config),
+            **grade_columns_of(reply.truncated, reply.mark, config),
         }
 
-    answer = marking(examinee, examiners, asked)
+    answer = add_grading(examinee, examiners, asked)
     stream(stage, len(queue), run.block_size, ask=ask, answer=answer, settle=settle, tracker=tracker)
     return finish(stage, config, benchmarks, len(queue))
 
 
-def head(benchmark: Benchmark, prompt: EvalPrompt, problem: Problem, sample: int) -> Row:
+def request_columns_of(
+    benchmark: LoadedBenchmark, prompt: EvalPrompt, problem: BenchmarkProblem, sample: int
+) -> Row:
     """The columns that say what was asked."""
     return {
         "benchmark": benchmark.name,
@@ -114,7 +123,7 @@ def head(benchmark: Benchmark, prompt: EvalPrompt, problem: Problem, sample: int
     }
 
 
-def verdict(truncated: bool, mark: Mark, config: EvaluationConfig) -> Row:
+def grade_columns_of(truncated: bool, mark: OutputGrade, config: EvaluationConfig) -> Row:
     """The columns that say what came of it."""
     return {
         "truncated": truncated,
@@ -127,7 +136,7 @@ def verdict(truncated: bool, mark: Mark, config: EvaluationConfig) -> Row:
 
 
 def finish(
-    stage: Stage, config: EvaluationConfig, benchmarks: Sequence[Benchmark], asked: int
+    stage: Stage, config: EvaluationConfig, benchmarks: Sequence[LoadedBenchmark], asked: int
 ) -> dict[str, Any]:
     """Write the folder's card and receipt."""
     names = ", ".join(inline(benchmark.title) for benchmark in benchmarks)
@@ -137,11 +146,11 @@ def finish(
     return stage.finish(rows_in=asked, card=card, columns=COLUMNS)
 
 
-def collect(
+def collect_results(
     folder: str | Path,
     config: EvaluationConfig,
     label: str,
-    benchmarks: Sequence[Benchmark],
+    benchmarks: Sequence[LoadedBenchmark],
     earlier: Sequence[Result] = (),
 ) -> list[Result]:
     """Summarise one model's finished folder and write its `results.json`.
@@ -155,7 +164,7 @@ def collect(
     """
     before = {result.benchmark: result for result in earlier}
     receipt, by_benchmark = read_receipt(folder), {b.name: list[Row]() for b in benchmarks}
-    for row in scored(read_rows(folder), config, label):
+    for row in add_scores(read_rows(folder), config, label):
         by_benchmark[row["benchmark"]].append(row)
     results = [
         summarise(
@@ -166,9 +175,9 @@ def collect(
             samples=config.samples,
             cut_counts=config.truncated == "graded",
             protocol=(
-                {**old.protocol, **judged(config, benchmark)}
+                {**old.protocol, **grading_settings_of(config, benchmark)}
                 if (old := before.get(benchmark.name))
-                else protocol(receipt, config, label, benchmark)
+                else protocol_of(receipt, config, label, benchmark)
             ),
             model_fingerprint=old.model_fingerprint if old else receipt["fingerprint_fields"]["inputs"][0],
             commit=receipt.get("commit"),
@@ -181,7 +190,7 @@ def collect(
     return results
 
 
-def scored(rows: list[Row], config: EvaluationConfig, label: str) -> list[Row]:
+def add_scores(rows: list[Row], config: EvaluationConfig, label: str) -> list[Row]:
     """The rows with the score that another file has for each.
 
     Raises:
@@ -213,8 +222,8 @@ def regrade(
     config: EvaluationConfig,
     run: RunOptions,
     label: str,
-    benchmarks: Sequence[Benchmark],
-    examiners: Examiners,
+    benchmarks: Sequence[LoadedBenchmark],
+    examiners: GradingPool,
 ) -> dict[str, Any]:
     """Grade the saved outputs of one model again, by today's rules, and finish the stage.
 
@@ -224,7 +233,7 @@ def regrade(
         ConfigError: an output is of a problem or a prompt that the benchmarks do not have.
     """
     settled = [*rows, *dropped]
-    handed = papers(rows, config, label, benchmarks)
+    handed = submissions_of(rows, config, label, benchmarks)
     pending = []
     for index, block in stage.pending(len(settled), run.block_size):
         mine = [number for number in block if number < len(rows)]
@@ -236,24 +245,24 @@ def regrade(
             kept = []
             for number, mark in zip(mine, future.result(), strict=True):
                 one = handed[number]
-                kept.append({**rows[number], **one.head, **verdict(one.truncated, mark, config)})
+                kept.append({**rows[number], **one.head, **grade_columns_of(one.truncated, mark, config)})
             stage.write_block(index, kept, drops)
             work.done += len(mine)
     return finish(stage, config, benchmarks, len(settled))
 
 
 @dataclass(frozen=True)
-class HandedIn:
-    """A saved output as it was handed in: see `head` and `handed_in`."""
+class SavedSubmission:
+    """A saved output as it was handed in: see `request_columns_of` and `handed_in`."""
 
     head: Row
     truncated: bool
-    paper: Paper
+    paper: Submission
 
 
-def papers(
-    rows: Sequence[Row], config: EvaluationConfig, label: str, benchmarks: Sequence[Benchmark]
-) -> list[HandedIn]:
+def submissions_of(
+    rows: Sequence[Row], config: EvaluationConfig, label: str, benchmarks: Sequence[LoadedBenchmark]
+) -> list[SavedSubmission]:
     """What the saved outputs of one model hand in, cut as when they came.
 
     Raises:
@@ -274,25 +283,27 @@ def papers(
         benchmark, problem = known
         thinks = format is not None and opens_thoughts(format, prompt)
         text, reason = row["completion"], row["finish_reason"]
-        cut, paper = handed_in(text, reason, prompt, problem, thinks=thinks)
-        found.append(HandedIn(head(benchmark, prompt, problem, row["sample"]), cut, paper))
+        cut, paper = submission_of(text, reason, prompt, problem, thinks=thinks)
+        found.append(
+            SavedSubmission(request_columns_of(benchmark, prompt, problem, row["sample"]), cut, paper)
+        )
     return found
 
 
-def same_questions(
-    earlier: Sequence[Result], config: EvaluationConfig, benchmarks: Sequence[Benchmark]
+def check_same_questions(
+    earlier: Sequence[Result], config: EvaluationConfig, benchmarks: Sequence[LoadedBenchmark]
 ) -> None:
     """Check that outputs are graded against the questions that they answer.
 
     Raises:
         ConfigError: a benchmark, its limit, its prompts or the number of samples is another than it was.
     """
-    now = {benchmark.name: asking(config, benchmark) for benchmark in benchmarks}
+    now = {benchmark.name: request_settings_of(config, benchmark) for benchmark in benchmarks}
     if never := [name for name in now if name not in {old.benchmark for old in earlier}]:
         raise ConfigError(f"regrade: {never[0]} was not asked there, and has no outputs; leave it out")
     for old in earlier:
         then = {key: old.protocol[key] for key in now.get(old.benchmark, ())}
-        if what := differences(now.get(old.benchmark, {}), then):
+        if what := describe_differences(now.get(old.benchmark, {}), then):
             raise ConfigError(
                 f"regrade: {old.benchmark} is not what was asked: {what}; give what that evaluation asked"
             )

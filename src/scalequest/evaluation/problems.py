@@ -8,7 +8,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Judging:
+class AnswerRule:
     """How one problem's answer is judged; see `benchmarks.JudgingFile`."""
 
     several: bool = False
@@ -18,7 +18,7 @@ class Judging:
 
 
 @dataclass(frozen=True)
-class Problem:
+class BenchmarkProblem:
     """One question with its reference answer.
 
     Attributes:
@@ -36,4 +36,4 @@ class Problem:
     metadata: dict[str, Any] = field(default_factory=dict)
     also: tuple[str, ...] = ()
     row: Mapping[str, Any] = field(default_factory=dict)
-    judging: Judging = Judging()
+    judging: AnswerRule = AnswerRule()

@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 from scalequest.chat import BoundFormat, FormatError
 from scalequest.config import ConfigError, build, option, read_yaml, required
-from scalequest.evaluation.problems import Problem
+from scalequest.evaluation.problems import BenchmarkProblem
 
 _SLOT = re.compile(r"\{(\w+)\}")
 
@@ -81,13 +81,13 @@ class EvalPrompt:
         """Hash of all of it."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
-    def fill(self, problem: Problem) -> str:
+    def fill(self, problem: BenchmarkProblem) -> str:
         """The text for one problem; braces that are no slot stand for themselves."""
-        shots = "".join(_filled(self.shot, asdict(shot)) for shot in self.shots)
+        shots = "".join(_fill_slots(self.shot, asdict(shot)) for shot in self.shots)
         cases = {slot: case.text(problem.row) for slot, case in self.cases.items()}
-        return _filled(self.text, {"question": problem.question, "shots": shots, **cases})
+        return _fill_slots(self.text, {"question": problem.question, "shots": shots, **cases})
 
-    def ids(self, problem: Problem, format: BoundFormat) -> list[int]:
+    def ids(self, problem: BenchmarkProblem, format: BoundFormat) -> list[int]:
         """What the model is given, BOS included.
 
         Raises:
@@ -122,6 +122,6 @@ def load_eval_prompt(path: str | Path) -> EvalPrompt:
     return loaded
 
 
-def _filled(template: str, texts: Mapping[str, str]) -> str:
+def _fill_slots(template: str, texts: Mapping[str, str]) -> str:
     """Fill all slots in one pass: a question that spells "{shots}" is text."""
     return _SLOT.sub(lambda slot: texts.get(slot[1], slot[0]), template)

@@ -10,7 +10,7 @@ from statistics import fmean
 from scalequest import durable
 from scalequest.config import ConfigError, build, option, read_yaml, required
 from scalequest.evaluation.results import Result
-from scalequest.evaluation.tables import Table, percent, protocol_marks
+from scalequest.evaluation.tables import Table, format_percent, mark_protocols
 from scalequest.ranges import Range
 
 TITLES = {"gsm8k": "GSM8K", "math": "MATH", "college_math": "College Math", "olympiadbench": "OlympiadBench"}
@@ -31,7 +31,7 @@ class PublishedRow:
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedTable:
     """Somebody else's table, from a YAML file."""
 
     name: str = required("stem of its files")
@@ -49,22 +49,22 @@ class Published:
             raise ConfigError(f"name: {self.name[:80]!r} cannot name a file: {fault}")
 
 
-def load_published(path: str | Path) -> Published:
+def load_published(path: str | Path) -> PublishedTable:
     """Read a published table.
 
     Raises:
         ConfigError: naming the file and what is wrong.
     """
-    (table,) = build((Published,), read_yaml(path), str(path))
+    (table,) = build((PublishedTable,), read_yaml(path), str(path))
     for row in table.rows:
         if unknown := [name for name in row.scores if name not in table.benchmarks]:
             raise ConfigError(f"{path}: {row.model}: benchmark '{unknown[0]}' is not in benchmarks")
-    loaded: Published = table
+    loaded: PublishedTable = table
     return loaded
 
 
-def beside(
-    published: Sequence[Published], models: Sequence[str], published_as: Mapping[str, str]
+def published_scores_of(
+    published: Sequence[PublishedTable], models: Sequence[str], published_as: Mapping[str, str]
 ) -> tuple[dict[tuple[str, str], str], str]:
     """Published accuracy by our label and benchmark (the first table counts), and the tables' sources."""
     found: dict[tuple[str, str], str] = {}
@@ -76,8 +76,10 @@ def beside(
     return found, "; ".join(sorted({f"{table.tag}: {table.source}" for table in published}))
 
 
-def published_table(
-    table: Published, results: Sequence[Result] | None = None, published_as: Mapping[str, str] | None = None
+def build_published_table(
+    table: PublishedTable,
+    results: Sequence[Result] | None = None,
+    published_as: Mapping[str, str] | None = None,
 ) -> Table:
     """A published table as it was printed, marked as not ours.
 
@@ -88,8 +90,8 @@ def published_table(
         published_as: our label to their model's name, where the two differ.
     """
     details = list(dict.fromkeys(key for row in table.rows for key in row.detail))
-    ours = _by_model(results or (), table, published_as or {})
-    marks, differing = protocol_marks([result for found in ours.values() for result in found.values()])
+    ours = _group_by_model(results or (), table, published_as or {})
+    marks, differing = mark_protocols([result for found in ours.values() for result in found.values()])
     named = {row.model.casefold() for row in table.rows}
     columns = ["model", *details]
     for name in [*table.benchmarks, "average"]:
@@ -100,14 +102,14 @@ def published_table(
     for row in table.rows:
         cells = [row.model, *(row.detail.get(key, "–") for key in details)]
         theirs = [*(row.scores.get(name) for name in table.benchmarks), row.average]
-        mine = _ours(ours.get(row.model.casefold(), {}), table.benchmarks, marks)
+        mine = _format_ours(ours.get(row.model.casefold(), {}), table.benchmarks, marks)
         for score, own in zip(theirs, mine, strict=True):
             cells += ["–" if score is None else f"{score:.1f}", *([] if results is None else [own])]
         rows.append((*cells, row.tag or table.tag))
     for model, found in ours.items():
         if model not in named:
             label = next(iter(found.values())).model
-            mine = _ours(found, table.benchmarks, marks)
+            mine = _format_ours(found, table.benchmarks, marks)
             cells = [cell for own in mine for cell in ("", own)]
             rows.append((label, *("" for _ in details), *cells, "ours"))
     notes = [f"Published, not ours. Source: {table.source} [{table.tag}]. {table.protocol}"]
@@ -118,14 +120,14 @@ def published_table(
             "Columns marked ours: measured here, in % with the 95 % interval, on all problems unless the "
             "cell says how many; empty: not run. Their protocol and that of the published numbers may differ."
         )
-        notes += [*differing, *_protocols(ours)]
+        notes += [*differing, *_describe_protocols(ours)]
     return Table(
         f"published_{table.name}", f"Published: {table.title}", tuple(columns), tuple(rows), tuple(notes)
     )
 
 
-def _by_model(
-    results: Sequence[Result], table: Published, published_as: Mapping[str, str]
+def _group_by_model(
+    results: Sequence[Result], table: PublishedTable, published_as: Mapping[str, str]
 ) -> dict[str, dict[str, Result]]:
     """Our results on the table's benchmarks, by the published model's name in lower case, else by our label.
 
@@ -147,7 +149,7 @@ def _by_model(
     return found
 
 
-def _ours(
+def _format_ours(
     found: Mapping[str, Result], benchmarks: Sequence[str], marks: Mapping[tuple[str, str], str]
 ) -> list[str]:
     """Our cells, the average last: only of complete benchmarks, and only where all of them are there."""
@@ -159,14 +161,14 @@ def _ours(
             continue
         limit = result.protocol.get("limit")
         part = f" of the first {limit}" if limit else ""
-        cells.append(percent(result.accuracy) + part + marks.get((result.model, name), ""))
+        cells.append(format_percent(result.accuracy) + part + marks.get((result.model, name), ""))
         if result.accuracy.value is not None and not limit:
             values.append(result.accuracy.value)
     average = f"{100 * fmean(values):.1f}" if len(values) == len(benchmarks) else ""
     return [*cells, average]
 
 
-def _protocols(ours: Mapping[str, Mapping[str, Result]]) -> list[str]:
+def _describe_protocols(ours: Mapping[str, Mapping[str, Result]]) -> list[str]:
     by_print: dict[str, list[str]] = {}
     for found in ours.values():
         for result in found.values():

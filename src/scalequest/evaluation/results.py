@@ -14,9 +14,9 @@ from typing import Any
 
 from scalequest import durable
 from scalequest.config import ConfigError
-from scalequest.evaluation.benchmarks import Benchmark
-from scalequest.evaluation.problems import Problem
-from scalequest.evaluation.statistics import Estimate, accuracy, best_of, majority_vote, pass_at_k
+from scalequest.evaluation.benchmarks import LoadedBenchmark
+from scalequest.evaluation.problems import BenchmarkProblem
+from scalequest.evaluation.statistics import Estimate, accuracy_of, best_of, majority_vote, pass_at_k
 from scalequest.grading import GraderOptions, groups
 from scalequest.records import Row
 
@@ -86,7 +86,7 @@ class Result:
 
 def summarise(
     rows: Iterable[Row],
-    benchmark: Benchmark,
+    benchmark: LoadedBenchmark,
     *,
     label: str,
     prompts: Sequence[str],
@@ -130,7 +130,7 @@ def summarise(
     per_problem = scores(right)
     correct = sum(bool(row["correct"]) for row in mine)
     missing = asked - len(mine)
-    flawed = [row for row in mine if not row["correct"] and _flawed(row)]
+    flawed = [row for row in mine if not row["correct"] and _is_flawed(row)]
     tokens = {
         p.id: fmean([row["tokens"] for name in prompts for row in groups.get((name, p.id), [])] or [0.0])
         for p in problems
@@ -141,7 +141,7 @@ def summarise(
         title=benchmark.title,
         n=len(problems),
         correct=correct,
-        accuracy=accuracy(per_problem),
+        accuracy=accuracy_of(per_problem),
         truncated=sum(bool(row["truncated"]) for row in mine) / asked,
         no_answer=(sum(row["extracted"] is None for row in mine) + missing) / asked,
         timeouts=sum(bool(row["timeout"]) for row in mine) / asked,
@@ -149,29 +149,29 @@ def summarise(
         rules=dict(sorted(Counter(row["rule"] for row in mine).items())),
         layers=dict(sorted(Counter(row["layer"] for row in mine if row["correct"]).items())),
         tokens_mean=sum(row["tokens"] for row in mine) / max(1, len(mine)),
-        split=_split(problems, per_problem, tokens),
+        split=_split_accuracy(problems, per_problem, tokens),
         protocol=dict(protocol),
-        fingerprint=sha256(json.dumps(protocol, sort_keys=True))[:12],
-        prompts_sha256=sha256("".join(row["prompt_sha256"] for row in mine)),
+        fingerprint=sha256_of(json.dumps(protocol, sort_keys=True))[:12],
+        prompts_sha256=sha256_of("".join(row["prompt_sha256"] for row in mine)),
         model_fingerprint=model_fingerprint,
         commit=commit,
         samples=samples,
-        metrics=_metrics(scores, samples, cut_counts, grading, score) if samples > 1 else {},
-        by_prompt={name: accuracy(scores(right, [name])) for name in prompts} if len(prompts) > 1 else {},
-        by_sample=_by_sample(mine, samples, len(problems) * len(prompts)) if samples > 1 else [],
+        metrics=_metrics_of(scores, samples, cut_counts, grading, score) if samples > 1 else {},
+        by_prompt={name: accuracy_of(scores(right, [name])) for name in prompts} if len(prompts) > 1 else {},
+        by_sample=_accuracies_of_samples(mine, samples, len(problems) * len(prompts)) if samples > 1 else [],
     )
 
 
-def _flawed(row: Row) -> bool:
+def _is_flawed(row: Row) -> bool:
     return bool(row["truncated"] or row["timeout"] or row["extracted"] is None)
 
 
-def _by_sample(rows: Sequence[Row], samples: int, each: int) -> list[float]:
+def _accuracies_of_samples(rows: Sequence[Row], samples: int, each: int) -> list[float]:
     right = Counter(row["sample"] for row in rows if row["correct"])
     return [right[number] / each for number in range(samples)]
 
 
-def _metrics(
+def _metrics_of(
     scores: Callable[[Callable[[list[Row]], float]], list[float]],
     n: int,
     cut_counts: bool,
@@ -182,7 +182,7 @@ def _metrics(
 
     def votes(group: list[Row]) -> float:
         counted = [row for row in group if cut_counts or not row["truncated"]]
-        return majority_vote(answer_groups(counted, grading), [bool(row["correct"]) for row in counted])
+        return majority_vote(group_answers(counted, grading), [bool(row["correct"]) for row in counted])
 
     def best(group: list[Row]) -> float:
         if not group:
@@ -195,23 +195,23 @@ def _metrics(
         def passed(group: list[Row], k: int = k) -> float:
             return pass_at_k(sum(bool(row["correct"]) for row in group), n, k)
 
-        found[f"pass@{k}"] = accuracy(scores(passed))
-    found[f"maj@{n}"] = accuracy(scores(votes))
-    found[f"avg@{n}"] = accuracy(scores(lambda group: sum(bool(row["correct"]) for row in group) / n))
+        found[f"pass@{k}"] = accuracy_of(scores(passed))
+    found[f"maj@{n}"] = accuracy_of(scores(votes))
+    found[f"avg@{n}"] = accuracy_of(scores(lambda group: sum(bool(row["correct"]) for row in group) / n))
     if score is not None:
-        found[f"best@{n} by {score}"] = accuracy(scores(best))
+        found[f"best@{n} by {score}"] = accuracy_of(scores(best))
     return found
 
 
-def answer_groups(rows: Sequence[Row], grading: GraderOptions | None = None) -> list[int | None]:
+def group_answers(rows: Sequence[Row], grading: GraderOptions | None = None) -> list[int | None]:
     """Which answer each output of one problem gives: equal answers have equal numbers, no answer has None."""
     # All that equal the reference equal each other.
     wrong = iter(groups([row["extracted"] for row in rows if not row["correct"]], grading))
     return [-1 if row["correct"] else next(wrong) for row in rows]
 
 
-def _split(
-    problems: Sequence[Problem], scores: Sequence[float], tokens: Mapping[str, float]
+def _split_accuracy(
+    problems: Sequence[BenchmarkProblem], scores: Sequence[float], tokens: Mapping[str, float]
 ) -> dict[str, dict[str, Estimate]]:
     """Accuracy by each value of each metadata column, and by thirds of two lengths."""
     ids = [problem.id for problem in problems]
@@ -219,19 +219,19 @@ def _split(
         name: {p.id: str(p.metadata.get(name)) for p in problems}
         for name in dict.fromkeys(name for p in problems for name in p.metadata)
     }
-    columns["question words"] = thirds({p.id: len(p.question.split()) for p in problems})
-    columns["output tokens"] = thirds(tokens)
+    columns["question words"] = thirds_of({p.id: len(p.question.split()) for p in problems})
+    columns["output tokens"] = thirds_of(tokens)
     score = dict(zip(ids, scores, strict=True))
     out: dict[str, dict[str, Estimate]] = {}
     for column, values in columns.items():
         by: dict[str, list[float]] = {}
         for i in ids:
             by.setdefault(values[i], []).append(score[i])
-        out[column] = {value: accuracy(by[value]) for value in sorted(by, key=_natural)}
+        out[column] = {value: accuracy_of(by[value]) for value in sorted(by, key=_natural_key_of)}
     return out
 
 
-def thirds(sizes: Mapping[str, float]) -> dict[str, str]:
+def thirds_of(sizes: Mapping[str, float]) -> dict[str, str]:
     """Name the third in which each size lies, e.g. `12 to 30`; equal sizes are in the same third."""
     ordered = sorted(sizes.values())
     cuts = sorted({ordered[len(ordered) * part // 3] for part in (1, 2)})
@@ -244,7 +244,7 @@ def thirds(sizes: Mapping[str, float]) -> dict[str, str]:
     return {key: names[part] for key, part in place.items()}
 
 
-def _natural(name: str) -> list[str | int]:
+def _natural_key_of(name: str) -> list[str | int]:
     """Sort key by which 9 stands before 10."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
@@ -272,14 +272,14 @@ def read_results(path: str | Path) -> list[Result]:
             raise ConfigError(
                 f"{path}: format {content['format']}, expected {RESULTS_FORMAT}; evaluate again"
             )
-        return [_result(item) for item in content["results"]]
+        return [_parse_result(item) for item in content["results"]]
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"{path}: not a result file: {error}") from None
 
 
-def _result(item: dict[str, Any]) -> Result:
+def _parse_result(item: dict[str, Any]) -> Result:
     def estimates(found: dict[str, Any]) -> dict[str, Estimate]:
         return {name: Estimate(**one) for name, one in found.items()}
 
@@ -294,7 +294,7 @@ def _result(item: dict[str, Any]) -> Result:
     )
 
 
-def result_row(result: Result) -> Row:
+def row_of_result(result: Result) -> Row:
     """A result as one flat row of the folder above the models'."""
     kept = ("model", "benchmark", "n", "samples", "correct", "truncated", "no_answer", "timeouts")
     return {
@@ -306,6 +306,6 @@ def result_row(result: Result) -> Row:
     }
 
 
-def sha256(text: str) -> str:
+def sha256_of(text: str) -> str:
     """Of a text's bytes."""
     return hashlib.sha256(text.encode()).hexdigest()

@@ -126,7 +126,7 @@ class EvaluationConfig:
                 folders = [folder for folder in Path(parent or ".").glob(pattern) if folder.is_dir()]
                 if not folders:
                     raise ConfigError(f"models: {label}: no folder {path}")
-                found = {f"{label} {folder.name}": str(folder) for folder in sorted(folders, key=_by_number)}
+                found = {f"{label} {folder.name}": str(folder) for folder in sorted(folders, key=_numbers_of)}
             if twice := models.keys() & found.keys():
                 raise ConfigError(f"models: label {min(twice)!r} stands twice, once from a sweep; rename one")
             models |= found
@@ -134,5 +134,5 @@ class EvaluationConfig:
         return replace(self, models=models, chat_formats=formats)
 
 
-def _by_number(folder: Path) -> tuple[list[int], str]:
+def _numbers_of(folder: Path) -> tuple[list[int], str]:
     return [int(digits) for digits in re.findall(r"\d+", folder.name)], folder.name

@@ -23,7 +23,7 @@ class Estimate:
     n: int
 
 
-def share(successes: int, n: int) -> Estimate:
+def share_of(successes: int, n: int) -> Estimate:
     """A share with Wilson's score interval (1927), which stays inside 0 and 1 and holds near both ends.
 
     Raises:
@@ -33,17 +33,17 @@ def share(successes: int, n: int) -> Estimate:
         raise ValueError(f"{successes} successes of {n}")
     if n == 0:
         return Estimate(None, None, None, 0)
-    return Estimate(successes / n, *_wilson(successes / n, n), n)
+    return Estimate(successes / n, *_wilson_interval_of(successes / n, n), n)
 
 
-def _wilson(p: float, n: float) -> tuple[float, float]:
+def _wilson_interval_of(p: float, n: float) -> tuple[float, float]:
     """Both p' from which `p` lies `Z95` standard errors of n trials away."""
     middle, half = p + Z95**2 / (2 * n), Z95 * math.sqrt(p * (1 - p) / n + (Z95 / (2 * n)) ** 2)
     scale = 1 + Z95**2 / n
     return (middle - half) / scale if p else 0.0, (middle + half) / scale if p < 1 else 1.0
 
 
-def mean(values: Sequence[float]) -> Estimate:
+def mean_of(values: Sequence[float]) -> Estimate:
     """A mean with its normal interval; for the hundreds of values of our tables, not for a handful."""
     n = len(values)
     if n < 2:
@@ -53,7 +53,7 @@ def mean(values: Sequence[float]) -> Estimate:
     return Estimate(middle, middle - half, middle + half, n)
 
 
-def accuracy(scores: Sequence[float]) -> Estimate:
+def accuracy_of(scores: Sequence[float]) -> Estimate:
     """Accuracy from one score (0 to 1) a problem, with Wilson's interval over problems.
 
     Several samples of one problem are not independent, so their mean is one observation. Such means vary less
@@ -63,12 +63,12 @@ def accuracy(scores: Sequence[float]) -> Estimate:
     """
     n = len(scores)
     if all(score in (0, 1) for score in scores):
-        return share(int(sum(scores)), n)
+        return share_of(int(sum(scores)), n)
     p = fmean(scores)
     variance = fmean([(score - p) ** 2 for score in scores])
     if variance < 1e-12:  # the same share of every problem says nothing of how problems vary
         return Estimate(p, None, None, n)
-    return Estimate(p, *_wilson(p, n * p * (1 - p) / variance), n)
+    return Estimate(p, *_wilson_interval_of(p, n * p * (1 - p) / variance), n)
 
 
 def paired_difference(differences: Sequence[float], seed: int = 0) -> Estimate:
@@ -93,7 +93,7 @@ def paired_difference(differences: Sequence[float], seed: int = 0) -> Estimate:
     if all(difference in (-1, 0, 1) for difference in differences):
         gained, lost = (sum(difference == flip for difference in differences) for flip in (1, -1))
         if min(gained + lost, n - max(gained, lost)) < FEW:
-            low, high = -_tango(lost, gained, n), _tango(gained, lost, n)
+            low, high = -_tango_bound_of(lost, gained, n), _tango_bound_of(gained, lost, n)
             return Estimate((gained - lost) / n, low, high, n)
     if max(differences) - min(differences) < 1e-12:
         return Estimate(fmean(differences), None, None, n)
@@ -112,7 +112,7 @@ def paired_difference(differences: Sequence[float], seed: int = 0) -> Estimate:
     return Estimate(fmean(differences), low, high, n)
 
 
-def _tango(gained: int, lost: int, n: int) -> float:
+def _tango_bound_of(gained: int, lost: int, n: int) -> float:
     """The largest difference from which the one seen lies `Z95` standard errors or less away, by bisection.
 
     The variance at a difference d is that of the likeliest shares of gained and lost that differ by d.

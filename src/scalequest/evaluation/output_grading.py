@@ -16,8 +16,8 @@ from types import TracebackType
 
 from scalequest.engines.base import FinishReason
 from scalequest.engines.stream import Answer
-from scalequest.evaluation.examinee import A, Examinee, Keyed, Q, visible
-from scalequest.evaluation.problems import Judging, Problem
+from scalequest.evaluation.evaluated_model import A, EvaluatedModel, KeyedReply, Q, strip_reasoning
+from scalequest.evaluation.problems import AnswerRule, BenchmarkProblem
 from scalequest.evaluation.prompts import EvalPrompt
 from scalequest.grading import Grader, GraderOptions, extract, numeric
 from scalequest.grading.exact import value
@@ -26,16 +26,16 @@ from scalequest.grading.normalise import LONGEST, normalise
 
 
 @dataclass(frozen=True)
-class Paper:
+class Submission:
     """What is handed in for one problem: the text that counts, and what it is compared with."""
 
     text: str
     references: tuple[str, ...]
-    judging: Judging
+    judging: AnswerRule
 
 
 @dataclass(frozen=True)
-class Mark:
+class OutputGrade:
     """What an examiner finds; `layer` is the rule that decided."""
 
     extracted: str | None
@@ -46,13 +46,13 @@ class Mark:
 
 
 @dataclass(frozen=True)
-class Marked:
+class GradedReply:
     """A reply with its text and its mark; `fault` says why there is none."""
 
-    reply: Keyed
+    reply: KeyedReply
     text: str
     truncated: bool
-    mark: Mark
+    mark: OutputGrade
     fault: str | None = None
 
     @property
@@ -71,9 +71,9 @@ class Marked:
         return self.reply.finish_reason
 
 
-def handed_in(
-    text: str, finish_reason: str, prompt: EvalPrompt, problem: Problem, *, thinks: bool = False
-) -> tuple[bool, Paper]:
+def submission_of(
+    text: str, finish_reason: str, prompt: EvalPrompt, problem: BenchmarkProblem, *, thinks: bool = False
+) -> tuple[bool, Submission]:
     """Whether an output was cut short, and the paper that is marked.
 
     Args:
@@ -83,30 +83,32 @@ def handed_in(
         problem: what it is compared with.
         thinks: whether the prompt opened a reasoning block.
     """
-    answer, inside = visible(text, opened=thinks)
+    answer, inside = strip_reasoning(text, opened=thinks)
     answer, ended = prompt.cut(answer)
     truncated = inside or (finish_reason == "length" and not ended)
-    return truncated, Paper(answer, (problem.answer, *problem.also), problem.judging)
+    return truncated, Submission(answer, (problem.answer, *problem.also), problem.judging)
 
 
 # ---------------------------------------------------------------------------------------------------- marking
 
 
-def mark(paper: Paper, grader: Grader) -> Mark:
+def grade_submission(paper: Submission, grader: Grader) -> OutputGrade:
     """Find the answer and compare it with every reference."""
     found = extract(paper.text)
     if found.answer is None:
-        return Mark(None, found.rule, False, "none")
+        return OutputGrade(None, found.rule, False, "none")
     late = False
     for reference in paper.references:
-        correct, layer, timed_out = agrees(found.answer, reference, paper.judging, grader)
+        correct, layer, timed_out = compare_answers(found.answer, reference, paper.judging, grader)
         if correct:
-            return Mark(found.answer, found.rule, True, layer)
+            return OutputGrade(found.answer, found.rule, True, layer)
         late = late or timed_out
-    return Mark(found.answer, found.rule, False, "timeout" if late else layer, late)
+    return OutputGrade(found.answer, found.rule, False, "timeout" if late else layer, late)
 
 
-def agrees(answer: str, reference: str, judging: Judging, grader: Grader) -> tuple[bool, str, bool]:
+def compare_answers(
+    answer: str, reference: str, judging: AnswerRule, grader: Grader
+) -> tuple[bool, str, bool]:
     """Whether two answers are the same, by which rule, and whether the comparison ran out of time.
 
     Beyond equality: a unit that the reference leaves out; several numbers in any order (OlympiadBench,
@@ -119,34 +121,34 @@ def agrees(answer: str, reference: str, judging: Judging, grader: Grader) -> tup
     if judging.unit and grader.grade(answer, f"{reference} {judging.unit}").correct:
         return True, "unit", False
     if judging.several or judging.tolerance is not None or judging.relative:
-        mine, theirs = _numbers(answer), _numbers(reference)
+        mine, theirs = _numbers_of(answer), _numbers_of(reference)
         if judging.several and not re.fullmatch(r"[(\[].*[)\]]", normalise(reference), re.S):  # no point
             mine, theirs = sorted(mine), sorted(theirs)
         if theirs and len(mine) == len(theirs):
-            errors = [(abs(a - b), _allowed(b, judging)) for a, b in zip(mine, theirs, strict=True)]
+            errors = [(abs(a - b), _allowed_error_of(b, judging)) for a, b in zip(mine, theirs, strict=True)]
             if all(error <= allowed for error, allowed in errors):
                 return True, "tolerance", False
     return False, verdict.layer, verdict.timed_out
 
 
-def _allowed(reference: float, judging: Judging) -> float:
+def _allowed_error_of(reference: float, judging: AnswerRule) -> float:
     return max(1.01 * (judging.tolerance or 0.0), judging.relative * abs(reference), 1e-12 * abs(reference))
 
 
-def _numbers(text: str) -> list[float]:
+def _numbers_of(text: str) -> list[float]:
     """The numbers of a list, its brackets left out; none where any element is something else."""
     if len(text) > LONGEST:
         return []
     text = normalise(text)
-    if (whole := _number(text)) is not None:
+    if (whole := _number_of(text)) is not None:
         return [whole]
     inner = re.sub(r"^(?:\\\{|[(\[{])|(?:\\\}|[)\]}])$", "", text)
-    found = [_number(item.strip()) for item in inner.split(",")]
+    found = [_number_of(item.strip()) for item in inner.split(",")]
     numbers = [number for number in found if number is not None]
     return numbers if len(numbers) == len(found) else []
 
 
-def _number(text: str) -> float | None:
+def _number_of(text: str) -> float | None:
     """Value of a constant, e.g. a decimal or a fraction of pi; None for anything else."""
     try:
         exact = value(text)
@@ -160,22 +162,22 @@ def _number(text: str) -> float | None:
         return None
 
 
-class Examiners:
+class GradingPool:
     """Processes that mark. Use as a context manager; they start at once, while an engine is still loading."""
 
     def __init__(self, options: GraderOptions, processes: int = 1) -> None:
         """Start them; by `spawn`, since a fork of a process with an engine's threads may hang."""
         self._pool = ProcessPoolExecutor(
-            processes, multiprocessing.get_context("spawn"), _sit_down, (options,)
+            processes, multiprocessing.get_context("spawn"), _start_worker, (options,)
         )
         for _ in range(processes):
-            self._pool.submit(_mark_all, [])
+            self._pool.submit(_grade_all, [])
 
-    def submit(self, papers: Sequence[Paper]) -> Future[list[Mark]]:
+    def submit(self, papers: Sequence[Submission]) -> Future[list[OutputGrade]]:
         """Mark them when there is time."""
-        return self._pool.submit(_mark_all, list(papers))
+        return self._pool.submit(_grade_all, list(papers))
 
-    def __enter__(self) -> Examiners:
+    def __enter__(self) -> GradingPool:
         return self
 
     def __exit__(
@@ -188,7 +190,7 @@ class Examiners:
 _grader: Grader  # of an examiner's process
 
 
-def _sit_down(options: GraderOptions) -> None:
+def _start_worker(options: GraderOptions) -> None:
     """Begin an examiner's process, which ends with the one that started it, however that went."""
     global _grader
     parent = multiprocessing.parent_process()
@@ -199,15 +201,15 @@ def _sit_down(options: GraderOptions) -> None:
         _grader.start()
 
 
-def _mark_all(papers: Sequence[Paper]) -> list[Mark]:
-    return [mark(paper, _grader) for paper in papers]
+def _grade_all(papers: Sequence[Submission]) -> list[OutputGrade]:
+    return [grade_submission(paper, _grader) for paper in papers]
 
 
-def marking(
-    examinee: Examinee[Q, A],
-    examiners: Examiners,
-    asked: Callable[[str], tuple[EvalPrompt, Problem]],
-) -> Answer[Q, Marked]:
+def add_grading(
+    examinee: EvaluatedModel[Q, A],
+    examiners: GradingPool,
+    asked: Callable[[str], tuple[EvalPrompt, BenchmarkProblem]],
+) -> Answer[Q, GradedReply]:
     """The `answer` of `stream` with marks; a block is passed on once it is marked.
 
     Args:
@@ -216,19 +218,21 @@ def marking(
         asked: a reply's key to what was asked.
     """
 
-    def hand_in(reply: A) -> tuple[A, str, str | None, bool, Paper]:
+    def hand_in(reply: A) -> tuple[A, str, str | None, bool, Submission]:
         text, fault = examinee.read(reply)
         prompt, problem = asked(reply.key)
         thinks = examinee.thinks(prompt)
-        return reply, text, fault, *handed_in(text, reply.finish_reason, prompt, problem, thinks=thinks)
+        return reply, text, fault, *submission_of(text, reply.finish_reason, prompt, problem, thinks=thinks)
 
-    def marked(blocks: Iterator[tuple[int, list[Q]]]) -> Iterator[tuple[int, list[Marked]]]:
-        waiting: deque[tuple[int, list[tuple[A, str, str | None, bool, Paper]], Future[list[Mark]]]] = deque()
+    def marked(blocks: Iterator[tuple[int, list[Q]]]) -> Iterator[tuple[int, list[GradedReply]]]:
+        waiting: deque[
+            tuple[int, list[tuple[A, str, str | None, bool, Submission]], Future[list[OutputGrade]]]
+        ] = deque()
 
-        def settled() -> tuple[int, list[Marked]]:
+        def settled() -> tuple[int, list[GradedReply]]:
             index, handed, future = waiting.popleft()
             return index, [
-                Marked(reply, text, truncated, found, fault)
+                GradedReply(reply, text, truncated, found, fault)
                 for (reply, text, fault, truncated, _), found in zip(handed, future.result(), strict=True)
             ]
 

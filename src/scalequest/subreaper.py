@@ -2,7 +2,7 @@
 
 A stage is a tree of processes (launcher, ranks in sessions of their own, engine workers). When the process
 that started it is killed with -9 it can clean up nothing itself, and a stage left behind would go on holding
-memory and its folder's lock. So a guard stands between them, `Guarded` to the starter:
+memory and its folder's lock. So a guard stands between them, `SupervisedProcess` to the starter:
 
 - It reads its standard input. The first line is the command; the pipe ends when the starter is gone, however
   it went, and then every descendant is killed. On Linux orphans are handed to the guard, so that none is
@@ -64,7 +64,7 @@ def outlive_parent() -> None:
     _prctl(_PR_SET_PDEATHSIG, 0)
 
 
-def descendants() -> set[psutil.Process]:
+def find_descendants() -> set[psutil.Process]:
     """All living processes below this one."""
     living = set()
     for process in psutil.Process().children(recursive=True):
@@ -77,9 +77,9 @@ def descendants() -> set[psutil.Process]:
 def end_descendants(grace: float, but: Collection[psutil.Process] = ()) -> None:
     """Wait `grace` seconds for the descendants to go, `but` for some, then kill them until none is left."""
     deadline = time.monotonic() + grace
-    while time.monotonic() < deadline and descendants().difference(but):
+    while time.monotonic() < deadline and find_descendants().difference(but):
         time.sleep(0.05)
-    while left := descendants().difference(but):
+    while left := find_descendants().difference(but):
         for process in left:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
@@ -89,7 +89,7 @@ def end_descendants(grace: float, but: Collection[psutil.Process] = ()) -> None:
 # ------------------------------------------------------------------------------------------------ the starter
 
 
-class Guarded(subprocess.Popen[bytes]):
+class SupervisedProcess(subprocess.Popen[bytes]):
     """A command in a process of its own, under a guard that ends it when this process is gone."""
 
     def __init__(
@@ -109,9 +109,9 @@ class Guarded(subprocess.Popen[bytes]):
             keep: descriptors that the guard holds open, until the last process below it is gone.
         """
         adopt_orphans()
-        self._before = descendants()
+        self._before = find_descendants()
         super().__init__(
-            [sys.executable, "-m", "scalequest.guard"],
+            [sys.executable, "-m", "scalequest.subreaper"],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=None if output is None else subprocess.STDOUT,
@@ -134,10 +134,10 @@ class Guarded(subprocess.Popen[bytes]):
         """Wait until nothing of it is left; returns its exit status, as a shell gives it."""
         if self.wait() < 0:  # the guard was killed, and what it guarded was handed to this process
             end_descendants(0, but=self._before)
-        return as_shell(self.returncode)
+        return shell_status_of(self.returncode)
 
 
-class Stoppable(Protocol):
+class StoppableProcess(Protocol):
     """A process that can be told to stop, and be ended."""
 
     def send_signal(self, number: int, /) -> None:
@@ -148,7 +148,7 @@ class Stoppable(Protocol):
 
 
 @contextlib.contextmanager
-def passing_on(process: Stoppable) -> Iterator[list[int]]:
+def forward_signals(process: StoppableProcess) -> Iterator[list[int]]:
     """Send SIGINT and SIGTERM on to a process; the second one ends it at once. Yields those that came."""
     came: list[int] = []
 
@@ -167,7 +167,7 @@ def passing_on(process: Stoppable) -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def as_shell(code: int) -> int:
+def shell_status_of(code: int) -> int:
     """An exit status as a shell gives it."""
     return code if code >= 0 else 128 - code
 
@@ -175,7 +175,7 @@ def as_shell(code: int) -> int:
 # -------------------------------------------------------------------------------------------------- the guard
 
 
-def tell(stage: subprocess.Popen[bytes], number: int) -> None:
+def send_signal(stage: subprocess.Popen[bytes], number: int) -> None:
     """Send a signal to a stage's process group."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(stage.pid, number)
@@ -197,7 +197,7 @@ def main() -> int:
     def forward(number: int, frame: FrameType | None) -> None:
         told.append(number)
         if stage is not None:
-            tell(stage, number)
+            send_signal(stage, number)
 
     # First of all, or what a shell has its background jobs ignore would be ignored by the stage, too
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -211,7 +211,7 @@ def main() -> int:
         return 127
 
     if told:  # while it was being started
-        tell(stage, told[0])
+        send_signal(stage, told[0])
 
     def outlive_nobody() -> None:
         while os.read(0, 1):
@@ -222,7 +222,7 @@ def main() -> int:
     status = stage.wait()
     # Who was told to stop, or was killed, left nothing that is worth a long wait.
     end_descendants(GRACE_STOPPED_SECONDS if told or status < 0 else GRACE_SECONDS)
-    return as_shell(status)
+    return shell_status_of(status)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from glob import glob
 
 from scalequest.config import ConfigError
-from scalequest.evaluation.benchmarks import load_benchmark, without_data
+from scalequest.evaluation.benchmarks import load_benchmark, name_if_missing
 from scalequest.questions.contamination import ContaminationRule, TestQuestion
 from scalequest.records import read_rows
 from scalequest.shards import Stage
@@ -18,14 +18,14 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class BenchmarkQuestions:
     """The questions that were read, and the names of the optional benchmarks whose data are not there."""
 
     questions: tuple[TestQuestion, ...] = ()
     left_out: tuple[str, ...] = ()
 
 
-def read_tests(rule: ContaminationRule) -> HeldOut:
+def read_benchmark_questions(rule: ContaminationRule) -> BenchmarkQuestions:
     """Questions of all benchmarks that a rule names, each with its benchmark's name and its id there.
 
     Raises:
@@ -37,24 +37,24 @@ def read_tests(rule: ContaminationRule) -> HeldOut:
         for one in rule.against
         for number, row in enumerate(read_rows(one.source, columns={"question": one.column}))
     ]
-    wanted = _files(rule.benchmarks, "benchmarks")
-    optional = [file for file in _files(rule.optional, "optional") if file not in wanted]
-    absent = {file: name for file in optional if (name := without_data(file)) is not None}
+    wanted = _find_files(rule.benchmarks, "benchmarks")
+    optional = [file for file in _find_files(rule.optional, "optional") if file not in wanted]
+    absent = {file: name for file in optional if (name := name_if_missing(file)) is not None}
     for file in [*wanted, *optional]:
         if file not in absent:
             benchmark = load_benchmark(file)
             tests += [TestQuestion(benchmark.name, one.id, one.question) for one in benchmark.problems]
-    return HeldOut(tuple(tests), tuple(absent.values()))
+    return BenchmarkQuestions(tuple(tests), tuple(absent.values()))
 
 
-def tell_left_out(tests: HeldOut, stage: Stage) -> None:
+def report_left_out(tests: BenchmarkQuestions, stage: Stage) -> None:
     """Say in the log and in the receipt, from which the report has it, what was not looked at."""
     stage.receipt["benchmarks_left_out"] = [*tests.left_out]
     if tests.left_out:
         log.info("benchmarks left out, since their data are not there: %s", ", ".join(tests.left_out))
 
 
-def _files(patterns: Sequence[str], key: str) -> list[str]:
+def _find_files(patterns: Sequence[str], key: str) -> list[str]:
     """The files of all patterns, each once."""
     files: dict[str, None] = {}
     for pattern in patterns:
@@ -65,7 +65,7 @@ def _files(patterns: Sequence[str], key: str) -> list[str]:
     return list(files)
 
 
-def digest(tests: Sequence[TestQuestion]) -> str:
+def sha256_of_questions(tests: Sequence[TestQuestion]) -> str:
     """Identify the questions, wherever they were read from."""
     text = "\0".join(test.question for test in tests)
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()

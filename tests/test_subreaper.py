@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from scalequest.guard import Guarded, as_shell
+from scalequest.subreaper import SupervisedProcess, shell_status_of
 
 # Has two helpers under other names, one in a session of its own, as launchers and engines do.
 COMMAND = """
@@ -25,7 +25,7 @@ time.sleep(600)
 """
 STARTER = """
 import sys
-from scalequest.guard import Guarded, passing_on
+from scalequest.subreaper import Guarded, passing_on
 process = Guarded([sys.executable, sys.argv[1], sys.argv[2]])
 with passing_on(process):
     process.wait()
@@ -93,26 +93,26 @@ def test_a_signal_is_passed_on_and_its_status_comes_back(number: signal.Signals,
 def test_how_a_command_ends_is_told(tmp_path: Path) -> None:
     def run(*command: str) -> int:
         with (tmp_path / "log").open("ab") as log:
-            process = Guarded(command, output=log)
+            process = SupervisedProcess(command, output=log)
         return process.finish()
 
     assert run(sys.executable, "-c", "raise SystemExit(3)") == 3
     assert run(str(tmp_path / "missing")) == 127
     assert "missing: No such file" in (tmp_path / "log").read_text()
     assert run(sys.executable, "-c", "import os; os.kill(os.getpid(), 9)") == 137
-    assert (as_shell(0), as_shell(2), as_shell(-15)) == (0, 2, 143)
+    assert (shell_status_of(0), shell_status_of(2), shell_status_of(-15)) == (0, 2, 143)
 
 
 def test_a_long_command_arrives_whole() -> None:
     """Longer than a pipe holds; a process takes no single word of more than 128 KiB."""
     words = ["x" * 60_000] * 4
     script = "import sys; sys.exit(sum(len(word) == 60_000 for word in sys.argv))"
-    assert Guarded([sys.executable, "-c", script, *words]).finish() == 4
+    assert SupervisedProcess([sys.executable, "-c", script, *words]).finish() == 4
 
 
 def test_a_guard_without_a_starter_runs_nothing(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "scalequest.guard"], input=b'["touch", "cut', cwd=tmp_path, check=False
+        [sys.executable, "-m", "scalequest.subreaper"], input=b'["touch", "cut', cwd=tmp_path, check=False
     )
     assert done.returncode == 1
     assert not list(tmp_path.iterdir())

@@ -13,9 +13,9 @@ from scalequest.engines.base import CHECK_EVERY, Completion, Generator, Request,
 from scalequest.engines.progress import Reply
 from scalequest.engines.server import Chat, ChatReply, ChatServer, user
 from scalequest.engines.stream import Answer, completing
-from scalequest.evaluation.problems import Problem
+from scalequest.evaluation.problems import BenchmarkProblem
 from scalequest.evaluation.prompts import EvalPrompt
-from scalequest.evaluation.results import sha256
+from scalequest.evaluation.results import sha256_of
 from scalequest.grading.extraction import after_thoughts
 
 OPENINGS, THOUGHT = ("<think>", "<thinking>"), "</think>"
@@ -23,7 +23,7 @@ OPENINGS, THOUGHT = ("<think>", "<thinking>"), "</think>"
 BOXED = "\nPlease reason step by step, and put your final answer within \\boxed{}."
 
 
-class Keyed(Reply, Protocol):
+class KeyedReply(Reply, Protocol):
     """A reply that says which question it is to."""
 
     @property
@@ -32,11 +32,11 @@ class Keyed(Reply, Protocol):
 
 
 Q = TypeVar("Q")
-A = TypeVar("A", bound=Keyed)
+A = TypeVar("A", bound=KeyedReply)
 
 
 @dataclass(frozen=True)
-class Examinee(Generic[Q, A]):
+class EvaluatedModel(Generic[Q, A]):
     """How problems are put, answered and read.
 
     Attributes:
@@ -47,30 +47,34 @@ class Examinee(Generic[Q, A]):
         thinks: whether the prompt opens a reasoning block, which the output has to close.
     """
 
-    put: Callable[[str, EvalPrompt, Problem, int | None], tuple[Q, str]]
+    put: Callable[[str, EvalPrompt, BenchmarkProblem, int | None], tuple[Q, str]]
     answer: Answer[Q, A]
     read: Callable[[A], tuple[str, str | None]]
     thinks: Callable[[EvalPrompt], bool]
 
 
-def on_engine(generator: Generator, format: BoundFormat, sampling: Sampling) -> Examinee[Request, Completion]:
+def connect_engine(
+    generator: Generator, format: BoundFormat, sampling: Sampling
+) -> EvaluatedModel[Request, Completion]:
     """A model that is loaded, in its chat format."""
-    last: list[tuple[EvalPrompt, Problem, list[int], str]] = []  # samples of one problem come one by one
+    last: list[
+        tuple[EvalPrompt, BenchmarkProblem, list[int], str]
+    ] = []  # samples of one problem come one by one
 
-    def put(key: str, prompt: EvalPrompt, problem: Problem, seed: int | None) -> tuple[Request, str]:
+    def put(key: str, prompt: EvalPrompt, problem: BenchmarkProblem, seed: int | None) -> tuple[Request, str]:
         if not last or last[0][0] is not prompt or last[0][1] is not problem:
             ids = prompt.ids(problem, format)
-            last[:] = [(prompt, problem, ids, sha256(json.dumps(ids)))]
+            last[:] = [(prompt, problem, ids, sha256_of(json.dumps(ids)))]
         _, _, ids, digest = last[0]
         return Request(key, ids, seed, ends(prompt)), digest
 
     def ends(prompt: EvalPrompt) -> Callable[[Sequence[int]], bool] | None:
         # In turns, stop ids end an output, and a stop text may stand in the reasoning, where it ends nothing.
         plain = prompt.turn == "plain" and not opens_thoughts(format.format, prompt)
-        return ends_at(prompt.stops, format) if plain else None
+        return stop_check_of(prompt.stops, format) if plain else None
 
-    decode = decoder(format)
-    return Examinee(
+    decode = decoder_of(format)
+    return EvaluatedModel(
         put=put,
         answer=completing(generator, sampling, format.solve_stop_ids),
         read=lambda completion: (decode(completion.ids), None),
@@ -78,16 +82,16 @@ def on_engine(generator: Generator, format: BoundFormat, sampling: Sampling) -> 
     )
 
 
-def on_server(server: ChatServer) -> Examinee[Chat, ChatReply]:
+def connect_server(server: ChatServer) -> EvaluatedModel[Chat, ChatReply]:
     """A model behind an OpenAI-compatible server, which has a chat template of its own."""
 
-    def put(key: str, prompt: EvalPrompt, problem: Problem, seed: int | None) -> tuple[Chat, str]:
+    def put(key: str, prompt: EvalPrompt, problem: BenchmarkProblem, seed: int | None) -> tuple[Chat, str]:
         if prompt.turn == "plain":
             raise ConfigError(f"prompts: '{prompt.name}' is for base models: a chat server has only turns")
         messages = user(prompt.fill(problem) + (BOXED if prompt.turn == "solve" else ""))
-        return Chat(key, messages, seed), sha256(json.dumps(messages))
+        return Chat(key, messages, seed), sha256_of(json.dumps(messages))
 
-    return Examinee(
+    return EvaluatedModel(
         put=put,
         answer=server.answer,
         read=lambda reply: (reply.text, reply.fault),
@@ -102,7 +106,7 @@ def opens_thoughts(format: ChatFormat, prompt: EvalPrompt) -> bool:
     return (given or "").rstrip().endswith(OPENINGS)
 
 
-def ends_at(stops: Sequence[str], format: BoundFormat) -> Callable[[Sequence[int]], bool] | None:
+def stop_check_of(stops: Sequence[str], format: BoundFormat) -> Callable[[Sequence[int]], bool] | None:
     """Whether generated ids hold one of the texts at which an output ends; None where there are no such.
 
     It is asked every `CHECK_EVERY` tokens, so it looks no further back than a text may begin that was not
@@ -119,7 +123,7 @@ def ends_at(stops: Sequence[str], format: BoundFormat) -> Callable[[Sequence[int
     return ends
 
 
-def decoder(format: BoundFormat) -> Callable[[Sequence[int]], str]:
+def decoder_of(format: BoundFormat) -> Callable[[Sequence[int]], str]:
     """From a completion to its text; the end of a reasoning block stays even where it is a special token."""
     # Looked up here, once: the vocabulary is a new dict at every call, 19 ms for 49K tokens.
     close = format.tokenizer.get_vocab().get(THOUGHT)
@@ -135,7 +139,7 @@ def decoder(format: BoundFormat) -> Callable[[Sequence[int]], str]:
     return decode
 
 
-def visible(text: str, *, opened: bool = False) -> tuple[str, bool]:
+def strip_reasoning(text: str, *, opened: bool = False) -> tuple[str, bool]:
     """What follows a model's reasoning, and whether the output was cut inside it.
 
     Args:

@@ -20,7 +20,7 @@ from scalequest.config import ConfigError
 
 
 @dataclass
-class Line:
+class StageStatus:
     """A stage's line in the table; `parts` and `before` are what was counted while it runs."""
 
     state: Literal["", "running", "done", "finished before", "failed", "stopped", "left out"] = ""
@@ -113,7 +113,7 @@ def _short(value: Any) -> str:
     return f"{value:,.3g}" if isinstance(value, float) and abs(value) < 1000 else f"{value:,.0f}"
 
 
-def table(lines: Mapping[str, Line]) -> Table:
+def build_table(lines: Mapping[str, StageStatus]) -> Table:
     """The stages with their counts, seconds and rates."""
     result = Table(box=None, pad_edge=False)
     for title in ("stage", "state", "in", "kept", "dropped", "seconds", "rate"):
@@ -129,15 +129,15 @@ def table(lines: Mapping[str, Line]) -> Table:
     return result
 
 
-class Board:
+class StatusTable:
     """The live table on a terminal; elsewhere plain lines, one every 30 seconds, and the table at the end."""
 
-    def __init__(self, console: Console, lines: Mapping[str, Line]) -> None:
+    def __init__(self, console: Console, lines: Mapping[str, StageStatus]) -> None:
         self._console, self._lines = console, lines
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
         self._said = time.monotonic()
 
-    def __enter__(self) -> Board:
+    def __enter__(self) -> StatusTable:
         if self._live is not None:
             self._live.start()
         return self
@@ -147,14 +147,14 @@ class Board:
             self.refresh()
             self._live.stop()
         else:
-            self._console.print(table(self._lines))
+            self._console.print(build_table(self._lines))
 
     def refresh(self) -> None:
         """Draw the live table anew."""
         if self._live is not None:
-            self._live.update(table(self._lines), refresh=True)
+            self._live.update(build_table(self._lines), refresh=True)
 
-    def beat(self, prefix: str, line: Line, file: Path) -> None:
+    def beat(self, prefix: str, line: StageStatus, file: Path) -> None:
         """Say how far the running stage is, if there is no live table and nothing was said for long."""
         if self._live is None and time.monotonic() - self._said >= heartbeat.every():
             self.say(f"{prefix}: {line.life(file)}")
