@@ -39,7 +39,7 @@ def harness(
     chat: Any,
     config: EvaluationConfig,
     benchmark: LoadedBenchmark,
-    examiners: Any,
+    pool: Any,
     block_size: int,
 ) -> tuple[float, int]:
     """Seconds and tokens of our evaluation: what eval/evaluate.py does once the engine is up."""
@@ -56,8 +56,8 @@ def harness(
             "evaluate_model", VERSION, run, config, inputs=fingerprints_of_models(config, [label]), **given
         )
         start = time.perf_counter()
-        examinee = connect_engine(generator, chat, config.sampling)
-        receipt = evaluate(stage, examinee, config, run, [benchmark], examiners)
+        model = connect_engine(generator, chat, config.sampling)
+        receipt = evaluate(stage, model, config, run, [benchmark], pool)
         collect_results(folder, config, label, [benchmark])
         return time.perf_counter() - start, int(receipt["tokens"])
 
@@ -103,11 +103,11 @@ def measure(options: argparse.Namespace) -> list[dict[str, tuple[float, int]]]:
     chat = bind(load_format(options.chat_format), load_tokenizer(options.model))
     prompts = [benchmark.prompts[0].ids(problem, chat) for problem in benchmark.problems]
     found = []
-    with GradingPool(config.grading) as examiners, open_generator(options.model, engine) as generator:
+    with GradingPool(config.grading) as pool, open_generator(options.model, engine) as generator:
         llm = generator.llm  # type: ignore[attr-defined]
         bare(llm, prompts[:8], chat.solve_stop_ids, Sampling(0.0, 1.0, 8))  # warm
         ways = {
-            "harness": lambda: harness(generator, chat, config, benchmark, examiners, options.block_size),
+            "harness": lambda: harness(generator, chat, config, benchmark, pool, options.block_size),
             "bare": lambda: bare(llm, prompts, chat.solve_stop_ids, sampling),
         }
         for number in range(options.pairs):

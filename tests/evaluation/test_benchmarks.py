@@ -60,18 +60,22 @@ def test_references_as_they_would_be_written(root: Path, data_dir: Path) -> None
     assert first("aime24").answer == "204"
     theorem = load_benchmark(root / "eval/benchmarks/theoremqa.yaml")
     lists = [p for p in theorem.problems if p.metadata["Answer_type"] == "list of integer"]
-    assert lists[0].judging.several
+    assert lists[0].answer_rule.several
     assert "," in lists[0].answer
-    assert {p.judging.relative for p in theorem.problems if p.metadata["Answer_type"] == "integer"} == {0.0}
-    assert {p.judging.relative for p in theorem.problems if p.metadata["Answer_type"] == "float"} == {0.04}
+    assert {p.answer_rule.relative for p in theorem.problems if p.metadata["Answer_type"] == "integer"} == {
+        0.0
+    }
+    assert {p.answer_rule.relative for p in theorem.problems if p.metadata["Answer_type"] == "float"} == {
+        0.04
+    }
 
 
 @pytest.mark.data
 def test_olympiadbench_has_its_own_rules(root: Path, data_dir: Path) -> None:
     problems = load_benchmark(root / "eval/benchmarks/olympiadbench.yaml").problems
-    assert sum(problem.judging.several for problem in problems) == 94
-    assert sum(problem.judging.unit is not None for problem in problems) == 8
-    assert [p.judging.tolerance for p in problems if p.judging.tolerance is not None] == [0.1]
+    assert sum(problem.answer_rule.several for problem in problems) == 94
+    assert sum(problem.answer_rule.unit is not None for problem in problems) == 8
+    assert [p.answer_rule.tolerance for p in problems if p.answer_rule.tolerance is not None] == [0.1]
 
 
 @pytest.mark.data
@@ -167,7 +171,7 @@ def test_a_column_that_no_row_has_is_refused(line: str, key: str, tmp_path: Path
 
 def test_the_sum_covers_what_a_verdict_depends_on(tmp_path: Path) -> None:
     path = written(tmp_path, "judging: {tolerance: steps}", also=("steps",))
-    assert [problem.judging.tolerance for problem in load_benchmark(path).problems] == [1.0, None]
+    assert [problem.answer_rule.tolerance for problem in load_benchmark(path).problems] == [1.0, None]
     (tmp_path / "small.jsonl").write_text(
         "".join(json.dumps(row) + "\n" for row in [{**ROWS[0], "steps": 2}, ROWS[1]])
     )

@@ -407,8 +407,8 @@ def test_outputs_are_handed_in_as_when_they_came(root: Path, tmp_path: Path) -> 
 
     def handed(label: str) -> list[tuple[str, bool]]:
         found = submissions_of(rows, config, label, [benchmark])
-        assert all(one.paper.references == ("7", "8") for one in found)
-        return [(one.paper.text, one.truncated) for one in found]
+        assert all(one.submission.references == ("7", "8") for one in found)
+        return [(one.submission.text, one.truncated) for one in found]
 
     assert handed("plain") == [("It is 8.", False), ("It is 8.", False), ("It is 8", True)]
     assert handed("thinking") == [("It is 8.", False), ("", True), ("", True)]

@@ -48,29 +48,29 @@ def test_only_what_follows_the_reasoning_counts(text: str, opened: bool, expecte
 
 def test_an_unclosed_block_is_truncated_though_it_stopped() -> None:
     problem = BenchmarkProblem("1", "?", "5")
-    truncated, paper = submission_of("<think>\\boxed{5}", "stop", QUESTION_ONLY, problem)
-    assert (truncated, paper.text) == (True, "")
-    truncated, paper = submission_of("<think>3</think>\\boxed{5}", "stop", QUESTION_ONLY, problem)
-    assert (truncated, paper.text) == (False, "\\boxed{5}")
+    truncated, submission = submission_of("<think>\\boxed{5}", "stop", QUESTION_ONLY, problem)
+    assert (truncated, submission.text) == (True, "")
+    truncated, submission = submission_of("<think>3</think>\\boxed{5}", "stop", QUESTION_ONLY, problem)
+    assert (truncated, submission.text) == (False, "\\boxed{5}")
 
 
 def test_a_stop_text_ends_an_output_that_ran_on() -> None:
     prompt = EvalPrompt(name="p", text="{question}", stops=["\nProblem:"])
-    truncated, paper = submission_of(
+    truncated, submission = submission_of(
         "It is 5.\nProblem: What is 8?", "length", prompt, BenchmarkProblem("1", "?", "5")
     )
-    assert (truncated, paper.text) == (False, "It is 5.")
+    assert (truncated, submission.text) == (False, "It is 5.")
     assert submission_of("It is 5.", "length", prompt, BenchmarkProblem("1", "?", "5"))[0]
 
 
 def test_only_plain_text_ends_at_its_stop_texts(model_dir: Path) -> None:
     """In a turn stop ids end an output, and what a reasoning block says ends nothing."""
     chat = bind(load_format("tinymath"), load_tokenizer(str(model_dir)))
-    examinee = connect_engine(SimpleNamespace(context=512), chat, Sampling(0.0, 1.0, 64))  # type: ignore[arg-type]
+    evaluated = connect_engine(SimpleNamespace(context=512), chat, Sampling(0.0, 1.0, 64))  # type: ignore[arg-type]
 
     def ends(turn: str, text: str, stops: list[str]) -> bool | None:
         prompt = EvalPrompt(name="p", text=text, turn=turn, stops=stops)  # type: ignore[arg-type]
-        request, _ = examinee.put("1", prompt, BenchmarkProblem("1", "?", "5"), None)
+        request, _ = evaluated.prepare("1", prompt, BenchmarkProblem("1", "?", "5"), None)
         said = chat.tokenizer("It is 5.\nProblem: 8")["input_ids"]
         return request.ends and request.ends(said)
 
@@ -86,7 +86,7 @@ def test_only_plain_text_ends_at_its_stop_texts(model_dir: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "reference", "judging", "same"),
+    ("answer", "reference", "rule", "same"),
     [
         ("1, 3", "3, 1", AnswerRule(several=True), True),
         ("[4, 1, 2, 0]", "0, 1, 2, 4", AnswerRule(several=True), True),
@@ -106,14 +106,14 @@ def test_only_plain_text_ends_at_its_stop_texts(model_dir: Path) -> None:
     ],
 )
 def test_a_benchmarks_own_rules(
-    answer: str, reference: str, judging: AnswerRule, same: bool, grader: Grader
+    answer: str, reference: str, rule: AnswerRule, same: bool, grader: Grader
 ) -> None:
-    assert compare_answers(answer, reference, judging, grader)[0] is same
+    assert compare_answers(answer, reference, rule, grader)[0] is same
 
 
 def test_any_of_several_references_is_right(grader: Grader) -> None:
-    paper = Submission("So it is \\boxed{(0,0)}.", ("(10,0)", "(0,0)"), AnswerRule())
-    found = grade_submission(paper, grader)
+    submission = Submission("So it is \\boxed{(0,0)}.", ("(10,0)", "(0,0)"), AnswerRule())
+    found = grade_submission(submission, grader)
     assert (found.correct, found.extracted, found.rule, found.timeout) == (True, "(0,0)", "boxed", False)
     assert not grade_submission(
         Submission("\\boxed{(1,0)}", ("(10,0)", "(0,0)"), AnswerRule()), grader
@@ -122,7 +122,7 @@ def test_any_of_several_references_is_right(grader: Grader) -> None:
 
 
 class Slow:
-    """An examinee that has three blocks of which the first is hard to mark."""
+    """A model with three blocks, of which the first is hard to grade."""
 
     def __init__(self) -> None:
         self.given: list[float] = []
@@ -133,27 +133,27 @@ class Slow:
             yield index, [Completion(key, (), "stop", 1, 1) for key in keys]
 
 
-def test_marking_goes_on_beside_the_engine_and_keeps_the_order() -> None:
+def test_grading_goes_on_beside_the_engine_and_keeps_the_order() -> None:
     slow = Slow()
     answers = {"a": "\\boxed{\\frac{1}{2}}", "b": "\\boxed{3}", "c": "I do not know"}
-    examinee = EvaluatedModel(
-        put=lambda key, prompt, problem, seed: (key, ""),
+    evaluated = EvaluatedModel(
+        prepare=lambda key, prompt, problem, seed: (key, ""),
         answer=slow.answer,
         read=lambda reply: (answers[reply.key], None),
-        thinks=lambda prompt: False,
+        opens_reasoning=lambda prompt: False,
     )
     problem = BenchmarkProblem("1", "?", "0.5")
-    with GradingPool(GraderOptions()) as examiners:
-        answer = add_grading(examinee, examiners, lambda key: (QUESTION_ONLY, problem))
+    with GradingPool(GraderOptions()) as pool:
+        answer = add_grading(evaluated, pool, lambda key: (QUESTION_ONLY, problem))
         found = list(answer(iter([(0, ["a"]), (1, ["b", "c"]), (2, [])])))
     assert [index for index, _ in found] == [0, 1, 2]
-    marks = [reply.mark for _, replies in found for reply in replies]
+    marks = [reply.grade for _, replies in found for reply in replies]
     assert [(one.extracted, one.correct) for one in marks] == [
         ("\\frac{1}{2}", True),
         ("3", False),
         (None, False),
     ]
-    # The first block takes the processes' start to mark; all were generated long before that.
+    # The first block takes the processes' start to grade; all were generated long before that.
     assert slow.given[-1] - slow.given[0] < 0.5
 
 

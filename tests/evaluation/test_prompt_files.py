@@ -9,7 +9,7 @@ import pytest
 from scalequest.chat import FormatError, load_format
 from scalequest.config import ConfigError, build
 from scalequest.evaluation.benchmarks import load_benchmark
-from scalequest.evaluation.evaluated_model import opens_thoughts
+from scalequest.evaluation.evaluated_model import opens_reasoning
 from scalequest.evaluation.problems import BenchmarkProblem
 from scalequest.evaluation.prompts import QUESTION_ONLY, EvalPrompt, load_eval_prompt
 from scalequest.evaluation.protocol import apply_prompts
@@ -90,7 +90,7 @@ def test_a_prompt_of_other_benchmarks_is_refused(root: Path) -> None:
 def test_a_prompt_may_open_a_reasoning_block(given: dict[str, Any], opens: bool) -> None:
     chat = load_format("tinymath")
     thinking = replace(chat, user=f"{chat.user}<think>\n")
-    assert opens_thoughts(thinking, prompt(**{"text": "{question}", **given})) is opens
+    assert opens_reasoning(thinking, prompt(**{"text": "{question}", **given})) is opens
 
 
 @pytest.mark.data

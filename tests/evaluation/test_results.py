@@ -126,7 +126,7 @@ def test_scores_come_from_another_file(tmp_path: Path) -> None:
         add_scores(outputs, config, "m")
     for odd in (float("nan"), "0.5"):
         path.write_text("".join(json.dumps(one) + "\n" for one in [ROWS[0], {**ROWS[1], "reward": odd}]))
-        with pytest.raises(ConfigError, match=r"scored.jsonl: row 2: reward: .* is no finite number"):
+        with pytest.raises(ConfigError, match=r"scored.jsonl: row 2: reward: .* is not a finite number"):
             add_scores(outputs, config, "m")
 
 

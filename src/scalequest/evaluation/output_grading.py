@@ -1,4 +1,4 @@
-"""From an output to a verdict, in processes beside the engine: it goes on generating while they grade."""
+"""Grades the outputs of a model in processes beside the engine, which goes on generating meanwhile."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from types import TracebackType
+from typing import Generic
 
 from scalequest.engines.base import FinishReason
 from scalequest.engines.stream import Answer
@@ -27,16 +28,24 @@ from scalequest.grading.normalise import LONGEST, normalise
 
 @dataclass(frozen=True)
 class Submission:
-    """What is handed in for one problem: the text that counts, and what it is compared with."""
+    """What is graded for one request: the part of the output that counts, and the references."""
 
     text: str
     references: tuple[str, ...]
-    judging: AnswerRule
+    answer_rule: AnswerRule
 
 
 @dataclass(frozen=True)
 class OutputGrade:
-    """What an examiner finds; `layer` is the rule that decided."""
+    """The grade of one output.
+
+    Attributes:
+        extracted: the answer that was found, None if there is none.
+        rule: how it was found.
+        correct: whether it is right.
+        layer: the rule of the grader that decided.
+        timeout: whether a comparison ran out of time.
+    """
 
     extracted: str | None
     rule: str
@@ -47,96 +56,94 @@ class OutputGrade:
 
 @dataclass(frozen=True)
 class GradedReply:
-    """A reply with its text and its mark; `fault` says why there is none."""
+    """A reply with its text and its grade; `fault` says why a reply failed."""
 
     reply: KeyedReply
     text: str
     truncated: bool
-    mark: OutputGrade
+    grade: OutputGrade
     fault: str | None = None
 
     @property
     def tokens(self) -> int:
-        """Generated for it."""
+        """Number of generated tokens."""
         return self.reply.tokens
 
     @property
     def prompt_tokens(self) -> int:
-        """Read for it."""
+        """Number of tokens in the prompt."""
         return self.reply.prompt_tokens
 
     @property
     def finish_reason(self) -> FinishReason:
-        """How it ended."""
+        """Why generation ended."""
         return self.reply.finish_reason
 
 
 def submission_of(
     text: str, finish_reason: str, prompt: EvalPrompt, problem: BenchmarkProblem, *, thinks: bool = False
 ) -> tuple[bool, Submission]:
-    """Whether an output was cut short, and the paper that is marked.
+    """Return whether an output is truncated, and the submission to grade.
 
     Args:
         text: the whole output.
-        finish_reason: how it ended.
-        prompt: its stops end it, too.
-        problem: what it is compared with.
+        finish_reason: why generation ended.
+        prompt: the prompt, whose stop texts end an output as well.
+        problem: the problem that was asked.
         thinks: whether the prompt opened a reasoning block.
     """
     answer, inside = strip_reasoning(text, opened=thinks)
     answer, ended = prompt.cut(answer)
     truncated = inside or (finish_reason == "length" and not ended)
-    return truncated, Submission(answer, (problem.answer, *problem.also), problem.judging)
+    return truncated, Submission(answer, (problem.answer, *problem.also), problem.answer_rule)
 
 
-# ---------------------------------------------------------------------------------------------------- marking
+# ---------------------------------------------------------------------------------------------------- grading
 
 
-def grade_submission(paper: Submission, grader: Grader) -> OutputGrade:
+def grade_submission(submission: Submission, grader: Grader) -> OutputGrade:
     """Find the answer and compare it with every reference."""
-    found = extract(paper.text)
+    found = extract(submission.text)
     if found.answer is None:
         return OutputGrade(None, found.rule, False, "none")
     late = False
-    for reference in paper.references:
-        correct, layer, timed_out = compare_answers(found.answer, reference, paper.judging, grader)
+    for reference in submission.references:
+        correct, layer, timed_out = compare_answers(found.answer, reference, submission.answer_rule, grader)
         if correct:
             return OutputGrade(found.answer, found.rule, True, layer)
         late = late or timed_out
     return OutputGrade(found.answer, found.rule, False, "timeout" if late else layer, late)
 
 
-def compare_answers(
-    answer: str, reference: str, judging: AnswerRule, grader: Grader
-) -> tuple[bool, str, bool]:
-    """Whether two answers are the same, by which rule, and whether the comparison ran out of time.
+def compare_answers(answer: str, reference: str, rule: AnswerRule, grader: Grader) -> tuple[bool, str, bool]:
+    """Return whether two answers are the same, which rule decided, and whether the comparison timed out.
 
-    Beyond equality: a unit that the reference leaves out; several numbers in any order (OlympiadBench,
-    TheoremQA); an absolute error that the row allows, with the 1 % on top of it that OlympiadBench's judge
-    has; a relative error (TheoremQA).
+    A benchmark may allow more than equality: a unit that the reference leaves out; several numbers in any
+    order (OlympiadBench, TheoremQA); an absolute error given in the row, plus the 1 % that OlympiadBench's
+    judge adds to it; a relative error (TheoremQA).
     """
     verdict = grader.grade(answer, reference)
     if verdict.correct:
         return True, verdict.layer, False
-    if judging.unit and grader.grade(answer, f"{reference} {judging.unit}").correct:
+    if rule.unit and grader.grade(answer, f"{reference} {rule.unit}").correct:
         return True, "unit", False
-    if judging.several or judging.tolerance is not None or judging.relative:
+    if rule.several or rule.tolerance is not None or rule.relative:
         mine, theirs = _numbers_of(answer), _numbers_of(reference)
-        if judging.several and not re.fullmatch(r"[(\[].*[)\]]", normalise(reference), re.S):  # no point
+        if rule.several and not re.fullmatch(r"[(\[].*[)\]]", normalise(reference), re.S):  # not a point
             mine, theirs = sorted(mine), sorted(theirs)
         if theirs and len(mine) == len(theirs):
-            errors = [(abs(a - b), _allowed_error_of(b, judging)) for a, b in zip(mine, theirs, strict=True)]
+            errors = [(abs(a - b), _allowed_error_of(b, rule)) for a, b in zip(mine, theirs, strict=True)]
             if all(error <= allowed for error, allowed in errors):
                 return True, "tolerance", False
     return False, verdict.layer, verdict.timed_out
 
 
-def _allowed_error_of(reference: float, judging: AnswerRule) -> float:
-    return max(1.01 * (judging.tolerance or 0.0), judging.relative * abs(reference), 1e-12 * abs(reference))
+def _allowed_error_of(reference: float, rule: AnswerRule) -> float:
+    return max(1.01 * (rule.tolerance or 0.0), rule.relative * abs(reference), 1e-12 * abs(reference))
 
 
 def _numbers_of(text: str) -> list[float]:
-    """The numbers of a list, its brackets left out; none where any element is something else."""
+    """The numbers of a list, without its brackets; empty if any element is not a number."""
     if len(text) > LONGEST:
         return []
     text = normalise(text)
@@ -149,7 +156,7 @@ def _numbers_of(text: str) -> list[float]:
 
 
 def _number_of(text: str) -> float | None:
-    """Value of a constant, e.g. a decimal or a fraction of pi; None for anything else."""
+    """The value of a constant, such as a decimal or a fraction of pi; None for anything else."""
     try:
         exact = value(text)
         if exact is None:
@@ -163,19 +170,19 @@ def _number_of(text: str) -> float | None:
 
 
 class GradingPool:
-    """Processes that mark. Use as a context manager; they start at once, while an engine is still loading."""
+    """Processes that grade. Use it as a context manager; they start at once, while the engine still loads."""
 
     def __init__(self, options: GraderOptions, processes: int = 1) -> None:
-        """Start them; by `spawn`, since a fork of a process with an engine's threads may hang."""
+        """Start them with `spawn`, since forking a process that runs an engine's threads may hang."""
         self._pool = ProcessPoolExecutor(
             processes, multiprocessing.get_context("spawn"), _start_worker, (options,)
         )
         for _ in range(processes):
             self._pool.submit(_grade_all, [])
 
-    def submit(self, papers: Sequence[Submission]) -> Future[list[OutputGrade]]:
-        """Mark them when there is time."""
-        return self._pool.submit(_grade_all, list(papers))
+    def submit(self, submissions: Sequence[Submission]) -> Future[list[OutputGrade]]:
+        """Grade them as soon as a process is free."""
+        return self._pool.submit(_grade_all, list(submissions))
 
     def __enter__(self) -> GradingPool:
         return self
@@ -183,65 +190,87 @@ class GradingPool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End them."""
+        """End the processes."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
-_grader: Grader  # of an examiner's process
+_grader: Grader  # of a worker process
 
 
 def _start_worker(options: GraderOptions) -> None:
-    """Begin an examiner's process, which ends with the one that started it, however that went."""
+    """Start a worker process, which ends with the process that started it, even if that is killed."""
     global _grader
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()
     _grader = Grader(options)
-    with suppress(RuntimeError):  # slow to come up on a busy machine: it starts when it is needed
+    with suppress(RuntimeError):  # slow to start on a busy machine: it then starts when it is needed
         _grader.start()
 
 
-def _grade_all(papers: Sequence[Submission]) -> list[OutputGrade]:
-    return [grade_submission(paper, _grader) for paper in papers]
+def _grade_all(submissions: Sequence[Submission]) -> list[OutputGrade]:
+    return [grade_submission(submission, _grader) for submission in submissions]
+
+
+# --------------------------------------------------------------------------------- grading beside the engine
+
+
+@dataclass(frozen=True)
+class _PendingReply(Generic[A]):
+    """A reply that was read and not graded yet."""
+
+    reply: A
+    text: str
+    fault: str | None
+    truncated: bool
+    submission: Submission
+
+
+@dataclass(frozen=True)
+class _PendingBlock(Generic[A]):
+    """A block of replies, and their grades once they are there."""
+
+    index: int
+    replies: Sequence[_PendingReply[A]]
+    grades: Future[list[OutputGrade]]
+
+    def settle(self) -> tuple[int, list[GradedReply]]:
+        """Wait for the grades."""
+        pairs = zip(self.replies, self.grades.result(), strict=True)
+        return self.index, [
+            GradedReply(one.reply, one.text, one.truncated, grade, one.fault) for one, grade in pairs
+        ]
 
 
 def add_grading(
-    examinee: EvaluatedModel[Q, A],
-    examiners: GradingPool,
+    model: EvaluatedModel[Q, A],
+    pool: GradingPool,
     asked: Callable[[str], tuple[EvalPrompt, BenchmarkProblem]],
 ) -> Answer[Q, GradedReply]:
-    """The `answer` of `stream` with marks; a block is passed on once it is marked.
+    """Extend the model's `answer` by grades; a block is passed on once all its replies are graded.
 
     Args:
-        examinee: answers.
-        examiners: mark.
-        asked: a reply's key to what was asked.
+        model: answers.
+        pool: grades.
+        asked: returns the prompt and the problem of a reply's key.
     """
 
-    def hand_in(reply: A) -> tuple[A, str, str | None, bool, Submission]:
-        text, fault = examinee.read(reply)
+    def read_reply(reply: A) -> _PendingReply[A]:
+        text, fault = model.read(reply)
         prompt, problem = asked(reply.key)
-        thinks = examinee.thinks(prompt)
-        return reply, text, fault, *submission_of(text, reply.finish_reason, prompt, problem, thinks=thinks)
+        thinks = model.opens_reasoning(prompt)
+        truncated, submission = submission_of(text, reply.finish_reason, prompt, problem, thinks=thinks)
+        return _PendingReply(reply, text, fault, truncated, submission)
 
-    def marked(blocks: Iterator[tuple[int, list[Q]]]) -> Iterator[tuple[int, list[GradedReply]]]:
-        waiting: deque[
-            tuple[int, list[tuple[A, str, str | None, bool, Submission]], Future[list[OutputGrade]]]
-        ] = deque()
-
-        def settled() -> tuple[int, list[GradedReply]]:
-            index, handed, future = waiting.popleft()
-            return index, [
-                GradedReply(reply, text, truncated, found, fault)
-                for (reply, text, fault, truncated, _), found in zip(handed, future.result(), strict=True)
-            ]
-
-        for index, replies in examinee.answer(blocks):
-            handed = [hand_in(reply) for reply in replies]
-            waiting.append((index, handed, examiners.submit([paper for *_, paper in handed])))
-            while waiting and waiting[0][2].done():
-                yield settled()
+    def answer_graded(blocks: Iterator[tuple[int, list[Q]]]) -> Iterator[tuple[int, list[GradedReply]]]:
+        waiting: deque[_PendingBlock[A]] = deque()
+        for index, replies in model.answer(blocks):
+            pending = [read_reply(reply) for reply in replies]
+            grades = pool.submit([one.submission for one in pending])
+            waiting.append(_PendingBlock(index, pending, grades))
+            while waiting and waiting[0].grades.done():
+                yield waiting.popleft().settle()
         while waiting:
-            yield settled()
+            yield waiting.popleft().settle()
 
-    return marked
+    return answer_graded
