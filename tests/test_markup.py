@@ -14,7 +14,17 @@ import pytest
 
 from scalequest.cards import dataset_card, lineage, markdown_table
 from scalequest.evaluation.tables import Table, format_csv, format_latex, format_markdown, print_tables
-from scalequest.markup import cell, code, csv_text, front_matter, inline, one_line, paragraph, tex
+from scalequest.markup import (
+    cell,
+    code,
+    csv_text,
+    front_matter,
+    inline,
+    one_line,
+    paragraph,
+    shorten,
+    tex,
+)
 from scalequest.pages import text as page_text
 from scalequest.pages import write_page
 
@@ -208,3 +218,7 @@ def test_a_terminal_is_sent_no_control(capsys: pytest.CaptureFixture[str]) -> No
     out = capsys.readouterr().out
     assert not re.search("[\x1b\x9b\r]", out)
     assert "b[bold]c" in out
+
+
+def test_a_long_text_is_shortened() -> None:
+    assert (shorten("1234", 4), shorten("12345", 4), shorten("", 4)) == ("1234", "123…", "")

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from scalequest import heartbeat, receipts
 from scalequest.config import ConfigError
+from scalequest.markup import number
 
 
 @dataclass
@@ -48,7 +49,7 @@ class StageStatus:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
             last = json.loads(file.read().splitlines()[-1])
             keys = [key for key in ("step", "loss", "rewards/accuracies") if key in last]
-            self.note = ", ".join(f"{key} {_short(last[key])}" for key in keys)
+            self.note = ", ".join(f"{key} {number(last[key])}" for key in keys)
 
     def life(self, file: Path) -> str:
         """What the running stage says of itself in `file`; if it says nothing (yet), what is seen of it.
@@ -86,7 +87,7 @@ class StageStatus:
             done, seconds, tokens = rows or 0, self.receipt.get("seconds"), self.receipt.get("tokens") or 0
         if not seconds or not (tokens or done):
             return ""
-        return f"{tokens / seconds:,.0f} tokens/s" if tokens else f"{_short(done / seconds)} rows/s"
+        return f"{tokens / seconds:,.0f} tokens/s" if tokens else f"{number(done / seconds)} rows/s"
 
     @property
     def summary(self) -> str:
@@ -107,10 +108,6 @@ def read_receipt(folder: Path | None) -> dict[str, Any]:
         return receipts.read_receipt(folder) or {}
     except ConfigError:
         return {}
-
-
-def _short(value: Any) -> str:
-    return f"{value:,.3g}" if isinstance(value, float) and abs(value) < 1000 else f"{value:,.0f}"
 
 
 def build_table(lines: Mapping[str, StageStatus]) -> Table:

@@ -62,12 +62,9 @@ def test_references_as_they_would_be_written(root: Path, data_dir: Path) -> None
     lists = [p for p in theorem.problems if p.metadata["Answer_type"] == "list of integer"]
     assert lists[0].answer_rule.several
     assert "," in lists[0].answer
-    assert {p.answer_rule.relative for p in theorem.problems if p.metadata["Answer_type"] == "integer"} == {
-        0.0
-    }
-    assert {p.answer_rule.relative for p in theorem.problems if p.metadata["Answer_type"] == "float"} == {
-        0.04
-    }
+    for kind, relative in (("integer", 0.0), ("float", 0.04)):
+        rules = [p.answer_rule for p in theorem.problems if p.metadata["Answer_type"] == kind]
+        assert {rule.relative for rule in rules} == {relative}
 
 
 @pytest.mark.data

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,8 @@ from scalequest.evaluation.results import (
 )
 from scalequest.evaluation.settings import EvaluationConfig
 from scalequest.evaluation.statistics import share_of
+from scalequest.records import read_rows
+from scalequest.shards import Stage
 
 PROTOCOL = {
     **{"engine": "vllm", "dtype": "bfloat16", "limit": None, "seed": 42, "shots": 0},
@@ -158,6 +161,34 @@ def test_results_come_back_as_they_were_written(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace('"format": 2', '"format": 1'))
     with pytest.raises(ConfigError, match="format 1, expected 2; evaluate again"):
         read_results(path)
+
+
+def test_results_that_were_altered_are_noticed(tmp_path: Path) -> None:
+    """By the receipt beside them; an older receipt, or none, does not have their hash."""
+    stage = Stage.open(tmp_path, name="evaluate_model", version=1, config={}, fingerprint={})
+    stage.write_block(0, ROWS)
+    stage.finish(rows_in=len(ROWS), card="")
+    receipt, before = tmp_path / "receipt.json", (tmp_path / "receipt.json").read_bytes()
+    path = write_results(tmp_path, [summary(ROWS)])
+    noted = json.loads(receipt.read_text())["files"]["results.json"]
+    assert noted == {
+        "bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()
+    }  # fmt: skip
+    assert read_rows(tmp_path) == ROWS
+    changed = receipt.stat().st_mtime_ns
+    write_results(tmp_path, [summary(ROWS)])
+    assert receipt.stat().st_mtime_ns == changed, "the same results leave the receipt alone"
+    path.write_text(path.read_text().replace('"correct": 3', '"correct": 8'))
+    with pytest.raises(
+        ConfigError, match=r"it is not as its stage left it: results.json .* --fresh"
+    ) as caught:
+        read_results(path)
+    assert str(caught.value).startswith(f"{tmp_path}: ")
+    assert "\n" not in str(caught.value)
+    receipt.write_bytes(before)
+    assert read_results(path)[0].correct == 8
+    assert write_results(tmp_path, [summary(ROWS)])
+    assert read_results(path) == [summary(ROWS)]
 
 
 def test_lm_evals_layout(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The questions of all benchmarks, for the stages that keep them out of training data."""
+"""The questions of all benchmarks, for the stages that keep them out of the training data."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class BenchmarkQuestions:
-    """The questions that were read, and the names of the optional benchmarks whose data are not there."""
+    """The questions that were read, and the names of the optional benchmarks whose data are missing."""
 
     questions: tuple[TestQuestion, ...] = ()
     left_out: tuple[str, ...] = ()
 
 
 def read_benchmark_questions(rule: ContaminationRule) -> BenchmarkQuestions:
-    """Questions of all benchmarks that a rule names, each with its benchmark's name and its id there.
+    """Read the questions of all benchmarks that a rule names, each with its benchmark's name and its id.
 
     Raises:
-        ConfigError: a pattern matches no file, or a benchmark cannot be read; one that is optional may lack
-            its data, but what is there has to be right.
+        ConfigError: a pattern matches no file, or a benchmark cannot be read; the data of an optional one may
+            be missing, but not wrong.
     """
     tests = [
         TestQuestion(one.source, str(number), row["question"])
@@ -48,7 +48,7 @@ def read_benchmark_questions(rule: ContaminationRule) -> BenchmarkQuestions:
 
 
 def report_left_out(tests: BenchmarkQuestions, stage: Stage) -> None:
-    """Say in the log and in the receipt, from which the report has it, what was not looked at."""
+    """Name the benchmarks that were left out, in the log and in the receipt, which the report reads."""
     stage.receipt["benchmarks_left_out"] = [*tests.left_out]
     if tests.left_out:
         log.info("benchmarks left out, since their data are not there: %s", ", ".join(tests.left_out))
@@ -66,6 +66,6 @@ def _find_files(patterns: Sequence[str], key: str) -> list[str]:
 
 
 def sha256_of_questions(tests: Sequence[TestQuestion]) -> str:
-    """Identify the questions, wherever they were read from."""
+    """Hash the questions; the same questions from another source have the same hash."""
     text = "\0".join(test.question for test in tests)
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()

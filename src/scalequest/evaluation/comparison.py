@@ -1,4 +1,4 @@
-"""Two models on the same problems: how far apart, how surely, and which problems flipped."""
+"""Compares two models on the same problems: the difference, its significance, and which problems flipped."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from scalequest.config import ConfigError
 from scalequest.evaluation.results import Result
 from scalequest.evaluation.statistics import FEW, Estimate, mcnemar, paired_difference
 from scalequest.evaluation.tables import Table, describe_differences, format_percent, letters_of
+from scalequest.markup import shorten
 from scalequest.records import Row, read_dropped, read_rows
 
-LISTED = 200  # flipped problems in the table
+LISTED = 200  # most flipped problems in the table
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Second model against first, on the problems of one benchmark that both were asked.
+    """The second model compared with the first, on the problems of one benchmark that both were asked.
 
     Attributes:
-        benchmark: its name.
-        first: label, and `second`.
+        benchmark: name of the benchmark.
+        first: label of the first model; `second`: of the second.
         difference: accuracy of the second minus that of the first, with `paired_difference`'s interval.
-        p_value: of McNemar's exact test; None where a problem has several outputs.
-        gained: ids of problems that only the second solves; `lost`, that only the first solves (with several
-            outputs: that one solves more often).
-        answers: what the two answered to each of those (their first outputs).
-        differs: what their protocols do not share; empty where the two are comparable.
+        p_value: of McNemar's exact test; None if a problem has several outputs.
+        gained: ids of problems that only the second solves; `lost`: that only the first solves. With several
+            outputs: that the one solves more often.
+        answers: the answers of both to each of those, from their first outputs.
+        differs: how their protocols differ; empty if the two are comparable.
     """
 
     benchmark: str
@@ -43,16 +44,16 @@ class Comparison:
 
 
 def read_outputs(folder: str | Path) -> list[Row]:
-    """All that one model was asked: what was dropped is wrong, as in its accuracy."""
+    """Read all outputs of one model; dropped requests count as wrong, as in its accuracy."""
     lost = [{**row, "correct": False, "extracted": None} for row in read_dropped(folder)]
     return [*read_rows(folder), *lost]
 
 
 def compare_protocols(first: Sequence[Result], second: Sequence[Result]) -> dict[str, str]:
-    """What the second model's protocol does not share with the first's, by benchmark, where they differ.
+    """How the second model's protocol differs from the first's, by benchmark; equal ones are left out.
 
     Raises:
-        ConfigError: a benchmark of one name holds other problems, so that equal ids are other problems.
+        ConfigError: a benchmark has other problems under the same name, so equal ids are different problems.
     """
     usual = {result.benchmark: result for result in first}
     for new in second:
@@ -60,7 +61,7 @@ def compare_protocols(first: Sequence[Result], second: Sequence[Result]) -> dict
         if new.protocol.get("benchmark_sha256") != old.protocol.get("benchmark_sha256"):
             raise ConfigError(
                 f"compare: {new.benchmark}: {old.model} and {new.model} were asked other problems under this "
-                "name (benchmark_sha256 differs), which make no pairs"
+                "name (benchmark_sha256 differs) and cannot be compared; give evaluations of the same data"
             )
     return {
         result.benchmark: describe_differences(result.protocol, usual[result.benchmark].protocol)
@@ -80,10 +81,10 @@ def compare(
     """Compare two models, benchmark by benchmark.
 
     Args:
-        first: its rows, from `read_outputs`; `second` likewise.
-        second: the other model's.
-        labels: of the two.
-        seed: of the bootstrap.
+        first: rows of the first model, from `read_outputs`.
+        second: rows of the second model.
+        labels: labels of the two.
+        seed: seed of the bootstrap.
         differs: from `compare_protocols`.
     """
     a, b = scores_of_problems(first), scores_of_problems(second)
@@ -110,7 +111,7 @@ def _answers_of(rows: Sequence[Row], benchmark: str) -> dict[str, str | None]:
 
 
 def scores_of_problems(rows: Sequence[Row]) -> dict[tuple[str, str], float]:
-    """Share of right outputs by benchmark and problem."""
+    """The share of right outputs, by benchmark and problem."""
     return {key: fmean(group) for key, group in _group_outputs(rows).items()}
 
 
@@ -124,9 +125,26 @@ def _group_outputs(rows: Sequence[Row]) -> dict[tuple[str, str], list[bool]]:
 def tables_of_comparisons(
     found: Sequence[Comparison], titles: Mapping[str, str], *, flips: bool = False
 ) -> list[Table]:
-    """One row a pair and benchmark; with `flips`, the problems that flipped, too."""
+    """A table with one row per pair of models and benchmark; with `flips`, one of the flipped problems, too."""
     if not found:
         return []
+    tables = [_table_of_differences(found, titles)]
+    flipped = [
+        (one.second, one.first, titles.get(one.benchmark, one.benchmark), kind, i, *map(_format_answer, said))
+        for one in found
+        for kind, ids in (("gained", one.gained), ("lost", one.lost))
+        for i in ids
+        for said in [one.answers[i][::-1]]
+    ]
+    if flips and flipped:
+        more = f"{len(flipped) - LISTED:,} more flipped." if len(flipped) > LISTED else ""
+        head = ("model", "against", "benchmark", "flip", "problem", "answered", "against answered")
+        shown = tuple(flipped[:LISTED])
+        tables.append(Table("flips", "Problems that flipped", head, shown, (more,) if more else ()))
+    return tables
+
+
+def _table_of_differences(found: Sequence[Comparison], titles: Mapping[str, str]) -> Table:
     marks = letters_of(one.differs for one in found if one.differs)
     rows = [
         (
@@ -142,39 +160,27 @@ def tables_of_comparisons(
         for one in found
     ]
     columns = ("model", "against", "benchmark", "n", "difference", "gained", "lost", "p")
-    # Only one output a problem has a test
-    several = any(one.p_value is None for one in found)
-    note = "Difference in points with the 95 % interval of the paired bootstrap over problems, Tango's where "
-    note += f"fewer than {FEW} flip. Gained and lost: problems that only the one or only the other solves"
-    note += " (with several outputs: solves more often)" if several else ""
-    note += ". p: McNemar's exact test, two-sided, not corrected for the number of comparisons."
-    flipped = [
-        (one.second, one.first, titles.get(one.benchmark, one.benchmark), kind, i, *map(_format_answer, said))
-        for one in found
-        for kind, ids in (("gained", one.gained), ("lost", one.lost))
-        for i in ids
-        for said in [one.answers[i][::-1]]
-    ]
+    several = any(one.p_value is None for one in found)  # only one output per problem has a test
+    note = (
+        "Difference in points with the 95 % interval of the paired bootstrap over problems, or Tango's if "
+        f"fewer than {FEW} flip. Gained and lost: problems that only the one or only the other solves"
+        f"{' (with several outputs: solves more often)' if several else ''}. p: McNemar's exact test, "
+        "two-sided, not corrected for the number of comparisons."
+    )
     notes = [f"{mark.strip()} the two have different protocols: {what}." for what, mark in marks.items()]
-    tables = [Table("differences", "Differences between models", columns, tuple(rows), (note, *notes))]
-    if flips and flipped:
-        more = f"{len(flipped) - LISTED:,} more flipped." if len(flipped) > LISTED else ""
-        head = ("model", "against", "benchmark", "flip", "problem", "answered", "against answered")
-        shown = tuple(flipped[:LISTED])
-        tables.append(Table("flips", "Problems that flipped", head, shown, (more,) if more else ()))
-    return tables
+    return Table("differences", "Differences between models", columns, tuple(rows), (note, *notes))
 
 
 def _format_answer(answer: str | None) -> str:
-    """An answer as one short line, since a model may write anything: what no page shows becomes \ufffd."""
+    """Format an answer as one short line; anything unprintable becomes a replacement character."""
     if answer is None:
         return "–"
     line = "".join(char if char.isprintable() else "\ufffd" for char in " ".join(answer.split()))
-    return line if len(line) <= 60 else f"{line[:59]}…"
+    return shorten(line, 60)
 
 
 def format_points(estimate: Estimate) -> str:
-    """`+1.3 [-0.2, +2.8]`, in points."""
+    """Format a difference in points, as `+1.3 [-0.2, +2.8]`."""
     if estimate.value is None or estimate.low is None or estimate.high is None:
         return format_percent(estimate)
     return f"{100 * estimate.value:+.1f} [{100 * estimate.low:+.1f}, {100 * estimate.high:+.1f}]"

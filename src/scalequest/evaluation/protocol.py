@@ -1,4 +1,4 @@
-"""What makes two numbers comparable: everything that was asked, of whom, on what, and who judged."""
+"""What makes two numbers comparable: the questions, the model, the engine and the grader."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from scalequest.redaction import redacted
 
 
 def apply_prompts(benchmarks: Sequence[LoadedBenchmark], config: EvaluationConfig) -> list[LoadedBenchmark]:
-    """The benchmarks with the prompts that the configuration gives, where it gives any.
+    """Give the benchmarks the prompts of the configuration, if it has any.
 
     Raises:
         ConfigError: a prompt file is wrong or made for other benchmarks, or two prompts have one name.
@@ -47,7 +47,7 @@ def apply_prompts(benchmarks: Sequence[LoadedBenchmark], config: EvaluationConfi
 def identity_of(
     config: EvaluationConfig, labels: Sequence[str], benchmarks: Sequence[LoadedBenchmark]
 ) -> dict[str, Any]:
-    """What can change a row beside the settings themselves and the models, for the stage's fingerprint."""
+    """What can change a row besides the settings and the models, for the stage's fingerprint."""
     return {
         "labels": list(labels),
         "engine_name": engine_name_of(config),
@@ -67,9 +67,9 @@ def identity_of(
 
 
 def fingerprints_of_models(config: EvaluationConfig, labels: Sequence[str]) -> dict[str, str]:
-    """Every model's path with its fingerprint; a LoRA adapter's base comes behind it.
+    """Every model's path with its fingerprint; a LoRA adapter is followed by its base.
 
-    What a server calls by one name may change: only its answers say so.
+    A server may serve another model under the same name later, which cannot be seen from here.
     """
     found: dict[str, str] = {}
     for label in labels:
@@ -84,7 +84,7 @@ def fingerprints_of_models(config: EvaluationConfig, labels: Sequence[str]) -> d
 
 
 def tokenizer_of(model: str) -> str:
-    """Where a model's tokenizer is: with a LoRA adapter if it was saved there, else with its base."""
+    """The folder of a model's tokenizer: a LoRA adapter's own if it has one, otherwise its base's."""
     base = adapter_base(model)
     if base is None or (expand(model) / "tokenizer.json").exists():
         return model
@@ -92,7 +92,7 @@ def tokenizer_of(model: str) -> str:
 
 
 def engine_name_of(config: EvaluationConfig) -> str:
-    """Who generates; which engine `auto` stands for here is decided without importing it."""
+    """The name of the engine; `auto` is resolved without importing any."""
     if config.server.url is not None:
         return "server"
     if config.engine.name != "auto":
@@ -101,14 +101,14 @@ def engine_name_of(config: EvaluationConfig) -> str:
 
 
 def version_of_grader() -> str:
-    """Version of what decides a verdict: ours, and math-verify's below it."""
+    """The version of the grader, and of math-verify, which it builds on."""
     from importlib.metadata import version
 
     return f"scalequest-{GRADER_VERSION}, math-verify {version('math-verify')}"
 
 
 def sha256_of_format(config: EvaluationConfig, label: str) -> str | None:
-    """Hash of a chat format's content, wherever its file lies; None for a server's own."""
+    """Hash of a chat format's content, whatever its path; None for a server's own."""
     if config.server.url is not None:
         return None
     return sha256_of(json.dumps(asdict(load_format(config.format_of(label))), sort_keys=True, default=str))
@@ -117,7 +117,7 @@ def sha256_of_format(config: EvaluationConfig, label: str) -> str | None:
 def protocol_of(
     receipt: Mapping[str, Any], config: EvaluationConfig, label: str, benchmark: LoadedBenchmark
 ) -> dict[str, Any]:
-    """What two numbers must share to stand in one column; prompt ids follow from format and tokenizer."""
+    """What two numbers must share to be comparable; prompt ids follow from format and tokenizer."""
     fields = receipt["fingerprint_fields"]
     name = fields["engine_name"]
     versions = receipt.get("versions", {})
@@ -160,13 +160,13 @@ def grading_settings_of(config: EvaluationConfig, benchmark: LoadedBenchmark) ->
 
 
 def _open_dtypes_of(config: EvaluationConfig, labels: Sequence[str]) -> dict[str, str]:
-    """The precision of every model, if the settings leave it to the checkpoint or to the hardware."""
+    """The precision of every model, if the settings leave it to the checkpoint or the hardware."""
     decided = config.server.url is not None or config.engine.dtype not in ("auto", "native")
     return {} if decided else {label: _dtype_of(config, label) for label in labels}
 
 
 def _dtype_of(config: EvaluationConfig, label: str) -> str:
-    """The precision that it runs in on this machine."""
+    """The precision in which the model runs on this machine."""
     if config.server.url is not None:
         return "the server's"
     try:

@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from scalequest import durable
+from scalequest import durable, receipts
 from scalequest.config import ConfigError
 from scalequest.evaluation.benchmarks import LoadedBenchmark
 from scalequest.evaluation.problems import BenchmarkProblem
@@ -290,20 +290,22 @@ def _natural_key_of(name: str) -> list[str | int]:
 
 
 def write_results(folder: str | Path, results: Sequence[Result]) -> Path:
-    """Write `results.json` beside a model's rows, all or nothing."""
+    """Write `results.json` beside a model's rows, all or nothing, and its hash into their receipt."""
     path = Path(folder) / RESULTS
     content = {"format": RESULTS_FORMAT, "results": [asdict(result) for result in results]}
     durable.write(path, durable.as_json(content))
+    receipts.add_file(path.parent, RESULTS)
     return path
 
 
 def read_results(path: str | Path) -> list[Result]:
-    """Read a `results.json`.
+    """Read a `results.json`; the receipt of an older version does not have its hash, which is no error.
 
     Raises:
-        ConfigError: it is not one, or of another format.
+        ConfigError: it is not one, is of another format, or was altered after the evaluation.
     """
     try:
+        receipts.check_file(Path(path).parent, RESULTS)
         content = durable.read_object(path)
         if content["format"] != RESULTS_FORMAT:
             raise ConfigError(
