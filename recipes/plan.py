@@ -88,7 +88,8 @@ def main(config: PlanConfig) -> None:
         count, gpu = _cluster(cluster)
         speed = GPUS[gpu] / GPUS["A100-40G"]
         table = Table(
-            title=f"{cluster}: {_format_count(phases[0].rows)} questions, {_format_count(phases[2].rows)} responses"
+            title=f"{cluster}: {_format_count(phases[0].rows)} questions, "
+            f"{_format_count(phases[2].rows)} responses"
         )
         for column in (
             "",

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from scalequest.durable import write
-from scalequest.markup import number, visible
+from scalequest.markup import number as number
+from scalequest.markup import visible
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; --one: #3b6ea8; --two: #d08a2e }
@@ -108,7 +109,7 @@ def pairs(found: Sequence[tuple[str, str, str]], left: str, right: str, *, diffe
 
 
 def histogram(series: Mapping[str, Sequence[float]], label: str) -> str:
-    """A picture of the shares of one or two samples over common bins, with the numbers in the bars' titles."""
+    """A picture of the shares of one or two samples in common bins; the titles of the bars are numbers."""
     values = [value for sample in series.values() for value in sample]
     if not values:
         return '<p class="note">Nothing to plot.</p>'

@@ -528,7 +528,7 @@ def test_a_sweep_does_not_take_the_label_of_another_model(tmp_path: Path) -> Non
     (tmp_path / "checkpoint-3").mkdir()
     models = {"sft checkpoint-3": "x", "sft": f"{tmp_path}/checkpoint-*"}
     config = build((EvaluationConfig,), {"models": models, "benchmarks": [], "chat_format": "tinymath"})[0]
-    with pytest.raises(ConfigError, match="label 'sft checkpoint-3' stands twice"):
+    with pytest.raises(ConfigError, match="label 'sft checkpoint-3' is used twice"):
         config.swept()
 
 

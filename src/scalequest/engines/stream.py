@@ -184,6 +184,4 @@ def stream(
 
 
 def _shorten_values(row: Row) -> dict[str, Any]:
-    return {
-        key: value if len(text := str(value)) <= 300 else shorten(text, 300) for key, value in row.items()
-    }
+    return {key: value if len(str(value)) <= 300 else shorten(str(value), 300) for key, value in row.items()}

@@ -125,7 +125,7 @@ def _group_outputs(rows: Sequence[Row]) -> dict[tuple[str, str], list[bool]]:
 def tables_of_comparisons(
     found: Sequence[Comparison], titles: Mapping[str, str], *, flips: bool = False
 ) -> list[Table]:
-    """A table with one row per pair of models and benchmark; with `flips`, one of the flipped problems, too."""
+    """One row per pair of models and benchmark; with `flips`, also a table of the flipped problems."""
     if not found:
         return []
     tables = [_table_of_differences(found, titles)]

@@ -1,7 +1,7 @@
-"""Tables made of result files, and how they are shown: terminal, Markdown, LaTeX, CSV.
+"""Tables of result files, and how they are shown: terminal, Markdown, LaTeX, CSV.
 
-Every number comes from a file with its protocol fingerprint, n and interval. Published numbers stand in
-columns or tables of their own, marked as not ours, with their source.
+Every number comes from a file with its protocol fingerprint, n and interval. Published numbers have columns
+or tables of their own, marked as not ours, with their source.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from scalequest.evaluation.results import EXPLAINS, Result
 from scalequest.evaluation.statistics import Estimate
 from scalequest.markup import csv_text, inline, one_line, paragraph, table_lines, tex
 
-LOG_WIDTH = 240  # the paper's table with ours beside it
+LOG_WIDTH = 240  # of the paper's table with our numbers beside it
 NOTABLE = 0.05  # share of truncated or answerless outputs from which a note says so
 _NUMBER = re.compile(r"[-+.,\d\[\]() –n]*(e-\d+)?( \[[a-z]\])?")  # with its interval, n and mark
-WARNING = "Warning: "  # before a note that an accuracy must not be read without
+WARNING = "Warning: "  # begins a note that has to be read with the accuracy
 MARKS = "abcdefghijklmnopqrstuvwxyz"
 
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as they are shown, and notes that stand below. `name` is the stem of its files."""
+    """Cells as they are shown, and the notes below them. `name` is the stem of the table's files."""
 
     name: str
     title: str
@@ -42,46 +42,49 @@ def tables_of_results(
     theirs: Mapping[tuple[str, str], str] | None = None,
     sources: str = "",
 ) -> list[Table]:
-    """Models by benchmarks, then everything known of each number.
+    """A table of models by benchmarks, then everything that is known of each number.
 
-    A number whose protocol is not the column's most frequent one carries a letter, and a note says what
+    A number whose protocol is not the column's most frequent one carries a letter, and a note says how it
     differs.
 
     Args:
         results: in the order of rows and columns.
-        theirs: published accuracy by our label and benchmark, for a column beside ours.
-        sources: of those.
+        theirs: published accuracies by our label and benchmark, for a column beside ours.
+        sources: where those were published.
     """
     if not results:
         return []
-    models = list(dict.fromkeys(result.model for result in results))
-    benchmarks = {result.benchmark: result.title for result in results}
-    cells = {(result.model, result.benchmark): result for result in results}
     marks, notes = mark_protocols(results)
-    theirs = theirs or {}
+    columns, rows = _accuracy_cells_of(results, marks, theirs or {})
+    sizes = {r.title: f"{'the first' if r.protocol.get('limit') else 'all'} {r.n:,}" for r in results}
+    problems = ", ".join(f"{title} {size}" for title, size in sizes.items())
+    head = f"Accuracy in % with Wilson's 95 % interval over problems. Problems: {problems}."
+    notes = [head, *notes, *_warnings_of(results)]
+    if theirs:
+        notes.append(f"Columns marked published are not ours, and their protocol may differ ({sources}).")
+    main = Table("benchmarks", "Benchmarks", tuple(columns), tuple(map(tuple, rows)), tuple(notes))
+    return [main, _details_of(results, marks), *_tables_of_samples(results), *_tables_of_prompts(results)]
+
+
+def _accuracy_cells_of(
+    results: Sequence[Result],
+    marks: Mapping[tuple[str, str], str],
+    theirs: Mapping[tuple[str, str], str],
+) -> tuple[list[str], list[list[str]]]:
+    """Columns, and one row per model."""
+    models = list(dict.fromkeys(result.model for result in results))
+    by_cell = {(result.model, result.benchmark): result for result in results}
     columns, rows = ["model"], [[model] for model in models]
-    for benchmark, title in benchmarks.items():
+    for benchmark, title in {result.benchmark: result.title for result in results}.items():
         columns.append(title)
         for row, model in zip(rows, models, strict=True):
-            result = cells.get((model, benchmark))
-            mark = marks.get((model, benchmark), "")
+            result, mark = by_cell.get((model, benchmark)), marks.get((model, benchmark), "")
             row.append(f"{format_percent(result.accuracy)}{mark}" if result else "–")
         if any((model, benchmark) in theirs for model in models):
             columns.append(f"{title} (published)")
             for row, model in zip(rows, models, strict=True):
                 row.append(theirs.get((model, benchmark), "–"))
-    sizes = {r.title: f"{'the first' if r.protocol.get('limit') else 'all'} {r.n:,}" for r in results}
-    notes = [
-        "Accuracy in % with Wilson's 95 % interval over problems. Problems: "
-        + ", ".join(f"{title} {size}" for title, size in sizes.items())
-        + ".",
-        *notes,
-        *_warnings_of(results),
-    ]
-    if theirs:
-        notes.append(f"Columns marked published are not ours, and their protocol may differ ({sources}).")
-    main = Table("benchmarks", "Benchmarks", tuple(columns), tuple(map(tuple, rows)), tuple(notes))
-    return [main, _details_of(results, marks), *_tables_of_samples(results), *_tables_of_prompts(results)]
+    return columns, rows
 
 
 def _details_of(results: Sequence[Result], marks: Mapping[tuple[str, str], str]) -> Table:
@@ -103,7 +106,7 @@ def _details_of(results: Sequence[Result], marks: Mapping[tuple[str, str], str])
     note = (
         "Truncated: the output reached max_tokens, or a reasoning block never ended. No answer: none was "
         "found. Timeout: the comparison was given up. Last number: the answer is only the last number of the "
-        "output. Protocol: fingerprint of benchmark, limit, prompts, format, sampling, grader, engine, dtype "
+        "output.  Protocol: fingerprint of benchmark, limit, prompts, format, sampling, grader, engine, dtype "
         "and commit; results.json holds it in full."
     )
     return Table("details", "Every number with its protocol", tuple(columns), rows, (note,))
@@ -115,7 +118,7 @@ def _last_number_share_of(result: Result) -> float:
 
 
 def _tables_of_samples(results: Sequence[Result]) -> list[Table]:
-    """What several samples a problem say."""
+    """The metrics of several samples per problem."""
     several = [result for result in results if result.metrics]
     if not several:
         return []
@@ -131,12 +134,12 @@ def _tables_of_samples(results: Sequence[Result]) -> list[Table]:
         for result in several
     )
     note = (
-        "pass@k: chance that k samples hold a right one (unbiased). maj@k: the most frequent answer is "
+        "pass@k: chance that k samples include a right one (unbiased).  maj@k: the most frequent answer is "
         "right, ties shared. avg@k: mean over samples. best@k: the one with the highest score is right, ties "
         "shared; an output that was cut is wrong here, too. Intervals are over problems; the spread is the "
         "standard deviation of the accuracy from sample to sample, in points."
     )
-    return [Table("samples", "Several samples a problem", columns, rows, (note,))]
+    return [Table("samples", "Several samples per problem", columns, rows, (note,))]
 
 
 def _tables_of_prompts(results: Sequence[Result]) -> list[Table]:
@@ -158,7 +161,7 @@ def _tables_of_prompts(results: Sequence[Result]) -> list[Table]:
 
 
 def tables_of_parts(results: Sequence[Result]) -> list[Table]:
-    """Accuracy by level, subject, length and whatever else the benchmarks split by, one table a benchmark."""
+    """Accuracy by level, subject, length and other metadata, one table per benchmark."""
     tables = []
     for benchmark, title in {result.benchmark: result.title for result in results}.items():
         mine = [result for result in results if result.benchmark == benchmark]
@@ -181,7 +184,7 @@ def tables_of_parts(results: Sequence[Result]) -> list[Table]:
 
 
 def mark_protocols(results: Sequence[Result]) -> tuple[dict[tuple[str, str], str], list[str]]:
-    """A letter by model and benchmark where the protocol is not the column's usual one, and its meaning."""
+    """A letter for each number whose protocol is not its column's usual one, and notes that explain them."""
     others: dict[tuple[str, str], str] = {}
     for benchmark in dict.fromkeys(result.benchmark for result in results):
         column = [result for result in results if result.benchmark == benchmark]
@@ -198,12 +201,12 @@ def mark_protocols(results: Sequence[Result]) -> tuple[dict[tuple[str, str], str
 
 
 def letters_of(texts: Iterable[str]) -> dict[str, str]:
-    """A mark for each different text, e.g. ` [a]`."""
+    """A mark for each distinct text, e.g. ` [a]`."""
     return {text: f" [{MARKS[n % len(MARKS)]}]" for n, text in enumerate(dict.fromkeys(texts))}
 
 
 def describe_differences(protocol: Mapping[str, Any], usual: Mapping[str, Any]) -> str:
-    """What one protocol has instead of what another has, in words."""
+    """Describe how a protocol differs from another."""
     keys = [key for key in dict.fromkeys([*usual, *protocol]) if protocol.get(key) != usual.get(key)]
     if "chat_format" in keys or protocol.get("chat_format") != usual.get("chat_format"):
         keys = [key for key in keys if key != "chat_format_sha256"]
@@ -227,7 +230,7 @@ def _format_value(value: Any) -> str:
 
 
 def _warnings_of(results: Sequence[Result]) -> list[str]:
-    """Where an accuracy says more about cut or answerless outputs than about mathematics."""
+    """Notes on accuracies that say more about cut or missing answers than about mathematics."""
     notes = []
     for result in results:
         faults = [
@@ -249,7 +252,7 @@ def _warnings_of(results: Sequence[Result]) -> list[str]:
 
 
 def tables_of_questions(measures: Mapping[str, Any]) -> list[Table]:
-    """Quality of generated questions, from the JSON of `eval/measure_questions.py`."""
+    """Tables of the quality of generated questions, from the JSON of `eval/measure_questions.py`."""
     estimates = [
         ("parses", "parses", 100.0),
         ("well_posed", "well posed, of those", 100.0),
@@ -300,7 +303,7 @@ def _format_estimate(item: Mapping[str, Any], scale: float) -> str:
 
 
 def format_percent(estimate: Estimate) -> str:
-    """`87.3 [85.4, 89.0]`, in %; without brackets where there is no interval."""
+    """Format an estimate in %, as `87.3 [85.4, 89.0]`; without brackets if it has no interval."""
     if estimate.value is None:
         return "–"
     if estimate.low is None or estimate.high is None:
@@ -326,7 +329,7 @@ def print_tables(tables: Sequence[Table]) -> None:
             head = escape(one_line(column).replace(" (", "\n("))
             right = number and _is_numeric(table, number)
             justify: Literal["left", "right"] = "right" if right else "left"
-            # Fold, where the terminal is too narrow: an ellipsis would hide digits
+            # Fold if the terminal is too narrow: an ellipsis would hide digits
             grid.add_column(head, justify=justify, no_wrap=not number, overflow="fold")
         for row in table.rows:
             grid.add_row(*(escape(one_line(cell)) for cell in row))
