@@ -1,4 +1,4 @@
-"""Whatever of a guarded command's starters is killed with -9, nothing of the command is left."""
+"""Whichever process above a supervised command is killed with -9, nothing of the command is left."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ time.sleep(600)
 """
 STARTER = """
 import sys
-from scalequest.subreaper import Guarded, passing_on
-process = Guarded([sys.executable, sys.argv[1], sys.argv[2]])
-with passing_on(process):
+from scalequest.subreaper import SupervisedProcess, forward_signals
+process = SupervisedProcess([sys.executable, sys.argv[1], sys.argv[2]])
+with forward_signals(process):
     process.wait()
 process.end()
 sys.exit(process.finish())
@@ -51,18 +51,20 @@ def start(folder: Path) -> tuple[psutil.Popen, list[psutil.Process]]:
     process = psutil.Popen([sys.executable, str(starter), str(command), str(ready)], start_new_session=True)
     wait_for(ready.exists)
     family = process.children(recursive=True)
-    assert len(family) == 4, "the guard, the command and its two helpers"
+    assert len(family) == 4, "the subreaper, the command and its two helpers"
     return process, family
 
 
-@pytest.mark.parametrize("killed", ["starter", "group", "guard", "starter and guard", "by name", "command"])
+@pytest.mark.parametrize(
+    "killed", ["starter", "group", "subreaper", "starter and subreaper", "by name", "command"]
+)
 def test_nothing_is_left_after_a_kill(killed: str, tmp_path: Path) -> None:
     process, family = start(tmp_path)
-    guard = family[0]
-    if killed in ("starter", "starter and guard"):
+    subreaper = family[0]
+    if killed in ("starter", "starter and subreaper"):
         process.kill()
-    if killed in ("guard", "starter and guard"):
-        guard.kill()
+    if killed in ("subreaper", "starter and subreaper"):
+        subreaper.kill()
     if killed == "group":
         os.killpg(process.pid, signal.SIGKILL)
     if killed == "by name":  # as `pkill -9 -f command.py` does
@@ -72,13 +74,13 @@ def test_nothing_is_left_after_a_kill(killed: str, tmp_path: Path) -> None:
     if killed == "command":
         next(one for one in family if "ready" in " ".join(one.cmdline())).kill()
     # If both are gone at once, the kernel ends the command, and nobody ends what that has started.
-    left = family[:2] if killed == "starter and guard" else family
+    left = family[:2] if killed == "starter and subreaper" else family
     _, alive = psutil.wait_procs(left, timeout=8)
     for one in family:
         if one.is_running():
             one.kill()
     assert not alive, [one.cmdline() for one in alive]
-    if killed in ("guard", "command"):
+    if killed in ("subreaper", "command"):
         assert process.wait(10) == 128 + signal.SIGKILL
 
 
@@ -110,7 +112,7 @@ def test_a_long_command_arrives_whole() -> None:
     assert SupervisedProcess([sys.executable, "-c", script, *words]).finish() == 4
 
 
-def test_a_guard_without_a_starter_runs_nothing(tmp_path: Path) -> None:
+def test_a_subreaper_without_a_starter_runs_nothing(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "scalequest.subreaper"], input=b'["touch", "cut', cwd=tmp_path, check=False
     )

@@ -7,7 +7,7 @@ device.
 
 `Preloaded` is the pipeline's side. The process itself (`python -m scalequest.preload`) reads one request per
 line, runs it, ends whatever it left behind, and answers with its exit status. When its standard input ends,
-because the pipeline is gone, everything that it has started ends, too: it is the guard of what it forks.
+because the pipeline is gone, everything that it has started ends, too: it is the subreaper of what it forks.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class Preloaded:
 
 
 class Forked:
-    """A stage that was forked, with the methods of a `Guarded` that the pipeline uses."""
+    """A stage that was forked, with the methods of a `SupervisedProcess` that the pipeline uses."""
 
     def __init__(
         self, server: subprocess.Popen[bytes], before: Collection[psutil.Process], request: Mapping[str, Any]

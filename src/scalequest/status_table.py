@@ -1,4 +1,4 @@
-"""What a pipeline run shows: each stage's counts, seconds and rate, while it runs and after."""
+"""The status table of a pipeline run: counts, seconds and rate of each stage, while it runs and after."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from scalequest.markup import number
 
 @dataclass
 class StageStatus:
-    """A stage's line in the table; `parts` and `before` are what was counted while it runs."""
+    """The status of one stage; `parts` and `before` are counted while it runs."""
 
     state: Literal["", "running", "done", "finished before", "failed", "stopped", "left out"] = ""
     seconds: float | None = None
@@ -32,7 +32,7 @@ class StageStatus:
     before: int | None = None
 
     def look(self, folder: Path | None) -> None:
-        """See how far the running stage is: rows of its finished blocks, and what it last reported."""
+        """Read the progress of the running stage: rows of its finished blocks, and what it last reported."""
         if folder is None:
             return
         for part in folder.glob("parts/*.jsonl"):
@@ -52,7 +52,7 @@ class StageStatus:
             self.note = ", ".join(f"{key} {number(last[key])}" for key in keys)
 
     def life(self, file: Path) -> str:
-        """What the running stage says of itself in `file`; if it says nothing (yet), what is seen of it.
+        """What the running stage reports in `file`; if it reports nothing (yet), what can be seen of it.
 
         Raises:
             ConfigError: the interval of the signs of life is not a positive number.
@@ -65,7 +65,7 @@ class StageStatus:
 
     @property
     def counts(self) -> tuple[int | None, int | None, int | None]:
-        """Rows in, kept and dropped, as far as they are known."""
+        """Rows in, kept and dropped; None if not known."""
         if self.state == "running" and self.parts:
             kept, dropped = (sum(side) for side in zip(*self.parts.values(), strict=True))
             return None, kept, dropped
@@ -79,7 +79,7 @@ class StageStatus:
 
     @property
     def rate(self) -> str:
-        """Tokens a second of work; rows a second where no tokens are counted, and while it runs."""
+        """Tokens per second of work; rows per second if no tokens are counted, and while it runs."""
         rows, kept, dropped = self.counts
         if self.state == "running":
             done, seconds, tokens = (kept or 0) + (dropped or 0) - (self.before or 0), self.seconds, 0
@@ -101,7 +101,7 @@ class StageStatus:
 
 
 def read_receipt(folder: Path | None) -> dict[str, Any]:
-    """What a stage's receipt holds; nothing where there is none."""
+    """The receipt of a stage; empty if there is none."""
     if folder is None:
         return {}
     try:
@@ -147,17 +147,17 @@ class StatusTable:
             self._console.print(build_table(self._lines))
 
     def refresh(self) -> None:
-        """Draw the live table anew."""
+        """Redraw the live table."""
         if self._live is not None:
             self._live.update(build_table(self._lines), refresh=True)
 
     def beat(self, prefix: str, line: StageStatus, file: Path) -> None:
-        """Say how far the running stage is, if there is no live table and nothing was said for long."""
+        """Print the running stage's progress, if there is no live table and nothing was printed for long."""
         if self._live is None and time.monotonic() - self._said >= heartbeat.every():
             self.say(f"{prefix}: {line.life(file)}")
 
     def say(self, text: str, live: bool = True) -> None:
-        """Print a line; with `live=False` only where no live table says the same."""
+        """Print a line; with `live=False` only if there is no live table, which shows the same."""
         self._said = time.monotonic()
         if live or self._live is None:
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -1,16 +1,18 @@
-"""Run one command so that nothing of it outlives its starter.
+"""Runs one command under a subreaper, so that no process of it outlives the process that started it.
 
-A stage is a tree of processes (launcher, ranks in sessions of their own, engine workers). When the process
-that started it is killed with -9 it can clean up nothing itself, and a stage left behind would go on holding
-memory and its folder's lock. So a guard stands between them, `SupervisedProcess` to the starter:
+A stage is a tree of processes (launcher, ranks in sessions of their own, engine workers). If the process that
+started it is killed with -9, it can clean up nothing itself, and a stage left behind would keep its memory
+and the lock of its folder. So another process, the subreaper, runs between the two:
 
 - It reads its standard input. The first line is the command; the pipe ends when the starter is gone, however
-  it went, and then every descendant is killed. On Linux orphans are handed to the guard, so that none is
-  missed.
-- It has a session of its own, and its command line does not name the script: a kill of the starter's process
-  group, or of all processes with the script's name, does not reach it.
-- If the guard itself is killed, the stage's process is killed by the kernel, and the starter, to which the
-  orphans are then handed, kills the rest.
+  it ended, and then every descendant is killed. On Linux, orphans become children of the subreaper, so it
+  misses none of them.
+- It has its own session, and its command line does not name the script: killing the starter's process group,
+  or all processes with the script's name, does not reach it.
+- If the subreaper itself is killed, the kernel kills the stage's process, and the starter, which then gets
+  the orphans, kills the rest.
+
+`SupervisedProcess` is the starter's side of it.
 """
 
 from __future__ import annotations
@@ -45,17 +47,17 @@ def _prctl(option: int, value: int) -> None:
 
 
 def adopt_orphans() -> None:
-    """Have orphaned descendants handed to this process, on Linux."""
+    """Make this process the parent of its orphaned descendants, on Linux."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def die_with(parent: int) -> None:
-    """Have the kernel kill this process when `parent` is gone, on Linux; it does not reach its descendants.
+    """Have the kernel kill this process, but not its descendants, when `parent` is gone, on Linux.
 
-    The kernel goes by the thread that started this process, which therefore has to be one that lasts.
+    The kernel watches the thread that started this process, so that has to be one that lasts.
     """
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it was gone already
+    if os.getppid() != parent:  # it was already gone
         os._exit(1)
 
 
@@ -65,7 +67,7 @@ def outlive_parent() -> None:
 
 
 def find_descendants() -> set[psutil.Process]:
-    """All living processes below this one."""
+    """All living descendants of this process."""
     living = set()
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -75,7 +77,7 @@ def find_descendants() -> set[psutil.Process]:
 
 
 def end_descendants(grace: float, but: Collection[psutil.Process] = ()) -> None:
-    """Wait `grace` seconds for the descendants to go, `but` for some, then kill them until none is left."""
+    """Wait `grace` seconds for all descendants except `but` to end, then kill them until none is left."""
     deadline = time.monotonic() + grace
     while time.monotonic() < deadline and find_descendants().difference(but):
         time.sleep(0.05)
@@ -90,7 +92,7 @@ def end_descendants(grace: float, but: Collection[psutil.Process] = ()) -> None:
 
 
 class SupervisedProcess(subprocess.Popen[bytes]):
-    """A command in a process of its own, under a guard that ends it when this process is gone."""
+    """A command under a subreaper, which ends it when this process is gone."""
 
     def __init__(
         self,
@@ -104,9 +106,9 @@ class SupervisedProcess(subprocess.Popen[bytes]):
 
         Args:
             command: the program and its arguments.
-            output: file for what it writes; None leaves it this process's output.
-            environment: its variables; None leaves it this process's.
-            keep: descriptors that the guard holds open, until the last process below it is gone.
+            output: file for its output; None: that of this process.
+            environment: its variables; None: those of this process.
+            keep: descriptors that the subreaper holds open until its last descendant has ended.
         """
         adopt_orphans()
         self._before = find_descendants()
@@ -116,32 +118,32 @@ class SupervisedProcess(subprocess.Popen[bytes]):
             stdout=output,
             stderr=None if output is None else subprocess.STDOUT,
             env=environment,
-            start_new_session=True,  # a terminal's Ctrl-C comes to us alone, and we pass it on
+            start_new_session=True,  # a terminal's Ctrl-C reaches only us, and we forward it
             pass_fds=tuple(keep),
         )
         assert self.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it is gone already: `wait` says how
+        with contextlib.suppress(BrokenPipeError):  # it has already ended: `wait` says how
             self.stdin.write(json.dumps(list(command)).encode() + b"\n")
             self.stdin.flush()
 
     def end(self) -> None:
-        """End the command and all that it has started, if it still runs."""
+        """End the command and everything that it started, if it still runs."""
         assert self.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self.stdin.close()
 
     def finish(self) -> int:
-        """Wait until nothing of it is left; returns its exit status, as a shell gives it."""
-        if self.wait() < 0:  # the guard was killed, and what it guarded was handed to this process
+        """Wait until none of its processes is left; returns its exit status, as a shell gives it."""
+        if self.wait() < 0:  # the subreaper was killed, and this process has its orphans
             end_descendants(0, but=self._before)
         return shell_status_of(self.returncode)
 
 
 class StoppableProcess(Protocol):
-    """A process that can be told to stop, and be ended."""
+    """A process that can be sent a signal, and be ended."""
 
     def send_signal(self, number: int, /) -> None:
-        """Tell it."""
+        """Send it a signal."""
 
     def end(self) -> Any:
         """End it at once."""
@@ -149,7 +151,7 @@ class StoppableProcess(Protocol):
 
 @contextlib.contextmanager
 def forward_signals(process: StoppableProcess) -> Iterator[list[int]]:
-    """Send SIGINT and SIGTERM on to a process; the second one ends it at once. Yields those that came."""
+    """Forward SIGINT and SIGTERM to a process; the second signal ends it at once. Yields those that came."""
     came: list[int] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -172,57 +174,75 @@ def shell_status_of(code: int) -> int:
     return code if code >= 0 else 128 - code
 
 
-# -------------------------------------------------------------------------------------------------- the guard
+# ---------------------------------------------------------------------------------------------- the subreaper
 
 
-def send_signal(stage: subprocess.Popen[bytes], number: int) -> None:
-    """Send a signal to a stage's process group."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(stage.pid, number)
+class Subreaper:
+    """Runs one command in its own process group, and ends whatever is left of it.
+
+    Attributes:
+        received: signals that came, in order; they are passed on to the command.
+    """
+
+    def __init__(self) -> None:
+        """Adopt orphans, and handle signals before the command starts, which would inherit ignored ones."""
+        self.received: list[int] = []
+        self._command: subprocess.Popen[bytes] | None = None
+        adopt_orphans()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._forward)
+
+    def run(self, command: Sequence[str]) -> int:
+        """Run the command to its end; returns its exit status, as a shell gives it."""
+        own = os.getpid()
+        try:
+            self._command = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, process_group=0, preexec_fn=lambda: die_with(own)
+            )
+        except OSError as error:
+            print(f"error: {command[0]}: {error.strerror}", file=sys.stderr)
+            return 127
+        if self.received:  # while it was being started
+            self._send_signal(self.received[0])
+        threading.Thread(target=_end_with_starter, daemon=True).start()
+        status = self._command.wait()
+        # A command that was stopped or killed left nothing that is worth a long wait
+        stopped = self.received or status < 0
+        end_descendants(GRACE_STOPPED_SECONDS if stopped else GRACE_SECONDS)
+        return shell_status_of(status)
+
+    def _forward(self, number: int, frame: FrameType | None) -> None:
+        self.received.append(number)
+        self._send_signal(number)
+
+    def _send_signal(self, number: int) -> None:
+        if self._command is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._command.pid, number)
+
+
+def _end_with_starter() -> None:
+    """Wait for the end of standard input, which the starter holds open, and end all descendants."""
+    while os.read(0, 1):
+        pass
+    end_descendants(0)
+
+
+def _read_command() -> list[str] | None:
+    """The command on the first line of standard input; None if the starter is gone before it is complete."""
+    given = b""
+    while not given.endswith(b"\n"):  # unbuffered: a thread inside sys.stdin would break the shutdown
+        if not (received := os.read(0, 1 << 16)):
+            return None
+        given += received
+    command: list[str] = json.loads(given)
+    return command
 
 
 def main() -> int:
-    """Run what standard input says, in a process group of its own, and return its exit status."""
-    adopt_orphans()
-    guard, given = os.getpid(), b""
-    while not given.endswith(b"\n"):  # unbuffered: a thread inside sys.stdin would break the shutdown
-        if not (received := os.read(0, 1 << 16)):
-            return 1
-        given += received
-    command = json.loads(given)
-
-    stage: subprocess.Popen[bytes] | None = None
-    told: list[int] = []
-
-    def forward(number: int, frame: FrameType | None) -> None:
-        told.append(number)
-        if stage is not None:
-            send_signal(stage, number)
-
-    # First of all, or what a shell has its background jobs ignore would be ignored by the stage, too
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, forward)
-    try:
-        stage = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, process_group=0, preexec_fn=lambda: die_with(guard)
-        )
-    except OSError as error:
-        print(f"error: {command[0]}: {error.strerror}", file=sys.stderr)
-        return 127
-
-    if told:  # while it was being started
-        send_signal(stage, told[0])
-
-    def outlive_nobody() -> None:
-        while os.read(0, 1):
-            pass
-        end_descendants(0)
-
-    threading.Thread(target=outlive_nobody, daemon=True).start()
-    status = stage.wait()
-    # Who was told to stop, or was killed, left nothing that is worth a long wait.
-    end_descendants(GRACE_STOPPED_SECONDS if told or status < 0 else GRACE_SECONDS)
-    return shell_status_of(status)
+    """Run the command that standard input gives, and return its exit status."""
+    command = _read_command()
+    return 1 if command is None else Subreaper().run(command)
 
 
 if __name__ == "__main__":

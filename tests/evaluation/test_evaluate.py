@@ -24,8 +24,9 @@ from scalequest.durable import StageError
 from scalequest.evaluation.benchmarks import LoadedBenchmark
 from scalequest.evaluation.comparison import read_outputs
 from scalequest.evaluation.export import write_lm_eval
-from scalequest.evaluation.harness import check_same_questions, submissions_of
-from scalequest.evaluation.problems import BenchmarkProblem
+from scalequest.evaluation.harness import SavedSubmission, check_same_questions, submissions_of
+from scalequest.evaluation.output_grading import Submission
+from scalequest.evaluation.problems import AnswerRule, BenchmarkProblem
 from scalequest.evaluation.prompts import EvalPrompt
 from scalequest.evaluation.results import read_results, write_results
 from scalequest.evaluation.settings import EvaluationConfig
@@ -132,7 +133,7 @@ def test_it_is_not_done_twice(evaluated: tuple[Path, str], script: Script, model
     assert 'truncated: "wrong" -> "graded"' in other.stderr
 
 
-@pytest.mark.parametrize("killed", ["starter", "group", "guard"])
+@pytest.mark.parametrize("killed", ["starter", "group", "subreaper"])
 def test_killed_and_started_again_it_gives_the_same_rows(
     killed: str, evaluated: tuple[Path, str], root: Path, model_dir: Path, tmp_path: Path, script: Script
 ) -> None:
@@ -148,7 +149,7 @@ def test_killed_and_started_again_it_gives_the_same_rows(
     while not list(parts.glob("0*.jsonl")) and time.monotonic() < deadline:
         time.sleep(0.01)
     family = psutil.Process(process.pid).children(recursive=True)
-    assert len(family) >= 3, "the guard, the model's process and its examiner"
+    assert len(family) >= 3, "the subreaper, the model's process and its grading process"
     if killed == "starter":
         process.kill()
     elif killed == "group":
@@ -284,15 +285,20 @@ def test_a_folder_that_was_moved_is_graded_elsewhere(
     evaluated: tuple[Path, str], root: Path, tmp_path: Path
 ) -> None:
     """Its settings name the old folder, which may be another evaluation's by now."""
-    with_settings = runpy.run_path(str(root / "eval/evaluate.py"))["with_settings"]
+    add_saved_settings = runpy.run_path(str(root / "eval/evaluate.py"))["add_saved_settings"]
     config = ["--config", str(tmp_path / "config.yaml")]
     moved = str(tmp_path)
-    assert with_settings(["--regrade", moved]) == [*config, "--output_dir", moved, "--regrade", moved]
-    assert with_settings([f"--regrade={moved}"]) == [*config, "--output_dir", moved, f"--regrade={moved}"]
+    assert add_saved_settings(["--regrade", moved]) == [*config, "--output_dir", moved, "--regrade", moved]
+    assert add_saved_settings([f"--regrade={moved}"]) == [
+        *config,
+        "--output_dir",
+        moved,
+        f"--regrade={moved}",
+    ]
     there = ["--regrade", moved, "--output_dir=new"]
-    assert with_settings(there) == [*config, *there]
+    assert add_saved_settings(there) == [*config, *there]
     for kept in (["--regrade"], ["--config", "c.yaml", "--regrade", moved], ["--models", "{}"]):
-        assert with_settings(kept) == kept
+        assert add_saved_settings(kept) == kept
 
 
 def test_outputs_are_not_graded_against_other_questions(
@@ -555,8 +561,15 @@ def test_two_benchmarks_of_one_title_are_refused(script: Script, root: Path, tmp
 
 
 def test_a_page_shows_no_whole_output(root: Path) -> None:
-    cut = runpy.run_path(str(root / "eval/evaluate.py"))["cut"]
-    assert (cut(None), cut("7"), len(cut("7" * 5_000))) == (None, "7", 300)
+    audited_row_of = runpy.run_path(str(root / "eval/evaluate.py"))["audited_row_of"]
+    config = EvaluationConfig(models={"one": "x"}, benchmarks=[], chat_format="tinymath")
+    saved = SavedSubmission({}, False, Submission("It is 7.", ("7",), AnswerRule()))
+
+    def shown(answer: str | None) -> str | None:
+        row = audited_row_of({"extracted": answer, "truncated": False}, saved, config)
+        return row["extracted"] and f"{len(row['extracted'])} {row['extracted'][:1]}"
+
+    assert (shown(None), shown("7"), shown("7" * 5_000)) == (None, "1 7", "300 7")
 
 
 def test_nothing_to_evaluate_is_one_line(script: Script, tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ def mcnemar(gained: int, lost: int) -> float:
     return float(binomtest(gained, gained + lost, 0.5).pvalue)
 
 
-# ---------------------------------------------------------------------------------- several samples per problem
+# -------------------------------------------------------------------------------- several samples per problem
 
 
 def pass_at_k(correct: int, n: int, k: int) -> float:

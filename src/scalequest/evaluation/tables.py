@@ -106,7 +106,7 @@ def _details_of(results: Sequence[Result], marks: Mapping[tuple[str, str], str])
     note = (
         "Truncated: the output reached max_tokens, or a reasoning block never ended. No answer: none was "
         "found. Timeout: the comparison was given up. Last number: the answer is only the last number of the "
-        "output.  Protocol: fingerprint of benchmark, limit, prompts, format, sampling, grader, engine, dtype "
+        "output. Protocol: fingerprint of benchmark, limit, prompts, format, sampling, grader, engine, dtype "
         "and commit; results.json holds it in full."
     )
     return Table("details", "Every number with its protocol", tuple(columns), rows, (note,))
@@ -134,7 +134,7 @@ def _tables_of_samples(results: Sequence[Result]) -> list[Table]:
         for result in several
     )
     note = (
-        "pass@k: chance that k samples include a right one (unbiased).  maj@k: the most frequent answer is "
+        "pass@k: chance that k samples include a right one (unbiased). maj@k: the most frequent answer is "
         "right, ties shared. avg@k: mean over samples. best@k: the one with the highest score is right, ties "
         "shared; an output that was cut is wrong here, too. Intervals are over problems; the spread is the "
         "standard deviation of the accuracy from sample to sample, in points."
