@@ -30,13 +30,13 @@ another program gave the outputs (rows with benchmark, id, prompt, sample and a 
     python eval/evaluate.py --regrade runs/tiny/evaluate --output_dir runs/tiny/regraded
     python eval/evaluate.py --regrade runs/16 --output_dir runs/best --score reward --scores '{sft: s.jsonl}'
 
-Write OUTPUT/<label>/audit.html, the outputs on which math-verify's verdict differs; a finished evaluation works, too:
+Write OUTPUT/<label>/audit.html, the outputs on which math-verify's verdict differs, even once finished:
 
     python eval/evaluate.py --config recipes/tiny/evaluate.yaml --audit true
 
-Hardware: a 24 GB GPU for each copy of a 7B model, or 2 CPU cores for the tiny ones. Each model runs in its own
-process, whose engine starts once for all benchmarks; answers are graded beside it. An interrupted evaluation,
-started again, goes on after its last whole block.
+Hardware: a 24 GB GPU for each copy of a 7B model, or 2 CPU cores for the tiny ones. Each model runs in
+its own process, whose engine starts once for all benchmarks; answers are graded beside it. An interrupted
+evaluation, started again, goes on after its last whole block.
 
 Result: the table; OUTPUT/<label>/ with every completion, extracted answer and verdict (data/*.parquet) and
 results.json: accuracy, n, 95 % interval, shares of truncated and answerless outputs, protocol fingerprint.
@@ -300,7 +300,7 @@ def audited_row_of(row: Row, saved: harness.SavedSubmission, config: EvaluationC
 
 
 def add_saved_settings(words: Sequence[str]) -> list[str]:
-    """Add the settings of the evaluation that is to be graded again, except its folder, to the command line."""
+    """Add the settings of the evaluation to grade again, except its folder, to the command line."""
     split = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
     if "--regrade" not in split[:-1] or "--config" in split:
         return list(words)
