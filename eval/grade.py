@@ -5,14 +5,14 @@ r"""Grade a file of answers, or of whole outputs: is each the same as its refere
 
 Hardware: one CPU core per worker; about ten thousand answers per minute that need algebra, far more that do
 not. A cell may be text, a number, or a list as in OlympiadBench, or such a list turned into text
-(`"['2', '3']"`): one element is the answer, several are the elements of a list. Null and NaN are missing: a row
-without a reference is not graded, one without an answer is wrong, and both are counted and named. Each
+(`"['2', '3']"`): one element is the answer, several are the elements of a list. Null and NaN are missing: a
+row without a reference is not graded, one without an answer is wrong, and both are counted and named. Each
 comparison that needs more than text and fractions runs in a process with limits of time and memory; an answer
 that exceeds them counts as wrong and is listed. Nothing that a model wrote is executed.
 
-Result: graded.jsonl in the output folder, every row of the file with `correct` (null: not graded), `layer` (the
-rule that decided) and `seconds`, with --completion also `extracted` and `extraction_rule`; a summary. `--label COLUMN` compares the verdicts with
-known ones.
+Result: graded.jsonl in the output folder, which has every row of the file with `correct` (null: not graded),
+`layer` (the rule that decided) and `seconds`, with --completion also `extracted` and `extraction_rule`; a
+summary. `--label COLUMN` compares the verdicts with known ones.
 """
 
 from __future__ import annotations

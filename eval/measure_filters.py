@@ -1,4 +1,4 @@
-r"""How right the judges, measures and rules are on TinyMath, where an oracle knows: a report, no stage.
+r"""Measure judges, difficulty measures and selection rules on TinyMath against its oracle.
 
     python eval/measure_filters.py --solved runs/tiny/filter_questions --output_dir runs/tiny/measure_filters
 
@@ -8,11 +8,11 @@ dropped counts too), a solve_questions or score.py folder, or a file. Three tabl
 
 - solvability: precision and recall of keeping a question, by the agreement of its samples and by a judge's
   verdict where rows have one, against the oracle's "well posed";
-- difficulty: Spearman's correlation of each measure with the steps that the oracle counts;
-- selection: how often each rule picks a right solution where there is one among the samples, beside picking
-  blindly.
+- difficulty: Spearman's correlation of each measure with the number of steps by the oracle;
+- selection: how often each rule picks a right solution if the samples include one, compared with a random
+  pick.
 
-Seconds on one core; printed, and written to OUTPUT/filters.json.
+Takes seconds on one core; prints the tables, and writes OUTPUT/filters.json.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ MEASURES = ("fail_rate", "difficulty")
 
 @dataclass(frozen=True)
 class MeasureConfig:
-    """What is measured."""
+    """What to measure."""
 
     solved: list[str] = required("sources of questions with sampled solutions")
     output_dir: str = required("folder of filters.json")
@@ -68,7 +68,7 @@ def main(args: MeasureConfig) -> None:
 
 
 def read_solved(source: str) -> list[Row]:
-    """Rows with samples, those that a stage dropped after sampling included."""
+    """Rows with samples, including those that a stage dropped after sampling."""
     rows = read_rows(source) + ([] if source.startswith("hub:") else read_dropped(source))
     return [dict(row) for row in rows if row.get("responses")]
 
@@ -97,7 +97,7 @@ def measure_solvability(rows: Sequence[Row]) -> Table:
             cost,
         )
         lines.append((name, *cells))
-    note = f"{len(rows):,} questions. Cost: tokens sampled a question."
+    note = f"{len(rows):,} questions. Cost: sampled tokens per question."
     columns = ("judge", "precision", "recall", "kept", "cost")
     return Table("solvability", "Solvability judges against the oracle", columns, tuple(lines), (note,))
 
@@ -113,7 +113,7 @@ def measure_difficulty(rows: Sequence[Row]) -> Table:
         cost = f"{mean_tokens_of(rows):.0f}" if name == "fail_rate" else "0"
         lines.append((name, f"{rho:.3f} [{low:.3f}, {high:.3f}]", f"{len(both):,}", cost))
     note = (
-        "Spearman with the oracle's steps, over well-posed questions. Cost: tokens sampled a question; a "
+        "Spearman with the oracle's steps, over well-posed questions. Cost: sampled tokens per question; a "
         "scorer reads it once."
     )
     columns = ("measure", "spearman", "n", "cost")
@@ -121,7 +121,7 @@ def measure_difficulty(rows: Sequence[Row]) -> Table:
 
 
 def measure_selection(rows: Sequence[Row]) -> Table:
-    """How often each rule picks a right solution, among questions that have one and a wrong one."""
+    """How often each rule picks a right solution, over questions with both a right and a wrong one."""
     open_ones, blind = [], list[float]()
     for row in rows:
         if row["well_posed"]:
@@ -142,18 +142,18 @@ def measure_selection(rows: Sequence[Row]) -> Table:
     lines.append(("any sample (mean)", format_percent(accuracy_of(blind)), f"{len(open_ones):,}"))
     note = (
         "Questions with at least one right and one wrong sample; an oracle would pick right on all of them. "
-        f"Every rule reads the same {mean_tokens_of(rows):.0f} tokens a question; those by reward score them."
+        f"Every rule reads the same {mean_tokens_of(rows):.0f} tokens per question; the rules by reward score them."
     )
     return Table("selection", "Pick accuracy in %", ("rule", "right", "n"), tuple(lines), (note,))
 
 
 def is_same(answer: str, truth: Any) -> bool:
-    """Whether an answer is the oracle's."""
+    """Whether an answer equals the oracle's."""
     return answer == str(truth) or equivalent(answer, str(truth))
 
 
 def mean_tokens_of(rows: Sequence[Row]) -> float:
-    """Tokens of all samples of a question, on average."""
+    """Mean number of tokens in all samples of a question."""
     return sum(sum(row["tokens"]) for row in rows if row.get("tokens")) / len(rows)
 
 

@@ -1,11 +1,11 @@
-"""Measure generated TinyMath questions from outside, with the oracle that no stage may ask.
+"""Measure generated TinyMath questions with the oracle, which no stage may use.
 
     python eval/measure_questions.py --config recipes/tiny/measure_questions.yaml
     python eval/measure_questions.py --generators '{untuned: runs/tiny/raw, QFT: runs/tiny/qft_questions}' \
         --training recipes/tiny/data/seed_questions.jsonl.gz --output_dir runs/tiny/measured
 
 For every generator: the share that parses, the share well posed among those, their mean number of steps,
-the share that stands word for word in the training set, the share of distinct questions, each with n and a
+the share that is word for word in the training set, the share of distinct questions, each with n and a
 95 % interval; the kinds of fault; and how many equal a test question, word for word or but for names and
 numbers. Seconds on one core; printed and written to OUTPUT/questions.json, with every question's verdict in
 OUTPUT/data/.
@@ -37,7 +37,7 @@ QUESTIONS = "questions.json"
 
 @dataclass(frozen=True)
 class MeasureConfig:
-    """What is measured, and against what."""
+    """What to measure, and what to compare it with."""
 
     generators: dict[str, str] = required(
         "label: folder of generated questions, or a file", fingerprint=False
@@ -47,7 +47,7 @@ class MeasureConfig:
     )
     benchmarks: list[str] = option(
         None,
-        "YAML files of benchmarks whose questions may not come up",
+        "YAML files of benchmarks whose questions must not be generated",
         fingerprint=False,
         default_factory=list,
     )
@@ -88,12 +88,12 @@ def main(run: RunOptions, args: MeasureConfig) -> None:
 
 
 def inputs_of(args: MeasureConfig) -> list[str]:
-    """Every file and folder that is read."""
+    """All files and folders that are read."""
     return list(dict.fromkeys([*args.generators.values(), *args.training, *args.benchmarks]))
 
 
 def read_generated(label: str, source: str, limit: int | None) -> list[Row]:
-    """A generator's questions, those that its stage dropped included (column `dropped` says why)."""
+    """A generator's questions, including those that its stage dropped (column `dropped` says why)."""
     rows = [{**row, "reason": None} for row in read_rows(source)] + read_dropped(source)
     rows.sort(key=lambda row: str(row.get("id", "")))  # ids count up as questions were generated
     return [
@@ -103,7 +103,7 @@ def read_generated(label: str, source: str, limit: int | None) -> list[Row]:
 
 
 def measure_question(row: Row, training: set[str], tests: set[str], tests_masked: set[str]) -> Row:
-    """A question with the oracle's verdict and where else it stands."""
+    """A question with the oracle's verdict, and whether it is in the training or test set."""
     if row["dropped"] is not None:
         nothing = dict.fromkeys(("parses", "well_posed", "in_training", "in_test", "in_test_masked"), False)
         return {**row, **nothing, "fault": f"dropped: {row['dropped']}", "steps": None, "key": None}

@@ -241,7 +241,7 @@ def compare_folders(folders: Sequence[Path], *, flips: bool = False) -> list[tab
 
     Args:
         folders: folders of models.
-        flips: whether the comparison was asked for: show what flipped, and refuse pairs without shared problems.
+        flips: whether the comparison was asked for: show what flipped, refuse pairs that share nothing.
 
     Raises:
         ConfigError: no results, nothing in common, or other problems under a benchmark's name.

@@ -16,15 +16,8 @@ SMALL = {
     "engines": [*SOLVER, "--rows=64", "--pairs=1", "--transformers-rows=32", "--column-rows=32"],
     "grading": ["--step=200"],
     "gpu": [
-        "--output_dir={out}",
-        "--small",
-        "--seconds=900",
-        "env",
-        "tiny",
-        "head",
-        "attention",
-        "lora",
-        "full",
+        *("--output_dir={out}", "--small", "--seconds=900"),
+        *("env", "tiny", "head", "attention", "lora", "full"),
     ],
     "harness": [
         *SOLVER,
