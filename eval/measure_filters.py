@@ -2,12 +2,12 @@ r"""Measure judges, difficulty measures and selection rules on TinyMath against 
 
     python eval/measure_filters.py --solved runs/tiny/filter_questions --output_dir runs/tiny/measure_filters
 
-`read_solved` are questions with several sampled solutions each: a filter stage with keep_responses (what it
-dropped counts too), a solve_questions or score.py folder, or a file. Three tables, each number with its 95
-% interval and cost:
+`solved` are questions with several sampled solutions each: the folder of a filter stage with keep_responses
+(including what it dropped), of solve_questions or of score.py, or a file. Three tables, each number with its
+95 % interval and cost:
 
 - solvability: precision and recall of keeping a question, by the agreement of its samples and by a judge's
-  verdict where rows have one, against the oracle's "well posed";
+  verdict if rows have one, against the oracle's "well posed";
 - difficulty: Spearman's correlation of each measure with the number of steps by the oracle;
 - selection: how often each rule picks a right solution if the samples include one, compared with a random
   pick.
@@ -142,7 +142,8 @@ def measure_selection(rows: Sequence[Row]) -> Table:
     lines.append(("any sample (mean)", format_percent(accuracy_of(blind)), f"{len(open_ones):,}"))
     note = (
         "Questions with at least one right and one wrong sample; an oracle would pick right on all of them. "
-        f"Every rule reads the same {mean_tokens_of(rows):.0f} tokens per question; the rules by reward score them."
+        f"Every rule reads the same {mean_tokens_of(rows):.0f} tokens per question; the rules by reward score "
+        "them."
     )
     return Table("selection", "Pick accuracy in %", ("rule", "right", "n"), tuple(lines), (note,))
 

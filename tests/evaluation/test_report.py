@@ -240,6 +240,17 @@ def test_a_half_finished_evaluation_says_so(script: Script, tmp_path: Path) -> N
     assert "Warning: not finished: b; run" in script("report.py", "--evaluations", tmp_path).stdout
 
 
+def test_altered_results_are_one_line(script: Script, tmp_path: Path) -> None:
+    path = outputs(tmp_path / "a", "x") / "results.json"
+    path.write_text(path.read_text().replace('"correct": 1', '"correct": 2'))
+    done = script("report.py", "--evaluations", tmp_path, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    folder = tmp_path / "a"
+    assert done.stderr.startswith(f"error: {folder}: it is not as its stage left it: results.json holds")
+    (folder / "receipt.json").unlink()  # results that somebody put together
+    assert script("report.py", "--evaluations", tmp_path).returncode == 0
+
+
 def test_nothing_to_compare_is_one_line(script: Script, tmp_path: Path) -> None:
     one, other = outputs(tmp_path / "one", "x"), outputs(tmp_path / "other", "y")
     done = script("report.py", "--compare", one, other, check=False)
