@@ -142,7 +142,7 @@ def measure_selection(rows: Sequence[Row]) -> Table:
     lines.append(("any sample (mean)", format_percent(accuracy_of(blind)), f"{len(open_ones):,}"))
     note = (
         "Questions with at least one right and one wrong sample; an oracle would pick right on all of them. "
-        f"Every rule reads the same {mean_tokens_of(rows):.0f} tokens per question; the rules by reward score "
+        f"Every rule reads the same {mean_tokens_of(rows):.0f} tokens per question; those by reward score "
         "them."
     )
     return Table("selection", "Pick accuracy in %", ("rule", "right", "n"), tuple(lines), (note,))

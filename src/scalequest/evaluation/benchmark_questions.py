@@ -47,11 +47,11 @@ def read_benchmark_questions(rule: ContaminationRule) -> BenchmarkQuestions:
     return BenchmarkQuestions(tuple(tests), tuple(absent.values()))
 
 
-def report_left_out(tests: BenchmarkQuestions, stage: Stage) -> None:
+def report_left_out(questions: BenchmarkQuestions, stage: Stage) -> None:
     """Name the benchmarks that were left out, in the log and in the receipt, which the report reads."""
-    stage.receipt["benchmarks_left_out"] = [*tests.left_out]
-    if tests.left_out:
-        log.info("benchmarks left out, since their data are not there: %s", ", ".join(tests.left_out))
+    stage.receipt["benchmarks_left_out"] = [*questions.left_out]
+    if questions.left_out:
+        log.info("benchmarks left out, since their data are not there: %s", ", ".join(questions.left_out))
 
 
 def _find_files(patterns: Sequence[str], key: str) -> list[str]:
@@ -65,7 +65,7 @@ def _find_files(patterns: Sequence[str], key: str) -> list[str]:
     return list(files)
 
 
-def sha256_of_questions(tests: Sequence[TestQuestion]) -> str:
+def sha256_of_questions(questions: Sequence[TestQuestion]) -> str:
     """Hash the questions; the same questions from another source have the same hash."""
-    text = "\0".join(test.question for test in tests)
+    text = "\0".join(one.question for one in questions)
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
