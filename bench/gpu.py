@@ -1,4 +1,4 @@
-"""What only a GPU can show, in a few minutes of one card: `python bench/gpu.py --output DIR`.
+"""What only a GPU can show, in a few minutes of one card: `python bench/gpu.py --output_dir DIR`.
 
 Each check prints one JSON line, is bounded in time, and the next one runs if it fails; the most valuable ones
 come first:
@@ -628,9 +628,11 @@ def one(check: Check, place: Place) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the checks. Returns 0: what failed stands in the lines."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--output", type=Path, required=True, help="folder for models, logs and runs; large")
+    parser.add_argument(
+        "--output_dir", type=Path, required=True, help="folder for models, logs and runs; large"
+    )
     parser.add_argument("--small", action="store_true", help="sizes for a CPU")
     parser.add_argument("--seconds", type=float, default=460, help="for everything together (default: 460)")
     parser.add_argument("checks", nargs="*", metavar="CHECK", help="default: all, in the order above")
@@ -639,8 +641,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if unknown := set(args.checks) - known:
         parser.error(f"no check is called {', '.join(sorted(unknown))}; there are {', '.join(sorted(known))}")
     sys.path.insert(0, str(ROOT / "src"))
-    args.output.mkdir(parents=True, exist_ok=True)
-    place = Place(args.output.resolve(), args.small, time.monotonic() + args.seconds)
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    place = Place(args.output_dir.resolve(), args.small, time.monotonic() + args.seconds)
     chosen = [check for check in CHECKS if not args.checks or check.__name__ in args.checks]
     beside = [check for check in chosen if check in SIDE_BY_SIDE]
     for check in chosen:

@@ -28,7 +28,7 @@ from typing import Any
 from scalequest.config import RunOptions
 from scalequest.engines.base import EngineConfig, Generator, Sampling
 from scalequest.engines.loading import open_generator
-from scalequest.evaluation.benchmarks import Benchmark, load_benchmark
+from scalequest.evaluation.benchmarks import LoadedBenchmark, load_benchmark
 from scalequest.evaluation.settings import EvaluationConfig
 
 BAR = 0.05
@@ -38,25 +38,27 @@ def harness(
     generator: Generator,
     chat: Any,
     config: EvaluationConfig,
-    benchmark: Benchmark,
-    examiners: Any,
+    benchmark: LoadedBenchmark,
+    pool: Any,
     block_size: int,
 ) -> tuple[float, int]:
     """Seconds and tokens of our evaluation: what eval/evaluate.py does once the engine is up."""
-    from scalequest.evaluation.examinee import on_engine
-    from scalequest.evaluation.harness import VERSION, collect, evaluate
-    from scalequest.evaluation.protocol import identity, models
+    from scalequest.evaluation.evaluated_model import connect_engine
+    from scalequest.evaluation.harness import VERSION, collect_results, evaluate
+    from scalequest.evaluation.protocol import fingerprints_of_models, identity_of
     from scalequest.stages import begin
 
     (label,) = config.models
     with tempfile.TemporaryDirectory() as folder:
         run = RunOptions(output_dir=folder, track="none", block_size=block_size)
-        given = identity(config, [label], [benchmark])
-        stage = begin("evaluate_model", VERSION, run, config, inputs=models(config, [label]), **given)
+        given = identity_of(config, [label], [benchmark])
+        stage = begin(
+            "evaluate_model", VERSION, run, config, inputs=fingerprints_of_models(config, [label]), **given
+        )
         start = time.perf_counter()
-        examinee = on_engine(generator, chat, config.sampling)
-        receipt = evaluate(stage, examinee, config, run, [benchmark], examiners)
-        collect(folder, config, label, [benchmark])
+        model = connect_engine(generator, chat, config.sampling)
+        receipt = evaluate(stage, model, config, run, [benchmark], pool)
+        collect_results(folder, config, label, [benchmark])
         return time.perf_counter() - start, int(receipt["tokens"])
 
 
@@ -81,7 +83,7 @@ def bare(llm: Any, prompts: list[list[int]], stops: list[int], sampling: Samplin
 def measure(options: argparse.Namespace) -> list[dict[str, tuple[float, int]]]:
     """One dict of way to seconds and tokens a pair."""
     from scalequest.chat import bind, load_format, load_tokenizer
-    from scalequest.evaluation.marking import Examiners
+    from scalequest.evaluation.output_grading import GradingPool
 
     sampling = Sampling(0.0, 1.0, options.max_tokens)
     engine = EngineConfig(
@@ -101,11 +103,11 @@ def measure(options: argparse.Namespace) -> list[dict[str, tuple[float, int]]]:
     chat = bind(load_format(options.chat_format), load_tokenizer(options.model))
     prompts = [benchmark.prompts[0].ids(problem, chat) for problem in benchmark.problems]
     found = []
-    with Examiners(config.grading) as examiners, open_generator(options.model, engine) as generator:
+    with GradingPool(config.grading) as pool, open_generator(options.model, engine) as generator:
         llm = generator.llm  # type: ignore[attr-defined]
         bare(llm, prompts[:8], chat.solve_stop_ids, Sampling(0.0, 1.0, 8))  # warm
         ways = {
-            "harness": lambda: harness(generator, chat, config, benchmark, examiners, options.block_size),
+            "harness": lambda: harness(generator, chat, config, benchmark, pool, options.block_size),
             "bare": lambda: bare(llm, prompts, chat.solve_stop_ids, sampling),
         }
         for number in range(options.pairs):

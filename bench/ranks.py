@@ -1,7 +1,7 @@
 """Whether two ranks train as one does: DDP, ZeRO-2, ZeRO-3 and FSDP2 beside a single process.
 
-    python bench/ranks.py --output runs/ranks
-    python bench/ranks.py --output runs/ranks --stages sft --topologies zero3    # one of them
+    python bench/ranks.py --output_dir runs/ranks
+    python bench/ranks.py --output_dir runs/ranks --stages sft --topologies zero3    # one of them
 
 Each stage (QFT packed, QPO with the reference computed beforehand, SFT with accumulation 2) trains a
 two-layer model in fp32 for 40 steps, on the same global batches in the same order, through its own recipe, on
@@ -25,6 +25,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from scalequest.markup import table_lines
 
 ROOT = Path(__file__).parents[1]
 STAGES = ("qft", "qpo", "sft")
@@ -144,7 +146,7 @@ def draw(curves: dict[str, dict[str, list[float]]], path: Path) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Run, compare, draw. Returns the exit status."""
-    folder = Path(args.output).resolve()
+    folder = Path(args.output_dir).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     shared = make_inputs(folder)
     curves: dict[str, dict[str, list[float]]] = {}
@@ -160,13 +162,10 @@ def main(args: argparse.Namespace) -> int:
             off = max(abs(a - b) / abs(b) for a, b in zip(losses, one, strict=True))
             good = off <= TOLERANCE and fall >= FALL and len(losses) >= STEPS
             failed |= not good
-            lines.append(
-                f"| {stage} | {topology} | {len(losses)} | {one[0]:.4f} | {one[-1]:.4f} | {losses[-1]:.4f} "
-                f"| {fall:.0%} | {off:.1e} | {'ok' if good else 'NO'} |"
-            )
-    print("| stage | two ranks | steps | first loss | last, one | last, two | fall | largest difference | |")
-    print("| --- |" + " --- |" * 8)
-    print("\n".join(lines))
+            numbers = [f"{one[0]:.4f}", f"{one[-1]:.4f}", f"{losses[-1]:.4f}", f"{fall:.0%}", f"{off:.1e}"]
+            lines.append((stage, topology, len(losses), *numbers, "ok" if good else "NO"))
+    steps = ("stage", "two ranks", "steps", "first loss", "last, one", "last, two", "fall")
+    print("\n".join(table_lines((*steps, "largest difference", ""), lines)))
     (folder / "curves.json").write_text(json.dumps(curves) + "\n")
     draw(curves, folder / "ranks.png")
     return int(failed)
@@ -177,7 +176,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    made.add_argument("--output", help="folder of runs, logs, curves and plot")
+    made.add_argument("--output_dir", help="folder of runs, logs, curves and plot")
     made.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
     made.add_argument("--topologies", nargs="+", choices=TOPOLOGIES, default=TOPOLOGIES)
     made.add_argument("--as-gpus", choices=STAGES, help=argparse.SUPPRESS)
@@ -191,8 +190,8 @@ def run(argv: Sequence[str] | None = None) -> int:
     if args.as_gpus:
         as_gpus(args.as_gpus, args.config)
         return 0
-    if not args.output:
-        parser().error("--output is needed")
+    if not args.output_dir:
+        parser().error("--output_dir is needed")
     return main(args)
 
 

@@ -1,7 +1,7 @@
 r"""How fast a training recipe goes, beside what people would write instead; how fast it prepares its rows.
 
     python bench/training.py --model runs/smollm2/models/smollm2-135m-instruct \
-        --chat-format smollm2 --output runs/bench_training
+        --chat-format smollm2 --output_dir runs/bench_training
 
 For the numbers that count: SmolLM2-135M on an otherwise idle machine with SCALEQUEST_DATA set, about an hour
 on 2 cores. To see that it runs: `--model recipes/tiny/models/tiny-base --chat-format tinymath --steps 2
@@ -39,6 +39,8 @@ from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
+
+from scalequest.markup import table_lines
 
 BARS = {"TRL padded": 2.0, "bare loop": 0.9, "TRL preparation": 3.0, "packing": 0.97}
 PADDED_BATCH = 16
@@ -228,9 +230,8 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
         print(
             f"\n{kind}: packing efficiency {efficiency:.3f} (bar {BARS['packing']}), {dropped} rows dropped\n"
         )
-        print("| side | useful tokens/s | ours over it | bar |\n| --- | --- | --- | --- |")
-        for name in rates:
-            print(f"| {name} | {rates[name]:,.0f} | {ratios[name]:.2f} | {BARS.get(name, '')} |")
+        shown = [(name, f"{rates[name]:,.0f}", f"{ratios[name]:.2f}", BARS.get(name)) for name in rates]
+        print("\n".join(table_lines(("side", "useful tokens/s", "ours over it", "bar"), shown)))
     return measured
 
 
@@ -299,10 +300,11 @@ def prepare(args: argparse.Namespace) -> dict[str, Any]:
         found[side] = json.loads(out.splitlines()[-1])
     ratio = found["TRL"]["seconds"] / found["ours"]["seconds"]
     print(f"\npreparing {args.prepare:,} question-answer rows, one process\n")
-    print("| side | rows/s | peak GB | sequences |\n| --- | --- | --- | --- |")
-    for side, one in found.items():
-        rate = args.prepare / one["seconds"]
-        print(f"| {side} | {rate:,.0f} | {one['peak']:.2f} | {one['sequences']} |")
+    shown = [
+        (side, f"{args.prepare / one['seconds']:,.0f}", f"{one['peak']:.2f}", one["sequences"])
+        for side, one in found.items()
+    ]
+    print("\n".join(table_lines(("side", "rows/s", "peak GB", "sequences"), shown)))
     print(f"\nours over TRL's: {ratio:.2f} (bar {BARS['TRL preparation']})")
     return {**found, "ratio": ratio}
 
@@ -314,7 +316,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--model", required=True, help="folder of a model")
     made.add_argument("--chat-format", required=True, help="its chat format")
-    made.add_argument("--output", help="folder for training.json")
+    made.add_argument("--output_dir", help="folder for training.json")
     made.add_argument("--kinds", nargs="*", default=["questions", "pairs"], choices=["questions", "pairs"])
     made.add_argument("--rows", type=int, help="only the first so many questions")
     made.add_argument("--steps", type=int, default=6, help="timed steps a round")
@@ -335,8 +337,8 @@ def main(args: argparse.Namespace) -> None:
     measured: dict[str, Any] = {"training": train(args)}
     if args.prepare:
         measured["preparation"] = prepare(args)
-    if args.output:
-        folder = Path(args.output)
+    if args.output_dir:
+        folder = Path(args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "training.json").write_text(json.dumps({**measured, "settings": vars(args)}, indent=1))
 

@@ -1,4 +1,4 @@
-r"""Ask models the problems of benchmarks and grade the answers: zero-shot, greedy, chain of thought.
+r"""Evaluate models on benchmarks: zero-shot, greedy, chain of thought, every answer graded.
 
 One machine, from a config or all on the command line:
 
@@ -10,7 +10,7 @@ One node of 8 GPUs, each with a copy of the model and an eighth of the problems:
 
     accelerate launch --config_file accelerate_configs/ddp.yaml eval/evaluate.py --config ...
 
-Many nodes, once on each, with output_dir on a file system that all of them see:
+Many nodes, once on each, with output_dir on a shared file system:
 
     accelerate launch --config_file accelerate_configs/ddp.yaml --num_machines 2 --num_processes 16 \
         --machine_rank $SLURM_NODEID --main_process_ip $HEAD_NODE --main_process_port 29500 \
@@ -18,25 +18,25 @@ Many nodes, once on each, with output_dir on a file system that all of them see:
 
 Other ways to ask:
 
-    --models '{sft: "runs/sft/checkpoint-*"}'             a sweep, a row of the table for each folder
+    --models '{sft: "runs/sft/checkpoint-*"}'             a sweep, one row of the table per folder
     --models '{lora: runs/sft/adapter}'                   a LoRA adapter on the base that it names
     --prompts eval/prompts/four_shots.yaml                worked examples, for a base model
     --samples 16 --sampling.temperature 0.7               pass@k, maj@k, avg@k and the spread over samples
     --server.url http://localhost:8000/v1 --models '{remote: name-on-the-server}'
 
-Grade saved outputs again, by today's grader, and no model asked; likewise best@k, by scores that another
-program gave the outputs (rows with benchmark, id, prompt, sample and a column `reward`):
+Grade saved outputs again with today's grader, without asking a model; likewise best@k, by the scores that
+another program gave the outputs (rows with benchmark, id, prompt, sample and a column `reward`):
 
     python eval/evaluate.py --regrade runs/tiny/evaluate --output_dir runs/tiny/regraded
     python eval/evaluate.py --regrade runs/16 --output_dir runs/best --score reward --scores '{sft: s.jsonl}'
 
-Write OUTPUT/<label>/audit.html, the outputs that math-verify judges otherwise, also of a finished evaluation:
+Write OUTPUT/<label>/audit.html, the outputs on which math-verify's verdict differs, even once finished:
 
     python eval/evaluate.py --config recipes/tiny/evaluate.yaml --audit true
 
-Hardware: a 24 GB GPU for each copy of a 7B model, or 2 CPU cores for the tiny ones. Each model runs in a
-process of its own, its engine started once for all benchmarks; answers are graded beside it. Interrupted, it
-goes on behind its last whole block when started again.
+Hardware: a 24 GB GPU for each copy of a 7B model, or 2 CPU cores for the tiny ones. Each model runs in
+its own process, whose engine starts once for all benchmarks; answers are graded beside it. An interrupted
+evaluation, started again, goes on after its last whole block.
 
 Result: the table; OUTPUT/<label>/ with every completion, extracted answer and verdict (data/*.parquet) and
 results.json: accuracy, n, 95 % interval, shares of truncated and answerless outputs, protocol fingerprint.
@@ -55,25 +55,67 @@ from typing import TYPE_CHECKING, Any
 from scalequest import durable, heartbeat
 from scalequest.config import ConfigError, RunOptions
 from scalequest.evaluation import harness, protocol, tables
-from scalequest.evaluation.benchmarks import Benchmark, load_benchmark
-from scalequest.evaluation.results import RESULTS, read_results, result_row
+from scalequest.evaluation.benchmarks import LoadedBenchmark, load_benchmark
+from scalequest.evaluation.results import RESULTS, read_results, row_of_result
 from scalequest.evaluation.settings import EvaluationConfig
-from scalequest.guard import Guarded, passing_on
+from scalequest.markup import shorten
 from scalequest.preload import forked, preloaded
 from scalequest.recipe import Recipe, run_recipe
-from scalequest.records import read_dropped, read_rows, source_fingerprint
+from scalequest.records import Row, read_dropped, read_rows, source_fingerprint
 from scalequest.shards import Stage, clear
 from scalequest.stages import begin, explained, tracked
+from scalequest.subreaper import SupervisedProcess, forward_signals
 
 AUDIT = "audit.html"
+MOST_CHARACTERS = 300  # of an answer in the audit: what was taken for one may be a whole output
 
 if TYPE_CHECKING:
-    from scalequest.evaluation.examinee import Examinee
+    from scalequest.evaluation.evaluated_model import EvaluatedModel
 
 
 def main(run: RunOptions, config: EvaluationConfig) -> None:
-    """Evaluate every model in a process of its own, then gather; with `only`, evaluate that model here."""
+    """Evaluate every model in its own process, then gather; with `only`, evaluate that model in this one."""
     given, config = config, config.swept()
+    benchmarks = read_benchmarks(run, config)
+    if config.only is not None:
+        evaluate_one(run, config, config.only, benchmarks)
+        return
+
+    # 1. The folder of the whole evaluation, which the first process of a launch holds
+    first = heartbeat.first_rank()
+    if config.regrade is not None and not first:
+        return  # there is no engine to run, and one process holds the folder
+    stage = open_folder("evaluate", run, config, list(config.models), benchmarks) if first else None
+    results = [Path(run.output_dir) / label / RESULTS for label in config.models]
+    if stage is not None and stage.finished and not all(path.is_file() for path in results):
+        # A model's folder was removed: that model is run again, and the results of all are gathered again
+        clear(run.output_dir, keep=config.models)
+        stage = open_folder("evaluate", run, config, list(config.models), benchmarks)
+
+    # 2. Each model in its own process, which ends when this one ends
+    if stage is None or not stage.finished:
+        for label in config.models:
+            if config.regrade is not None:
+                regrade_one(run, config, label, benchmarks)
+                continue
+            with heartbeat.quiet():  # the child gives the signs of life
+                status = evaluate_in_process(run, given, label)
+            if status:
+                sys.exit(status)
+
+    # 3. One table of all
+    if stage is not None:
+        gather_results(stage, config)
+        if config.audit:
+            audit_models(stage, config, benchmarks)
+
+
+def read_benchmarks(run: RunOptions, config: EvaluationConfig) -> list[LoadedBenchmark]:
+    """Read the benchmarks with their prompts, and check what an evaluation needs.
+
+    Raises:
+        ConfigError: something is missing, or two benchmarks have the same name or title.
+    """
     if not config.models or not config.benchmarks:
         raise ConfigError(f"{'benchmarks' if config.models else 'models'}: give at least one")
     if config.regrade is not None and Path(config.regrade).resolve() == Path(run.output_dir).resolve():
@@ -81,7 +123,7 @@ def main(run: RunOptions, config: EvaluationConfig) -> None:
     loaded = [
         load_benchmark(path, run.limit, patches=config.patches, hub=config.hub) for path in config.benchmarks
     ]
-    benchmarks = protocol.with_prompts(loaded, config)
+    benchmarks = protocol.apply_prompts(loaded, config)
     if len({durable.one_file(benchmark.name) for benchmark in benchmarks}) < len(benchmarks):
         raise ConfigError("benchmarks: two files have the same name, or differ only by its case")
     by_title: dict[str, str] = {}
@@ -91,126 +133,94 @@ def main(run: RunOptions, config: EvaluationConfig) -> None:
                 f"benchmarks: '{other}' and '{benchmark.name}' have the same title, '{benchmark.title}', by "
                 "which tables name them; give one file another"
             )
-    if config.only is not None:
-        evaluate_one(run, config, config.only, benchmarks)
-        return
-
-    # 1. The folder of the whole, held by the first process of a launch
-    first = heartbeat.first_rank()
-    if config.regrade is not None and not first:
-        return  # there is nothing for an engine to do, and one process holds the folder
-    stage = open_folder("evaluate", run, config, list(config.models), benchmarks) if first else None
-    results = [Path(run.output_dir) / label / RESULTS for label in config.models]
-    if stage is not None and stage.finished and not all(path.is_file() for path in results):
-        clear(
-            run.output_dir, keep=config.models
-        )  # a model's folder was removed: that one is run again, and all are gathered
-        stage = open_folder("evaluate", run, config, list(config.models), benchmarks)
-
-    # 2. Each model in its own process, under a guard that ends it when this one ends
-    if stage is None or not stage.finished:
-        for label in config.models:
-            if config.regrade is not None:
-                regrade_one(run, config, label, benchmarks)
-                continue
-            with heartbeat.quiet():  # the child speaks
-                status = apart(run, given, label)
-            if status:
-                sys.exit(status)
-
-    # 3. One table of all
-    if stage is not None:
-        gather(stage, config)
-        if config.audit:
-            audit_all(stage, config, benchmarks)
+    return benchmarks
 
 
-def apart(run: RunOptions, config: EvaluationConfig, label: str) -> int:
-    """Evaluate one model in a process of its own; returns its exit status."""
+def evaluate_in_process(run: RunOptions, config: EvaluationConfig, label: str) -> int:
+    """Evaluate one model in its own process; returns its exit status."""
     if preloaded():  # a fork need not import again
         return forked(lambda: explained(main, run, replace(config, only=label)))
-    process = Guarded([sys.executable, __file__, *sys.argv[1:], "--only", label])
+    process = SupervisedProcess([sys.executable, __file__, *sys.argv[1:], "--only", label])
     try:
-        with passing_on(process) as came:
+        with forward_signals(process) as received:
             process.wait()
     finally:
         process.end()  # whatever happened here
         status = process.finish()
-    return 128 + came[0] if came else status
+    return 128 + received[0] if received else status
 
 
 def evaluate_one(
-    run: RunOptions, config: EvaluationConfig, label: str, benchmarks: Sequence[Benchmark]
+    run: RunOptions, config: EvaluationConfig, label: str, benchmarks: Sequence[LoadedBenchmark]
 ) -> None:
-    """Run one model over all benchmarks into OUTPUT/<label>."""
-    # Which of the launched processes this is, before anything that looks at devices is imported
+    """Evaluate one model on all benchmarks, in OUTPUT/<label>."""
+    # The number of this process among the launched ones, before anything that looks at devices is imported
     from scalequest.launch import worker
 
     place = worker(config.engine.tensor_parallel_size)
-    from scalequest.evaluation.marking import Examiners
+    from scalequest.evaluation.output_grading import GradingPool
 
     run = replace(run, output_dir=str(Path(run.output_dir) / label))
     stage = open_folder("evaluate_model", run, config, [label], benchmarks, place)
     if stage.finished:
-        if place[0] == 0:
-            harness.collect(run.output_dir, config, label, benchmarks)  # a kill may have come before it
+        if place[0] == 0:  # a kill may have come between the rows and the results
+            harness.collect_results(run.output_dir, config, label, benchmarks)
         return
     with ExitStack() as stack:
         tracker = stack.enter_context(tracked(stage, run, config, worker=place[0]))
-        examiners = stack.enter_context(
-            Examiners(config.grading, config.graders)
-        )  # they start while the engine loads
-        examinee = seated(stack, stage, run, config, label, place)
-        harness.evaluate(stage, examinee, config, run, benchmarks, examiners, tracker=tracker)
+        # The grading processes start while the engine loads
+        pool = stack.enter_context(GradingPool(config.grading, config.graders))
+        model = open_model(stack, stage, run, config, label, place)
+        harness.evaluate(stage, model, config, run, benchmarks, pool, tracker=tracker)
         if place[0] == 0:
-            results = harness.collect(run.output_dir, config, label, benchmarks)
+            results = harness.collect_results(run.output_dir, config, label, benchmarks)
             tracker.log({f"{result.benchmark}/accuracy": result.accuracy.value for result in results})
-            tracker.table("results", [result_row(result) for result in results])
+            tracker.table("results", [row_of_result(result) for result in results])
 
 
-def seated(
+def open_model(
     stack: ExitStack,
     stage: Stage,
     run: RunOptions,
     config: EvaluationConfig,
     label: str,
     place: tuple[int, int],
-) -> Examinee[Any, Any]:
-    """Load the model, or reach the server that has it."""
+) -> EvaluatedModel[Any, Any]:
+    """Load the model, or connect to the server that has it."""
     from scalequest.chat import bind, load_format, load_tokenizer
     from scalequest.engines.loading import open_generator
     from scalequest.engines.server import ChatServer
-    from scalequest.evaluation.examinee import on_engine, on_server
+    from scalequest.evaluation.evaluated_model import connect_engine, connect_server
 
     model, revision = config.models[label], config.revisions.get(label)
     if config.server.url is not None:
         named = replace(config.server, model=model)
         journal = stage.output_dir / "parts"
         server = stack.enter_context(ChatServer(named, config.sampling, journal=journal, worker=place))
-        return on_server(server)
+        return connect_server(server)
     chat = bind(load_format(config.format_of(label)), load_tokenizer(protocol.tokenizer_of(model), revision))
     loading = open_generator(model, config.engine, revision=revision, seed=run.seed)
     generator = stack.enter_context(loading)
     stage.receipt["engine"] = f"{generator.name} {generator.version}"
-    return on_engine(generator, chat, config.sampling)
+    return connect_engine(generator, chat, config.sampling)
 
 
 def regrade_one(
-    run: RunOptions, config: EvaluationConfig, label: str, benchmarks: Sequence[Benchmark]
+    run: RunOptions, config: EvaluationConfig, label: str, benchmarks: Sequence[LoadedBenchmark]
 ) -> None:
-    """Grade what one model wrote again, and say which verdicts changed."""
-    from scalequest.evaluation.marking import Examiners
+    """Grade the saved outputs of one model again, and print the verdicts that changed."""
+    from scalequest.evaluation.output_grading import GradingPool
 
     before = Path(config.regrade or "") / label
     run = replace(run, output_dir=str(Path(run.output_dir) / label))
     rows, earlier = read_rows(before), read_results(before / RESULTS)
-    harness.same_questions(earlier, config, benchmarks)
+    harness.check_same_questions(earlier, config, benchmarks)
     stage = open_folder("evaluate_model", run, config, [label], benchmarks)
     if not stage.finished:
-        with Examiners(config.grading, config.graders) as examiners:
+        with GradingPool(config.grading, config.graders) as pool:
             dropped = read_dropped(before)
-            harness.regrade(stage, rows, dropped, config, run, label, benchmarks, examiners)
-    harness.collect(run.output_dir, config, label, benchmarks, earlier)
+            harness.regrade(stage, rows, dropped, config, run, label, benchmarks, pool)
+    harness.collect_results(run.output_dir, config, label, benchmarks, earlier)
     regraded = zip(rows, read_rows(run.output_dir), strict=True)
     changed = [new for old, new in regraded if old["correct"] != new["correct"]]
     print(f"{label}: {len(rows)} outputs graded again, {len(changed)} verdicts changed")
@@ -224,15 +234,15 @@ def open_folder(
     run: RunOptions,
     config: EvaluationConfig,
     labels: Sequence[str],
-    benchmarks: Sequence[Benchmark],
+    benchmarks: Sequence[LoadedBenchmark],
     place: tuple[int, int] = (0, 1),
 ) -> Stage:
-    """Open the folder of one model, or of all."""
-    inputs = protocol.models(config, labels)
+    """Open the folder of one model, or of the whole evaluation."""
+    inputs = protocol.fingerprints_of_models(config, labels)
     if config.regrade is not None:
         outputs = [str(Path(config.regrade) / label) for label in labels]
         inputs = {folder: source_fingerprint(folder) for folder in outputs}
-    if config.score is not None:  # last: who reads the model's fingerprint takes the first
+    if config.score is not None:  # last: the first one is read as the model's fingerprint
         inputs |= {config.scores[label]: source_fingerprint(config.scores[label]) for label in labels}
     return begin(
         name,
@@ -242,44 +252,34 @@ def open_folder(
         inputs=inputs,
         writes=[RESULTS, AUDIT] if name == "evaluate_model" else list(map(escape, labels)),
         worker=place,
-        **protocol.identity(config, labels, benchmarks),
+        **protocol.identity_of(config, labels, benchmarks),
     )
 
 
-def gather(stage: Stage, config: EvaluationConfig) -> None:
-    """Keep all models' results in the folder above theirs, and print them."""
+def gather_results(stage: Stage, config: EvaluationConfig) -> None:
+    """Save the results of all models in the folder above theirs, and print them."""
     folders = {label: stage.output_dir / label for label in config.models}
     results = [result for folder in folders.values() for result in read_results(folder / RESULTS)]
-    shown = tables.benchmark_tables(results)
+    shown = tables.tables_of_results(results)
     if not stage.finished:
         receipts = [protocol.read_receipt(folder) for folder in folders.values()]
         spent = {key: sum(receipt[key] for receipt in receipts) for key in ("tokens", "seconds")}
         stage.blocks(len(results), len(results))
-        stage.write_block(0, [result_row(result) for result in results], **spent)
-        stage.finish(rows_in=len(results), card=tables.markdown(shown, title="Evaluation"))
-    tables.show(shown)
+        stage.write_block(0, [row_of_result(result) for result in results], **spent)
+        stage.finish(rows_in=len(results), card=tables.format_markdown(shown, title="Evaluation"))
+    tables.print_tables(shown)
 
 
-def audit_all(stage: Stage, config: EvaluationConfig, benchmarks: Sequence[Benchmark]) -> None:
-    """Write a page a model of the outputs on which math-verify differs from the verdicts that were kept."""
+def audit_models(stage: Stage, config: EvaluationConfig, benchmarks: Sequence[LoadedBenchmark]) -> None:
+    """Write one page per model of the outputs on which math-verify's verdict differs from the saved one."""
     from scalequest.grading import Grader
     from scalequest.grading.audit import audit
 
     with Grader(config.grading) as grader:
         for label in config.models:
             rows = read_rows(stage.output_dir / label)
-            handed = harness.papers(rows, config, label, benchmarks)
-            graded = [
-                # An output that was cut is wrong whoever judges, unless cut ones are graded
-                {
-                    **row,
-                    "completion": "" if lost else one.paper.text,
-                    "references": one.paper.references,
-                    "extracted": cut(row["extracted"]),
-                }
-                for row, one in zip(rows, handed, strict=True)
-                for lost in [row["truncated"] and config.truncated == "wrong"]
-            ]
+            saved = harness.submissions_of(rows, config, label, benchmarks)
+            graded = [audited_row_of(row, one, config) for row, one in zip(rows, saved, strict=True)]
             page = stage.output_dir / label / AUDIT
             differing = audit(graded, page, grader=grader)
             killed = sum(one["math-verify"] == "killed" for one in differing)
@@ -288,24 +288,36 @@ def audit_all(stage: Stage, config: EvaluationConfig, benchmarks: Sequence[Bench
             print(f"{label}: math-verify judges {otherwise}: {page}")
 
 
-def cut(answer: str | None) -> str | None:
-    """An answer as a page shows it: what was taken for one may be a whole output."""
-    return answer if answer is None or len(answer) <= 300 else f"{answer[:299]}…"
+def audited_row_of(row: Row, saved: harness.SavedSubmission, config: EvaluationConfig) -> Row:
+    """A row as the audit takes it, with what is taken for an answer cut to a length that a page can show."""
+    # A truncated output is wrong whoever judges, unless truncated ones are graded
+    lost = row["truncated"] and config.truncated == "wrong"
+    return {
+        **row,
+        "completion": "" if lost else saved.submission.text,
+        "references": saved.submission.references,
+        "extracted": None if row["extracted"] is None else shorten(row["extracted"], MOST_CHARACTERS),
+    }
 
 
-def with_settings(words: Sequence[str]) -> list[str]:
-    """The command line with the settings of the evaluation that is to be graded again, but its folder's."""
+def add_saved_settings(words: Sequence[str]) -> list[str]:
+    """Add the settings of the evaluation to grade again, except its folder, to the command line."""
     split = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
     if "--regrade" not in split[:-1] or "--config" in split:
         return list(words)
     folder = split[split.index("--regrade") + 1]
-    # A folder that was moved names the old one, which may be another evaluation's by now
+    # The settings of a folder that was moved name the old one, which may be another evaluation's by now
     elsewhere = [] if "--output_dir" in split else ["--output_dir", folder]
     return ["--config", str(Path(folder) / "config.yaml"), *elsewhere, *words]
 
 
 RECIPE = Recipe(
-    "evaluate", harness.VERSION, "evaluation", lambda: (RunOptions, EvaluationConfig), main, with_settings
+    "evaluate",
+    harness.VERSION,
+    "evaluation",
+    lambda: (RunOptions, EvaluationConfig),
+    main,
+    add_saved_settings,
 )
 
 if __name__ == "__main__":

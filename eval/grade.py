@@ -1,18 +1,18 @@
-r"""Grade a file of answers, or of whole outputs: was each the same as its reference?
+r"""Grade a file of answers, or of whole outputs: is each the same as its reference?
 
-    python eval/grade.py answers.jsonl --prediction prediction --reference reference --output graded.jsonl
-    python eval/grade.py outputs.jsonl.gz --completion output --reference reference --output graded.jsonl
+    python eval/grade.py answers.jsonl --prediction prediction --reference reference --output_dir graded
+    python eval/grade.py outputs.jsonl.gz --completion output --reference reference --output_dir graded
 
-Hardware: one CPU core a worker; about ten thousand answers a minute that need algebra, far more that do not.
-A cell may be text, a number, or a list as OlympiadBench has it, also one that became text (`"['2', '3']"`) on
-its way: one element is the answer, several are the elements of a list. Null and NaN are missing: without a
-reference a row is not graded, without an answer it is wrong, and both are counted and named.
-Each comparison that needs more than text and fractions runs in a process with limits of time and memory;
-what overran them counts as wrong and is listed. Nothing that a model wrote is executed.
+Hardware: one CPU core per worker; about ten thousand answers per minute that need algebra, far more that do
+not. A cell may be text, a number, or a list as in OlympiadBench, or such a list turned into text
+(`"['2', '3']"`): one element is the answer, several are the elements of a list. Null and NaN are missing: a
+row without a reference is not graded, one without an answer is wrong, and both are counted and named. Each
+comparison that needs more than text and fractions runs in a process with limits of time and memory; an answer
+that exceeds them counts as wrong and is listed. Nothing that a model wrote is executed.
 
-Result: every row of the file with `correct` (null: not graded), `layer` (what decided) and `seconds`, with
---completion also `extracted` and `extraction_rule`; a summary. `--label COLUMN` compares the verdicts with
-known ones.
+Result: graded.jsonl in the output folder, which has every row of the file with `correct` (null: not graded),
+`layer` (the rule that decided) and `seconds`, with --completion also `extracted` and `extraction_rule`; a
+summary. `--label COLUMN` compares the verdicts with known ones.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import math
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from errno import EISDIR
@@ -35,99 +35,128 @@ from scalequest.config import ConfigError, option, required
 from scalequest.grading import Extracted, Grader, GraderOptions, Verdict, extract
 from scalequest.ranges import COUNT
 from scalequest.recipe import Recipe, run_recipe
-from scalequest.records import read_rows, require
+from scalequest.records import Row, read_rows, require
 
-WRITTEN = ("correct", "layer", "seconds", "extracted", "extraction_rule")  # columns
+WRITTEN = ("correct", "layer", "seconds", "extracted", "extraction_rule")  # columns that are added
 
 
 @dataclass(frozen=True)
 class GradeConfig:
-    """What is graded."""
+    """What to grade."""
 
-    input: str = required("the file: .jsonl or .jsonl.gz; may stand first, without --input")
-    output: str = required("the graded rows, .jsonl or .jsonl.gz")
+    input: str = required("the file: .jsonl or .jsonl.gz; --input may be left out if it comes first")
+    output_dir: str = required("folder of graded.jsonl, or of graded.jsonl.gz if the input is a .gz file")
     prediction: str = option("prediction", "column of the answers")
     reference: str = option("reference", "column of the reference answers")
-    completion: str | None = option(None, "column of whole outputs, in which the answer is found first")
+    completion: str | None = option(None, "column of whole outputs, in which the answer has to be found")
     label: str | None = option(None, "column of known verdicts, true or false (or 1 or 0), to compare with")
     workers: int = option(1, "processes that compare", within=COUNT)
 
 
+@dataclass(frozen=True)
+class Cells:
+    """The columns that are read, one entry per row.
+
+    Attributes:
+        rows: the whole rows.
+        answers: the answers, "" if there is none.
+        references: the references; None: missing.
+        found: how the answers were found in whole outputs, if those are given.
+        known: the known verdicts, if they are given.
+    """
+
+    rows: Sequence[Row]
+    answers: Sequence[str]
+    references: Sequence[str | None]
+    found: Sequence[Extracted] | None
+    known: Sequence[bool] | None
+
+
 def main(config: GradeConfig, options: GraderOptions) -> None:
     """Grade, write, summarise."""
-    path = prepared(config.output)  # before hours of work
-    if config.label in WRITTEN:
-        raise ConfigError(
-            f"label: '{config.label}' is a column that grading writes; rename that of the input"
-        )
-    rows = read_rows(config.input)
-    asked = config.completion or config.prediction
-    for index, row in enumerate(rows):
-        # What is asked for and its reference may be null, but their columns have to be there
-        absent = [name for name in (config.reference, asked) if name not in row]
-        require(row, *absent, *([config.label] if config.label else []), source=config.input, index=index)
-    if config.workers < 1:
-        raise ConfigError(f"workers: expected at least 1, got {config.workers}")
-    known = [truth(row[config.label], config, n) for n, row in enumerate(rows, 1)] if config.label else None
-    texts = [as_text(row[asked], config, asked, n) for n, row in enumerate(rows, 1)]
-    references = [
-        as_text(row[config.reference], config, config.reference, n) for n, row in enumerate(rows, 1)
-    ]
-    found = [extract(text or "") for text in texts] if config.completion else None
-    answers = [one.answer or "" for one in found] if found else [text or "" for text in texts]
-    report_missing(references, config.reference, "they are not graded")
-    report_missing(texts, asked, "they are wrong")
-    given = [index for index, reference in enumerate(references) if reference is not None]
-    if rows and not given:
+    path = prepare_output(config)  # before hours of work
+    cells = read_cells(config)
+    given = [index for index, reference in enumerate(cells.references) if reference is not None]
+    if cells.rows and not given:
         raise ConfigError(
             f"{config.input}: '{config.reference}' is missing in every row; name it with --reference"
         )
-
     with Grader(options, config.workers) as grader:
-        pairs = ((answers[index], references[index] or "") for index in given)
+        pairs = ((cells.answers[index], cells.references[index] or "") for index in given)
         verdicts = dict(zip(given, grader.grade_all(pairs), strict=True))
-
-    graded = [
-        {**row, **columns_of(verdicts.get(index), found[index] if found else None)}
-        for index, row in enumerate(rows)
-    ]
-    data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in graded).encode()
-    with writing(path):
-        durable.write(path, gzip.compress(data) if path.suffix == ".gz" else data)
+    write_rows(path, cells, verdicts)
     summarise(
         list(verdicts.values()),
-        [found[index] for index in given] if found else None,
-        [known[index] for index in given] if known else None,
+        [cells.found[index] for index in given] if cells.found else None,
+        [cells.known[index] for index in given] if cells.known else None,
     )
     for prediction, reference in grader.timeouts:
         print(f"timeout: {prediction[:200]!r} for {reference[:200]!r}")
 
 
-def prepared(output: str) -> Path:
-    """The file to write, its folder made.
+def read_cells(config: GradeConfig) -> Cells:
+    """Read the input, and report what is missing.
 
     Raises:
-        ConfigError: it cannot be written, or its name says that it is something else than JSON lines.
+        ConfigError: the input lacks a column, or a cell is not what its column should have.
     """
-    path = Path(output)
-    if not path.name.endswith((".jsonl", ".jsonl.gz")):
-        raise ConfigError(f"output: {output}: expected a name that ends in .jsonl or .jsonl.gz")
+    if config.label in WRITTEN:
+        raise ConfigError(
+            f"label: '{config.label}' is a column that grading writes; rename that of the input"
+        )
+    rows = read_rows(config.input)
+    asked, label = config.completion or config.prediction, config.label
+    for index, row in enumerate(rows):
+        # Answers and references may be null, but their columns have to exist
+        absent = [name for name in (config.reference, asked) if name not in row]
+        require(row, *absent, *([label] if label else []), source=config.input, index=index)
+    known = [parse_verdict(row[label], config, n) for n, row in enumerate(rows, 1)] if label else None
+    texts, references = (
+        [text_of_cell(row[column], config, column, n) for n, row in enumerate(rows, 1)]
+        for column in (asked, config.reference)
+    )
+    report_missing(references, config.reference, "they are not graded")
+    report_missing(texts, asked, "they are wrong")
+    found = [extract(text or "") for text in texts] if config.completion else None
+    answers = [one.answer or "" for one in found] if found else [text or "" for text in texts]
+    return Cells(rows, answers, references, found, known)
+
+
+def prepare_output(config: GradeConfig) -> Path:
+    """Make the folder, and check that the file in it can be written.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    folder = Path(config.output_dir)
+    path = folder / ("graded.jsonl.gz" if config.input.endswith(".gz") else "graded.jsonl")
     with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
-            raise IsADirectoryError(EISDIR, "is a folder; give a file's name", output)
+            raise IsADirectoryError(EISDIR, "is a folder; give another output_dir", str(path))
         durable.write(trial := path.with_name(f".{path.name}.trial"), b"")
         trial.unlink()
     return path
 
 
+def write_rows(path: Path, cells: Cells, verdicts: Mapping[int, Verdict]) -> None:
+    """Write every row with its verdict."""
+    lines = (
+        {**row, **columns_of(verdicts.get(index), cells.found[index] if cells.found else None)}
+        for index, row in enumerate(cells.rows)
+    )
+    data = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
+    with writing(path):
+        durable.write(path, gzip.compress(data) if path.suffix == ".gz" else data)
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn what keeps a file from being written into one line."""
+    """Turn an error in writing a file into one line."""
     try:
         yield
     except OSError as error:
-        raise ConfigError(f"output: {error.filename or path}: {error.strerror or error}") from None
+        raise ConfigError(f"output_dir: {error.filename or path}: {error.strerror or error}") from None
 
 
 # A list that was turned into text: elements in quotes, between commas or, by numpy, spaces
@@ -137,8 +166,8 @@ _WRITTEN_LIST = re.compile(
 )
 
 
-def as_text(value: Any, config: GradeConfig, column: str, row: int) -> str | None:
-    """What a cell says: text as it is, a number, or the elements of a list; None where it is missing.
+def text_of_cell(value: Any, config: GradeConfig, column: str, row: int) -> str | None:
+    """The content of a cell: text as it is, a number, or the elements of a list; None if it is missing.
 
     Raises:
         ConfigError: it is a mapping, or several whole outputs.
@@ -149,11 +178,11 @@ def as_text(value: Any, config: GradeConfig, column: str, row: int) -> str | Non
         and value.lstrip()[:1] in ("[", "(", "a")
         and _WRITTEN_LIST.fullmatch(value.strip())
     ):
-        value = [unquoted(element) for element in re.findall(_WRITTEN_ELEMENT, value)]
+        value = [unquote(element) for element in re.findall(_WRITTEN_ELEMENT, value)]
     if hasattr(value, "tolist"):  # of numpy
         value = value.tolist()
     if isinstance(value, (list, tuple, set)):
-        parts = [as_text(one, config, column, row) for one in value]
+        parts = [text_of_cell(one, config, column, row) for one in value]
         if column == config.completion and len(parts) > 1:
             raise ConfigError(
                 f"{config.input}: row {row}: {column}: {len(parts)} outputs; give each a row of its own"
@@ -172,21 +201,21 @@ def as_text(value: Any, config: GradeConfig, column: str, row: int) -> str | Non
     return str(value)
 
 
-def unquoted(element: str) -> str:
-    """An element without its quotes; a doubled backslash, as Python writes it, is one."""
+def unquote(element: str) -> str:
+    """Remove the quotes of an element; a doubled backslash, as Python writes it, becomes one."""
     return re.sub(r"\\([\\'\"])", r"\1", element[1:-1])
 
 
 def report_missing(values: Sequence[str | None], column: str, what: str) -> None:
-    """Say how many cells are missing, and where the first of them are."""
+    """Print how many cells are missing, and the rows of the first ones."""
     rows = [number for number, value in enumerate(values, 1) if value is None]
     if rows:
         named = ", ".join(map(str, rows[:10])) + (", ..." if len(rows) > 10 else "")
         print(f"'{column}' is missing in {len(rows):,} of {len(values):,} rows, and {what}: row {named}")
 
 
-def truth(value: Any, config: GradeConfig, row: int) -> bool:
-    """A known verdict: true, false, 1 or 0, also as text.
+def parse_verdict(value: Any, config: GradeConfig, row: int) -> bool:
+    """Read a known verdict: true, false, 1 or 0, also as text.
 
     Raises:
         ConfigError: it is something else, e.g. a score.
@@ -199,7 +228,7 @@ def truth(value: Any, config: GradeConfig, row: int) -> bool:
 
 
 def columns_of(verdict: Verdict | None, found: Extracted | None) -> dict[str, Any]:
-    """What is added to a row; without a verdict it was not graded."""
+    """The columns that are added to a row; a row without a verdict was not graded."""
     added: dict[str, Any] = {
         "correct": verdict.correct if verdict else None,
         "layer": verdict.layer if verdict else "missing",

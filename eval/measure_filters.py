@@ -1,18 +1,18 @@
-r"""How right the judges, measures and rules are on TinyMath, where an oracle knows: a report, no stage.
+r"""Measure judges, difficulty measures and selection rules on TinyMath against its oracle.
 
     python eval/measure_filters.py --solved runs/tiny/filter_questions --output_dir runs/tiny/measure_filters
 
-`solved` are questions with several sampled solutions each: a filter stage with keep_responses (what it
-dropped counts too), a solve_questions or score.py folder, or a file. Three tables, each number with its 95
-% interval and cost:
+`solved` are questions with several sampled solutions each: the folder of a filter stage with keep_responses
+(including what it dropped), of solve_questions or of score.py, or a file. Three tables, each number with its
+95 % interval and cost:
 
 - solvability: precision and recall of keeping a question, by the agreement of its samples and by a judge's
-  verdict where rows have one, against the oracle's "well posed";
-- difficulty: Spearman's correlation of each measure with the steps that the oracle counts;
-- selection: how often each rule picks a right solution where there is one among the samples, beside picking
-  blindly.
+  verdict if rows have one, against the oracle's "well posed";
+- difficulty: Spearman's correlation of each measure with the number of steps by the oracle;
+- selection: how often each rule picks a right solution if the samples include one, compared with a random
+  pick.
 
-Seconds on one core; printed, and written to OUTPUT/filters.json.
+Takes seconds on one core; prints the tables, and writes OUTPUT/filters.json.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from typing import Any
 
 from scalequest.config import ConfigError, option, required
 from scalequest.engines.stream import Drop
-from scalequest.evaluation.statistics import accuracy, share
-from scalequest.evaluation.tables import Table, percent, show
+from scalequest.evaluation.statistics import accuracy_of, share_of
+from scalequest.evaluation.tables import Table, format_percent, print_tables
 from scalequest.grading import equivalent
 from scalequest.questions.difficulty import rank_correlation
 from scalequest.ranges import COUNT
@@ -43,7 +43,7 @@ MEASURES = ("fail_rate", "difficulty")
 
 @dataclass(frozen=True)
 class MeasureConfig:
-    """What is measured."""
+    """What to measure."""
 
     solved: list[str] = required("sources of questions with sampled solutions")
     output_dir: str = required("folder of filters.json")
@@ -52,28 +52,28 @@ class MeasureConfig:
 
 def main(args: MeasureConfig) -> None:
     """Ask the oracle about every question, then print and write three tables."""
-    rows = [row for source in args.solved for row in solved(source)][: args.limit]
+    rows = [row for source in args.solved for row in read_solved(source)][: args.limit]
     if not rows:
         raise ConfigError(f"solved: no row of {', '.join(args.solved)} has responses")
     for row in rows:
         verdict = judge(row["question"])
         row |= {"well_posed": verdict.well_posed, "truth": verdict.answer, "steps": verdict.steps}
         row["fail_rate"] = row.get("fail_rate", 1 - row["agreement"])
-    tables = [solvability(rows), difficulty(rows), selection(rows)]
-    show(tables)
+    tables = [measure_solvability(rows), measure_difficulty(rows), measure_selection(rows)]
+    print_tables(tables)
     folder = Path(args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     facts = {one.name: [dict(zip(one.columns, row, strict=True)) for row in one.rows] for one in tables}
     (folder / "filters.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
-def solved(source: str) -> list[Row]:
-    """Rows with samples, those that a stage dropped after sampling included."""
+def read_solved(source: str) -> list[Row]:
+    """Rows with samples, including those that a stage dropped after sampling."""
     rows = read_rows(source) + ([] if source.startswith("hub:") else read_dropped(source))
     return [dict(row) for row in rows if row.get("responses")]
 
 
-def solvability(rows: Sequence[Row]) -> Table:
+def measure_solvability(rows: Sequence[Row]) -> Table:
     """Each judge against the oracle's verdict."""
     judges: dict[str, Callable[[Row], bool]] = {"keep all": lambda row: True}
     for least in THRESHOLDS:
@@ -82,7 +82,7 @@ def solvability(rows: Sequence[Row]) -> Table:
         judges["verdict Yes"] = lambda row: row.get("verdict") is True
         judges["'yes' anywhere (paper)"] = lambda row: row.get("verdict_by_substring") is True
     told = [row["verdict_tokens"] for row in rows if row.get("verdict_tokens") is not None]
-    costs = {"agreement": sampled_tokens(rows), "verdict": sum(told) / len(told) if told else None}
+    costs = {"agreement": mean_tokens_of(rows), "verdict": sum(told) / len(told) if told else None}
     lines = []
     for name, keeps in judges.items():
         kept = [row for row in rows if keeps(row)]
@@ -90,14 +90,19 @@ def solvability(rows: Sequence[Row]) -> Table:
         posed = sum(row["well_posed"] for row in rows)
         tokens = 0.0 if name == "keep all" else costs["agreement" if name.startswith("agree") else "verdict"]
         cost = "–" if tokens is None else f"{tokens:.0f}"
-        cells = percent(share(right, len(kept))), percent(share(right, posed)), f"{len(kept):,}", cost
+        cells = (
+            format_percent(share_of(right, len(kept))),
+            format_percent(share_of(right, posed)),
+            f"{len(kept):,}",
+            cost,
+        )
         lines.append((name, *cells))
-    note = f"{len(rows):,} questions. Cost: tokens sampled a question."
+    note = f"{len(rows):,} questions. Cost: sampled tokens per question."
     columns = ("judge", "precision", "recall", "kept", "cost")
     return Table("solvability", "Solvability judges against the oracle", columns, tuple(lines), (note,))
 
 
-def difficulty(rows: Sequence[Row]) -> Table:
+def measure_difficulty(rows: Sequence[Row]) -> Table:
     """Each measure's rank correlation with the number of steps, over well-posed questions."""
     lines = []
     for name in MEASURES:
@@ -105,22 +110,22 @@ def difficulty(rows: Sequence[Row]) -> Table:
         if len({value for value, _ in both}) < 2:
             continue
         rho, low, high = rank_correlation(*zip(*both, strict=True))
-        cost = f"{sampled_tokens(rows):.0f}" if name == "fail_rate" else "0"
+        cost = f"{mean_tokens_of(rows):.0f}" if name == "fail_rate" else "0"
         lines.append((name, f"{rho:.3f} [{low:.3f}, {high:.3f}]", f"{len(both):,}", cost))
     note = (
-        "Spearman with the oracle's steps, over well-posed questions. Cost: tokens sampled a question; a "
+        "Spearman with the oracle's steps, over well-posed questions. Cost: sampled tokens per question; a "
         "scorer reads it once."
     )
     columns = ("measure", "spearman", "n", "cost")
     return Table("difficulty", "Measures of difficulty", columns, tuple(lines), (note,))
 
 
-def selection(rows: Sequence[Row]) -> Table:
-    """How often each rule picks a right solution, among questions that have one and a wrong one."""
+def measure_selection(rows: Sequence[Row]) -> Table:
+    """How often each rule picks a right solution, over questions with both a right and a wrong one."""
     open_ones, blind = [], list[float]()
     for row in rows:
         if row["well_posed"]:
-            right = [answer is not None and same(answer, row["truth"]) for answer in row["answers"]]
+            right = [answer is not None and is_same(answer, row["truth"]) for answer in row["answers"]]
             if any(right) and not all(right):
                 open_ones.append(row)
                 blind.append(sum(right) / len(right))
@@ -130,25 +135,26 @@ def selection(rows: Sequence[Row]) -> Table:
             continue
         picks = [select(row, SelectConfig(input=["x"], rule=rule, answer_phrase=False)) for row in open_ones]
         hits = sum(
-            not isinstance(pick, Drop) and same(pick["answer"], row["truth"])
+            not isinstance(pick, Drop) and is_same(pick["answer"], row["truth"])
             for pick, row in zip(picks, open_ones, strict=True)
         )
-        lines.append((rule, percent(share(hits, len(open_ones))), f"{len(open_ones):,}"))
-    lines.append(("any sample (mean)", percent(accuracy(blind)), f"{len(open_ones):,}"))
+        lines.append((rule, format_percent(share_of(hits, len(open_ones))), f"{len(open_ones):,}"))
+    lines.append(("any sample (mean)", format_percent(accuracy_of(blind)), f"{len(open_ones):,}"))
     note = (
         "Questions with at least one right and one wrong sample; an oracle would pick right on all of them. "
-        f"Every rule reads the same {sampled_tokens(rows):.0f} tokens a question; those by reward score them."
+        f"Every rule reads the same {mean_tokens_of(rows):.0f} tokens per question; those by reward score "
+        "them."
     )
     return Table("selection", "Pick accuracy in %", ("rule", "right", "n"), tuple(lines), (note,))
 
 
-def same(answer: str, truth: Any) -> bool:
-    """Whether an answer is the oracle's."""
+def is_same(answer: str, truth: Any) -> bool:
+    """Whether an answer equals the oracle's."""
     return answer == str(truth) or equivalent(answer, str(truth))
 
 
-def sampled_tokens(rows: Sequence[Row]) -> float:
-    """Tokens of all samples of a question, on average."""
+def mean_tokens_of(rows: Sequence[Row]) -> float:
+    """Mean number of tokens in all samples of a question."""
     return sum(sum(row["tokens"]) for row in rows if row.get("tokens")) / len(rows)
 
 

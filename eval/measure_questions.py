@@ -1,11 +1,11 @@
-"""Measure generated TinyMath questions from outside, with the oracle that no stage may ask.
+"""Measure generated TinyMath questions with the oracle, which no stage may use.
 
     python eval/measure_questions.py --config recipes/tiny/measure_questions.yaml
     python eval/measure_questions.py --generators '{untuned: runs/tiny/raw, QFT: runs/tiny/qft_questions}' \
         --training recipes/tiny/data/seed_questions.jsonl.gz --output_dir runs/tiny/measured
 
 For every generator: the share that parses, the share well posed among those, their mean number of steps,
-the share that stands word for word in the training set, the share of distinct questions, each with n and a
+the share that is word for word in the training set, the share of distinct questions, each with n and a
 95 % interval; the kinds of fault; and how many equal a test question, word for word or but for names and
 numbers. Seconds on one core; printed and written to OUTPUT/questions.json, with every question's verdict in
 OUTPUT/data/.
@@ -25,7 +25,7 @@ from scalequest.cards import dataset_card
 from scalequest.config import RunOptions, option, required, to_dict
 from scalequest.evaluation import tables
 from scalequest.evaluation.benchmarks import load_benchmark
-from scalequest.evaluation.statistics import mean, share
+from scalequest.evaluation.statistics import mean_of, share_of
 from scalequest.questions.text import masked, normalised
 from scalequest.recipe import Recipe, run_recipe
 from scalequest.records import Row, read_dropped, read_rows, source_fingerprint
@@ -38,7 +38,7 @@ QUESTIONS = "questions.json"
 
 @dataclass(frozen=True)
 class MeasureConfig:
-    """What is measured, and against what."""
+    """What to measure, and what to compare it with."""
 
     generators: dict[str, str] = required(
         "label: folder of generated questions, or a file", fingerprint=False
@@ -48,7 +48,7 @@ class MeasureConfig:
     )
     benchmarks: list[str] = option(
         None,
-        "YAML files of benchmarks whose questions may not come up",
+        "YAML files of benchmarks whose questions must not be generated",
         fingerprint=False,
         default_factory=list,
     )
@@ -56,18 +56,22 @@ class MeasureConfig:
 
 def main(run: RunOptions, args: MeasureConfig) -> None:
     """Judge every question, then print and write the measures."""
-    used = {source: source_fingerprint(source) for source in inputs(args)}
+    used = {source: source_fingerprint(source) for source in inputs_of(args)}
     labels = list(args.generators)
     stage = begin("measure_questions", VERSION, run, args, inputs=used, writes=(QUESTIONS,), labels=labels)
     if not stage.finished:
         rows = [
-            row for label, source in args.generators.items() for row in generated(label, source, run.limit)
+            row
+            for label, source in args.generators.items()
+            for row in read_generated(label, source, run.limit)
         ]
         training = {normalised(row["question"]) for source in args.training for row in read_rows(source)}
         tests = [p.question for path in args.benchmarks for p in load_benchmark(path).problems]
         verbatim, alike = set(map(normalised, tests)), set(map(masked, tests))
         for index, block in stage.pending(len(rows), run.block_size):
-            stage.write_block(index, [measure(rows[number], training, verbatim, alike) for number in block])
+            stage.write_block(
+                index, [measure_question(rows[number], training, verbatim, alike) for number in block]
+            )
         text = "What the oracle says about every generated question; no stage of the pipeline reads this."
         shown = ("generator", "question", "parses", "well_posed", "fault", "steps")
         card = dataset_card("Measured questions", text, to_dict(args), stage.samples(8), *shown)
@@ -76,21 +80,21 @@ def main(run: RunOptions, args: MeasureConfig) -> None:
     measures = {
         "instrument": "the TinyMath oracle",
         "generators": {
-            label: summary([r for r in rows if r["generator"] == label]) for label in args.generators
+            label: summarise([r for r in rows if r["generator"] == label]) for label in args.generators
         },
     }
     content = json.dumps(measures, indent=2, ensure_ascii=False) + "\n"
     (Path(run.output_dir) / QUESTIONS).write_text(content, encoding="utf-8")
-    tables.show(tables.question_table(measures))
+    tables.print_tables(tables.tables_of_questions(measures))
 
 
-def inputs(args: MeasureConfig) -> list[str]:
-    """Every file and folder that is read."""
+def inputs_of(args: MeasureConfig) -> list[str]:
+    """All files and folders that are read."""
     return list(dict.fromkeys([*args.generators.values(), *args.training, *args.benchmarks]))
 
 
-def generated(label: str, source: str, limit: int | None) -> list[Row]:
-    """A generator's questions, those that its stage dropped included (column `dropped` says why)."""
+def read_generated(label: str, source: str, limit: int | None) -> list[Row]:
+    """A generator's questions, including those that its stage dropped (column `dropped` says why)."""
     rows = [{**row, "reason": None} for row in read_rows(source)] + read_dropped(source)
     rows.sort(key=lambda row: str(row.get("id", "")))  # ids count up as questions were generated
     return [
@@ -99,8 +103,8 @@ def generated(label: str, source: str, limit: int | None) -> list[Row]:
     ]
 
 
-def measure(row: Row, training: set[str], tests: set[str], tests_masked: set[str]) -> Row:
-    """A question with the oracle's verdict and where else it stands."""
+def measure_question(row: Row, training: set[str], tests: set[str], tests_masked: set[str]) -> Row:
+    """A question with the oracle's verdict, and whether it is in the training or test set."""
     if row["dropped"] is not None:
         nothing = dict.fromkeys(("parses", "well_posed", "in_training", "in_test", "in_test_masked"), False)
         return {**row, **nothing, "fault": f"dropped: {row['dropped']}", "steps": None, "key": None}
@@ -118,7 +122,7 @@ def measure(row: Row, training: set[str], tests: set[str], tests_masked: set[str
     }
 
 
-def summary(rows: Sequence[Row]) -> dict[str, Any]:
+def summarise(rows: Sequence[Row]) -> dict[str, Any]:
     """The measures of one generator; estimates are maps of value, low, high, n.
 
     The interval of the distinct share treats each question as new or not on its own, which is an
@@ -128,11 +132,11 @@ def summary(rows: Sequence[Row]) -> dict[str, Any]:
     parsed = [row for row in rows if row["parses"]]
     posed = [row for row in parsed if row["well_posed"]]
     estimates: Mapping[str, Any] = {
-        "parses": share(len(parsed), len(rows)),
-        "well_posed": share(len(posed), len(parsed)),
-        "steps": mean([float(row["steps"]) for row in posed]),
-        "verbatim": share(sum(row["in_training"] for row in complete), len(complete)),
-        "distinct": share(len({row["key"] for row in complete}), len(complete)),
+        "parses": share_of(len(parsed), len(rows)),
+        "well_posed": share_of(len(posed), len(parsed)),
+        "steps": mean_of([float(row["steps"]) for row in posed]),
+        "verbatim": share_of(sum(row["in_training"] for row in complete), len(complete)),
+        "distinct": share_of(len({row["key"] for row in complete}), len(complete)),
     }
     return {
         "questions": len(rows),

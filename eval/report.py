@@ -8,12 +8,12 @@
 `--compare` says what changed between two models, or one model on two engines (evaluate twice, with
 `--engine.name vllm` and `transformers`): the difference with its interval, McNemar's test, every flip.
 
-Whatever lies in the folders is shown: receipts (`receipt.json`), measured questions (`questions.json`) and
-evaluations (`results.json`), models of one evaluation compared on the problems that they share. Nothing but
-these comparisons is computed anew, so every number can be followed to its file. The paper's four-benchmark
-table stands beside ours where we have a number on one of its benchmarks. Seconds, on any machine.
+Everything in the folders is shown: receipts (`receipt.json`), measured questions (`questions.json`) and
+evaluations (`results.json`), models of one evaluation compared on the problems that they share. Only
+these comparisons are computed here, so every number can be traced to its file. The paper's table of four
+benchmarks is shown beside ours if we have a number on one of them. Seconds, on any machine.
 Written: report.md, report.json, and each table as .tex and .csv; with `--track wandb` each as a W&B table;
-with `--lm_eval true` the results in lm-eval's JSON layout. Exit status 1 says that rows are lost.
+with `--lm_eval true` the results in lm-eval's JSON layout. Exit status 1: rows are lost.
 """
 
 from __future__ import annotations
@@ -32,7 +32,12 @@ from scalequest.config import ConfigError, option
 from scalequest.evaluation import comparison, funnel, tables
 from scalequest.evaluation.export import write_lm_eval
 from scalequest.evaluation.protocol import read_receipt
-from scalequest.evaluation.published import Published, beside, load_published, published_table
+from scalequest.evaluation.published import (
+    PublishedTable,
+    build_published_table,
+    load_published,
+    published_scores_of,
+)
 from scalequest.evaluation.results import RESULTS, Result, read_results
 from scalequest.recipe import Recipe, run_recipe
 from scalequest.records import read_rows
@@ -44,99 +49,70 @@ TABLE1 = Path(__file__).parent / "published" / "table1.yaml"
 
 @dataclass(frozen=True)
 class ReportConfig:
-    """What to report, and where to."""
+    """What to report, and where to write it."""
 
     run: str | None = option(None, "folder of a pipeline run")
     evaluations: list[str] = option(None, "further folders with evaluations", default_factory=list)
     questions: list[str] = option(None, "further folders of measured questions", default_factory=list)
     published: list[str] | None = option(
-        None, "YAML files of published tables; null: the paper's Table 1 where one of its benchmarks was run"
+        None, "YAML files of published tables; null: the paper's Table 1 if one of its benchmarks was run"
     )
     published_as: dict[str, str] = option(
         None,
-        "our model's label: the published model's name; `label (evaluation)` where two evaluations have it",
+        "our model's label: the published model's name; `label (evaluation)` if two evaluations have it",
         default_factory=dict,
     )
-    show_published: bool = option(False, "show the published tables even where none of ours fits")
+    show_published: bool = option(False, "show the published tables even if none of our results fits")
     compare: list[str] = option(
-        None, "folders of models, EVALUATION/LABEL: each against the first", default_factory=list
+        None, "folders of models, EVALUATION/LABEL: each is compared with the first", default_factory=list
     )
     parts: bool = option(False, "show accuracies by level, subject, length and so on")
-    lm_eval: bool = option(False, "write the results in lm-eval's JSON layout, too")
+    lm_eval: bool = option(False, "also write the results in lm-eval's JSON layout")
     track: Literal["wandb", "none"] = option("none", "log the tables to W&B")
     group: str | None = option(None, "W&B group, usually the pipeline's name")
-    output_dir: str | None = option(None, "where the report goes; null: report/ in the run's folder")
+    output_dir: str | None = option(None, "folder of the report; null: report/ in the run's folder")
     title: str | None = option(None, "headline")
 
     def __post_init__(self) -> None:
-        """A comparison takes two, and files need a folder."""
+        """Check that a comparison has two sides, and that files have a folder."""
         if len(self.compare) == 1:
             raise ConfigError("compare: give at least two folders of models")
         if (self.lm_eval or self.track != "none") and not (self.run or self.output_dir):
             raise ConfigError("output_dir: give one, or a run")
 
 
+@dataclass(frozen=True)
+class Found:
+    """What the folders contain.
+
+    Attributes:
+        stages: finished stages of the run.
+        measured: measures of generated questions.
+        evaluations: results by the folder of their evaluation.
+        names: names of the evaluations, by folder.
+        results: results of all evaluations, with distinct labels.
+        published: the published tables to show.
+    """
+
+    stages: Sequence[funnel.StageRecord]
+    measured: Sequence[dict[str, Any]]
+    evaluations: Mapping[Path, Sequence[Result]]
+    names: Mapping[Path, str]
+    results: Sequence[Result]
+    published: Sequence[PublishedTable]
+
+
 def main(args: ReportConfig) -> None:
-    """Gather, print, write; exit with 1 where rows are lost."""
+    """Gather, print, write; exit with 1 if rows are lost."""
     output = Path(args.output_dir) if args.output_dir else Path(args.run) / "report" if args.run else None
     if output is not None and (args.run is None or Path(args.run).is_dir()):  # a typing error makes no folder
         with writing(output):
             output.mkdir(parents=True, exist_ok=True)
-    shown: list[tables.Table] = []
-    gaps: list[str] = []
-    stages: list[funnel.StageRecord] = []
-    if args.run:
-        stages = funnel.read_stages(args.run)
-        rows, gaps = funnel.funnel(stages)
-        shown += rows if stages else []
-    measured = [durable.read_object(path) for path in found(args.run, args.questions, QUESTIONS)]
-    for measures in measured:
-        shown += tables.question_table(measures)
-    for folder in args.evaluations:
-        if not any(found(None, [folder], RESULTS)):
-            raise ConfigError(f"evaluations: {folder}: no {RESULTS} here or below; did no model finish?")
-    folders = dict.fromkeys(path.parent.parent for path in found(args.run, args.evaluations, RESULTS))
-    own = {folder: evaluation(folder) for folder in folders}
-    published = [load_published(path) for path in chosen(args, [r for mine in own.values() for r in mine])]
-    names = dict(zip(own, called(list(own)), strict=True))
-    results = apart({names[folder]: mine for folder, mine in own.items()})
-    check_published_as(
-        args.published_as, [*results, *(result for mine in own.values() for result in mine)], published
-    )
-    for number, (folder, mine) in enumerate(own.items(), 1):
-        models = list(dict.fromkeys(result.model for result in mine))
-        end = f" ({names[folder]})"
-        known = args.published_as | {k.removesuffix(end): v for k, v in args.published_as.items()}
-        made = tables.benchmark_tables(mine, *beside(published, models, known))
-        if made and (lacking := unfinished(folder, models)):
-            note = f"{tables.WARNING}not finished: {', '.join(lacking)}; run that evaluation again."
-            made[0] = replace(made[0], notes=(note, *made[0].notes))
-        made += tables.split_tables(mine) if args.parts else []
-        made += compared([folder / model for model in models])
-        shown += numbered(made, number, names[folder], len(folders))
-    for table in published:
-        fits = not results or any(result.benchmark in table.benchmarks for result in results)
-        if fits or args.show_published:
-            shown.append(published_table(table, results, args.published_as))
-    shown += compared([Path(folder) for folder in args.compare], flips=True)
-    if stages:
-        shown.append(funnel.seconds_table(stages, wall_seconds(Path(args.run or ""))))
-    tables.show(shown)
+    found = gather(args)
+    shown, gaps = build_tables(args, found)
+    tables.print_tables(shown)
     if output is not None:
-        details = {
-            "stages": [{"folder": stage.folder, **stage.receipt} for stage in stages],
-            "questions": measured,
-            "results": [asdict(result) for result in results],
-            "gaps": gaps,
-        }
-        title = args.title or (f"Report of {Path(args.run).name}" if args.run else "Report")
-        with writing(output):
-            write(output, shown, title, details)
-            if args.lm_eval:
-                for folder in folders:
-                    export(folder, output / "lm_eval")
-        if args.track != "none":
-            log(args, output, shown)
+        save(args, output, found, shown, gaps)
         print(f"written to {output}")
     for gap in gaps:
         print(f"error: rows are lost: {gap}", file=sys.stderr)
@@ -144,15 +120,95 @@ def main(args: ReportConfig) -> None:
         sys.exit(1)
 
 
-def found(run: str | None, folders: Sequence[str], name: str) -> Iterator[Path]:
-    """All files of a name below the run's folder and the others."""
+def gather(args: ReportConfig) -> Found:
+    """Read everything that the folders contain.
+
+    Raises:
+        ConfigError: a folder is missing or has no results, or a file is wrong.
+    """
+    stages = funnel.read_stages(args.run) if args.run else []
+    measured = [durable.read_object(path) for path in find_files(args.run, args.questions, QUESTIONS)]
+    for folder in args.evaluations:
+        if not any(find_files(None, [folder], RESULTS)):
+            raise ConfigError(f"evaluations: {folder}: no {RESULTS} here or below; did no model finish?")
+    folders = dict.fromkeys(path.parent.parent for path in find_files(args.run, args.evaluations, RESULTS))
+    own = {folder: read_evaluation(folder) for folder in folders}
+    every = [result for mine in own.values() for result in mine]
+    published = [load_published(path) for path in choose_published(args, every)]
+    names = dict(zip(own, names_of(list(own)), strict=True))
+    results = separate_labels({names[folder]: mine for folder, mine in own.items()})
+    check_published_as(args.published_as, [*results, *every], published)
+    return Found(stages, measured, own, names, results, published)
+
+
+def build_tables(args: ReportConfig, found: Found) -> tuple[list[tables.Table], list[str]]:
+    """The tables of the report, in order, and the rows that are lost."""
+    shown: list[tables.Table] = []
+    gaps: list[str] = []
+    if found.stages:
+        shown, gaps = funnel.build_funnel(found.stages)
+    for measures in found.measured:
+        shown += tables.tables_of_questions(measures)
+    for number, folder in enumerate(found.evaluations, 1):
+        mine = tables_of_evaluation(args, found, folder)
+        shown += number_tables(mine, number, found.names[folder], len(found.evaluations))
+    for table in found.published:
+        fits = not found.results or any(result.benchmark in table.benchmarks for result in found.results)
+        if fits or args.show_published:
+            shown.append(build_published_table(table, found.results, args.published_as))
+    shown += compare_folders([Path(folder) for folder in args.compare], flips=True)
+    if found.stages:
+        shown.append(funnel.table_of_seconds(found.stages, read_wall_seconds(Path(args.run or ""))))
+    return shown, gaps
+
+
+def tables_of_evaluation(args: ReportConfig, found: Found, folder: Path) -> list[tables.Table]:
+    """The tables of one evaluation, with a warning if it is not finished."""
+    mine = found.evaluations[folder]
+    models = list(dict.fromkeys(result.model for result in mine))
+    end = f" ({found.names[folder]})"
+    known = args.published_as | {key.removesuffix(end): name for key, name in args.published_as.items()}
+    made = tables.tables_of_results(mine, *published_scores_of(found.published, models, known))
+    if made and (lacking := find_unfinished(folder, models)):
+        note = f"{tables.WARNING}not finished: {', '.join(lacking)}; run that evaluation again."
+        made[0] = replace(made[0], notes=(note, *made[0].notes))
+    made += tables.tables_of_parts(mine) if args.parts else []
+    return [*made, *compare_folders([folder / model for model in models])]
+
+
+def save(
+    args: ReportConfig,
+    output: Path,
+    found: Found,
+    shown: Sequence[tables.Table],
+    gaps: Sequence[str],
+) -> None:
+    """Write the report, and what else the settings ask for."""
+    details = {
+        "stages": [{"folder": stage.folder, **stage.receipt} for stage in found.stages],
+        "questions": found.measured,
+        "results": [asdict(result) for result in found.results],
+        "gaps": gaps,
+    }
+    title = args.title or (f"Report of {Path(args.run).name}" if args.run else "Report")
+    with writing(output):
+        write_report(output, shown, title, details)
+        if args.lm_eval:
+            for folder in found.evaluations:
+                export_lm_eval(folder, output / "lm_eval")
+    if args.track != "none":
+        log_tables(args, output, shown)
+
+
+def find_files(run: str | None, folders: Sequence[str], name: str) -> Iterator[Path]:
+    """All files of a name in the run's folder, the others, and below."""
     for folder in dict.fromkeys([*([run] if run else []), *folders]):
         if not Path(folder).is_dir():
             raise ConfigError(f"{folder}: no such folder")
         yield from sorted(Path(folder).rglob(name))
 
 
-def chosen(args: ReportConfig, results: Sequence[Result]) -> list[str | Path]:
+def choose_published(args: ReportConfig, results: Sequence[Result]) -> list[str | Path]:
     """The published tables to show."""
     if args.published is not None:
         return list(args.published)
@@ -162,9 +218,9 @@ def chosen(args: ReportConfig, results: Sequence[Result]) -> list[str | Path]:
 
 
 def check_published_as(
-    published_as: Mapping[str, str], results: Sequence[Result], published: Sequence[Published]
+    published_as: Mapping[str, str], results: Sequence[Result], published: Sequence[PublishedTable]
 ) -> None:
-    """See that it names a model of ours and one of theirs: a typing error would just show nothing.
+    """Check that it names models of ours and of theirs, since a typing error would just show nothing.
 
     Raises:
         ConfigError: it does not.
@@ -180,15 +236,15 @@ def check_published_as(
             raise ConfigError(f"published_as: no published table has a model '{model}'{hint}")
 
 
-def compared(folders: Sequence[Path], *, flips: bool = False) -> list[tables.Table]:
-    """Every model against the first, on the problems that both were asked.
+def compare_folders(folders: Sequence[Path], *, flips: bool = False) -> list[tables.Table]:
+    """Compare every model with the first, on the problems that both were asked.
 
     Args:
-        folders: of models.
-        flips: whether that was asked for: show what flipped, and refuse a pair that shares nothing.
+        folders: folders of models.
+        flips: whether the comparison was asked for: show what flipped, refuse pairs that share nothing.
 
     Raises:
-        ConfigError: no results, nothing in common, or problems that only share their benchmark's name.
+        ConfigError: no results, nothing in common, or other problems under a benchmark's name.
     """
     if len(folders) < 2:
         return []
@@ -197,26 +253,26 @@ def compared(folders: Sequence[Path], *, flips: bool = False) -> list[tables.Tab
             raise ConfigError(f"compare: {folder} has no {RESULTS}; give a model's folder, EVALUATION/LABEL")
     rows = [comparison.read_outputs(folder) for folder in folders]
     results = [read_results(folder / RESULTS) for folder in folders]
-    labels = called(folders)
+    labels = names_of(folders)
     titles = {r.benchmark: r.title for mine in results for r in mine}
     made: list[comparison.Comparison] = []
     for theirs, protocols, label in list(zip(rows, results, labels, strict=True))[1:]:
-        differs = comparison.other_protocols(results[0], protocols)
+        differs = comparison.compare_protocols(results[0], protocols)
         pair = comparison.compare(rows[0], theirs, (labels[0], label), differs=differs)
         if flips and not pair:
             raise ConfigError(f"compare: {labels[0]} and {label} share no benchmark of two or more problems")
         made += pair
-    return comparison.comparison_tables(made, titles, flips=flips)
+    return comparison.tables_of_comparisons(made, titles, flips=flips)
 
 
-def export(folder: Path, output: Path) -> None:
+def export_lm_eval(folder: Path, output: Path) -> None:
     """Write every model of an evaluation in lm-eval's layout."""
     for path in sorted(folder.glob(f"*/{RESULTS}")):
         rows = comparison.read_outputs(path.parent)
         write_lm_eval(output, read_results(path), rows, read_receipt(path.parent))
 
 
-def log(args: ReportConfig, output: Path, shown: Sequence[tables.Table]) -> None:
+def log_tables(args: ReportConfig, output: Path, shown: Sequence[tables.Table]) -> None:
     """Log every table to W&B."""
     with Tracker.start(
         stage="report", output_dir=output, config=asdict(args), group=args.group, mode=args.track
@@ -225,8 +281,8 @@ def log(args: ReportConfig, output: Path, shown: Sequence[tables.Table]) -> None
             tracker.table(table.name, [dict(zip(table.columns, row, strict=True)) for row in table.rows])
 
 
-def evaluation(folder: Path) -> list[Result]:
-    """The results below one evaluation's folder, models in the order in which they were given."""
+def read_evaluation(folder: Path) -> list[Result]:
+    """Read the results of one evaluation, models in the order in which they were given."""
     by_model = {path.parent.name: read_results(path) for path in sorted(folder.glob(f"*/{RESULTS}"))}
     try:
         order = list(dict.fromkeys(row["model"] for row in read_rows(folder)))
@@ -235,23 +291,23 @@ def evaluation(folder: Path) -> list[Result]:
     return [result for model in dict.fromkeys([*order, *by_model]) for result in by_model.get(model, [])]
 
 
-def unfinished(folder: Path, models: Sequence[str]) -> list[str]:
-    """The models that an evaluation's receipt names and that have no results, e.g. since it was killed."""
+def find_unfinished(folder: Path, models: Sequence[str]) -> list[str]:
+    """The models of an evaluation's receipt without results, e.g. because it was killed."""
     try:
         fields = read_receipt(folder)["fingerprint_fields"]
-    except (OSError, ValueError, KeyError):  # models whose folders somebody put together
+    except (OSError, ValueError, KeyError):  # folders of models that somebody put together
         return []
     return [label for label in fields.get("labels", []) if label not in models]
 
 
-def called(folders: Sequence[Path]) -> list[str]:
-    """The folders' names, or whole paths where two have the same name."""
+def names_of(folders: Sequence[Path]) -> list[str]:
+    """The folders' names, or their whole paths if two have the same name."""
     names = [folder.name for folder in folders]
     return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
 
 
-def apart(own: Mapping[str, Sequence[Result]]) -> list[Result]:
-    """The results of all evaluations; a label that two of them have is followed by its evaluation's name."""
+def separate_labels(own: Mapping[str, Sequence[Result]]) -> list[Result]:
+    """The results of all evaluations; a label that two of them have gets its evaluation's name appended."""
     labels = Counter(label for mine in own.values() for label in {result.model for result in mine})
     return [
         replace(result, model=f"{result.model} ({name})") if labels[result.model] > 1 else result
@@ -260,8 +316,8 @@ def apart(own: Mapping[str, Sequence[Result]]) -> list[Result]:
     ]
 
 
-def numbered(made: Sequence[tables.Table], number: int, name: str, of: int) -> list[tables.Table]:
-    """Tell the tables of several evaluations apart."""
+def number_tables(made: Sequence[tables.Table], number: int, name: str, of: int) -> list[tables.Table]:
+    """Number the tables of several evaluations."""
     if of == 1:
         return list(made)
     return [
@@ -270,7 +326,7 @@ def numbered(made: Sequence[tables.Table], number: int, name: str, of: int) -> l
     ]
 
 
-def wall_seconds(run: Path) -> dict[str, float]:
+def read_wall_seconds(run: Path) -> dict[str, float]:
     """Wall-clock seconds of each stage, as the pipeline measured them."""
     try:
         stages = durable.read_object(run / "run.json")["stages"]
@@ -283,23 +339,23 @@ def wall_seconds(run: Path) -> dict[str, float]:
 
 @contextmanager
 def writing(output: Path) -> Iterator[None]:
-    """Turn what keeps the report from being written into one line."""
+    """Turn an error in writing the report into one line."""
     try:
         yield
     except OSError as error:
         raise ConfigError(f"output_dir: {error.filename or output}: {error.strerror or error}") from None
 
 
-def write(folder: Path, shown: Sequence[tables.Table], title: str, details: dict[str, Any]) -> None:
+def write_report(folder: Path, shown: Sequence[tables.Table], title: str, details: dict[str, Any]) -> None:
     """Write the report's files."""
-    durable.write(folder / "report.md", tables.markdown(shown, title).encode())
+    durable.write(folder / "report.md", tables.format_markdown(shown, title).encode())
     content = {"title": title, "tables": [asdict(table) for table in shown], **details}
     durable.write(folder / "report.json", durable.as_json(content))
     for table in shown:
-        if fault := durable.name_fault(table.name):  # of a result file that anybody may have written
+        if fault := durable.name_fault(table.name):  # the result files may come from anybody
             raise ConfigError(f"table {table.name[:80]!r} cannot name a file: {fault}")
-        durable.write(folder / f"{table.name}.tex", tables.latex(table).encode())
-        durable.write(folder / f"{table.name}.csv", tables.to_csv(table).encode())
+        durable.write(folder / f"{table.name}.tex", tables.format_latex(table).encode())
+        durable.write(folder / f"{table.name}.csv", tables.format_csv(table).encode())
 
 
 RECIPE = Recipe("report", 1, "tool", lambda: (ReportConfig,), main)

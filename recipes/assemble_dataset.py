@@ -25,20 +25,25 @@ from scalequest.stages import begin, tracked
 
 def main(run: RunOptions, config: AssembleConfig, worker: tuple[int, int]) -> None:
     """Read all parts, check, shuffle, write; upload on request."""
-    from scalequest.evaluation.held_out import digest, read_tests, tell_left_out
+    from scalequest.evaluation.benchmark_questions import (
+        read_benchmark_questions,
+        report_left_out,
+        sha256_of_questions,
+    )
     from scalequest.records import read_inputs, source_fingerprint
 
     # 1. The folder, and the fingerprint of all that can change a row
-    tests = read_tests(config.contamination)
+    tests = read_benchmark_questions(config.contamination)
     inputs = {part.source: source_fingerprint(part.source) for part in config.parts}
     quotas = [part.rows for part in config.parts]
-    stage = begin(RECIPE.name, RECIPE.version, run, config, inputs=inputs, worker=worker,
-        writes=("report.html", "report.json"), benchmarks=digest(tests.questions), quotas=quotas,
+    stage = begin(
+        RECIPE.name, RECIPE.version, run, config, inputs=inputs, worker=worker,
+        writes=("report.html", "report.json"), benchmarks=sha256_of_questions(tests.questions), quotas=quotas,
     )  # fmt: skip
 
     # 2. All parts, each row with the number of its part; one order, one report
     if not stage.finished:
-        tell_left_out(tests, stage)
+        report_left_out(tests, stage)
         rows: list[dict[str, Any]] = []
         for number, part in enumerate(config.parts):
             own = read_inputs([part.source], "query", "response", columns=config.columns, limit=run.limit)

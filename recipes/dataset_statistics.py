@@ -44,12 +44,12 @@ def main(config: StatisticsConfig) -> None:
 
     from scalequest import pages
     from scalequest.durable import as_json, write
-    from scalequest.evaluation.held_out import read_tests
+    from scalequest.evaluation.benchmark_questions import read_benchmark_questions
     from scalequest.records import read_inputs
     from scalequest.solutions.overview import lines, overview, sections
 
     rows = read_inputs(config.input, "query", "response", columns=config.columns, limit=config.limit)
-    tests = read_tests(config.contamination)
+    tests = read_benchmark_questions(config.contamination)
     found = overview(rows, tests.questions, config.contamination, tests.left_out)
 
     title = f"Statistics of {', '.join(Path(source).name for source in config.input)}"

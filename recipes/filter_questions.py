@@ -39,15 +39,24 @@ def main(run: RunOptions, config: FilterConfig, worker: tuple[int, int]) -> None
     """Read the questions, load the judge or solver where a step needs one, filter, write."""
     from scalequest.chat import bind, load_format, load_tokenizer
     from scalequest.engines.loading import open_generator
-    from scalequest.evaluation.held_out import HeldOut, digest, read_tests, tell_left_out
+    from scalequest.evaluation.benchmark_questions import (
+        BenchmarkQuestions,
+        read_benchmark_questions,
+        report_left_out,
+        sha256_of_questions,
+    )
     from scalequest.questions.prompts import load_prompt
     from scalequest.records import model_fingerprint, read_inputs, source_fingerprint
 
     # 1. The folder, and the fingerprint of all that can change a row
     model, revision = config.model_name_or_path or "", config.model_revision
-    tests = read_tests(config.contamination) if "contamination" in config.steps else HeldOut()
+    tests = (
+        read_benchmark_questions(config.contamination)
+        if "contamination" in config.steps
+        else BenchmarkQuestions()
+    )
     inputs = {source: source_fingerprint(source) for source in config.input}
-    identity: dict[str, Any] = {"benchmarks": digest(tests.questions)}
+    identity: dict[str, Any] = {"benchmarks": sha256_of_questions(tests.questions)}
     prompt = None
     if config.asks_model:
         inputs[model] = model_fingerprint(model, revision)
@@ -69,7 +78,7 @@ def main(run: RunOptions, config: FilterConfig, worker: tuple[int, int]) -> None
     )
     if stage.finished:
         return
-    tell_left_out(tests, stage)
+    report_left_out(tests, stage)
 
     # 2. Steps that look at text run over all rows, then the model is asked about what is left, block by block
     rows = read_inputs(config.input, "question", columns=config.columns, limit=run.limit, without=())

@@ -88,7 +88,8 @@ def main(config: PlanConfig) -> None:
         count, gpu = _cluster(cluster)
         speed = GPUS[gpu] / GPUS["A100-40G"]
         table = Table(
-            title=f"{cluster}: {_short(phases[0].rows)} questions, {_short(phases[2].rows)} responses"
+            title=f"{cluster}: {_format_count(phases[0].rows)} questions, "
+            f"{_format_count(phases[2].rows)} responses"
         )
         for column in (
             "",
@@ -111,16 +112,16 @@ def main(config: PlanConfig) -> None:
             total, clock = total + hours, clock + hours / count
             table.add_row(
                 TITLES[phase.name] + (" (your rate)" if phase.measured else ""),
-                _short(phase.rows), f"{phase.blocks:,}", f"{phase.blocks / count:,.0f}",
-                _short(phase.read), _short(phase.generated), f"{phase.size / 1e9:.1f} GB",
+                _format_count(phase.rows), f"{phase.blocks:,}", f"{phase.blocks / count:,.0f}",
+                _format_count(phase.read), _format_count(phase.generated), f"{phase.size / 1e9:.1f} GB",
                 f"{hours:,.1f}", f"{hours / count:,.1f}", f"{PAPER[phase.name][1]:,.1f}",
             )  # fmt: skip
         table.add_section()
         size = sum(phase.size for phase in phases)
         paper = sum(hours for _, hours in PAPER.values())
         table.add_row(
-            "together", "", "", "", _short(sum(p.read for p in phases)),
-            _short(sum(p.generated for p in phases)), f"{size / 1e9:.1f} GB",
+            "together", "", "", "", _format_count(sum(p.read for p in phases)),
+            _format_count(sum(p.generated for p in phases)), f"{size / 1e9:.1f} GB",
             f"{total:,.1f}", f"{clock:,.1f}", f"{paper:,.1f}",
         )  # fmt: skip
         console.print(table)
@@ -206,7 +207,7 @@ def _cluster(text: str) -> tuple[int, str]:
     return int(number), gpu
 
 
-def _short(number: float) -> str:
+def _format_count(number: float) -> str:
     for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
         if number >= size:
             return f"{number / size:.3g}{unit}"

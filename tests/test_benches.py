@@ -15,7 +15,10 @@ SMALL = {
     "attention": ["--small"],
     "engines": [*SOLVER, "--rows=64", "--pairs=1", "--transformers-rows=32", "--column-rows=32"],
     "grading": ["--step=200"],
-    "gpu": ["--output={out}", "--small", "--seconds=900", "env", "tiny", "head", "attention", "lora", "full"],
+    "gpu": [
+        *("--output_dir={out}", "--small", "--seconds=900"),
+        *("env", "tiny", "head", "attention", "lora", "full"),
+    ],
     "harness": [
         *SOLVER,
         "--benchmark=eval/benchmarks/tinymath_test.yaml",
@@ -23,7 +26,7 @@ SMALL = {
         "--max-tokens=64",
         "--pairs=1",
     ],
-    "ranks": ["--stages", "sft", "--topologies", "ddp", "--output", "{out}"],
+    "ranks": ["--stages", "sft", "--topologies", "ddp", "--output_dir", "{out}"],
     "synthesis": [
         *SOLVER,
         "--rows=64",

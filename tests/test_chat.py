@@ -26,7 +26,7 @@ from scalequest.chat import (
 )
 from scalequest.config import ConfigError
 from scalequest.engines.base import CHECK_EVERY
-from scalequest.evaluation.examinee import ends_at
+from scalequest.evaluation.evaluated_model import stop_check_of
 
 QUESTION = "What is 12 + 7?"
 RESPONSE = "12 + 7 = 19, so it is \\boxed{19}."
@@ -456,7 +456,7 @@ def test_a_stop_text_is_seen_wherever_it_is_cut_into_tokens(
 ) -> None:
     """Asked every few tokens, it is seen at the first time that the whole text is there, and not before."""
     bound = chat(family, tokenizer)
-    ends = ends_at([stop, "never said"], bound)
+    ends = stop_check_of([stop, "never said"], bound)
     assert ends is not None
     for before in ("", "x", "It is 5.", "So $x^2=é^2$ and" * 9):
         text = f"{before}{stop} 12 and more, and still more"
@@ -466,4 +466,4 @@ def test_a_stop_text_is_seen_wherever_it_is_cut_into_tokens(
             asked = range(first, len(ids) + CHECK_EVERY, CHECK_EVERY)
             seen = next(n for n in asked if ends(ids[:n]))
             assert seen == next(n for n in asked if n >= whole)
-    assert ends_at([], bound) is None
+    assert stop_check_of([], bound) is None

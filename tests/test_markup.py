@@ -13,8 +13,18 @@ from pathlib import Path
 import pytest
 
 from scalequest.cards import dataset_card, lineage, markdown_table
-from scalequest.evaluation.tables import Table, latex, markdown, show, to_csv
-from scalequest.markup import cell, code, csv_text, front_matter, inline, one_line, paragraph, tex
+from scalequest.evaluation.tables import Table, format_csv, format_latex, format_markdown, print_tables
+from scalequest.markup import (
+    cell,
+    code,
+    csv_text,
+    front_matter,
+    inline,
+    one_line,
+    paragraph,
+    shorten,
+    tex,
+)
 from scalequest.pages import text as page_text
 from scalequest.pages import write_page
 
@@ -67,7 +77,7 @@ def test_a_cell_shows_what_it_was_given(text: str) -> None:
 @pytest.mark.parametrize("text", TEXTS, ids=ascii)
 def test_titles_headings_and_notes_stay_text(text: str) -> None:
     table = Table("t", text, (text, "n"), ((text, "1"),), (text, "last"))
-    page = rendered(markdown([table], title=text))
+    page = rendered(format_markdown([table], title=text))
     tags = re.findall(r"<(/?\w+)", page)
     assert tags.count("h1") == tags.count("h2") == tags.count("table") == 1
     assert set(tags) <= {
@@ -133,7 +143,7 @@ def test_no_cell_is_a_formula(text: str) -> None:
         (row,) = csv.reader(io.StringIO(csv_text(rows)))
         assert row[-1].startswith("'")
         assert row[-1][1:] == one_line(text)
-    (heading, _) = csv.reader(io.StringIO(to_csv(Table("t", "T", (text,), (("1",),)))))
+    (heading, _) = csv.reader(io.StringIO(format_csv(Table("t", "T", (text,), (("1",),)))))
     assert heading[0].startswith("'")
 
 
@@ -165,7 +175,7 @@ def test_latex_takes_everything_as_text() -> None:
     for gap in BREAKS:
         assert tex(f"a{gap}{gap}b") == "a  b" or gap == "\r\n"
     table = Table("t", "a\n\nb", ("x",), (("[3, 4]",), ("*",), ("a\\\\b & c\n\nd",)), ("n % o",))
-    text = latex(table)
+    text = format_latex(table)
     assert "\n\n" not in text
     assert not re.search(r"\\\\\s*[*\[]", text)
     assert text.count("&") == text.count(r"\&")
@@ -204,7 +214,11 @@ def test_a_page_can_be_written_whatever_it_holds(tmp_path: Path) -> None:
 
 def test_a_terminal_is_sent_no_control(capsys: pytest.CaptureFixture[str]) -> None:
     text = "a\x1b[31m\x9b\rb[bold]c"
-    show([Table("t", text, (text, "n"), ((text, "1"),), (text,))])
+    print_tables([Table("t", text, (text, "n"), ((text, "1"),), (text,))])
     out = capsys.readouterr().out
     assert not re.search("[\x1b\x9b\r]", out)
     assert "b[bold]c" in out
+
+
+def test_a_long_text_is_shortened() -> None:
+    assert (shorten("1234", 4), shorten("12345", 4), shorten("", 4)) == ("1234", "123…", "")

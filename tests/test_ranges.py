@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from scalequest.config import ConfigError, build, option, parse, read_yaml
-from scalequest.evaluation.published import Published
+from scalequest.evaluation.published import PublishedTable
 from scalequest.evaluation.settings import EvaluationConfig
 from scalequest.questions.filters import FilterConfig
 from scalequest.questions.generation import GenerationConfig
@@ -171,7 +171,7 @@ PUBLISHED = {
         (EvaluationConfig, {**EVALUATE, "grading": {"rounding_digits": -1}}, "grading.rounding_digits: "),
         (EvaluationConfig, {**EVALUATE, "grading": {"memory_mib": 0}}, "grading.memory_mib: "),
         (EvaluationConfig, {**EVALUATE, "graders": 0}, "graders: "),
-        (Published, {**PUBLISHED, "rows": [{"model": "m", "scores": {"g": 101}}]}, "rows[0].scores: "),
+        (PublishedTable, {**PUBLISHED, "rows": [{"model": "m", "scores": {"g": 101}}]}, "rows[0].scores: "),
     ],
 )
 def test_what_is_outside_its_range_is_refused(cls: type, settings: dict[str, Any], said: str) -> None:

@@ -13,9 +13,9 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from scalequest import board
+from scalequest import status_table
 from scalequest.config import ConfigError
-from scalequest.evaluation.funnel import funnel, read_stages
+from scalequest.evaluation.funnel import build_funnel, read_stages
 from scalequest.evaluation.protocol import read_receipt
 from scalequest.records import check_rows, model_fingerprint, read_dropped, read_rows, source_fingerprint
 from scalequest.shards import Stage, StageError
@@ -122,12 +122,12 @@ def test_a_folder_of_before_is_read_if_its_rows_are_as_many(tmp_path: Path) -> N
     assert [row["reason"] for row in read_dropped(folder)] == ["empty", "empty"]
     settings = {"name": "generate_questions", "fingerprint": {"seed": 42}, "inputs": {"model": "abc"}}
     assert Stage.open(folder, version=1, config={}, **settings).finished
-    assert not funnel(read_stages(tmp_path))[1]
+    assert not build_funnel(read_stages(tmp_path))[1]
     for part, read in (("dropped", read_dropped), ("data", read_rows)):
         cut(folder / part / "train-00000-of-00001.parquet", 1)
         with pytest.raises(ConfigError, match=rf"{part}/ holds 1 rows, and its receipt says [24]; restore"):
             read(folder)
-    assert funnel(read_stages(tmp_path))[1] == ["old: data/ holds 1 rows, and its receipt says 4"]
+    assert build_funnel(read_stages(tmp_path))[1] == ["old: data/ holds 1 rows, and its receipt says 4"]
 
 
 def model(folder: Path) -> Path:
@@ -190,4 +190,4 @@ def test_a_receipt_that_is_none_is_one_line_to_every_reader(whole: Path, content
             read()
         assert "\n" not in str(caught.value)
         assert str(whole) in str(caught.value)
-    assert board.read_receipt(whole) == {}
+    assert status_table.read_receipt(whole) == {}

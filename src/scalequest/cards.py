@@ -12,14 +12,14 @@ from scalequest.records import Row
 def dataset_card(
     title: str, text: str, settings: Mapping[str, Any], samples: Sequence[Row], *columns: str
 ) -> str:
-    """Markdown that says what the rows are, how they were made, and shows the first few.
+    """A card in Markdown: what the rows are, how they were made, and the first of them.
 
     Args:
         title: headline.
-        text: one paragraph on what the rows are, in Markdown: names in it went through `markup.inline`.
+        text: one paragraph on what the rows are, in Markdown; names in it are escaped by `markup.inline`.
         settings: shown as they are, nested ones with dots.
-        samples: rows to show; what models wrote in them is escaped.
-        columns: of the samples.
+        samples: rows to show; their texts are escaped.
+        columns: columns of the samples that are shown.
     """
     table = markdown_table(
         [{"setting": key, "value": value} for key, value in _flat(settings)], "setting", "value"
@@ -31,10 +31,10 @@ def dataset_card(
 
 
 def lineage(receipt: Mapping[str, Any]) -> str:
-    """The last section of every card: counts and drops, inputs with their fingerprints, code and versions.
+    """The last section of every card: counts, drops, inputs with fingerprints, code and versions.
 
     Args:
-        receipt: a finished stage's.
+        receipt: receipt of a finished stage.
     """
     drops = ", ".join(f"{count:,} {inline(reason)}" for reason, count in receipt["dropped"].items()) or "none"
     made = [f"{name} {version}" for name, version in receipt["versions"].items()]
@@ -49,7 +49,7 @@ def lineage(receipt: Mapping[str, Any]) -> str:
         f"Rows in: {receipt['rows_in']:,}; kept: {receipt['kept']:,}; dropped: {drops}.",
         f"{receipt['tokens']:,} tokens, {receipt['seconds']:,.0f} seconds.",
         f"Made with {', '.join(map(inline, made))}.",
-        "All of this stands in `receipt.json`, every setting in `config.yaml`.",
+        "All of this is in `receipt.json`, every setting in `config.yaml`.",
         "",
     ]
     return "\n".join([*lines, *(markdown_table(inputs, "input", "fingerprint") if inputs else [])]).rstrip()

@@ -1,7 +1,7 @@
-"""Text that others wrote, in Markdown, LaTeX, CSV and YAML: shown as it is, and never taken for markup.
+"""Text that others wrote, in Markdown, LaTeX, CSV and YAML: shown as it is, and never read as markup.
 
 Markdown is escaped by CommonMark 0.31 and GitHub's tables and links; `<`, `>` and `&` become entities, since
-not every renderer lets a backslash stand before them.
+not every renderer lets a backslash escape them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,34 @@ import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from scalequest.pages import number, visible
+# ------------------------------------------------------------------------------------------------- any text
+
+# Not the breaks: \t, \n, \v, \f, \r, \x1c to \x1e, \x85 and the two separators.
+_INVISIBLE = re.compile(
+    "[\x00-\x08\x0e-\x1b\x1f\x7f-\x84\x86-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+)
+
+
+def visible(text: str) -> str:
+    """Text whose control characters, lone surrogates and changes of direction are marks; breaks stay."""
+    return _INVISIBLE.sub("\ufffd", text)
+
+
+def number(value: float) -> str:
+    """An integer with its thousands marked; a float with three digits, and never with an exponent above 1."""
+    return f"{value:.3g}" if isinstance(value, float) and abs(value) < 100 else f"{value:,.0f}"
+
+
+def one_line(value: Any) -> str:
+    """Anything as text without line breaks, of which Unicode has ten, and without invisible characters."""
+    text = "" if value is None else number(value) if isinstance(value, float) else str(value)
+    return " ".join(visible(text).splitlines())
+
+
+def shorten(text: str, length: int) -> str:
+    """Text of at most `length` characters; the last of a longer one is an ellipsis."""
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
 
 # ------------------------------------------------------------------------------------------------- Markdown
 
@@ -22,12 +49,6 @@ _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 # Brackets are markup only before what they would refer to, and an address only with its beginning.
 _MARKS = re.compile(r"([\\|`*_$~]|\](?=[(\[:])|\[(?=\^)|:(?=//)|(?<=\bwww)\.)", re.IGNORECASE)
 _STARTS = re.compile(r"(?:[#+=-]|\d{1,9}(?=[.)](?:\s|$)))")  # what makes a line a heading, a list or a rule
-
-
-def one_line(value: Any) -> str:
-    """Anything as text without line breaks, of which Unicode has ten, and without invisible characters."""
-    text = "" if value is None else number(value) if isinstance(value, float) else str(value)
-    return " ".join(visible(text).splitlines())
 
 
 def inline(value: Any) -> str:
@@ -46,7 +67,7 @@ def paragraph(value: Any) -> str:
 
 
 def code(value: Any) -> str:
-    """Text between backticks, more of them than it holds in a row."""
+    """Text between backticks: more of them than it contains in a row."""
     text = one_line(value)
     fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
     space = " " if text.startswith("`") or text.endswith("`") else ""
@@ -68,7 +89,7 @@ def table_lines(
     Args:
         columns: headings.
         rows: as many cells each.
-        right: numbers of the columns that are aligned to the right.
+        right: indices of the columns that are aligned to the right.
     """
     aligned = ["---:" if place in right else "---" for place in range(len(columns))]
     lines = [list(map(cell, columns)), aligned, *(list(map(cell, row)) for row in rows)]
@@ -76,7 +97,7 @@ def table_lines(
 
 
 def front_matter(fields: Mapping[str, Any]) -> str:
-    """Lines of a card's YAML header: plain words as they are, all else quoted as in JSON."""
+    """Lines of a card's YAML header: plain words as they are, everything else quoted as in JSON."""
 
     def shown(value: Any) -> str:
         if isinstance(value, str) and _PLAIN.fullmatch(value):
@@ -117,7 +138,7 @@ _TEX = str.maketrans(
         **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
         **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "–": "--", "→": r"$\to$"},
         "`": r"\textasciigrave{}",  # after ? or ! it would turn it upside down
-        **{"[": "{[}", "*": "{*}"},  # first in a row they would belong to the line break before them
+        **{"[": "{[}", "*": "{*}"},  # at the start of a row they would belong to the line break before them
     }
 )
 

@@ -1,6 +1,6 @@
 """Report pages: one HTML file each, with its styles and plots inside, nothing fetched and everything escaped.
 
-What models wrote is data: every text goes through `html.escape`, and a page holds no script.
+What models wrote is data: every text goes through `html.escape`, and a page contains no script.
 """
 
 from __future__ import annotations
@@ -8,14 +8,16 @@ from __future__ import annotations
 import difflib
 import html
 import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from scalequest.durable import write
+from scalequest.markup import number as number
+from scalequest.markup import visible
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; --one: #3b6ea8; --two: #d08a2e }
@@ -30,15 +32,14 @@ td { overflow-wrap: break-word }
 p.note { opacity: .75; margin: 0 0 .75rem } svg text { font: 11px system-ui, sans-serif; fill: currentColor }
 svg.plot { margin: 0 1rem 1rem 0; max-width: 100% } svg line { stroke: currentColor; opacity: .2 }
 """
+# Of a histogram, in pixels
+_WIDTH, _HEIGHT, _LEFT = 520, 160, 40
+_COLOURS = ("var(--one)", "var(--two)")
 _MOST_BINS = 24
-# Not the breaks: \t, \n, \v, \f, \r, \x1c to \x1e, \x85 and the two separators.
-_INVISIBLE = re.compile(
-    "[\x00-\x08\x0e-\x1b\x1f\x7f-\x84\x86-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
-)
 
 
 def write_page(path: Path, title: str, *sections: str) -> None:
-    """Write a page of sections, which the functions below make."""
+    """Write a page of sections, which the functions below build."""
     body = "\n".join(sections)
     page = (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{text(title)}</title>'
@@ -55,25 +56,15 @@ def text(value: Any) -> str:
     return "" if value is None else html.escape(visible(str(value)))
 
 
-def visible(text: str) -> str:
-    """Text whose control characters, lone surrogates and changes of direction are marks; breaks stay."""
-    return _INVISIBLE.sub("\ufffd", text)
-
-
-def number(value: float) -> str:
-    """An integer with its thousands marked; a float with three digits, and never with an exponent above 1."""
-    return f"{value:.3g}" if isinstance(value, float) and abs(value) < 100 else f"{value:,.0f}"
-
-
 def section(title: str, *parts: str, note: str = "") -> str:
-    """A headline, a note that says how to read what follows, and the parts."""
+    """A headline, a note on how to read what follows, and the parts."""
     return "\n".join(
         [f"<h2>{text(title)}</h2>", *([f'<p class="note">{text(note)}</p>'] if note else []), *parts]
     )
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> str:
-    """A table of rows; numbers and percentages stand to the right."""
+    """A table of rows; numbers and percentages are aligned to the right."""
     names = list(columns or dict.fromkeys(name for row in rows for name in row))
     numeric = {name: all(_numeric(row.get(name)) for row in rows) for name in names}
     kind = {name: ' class="n"' if numeric[name] else "" for name in names}
@@ -87,13 +78,13 @@ def _numeric(value: Any) -> bool:
 
 
 def pairs(found: Sequence[tuple[str, str, str]], left: str, right: str, *, differences: bool = False) -> str:
-    """Two texts side by side under a label, with the words marked that they share, or those that differ.
+    """Two texts side by side under a label, with the words marked that they share, or in which they differ.
 
     Args:
         found: label, text to the left, text to the right.
         left: heading of the texts to the left.
-        right: heading of those to the right.
-        differences: mark these.
+        right: heading of the texts to the right.
+        differences: mark the words in which they differ, not those that they share.
     """
     if not found:
         return ""
@@ -118,59 +109,90 @@ def pairs(found: Sequence[tuple[str, str, str]], left: str, right: str, *, diffe
 
 
 def histogram(series: Mapping[str, Sequence[float]], label: str) -> str:
-    """Shares of one or two samples over common bins, as a picture with its numbers in the bars' titles."""
+    """A picture of the shares of one or two samples in common bins; the titles of the bars are numbers."""
     values = [value for sample in series.values() for value in sample]
     if not values:
         return '<p class="note">Nothing to plot.</p>'
-    low, high = min(values), max(values)
-    if low == high:
-        return f'<p class="note">{text(label)}: {number(low)} in all {len(values):,} rows.</p>'
-    whole = all(float(value).is_integer() for value in values)
-    step = (high - low) / _MOST_BINS
-    if whole:
-        step = max(1, math.ceil(step))
-    count = int((high - low) / step) + 1
-    width, height, left = 520, 160, 40
-    bar = (width - left) / count / len(series)
-    shares = {
-        name: np.bincount(((np.asarray(sample, float) - low) / step).astype(int), minlength=count)
-        / max(1, len(sample))
-        for name, sample in series.items()
-    }
-    top = max(float(sample.max()) for sample in shares.values())
-    drawn = [f'<line x1="{left}" x2="{width}" y1="{height}" y2="{height}"/>']
+    bins = _Bins.over(values)
+    if bins.low == bins.high:
+        return f'<p class="note">{text(label)}: {number(bins.low)} in all {len(values):,} rows.</p>'
+    shares = {name: bins.shares(sample) for name, sample in series.items()}
+    top = max(max(sample) for sample in shares.values())
+    drawn = [f'<line x1="{_LEFT}" x2="{_WIDTH}" y1="{_HEIGHT}" y2="{_HEIGHT}"/>']
     for place, (name, sample) in enumerate(shares.items()):
-        colour = ("var(--one)", "var(--two)")[place % 2]
-        for b, share in enumerate(sample):
-            tall = height * float(share) / top
-            x = left + (b * len(series) + place) * bar
-            where = number(low + b * step) + (
-                "" if whole and step == 1 else f" to {number(low + (b + 1) * step)}"
-            )
-            drawn.append(
-                f'<rect x="{x:.1f}" y="{height - tall:.1f}" width="{max(bar - 0.5, 0.5):.1f}" '
-                f'height="{tall:.1f}" fill="{colour}">'
-                f"<title>{text(name)}: {where}: {100 * share:.1f} %</title></rect>"
-            )
+        drawn += _bars_of(name, sample, place, len(series), top, bins)
         if len(series) > 1:
             drawn.append(
-                f'<text x="{left + 8 + 150 * place}" y="{height + 50}" style="fill: {colour}">■ {text(name)} '
-                f"({len(series[name]):,} rows)</text>"
+                f'<text x="{_LEFT + 8 + 150 * place}" y="{_HEIGHT + 50}" style="fill: {_COLOURS[place % 2]}">'
+                f"■ {text(name)} ({len(series[name]):,} rows)</text>"
             )
-    axis = [
-        f'<text x="0" y="10">{100 * top:.0f} %</text><text x="0" y="{height}">0 %</text>',
-        f'<text x="{(left + width) / 2}" y="{height + 32}" text-anchor="middle">{text(label)}</text>',
-    ]
-    span = count * step
-    for tick in _ticks(low, high):
-        # bars of whole numbers stand for one number each: their ticks belong in the middle
-        x = left + (width - left) * (tick - low + (step / 2 if whole and step == 1 else 0)) / span
-        axis.append(f'<text x="{x:.1f}" y="{height + 16}" text-anchor="middle">{number(tick)}</text>')
-    tall = height + (56 if len(series) > 1 else 38)
+    tall = _HEIGHT + (56 if len(series) > 1 else 38)
     return (
-        f'<svg class="plot" viewBox="0 0 {width} {tall}" width="{width}" role="img" '
-        f'aria-label="{text(label)}">{"".join(drawn)}{"".join(axis)}</svg>'
+        f'<svg class="plot" viewBox="0 0 {_WIDTH} {tall}" width="{_WIDTH}" role="img" '
+        f'aria-label="{text(label)}">{"".join(drawn)}{"".join(_axes_of(label, top, bins))}</svg>'
     )
+
+
+@dataclass(frozen=True)
+class _Bins:
+    """Bins of equal width from `low` to `high`; bins of whole numbers begin at a whole number each."""
+
+    low: float
+    high: float
+    step: float
+    whole: bool
+
+    @classmethod
+    def over(cls, values: Sequence[float]) -> _Bins:
+        """The bins of some values."""
+        low, high, whole = min(values), max(values), all(float(value).is_integer() for value in values)
+        step = (high - low) / _MOST_BINS
+        return cls(low, high, max(1, math.ceil(step)) if whole else step, whole)
+
+    @property
+    def count(self) -> int:
+        """Number of bins."""
+        return int((self.high - self.low) / self.step) + 1
+
+    @property
+    def single(self) -> bool:
+        """Whether each bin is one whole number."""
+        return self.whole and self.step == 1
+
+    def shares(self, sample: Sequence[float]) -> list[float]:
+        """The share of the sample in each bin."""
+        places = ((np.asarray(sample, float) - self.low) / self.step).astype(int)
+        counts = np.bincount(places, minlength=self.count)
+        return [float(share) for share in counts / max(1, len(sample))]
+
+    def title(self, place: int) -> str:
+        """The numbers that a bin covers."""
+        begin = number(self.low + place * self.step)
+        return begin if self.single else f"{begin} to {number(self.low + (place + 1) * self.step)}"
+
+
+def _bars_of(
+    name: str, shares: Sequence[float], place: int, of: int, top: float, bins: _Bins
+) -> Iterator[str]:
+    """The bars of one sample, the `place`-th of `of` samples, which stand beside each other in a bin."""
+    width = (_WIDTH - _LEFT) / bins.count / of
+    for b, share in enumerate(shares):
+        tall = _HEIGHT * share / top
+        yield (
+            f'<rect x="{_LEFT + (b * of + place) * width:.1f}" y="{_HEIGHT - tall:.1f}" '
+            f'width="{max(width - 0.5, 0.5):.1f}" height="{tall:.1f}" fill="{_COLOURS[place % 2]}">'
+            f"<title>{text(name)}: {bins.title(b)}: {100 * share:.1f} %</title></rect>"
+        )
+
+
+def _axes_of(label: str, top: float, bins: _Bins) -> Iterator[str]:
+    yield f'<text x="0" y="10">{100 * top:.0f} %</text><text x="0" y="{_HEIGHT}">0 %</text>'
+    yield f'<text x="{(_LEFT + _WIDTH) / 2}" y="{_HEIGHT + 32}" text-anchor="middle">{text(label)}</text>'
+    for tick in _ticks(bins.low, bins.high):
+        # The bar of a single number is labelled in its middle
+        offset = tick - bins.low + (bins.step / 2 if bins.single else 0)
+        x = _LEFT + (_WIDTH - _LEFT) * offset / (bins.count * bins.step)
+        yield f'<text x="{x:.1f}" y="{_HEIGHT + 16}" text-anchor="middle">{number(tick)}</text>'
 
 
 def _ticks(low: float, high: float) -> list[float]:
@@ -184,7 +206,7 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def bars(counts: Mapping[str, int]) -> str:
-    """Counts as a table with a bar each."""
+    """A table of counts, with a bar for each."""
     if not counts:
         return ""
     total, most = max(1, sum(counts.values())), max(1, *counts.values())

@@ -45,12 +45,12 @@ from typing import Any
 from rich.console import Console
 
 from scalequest import durable, heartbeat
-from scalequest.board import Board, Line, read_receipt
 from scalequest.config import ConfigError, build, option, read_yaml, required
-from scalequest.guard import Guarded, passing_on
 from scalequest.launch import STOP_SECONDS, STOP_VARIABLE
 from scalequest.preload import Forked, Preloaded, possible
 from scalequest.redaction import redacted
+from scalequest.status_table import StageStatus, StatusTable, read_receipt
+from scalequest.subreaper import SupervisedProcess, forward_signals
 
 STATE = "run.json"
 _OWN = (STATE, "logs", "imports")  # names of the output folder, and of a log, that no stage may have
@@ -336,16 +336,16 @@ def run(
         **variables(spec),
     }
     heartbeat.every()  # a wrong interval is an error before anything runs
-    lines = {step.spec.name: Line() for step in steps}
+    lines = {step.spec.name: StageStatus() for step in steps}
     shown: list[str] = []
     changed: set[str] = set()  # stages that ran, so that what the look ahead knew of those after them is old
     began = time.monotonic()
-    board = Board(console, lines)
+    table = StatusTable(console, lines)
     (output / "logs").mkdir(exist_ok=True)
     imports = output / "logs" / "imports.log"
     forks = Preloaded(environment, lock, imports) if spec.preload and possible() else None
     try:
-        with board, forks or contextlib.nullcontext():
+        with table, forks or contextlib.nullcontext():
             for number, step in enumerate(steps, 1):
                 name, line = step.spec.name, lines[step.spec.name]
                 noted = state["stages"].get(name, {})
@@ -353,13 +353,13 @@ def run(
                 if step not in asked or finished(step, known, noted):
                     line.state = "left out" if step not in asked else "finished before"
                     line.receipt, line.seconds = read_receipt(step.output_dir), noted.get("seconds")
-                    board.say(f"[{number}/{len(steps)}] {name}: {line.state}", live=False)
+                    table.say(f"[{number}/{len(steps)}] {name}: {line.state}", live=False)
                     continue
                 _check_needs(step, steps, state)
-                board.say(f"[{number}/{len(steps)}] {name}: {step.shown}")
+                table.say(f"[{number}/{len(steps)}] {name}: {step.shown}")
                 log, before = output / "logs" / f"{name}.log", read_receipt(step.output_dir)
                 prefix = f"[{number}/{len(steps)}] {name}"
-                status, from_byte = _run_one(step, line, log, environment, lock, board, prefix, forks)
+                status, from_byte = _run_one(step, line, log, environment, lock, table, prefix, forks)
                 spent = (
                     noted.get("seconds", 0.0) if "command" not in noted else 0.0
                 )  # by attempts that were stopped
@@ -367,7 +367,7 @@ def run(
                 state["stages"][name] = {"seconds": line.seconds}
                 if status:
                     _write_state(output, state)
-                    board.say(_explain(step, line, log, from_byte, status, rerun))
+                    table.say(_explain(step, line, log, from_byte, status, rerun))
                     raise Failed(status)
                 line.receipt = read_receipt(step.output_dir)
                 if before.get("finished") and before == line.receipt:  # it was asked, and had nothing to do
@@ -379,7 +379,7 @@ def run(
                     "seconds": line.seconds,
                 }
                 _write_state(output, state)
-                board.say(f"[{number}/{len(steps)}] {name}: {line.state}, {line.summary}", live=False)
+                table.say(f"[{number}/{len(steps)}] {name}: {line.state}, {line.summary}", live=False)
                 if step.spec.always:
                     shown.append(_tail(log, from_byte, None))
     finally:
@@ -424,11 +424,11 @@ def _check_needs(step: Step, steps: Sequence[Step], state: Mapping[str, Any]) ->
 
 def _run_one(
     step: Step,
-    line: Line,
+    line: StageStatus,
     log: Path,
     environment: Mapping[str, str],
     lock: int,
-    board: Board,
+    table: StatusTable,
     prefix: str,
     forks: Preloaded | None,
 ) -> tuple[int, int]:
@@ -444,20 +444,20 @@ def _run_one(
         from_byte = file.tell()
         file.write(f"$ {step.shown}\n".encode())
         file.flush()
-    process: Guarded | Forked
+    process: SupervisedProcess | Forked
     if forks is not None and step.spec.launch is None:
         process = forks.start(step.command[1:], log.absolute(), {heartbeat.FILE: str(life)})
     else:
         variables = {**environment, heartbeat.FILE: str(life)}
         with log.open("ab") as file:
-            process = Guarded(step.command, output=file, environment=variables, keep=[lock])
+            process = SupervisedProcess(step.command, output=file, environment=variables, keep=[lock])
     try:
-        with passing_on(process) as came:
+        with forward_signals(process) as came:
             while process.poll() is None:
                 line.seconds = time.monotonic() - began
                 line.look(step.output_dir)
-                board.refresh()
-                board.beat(prefix, line, life)
+                table.refresh()
+                table.beat(prefix, line, life)
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(0.5)
     finally:
@@ -470,7 +470,7 @@ def _run_one(
     return status, from_byte
 
 
-def _explain(step: Step, line: Line, log: Path, from_byte: int, status: int, rerun: str) -> str:
+def _explain(step: Step, line: StageStatus, log: Path, from_byte: int, status: int, rerun: str) -> str:
     if line.state == "stopped":
         return f"{step.spec.name}: stopped; the same command goes on from here:\n  {rerun}"
     return (

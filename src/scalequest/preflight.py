@@ -18,7 +18,6 @@ from glob import glob
 from pathlib import Path
 from typing import Any
 
-from scalequest.board import read_receipt
 from scalequest.config import ConfigError, read_configs, read_yaml
 from scalequest.durable import StageError
 from scalequest.hardware import has_gpu
@@ -26,6 +25,7 @@ from scalequest.pipeline import Step
 from scalequest.recipe import load_recipe
 from scalequest.records import check_model_name, expand, whole_source
 from scalequest.removal import refuse_overlap
+from scalequest.status_table import read_receipt
 
 _MODELS = ("model_name_or_path", "tokenizer", "models")
 _UNSET = "the environment variable "

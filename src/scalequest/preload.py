@@ -7,7 +7,7 @@ open device.
 
 `Preloaded` is the pipeline's side. The process itself (`python -m scalequest.preload`) reads one request per
 line, runs it, ends whatever it left behind, and answers with its exit status. When its standard input ends,
-because the pipeline is gone, everything that it has started ends, too: it is the guard of what it forks.
+because the pipeline is gone, everything that it has started ends, too: it is the subreaper of what it forks.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from typing import Any
 
 import psutil
 
-from scalequest.guard import (
+from scalequest.subreaper import (
     GRACE_SECONDS,
     GRACE_STOPPED_SECONDS,
     adopt_orphans,
-    as_shell,
-    descendants,
     die_with,
     end_descendants,
+    find_descendants,
+    forward_signals,
     outlive_parent,
-    passing_on,
+    shell_status_of,
 )
 
 # What the stages of pipelines import, in an order that works; what is not installed is left out.
@@ -103,7 +103,7 @@ class Preloaded:
         """
         if self._process is None or self._process.poll() is not None:
             adopt_orphans()
-            self._before = descendants()
+            self._before = find_descendants()
             with self._log.open("ab") as file:
                 self._process = subprocess.Popen(
                     [sys.executable, "-m", "scalequest.preload", str(os.getpid())],
@@ -119,7 +119,7 @@ class Preloaded:
 
 
 class Forked:
-    """A stage that was forked, with the methods of a `Guarded` that the pipeline uses."""
+    """A stage that was forked, with the methods of a `SupervisedProcess` that the pipeline uses."""
 
     def __init__(
         self, server: subprocess.Popen[bytes], before: Collection[psutil.Process], request: Mapping[str, Any]
@@ -167,7 +167,7 @@ class Forked:
         status = self.wait()
         if status < 0:  # the process that forks was killed, and what it forked was handed to this one
             end_descendants(0, but=self._before)
-        return as_shell(status)
+        return shell_status_of(status)
 
 
 # --------------------------------------------------------------------------------------------- the process
@@ -289,8 +289,8 @@ def forked(work: Callable[[], int]) -> int:
         leave(work())
     with contextlib.suppress(OSError):  # both sides do it, so that no signal comes too early
         os.setpgid(child, child)
-    with passing_on(_Child(child)) as came:
-        status = as_shell(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    with forward_signals(_Child(child)) as came:
+        status = shell_status_of(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     return 128 + came[0] if came else status
 
 
@@ -316,7 +316,7 @@ def _watch(stage: int, told: list[int]) -> int:
             if os.waitpid(-1, os.WNOHANG)[0]:
                 continue
         break
-    return as_shell(code)
+    return shell_status_of(code)
 
 
 if __name__ == "__main__":

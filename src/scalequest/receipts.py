@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_confi
 from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
 
 from scalequest.config import ConfigError
-from scalequest.durable import read_json
+from scalequest.durable import as_json, read_json, write
 
 RECEIPT = "receipt.json"
 _AGAIN = "restore it from a copy, or remove the folder and run its stage again"
@@ -117,6 +117,27 @@ def file_record(path: Path, **more: int) -> FileRecord:
     """The size and the hash of a file, as a receipt notes them."""
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": _sha256(file), **more}  # type: ignore[typeddict-item]
+
+
+def add_file(folder: Path, name: str) -> None:
+    """Add a file to the receipt of the folder that it was written into; without a receipt, do nothing."""
+    receipt = read_receipt(folder)
+    if receipt is None:
+        return
+    files, record = receipt.get("files", {}), file_record(folder / name)
+    if files.get(name) != record:
+        write(folder / RECEIPT, as_json({**receipt, "files": {**files, name: record}}))
+
+
+def check_file(folder: Path, name: str) -> None:
+    """Check that a file is the one that the receipt beside it has the hash of, if there is one.
+
+    Raises:
+        ConfigError: it is not, or the receipt cannot be read.
+    """
+    record = ((read_receipt(folder) or {}).get("files") or {}).get(name)
+    if record is not None and file_record(folder / name)["sha256"] != record.get("sha256"):
+        raise damaged(folder, f"{name} holds other bytes")
 
 
 def _sha256(file: BinaryIO) -> str:

@@ -34,7 +34,7 @@ from scalequest.cards import lineage
 from scalequest.config import ConfigError
 from scalequest.durable import StageError as StageError
 from scalequest.durable import as_json, as_yaml, one_line, sync, write
-from scalequest.markup import front_matter
+from scalequest.markup import front_matter, shorten
 from scalequest.parts import (
     DamagedPart,
     Tally,
@@ -588,15 +588,15 @@ def _same_or_raise(
         }
         identity = redacted(identity)
         changed = [
-            f"{key}: {_short(before, key)} -> {_short(identity, key)}"
+            f"{key}: {_value_of(before, key)} -> {_value_of(identity, key)}"
             for key in {**before, **identity}
-            if _short(before, key, None) != _short(identity, key, None)
+            if _value_of(before, key, None) != _value_of(identity, key, None)
         ]
         state = "finished" if receipt["finished"] else "begun"
         ways = "Give --fresh to start again, or another output_dir"
-        moved = [key for key in PRECISION if _short(before, key, None) != _short(identity, key, None)]
+        moved = [key for key in PRECISION if _value_of(before, key, None) != _value_of(identity, key, None)]
         if moved and len(moved) == len(changed):
-            given = " ".join(f"--{key} {_short(before, key).strip(chr(34))}" for key in moved)
+            given = " ".join(f"--{key} {_value_of(before, key).strip(chr(34))}" for key in moved)
             ways = (
                 f"This machine computes in another precision: give {given} to go on as it was {state}. {ways}"
             )
@@ -627,9 +627,10 @@ def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _short(values: Mapping[str, Any], key: str, width: int | None = 60) -> str:
+def _value_of(values: Mapping[str, Any], key: str, width: int | None = 60) -> str:
+    """A setting as JSON, shortened unless `width` is None."""
     text = json.dumps(values[key], ensure_ascii=False, sort_keys=True) if key in values else "(absent)"
-    return text if width is None or len(text) <= width else text[: width - 1] + "…"
+    return text if width is None else shorten(text, width)
 
 
 @cache

@@ -9,7 +9,7 @@ import pytest
 from scalequest.config import ConfigError, build
 from scalequest.engines.base import Block, EngineConfig, Request, Sampling, adapter_base
 from scalequest.engines.loading import open_generator
-from scalequest.evaluation.protocol import models, tokenizer_of
+from scalequest.evaluation.protocol import fingerprints_of_models, tokenizer_of
 from scalequest.evaluation.settings import EvaluationConfig
 from scalequest.records import model_fingerprint
 
@@ -56,7 +56,7 @@ def test_an_adapter_is_loaded_on_its_base(
 def test_both_are_what_a_result_is_of(folders: tuple[Path, Path], tiny_model: Path) -> None:
     given = {"models": {"lora": str(folders[0])}, "benchmarks": [], "chat_format": "tinymath"}
     (config,) = build((EvaluationConfig,), given)
-    found = models(config, ["lora"])
+    found = fingerprints_of_models(config, ["lora"])
     assert list(found) == [str(folders[0]), str(tiny_model)]
     assert found[str(folders[0])] == model_fingerprint(folders[0])
     assert len(set(found.values())) == 2

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from scalequest.config import ConfigError
-from scalequest.evaluation.benchmarks import content_sha256, load_benchmark
-from scalequest.evaluation.problems import Problem
+from scalequest.evaluation.benchmarks import load_benchmark, sha256_of_rows
+from scalequest.evaluation.problems import BenchmarkProblem
 
 ROWS = [
     {"question": " What is 1 + 1? ", "answer": "It is\n#### 2", "steps": 1},
@@ -17,7 +17,7 @@ ROWS = [
 
 def written(folder: Path, *lines: str, rows: int = 2, also: tuple[str, ...] = ()) -> Path:
     (folder / "small.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    digest = content_sha256(ROWS, "question", "answer", *also)
+    digest = sha256_of_rows(ROWS, "question", "answer", *also)
     path = folder / "small.yaml"
     path.write_text(
         "\n".join(["name: small", "source: small.jsonl", f"rows: {rows}", f"sha256: {digest}", *lines])
@@ -49,7 +49,7 @@ def test_every_benchmark_has_a_test(root: Path) -> None:
 
 @pytest.mark.data
 def test_references_as_they_would_be_written(root: Path, data_dir: Path) -> None:
-    def first(name: str) -> Problem:
+    def first(name: str) -> BenchmarkProblem:
         return load_benchmark(root / f"eval/benchmarks/{name}.yaml", limit=1).problems[0]
 
     svamp = first("svamp")
@@ -60,18 +60,19 @@ def test_references_as_they_would_be_written(root: Path, data_dir: Path) -> None
     assert first("aime24").answer == "204"
     theorem = load_benchmark(root / "eval/benchmarks/theoremqa.yaml")
     lists = [p for p in theorem.problems if p.metadata["Answer_type"] == "list of integer"]
-    assert lists[0].judging.several
+    assert lists[0].answer_rule.several
     assert "," in lists[0].answer
-    assert {p.judging.relative for p in theorem.problems if p.metadata["Answer_type"] == "integer"} == {0.0}
-    assert {p.judging.relative for p in theorem.problems if p.metadata["Answer_type"] == "float"} == {0.04}
+    for kind, relative in (("integer", 0.0), ("float", 0.04)):
+        rules = [p.answer_rule for p in theorem.problems if p.metadata["Answer_type"] == kind]
+        assert {rule.relative for rule in rules} == {relative}
 
 
 @pytest.mark.data
 def test_olympiadbench_has_its_own_rules(root: Path, data_dir: Path) -> None:
     problems = load_benchmark(root / "eval/benchmarks/olympiadbench.yaml").problems
-    assert sum(problem.judging.several for problem in problems) == 94
-    assert sum(problem.judging.unit is not None for problem in problems) == 8
-    assert [p.judging.tolerance for p in problems if p.judging.tolerance is not None] == [0.1]
+    assert sum(problem.answer_rule.several for problem in problems) == 94
+    assert sum(problem.answer_rule.unit is not None for problem in problems) == 8
+    assert [p.answer_rule.tolerance for p in problems if p.answer_rule.tolerance is not None] == [0.1]
 
 
 @pytest.mark.data
@@ -115,7 +116,7 @@ def test_names_and_ids_that_break_later(tmp_path: Path) -> None:
         path = written(tmp_path)
     rows = [{"question": "1?", "answer": "1", "n": 7}, {"question": "2?", "answer": "2", "n": 7}]
     (tmp_path / "small.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    digest = content_sha256(rows, "question", "answer")
+    digest = sha256_of_rows(rows, "question", "answer")
     lines = ["name: small", "source: small.jsonl", "rows: 2", f"sha256: {digest}", "id: n"]
     path.write_text("\n".join(lines))
     with pytest.raises(ConfigError, match=r"not unique: rows 1 and 2 of .*small.jsonl are both '7'"):
@@ -167,7 +168,7 @@ def test_a_column_that_no_row_has_is_refused(line: str, key: str, tmp_path: Path
 
 def test_the_sum_covers_what_a_verdict_depends_on(tmp_path: Path) -> None:
     path = written(tmp_path, "judging: {tolerance: steps}", also=("steps",))
-    assert [problem.judging.tolerance for problem in load_benchmark(path).problems] == [1.0, None]
+    assert [problem.answer_rule.tolerance for problem in load_benchmark(path).problems] == [1.0, None]
     (tmp_path / "small.jsonl").write_text(
         "".join(json.dumps(row) + "\n" for row in [{**ROWS[0], "steps": 2}, ROWS[1]])
     )

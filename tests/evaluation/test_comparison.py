@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from scalequest.config import ConfigError
-from scalequest.evaluation.comparison import compare, comparison_tables, other_protocols, read_outputs
+from scalequest.evaluation.comparison import compare, compare_protocols, read_outputs, tables_of_comparisons
 from scalequest.evaluation.results import Result
-from scalequest.evaluation.statistics import share
+from scalequest.evaluation.statistics import share_of
 from scalequest.shards import Stage
 
 
@@ -28,7 +28,7 @@ def test_what_flipped_and_how_surely() -> None:
     assert found.difference.low is not None
     assert found.difference.low > 0
     assert found.p_value == pytest.approx(2 * 10 / 2**9)  # 0 or 1 of 9, either way
-    differences, flips = comparison_tables([found], {"b": "B"}, flips=True)
+    differences, flips = tables_of_comparisons([found], {"b": "B"}, flips=True)
     assert differences.rows[0][:4] == ("new", "old", "B", "10")
     assert differences.rows[0][4].startswith("+70.0 [+")
     assert ("new", "old", "B", "lost", "p1", "0", "1") in flips.rows
@@ -37,14 +37,14 @@ def test_what_flipped_and_how_surely() -> None:
 def test_an_answer_is_shown_as_one_printable_line() -> None:
     first = [{**one, "extracted": "7\n\n \x1b[31m 8\u202e"} for one in rows("11")]
     (found,) = compare(first, rows("01"), ("old", "new"))
-    flips = comparison_tables([found], {}, flips=True)[1]
+    flips = tables_of_comparisons([found], {}, flips=True)[1]
     assert flips.rows[0][-2:] == ("0", "7 \ufffd[31m 8\ufffd")
 
 
 def test_several_outputs_are_one_observation_a_problem() -> None:
     (found,) = compare(rows("1100", 2), rows("1010", 2), ("old", "new"))
     assert (found.gained, found.lost, found.p_value) == (("p1",), ("p0",), None)
-    (table,) = comparison_tables([found], {})
+    (table,) = tables_of_comparisons([found], {})
     assert "solves more often" in table.notes[0]
     assert found.difference.n == 2
 
@@ -77,20 +77,20 @@ def test_a_dropped_sample_is_one_wrong_output() -> None:
 
 def test_other_protocols_are_marked_and_said() -> None:
     old = Result(
-        **{"model": "old", "benchmark": "b", "title": "B", "n": 3, "correct": 2, "accuracy": share(2, 3)},
+        **{"model": "old", "benchmark": "b", "title": "B", "n": 3, "correct": 2, "accuracy": share_of(2, 3)},
         **{"truncated": 0.0, "no_answer": 0.0, "rules": {}, "tokens_mean": 1.0, "split": {}},
         **{"protocol": {"engine": "vllm"}, "fingerprint": "f", "prompts_sha256": ""},
         **{"model_fingerprint": "m", "commit": None},
     )
     new = replace(old, model="new", protocol={"engine": "transformers"}, fingerprint="g")
-    assert other_protocols([old], [replace(old, model="new")]) == {}
+    assert compare_protocols([old], [replace(old, model="new")]) == {}
     with pytest.raises(ConfigError, match="compare: b: old and new were asked other problems"):
-        other_protocols([old], [replace(new, protocol={"benchmark_sha256": "1"})])
-    differs = other_protocols([old], [new])
+        compare_protocols([old], [replace(new, protocol={"benchmark_sha256": "1"})])
+    differs = compare_protocols([old], [new])
     found = compare(rows("110"), rows("010"), ("old", "new"), differs=differs)
-    (table,) = comparison_tables(found, {})
+    (table,) = tables_of_comparisons(found, {})
     assert table.rows[0][4].endswith(" [a]")
     assert table.rows[0][-1] == "1 [a]"
     assert table.notes[1] == ("[a] the two have different protocols: engine transformers instead of vllm.")
-    (alike,) = comparison_tables(compare(rows("110"), rows("010"), ("old", "new")), {})
+    (alike,) = tables_of_comparisons(compare(rows("110"), rows("010"), ("old", "new")), {})
     assert (alike.rows[0][-1], len(alike.notes)) == ("1", 1)

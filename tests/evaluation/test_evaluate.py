@@ -21,15 +21,16 @@ from evaluation_support import command, environment
 from fault_server import Answer, Asked, FaultServer, completion, error
 from scalequest.config import ConfigError, RunOptions, build
 from scalequest.durable import StageError
-from scalequest.evaluation.benchmarks import Benchmark
+from scalequest.evaluation.benchmarks import LoadedBenchmark
 from scalequest.evaluation.comparison import read_outputs
 from scalequest.evaluation.export import write_lm_eval
-from scalequest.evaluation.harness import papers, same_questions
-from scalequest.evaluation.problems import Problem
+from scalequest.evaluation.harness import SavedSubmission, check_same_questions, submissions_of
+from scalequest.evaluation.output_grading import Submission
+from scalequest.evaluation.problems import AnswerRule, BenchmarkProblem
 from scalequest.evaluation.prompts import EvalPrompt
 from scalequest.evaluation.results import read_results, write_results
 from scalequest.evaluation.settings import EvaluationConfig
-from scalequest.evaluation.statistics import share
+from scalequest.evaluation.statistics import share_of
 from scalequest.records import read_rows
 
 Script = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -95,7 +96,7 @@ def test_results_say_how_they_came_about(evaluated: tuple[Path, str]) -> None:
     for result in results:
         mine = [row for row in rows if row["benchmark"] == result.benchmark]
         assert result.n == LIMIT
-        assert result.accuracy == share(sum(row["correct"] for row in mine), LIMIT)
+        assert result.accuracy == share_of(sum(row["correct"] for row in mine), LIMIT)
         assert result.timeouts == 0
         assert {"question words", "output tokens"} <= set(result.split)
         assert result.truncated == sum(row["finish_reason"] == "length" for row in mine) / LIMIT
@@ -132,7 +133,7 @@ def test_it_is_not_done_twice(evaluated: tuple[Path, str], script: Script, model
     assert 'truncated: "wrong" -> "graded"' in other.stderr
 
 
-@pytest.mark.parametrize("killed", ["starter", "group", "guard"])
+@pytest.mark.parametrize("killed", ["starter", "group", "subreaper"])
 def test_killed_and_started_again_it_gives_the_same_rows(
     killed: str, evaluated: tuple[Path, str], root: Path, model_dir: Path, tmp_path: Path, script: Script
 ) -> None:
@@ -148,7 +149,7 @@ def test_killed_and_started_again_it_gives_the_same_rows(
     while not list(parts.glob("0*.jsonl")) and time.monotonic() < deadline:
         time.sleep(0.01)
     family = psutil.Process(process.pid).children(recursive=True)
-    assert len(family) >= 3, "the guard, the model's process and its examiner"
+    assert len(family) >= 3, "the subreaper, the model's process and its grading process"
     if killed == "starter":
         process.kill()
     elif killed == "group":
@@ -284,15 +285,20 @@ def test_a_folder_that_was_moved_is_graded_elsewhere(
     evaluated: tuple[Path, str], root: Path, tmp_path: Path
 ) -> None:
     """Its settings name the old folder, which may be another evaluation's by now."""
-    with_settings = runpy.run_path(str(root / "eval/evaluate.py"))["with_settings"]
+    add_saved_settings = runpy.run_path(str(root / "eval/evaluate.py"))["add_saved_settings"]
     config = ["--config", str(tmp_path / "config.yaml")]
     moved = str(tmp_path)
-    assert with_settings(["--regrade", moved]) == [*config, "--output_dir", moved, "--regrade", moved]
-    assert with_settings([f"--regrade={moved}"]) == [*config, "--output_dir", moved, f"--regrade={moved}"]
+    assert add_saved_settings(["--regrade", moved]) == [*config, "--output_dir", moved, "--regrade", moved]
+    assert add_saved_settings([f"--regrade={moved}"]) == [
+        *config,
+        "--output_dir",
+        moved,
+        f"--regrade={moved}",
+    ]
     there = ["--regrade", moved, "--output_dir=new"]
-    assert with_settings(there) == [*config, *there]
+    assert add_saved_settings(there) == [*config, *there]
     for kept in (["--regrade"], ["--config", "c.yaml", "--regrade", moved], ["--models", "{}"]):
-        assert with_settings(kept) == kept
+        assert add_saved_settings(kept) == kept
 
 
 def test_outputs_are_not_graded_against_other_questions(
@@ -318,10 +324,10 @@ def test_outputs_are_not_graded_against_other_questions(
 def test_a_benchmark_that_was_not_asked_is_not_regraded(evaluated: tuple[Path, str]) -> None:
     """Without outputs, it would be reported as 0 %."""
     config = EvaluationConfig(models={"one": "x"}, benchmarks=[], chat_format="tinymath")
-    problem = Problem("1", "?", "7")
-    more = Benchmark("more", "More", (problem,), "0" * 64)
+    problem = BenchmarkProblem("1", "?", "7")
+    more = LoadedBenchmark("more", "More", (problem,), "0" * 64)
     with pytest.raises(ConfigError, match="regrade: more was not asked there"):
-        same_questions(read_results(evaluated[0] / "one" / "results.json"), config, [more])
+        check_same_questions(read_results(evaluated[0] / "one" / "results.json"), config, [more])
 
 
 def test_other_scores_are_another_input(root: Path, tmp_path: Path) -> None:
@@ -399,16 +405,16 @@ def test_outputs_are_handed_in_as_when_they_came(root: Path, tmp_path: Path) -> 
     formats = {"thinking": str(tmp_path / "thinking.yaml")}
     config = EvaluationConfig(models=models, benchmarks=[], chat_format="tinymath", chat_formats=formats)
     prompt = EvalPrompt(name="p", text="{question}", stops=["\nProblem:"])
-    problem = Problem("1", "?", "7", also=("8",))
-    benchmark = Benchmark("b", "B", (problem,), "0" * 64, prompts=(prompt,))
+    problem = BenchmarkProblem("1", "?", "7", also=("8",))
+    benchmark = LoadedBenchmark("b", "B", (problem,), "0" * 64, prompts=(prompt,))
     row = {"benchmark": "b", "id": "1", "prompt": "p", "sample": 0, "finish_reason": "length"}
     texts = ["So 7.</think>It is 8.\nProblem: 5", "It is 8.\nProblem: 5", "It is 8"]
     rows = [{**row, "completion": one} for one in texts]
 
     def handed(label: str) -> list[tuple[str, bool]]:
-        found = papers(rows, config, label, [benchmark])
-        assert all(one.paper.references == ("7", "8") for one in found)
-        return [(one.paper.text, one.truncated) for one in found]
+        found = submissions_of(rows, config, label, [benchmark])
+        assert all(one.submission.references == ("7", "8") for one in found)
+        return [(one.submission.text, one.truncated) for one in found]
 
     assert handed("plain") == [("It is 8.", False), ("It is 8.", False), ("It is 8", True)]
     assert handed("thinking") == [("It is 8.", False), ("", True), ("", True)]
@@ -528,7 +534,7 @@ def test_a_sweep_does_not_take_the_label_of_another_model(tmp_path: Path) -> Non
     (tmp_path / "checkpoint-3").mkdir()
     models = {"sft checkpoint-3": "x", "sft": f"{tmp_path}/checkpoint-*"}
     config = build((EvaluationConfig,), {"models": models, "benchmarks": [], "chat_format": "tinymath"})[0]
-    with pytest.raises(ConfigError, match="label 'sft checkpoint-3' stands twice"):
+    with pytest.raises(ConfigError, match="label 'sft checkpoint-3' is used twice"):
         config.swept()
 
 
@@ -555,8 +561,15 @@ def test_two_benchmarks_of_one_title_are_refused(script: Script, root: Path, tmp
 
 
 def test_a_page_shows_no_whole_output(root: Path) -> None:
-    cut = runpy.run_path(str(root / "eval/evaluate.py"))["cut"]
-    assert (cut(None), cut("7"), len(cut("7" * 5_000))) == (None, "7", 300)
+    audited_row_of = runpy.run_path(str(root / "eval/evaluate.py"))["audited_row_of"]
+    config = EvaluationConfig(models={"one": "x"}, benchmarks=[], chat_format="tinymath")
+    saved = SavedSubmission({}, False, Submission("It is 7.", ("7",), AnswerRule()))
+
+    def shown(answer: str | None) -> str | None:
+        row = audited_row_of({"extracted": answer, "truncated": False}, saved, config)
+        return row["extracted"] and f"{len(row['extracted'])} {row['extracted'][:1]}"
+
+    assert (shown(None), shown("7"), shown("7" * 5_000)) == (None, "1 7", "300 7")
 
 
 def test_nothing_to_evaluate_is_one_line(script: Script, tmp_path: Path) -> None:

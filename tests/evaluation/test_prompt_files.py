@@ -9,13 +9,13 @@ import pytest
 from scalequest.chat import FormatError, load_format
 from scalequest.config import ConfigError, build
 from scalequest.evaluation.benchmarks import load_benchmark
-from scalequest.evaluation.examinee import opens_thoughts
-from scalequest.evaluation.problems import Problem
+from scalequest.evaluation.evaluated_model import opens_reasoning
+from scalequest.evaluation.problems import BenchmarkProblem
 from scalequest.evaluation.prompts import QUESTION_ONLY, EvalPrompt, load_eval_prompt
-from scalequest.evaluation.protocol import with_prompts
+from scalequest.evaluation.protocol import apply_prompts
 from scalequest.evaluation.settings import EvaluationConfig
 
-PROBLEM = Problem("1", "What is {shots} plus {2}?", "3", row={"kind": True, "unit": None})
+PROBLEM = BenchmarkProblem("1", "What is {shots} plus {2}?", "3", row={"kind": True, "unit": None})
 
 
 def prompt(**given: Any) -> EvalPrompt:
@@ -49,13 +49,13 @@ def test_mistakes(given: dict[str, Any], message: str) -> None:
 
 
 def test_where_the_text_goes(tiny_chat: Any) -> None:
-    problem = Problem("1", "Ann has 3 apples and buys 4. How many apples now?", "7")
+    problem = BenchmarkProblem("1", "Ann has 3 apples and buys 4. How many apples now?", "7")
     assert QUESTION_ONLY.ids(problem, tiny_chat) == tiny_chat.solve_prompt_ids(problem.question)
     plain = prompt(text="Problem: {question}\nSolution:", turn="plain").ids(problem, tiny_chat)
     assert plain[0] == tiny_chat.bos_id
     assert tiny_chat.tokenizer.decode(plain[1:]) == f"Problem: {problem.question}\nSolution:"
     with pytest.raises(FormatError, match="special_token_in_text"):
-        prompt(text="{question}", turn="plain").ids(Problem("2", "Say <|end|> now", "1"), tiny_chat)
+        prompt(text="{question}", turn="plain").ids(BenchmarkProblem("2", "Say <|end|> now", "1"), tiny_chat)
 
 
 def test_every_prompt_file_loads(root: Path) -> None:
@@ -75,7 +75,7 @@ def test_a_prompt_of_other_benchmarks_is_refused(root: Path) -> None:
     with pytest.raises(
         ConfigError, match="'theoremqa' needs column 'Answer_type', which tinymath_test does not"
     ):
-        with_prompts([benchmark], config)
+        apply_prompts([benchmark], config)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_a_prompt_of_other_benchmarks_is_refused(root: Path) -> None:
 def test_a_prompt_may_open_a_reasoning_block(given: dict[str, Any], opens: bool) -> None:
     chat = load_format("tinymath")
     thinking = replace(chat, user=f"{chat.user}<think>\n")
-    assert opens_thoughts(thinking, prompt(**{"text": "{question}", **given})) is opens
+    assert opens_reasoning(thinking, prompt(**{"text": "{question}", **given})) is opens
 
 
 @pytest.mark.data

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from scalequest.evaluation.funnel import funnel, read_stages, seconds_table
+from scalequest.evaluation.funnel import build_funnel, read_stages, table_of_seconds
 from scalequest.evaluation.results import Result, write_results
-from scalequest.evaluation.statistics import share
+from scalequest.evaluation.statistics import share_of
 from scalequest.markup import inline
 from scalequest.records import source_fingerprint
 from scalequest.shards import Stage
@@ -60,7 +60,7 @@ def run(tmp_path: Path) -> Path:
 
 def test_the_funnel_follows_rows_from_stage_to_stage(run: Path) -> None:
     records = read_stages(run)
-    (table,), gaps = funnel(records)
+    (table,), gaps = build_funnel(records)
     assert not gaps
     rows = {row[0]: row for row in table.rows}
     assert rows["first"][3:] == ("10", "truncated 2", "8")
@@ -78,21 +78,21 @@ def test_the_first_rows_of_a_stage_have_come_from_it(run: Path) -> None:
     made.blocks(1, 1)
     made.write_block(0, [{"id": f"q-{n}"} for n in range(5)])
     made.finish(rows_in=5, card="")
-    (table,), gaps = funnel(read_stages(run))
+    (table,), gaps = build_funnel(read_stages(run))
     assert not gaps
     rows = {row[0]: row for row in table.rows}
     assert rows["few"][2:] == ("pairs[:5]", "5", "–", "5")
     assert any(note.startswith("few: 20 generated → ") for note in table.notes)
     path = run / "few" / "receipt.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "rows_in": 6, "kept": 6}))
-    assert funnel(read_stages(run))[1] == ["few: 6 in, but the stages before it kept 5"]
+    assert build_funnel(read_stages(run))[1] == ["few: 6 in, but the stages before it kept 5"]
 
 
 def test_a_lost_row_is_said(run: Path) -> None:
     path = run / "solved" / "receipt.json"
     receipt = json.loads(path.read_text())
     path.write_text(json.dumps({**receipt, "kept": 8}))
-    (table,), gaps = funnel(read_stages(run))
+    (table,), gaps = build_funnel(read_stages(run))
     assert gaps[0] == "solved: 10 in, but 8 kept + 1 dropped"
     assert gaps[1] == "pairs: 9 in, but the stages before it kept 8"
     assert table.notes[-1].startswith("ROWS ARE LOST: solved")
@@ -116,17 +116,17 @@ def test_rows_that_did_not_arrive_are_lost_unless_a_limit_says_so(
     made = Stage.open(run / "few", name="score", version=1, config={}, fingerprint=fields, inputs=used)
     made.write_block(0, [{"id": f"q-{n}"} for n in range(rows)])
     made.finish(rows_in=rows, card="")
-    (table,), gaps = funnel(read_stages(run))
+    (table,), gaps = build_funnel(read_stages(run))
     assert gaps == ([f"few: {rows} in, but the stages before it kept 9"] if gap else [])
     assert ("ROWS ARE LOST" in table.notes[-1]) == gap
 
 
 def test_rows_that_are_no_longer_there_are_lost(run: Path) -> None:
     (run / "sft/model.safetensors").unlink()  # a model takes room, and none of the rows
-    assert not funnel(read_stages(run))[1]
+    assert not build_funnel(read_stages(run))[1]
     (run / "pairs/data/train-00000-of-00001.parquet").unlink()
     (run / "text/data/train-00000-of-00001.parquet").write_bytes(b"")
-    (table,), gaps = funnel(read_stages(run))
+    (table,), gaps = build_funnel(read_stages(run))
     assert [gap.split(" ")[0] for gap in gaps] == ["text:", "pairs:"]
     assert "data/train-00000-of-00001.parquet with 9 rows is not there" in gaps[1]
     assert table.notes[-1].startswith("ROWS ARE LOST: text")
@@ -139,7 +139,7 @@ def test_unfinished_stages_are_left_out(run: Path) -> None:
 
 
 def test_seconds(run: Path) -> None:
-    table = seconds_table(read_stages(run), {"sft": 41.5})
+    table = table_of_seconds(read_stages(run), {"sft": 41.5})
     rows = {row[0]: row for row in table.rows}
     assert rows["sft"][4:] == ("900", "30.0", "41.5", "30")
     assert rows["first"][4:] == ("56", "2.0", "–", "28")
@@ -189,7 +189,7 @@ def test_equal_labels_of_two_evaluations_stay_apart(script: Script, tmp_path: Pa
         (tmp_path / name / "evaluate" / "mine").mkdir(parents=True)
         one = Result(
             **{"model": "mine", "benchmark": "gsm8k", "title": "GSM8K", "n": 200, "correct": 10 * number},
-            **{"accuracy": share(10 * number, 200), "truncated": 0.0, "no_answer": 0.0, "rules": {}},
+            **{"accuracy": share_of(10 * number, 200), "truncated": 0.0, "no_answer": 0.0, "rules": {}},
             **{"tokens_mean": 1.0, "split": {}, "protocol": {"engine": "vllm"}, "fingerprint": "f"},
             **{"prompts_sha256": "", "model_fingerprint": "m", "commit": None},
         )
@@ -216,7 +216,7 @@ def test_equal_labels_of_two_evaluations_stay_apart(script: Script, tmp_path: Pa
 def result(model: str, benchmark: str) -> Result:
     return Result(
         **{"model": model, "benchmark": benchmark, "title": benchmark, "n": 2, "correct": 1},
-        **{"accuracy": share(1, 2), "truncated": 0.0, "no_answer": 0.0, "rules": {}},
+        **{"accuracy": share_of(1, 2), "truncated": 0.0, "no_answer": 0.0, "rules": {}},
         **{"tokens_mean": 1.0, "split": {}, "protocol": {"engine": "vllm"}, "fingerprint": "f"},
         **{"prompts_sha256": "", "model_fingerprint": "m", "commit": None},
     )
@@ -238,6 +238,17 @@ def test_a_half_finished_evaluation_says_so(script: Script, tmp_path: Path) -> N
     Stage.open(tmp_path, name="evaluate", version=1, config={}, fingerprint={"labels": ["a", "b"]}).close()
     outputs(tmp_path / "a", "x")
     assert "Warning: not finished: b; run" in script("report.py", "--evaluations", tmp_path).stdout
+
+
+def test_altered_results_are_one_line(script: Script, tmp_path: Path) -> None:
+    path = outputs(tmp_path / "a", "x") / "results.json"
+    path.write_text(path.read_text().replace('"correct": 1', '"correct": 2'))
+    done = script("report.py", "--evaluations", tmp_path, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    folder = tmp_path / "a"
+    assert done.stderr.startswith(f"error: {folder}: it is not as its stage left it: results.json holds")
+    (folder / "receipt.json").unlink()  # results that somebody put together
+    assert script("report.py", "--evaluations", tmp_path).returncode == 0
 
 
 def test_nothing_to_compare_is_one_line(script: Script, tmp_path: Path) -> None:

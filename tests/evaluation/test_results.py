@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -8,20 +9,22 @@ from typing import Any
 import pytest
 
 from scalequest.config import ConfigError
-from scalequest.evaluation.benchmarks import Benchmark
-from scalequest.evaluation.export import lm_eval_samples, write_lm_eval
-from scalequest.evaluation.harness import scored
-from scalequest.evaluation.problems import Problem
+from scalequest.evaluation.benchmarks import LoadedBenchmark
+from scalequest.evaluation.export import lm_eval_samples_of, write_lm_eval
+from scalequest.evaluation.harness import add_scores
+from scalequest.evaluation.problems import BenchmarkProblem
 from scalequest.evaluation.results import (
     Result,
-    answer_groups,
+    group_answers,
     read_results,
     summarise,
-    thirds,
+    thirds_of,
     write_results,
 )
 from scalequest.evaluation.settings import EvaluationConfig
-from scalequest.evaluation.statistics import share
+from scalequest.evaluation.statistics import share_of
+from scalequest.records import read_rows
+from scalequest.shards import Stage
 
 PROTOCOL = {
     **{"engine": "vllm", "dtype": "bfloat16", "limit": None, "seed": 42, "shots": 0},
@@ -39,12 +42,12 @@ def row(id: str, sample: int, extracted: str | None, correct: bool, **more: Any)
     }
 
 
-BENCHMARK = Benchmark(
+BENCHMARK = LoadedBenchmark(
     "b",
     "B",
     (
-        Problem("x", "one two three", "1", {"level": 1}),
-        Problem("y", "one two three four", "1", {"level": 2}),
+        BenchmarkProblem("x", "one two three", "1", {"level": 1}),
+        BenchmarkProblem("y", "one two three four", "1", {"level": 2}),
     ),
     "0" * 64,
 )
@@ -82,9 +85,9 @@ def test_several_samples() -> None:
 
 def test_what_was_never_asked_counts_as_wrong() -> None:
     result = summary([ROWS[0]], samples=1)
-    assert result.accuracy == share(1, 2)
+    assert result.accuracy == share_of(1, 2)
     assert (result.no_answer, result.explained) == (0.5, 1.0)
-    assert result.split["level"] == {"1": share(1, 1), "2": share(0, 1)}
+    assert result.split["level"] == {"1": share_of(1, 1), "2": share_of(0, 1)}
     assert result.metrics == {}
 
 
@@ -104,9 +107,9 @@ def test_prompts_have_a_spread() -> None:
 
 
 def test_equal_answers_are_one_group() -> None:
-    assert answer_groups(ROWS[:4]) == [-1, -1, 0, 1]
+    assert group_answers(ROWS[:4]) == [-1, -1, 0, 1]
     halves = [row("x", n, text, False) for n, text in enumerate(["1/2", "0.5", "\\frac{1}{2}", "2"])]
-    assert answer_groups(halves) == [0, 0, 0, 1]
+    assert group_answers(halves) == [0, 0, 0, 1]
 
 
 def test_scores_come_from_another_file(tmp_path: Path) -> None:
@@ -120,21 +123,21 @@ def test_scores_come_from_another_file(tmp_path: Path) -> None:
         score="reward",
         scores={"m": str(path)},
     )
-    assert scored([dict(one) for one in outputs], config, "m") == ROWS
+    assert add_scores([dict(one) for one in outputs], config, "m") == ROWS
     path.write_text("".join(json.dumps(one) + "\n" for one in ROWS[1:]))
     with pytest.raises(ConfigError, match="no 'reward' for b, x, sample 0"):
-        scored(outputs, config, "m")
+        add_scores(outputs, config, "m")
     for odd in (float("nan"), "0.5"):
         path.write_text("".join(json.dumps(one) + "\n" for one in [ROWS[0], {**ROWS[1], "reward": odd}]))
-        with pytest.raises(ConfigError, match=r"scored.jsonl: row 2: reward: .* is no finite number"):
-            scored(outputs, config, "m")
+        with pytest.raises(ConfigError, match=r"scored.jsonl: row 2: reward: .* is not a finite number"):
+            add_scores(outputs, config, "m")
 
 
 def test_thirds() -> None:
-    names = thirds({f"p{n}": n for n in range(9)})
+    names = thirds_of({f"p{n}": n for n in range(9)})
     assert list(dict.fromkeys(names.values())) == ["0 to 2", "3 to 5", "6 to 8"]
-    assert set(thirds({"a": 4, "b": 4}).values()) == {"4 to 4"}
-    assert sorted(thirds({"a": 1.2, "b": 1.3, "c": 1.4}).values()) == [
+    assert set(thirds_of({"a": 4, "b": 4}).values()) == {"4 to 4"}
+    assert sorted(thirds_of({"a": 1.2, "b": 1.3, "c": 1.4}).values()) == [
         "1.2 to 1.2",
         "1.3 to 1.3",
         "1.4 to 1.4",
@@ -142,7 +145,7 @@ def test_thirds() -> None:
 
 
 def test_parts_stand_in_the_order_of_their_numbers() -> None:
-    problems = tuple(Problem(f"p{n}", "word " * n, "1", {"steps": n}) for n in (10, 9, 100))
+    problems = tuple(BenchmarkProblem(f"p{n}", "word " * n, "1", {"steps": n}) for n in (10, 9, 100))
     benchmark = replace(BENCHMARK, problems=problems)
     given = {"label": "m", "prompts": ["question"], "samples": 1, "cut_counts": False}
     rows = [row(problem.id, 0, "1", True) for problem in problems]
@@ -158,6 +161,34 @@ def test_results_come_back_as_they_were_written(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace('"format": 2', '"format": 1'))
     with pytest.raises(ConfigError, match="format 1, expected 2; evaluate again"):
         read_results(path)
+
+
+def test_results_that_were_altered_are_noticed(tmp_path: Path) -> None:
+    """By the receipt beside them; an older receipt, or none, does not have their hash."""
+    stage = Stage.open(tmp_path, name="evaluate_model", version=1, config={}, fingerprint={})
+    stage.write_block(0, ROWS)
+    stage.finish(rows_in=len(ROWS), card="")
+    receipt, before = tmp_path / "receipt.json", (tmp_path / "receipt.json").read_bytes()
+    path = write_results(tmp_path, [summary(ROWS)])
+    noted = json.loads(receipt.read_text())["files"]["results.json"]
+    assert noted == {
+        "bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()
+    }  # fmt: skip
+    assert read_rows(tmp_path) == ROWS
+    changed = receipt.stat().st_mtime_ns
+    write_results(tmp_path, [summary(ROWS)])
+    assert receipt.stat().st_mtime_ns == changed, "the same results leave the receipt alone"
+    path.write_text(path.read_text().replace('"correct": 3', '"correct": 8'))
+    with pytest.raises(
+        ConfigError, match=r"it is not as its stage left it: results.json .* --fresh"
+    ) as caught:
+        read_results(path)
+    assert str(caught.value).startswith(f"{tmp_path}: ")
+    assert "\n" not in str(caught.value)
+    receipt.write_bytes(before)
+    assert read_results(path)[0].correct == 8
+    assert write_results(tmp_path, [summary(ROWS)])
+    assert read_results(path) == [summary(ROWS)]
 
 
 def test_lm_evals_layout(tmp_path: Path) -> None:
@@ -181,7 +212,7 @@ def test_lm_evals_layout_holds_what_was_dropped(tmp_path: Path) -> None:
     lost = {
         key: row("y", 0, None, False)[key] for key in ("benchmark", "id", "prompt", "metadata", "reference")
     }
-    entries = lm_eval_samples([ROWS[0], {**lost, "correct": False, "extracted": None}])
+    entries = lm_eval_samples_of([ROWS[0], {**lost, "correct": False, "extracted": None}])
     assert [(one["doc"]["id"], one["exact_match"]) for one in entries] == [("x", 1.0), ("y", 0.0)]
     assert (entries[1]["resps"], entries[1]["prompt_hash"]) == ([[""]], None)
 
@@ -196,7 +227,7 @@ def test_lm_evals_error_is_over_problems(tmp_path: Path) -> None:
 
 
 def test_lm_evals_samples_are_one_entry_a_problem() -> None:
-    entries = lm_eval_samples(ROWS)
+    entries = lm_eval_samples_of(ROWS)
     assert [(one["doc_id"], one["exact_match"]) for one in entries] == [(0, 0.5), (1, 0.25)]
     assert [len(one["resps"][0]) for one in entries] == [4, 4]
     assert entries[1]["filtered_resps"] == ["2", "2.0", None, "1"]

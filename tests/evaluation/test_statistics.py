@@ -6,21 +6,21 @@ import pytest
 
 from scalequest.evaluation.statistics import (
     Estimate,
-    accuracy,
+    accuracy_of,
     best_of,
     majority_vote,
     mcnemar,
-    mean,
+    mean_of,
     paired_difference,
     pass_at_k,
-    share,
+    share_of,
 )
 
 
 @pytest.mark.parametrize(("successes", "n"), [(0, 10), (1, 10), (50, 100), (1319, 1319), (873, 1000), (3, 7)])
 def test_share_is_wilsons(successes: int, n: int) -> None:
     """Against Wilson's formula itself: the ends are where p lies 1.96 standard errors off."""
-    estimate, p = share(successes, n), successes / n
+    estimate, p = share_of(successes, n), successes / n
     assert estimate.value == p
     for end in (estimate.low, estimate.high):
         assert end is not None
@@ -29,31 +29,31 @@ def test_share_is_wilsons(successes: int, n: int) -> None:
 
 def test_share_by_hand() -> None:
     """The example of Newcombe (1998), table I: 81 of 263 gives 0.2553 to 0.3662."""
-    estimate = share(81, 263)
+    estimate = share_of(81, 263)
     assert (round(estimate.low or 0, 4), round(estimate.high or 0, 4)) == (0.2553, 0.3662)
 
 
 def test_share_of_nothing_and_of_too_much() -> None:
-    assert share(0, 0) == Estimate(None, None, None, 0)
+    assert share_of(0, 0) == Estimate(None, None, None, 0)
     with pytest.raises(ValueError, match="5 successes of 4"):
-        share(5, 4)
+        share_of(5, 4)
 
 
 def test_mean() -> None:
-    estimate = mean([1.0, 2.0, 3.0, 4.0])
+    estimate = mean_of([1.0, 2.0, 3.0, 4.0])
     assert estimate.value == 2.5
     assert estimate.high == pytest.approx(2.5 + 1.959964 * math.sqrt(5 / 3) / 2)
-    assert mean([3.0]) == Estimate(3.0, None, None, 1)
-    assert mean([]) == Estimate(None, None, None, 0)
+    assert mean_of([3.0]) == Estimate(3.0, None, None, 1)
+    assert mean_of([]) == Estimate(None, None, None, 0)
 
 
 def test_accuracy_of_several_samples_has_an_interval_over_problems() -> None:
-    assert accuracy([1, 0, 1, 1]) == share(3, 4)
-    assert accuracy([]) == Estimate(None, None, None, 0)
-    assert accuracy([0.3] * 10).low is None
-    assert accuracy([0.5, 0.5]) == Estimate(0.5, None, None, 2)  # nothing to tell how problems vary
+    assert accuracy_of([1, 0, 1, 1]) == share_of(3, 4)
+    assert accuracy_of([]) == Estimate(None, None, None, 0)
+    assert accuracy_of([0.3] * 10).low is None
+    assert accuracy_of([0.5, 0.5]) == Estimate(0.5, None, None, 2)  # nothing to tell how problems vary
     scores = [1.0, 0.5, 0.0, 1.0, 0.5]
-    estimate = accuracy(scores)
+    estimate = accuracy_of(scores)
     assert (estimate.value, estimate.n) == (0.6, 5)
     for end in (estimate.low, estimate.high):  # the design effect is 0.14 over 0.24, the binomial variance
         assert end is not None
@@ -70,7 +70,7 @@ def test_accuracy_of_several_samples_covers_what_it_should() -> None:
     for _ in range(400):
         chances = draw.beta(0.15, 2.85, size=20)  # 5 % on average; most problems are out of reach
         scores = [float(score) for score in draw.binomial(2, chances) / 2]
-        found, plain = accuracy(scores), mean(scores)
+        found, plain = accuracy_of(scores), mean_of(scores)
         held += found.low is not None and found.high is not None and found.low <= 0.05 <= found.high
         normal += plain.low is not None and plain.high is not None and plain.low <= 0.05 <= plain.high
     assert held >= 0.95 * 400
@@ -132,8 +132,8 @@ def test_paired_difference_without_flips_has_a_width() -> None:
     """With none, Wilson's upper end on either side; with nothing but flips, too."""
     none = paired_difference([0.0] * 50)
     assert none.value == 0
-    assert none.high == pytest.approx(share(0, 50).high)
-    assert none.low == pytest.approx(-(share(0, 50).high or 0))
+    assert none.high == pytest.approx(share_of(0, 50).high)
+    assert none.low == pytest.approx(-(share_of(0, 50).high or 0))
     every = paired_difference([-1] * 50)
     assert (every.value, every.low) == (-1, pytest.approx(-1))
     assert every.high is not None

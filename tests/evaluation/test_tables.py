@@ -7,18 +7,18 @@ from pathlib import Path
 import pytest
 
 from scalequest.config import ConfigError
-from scalequest.evaluation.published import beside, load_published, published_table
+from scalequest.evaluation.published import build_published_table, load_published, published_scores_of
 from scalequest.evaluation.results import Result
-from scalequest.evaluation.statistics import Estimate, share
+from scalequest.evaluation.statistics import Estimate, share_of
 from scalequest.evaluation.tables import (
     Table,
-    benchmark_tables,
-    latex,
-    markdown,
-    percent,
-    show,
-    split_tables,
-    to_csv,
+    format_csv,
+    format_latex,
+    format_markdown,
+    format_percent,
+    print_tables,
+    tables_of_parts,
+    tables_of_results,
 )
 
 
@@ -29,7 +29,7 @@ def result(model: str, benchmark: str, correct: int, fingerprint: str = "f", **p
         title=benchmark.upper(),
         n=200,
         correct=correct,
-        accuracy=share(correct, 200),
+        accuracy=share_of(correct, 200),
         truncated=0.0,
         no_answer=0.0,
         rules={"boxed": 190, "number": 10},
@@ -44,7 +44,7 @@ def result(model: str, benchmark: str, correct: int, fingerprint: str = "f", **p
 
 
 def test_models_by_benchmarks() -> None:
-    main, details = benchmark_tables(
+    main, details = tables_of_results(
         [result("base", "gsm8k", 10), result("tuned", "gsm8k", 150), result("tuned", "math", 60)]
     )
     assert main.columns == ("model", "GSM8K", "MATH")
@@ -57,7 +57,7 @@ def test_models_by_benchmarks() -> None:
 
 def test_another_protocol_is_marked_and_said() -> None:
     odd = result("odd", "gsm8k", 100, "g", chat_format="alpaca", chat_format_sha256="1" * 64)
-    main, details = benchmark_tables([result("a", "gsm8k", 10), result("b", "gsm8k", 20), odd])
+    main, details = tables_of_results([result("a", "gsm8k", 10), result("b", "gsm8k", 20), odd])
     assert main.rows[2][1].endswith(" [a]")
     assert not main.rows[0][1].endswith(" [a]")
     assert (
@@ -68,30 +68,30 @@ def test_another_protocol_is_marked_and_said() -> None:
 
 
 def test_cut_and_answerless_outputs_are_said() -> None:
-    main, _ = benchmark_tables([replace(result("a", "gsm8k", 10), truncated=0.34, no_answer=0.5)])
+    main, _ = tables_of_results([replace(result("a", "gsm8k", 10), truncated=0.34, no_answer=0.5)])
     assert any(
         "34 % of the outputs were cut" in note and "50 % held no answer" in note for note in main.notes
     )
 
 
 def test_a_part_of_a_benchmark_is_said() -> None:
-    main, _ = benchmark_tables([result("base", "gsm8k", 10, limit=200)])
+    main, _ = tables_of_results([result("base", "gsm8k", 10, limit=200)])
     assert "GSM8K the first 200." in main.notes[0]
 
 
 def test_answers_that_were_only_guessed_are_said() -> None:
     """A model that names no answer has the last number of its output taken for it, and is near zero."""
-    main, _ = benchmark_tables([replace(result("a", "gsm8k", 10), rules={"number": 120, "boxed": 80})])
+    main, _ = tables_of_results([replace(result("a", "gsm8k", 10), rules={"number": 120, "boxed": 80})])
     assert (
         "a on GSM8K: 60 % of the outputs named no answer, so that their last number was taken." in main.notes
     )
-    main, _ = benchmark_tables([result("a", "gsm8k", 10)])
+    main, _ = tables_of_results([result("a", "gsm8k", 10)])
     assert len(main.notes) == 1
 
 
 def test_what_explains_an_accuracy_is_said() -> None:
     cut = replace(result("a", "gsm8k", 10), truncated=0.34, timeouts=0.06, explained=0.6)
-    main, _ = benchmark_tables([cut])
+    main, _ = tables_of_results([cut])
     (note,) = [note for note in main.notes if note.startswith("Warning: a on")]
     assert "6 % could not be compared in time" in note
     assert note.endswith("that explains 60 % of its wrong outputs.")
@@ -100,7 +100,7 @@ def test_what_explains_an_accuracy_is_said() -> None:
 def test_only_what_differs_of_the_graders_options_is_said() -> None:
     rest = [result(m, "gsm8k", 10, grading={"units": "optional", "percent": "number"}) for m in "ab"]
     odd = result("c", "gsm8k", 10, "g", grading={"units": "required", "percent": "number"})
-    main, _ = benchmark_tables([*rest, odd])
+    main, _ = tables_of_results([*rest, odd])
     assert any("grading.units required instead of optional." in note for note in main.notes)
     assert not any("percent" in note for note in main.notes)
 
@@ -109,16 +109,16 @@ def test_samples_prompts_and_parts_have_tables() -> None:
     one = replace(
         result("a", "gsm8k", 10),
         samples=2,
-        metrics={"pass@2": share(30, 200)},
+        metrics={"pass@2": share_of(30, 200)},
         by_sample=[0.1, 0.2],
-        by_prompt={"p": share(10, 200), "q": share(30, 200)},
-        split={"level": {"1": share(5, 50), "2": share(5, 150)}},
+        by_prompt={"p": share_of(10, 200), "q": share_of(30, 200)},
+        split={"level": {"1": share_of(5, 50), "2": share_of(5, 150)}},
     )
-    _, _, samples, prompts = benchmark_tables([one, result("b", "gsm8k", 5)])
+    _, _, samples, prompts = tables_of_results([one, result("b", "gsm8k", 5)])
     assert samples.rows == (("a", "GSM8K", "15.0 [10.7, 20.6]", "7.07"),)
     assert [row[2] for row in prompts.rows] == ["p", "q", "all"]
     assert prompts.rows[-1][-1] == "7.07"
-    (parts,) = split_tables([one])
+    (parts,) = tables_of_parts([one])
     assert parts.rows[0][:3] == ("level", "1", "50")
 
 
@@ -126,7 +126,7 @@ def test_ours_stand_beside_theirs(root: Path) -> None:
     table = load_published(root / "eval/published/table1.yaml")
     mine = [replace(result("mine", b, 180), title=b) for b in table.benchmarks]
     few = replace(result("other", "gsm8k", 20, limit=200), title="GSM8K")
-    shown = published_table(table, [*mine, few], {"mine": "Qwen2-Math-7B-ScaleQuest"})
+    shown = build_published_table(table, [*mine, few], {"mine": "Qwen2-Math-7B-ScaleQuest"})
     row = next(row for row in shown.rows if row[0] == "Qwen2-Math-7B-ScaleQuest")
     assert row[2:4] == ("89.7", "90.0 [85.1, 93.4]")
     assert row[-3:] == ("62.9", "90.0", "P2")
@@ -139,7 +139,7 @@ def test_ours_stand_beside_theirs(root: Path) -> None:
 def test_other_protocols_are_marked_beside_published_numbers(root: Path) -> None:
     table = load_published(root / "eval/published/table1.yaml")
     one, two = result("one", "gsm8k", 10, limit=200), result("two", "gsm8k", 20, "g", engine="transformers")
-    shown = published_table(table, [one, two])
+    shown = build_published_table(table, [one, two])
     assert [row[3] for row in shown.rows[-2:]] == ["5.0 [2.7, 9.0] of the first 200", "10.0 [6.6, 14.9] [a]"]
     assert any(note.startswith("[a] another protocol than the rest of its column") for note in shown.notes)
 
@@ -147,7 +147,7 @@ def test_other_protocols_are_marked_beside_published_numbers(root: Path) -> None
 def test_nothing_is_cut_where_a_table_is_printed(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = load_published(root / "eval/published/table1.yaml")
     mine = [replace(result("mine", b, 180), title=b) for b in table.benchmarks]
-    show([published_table(table, mine)])
+    print_tables([build_published_table(table, mine)])
     printed = capsys.readouterr().out
     assert "…" not in printed
     assert printed.count("OlympiadBench ") >= 2
@@ -157,7 +157,7 @@ def test_nothing_is_cut_where_a_table_is_printed(root: Path, capsys: pytest.Capt
 def test_models_of_one_protocol_are_all_named(root: Path) -> None:
     table = load_published(root / "eval/published/table1.yaml")
     both = [result(model, "gsm8k", 10) for model in ("one", "two")]
-    note = published_table(table, both).notes[-1]
+    note = build_published_table(table, both).notes[-1]
     assert note.endswith(f"one on GSM8K, two on GSM8K: {both[0].fingerprint}.")
 
 
@@ -165,7 +165,9 @@ def test_published_numbers_stand_in_their_own_column(root: Path) -> None:
     published = [load_published(root / "eval/published/table1.yaml")]
     ours = [result("mine", "gsm8k", 180), result("mistral-7b-scalequest", "gsm8k", 176)]
     as_published = {"mine": "Qwen2-Math-7B-ScaleQuest"}
-    main, _ = benchmark_tables(ours, *beside(published, [one.model for one in ours], as_published))
+    main, _ = tables_of_results(
+        ours, *published_scores_of(published, [one.model for one in ours], as_published)
+    )
     assert main.columns == ("model", "GSM8K", "GSM8K (published)")
     assert [row[2] for row in main.rows] == ["89.7", "88.5"]
     assert "not ours" in main.notes[-1]
@@ -184,7 +186,7 @@ def test_published_tables(root: Path, name: str, rows: int) -> None:
         if row.average is not None:
             off = abs(sum(row.scores.values()) / len(row.scores) - row.average)
             assert off <= 0.0501 or (row.note is not None and row.model == "DeepSeekMath-7B-RL")
-    shown = published_table(table)
+    shown = build_published_table(table)
     assert len(shown.rows) == rows
     assert "not ours" in shown.notes[0]
 
@@ -202,8 +204,8 @@ def test_two_of_ours_cannot_stand_in_one_place(root: Path) -> None:
     table = load_published(root / "eval/published/table1.yaml")
     both = [result("one", "gsm8k", 180), result("two", "gsm8k", 20)]
     with pytest.raises(ConfigError, match="table1: GSM8K: both 'one' and 'two' are qwen2-math-7b-scalequest"):
-        published_table(table, both, dict.fromkeys(("one", "two"), "Qwen2-Math-7B-ScaleQuest"))
-    assert [row[0] for row in published_table(table, both).rows[-2:]] == ["one", "two"]
+        build_published_table(table, both, dict.fromkeys(("one", "two"), "Qwen2-Math-7B-ScaleQuest"))
+    assert [row[0] for row in build_published_table(table, both).rows[-2:]] == ["one", "two"]
 
 
 def test_a_published_score_without_a_column_is_refused(tmp_path: Path) -> None:
@@ -216,27 +218,27 @@ def test_a_published_score_without_a_column_is_refused(tmp_path: Path) -> None:
 
 def test_texts_are_escaped_everywhere() -> None:
     table = Table("t", "A & B", ("model", "100 %"), (("<b>x|y_z</b>", "1.0"), ("a\\b", "–")), ("100 % [a]",))
-    page = markdown([table], "T")
+    page = format_markdown([table], "T")
     assert "&lt;b&gt;x\\|y\\_z" in page
     assert re.search(r"\| --- \| ---: \|", page)
-    text = latex(table)
+    text = format_latex(table)
     assert "x\\textbar{}y\\_z\\textless{}" in text
     assert "A \\& B" in text
     assert "100 \\%" in text
-    assert to_csv(table).splitlines()[1] == "<b>x|y_z</b>,1.0"
+    assert format_csv(table).splitlines()[1] == "<b>x|y_z</b>,1.0"
 
 
 def test_what_a_model_answered_stays_text() -> None:
     rows = (("[3, 4]", "$x$ &lt; [y](http://z)"), ("a → b", "\\frac{1}{2}"))
     table = Table("t", "T", ("answered", "against answered"), rows)
-    page = markdown([table])
+    page = format_markdown([table])
     assert "| [3, 4] | \\$x\\$ &amp;lt; [y\\](http\\://z) |" in page  # no formula, no entity, no link
-    text = latex(table)
+    text = format_latex(table)
     assert "\n{[}3, 4] & \\$x\\$" in text  # "\\\\ [3, 4]" would be the length of a line break
     assert "a $\\to$ b & \\textbackslash{}frac\\{1\\}\\{2\\}" in text
 
 
 def test_small_numbers_are_numbers_and_a_value_may_lack_its_interval() -> None:
     table = Table("t", "T", ("model", "p"), (("a", "2.1e-28 [a]"), ("b", "0.5")))
-    assert "| --- | ---: |" in markdown([table])
-    assert percent(Estimate(0.5, None, None, 1)) == "50.0"
+    assert "| --- | ---: |" in format_markdown([table])
+    assert format_percent(Estimate(0.5, None, None, 1)) == "50.0"

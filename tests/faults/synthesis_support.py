@@ -48,7 +48,7 @@ def run_recipe(name: str, given: Mapping[str, Any], log: str, variables: Mapping
 def start(name: str, given: Mapping[str, Any], **variables: str) -> Any:
     """Start a recipe; a process with pid, exitcode and join."""
     log = f"{given['output_dir']}.log"
-    # A daemonic process may not start others, as an evaluation starts its examiners.
+    # A daemonic process may not start others, as an evaluation starts its grading processes.
     daemonic = name != "evaluate"
     process = _context.Process(target=run_recipe, args=(name, dict(given), log, variables), daemon=daemonic)
     process.start()

@@ -165,7 +165,10 @@ def test_a_file_is_graded(tmp_path: Path, root: Path) -> None:
         "answer",
     ]
     done = subprocess.run(
-        [*command, "--label", "known", "--output", str(target)], capture_output=True, text=True, cwd=root
+        [*command, "--label", "known", "--output_dir", str(target.parent)],
+        capture_output=True,
+        text=True,
+        cwd=root,
     )
     assert done.returncode == 0, done.stderr
     graded = [json.loads(line) for line in target.read_text().splitlines()]
@@ -175,7 +178,7 @@ def test_a_file_is_graded(tmp_path: Path, root: Path) -> None:
     assert graded[0]["extracted"] == "\\sqrt{8}"
     assert "0 false positives, 1 false negatives" in done.stdout
     wrong = subprocess.run(
-        [*command, "--output", str(target), "--label", "nowhere"], capture_output=True, text=True
+        [*command, "--output_dir", str(target.parent), "--label", "nowhere"], capture_output=True, text=True
     )
     assert wrong.returncode == 2
     assert "nowhere" in wrong.stderr
@@ -187,7 +190,7 @@ def test_no_answer_is_a_wrong_answer(tmp_path: Path, root: Path) -> None:
     source, target = tmp_path / "in.jsonl", tmp_path / "graded.jsonl"
     rows = [{"extracted": None, "reference": "8"}, {"extracted": "8.0", "reference": "8"}]
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    command = [sys.executable, "eval/grade.py", str(source), "--output", str(target), "--prediction"]
+    command = [sys.executable, "eval/grade.py", str(source), "--output_dir", str(tmp_path), "--prediction"]
     done = subprocess.run([*command, "extracted"], capture_output=True, text=True, cwd=root)
     assert done.returncode == 0, done.stderr
     assert [json.loads(line)["correct"] for line in target.read_text().splitlines()] == [False, True]

@@ -11,6 +11,7 @@ from scalequest import heartbeat
 from scalequest.config import ConfigError
 from scalequest.engines.base import Block, Completion, Generator, Request, Sampling
 from scalequest.engines.progress import Gates, Progress, Reply
+from scalequest.markup import shorten
 from scalequest.records import Row, row_seed
 from scalequest.shards import Stage
 from scalequest.tracking import Tracker
@@ -153,7 +154,7 @@ def stream(
             **(counts(numbers) if counts is not None else {}),
         )
         if not samples and kept:
-            logger.info("%s: first row: %s", name, _short(kept[0]))
+            logger.info("%s: first row: %s", name, _shorten_values(kept[0]))
         samples.extend(kept[: SAMPLES - len(samples)])
         progress.add(kept, dropped, replies)
 
@@ -182,5 +183,5 @@ def stream(
         tracker.table("samples", samples)
 
 
-def _short(row: Row) -> dict[str, Any]:
-    return {key: value if len(text := str(value)) <= 300 else text[:300] + "…" for key, value in row.items()}
+def _shorten_values(row: Row) -> dict[str, Any]:
+    return {key: value if len(str(value)) <= 300 else shorten(str(value), 300) for key, value in row.items()}

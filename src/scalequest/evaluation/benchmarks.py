@@ -1,4 +1,4 @@
-"""Benchmarks: one YAML file each, which says where the problems are and which problems they have to be."""
+"""Benchmarks: one YAML file each, which names the source of the problems and the hash they must have."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from scalequest import durable
 from scalequest.config import ConfigError, build, option, read_yaml, required
-from scalequest.evaluation.problems import Judging, Problem
+from scalequest.evaluation.problems import AnswerRule, BenchmarkProblem
 from scalequest.evaluation.prompts import QUESTION_ONLY, EvalPrompt, load_eval_prompt
 from scalequest.grading.latex.boxes import last_box
 from scalequest.ranges import COUNT, SHARE_BELOW_1
@@ -20,14 +20,14 @@ from scalequest.records import Row, expand, read_rows, require
 
 
 @dataclass(frozen=True)
-class JudgingFile:
-    """How a benchmark is judged beyond equality; columns that differ from row to row."""
+class AnswerRuleColumns:
+    """What counts as the right answer, beyond equality; most keys name a column, since rows may differ."""
 
-    several: str | None = option(None, "column, true where the reference is several answers in any order")
+    several: str | None = option(None, "column that is true if the reference is several answers in any order")
     unit: str | None = option(None, "column of the unit that the reference leaves out")
-    tolerance: str | None = option(None, "column of the absolute error that is allowed")
+    tolerance: str | None = option(None, "column of the allowed absolute error")
     relative: float = option(
-        0.0, "relative error allowed where the reference is a decimal number", within=SHARE_BELOW_1
+        0.0, "allowed relative error if the reference is a decimal number", within=SHARE_BELOW_1
     )
 
 
@@ -35,29 +35,29 @@ class JudgingFile:
 class BenchmarkFile:
     """The keys of a benchmark's YAML file."""
 
-    name: str = required("what results and tables call it")
+    name: str = required("its name in results and tables")
     source: str = required(
-        "a path ($NAME is expanded; else relative to this file), or hub:owner/name@revision:split"
+        "a path ($NAME is expanded; otherwise relative to this file), or hub:owner/name@revision:split"
     )
-    rows: int = required("how many rows the source has", within=COUNT)
-    sha256: str = required("of questions, answers and what else a verdict depends on, see `content_sha256`")
-    hub: str | None = option(None, "where the same rows are on the hub, read instead on request")
-    title: str | None = option(None, "heading of its column; None is the name")
-    question: str | list[str] = option("question", "column of the question, or several that are joined")
+    rows: int = required("number of rows in the source", within=COUNT)
+    sha256: str = required("hash of all columns that a grade depends on, see `sha256_of_rows`")
+    hub: str | None = option(None, "the same rows on the hub, read instead on request")
+    title: str | None = option(None, "heading of its column; None: the name")
+    question: str | list[str] = option("question", "column of the question, or several columns to join")
     answer: str = option("answer", "column of the reference answer")
     id: str | None = option(None, "column of the id; None numbers the rows")
     answer_after: str | None = option(
         None, "the reference is what follows the last of this marker, e.g. '####'"
     )
     answer_before: str | None = option(
-        None, "the reference is what stands before the first of this marker, e.g. a unit in brackets"
+        None, "the reference is what precedes the first of this marker, e.g. a unit in brackets"
     )
-    answer_box: bool = option(False, "the reference is what the last box of the answer's column holds")
+    answer_box: bool = option(False, "the reference is the content of the answer's last box")
     where: dict[str, Any] = option(
         None, "only rows whose columns have these values, e.g. {Picture: null}", default_factory=dict
     )
-    metadata: list[str] = option(None, "columns that results are split by, e.g. level", default_factory=list)
-    judging: JudgingFile = option(None, "how answers are judged", default_factory=JudgingFile)
+    metadata: list[str] = option(None, "columns to break results down by, e.g. level", default_factory=list)
+    judging: AnswerRuleColumns = option(None, "what counts as right", default_factory=AnswerRuleColumns)
     prompts: list[str] = option(
         None, "prompt files, relative to this one; none: the question alone", default_factory=list
     )
@@ -67,22 +67,22 @@ class BenchmarkFile:
     about: str = option("", "where it comes from, its licence, its known faults")
 
     def __post_init__(self) -> None:
-        """Check the name, which names files of reports, as a model's label names a folder."""
+        """Check the name, which is part of the names of a report's files."""
         if fault := durable.name_fault(self.name):
             raise ConfigError(f"name: {self.name[:80]!r} cannot name a file: {fault}")
 
 
 @dataclass(frozen=True)
 class Correction:
-    """A reference that is wrong in the source: the right one, or several each of which is right."""
+    """The right reference for one that is wrong in the source, or several that are all right."""
 
-    id: str = required("of the problem")
+    id: str = required("id of the problem")
     answer: str | None = option(None, "the whole answer")
-    any_of: list[str] = option(None, "answers each of which is right", default_factory=list)
-    why: str = required("what is wrong with the source's")
+    any_of: list[str] = option(None, "answers that are all right", default_factory=list)
+    why: str = required("what is wrong with the source's reference")
 
     def __post_init__(self) -> None:
-        """One of the two."""
+        """Check that exactly one of the two is given."""
         if (self.answer is None) == (not self.any_of):
             raise ConfigError(f"{self.id}: give either answer or any_of")
 
@@ -91,16 +91,16 @@ class Correction:
 class PatchFile:
     """The keys of a file of corrections."""
 
-    corrections: list[Correction] = required("one for every wrong reference")
+    corrections: list[Correction] = required("one per wrong reference")
 
 
 @dataclass(frozen=True)
-class Benchmark:
-    """A benchmark that was checked: `problems` are the first `limit` of exactly those that `sha256` names."""
+class LoadedBenchmark:
+    """A benchmark that was read and checked; `problems` are the first `limit` of its problems."""
 
     name: str
     title: str
-    problems: tuple[Problem, ...]
+    problems: tuple[BenchmarkProblem, ...]
     sha256: str
     limit: int | None = None
     prompts: tuple[EvalPrompt, ...] = (QUESTION_ONLY,)
@@ -109,23 +109,44 @@ class Benchmark:
 
 def load_benchmark(
     path: str | Path, limit: int | None = None, *, patches: bool = False, hub: bool = False
-) -> Benchmark:
-    """Read a benchmark by its YAML file and check it whole, also where `limit` keeps only the first problems.
+) -> LoadedBenchmark:
+    """Read a benchmark by its YAML file. All of its data are checked, even if `limit` keeps only a part.
 
     Args:
         path: the YAML file.
-        limit: keep only so many problems.
+        limit: keep only the first problems.
         patches: correct the references that the benchmark's patch file lists.
-        hub: read from the hub where the file names a place there.
+        hub: read from the hub if the file names a source there.
 
     Raises:
         ConfigError: the file is wrong, the data are missing, or they are not the data that the file names.
     """
     path = Path(path)
     (spec,) = build((BenchmarkFile,), read_yaml(path), str(path))
-    source = spec.hub if hub and spec.hub else _source(spec, path)
-    rows = _read(source, spec, path)
-    columns = [*_columns(spec), spec.answer]
+    # 1. All rows, which have to be those that the file names
+    source = spec.hub if hub and spec.hub else _source_of(spec, path)
+    rows = _read_source(source, spec, path)
+    found = _check_rows(rows, source, spec, path)
+    # 2. The problems
+    chosen = [
+        (index, row)
+        for index, row in enumerate(rows)
+        if all(row.get(column) == value for column, value in spec.where.items())
+    ]
+    corrections, patched = _read_corrections(path, spec) if patches else ({}, None)
+    problems = tuple(_build_problem(spec, row, index, corrections) for index, row in chosen[:limit])
+    _check_ids(problems, [index for index, _ in chosen[:limit]], f"{path}: id: column '{spec.id}'", source)
+    if limit is None and (unknown := set(corrections) - {problem.id for problem in problems}):
+        raise ConfigError(f"{path}: patch: no problem has the id '{min(unknown)}'")
+    # 3. Its prompts
+    prompts = tuple(load_eval_prompt(path.parent / prompt) for prompt in spec.prompts) or (QUESTION_ONLY,)
+    applied = limit if limit is not None and limit < len(chosen) else None
+    return LoadedBenchmark(spec.name, spec.title or spec.name, problems, found, applied, prompts, patched)
+
+
+def _check_rows(rows: Sequence[Row], source: str, spec: BenchmarkFile, path: Path) -> str:
+    """Check columns, number of rows and hash; return the hash."""
+    columns = [*_question_columns_of(spec), spec.answer]
     for index, row in enumerate(rows):
         require(row, *columns, *([spec.id] if spec.id else []), source=source, index=index)
     rules = spec.judging
@@ -134,47 +155,39 @@ def load_benchmark(
         for name in names:
             if not any(name in row for row in rows):
                 raise ConfigError(f"{path}: {key}: no row of {source} has a column '{name}'")
-    found = content_sha256(rows, *columns, *judging, *spec.where)
+    found = sha256_of_rows(rows, *columns, *judging, *spec.where)
     if (len(rows), found) != (spec.rows, spec.sha256):
         raise ConfigError(
             f"{path}: {source} holds other problems: {len(rows)} rows with sha256 {found}, "
             f"expected {spec.rows} with {spec.sha256}"
         )
-    chosen = [
-        (index, row)
-        for index, row in enumerate(rows)
-        if all(row.get(column) == value for column, value in spec.where.items())
-    ]
-    corrections, patched = _corrections(path, spec) if patches else ({}, None)
-    problems = tuple(_problem(spec, row, index, corrections) for index, row in chosen[:limit])
+    return found
+
+
+def _check_ids(problems: Sequence[BenchmarkProblem], rows: Sequence[int], column: str, source: str) -> None:
     seen: dict[str, int] = {}
-    for (index, _), problem in zip(chosen, problems, strict=False):
+    for index, problem in zip(rows, problems, strict=True):
         if (other := seen.setdefault(problem.id, index)) != index:
             raise ConfigError(
-                f"{path}: id: column '{spec.id}' is not unique: rows {other + 1} and {index + 1} of {source} "
-                f"are both '{problem.id}'"
+                f"{column} is not unique: rows {other + 1} and {index + 1} of {source} are both "
+                f"'{problem.id}'"
             )
-    if limit is None and (unknown := set(corrections) - {problem.id for problem in problems}):
-        raise ConfigError(f"{path}: patch: no problem has the id '{min(unknown)}'")
-    prompts = tuple(load_eval_prompt(path.parent / prompt) for prompt in spec.prompts) or (QUESTION_ONLY,)
-    applied = limit if limit is not None and limit < len(chosen) else None
-    return Benchmark(spec.name, spec.title or spec.name, problems, found, applied, prompts, patched)
 
 
-def without_data(path: str | Path) -> str | None:
-    """The name of a benchmark if the source of its YAML file is not there; None if it is, right or wrong.
+def name_if_missing(path: str | Path) -> str | None:
+    """The name of a benchmark if the source in its YAML file is missing; None if it exists, right or wrong.
 
     Raises:
         ConfigError: the file is wrong, or a variable in its source is not set.
     """
     (spec,) = build((BenchmarkFile,), read_yaml(path), str(path))
-    source = _source(spec, Path(path))
+    source = _source_of(spec, Path(path))
     there = source.startswith("hub:") or expand(source).exists()
     return None if there else str(spec.name)
 
 
-def content_sha256(rows: Sequence[Row], *columns: str) -> str:
-    """Hash some columns, one JSON line a row: the same for a file and its copy on the hub."""
+def sha256_of_rows(rows: Sequence[Row], *columns: str) -> str:
+    """Hash some columns, as one JSON line per row: a file and its copy on the hub have the same hash."""
     digest = hashlib.sha256()
     for row in rows:
         values = [row.get(column) for column in columns]
@@ -182,12 +195,12 @@ def content_sha256(rows: Sequence[Row], *columns: str) -> str:
     return digest.hexdigest()
 
 
-def _source(spec: BenchmarkFile, path: Path) -> str:
+def _source_of(spec: BenchmarkFile, path: Path) -> str:
     relative = not spec.source.startswith(("hub:", "$", "/", "~"))
     return str(path.parent / spec.source) if relative else spec.source
 
 
-def _read(source: str, spec: BenchmarkFile, path: Path) -> list[Row]:
+def _read_source(source: str, spec: BenchmarkFile, path: Path) -> list[Row]:
     try:
         return read_rows(source)
     except ConfigError as error:
@@ -197,11 +210,11 @@ def _read(source: str, spec: BenchmarkFile, path: Path) -> list[Row]:
         raise ConfigError(f"{path}: {error}{said}{where}") from None
 
 
-def _columns(spec: BenchmarkFile) -> list[str]:
+def _question_columns_of(spec: BenchmarkFile) -> list[str]:
     return [spec.question] if isinstance(spec.question, str) else spec.question
 
 
-def _corrections(path: Path, spec: BenchmarkFile) -> tuple[dict[str, Correction], str | None]:
+def _read_corrections(path: Path, spec: BenchmarkFile) -> tuple[dict[str, Correction], str | None]:
     if spec.patch is None:
         return {}, None
     file = path.parent / spec.patch
@@ -210,10 +223,12 @@ def _corrections(path: Path, spec: BenchmarkFile) -> tuple[dict[str, Correction]
     return {one.id: one for one in patch.corrections}, hashlib.sha256(text.encode()).hexdigest()
 
 
-def _problem(spec: BenchmarkFile, row: Row, index: int, corrections: Mapping[str, Correction]) -> Problem:
+def _build_problem(
+    spec: BenchmarkFile, row: Row, index: int, corrections: Mapping[str, Correction]
+) -> BenchmarkProblem:
     number = str(row[spec.id]) if spec.id else f"{index:05d}"
     metadata = {name: row.get(name) for name in spec.metadata}
-    answers = [_answer(spec, row, index)]
+    answers = [_reference_of(spec, row, index)]
     if (correction := corrections.get(number)) is not None:
         answers = correction.any_of or [str(correction.answer)]
     rules = spec.judging
@@ -222,23 +237,23 @@ def _problem(spec: BenchmarkFile, row: Row, index: int, corrections: Mapping[str
         tolerance = None if error in (None, "") else float(str(error))
     except ValueError:
         raise ConfigError(
-            f"{spec.name}: row {index + 1}: {rules.tolerance}: '{error}' is no number"
+            f"{spec.name}: row {index + 1}: {rules.tolerance}: '{error}' is not a number"
         ) from None
     raw = row[spec.answer]
     listed = raw if isinstance(raw, list) else [raw]
-    judging = Judging(
+    rule = AnswerRule(
         several=len(listed) > 1 or bool(rules.several and row.get(rules.several)),
         unit=(row.get(rules.unit) or None) if rules.unit else None,
         tolerance=tolerance,
         relative=rules.relative if any(isinstance(one, float) for one in listed) else 0.0,
     )
-    question = _joined([str(row[column]) for column in _columns(spec)])
-    return Problem(number, question, answers[0], metadata, tuple(answers[1:]), row, judging)
+    question = _join_texts([str(row[column]) for column in _question_columns_of(spec)])
+    return BenchmarkProblem(number, question, answers[0], metadata, tuple(answers[1:]), row, rule)
 
 
-def _answer(spec: BenchmarkFile, row: Row, index: int) -> str:
-    """The reference: the part of its column that is one, as text."""
-    answer = as_text(row[spec.answer])
+def _reference_of(spec: BenchmarkFile, row: Row, index: int) -> str:
+    """The reference, which may be only a part of its column, as text."""
+    answer = text_of_reference(row[spec.answer])
     if spec.answer_after is not None:
         if spec.answer_after not in answer:
             raise ConfigError(f"{spec.name}: row {index + 1}: no '{spec.answer_after}' in its answer")
@@ -252,16 +267,16 @@ def _answer(spec: BenchmarkFile, row: Row, index: int) -> str:
     return answer.strip()
 
 
-def as_text(value: Any) -> str:
-    """A reference as it would be written: 145.0 as `145`, [4] as `4`, [0, 5] as `0, 5`."""
+def text_of_reference(value: Any) -> str:
+    """A reference as a person writes it: 145.0 as `145`, [4] as `4`, [0, 5] as `0, 5`."""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     if isinstance(value, list):
-        return ", ".join(map(as_text, value))
+        return ", ".join(map(text_of_reference, value))
     return str(value)
 
 
-def _joined(parts: Sequence[str]) -> str:
-    """Texts one after the other as sentences: SVAMP's bodies lack their full stop now and then."""
+def _join_texts(parts: Sequence[str]) -> str:
+    """Join texts as sentences; some of SVAMP's bodies lack their full stop."""
     ended = [part.strip() if re.search(r"[.?!,:;]\s*$", part) else f"{part.strip()}." for part in parts[:-1]]
     return " ".join([*ended, parts[-1].strip()])

@@ -1,4 +1,4 @@
-"""Two models on the same problems: how far apart, how surely, and which problems flipped."""
+"""Compares two models on the same problems: the difference, its significance, and which problems flipped."""
 
 from __future__ import annotations
 
@@ -10,25 +10,26 @@ from statistics import fmean
 from scalequest.config import ConfigError
 from scalequest.evaluation.results import Result
 from scalequest.evaluation.statistics import FEW, Estimate, mcnemar, paired_difference
-from scalequest.evaluation.tables import Table, differences, letters, percent
+from scalequest.evaluation.tables import Table, describe_differences, format_percent, letters_of
+from scalequest.markup import shorten
 from scalequest.records import Row, read_dropped, read_rows
 
-LISTED = 200  # flipped problems in the table
+LISTED = 200  # most flipped problems in the table
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Second model against first, on the problems of one benchmark that both were asked.
+    """The second model compared with the first, on the problems of one benchmark that both were asked.
 
     Attributes:
-        benchmark: its name.
-        first: label, and `second`.
+        benchmark: name of the benchmark.
+        first: label of the first model; `second`: of the second.
         difference: accuracy of the second minus that of the first, with `paired_difference`'s interval.
-        p_value: of McNemar's exact test; None where a problem has several outputs.
-        gained: ids of problems that only the second solves; `lost`, that only the first solves (with several
-            outputs: that one solves more often).
-        answers: what the two answered to each of those (their first outputs).
-        differs: what their protocols do not share; empty where the two are comparable.
+        p_value: of McNemar's exact test; None if a problem has several outputs.
+        gained: ids of problems that only the second solves; `lost`: that only the first solves. With several
+            outputs: that the one solves more often.
+        answers: the answers of both to each of those, from their first outputs.
+        differs: how their protocols differ; empty if the two are comparable.
     """
 
     benchmark: str
@@ -43,16 +44,16 @@ class Comparison:
 
 
 def read_outputs(folder: str | Path) -> list[Row]:
-    """All that one model was asked: what was dropped is wrong, as in its accuracy."""
+    """Read all outputs of one model; dropped requests count as wrong, as in its accuracy."""
     lost = [{**row, "correct": False, "extracted": None} for row in read_dropped(folder)]
     return [*read_rows(folder), *lost]
 
 
-def other_protocols(first: Sequence[Result], second: Sequence[Result]) -> dict[str, str]:
-    """What the second model's protocol does not share with the first's, by benchmark, where they differ.
+def compare_protocols(first: Sequence[Result], second: Sequence[Result]) -> dict[str, str]:
+    """How the second model's protocol differs from the first's, by benchmark; equal ones are left out.
 
     Raises:
-        ConfigError: a benchmark of one name holds other problems, so that equal ids are other problems.
+        ConfigError: a benchmark has other problems under the same name, so equal ids are different problems.
     """
     usual = {result.benchmark: result for result in first}
     for new in second:
@@ -60,10 +61,10 @@ def other_protocols(first: Sequence[Result], second: Sequence[Result]) -> dict[s
         if new.protocol.get("benchmark_sha256") != old.protocol.get("benchmark_sha256"):
             raise ConfigError(
                 f"compare: {new.benchmark}: {old.model} and {new.model} were asked other problems under this "
-                "name (benchmark_sha256 differs), which make no pairs"
+                "name (benchmark_sha256 differs) and cannot be compared; give evaluations of the same data"
             )
     return {
-        result.benchmark: differences(result.protocol, usual[result.benchmark].protocol)
+        result.benchmark: describe_differences(result.protocol, usual[result.benchmark].protocol)
         for result in second
         if result.benchmark in usual and result.fingerprint != usual[result.benchmark].fingerprint
     }
@@ -80,14 +81,14 @@ def compare(
     """Compare two models, benchmark by benchmark.
 
     Args:
-        first: its rows, from `read_outputs`; `second` likewise.
-        second: the other model's.
-        labels: of the two.
-        seed: of the bootstrap.
-        differs: from `other_protocols`.
+        first: rows of the first model, from `read_outputs`.
+        second: rows of the second model.
+        labels: labels of the two.
+        seed: seed of the bootstrap.
+        differs: from `compare_protocols`.
     """
-    a, b = scores(first), scores(second)
-    several = any(len(group) > 1 for rows in (first, second) for group in _outputs(rows).values())
+    a, b = scores_of_problems(first), scores_of_problems(second)
+    several = any(len(group) > 1 for rows in (first, second) for group in _group_outputs(rows).values())
     found = []
     for benchmark in dict.fromkeys(name for name, _ in a):
         ids = [i for name, i in a if name == benchmark and (benchmark, i) in b]
@@ -98,65 +99,43 @@ def compare(
         lost = tuple(i for i, gap in gaps.items() if gap < 0)
         p_value = None if several else mcnemar(len(gained), len(lost))
         difference = paired_difference(list(gaps.values()), seed)
-        answers = [_answers(rows, benchmark) for rows in (first, second)]
+        answers = [_answers_of(rows, benchmark) for rows in (first, second)]
         said = {i: (answers[0][i], answers[1][i]) for i in gained + lost}
         other = (differs or {}).get(benchmark, "")
         found.append(Comparison(benchmark, *labels, difference, p_value, gained, lost, said, other))
     return found
 
 
-def _answers(rows: Sequence[Row], benchmark: str) -> dict[str, str | None]:
+def _answers_of(rows: Sequence[Row], benchmark: str) -> dict[str, str | None]:
     return {row["id"]: row["extracted"] for row in reversed(rows) if row["benchmark"] == benchmark}
 
 
-def scores(rows: Sequence[Row]) -> dict[tuple[str, str], float]:
-    """Share of right outputs by benchmark and problem."""
-    return {key: fmean(group) for key, group in _outputs(rows).items()}
+def scores_of_problems(rows: Sequence[Row]) -> dict[tuple[str, str], float]:
+    """The share of right outputs, by benchmark and problem."""
+    return {key: fmean(group) for key, group in _group_outputs(rows).items()}
 
 
-def _outputs(rows: Sequence[Row]) -> dict[tuple[str, str], list[bool]]:
+def _group_outputs(rows: Sequence[Row]) -> dict[tuple[str, str], list[bool]]:
     groups: dict[tuple[str, str], list[bool]] = {}
     for row in rows:
         groups.setdefault((row["benchmark"], row["id"]), []).append(bool(row["correct"]))
     return groups
 
 
-def comparison_tables(
+def tables_of_comparisons(
     found: Sequence[Comparison], titles: Mapping[str, str], *, flips: bool = False
 ) -> list[Table]:
-    """One row a pair and benchmark; with `flips`, the problems that flipped, too."""
+    """One row per pair of models and benchmark; with `flips`, also a table of the flipped problems."""
     if not found:
         return []
-    marks = letters(one.differs for one in found if one.differs)
-    rows = [
-        (
-            one.second,
-            one.first,
-            titles.get(one.benchmark, one.benchmark),
-            f"{one.difference.n:,}",
-            signed(one.difference) + marks.get(one.differs, ""),
-            f"{len(one.gained):,}",
-            f"{len(one.lost):,}",
-            "–" if one.p_value is None else f"{one.p_value:.2g}{marks.get(one.differs, '')}",
-        )
-        for one in found
-    ]
-    columns = ("model", "against", "benchmark", "n", "difference", "gained", "lost", "p")
-    # Only one output a problem has a test
-    several = any(one.p_value is None for one in found)
-    note = "Difference in points with the 95 % interval of the paired bootstrap over problems, Tango's where "
-    note += f"fewer than {FEW} flip. Gained and lost: problems that only the one or only the other solves"
-    note += " (with several outputs: solves more often)" if several else ""
-    note += ". p: McNemar's exact test, two-sided, not corrected for the number of comparisons."
+    tables = [_table_of_differences(found, titles)]
     flipped = [
-        (one.second, one.first, titles.get(one.benchmark, one.benchmark), kind, i, *map(_shown, said))
+        (one.second, one.first, titles.get(one.benchmark, one.benchmark), kind, i, *map(_format_answer, said))
         for one in found
         for kind, ids in (("gained", one.gained), ("lost", one.lost))
         for i in ids
         for said in [one.answers[i][::-1]]
     ]
-    notes = [f"{mark.strip()} the two have different protocols: {what}." for what, mark in marks.items()]
-    tables = [Table("differences", "Differences between models", columns, tuple(rows), (note, *notes))]
     if flips and flipped:
         more = f"{len(flipped) - LISTED:,} more flipped." if len(flipped) > LISTED else ""
         head = ("model", "against", "benchmark", "flip", "problem", "answered", "against answered")
@@ -165,16 +144,43 @@ def comparison_tables(
     return tables
 
 
-def _shown(answer: str | None) -> str:
-    """An answer as one short line, since a model may write anything: what no page shows becomes \ufffd."""
+def _table_of_differences(found: Sequence[Comparison], titles: Mapping[str, str]) -> Table:
+    marks = letters_of(one.differs for one in found if one.differs)
+    rows = [
+        (
+            one.second,
+            one.first,
+            titles.get(one.benchmark, one.benchmark),
+            f"{one.difference.n:,}",
+            format_points(one.difference) + marks.get(one.differs, ""),
+            f"{len(one.gained):,}",
+            f"{len(one.lost):,}",
+            "–" if one.p_value is None else f"{one.p_value:.2g}{marks.get(one.differs, '')}",
+        )
+        for one in found
+    ]
+    columns = ("model", "against", "benchmark", "n", "difference", "gained", "lost", "p")
+    several = any(one.p_value is None for one in found)  # only one output per problem has a test
+    note = (
+        "Difference in points with the 95 % interval of the paired bootstrap over problems, or Tango's if "
+        f"fewer than {FEW} flip. Gained and lost: problems that only the one or only the other solves"
+        f"{' (with several outputs: solves more often)' if several else ''}. p: McNemar's exact test, "
+        "two-sided, not corrected for the number of comparisons."
+    )
+    notes = [f"{mark.strip()} the two have different protocols: {what}." for what, mark in marks.items()]
+    return Table("differences", "Differences between models", columns, tuple(rows), (note, *notes))
+
+
+def _format_answer(answer: str | None) -> str:
+    """Format an answer as one short line; anything unprintable becomes a replacement character."""
     if answer is None:
         return "–"
     line = "".join(char if char.isprintable() else "\ufffd" for char in " ".join(answer.split()))
-    return line if len(line) <= 60 else f"{line[:59]}…"
+    return shorten(line, 60)
 
 
-def signed(estimate: Estimate) -> str:
-    """`+1.3 [-0.2, +2.8]`, in points."""
+def format_points(estimate: Estimate) -> str:
+    """Format a difference in points, as `+1.3 [-0.2, +2.8]`."""
     if estimate.value is None or estimate.low is None or estimate.high is None:
-        return percent(estimate)
+        return format_percent(estimate)
     return f"{100 * estimate.value:+.1f} [{100 * estimate.low:+.1f}, {100 * estimate.high:+.1f}]"

@@ -1,7 +1,7 @@
 """Results in the JSON layout of EleutherAI's lm-evaluation-harness, for tools that read that.
 
-Rows hold no questions and no prompts' texts: where lm-eval has the prompt (`arg_0`) stands the prompt's name,
-beside the hash of what was asked.
+Our rows hold neither questions nor prompts, so `arg_0`, which is the prompt in lm-eval, is the prompt's name,
+beside the hash of the prompt.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 
 from scalequest import durable
 from scalequest.config import ConfigError
-from scalequest.evaluation.comparison import scores
-from scalequest.evaluation.results import Result, sha256
+from scalequest.evaluation.comparison import scores_of_problems
+from scalequest.evaluation.results import Result, sha256_of
 from scalequest.records import Row
 
 METRIC = "exact_match"
@@ -26,95 +26,93 @@ METRIC = "exact_match"
 def write_lm_eval(
     folder: str | Path, results: Sequence[Result], rows: Sequence[Row], receipt: Mapping[str, Any]
 ) -> Path:
-    """Write `results_<time>.json` and one `samples_<task>_<time>.jsonl` a benchmark, below the model's name.
+    """Write `results_<time>.json` and one `samples_<task>_<time>.jsonl` per benchmark, in the model's folder.
 
     Args:
-        folder: parent of the model's.
-        results: of one model.
-        rows: its outputs, those that were dropped among them (`comparison.read_outputs`).
-        receipt: of the stage that made them.
+        folder: parent of the model's folder.
+        results: results of one model.
+        rows: its outputs, including dropped ones (`comparison.read_outputs`).
+        receipt: receipt of the stage that made them.
 
     Returns:
-        The results' file.
+        The path of the results file.
     """
     ended = datetime.fromisoformat(str(receipt["ended"]))
     stamp = ended.strftime("%Y-%m-%dT%H-%M-%S.%f")
     name = re.sub(r"[^\w.-]+", "__", results[0].model)
-    for given in (name, *(result.benchmark for result in results)):  # of a file that anybody may have written
+    for given in (name, *(result.benchmark for result in results)):  # the results may come from anybody
         if fault := durable.name_fault(given):
             raise ConfigError(f"lm_eval: {given[:80]!r} cannot name a file: {fault}")
     target = Path(folder) / name
     target.mkdir(parents=True, exist_ok=True)
     path = target / f"results_{stamp}.json"
-    content = lm_eval_results(results, rows, receipt, ended)
+    content = lm_eval_results_of(results, rows, receipt, ended)
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     for result in results:
         mine = [row for row in rows if row["benchmark"] == result.benchmark]
-        lines = [json.dumps(one, ensure_ascii=False) + "\n" for one in lm_eval_samples(mine)]
+        lines = [json.dumps(one, ensure_ascii=False) + "\n" for one in lm_eval_samples_of(mine)]
         (target / f"samples_{result.benchmark}_{stamp}.jsonl").write_text("".join(lines), encoding="utf-8")
     return path
 
 
-def lm_eval_results(
+def lm_eval_results_of(
     results: Sequence[Result], rows: Sequence[Row], receipt: Mapping[str, Any], ended: datetime
 ) -> dict[str, Any]:
-    """The content of a results file; the filter is called `none`, as that of a task without any."""
+    """The content of a results file; the filter is called `none`, as in a task without filters."""
     by_problem: dict[str, list[float]] = {}
-    for (benchmark, _), score in scores(rows).items():
+    for (benchmark, _), score in scores_of_problems(rows).items():
         by_problem.setdefault(benchmark, []).append(score)
     first = results[0]
-    sampling = first.protocol["sampling"]
-    names = [result.benchmark for result in results]
+    protocol, names = first.protocol, [result.benchmark for result in results]
     return {
         "results": {
             result.benchmark: {
                 "alias": result.benchmark,
                 f"{METRIC},none": result.accuracy.value,
-                f"{METRIC}_stderr,none": _stderr(by_problem.get(result.benchmark, [])),
+                f"{METRIC}_stderr,none": _standard_error_of(by_problem.get(result.benchmark, [])),
                 **{f"{name},none": one.value for name, one in result.metrics.items()},
             }
             for result in results
         },
         "group_subtasks": {name: [] for name in names},
-        "configs": {
-            result.benchmark: {
-                "task": result.benchmark,
-                "output_type": "generate_until",
-                "repeats": result.samples,
-                "num_fewshot": result.protocol["shots"],
-                "generation_kwargs": _generation(sampling),
-                "metric_list": [{"metric": METRIC, "aggregation": "mean", "higher_is_better": True}],
-                "metadata": {"scalequest": dict(result.protocol), "fingerprint": result.fingerprint},
-            }
-            for result in results
-        },
+        "configs": {result.benchmark: _task_config_of(result, protocol["sampling"]) for result in results},
         "versions": dict.fromkeys(names, 1.0),
         "n-shot": {result.benchmark: result.protocol["shots"] for result in results},
         "higher_is_better": {name: {METRIC: True} for name in names},
-        "n-samples": {
-            name: {"original": r.n, "effective": r.n} for name, r in zip(names, results, strict=True)
-        },
+        "n-samples": {result.benchmark: {"original": result.n, "effective": result.n} for result in results},
         "config": {
-            "model": first.protocol["engine"],
-            "model_args": f"pretrained={next(iter(receipt['inputs']), '')},dtype={first.protocol['dtype']}",
-            "limit": first.protocol["limit"],
-            "gen_kwargs": _generation(sampling),
-            "random_seed": first.protocol["seed"],
+            "model": protocol["engine"],
+            "model_args": f"pretrained={next(iter(receipt['inputs']), '')},dtype={protocol['dtype']}",
+            "limit": protocol["limit"],
+            "gen_kwargs": _generation_settings_of(protocol["sampling"]),
+            "random_seed": protocol["seed"],
         },
         "git_hash": first.commit,
         "date": ended.timestamp(),
         "model_name": first.model,
         "model_name_sanitized": re.sub(r"[^\w.-]+", "__", first.model),
-        "chat_template": first.protocol["chat_format"],
-        "chat_template_sha": first.protocol["chat_format_sha256"],
+        "chat_template": protocol["chat_format"],
+        "chat_template_sha": protocol["chat_format_sha256"],
         "total_evaluation_time_seconds": str(receipt["seconds"]),
     }
 
 
-def lm_eval_samples(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """The content of a samples file: one entry a problem and prompt, all its outputs in it.
+def _task_config_of(result: Result, sampling: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "task": result.benchmark,
+        "output_type": "generate_until",
+        "repeats": result.samples,
+        "num_fewshot": result.protocol["shots"],
+        "generation_kwargs": _generation_settings_of(sampling),
+        "metric_list": [{"metric": METRIC, "aggregation": "mean", "higher_is_better": True}],
+        "metadata": {"scalequest": dict(result.protocol), "fingerprint": result.fingerprint},
+    }
 
-    What was dropped has no output, and is wrong.
+
+def lm_eval_samples_of(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """The content of a samples file: one entry per problem and prompt, with all of its outputs.
+
+    A dropped request has no output, and counts as wrong.
     """
     docs: dict[str, int] = {}
     groups: dict[tuple[str, str], list[Row]] = {}
@@ -131,17 +129,17 @@ def lm_eval_samples(rows: Sequence[Row]) -> list[dict[str, Any]]:
             "filtered_resps": [one["extracted"] for one in group],
             "filter": "none",
             "metrics": [METRIC],
-            "doc_hash": sha256(f"{row['benchmark']}/{row['id']}"),
+            "doc_hash": sha256_of(f"{row['benchmark']}/{row['id']}"),
             "prompt_hash": row.get("prompt_sha256"),
-            "target_hash": sha256(row["reference"]),
+            "target_hash": sha256_of(row["reference"]),
             METRIC: fmean([one["correct"] for one in group]),
         }
         for group in groups.values()
-        for row in group[:1]  # a dropped one stands behind all others
+        for row in group[:1]  # a dropped one comes after all others
     ]
 
 
-def _generation(sampling: Mapping[str, Any]) -> dict[str, Any]:
+def _generation_settings_of(sampling: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "do_sample": sampling["temperature"] > 0,
         "temperature": sampling["temperature"],
@@ -150,6 +148,6 @@ def _generation(sampling: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _stderr(per_problem: Sequence[float]) -> float | str:
-    """Standard error of the mean over problems, and as lm-eval says that there is none."""
+def _standard_error_of(per_problem: Sequence[float]) -> float | str:
+    """Standard error of the mean over problems, or lm-eval's word for none."""
     return stdev(per_problem) / len(per_problem) ** 0.5 if len(per_problem) > 1 else "N/A"

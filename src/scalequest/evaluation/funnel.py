@@ -1,4 +1,4 @@
-"""What a run folder's receipts say: where every row went, what became of it, and how long it took."""
+"""The rows of a run from stage to stage, and the time that each stage took, from the run's receipts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scalequest.config import ConfigError
 from scalequest.evaluation.tables import Table
 from scalequest.receipts import damage, finished_receipt, holds_rows, made_by, read_receipt
 
-# Names of stages (`Stage.open(name=...)`) and what they do to rows, for the one line that sums the funnel up.
+# Names of stages (`Stage.open(name=...)`) and what they do to rows, for the line that sums the funnel up.
 HEADLINE = {
     "generate_questions": "generated",
     "filter_questions": "kept",
@@ -28,12 +28,12 @@ class StageRecord:
     """A finished stage.
 
     Attributes:
-        folder: below the run's.
-        receipt: as it stands there.
-        upstream: folders of the same run that it read.
+        folder: relative to the run's folder.
+        receipt: the content of its receipt.json.
+        upstream: folders of the same run that it read from.
         trains: whether it made a model, not rows.
-        first: folder of which it read only so many rows, the first (`folder[:600]`).
-        damage: what has become of its rows since, or None.
+        first: number of rows by folder, if it read only the first rows of that folder (`folder[:600]`).
+        damage: how its rows differ from its receipt, or None.
     """
 
     folder: str
@@ -45,14 +45,14 @@ class StageRecord:
 
     @property
     def asked(self) -> int | None:
-        """The most rows that its settings let it read, or None."""
+        """The largest number of rows that its settings let it read, or None."""
         fields = self.receipt.get("fingerprint_fields") or {}
         given = [fields[key] for key in ("limit", "draw") if isinstance(fields.get(key), int)]
         return min(given, default=None)
 
     @property
     def dropped(self) -> dict[str, int]:
-        """Reason to number, most frequent first."""
+        """Number of dropped rows by reason, most frequent first."""
         return dict(sorted((self.receipt.get("dropped") or {}).items(), key=lambda item: -item[1]))
 
     def count(self, key: str) -> int:
@@ -61,7 +61,7 @@ class StageRecord:
 
 
 def read_stages(run: str | Path) -> list[StageRecord]:
-    """All finished stages below a run folder, in the order they were started.
+    """All finished stages below a run folder, in the order in which they were started.
 
     Raises:
         ConfigError: no such folder, or a receipt cannot be read.
@@ -82,11 +82,11 @@ def read_stages(run: str | Path) -> list[StageRecord]:
         trains = not holds_rows(run / folder, receipt)
         lost = None if trains else damage(run / folder, receipt, "data")
         records.append(StageRecord(folder, receipt, tuple(read), trains, first, lost))
-    return _in_order(sorted(records, key=lambda record: str(record.receipt.get("started"))))
+    return _sort_stages(sorted(records, key=lambda record: str(record.receipt.get("started"))))
 
 
-def _in_order(records: Sequence[StageRecord]) -> list[StageRecord]:
-    """Every stage after those that it reads; else by when they started, which changes with a fresh run."""
+def _sort_stages(records: Sequence[StageRecord]) -> list[StageRecord]:
+    """Sort every stage after those that it reads, and otherwise by start, which a fresh run changes."""
     left, done = list(records), list[StageRecord]()
     while left:
         names = {record.folder for record in left}
@@ -96,12 +96,12 @@ def _in_order(records: Sequence[StageRecord]) -> list[StageRecord]:
     return done
 
 
-def funnel(records: Sequence[StageRecord]) -> tuple[list[Table], list[str]]:
-    """Where rows went, stage by stage; and what does not add up (nothing, unless a folder was tampered with).
+def build_funnel(records: Sequence[StageRecord]) -> tuple[list[Table], list[str]]:
+    """Follow the rows from stage to stage, and find what does not add up, as in a folder that was altered.
 
     Three things have to hold: what a stage kept and dropped is what came in; what came in is what the stages
-    before it kept, or as much of it as a limit let in; and what it kept is still there. Training may make
-    several rows of one, e.g. pairs of solutions, so there what came in may be more.
+    before it kept, or as much of it as a limit let in; and what it kept still exists. Training may turn
+    one row into several, e.g. pairs of solutions, so more rows may come in there.
     """
     by_folder = {record.folder: record for record in records}
     rows, gaps = [], list[str]()
@@ -120,28 +120,28 @@ def funnel(records: Sequence[StageRecord]) -> tuple[list[Table], list[str]]:
             (
                 record.folder,
                 str(record.receipt["stage"]),
-                ", ".join(_named(source.folder, record.first.get(source.folder)) for source in sources),
+                ", ".join(_name_source(source.folder, record.first.get(source.folder)) for source in sources),
                 f"{rows_in:,}" + (f" of {offered:,}" if sources and offered > rows_in else ""),
                 ", ".join(f"{reason} {n:,}" for reason, n in record.dropped.items()) or "–",
                 f"{kept:,}",
             )
         )
     columns = ("folder", "stage", "rows from", "in", "dropped", "kept")
-    notes = list(_headlines(records, by_folder))
+    notes = list(_headlines_of(records, by_folder))
     notes.append("Every row is accounted for." if not gaps else "ROWS ARE LOST: " + "; ".join(gaps))
     return [Table("funnel", "Where every row went", columns, tuple(rows), tuple(notes))], gaps
 
 
-def _named(folder: str, first: int | None) -> str:
+def _name_source(folder: str, first: int | None) -> str:
     return folder if first is None else f"{folder}[:{first}]"
 
 
-def _headlines(records: Sequence[StageRecord], by_folder: Mapping[str, StageRecord]) -> Iterator[str]:
-    """One line for every selected dataset: from generated questions to the pairs trained on."""
+def _headlines_of(records: Sequence[StageRecord], by_folder: Mapping[str, StageRecord]) -> Iterator[str]:
+    """One line per selected dataset: from generated questions to the pairs trained on."""
     for record in records:
         if record.receipt["stage"] != "select_solutions":
             continue
-        line = [r for r in by_folder.values() if r.folder in _ancestors(record, by_folder)]
+        line = [r for r in by_folder.values() if r.folder in _ancestors_of(record, by_folder)]
         words = []
         for stage, word in HEADLINE.items():
             here = [r for r in line if r.receipt["stage"] == stage]
@@ -155,8 +155,8 @@ def _headlines(records: Sequence[StageRecord], by_folder: Mapping[str, StageReco
         yield f"{record.folder}: " + " → ".join(words) + "."
 
 
-def _ancestors(record: StageRecord, by_folder: Mapping[str, StageRecord]) -> set[str]:
-    """A stage and all whose rows reached it; models on the way are not followed."""
+def _ancestors_of(record: StageRecord, by_folder: Mapping[str, StageRecord]) -> set[str]:
+    """A stage and all stages whose rows reached it; models in between are not followed."""
     seen, queue = set[str](), [record.folder]
     while queue:
         name = queue.pop()
@@ -166,8 +166,8 @@ def _ancestors(record: StageRecord, by_folder: Mapping[str, StageRecord]) -> set
     return seen
 
 
-def seconds_table(records: Sequence[StageRecord], wall: Mapping[str, float] | None = None) -> Table:
-    """What every stage cost: seconds of work, and of wall clock where a pipeline measured it."""
+def table_of_seconds(records: Sequence[StageRecord], wall: Mapping[str, float] | None = None) -> Table:
+    """The cost of every stage: seconds of work, and wall-clock seconds if a pipeline measured them."""
     wall = wall or {}
     rows = []
     for record in records:

@@ -1,32 +1,44 @@
-"""One model over several benchmarks: one queue of problems, every completion kept, one result a benchmark.
+"""Evaluates one model on several benchmarks: one queue, every completion kept, one result per benchmark.
 
-The protocol is the paper's (section 3.1) unless told otherwise: zero-shot, greedy, chain of thought; a cut
-output is wrong.
+The protocol is the paper's (section 3.1) unless the settings say otherwise: zero-shot, greedy, chain of
+thought; a truncated output is wrong.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 from scalequest import heartbeat
 from scalequest.cards import dataset_card
 from scalequest.chat import FormatError, load_format
 from scalequest.config import ConfigError, RunOptions, to_dict
 from scalequest.engines.stream import Drop, stream
-from scalequest.evaluation.benchmarks import Benchmark
-from scalequest.evaluation.examinee import A, Examinee, Q, opens_thoughts
-from scalequest.evaluation.marking import Examiners, Mark, Marked, Paper, handed_in, marking
-from scalequest.evaluation.problems import Problem
+from scalequest.evaluation.benchmarks import LoadedBenchmark
+from scalequest.evaluation.evaluated_model import A, EvaluatedModel, Q, opens_reasoning
+from scalequest.evaluation.output_grading import (
+    GradedReply,
+    GradingPool,
+    OutputGrade,
+    Submission,
+    add_grading,
+    submission_of,
+)
+from scalequest.evaluation.problems import BenchmarkProblem
 from scalequest.evaluation.prompts import EvalPrompt
-from scalequest.evaluation.protocol import asking, judged, protocol, read_receipt
+from scalequest.evaluation.protocol import (
+    grading_settings_of,
+    protocol_of,
+    read_receipt,
+    request_settings_of,
+)
 from scalequest.evaluation.results import RESULTS, Result, summarise, write_results
 from scalequest.evaluation.settings import EvaluationConfig
-from scalequest.evaluation.tables import differences
+from scalequest.evaluation.tables import describe_differences
 from scalequest.markup import inline
 from scalequest.records import Row, read_rows, row_seed
 from scalequest.shards import Stage
@@ -38,19 +50,103 @@ COLUMNS = (
     *("benchmark", "id", "prompt", "sample", "metadata", "reference", "prompt_sha256", "completion"),
     *("finish_reason", "tokens", "truncated", "extracted", "rule", "correct", "layer", "timeout"),
 )
+_OUTPUT_KEY = ("benchmark", "id", "prompt", "sample")  # columns that together name one output
+
+
+# --------------------------------------------------------------------------------------------- asking a model
+
+
+@dataclass(frozen=True)
+class ModelRequest:
+    """One output that is asked for: which sample, of which problem, with which prompt."""
+
+    benchmark: LoadedBenchmark
+    prompt: EvalPrompt
+    problem: BenchmarkProblem
+    sample: int
+
+    @property
+    def columns(self) -> Row:
+        """The columns of a row that say what was asked."""
+        problem = self.problem
+        return {
+            "benchmark": self.benchmark.name,
+            "id": problem.id,
+            "prompt": self.prompt.name,
+            "sample": self.sample,
+            "metadata": json.dumps(problem.metadata, ensure_ascii=False, sort_keys=True),
+            "reference": " or ".join([problem.answer, *problem.also]),
+        }
+
+    def seed(self, run_seed: int) -> int:
+        """The seed of this output, which depends on nothing but the run's seed and what is asked."""
+        return row_seed(
+            run_seed, "evaluate", self.benchmark.name, self.prompt.name, self.problem.id, self.sample
+        )
+
+
+def requests_of(benchmarks: Sequence[LoadedBenchmark], samples: int) -> Iterator[ModelRequest]:
+    """All outputs that are asked for, in order."""
+    for benchmark in benchmarks:
+        for prompt in benchmark.prompts:
+            for problem in benchmark.problems:
+                for sample in range(samples):
+                    yield ModelRequest(benchmark, prompt, problem, sample)
+
+
+@dataclass(frozen=True)
+class EvaluationHooks(Generic[Q, A]):
+    """What `stream` calls for each request, by its number in the queue."""
+
+    model: EvaluatedModel[Q, A]
+    config: EvaluationConfig
+    seed: int
+    queue: Sequence[ModelRequest]
+    prompt_hashes: dict[int, str] = field(default_factory=dict)  # of the requests that are on their way
+
+    def ask(self, number: int) -> Sequence[Q] | Drop:
+        """Prepare the request for the model, or drop it if the chat format cannot hold it."""
+        one = self.queue[number]
+        seed = one.seed(self.seed) if self.config.sampling.temperature > 0 else None
+        key = f"{one.benchmark.name}/{one.problem.id}/{number}"
+        try:
+            request, self.prompt_hashes[number] = self.model.prepare(key, one.prompt, one.problem, seed)
+        except FormatError as error:
+            return Drop(one.columns, str(error))
+        return [request]
+
+    def asked(self, key: str) -> tuple[EvalPrompt, BenchmarkProblem]:
+        """The prompt and the problem of a request's key."""
+        one = self.queue[int(key.rpartition("/")[2])]
+        return one.prompt, one.problem
+
+    def settle(self, number: int, replies: Sequence[GradedReply]) -> Row | Drop:
+        """Turn the graded reply into a row, or drop the request if the reply failed."""
+        (reply,) = replies
+        columns = self.queue[number].columns
+        if reply.fault is not None:
+            return Drop(columns, reply.fault)
+        return {
+            **columns,
+            "prompt_sha256": self.prompt_hashes.pop(number),
+            "completion": reply.text,
+            "finish_reason": reply.finish_reason,
+            "tokens": reply.tokens,
+            **grade_columns_of(reply.truncated, reply.grade, self.config),
+        }
 
 
 def evaluate(
     stage: Stage,
-    examinee: Examinee[Q, A],
+    model: EvaluatedModel[Q, A],
     config: EvaluationConfig,
     run: RunOptions,
-    benchmarks: Sequence[Benchmark],
-    examiners: Examiners,
+    benchmarks: Sequence[LoadedBenchmark],
+    pool: GradingPool,
     *,
     tracker: Tracker | None = None,
 ) -> dict[str, Any]:
-    """Ask every problem of every benchmark, grade what comes back meanwhile, and finish the stage.
+    """Ask every problem of every benchmark, grade the outputs as they come, and finish the stage.
 
     A problem that the chat format cannot hold, or that a server does not answer, is dropped with the reason,
     and counts as wrong.
@@ -58,152 +154,122 @@ def evaluate(
     Returns:
         The stage's receipt (empty on workers other than 0).
     """
-    queue: list[tuple[Benchmark, EvalPrompt, Problem, int]] = [
-        (benchmark, prompt, problem, sample)
-        for benchmark in benchmarks
-        for prompt in benchmark.prompts
-        for problem in benchmark.problems
-        for sample in range(config.samples)
-    ]
-    digests: dict[int, str] = {}
     heartbeat.about(stage.output_dir.name)  # the model's label
-
-    def ask(number: int) -> Sequence[Q] | Drop:
-        benchmark, prompt, problem, sample = queue[number]
-        sampled = config.sampling.temperature > 0
-        parts = (benchmark.name, prompt.name, problem.id, sample)
-        seed = row_seed(run.seed, "evaluate", *parts) if sampled else None
-        try:
-            key = f"{benchmark.name}/{problem.id}/{number}"
-            question, digests[number] = examinee.put(key, prompt, problem, seed)
-        except FormatError as error:
-            return Drop(head(*queue[number]), str(error))
-        return [question]
-
-    def asked(key: str) -> tuple[EvalPrompt, Problem]:
-        _, prompt, problem, _ = queue[int(key.rpartition("/")[2])]
-        return prompt, problem
-
-    def settle(number: int, replies: Sequence[Marked]) -> Row | Drop:
-        (reply,) = replies
-        if reply.fault is not None:
-            return Drop(head(*queue[number]), reply.fault)
-        return {
-            **head(*queue[number]),
-            "prompt_sha256": digests.pop(number),
-            "completion": reply.text,
-            "finish_reason": reply.finish_reason,
-            "tokens": reply.tokens,
-            **verdict(reply.truncated, reply.mark, config),
-        }
-
-    answer = marking(examinee, examiners, asked)
-    stream(stage, len(queue), run.block_size, ask=ask, answer=answer, settle=settle, tracker=tracker)
-    return finish(stage, config, benchmarks, len(queue))
+    hooks = EvaluationHooks(model, config, run.seed, list(requests_of(benchmarks, config.samples)))
+    answer = add_grading(model, pool, hooks.asked)
+    count = len(hooks.queue)
+    stream(stage, count, run.block_size, ask=hooks.ask, answer=answer, settle=hooks.settle, tracker=tracker)
+    return finish(stage, config, benchmarks, count)
 
 
-def head(benchmark: Benchmark, prompt: EvalPrompt, problem: Problem, sample: int) -> Row:
-    """The columns that say what was asked."""
-    return {
-        "benchmark": benchmark.name,
-        "id": problem.id,
-        "prompt": prompt.name,
-        "sample": sample,
-        "metadata": json.dumps(problem.metadata, ensure_ascii=False, sort_keys=True),
-        "reference": " or ".join([problem.answer, *problem.also]),
-    }
-
-
-def verdict(truncated: bool, mark: Mark, config: EvaluationConfig) -> Row:
-    """The columns that say what came of it."""
+def grade_columns_of(truncated: bool, grade: OutputGrade, config: EvaluationConfig) -> Row:
+    """The columns of a row that say how the output was graded."""
     return {
         "truncated": truncated,
-        "extracted": mark.extracted,
-        "rule": mark.rule,
-        "correct": mark.correct and (not truncated or config.truncated == "graded"),
-        "layer": mark.layer,
-        "timeout": mark.timeout,
+        "extracted": grade.extracted,
+        "rule": grade.rule,
+        "correct": grade.correct and (not truncated or config.truncated == "graded"),
+        "layer": grade.layer,
+        "timeout": grade.timeout,
     }
 
 
 def finish(
-    stage: Stage, config: EvaluationConfig, benchmarks: Sequence[Benchmark], asked: int
+    stage: Stage, config: EvaluationConfig, benchmarks: Sequence[LoadedBenchmark], asked: int
 ) -> dict[str, Any]:
     """Write the folder's card and receipt."""
     names = ", ".join(inline(benchmark.title) for benchmark in benchmarks)
-    text = f"Every answer to {names}, one row an output; `{RESULTS}` holds what comes of them."
+    text = f"Every answer to {names}, one row per output; `{RESULTS}` holds the results."
     shown = ("benchmark", "id", "completion", "extracted", "reference", "correct")
     card = dataset_card("Evaluation", text, to_dict(config), stage.samples(4), *shown)
     return stage.finish(rows_in=asked, card=card, columns=COLUMNS)
 
 
-def collect(
+# -------------------------------------------------------------------------------------------------- results
+
+
+def collect_results(
     folder: str | Path,
     config: EvaluationConfig,
     label: str,
-    benchmarks: Sequence[Benchmark],
+    benchmarks: Sequence[LoadedBenchmark],
     earlier: Sequence[Result] = (),
 ) -> list[Result]:
     """Summarise one model's finished folder and write its `results.json`.
 
     Args:
-        folder: of the model.
-        config: how it was asked.
-        label: the model's.
+        folder: the model's folder.
+        config: the settings of the evaluation.
+        label: the model's label.
         benchmarks: what was asked.
-        earlier: results of the evaluation whose outputs were graded again: only the grading is of this run.
+        earlier: the results of the evaluation whose outputs were graded again, which keep all of their
+            protocol but the grading.
     """
     before = {result.benchmark: result for result in earlier}
     receipt, by_benchmark = read_receipt(folder), {b.name: list[Row]() for b in benchmarks}
-    for row in scored(read_rows(folder), config, label):
+    for row in add_scores(read_rows(folder), config, label):
         by_benchmark[row["benchmark"]].append(row)
-    results = [
-        summarise(
+
+    results = []
+    for benchmark in benchmarks:
+        if (old := before.get(benchmark.name)) is None:
+            protocol = protocol_of(receipt, config, label, benchmark)
+            model_fingerprint = receipt["fingerprint_fields"]["inputs"][0]
+        else:
+            protocol = {**old.protocol, **grading_settings_of(config, benchmark)}
+            model_fingerprint = old.model_fingerprint
+        result = summarise(
             by_benchmark[benchmark.name],
             benchmark,
             label=label,
             prompts=[prompt.name for prompt in benchmark.prompts],
             samples=config.samples,
             cut_counts=config.truncated == "graded",
-            protocol=(
-                {**old.protocol, **judged(config, benchmark)}
-                if (old := before.get(benchmark.name))
-                else protocol(receipt, config, label, benchmark)
-            ),
-            model_fingerprint=old.model_fingerprint if old else receipt["fingerprint_fields"]["inputs"][0],
+            protocol=protocol,
+            model_fingerprint=model_fingerprint,
             commit=receipt.get("commit"),
             grading=config.grading,
             score=config.score,
         )
-        for benchmark in benchmarks
-    ]
+        results.append(result)
     write_results(folder, results)
     return results
 
 
-def scored(rows: list[Row], config: EvaluationConfig, label: str) -> list[Row]:
-    """The rows with the score that another file has for each.
+def add_scores(rows: list[Row], config: EvaluationConfig, label: str) -> list[Row]:
+    """Add the score that another file has for each row.
 
     Raises:
-        ConfigError: an output has no score, or one that is no finite number.
+        ConfigError: an output has no score, or one that is not a finite number.
     """
     if config.score is None:
         return rows
     source = config.scores[label]
-    key = ("benchmark", "id", "prompt", "sample")
-    found = {}
+    scores = {}
     for number, row in enumerate(read_rows(source), 1):
         score = row.get(config.score)
         if score is not None and not (isinstance(score, int | float) and isfinite(score)):
-            raise ConfigError(f"{source}: row {number}: {config.score}: {score!r} is no finite number")
-        found[tuple(row.get(name) for name in key)] = score
+            raise ConfigError(f"{source}: row {number}: {config.score}: {score!r} is not a finite number")
+        scores[tuple(row.get(name) for name in _OUTPUT_KEY)] = score
     for row in rows:
-        row[config.score] = found.get(tuple(row[name] for name in key))
+        row[config.score] = scores.get(tuple(row[name] for name in _OUTPUT_KEY))
         if row[config.score] is None:
             raise ConfigError(
                 f"{source}: no '{config.score}' for {row['benchmark']}, {row['id']}, sample {row['sample']}"
             )
     return rows
+
+
+# ------------------------------------------------------------------------------------- grading outputs again
+
+
+@dataclass(frozen=True)
+class SavedSubmission:
+    """The submission of a saved output, and the columns that say what was asked."""
+
+    columns: Row
+    truncated: bool
+    submission: Submission
 
 
 def regrade(
@@ -213,51 +279,46 @@ def regrade(
     config: EvaluationConfig,
     run: RunOptions,
     label: str,
-    benchmarks: Sequence[Benchmark],
-    examiners: Examiners,
+    benchmarks: Sequence[LoadedBenchmark],
+    pool: GradingPool,
 ) -> dict[str, Any]:
     """Grade the saved outputs of one model again, by today's rules, and finish the stage.
 
-    What had no output is dropped again.
+    A request that had no output is dropped again.
 
     Raises:
-        ConfigError: an output is of a problem or a prompt that the benchmarks do not have.
+        ConfigError: an output belongs to a problem or a prompt that the benchmarks do not have.
     """
-    settled = [*rows, *dropped]
-    handed = papers(rows, config, label, benchmarks)
+    saved = submissions_of(rows, config, label, benchmarks)
+    drops = [({key: row[key] for key in row if key != "reason"}, row["reason"]) for row in dropped]
+    total = len(rows) + len(drops)
+    # 1. Hand all blocks to the pool
     pending = []
-    for index, block in stage.pending(len(settled), run.block_size):
-        mine = [number for number in block if number < len(rows)]
-        lost = [settled[number] for number in block if number >= len(rows)]
-        drops = [({key: row[key] for key in row if key != "reason"}, row["reason"]) for row in lost]
-        pending.append((index, mine, drops, examiners.submit([handed[number].paper for number in mine])))
+    for index, block in stage.pending(total, run.block_size):
+        numbers = [number for number in block if number < len(rows)]
+        lost = [drops[number - len(rows)] for number in block if number >= len(rows)]
+        grades = pool.submit([saved[number].submission for number in numbers])
+        pending.append((index, numbers, lost, grades))
+    # 2. Write each block once it is graded
     with heartbeat.doing(f"{label}: grading again", total=len(rows), unit="outputs") as work:
-        for index, mine, drops, future in pending:
+        for index, numbers, lost, grades in pending:
             kept = []
-            for number, mark in zip(mine, future.result(), strict=True):
-                one = handed[number]
-                kept.append({**rows[number], **one.head, **verdict(one.truncated, mark, config)})
-            stage.write_block(index, kept, drops)
-            work.done += len(mine)
-    return finish(stage, config, benchmarks, len(settled))
+            for number, grade in zip(numbers, grades.result(), strict=True):
+                one = saved[number]
+                columns = grade_columns_of(one.truncated, grade, config)
+                kept.append({**rows[number], **one.columns, **columns})
+            stage.write_block(index, kept, lost)
+            work.done += len(numbers)
+    return finish(stage, config, benchmarks, total)
 
 
-@dataclass(frozen=True)
-class HandedIn:
-    """A saved output as it was handed in: see `head` and `handed_in`."""
-
-    head: Row
-    truncated: bool
-    paper: Paper
-
-
-def papers(
-    rows: Sequence[Row], config: EvaluationConfig, label: str, benchmarks: Sequence[Benchmark]
-) -> list[HandedIn]:
-    """What the saved outputs of one model hand in, cut as when they came.
+def submissions_of(
+    rows: Sequence[Row], config: EvaluationConfig, label: str, benchmarks: Sequence[LoadedBenchmark]
+) -> list[SavedSubmission]:
+    """The submissions of one model's saved outputs, cut as they were when they were generated.
 
     Raises:
-        ConfigError: an output is of a problem or a prompt that the benchmarks do not have.
+        ConfigError: an output belongs to a problem or a prompt that the benchmarks do not have.
     """
     problems = {(b.name, p.id): (b, p) for b in benchmarks for p in b.problems}
     prompts = {(b.name, prompt.name): prompt for b in benchmarks for prompt in b.prompts}
@@ -272,27 +333,28 @@ def papers(
                 "give the benchmarks and prompts of that evaluation"
             )
         benchmark, problem = known
-        thinks = format is not None and opens_thoughts(format, prompt)
+        thinks = format is not None and opens_reasoning(format, prompt)
         text, reason = row["completion"], row["finish_reason"]
-        cut, paper = handed_in(text, reason, prompt, problem, thinks=thinks)
-        found.append(HandedIn(head(benchmark, prompt, problem, row["sample"]), cut, paper))
+        truncated, submission = submission_of(text, reason, prompt, problem, thinks=thinks)
+        columns = ModelRequest(benchmark, prompt, problem, row["sample"]).columns
+        found.append(SavedSubmission(columns, truncated, submission))
     return found
 
 
-def same_questions(
-    earlier: Sequence[Result], config: EvaluationConfig, benchmarks: Sequence[Benchmark]
+def check_same_questions(
+    earlier: Sequence[Result], config: EvaluationConfig, benchmarks: Sequence[LoadedBenchmark]
 ) -> None:
-    """Check that outputs are graded against the questions that they answer.
+    """Check that the saved outputs answer the questions that they are to be graded against.
 
     Raises:
-        ConfigError: a benchmark, its limit, its prompts or the number of samples is another than it was.
+        ConfigError: a benchmark, its limit, its prompts or the number of samples is different.
     """
-    now = {benchmark.name: asking(config, benchmark) for benchmark in benchmarks}
+    now = {benchmark.name: request_settings_of(config, benchmark) for benchmark in benchmarks}
     if never := [name for name in now if name not in {old.benchmark for old in earlier}]:
         raise ConfigError(f"regrade: {never[0]} was not asked there, and has no outputs; leave it out")
     for old in earlier:
         then = {key: old.protocol[key] for key in now.get(old.benchmark, ())}
-        if what := differences(now.get(old.benchmark, {}), then):
+        if what := describe_differences(now.get(old.benchmark, {}), then):
             raise ConfigError(
                 f"regrade: {old.benchmark} is not what was asked: {what}; give what that evaluation asked"
             )

@@ -1,4 +1,4 @@
-"""A benchmark's problem, as prompts put it and judges judge it."""
+"""One problem of a benchmark: its question, its reference answers, and its answer rule."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Judging:
-    """How one problem's answer is judged; see `benchmarks.JudgingFile`."""
+class AnswerRule:
+    """What counts as the right answer to one problem, beyond equality; see `benchmarks.AnswerRuleColumns`."""
 
     several: bool = False
     unit: str | None = None
@@ -18,16 +18,16 @@ class Judging:
 
 
 @dataclass(frozen=True)
-class Problem:
+class BenchmarkProblem:
     """One question with its reference answer.
 
     Attributes:
         id: unique in its benchmark.
-        question: as it stands in the source.
-        answer: the reference; `also` are further ones, each of them right.
-        metadata: what results are split by.
-        row: the source's row, from which prompts take more than the question.
-        judging: how an answer is judged.
+        question: as the source has it.
+        answer: the reference; each of the answers in `also` is right, too.
+        metadata: the values by which results are broken down.
+        row: the source's row, for prompts that take more from it than the question.
+        answer_rule: what counts as the right answer.
     """
 
     id: str
@@ -36,4 +36,4 @@ class Problem:
     metadata: dict[str, Any] = field(default_factory=dict)
     also: tuple[str, ...] = ()
     row: Mapping[str, Any] = field(default_factory=dict)
-    judging: Judging = Judging()
+    answer_rule: AnswerRule = AnswerRule()

@@ -1,4 +1,4 @@
-r"""Prompts of an evaluation: one YAML file each, which says how a problem is put to a model.
+r"""Prompts of an evaluation: one YAML file each, which says how a model is asked.
 
     name: worked_examples
     turn: plain                       # solve, user or plain
@@ -7,8 +7,8 @@ r"""Prompts of an evaluation: one YAML file each, which says how a problem is pu
     shots: [{question: ..., answer: ...}]
     stops: ["\n\nQuestion:"]
 
-`turn: solve` puts the text where the chat format has the question, its own instruction included; `user` is a
-bare user's turn; `plain` is for base models: the text alone, behind the tokenizer's BOS.
+`turn: solve` puts the text in the place of the question in the chat format, with the format's instruction;
+`user` is a user's turn without it; `plain` is for base models: the text alone, after the tokenizer's BOS.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 from scalequest.chat import BoundFormat, FormatError
 from scalequest.config import ConfigError, build, option, read_yaml, required
-from scalequest.evaluation.problems import Problem
+from scalequest.evaluation.problems import BenchmarkProblem
 
 _SLOT = re.compile(r"\{(\w+)\}")
 
@@ -33,19 +33,19 @@ class Shot:
     """A worked example."""
 
     question: str = required("its question")
-    answer: str = required("its worked solution, as the model is to write one")
+    answer: str = required("its worked solution, in the form that the model should write")
 
 
 @dataclass(frozen=True)
 class Case:
-    """A slot that is filled by what stands in a column of the problem's row."""
+    """A slot that is filled depending on a column of the problem's row."""
 
     column: str = required("column of the benchmark's source")
     texts: dict[str, str] = required("text by the column's value as Python writes it: 'True', 'None'")
     otherwise: str = option("", "text for every other value; {value} is the value")
 
     def text(self, row: Mapping[str, Any]) -> str:
-        """What fills the slot for this row."""
+        """The text for this row."""
         value = str(row.get(self.column))
         return self.texts.get(value, self.otherwise.replace("{value}", value))
 
@@ -54,18 +54,20 @@ class Case:
 class EvalPrompt:
     """The keys of a prompt's YAML file."""
 
-    name: str = required("what results call it")
-    text: str = required("holds {question} once, {shots} where there are any, and the slots of `cases`")
-    turn: Literal["solve", "user", "plain"] = option("solve", "where in the chat format the text goes")
+    name: str = required("its name in results")
+    text: str = required("contains {question} once, {shots} if there are any, and the slots of `cases`")
+    turn: Literal["solve", "user", "plain"] = option("solve", "place of the text in the chat format")
     shot: str = option("", "one worked example, with {question} and {answer}")
     shots: list[Shot] = option(None, "worked examples, in order", default_factory=list)
-    cases: dict[str, Case] = option(None, "slot: what fills it", default_factory=dict)
+    cases: dict[str, Case] = option(None, "slot: how it is filled", default_factory=dict)
     stops: list[str] = option(
-        None, "texts at which an output is cut off; with turn: plain it ends there", default_factory=list
+        None,
+        "texts that cut an output off; with turn: plain, generation ends there",
+        default_factory=list,
     )
 
     def __post_init__(self) -> None:
-        """Refuse a template that would lose something without a word."""
+        """Refuse a template that would silently lose something."""
         slots = _SLOT.findall(self.text)
         if slots.count("question") != 1:
             raise ConfigError(f"{self.name}: text: has to hold {{question}} exactly once")
@@ -78,17 +80,17 @@ class EvalPrompt:
 
     @property
     def sha256(self) -> str:
-        """Hash of all of it."""
+        """Hash of the whole prompt."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
-    def fill(self, problem: Problem) -> str:
-        """The text for one problem; braces that are no slot stand for themselves."""
-        shots = "".join(_filled(self.shot, asdict(shot)) for shot in self.shots)
+    def fill(self, problem: BenchmarkProblem) -> str:
+        """The text for one problem; braces that are not a slot are left as they are."""
+        shots = "".join(_fill_slots(self.shot, asdict(shot)) for shot in self.shots)
         cases = {slot: case.text(problem.row) for slot, case in self.cases.items()}
-        return _filled(self.text, {"question": problem.question, "shots": shots, **cases})
+        return _fill_slots(self.text, {"question": problem.question, "shots": shots, **cases})
 
-    def ids(self, problem: Problem, format: BoundFormat) -> list[int]:
-        """What the model is given, BOS included.
+    def ids(self, problem: BenchmarkProblem, format: BoundFormat) -> list[int]:
+        """The token ids that the model is given, including BOS.
 
         Raises:
             FormatError: the format cannot hold the text.
@@ -103,7 +105,7 @@ class EvalPrompt:
         return format.user_prompt_ids(text) if self.turn == "user" else format.solve_prompt_ids(text)
 
     def cut(self, text: str) -> tuple[str, bool]:
-        """An output up to the first of `stops`, and whether one was there."""
+        """Return an output up to the first of `stops`, and whether it contains one."""
         found = [place for stop in self.stops if (place := text.find(stop)) >= 0]
         return (text[: min(found)].strip(), True) if found else (text, False)
 
@@ -122,6 +124,6 @@ def load_eval_prompt(path: str | Path) -> EvalPrompt:
     return loaded
 
 
-def _filled(template: str, texts: Mapping[str, str]) -> str:
-    """Fill all slots in one pass: a question that spells "{shots}" is text."""
+def _fill_slots(template: str, texts: Mapping[str, str]) -> str:
+    """Fill all slots in one pass, so that a question that contains "{shots}" stays as it is."""
     return _SLOT.sub(lambda slot: texts.get(slot[1], slot[0]), template)

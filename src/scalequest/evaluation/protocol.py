@@ -1,4 +1,4 @@
-"""What makes two numbers comparable: everything that was asked, of whom, on what, and who judged."""
+"""What makes two numbers comparable: the questions, the model, the engine and the grader."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from scalequest import receipts
 from scalequest.chat import load_format
 from scalequest.config import ConfigError, fingerprint_fields
 from scalequest.engines.base import adapter_base
-from scalequest.evaluation.benchmarks import Benchmark
+from scalequest.evaluation.benchmarks import LoadedBenchmark
 from scalequest.evaluation.prompts import load_eval_prompt
-from scalequest.evaluation.results import sha256
+from scalequest.evaluation.results import sha256_of
 from scalequest.evaluation.settings import EvaluationConfig
 from scalequest.grading import GRADER_VERSION
 from scalequest.precision import engine_dtype
@@ -23,8 +23,8 @@ from scalequest.records import expand, model_fingerprint
 from scalequest.redaction import redacted
 
 
-def with_prompts(benchmarks: Sequence[Benchmark], config: EvaluationConfig) -> list[Benchmark]:
-    """The benchmarks with the prompts that the configuration gives, where it gives any.
+def apply_prompts(benchmarks: Sequence[LoadedBenchmark], config: EvaluationConfig) -> list[LoadedBenchmark]:
+    """Give the benchmarks the prompts of the configuration, if it has any.
 
     Raises:
         ConfigError: a prompt file is wrong or made for other benchmarks, or two prompts have one name.
@@ -44,16 +44,16 @@ def with_prompts(benchmarks: Sequence[Benchmark], config: EvaluationConfig) -> l
     return chosen
 
 
-def identity(
-    config: EvaluationConfig, labels: Sequence[str], benchmarks: Sequence[Benchmark]
+def identity_of(
+    config: EvaluationConfig, labels: Sequence[str], benchmarks: Sequence[LoadedBenchmark]
 ) -> dict[str, Any]:
-    """What can change a row beside the settings themselves and the models, for the stage's fingerprint."""
+    """What can change a row besides the settings and the models, for the stage's fingerprint."""
     return {
         "labels": list(labels),
-        "engine_name": engine_name(config),
-        **({"dtypes": open_dtypes} if (open_dtypes := _open_dtypes(config, labels)) else {}),
-        "grader": grader(),
-        "chat_format_sha256": {label: format_sha256(config, label) for label in labels},
+        "engine_name": engine_name_of(config),
+        **({"dtypes": open_dtypes} if (open_dtypes := _open_dtypes_of(config, labels)) else {}),
+        "grader": version_of_grader(),
+        "chat_format_sha256": {label: sha256_of_format(config, label) for label in labels},
         "benchmarks": {
             b.name: {
                 "sha256": b.sha256,
@@ -66,10 +66,10 @@ def identity(
     }
 
 
-def models(config: EvaluationConfig, labels: Sequence[str]) -> dict[str, str]:
-    """Every model's path with its fingerprint; a LoRA adapter's base comes behind it.
+def fingerprints_of_models(config: EvaluationConfig, labels: Sequence[str]) -> dict[str, str]:
+    """Every model's path with its fingerprint; a LoRA adapter is followed by its base.
 
-    What a server calls by one name may change: only its answers say so.
+    A server may serve another model under the same name later, which cannot be seen from here.
     """
     found: dict[str, str] = {}
     for label in labels:
@@ -84,15 +84,15 @@ def models(config: EvaluationConfig, labels: Sequence[str]) -> dict[str, str]:
 
 
 def tokenizer_of(model: str) -> str:
-    """Where a model's tokenizer is: with a LoRA adapter if it was saved there, else with its base."""
+    """The folder of a model's tokenizer: a LoRA adapter's own if it has one, otherwise its base's."""
     base = adapter_base(model)
     if base is None or (expand(model) / "tokenizer.json").exists():
         return model
     return base
 
 
-def engine_name(config: EvaluationConfig) -> str:
-    """Who generates; which engine `auto` stands for here is decided without importing it."""
+def engine_name_of(config: EvaluationConfig) -> str:
+    """The name of the engine; `auto` is resolved without importing any."""
     if config.server.url is not None:
         return "server"
     if config.engine.name != "auto":
@@ -100,44 +100,44 @@ def engine_name(config: EvaluationConfig) -> str:
     return "vllm" if find_spec("vllm") else "transformers"
 
 
-def grader() -> str:
-    """Version of what decides a verdict: ours, and math-verify's below it."""
+def version_of_grader() -> str:
+    """The version of the grader, and of math-verify, which it builds on."""
     from importlib.metadata import version
 
     return f"scalequest-{GRADER_VERSION}, math-verify {version('math-verify')}"
 
 
-def format_sha256(config: EvaluationConfig, label: str) -> str | None:
-    """Hash of a chat format's content, wherever its file lies; None for a server's own."""
+def sha256_of_format(config: EvaluationConfig, label: str) -> str | None:
+    """Hash of a chat format's content, whatever its path; None for a server's own."""
     if config.server.url is not None:
         return None
-    return sha256(json.dumps(asdict(load_format(config.format_of(label))), sort_keys=True, default=str))
+    return sha256_of(json.dumps(asdict(load_format(config.format_of(label))), sort_keys=True, default=str))
 
 
-def protocol(
-    receipt: Mapping[str, Any], config: EvaluationConfig, label: str, benchmark: Benchmark
+def protocol_of(
+    receipt: Mapping[str, Any], config: EvaluationConfig, label: str, benchmark: LoadedBenchmark
 ) -> dict[str, Any]:
-    """What two numbers must share to stand in one column; prompt ids follow from format and tokenizer."""
+    """What two numbers must share to be comparable; prompt ids follow from format and tokenizer."""
     fields = receipt["fingerprint_fields"]
     name = fields["engine_name"]
     versions = receipt.get("versions", {})
     request = redacted(config.server.extra, environment=False)
     return {
-        **judged(config, benchmark),
-        **asking(config, benchmark),
+        **grading_settings_of(config, benchmark),
+        **request_settings_of(config, benchmark),
         "chat_format": "the server's" if name == "server" else load_format(config.format_of(label)).name,
         "chat_format_sha256": fields["chat_format_sha256"][label],
         "sampling": fields["sampling"],
         "seed": fields["seed"] if config.sampling.temperature > 0 else None,
         "engine": name,
         "engine_version": versions.get(name) or versions.get(f"{name}-cpu"),
-        "dtype": fields.get("dtypes", {}).get(label) or _dtype(config, label),
+        "dtype": fields.get("dtypes", {}).get(label) or _dtype_of(config, label),
         **({"request": request} if name == "server" and request else {}),
         "commit": f"{receipt.get('commit') or 'unknown'}{' with changes' if receipt.get('dirty') else ''}",
     }
 
 
-def asking(config: EvaluationConfig, benchmark: Benchmark) -> dict[str, Any]:
+def request_settings_of(config: EvaluationConfig, benchmark: LoadedBenchmark) -> dict[str, Any]:
     """The part of the protocol that says what was asked."""
     return {
         "benchmark": benchmark.name,
@@ -149,24 +149,24 @@ def asking(config: EvaluationConfig, benchmark: Benchmark) -> dict[str, Any]:
     }
 
 
-def judged(config: EvaluationConfig, benchmark: Benchmark) -> dict[str, Any]:
+def grading_settings_of(config: EvaluationConfig, benchmark: LoadedBenchmark) -> dict[str, Any]:
     """The part of the protocol that grading the same outputs again can change."""
     return {
-        "grader": grader(),
+        "grader": version_of_grader(),
         "grading": fingerprint_fields(config.grading),
         "truncated": config.truncated,
         "patched": benchmark.patched,
     }
 
 
-def _open_dtypes(config: EvaluationConfig, labels: Sequence[str]) -> dict[str, str]:
-    """The precision of every model, if the settings leave it to the checkpoint or to the hardware."""
+def _open_dtypes_of(config: EvaluationConfig, labels: Sequence[str]) -> dict[str, str]:
+    """The precision of every model, if the settings leave it to the checkpoint or the hardware."""
     decided = config.server.url is not None or config.engine.dtype not in ("auto", "native")
-    return {} if decided else {label: _dtype(config, label) for label in labels}
+    return {} if decided else {label: _dtype_of(config, label) for label in labels}
 
 
-def _dtype(config: EvaluationConfig, label: str) -> str:
-    """The precision that it runs in on this machine."""
+def _dtype_of(config: EvaluationConfig, label: str) -> str:
+    """The precision in which the model runs on this machine."""
     if config.server.url is not None:
         return "the server's"
     try:

@@ -1,4 +1,4 @@
-"""Other people's tables, and ours beside them: every published number with its source, marked as not ours."""
+"""Published tables with our numbers beside theirs: each has its source and is marked as not ours."""
 
 from __future__ import annotations
 
@@ -10,10 +10,16 @@ from statistics import fmean
 from scalequest import durable
 from scalequest.config import ConfigError, build, option, read_yaml, required
 from scalequest.evaluation.results import Result
-from scalequest.evaluation.tables import Table, percent, protocol_marks
+from scalequest.evaluation.tables import Table, format_percent, mark_protocols
 from scalequest.ranges import Range
 
 TITLES = {"gsm8k": "GSM8K", "math": "MATH", "college_math": "College Math", "olympiadbench": "OlympiadBench"}
+
+
+_OURS = (
+    "Columns marked ours: measured here, in % with the 95 % interval, on all problems unless the "
+    "cell says how many; empty: not run. Their protocol and that of the published numbers may differ."
+)
 
 
 @dataclass(frozen=True)
@@ -22,23 +28,23 @@ class PublishedRow:
 
     model: str = required("as printed")
     scores: dict[str, float] = required(
-        "benchmark: accuracy in %; what was not printed is left out", within=Range(least=0, most=100)
+        "benchmark: accuracy in %; left out if it was not printed", within=Range(least=0, most=100)
     )
     average: float | None = option(None, "as printed", within=Range(least=0, most=100))
     detail: dict[str, str] = option(None, "further columns, e.g. the synthesis model", default_factory=dict)
     note: str | None = option(None, "what is wrong or special about it")
-    tag: str | None = option(None, "tag of its source, where it is not the table's")
+    tag: str | None = option(None, "tag of its source, if it is not the table's")
 
 
 @dataclass(frozen=True)
-class Published:
-    """Somebody else's table, from a YAML file."""
+class PublishedTable:
+    """A table that somebody else published, from a YAML file."""
 
-    name: str = required("stem of its files")
+    name: str = required("its name, and the stem of its files")
     title: str = required("what it shows")
     source: str = required("work, version, table")
     tag: str = required("tag of the source in the project's notes: P2, P1, C, D, Q, HF or X")
-    protocol: str = required("how it was measured, as far as it is known")
+    protocol: str = required("how it was measured, as far as is known")
     benchmarks: list[str] = required("columns, in order")
     rows: list[PublishedRow] = required("its rows")
     notes: list[str] = option(None, "contradictions and gaps", default_factory=list)
@@ -49,24 +55,24 @@ class Published:
             raise ConfigError(f"name: {self.name[:80]!r} cannot name a file: {fault}")
 
 
-def load_published(path: str | Path) -> Published:
+def load_published(path: str | Path) -> PublishedTable:
     """Read a published table.
 
     Raises:
         ConfigError: naming the file and what is wrong.
     """
-    (table,) = build((Published,), read_yaml(path), str(path))
+    (table,) = build((PublishedTable,), read_yaml(path), str(path))
     for row in table.rows:
         if unknown := [name for name in row.scores if name not in table.benchmarks]:
             raise ConfigError(f"{path}: {row.model}: benchmark '{unknown[0]}' is not in benchmarks")
-    loaded: Published = table
+    loaded: PublishedTable = table
     return loaded
 
 
-def beside(
-    published: Sequence[Published], models: Sequence[str], published_as: Mapping[str, str]
+def published_scores_of(
+    published: Sequence[PublishedTable], models: Sequence[str], published_as: Mapping[str, str]
 ) -> tuple[dict[tuple[str, str], str], str]:
-    """Published accuracy by our label and benchmark (the first table counts), and the tables' sources."""
+    """Published accuracies by our label and benchmark, and the tables' sources; the first table wins."""
     found: dict[tuple[str, str], str] = {}
     for model in models:
         wanted = published_as.get(model, model).casefold()
@@ -76,61 +82,57 @@ def beside(
     return found, "; ".join(sorted({f"{table.tag}: {table.source}" for table in published}))
 
 
-def published_table(
-    table: Published, results: Sequence[Result] | None = None, published_as: Mapping[str, str] | None = None
+def build_published_table(
+    table: PublishedTable,
+    results: Sequence[Result] | None = None,
+    published_as: Mapping[str, str] | None = None,
 ) -> Table:
-    """A published table as it was printed, marked as not ours.
+    """Show a published table as it was printed, marked as not ours.
 
     Args:
-        table: read by `load_published`.
-        results: ours, for a column beside each of theirs, empty where there is none; models that the table
-            does not have stand below. None leaves those columns out.
-        published_as: our label to their model's name, where the two differ.
+        table: from `load_published`.
+        results: our results, for a column beside each of theirs, empty if there is none; models that the
+            table does not have are added below. None leaves those columns out.
+        published_as: our label to their model's name, if the two differ.
     """
+    ours = _group_by_model(results or (), table, published_as or {})
+    marks, differing = mark_protocols([result for found in ours.values() for result in found.values()])
     details = list(dict.fromkeys(key for row in table.rows for key in row.detail))
-    ours = _by_model(results or (), table, published_as or {})
-    marks, differing = protocol_marks([result for found in ours.values() for result in found.values()])
-    named = {row.model.casefold() for row in table.rows}
+    # 1. Columns: theirs, and ours beside them
     columns = ["model", *details]
     for name in [*table.benchmarks, "average"]:
         title = TITLES.get(name, name)
         columns += [title] if results is None else [f"{title} (published)", f"{title} (ours)"]
     columns.append("source")
+    # 2. Rows: their models, then those of ours that they do not have
     rows = []
     for row in table.rows:
-        cells = [row.model, *(row.detail.get(key, "–") for key in details)]
         theirs = [*(row.scores.get(name) for name in table.benchmarks), row.average]
-        mine = _ours(ours.get(row.model.casefold(), {}), table.benchmarks, marks)
+        mine = _format_ours(ours.get(row.model.casefold(), {}), table.benchmarks, marks)
+        cells = [row.model, *(row.detail.get(key, "–") for key in details)]
         for score, own in zip(theirs, mine, strict=True):
             cells += ["–" if score is None else f"{score:.1f}", *([] if results is None else [own])]
         rows.append((*cells, row.tag or table.tag))
-    for model, found in ours.items():
-        if model not in named:
-            label = next(iter(found.values())).model
-            mine = _ours(found, table.benchmarks, marks)
-            cells = [cell for own in mine for cell in ("", own)]
-            rows.append((label, *("" for _ in details), *cells, "ours"))
+    named = {row.model.casefold() for row in table.rows}
+    for found in (found for model, found in ours.items() if model not in named):
+        mine = _format_ours(found, table.benchmarks, marks)
+        cells = [cell for own in mine for cell in ("", own)]
+        rows.append((next(iter(found.values())).model, *("" for _ in details), *cells, "ours"))
+    # 3. Notes
     notes = [f"Published, not ours. Source: {table.source} [{table.tag}]. {table.protocol}"]
     notes += [f"{row.model}: {row.note}" for row in table.rows if row.note]
-    notes += table.notes
-    if results is not None:
-        notes.append(
-            "Columns marked ours: measured here, in % with the 95 % interval, on all problems unless the "
-            "cell says how many; empty: not run. Their protocol and that of the published numbers may differ."
-        )
-        notes += [*differing, *_protocols(ours)]
-    return Table(
-        f"published_{table.name}", f"Published: {table.title}", tuple(columns), tuple(rows), tuple(notes)
-    )
+    notes += [*table.notes, *([] if results is None else [_OURS, *differing, *_describe_protocols(ours)])]
+    title = f"Published: {table.title}"
+    return Table(f"published_{table.name}", title, tuple(columns), tuple(rows), tuple(notes))
 
 
-def _by_model(
-    results: Sequence[Result], table: Published, published_as: Mapping[str, str]
+def _group_by_model(
+    results: Sequence[Result], table: PublishedTable, published_as: Mapping[str, str]
 ) -> dict[str, dict[str, Result]]:
     """Our results on the table's benchmarks, by the published model's name in lower case, else by our label.
 
     Raises:
-        ConfigError: two of our models would stand in one place.
+        ConfigError: two of our models would be in the same cell.
     """
     named = {row.model.casefold() for row in table.rows}
     found: dict[str, dict[str, Result]] = {}
@@ -147,10 +149,10 @@ def _by_model(
     return found
 
 
-def _ours(
+def _format_ours(
     found: Mapping[str, Result], benchmarks: Sequence[str], marks: Mapping[tuple[str, str], str]
 ) -> list[str]:
-    """Our cells, the average last: only of complete benchmarks, and only where all of them are there."""
+    """Our cells, the average last: only if all benchmarks are there, and each is complete."""
     cells, values = [], []
     for name in benchmarks:
         result = found.get(name)
@@ -159,14 +161,14 @@ def _ours(
             continue
         limit = result.protocol.get("limit")
         part = f" of the first {limit}" if limit else ""
-        cells.append(percent(result.accuracy) + part + marks.get((result.model, name), ""))
+        cells.append(format_percent(result.accuracy) + part + marks.get((result.model, name), ""))
         if result.accuracy.value is not None and not limit:
             values.append(result.accuracy.value)
     average = f"{100 * fmean(values):.1f}" if len(values) == len(benchmarks) else ""
     return [*cells, average]
 
 
-def _protocols(ours: Mapping[str, Mapping[str, Result]]) -> list[str]:
+def _describe_protocols(ours: Mapping[str, Mapping[str, Result]]) -> list[str]:
     by_print: dict[str, list[str]] = {}
     for found in ours.values():
         for result in found.values():

@@ -1,4 +1,4 @@
-"""What one model did on one benchmark, with all that it takes to defend the number."""
+"""The result of one model on one benchmark, with all that is needed to defend the number."""
 
 from __future__ import annotations
 
@@ -8,44 +8,45 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from scalequest import durable
+from scalequest import durable, receipts
 from scalequest.config import ConfigError
-from scalequest.evaluation.benchmarks import Benchmark
-from scalequest.evaluation.problems import Problem
-from scalequest.evaluation.statistics import Estimate, accuracy, best_of, majority_vote, pass_at_k
+from scalequest.evaluation.benchmarks import LoadedBenchmark
+from scalequest.evaluation.problems import BenchmarkProblem
+from scalequest.evaluation.statistics import Estimate, accuracy_of, best_of, majority_vote, pass_at_k
 from scalequest.grading import GraderOptions, groups
 from scalequest.records import Row
 
 RESULTS = "results.json"
 RESULTS_FORMAT = 2
-EXPLAINS = 0.5  # share of the wrong outputs from which truncation or the like is said to explain an accuracy
+EXPLAINS = 0.5  # share of the wrong outputs from which flaws such as truncation explain an accuracy
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one model did on one benchmark.
+    """The result of one model on one benchmark.
 
     Attributes:
-        model: its label.
-        benchmark: its name; `title` is its heading.
-        n: problems.
-        correct: outputs that are right, of n × prompts × samples.
-        accuracy: over problems; with several samples or prompts, of their means (avg@k).
-        truncated: share of outputs that were cut; `no_answer` of those without an answer (problems that could
-            not be asked count here), `timeouts` of those whose comparison ran out of time.
-        explained: share of the wrong outputs that were cut, held no answer or ran out of time.
-        rules: how answers were found, outputs a rule; `layers`, by which rule they were right.
-        tokens_mean: generated per output.
+        model: label of the model.
+        benchmark: name of the benchmark; `title` is its heading in tables.
+        n: number of problems.
+        correct: number of right outputs, of n × prompts × samples.
+        accuracy: over problems; with several samples or prompts, over each problem's mean (avg@k).
+        truncated: share of outputs that were cut; `no_answer`: share without an answer (including problems
+            that could not be asked); `timeouts`: share whose comparison ran out of time.
+        explained: share of the wrong outputs that were cut, had no answer or ran out of time.
+        rules: number of outputs by how the answer was found; `layers`: of right outputs by the grader's rule.
+        tokens_mean: generated tokens per output.
         split: accuracy by metadata column and value, and by length of question and output.
-        protocol: what two numbers must share to stand in one column; `fingerprint` is of that.
-        prompts_sha256: of all prompts as ids.
-        samples: outputs a problem and prompt.
-        metrics: pass@k, maj@k, avg@k and best@k, where there are several samples.
-        by_prompt: accuracy with each prompt, where there are several; `by_sample` with each sample number.
+        protocol: what two numbers must share to be comparable; `fingerprint` is its hash.
+        prompts_sha256: hash of all prompts as token ids.
+        samples: outputs per problem and prompt.
+        metrics: pass@k, maj@k, avg@k and best@k, if there are several samples.
+        by_prompt: accuracy with each prompt, if there are several; `by_sample`: of each sample number.
     """
 
     model: str
@@ -74,19 +75,19 @@ class Result:
 
     @property
     def prompt_spread(self) -> float | None:
-        """Standard deviation of the accuracy over prompts, None where there is one."""
+        """Standard deviation of the accuracy over prompts; None if there is only one."""
         values = [one.value for one in self.by_prompt.values() if one.value is not None]
         return stdev(values) if len(values) > 1 else None
 
     @property
     def sample_spread(self) -> float | None:
-        """Standard deviation of the accuracy over samples, None where there is one."""
+        """Standard deviation of the accuracy over samples; None if there is only one."""
         return stdev(self.by_sample) if len(self.by_sample) > 1 else None
 
 
 def summarise(
     rows: Iterable[Row],
-    benchmark: Benchmark,
+    benchmark: LoadedBenchmark,
     *,
     label: str,
     prompts: Sequence[str],
@@ -98,120 +99,156 @@ def summarise(
     grading: GraderOptions | None = None,
     score: str | None = None,
 ) -> Result:
-    """One result from the rows of one benchmark.
+    """Build the result from the rows of one benchmark.
 
     Args:
-        rows: one an output; an output that was never asked for has none, and counts as wrong.
+        rows: one per output; an output that was never asked for has no row, and counts as wrong.
         benchmark: what was asked.
-        label: the model's.
+        label: label of the model.
         prompts: names of the prompts that were used.
-        samples: outputs a problem and prompt.
+        samples: outputs per problem and prompt.
         cut_counts: whether a truncated output is graded.
         protocol: see `Result`.
-        model_fingerprint: of the model.
-        commit: of the code.
-        grading: by which the answers of several samples are called the same.
+        model_fingerprint: fingerprint of the model.
+        commit: commit of the code.
+        grading: the options by which the answers of several samples count as the same.
         score: column of the score for best@k.
     """
-    mine = list(rows)
-    groups: dict[tuple[str, str], list[Row]] = {}
-    for row in mine:
-        groups.setdefault((row["prompt"], row["id"]), []).append(row)
-    problems = benchmark.problems
-    asked = len(problems) * len(prompts) * samples
-
-    def scores(of: Callable[[list[Row]], float], names: Sequence[str] = prompts) -> list[float]:
-        """One score a problem, the mean over prompts."""
-        return [fmean(of(groups.get((name, p.id), [])) for name in names) for p in problems]
-
-    def right(group: list[Row]) -> float:
-        return sum(bool(row["correct"]) for row in group) / samples
-
-    per_problem = scores(right)
-    correct = sum(bool(row["correct"]) for row in mine)
-    missing = asked - len(mine)
-    flawed = [row for row in mine if not row["correct"] and _flawed(row)]
-    tokens = {
-        p.id: fmean([row["tokens"] for name in prompts for row in groups.get((name, p.id), [])] or [0.0])
-        for p in problems
-    }
+    outputs = _Outputs(list(rows), benchmark.problems, prompts, samples)
+    mine, asked, per_problem = outputs.rows, outputs.asked, outputs.mean_over_problems(outputs.share_right)
+    several = samples > 1
     return Result(
         model=label,
         benchmark=benchmark.name,
         title=benchmark.title,
-        n=len(problems),
-        correct=correct,
-        accuracy=accuracy(per_problem),
+        n=len(benchmark.problems),
+        correct=outputs.correct,
+        accuracy=accuracy_of(per_problem),
         truncated=sum(bool(row["truncated"]) for row in mine) / asked,
-        no_answer=(sum(row["extracted"] is None for row in mine) + missing) / asked,
+        no_answer=(sum(row["extracted"] is None for row in mine) + asked - len(mine)) / asked,
         timeouts=sum(bool(row["timeout"]) for row in mine) / asked,
-        explained=(len(flawed) + missing) / (asked - correct) if correct < asked else None,
+        explained=outputs.share_explained,
         rules=dict(sorted(Counter(row["rule"] for row in mine).items())),
         layers=dict(sorted(Counter(row["layer"] for row in mine if row["correct"]).items())),
         tokens_mean=sum(row["tokens"] for row in mine) / max(1, len(mine)),
-        split=_split(problems, per_problem, tokens),
+        split=_split_accuracy(benchmark.problems, per_problem, outputs.mean_tokens()),
         protocol=dict(protocol),
-        fingerprint=sha256(json.dumps(protocol, sort_keys=True))[:12],
-        prompts_sha256=sha256("".join(row["prompt_sha256"] for row in mine)),
+        fingerprint=sha256_of(json.dumps(protocol, sort_keys=True))[:12],
+        prompts_sha256=sha256_of("".join(row["prompt_sha256"] for row in mine)),
         model_fingerprint=model_fingerprint,
         commit=commit,
         samples=samples,
-        metrics=_metrics(scores, samples, cut_counts, grading, score) if samples > 1 else {},
-        by_prompt={name: accuracy(scores(right, [name])) for name in prompts} if len(prompts) > 1 else {},
-        by_sample=_by_sample(mine, samples, len(problems) * len(prompts)) if samples > 1 else [],
+        metrics=_metrics_of(outputs, cut_counts, grading, score) if several else {},
+        by_prompt=outputs.accuracy_by_prompt() if len(prompts) > 1 else {},
+        by_sample=outputs.accuracy_by_sample() if several else [],
     )
 
 
-def _flawed(row: Row) -> bool:
-    return bool(row["truncated"] or row["timeout"] or row["extracted"] is None)
+@dataclass(frozen=True)
+class _Outputs:
+    """The rows of one benchmark, by prompt and problem."""
+
+    rows: Sequence[Row]
+    problems: Sequence[BenchmarkProblem]
+    prompts: Sequence[str]
+    samples: int
+
+    @cached_property
+    def groups(self) -> dict[tuple[str, str], list[Row]]:
+        """The samples of each prompt and problem."""
+        groups: dict[tuple[str, str], list[Row]] = {}
+        for row in self.rows:
+            groups.setdefault((row["prompt"], row["id"]), []).append(row)
+        return groups
+
+    @property
+    def asked(self) -> int:
+        """Number of outputs that were asked for."""
+        return len(self.problems) * len(self.prompts) * self.samples
+
+    @property
+    def correct(self) -> int:
+        """Number of right outputs."""
+        return sum(bool(row["correct"]) for row in self.rows)
+
+    @property
+    def share_explained(self) -> float | None:
+        """Share of the wrong outputs that are missing or flawed; None if none is wrong."""
+        flawed = sum(
+            bool(row["truncated"] or row["timeout"] or row["extracted"] is None)
+            for row in self.rows
+            if not row["correct"]
+        )
+        missing = self.asked - len(self.rows)
+        return (flawed + missing) / (self.asked - self.correct) if self.correct < self.asked else None
+
+    def share_right(self, group: Sequence[Row]) -> float:
+        """Share of right outputs among the samples of one prompt and problem."""
+        return sum(bool(row["correct"]) for row in group) / self.samples
+
+    def mean_over_problems(
+        self, score: Callable[[list[Row]], float], prompts: Sequence[str] = ()
+    ) -> list[float]:
+        """One score per problem: the mean over prompts (all of them unless given)."""
+        names = prompts or self.prompts
+        return [fmean(score(self.groups.get((name, p.id), [])) for name in names) for p in self.problems]
+
+    def mean_tokens(self) -> dict[str, float]:
+        """Generated tokens per output of each problem, by its id."""
+        found = {
+            p.id: [row["tokens"] for name in self.prompts for row in self.groups.get((name, p.id), [])]
+            for p in self.problems
+        }
+        return {id: fmean(tokens or [0.0]) for id, tokens in found.items()}
+
+    def accuracy_by_prompt(self) -> dict[str, Estimate]:
+        """Accuracy with each prompt."""
+        return {name: accuracy_of(self.mean_over_problems(self.share_right, [name])) for name in self.prompts}
+
+    def accuracy_by_sample(self) -> list[float]:
+        """Accuracy of the first, second, ... sample of every problem and prompt."""
+        right = Counter(row["sample"] for row in self.rows if row["correct"])
+        each = len(self.problems) * len(self.prompts)
+        return [right[number] / each for number in range(self.samples)]
 
 
-def _by_sample(rows: Sequence[Row], samples: int, each: int) -> list[float]:
-    right = Counter(row["sample"] for row in rows if row["correct"])
-    return [right[number] / each for number in range(samples)]
-
-
-def _metrics(
-    scores: Callable[[Callable[[list[Row]], float]], list[float]],
-    n: int,
-    cut_counts: bool,
-    grading: GraderOptions | None,
-    score: str | None,
+def _metrics_of(
+    outputs: _Outputs, cut_counts: bool, grading: GraderOptions | None, score: str | None
 ) -> dict[str, Estimate]:
     """The measures of several samples, each a mean over problems."""
+    n = outputs.samples
 
-    def votes(group: list[Row]) -> float:
+    def vote(group: list[Row]) -> float:
         counted = [row for row in group if cut_counts or not row["truncated"]]
-        return majority_vote(answer_groups(counted, grading), [bool(row["correct"]) for row in counted])
+        return majority_vote(group_answers(counted, grading), [bool(row["correct"]) for row in counted])
 
     def best(group: list[Row]) -> float:
         if not group:
             return 0.0
         return best_of([float(row[str(score)]) for row in group], [bool(row["correct"]) for row in group])
 
-    found = {}
-    for k in sorted({1 << power for power in range(n.bit_length()) if 1 << power <= n} | {n}):
+    def passed(group: list[Row], k: int) -> float:
+        return pass_at_k(sum(bool(row["correct"]) for row in group), n, k)
 
-        def passed(group: list[Row], k: int = k) -> float:
-            return pass_at_k(sum(bool(row["correct"]) for row in group), n, k)
-
-        found[f"pass@{k}"] = accuracy(scores(passed))
-    found[f"maj@{n}"] = accuracy(scores(votes))
-    found[f"avg@{n}"] = accuracy(scores(lambda group: sum(bool(row["correct"]) for row in group) / n))
+    measures: dict[str, Callable[[list[Row]], float]] = {
+        f"pass@{k}": partial(passed, k=k)
+        for k in sorted({1 << power for power in range(n.bit_length()) if 1 << power <= n} | {n})
+    }
+    measures |= {f"maj@{n}": vote, f"avg@{n}": outputs.share_right}
     if score is not None:
-        found[f"best@{n} by {score}"] = accuracy(scores(best))
-    return found
+        measures[f"best@{n} by {score}"] = best
+    return {name: accuracy_of(outputs.mean_over_problems(measure)) for name, measure in measures.items()}
 
 
-def answer_groups(rows: Sequence[Row], grading: GraderOptions | None = None) -> list[int | None]:
-    """Which answer each output of one problem gives: equal answers have equal numbers, no answer has None."""
-    # All that equal the reference equal each other.
+def group_answers(rows: Sequence[Row], grading: GraderOptions | None = None) -> list[int | None]:
+    """Number the answers of one problem's outputs: equal answers get equal numbers, no answer gets None."""
+    # All answers that equal the reference equal each other.
     wrong = iter(groups([row["extracted"] for row in rows if not row["correct"]], grading))
     return [-1 if row["correct"] else next(wrong) for row in rows]
 
 
-def _split(
-    problems: Sequence[Problem], scores: Sequence[float], tokens: Mapping[str, float]
+def _split_accuracy(
+    problems: Sequence[BenchmarkProblem], scores: Sequence[float], tokens: Mapping[str, float]
 ) -> dict[str, dict[str, Estimate]]:
     """Accuracy by each value of each metadata column, and by thirds of two lengths."""
     ids = [problem.id for problem in problems]
@@ -219,20 +256,20 @@ def _split(
         name: {p.id: str(p.metadata.get(name)) for p in problems}
         for name in dict.fromkeys(name for p in problems for name in p.metadata)
     }
-    columns["question words"] = thirds({p.id: len(p.question.split()) for p in problems})
-    columns["output tokens"] = thirds(tokens)
+    columns["question words"] = thirds_of({p.id: len(p.question.split()) for p in problems})
+    columns["output tokens"] = thirds_of(tokens)
     score = dict(zip(ids, scores, strict=True))
     out: dict[str, dict[str, Estimate]] = {}
     for column, values in columns.items():
         by: dict[str, list[float]] = {}
         for i in ids:
             by.setdefault(values[i], []).append(score[i])
-        out[column] = {value: accuracy(by[value]) for value in sorted(by, key=_natural)}
+        out[column] = {value: accuracy_of(by[value]) for value in sorted(by, key=_natural_key_of)}
     return out
 
 
-def thirds(sizes: Mapping[str, float]) -> dict[str, str]:
-    """Name the third in which each size lies, e.g. `12 to 30`; equal sizes are in the same third."""
+def thirds_of(sizes: Mapping[str, float]) -> dict[str, str]:
+    """Name the third that each size belongs to, e.g. `12 to 30`; equal sizes are in the same third."""
     ordered = sorted(sizes.values())
     cuts = sorted({ordered[len(ordered) * part // 3] for part in (1, 2)})
     parts: dict[int, list[float]] = {}
@@ -244,8 +281,8 @@ def thirds(sizes: Mapping[str, float]) -> dict[str, str]:
     return {key: names[part] for key, part in place.items()}
 
 
-def _natural(name: str) -> list[str | int]:
-    """Sort key by which 9 stands before 10."""
+def _natural_key_of(name: str) -> list[str | int]:
+    """A sort key that puts 9 before 10."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
@@ -253,33 +290,35 @@ def _natural(name: str) -> list[str | int]:
 
 
 def write_results(folder: str | Path, results: Sequence[Result]) -> Path:
-    """Write `results.json` beside a model's rows, all or nothing."""
+    """Write `results.json` beside a model's rows, all or nothing, and its hash into their receipt."""
     path = Path(folder) / RESULTS
     content = {"format": RESULTS_FORMAT, "results": [asdict(result) for result in results]}
     durable.write(path, durable.as_json(content))
+    receipts.add_file(path.parent, RESULTS)
     return path
 
 
 def read_results(path: str | Path) -> list[Result]:
-    """Read a `results.json`.
+    """Read a `results.json`; the receipt of an older version does not have its hash, which is no error.
 
     Raises:
-        ConfigError: it is not one, or of another format.
+        ConfigError: it is not one, is of another format, or was altered after the evaluation.
     """
     try:
+        receipts.check_file(Path(path).parent, RESULTS)
         content = durable.read_object(path)
         if content["format"] != RESULTS_FORMAT:
             raise ConfigError(
                 f"{path}: format {content['format']}, expected {RESULTS_FORMAT}; evaluate again"
             )
-        return [_result(item) for item in content["results"]]
+        return [_parse_result(item) for item in content["results"]]
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"{path}: not a result file: {error}") from None
 
 
-def _result(item: dict[str, Any]) -> Result:
+def _parse_result(item: dict[str, Any]) -> Result:
     def estimates(found: dict[str, Any]) -> dict[str, Estimate]:
         return {name: Estimate(**one) for name, one in found.items()}
 
@@ -294,8 +333,8 @@ def _result(item: dict[str, Any]) -> Result:
     )
 
 
-def result_row(result: Result) -> Row:
-    """A result as one flat row of the folder above the models'."""
+def row_of_result(result: Result) -> Row:
+    """A result as one flat row, for the folder above the models'."""
     kept = ("model", "benchmark", "n", "samples", "correct", "truncated", "no_answer", "timeouts")
     return {
         **{key: getattr(result, key) for key in kept},
@@ -306,6 +345,6 @@ def result_row(result: Result) -> Row:
     }
 
 
-def sha256(text: str) -> str:
-    """Of a text's bytes."""
+def sha256_of(text: str) -> str:
+    """The hash of a text, as UTF-8."""
     return hashlib.sha256(text.encode()).hexdigest()

@@ -21,7 +21,7 @@ _OWN = ("config.yaml", "receipt.json", "metrics.jsonl", "readme.md", "data", "dr
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """An evaluation: which models, on what, and how they are asked."""
+    """An evaluation: the models, the benchmarks, and how the models are asked."""
 
     models: dict[str, str] = required(
         "label: model folder, LoRA adapter's folder or hub id; a folder with * is a sweep", fingerprint=False
@@ -31,18 +31,18 @@ class EvaluationConfig:
         None, "chat format of the models: a family or a YAML file; null: a server's own", fingerprint=False
     )
     chat_formats: dict[str, str] = option(
-        None, "label: its chat format, where it is another", fingerprint=False, default_factory=dict
+        None, "label: its chat format, if it is another", fingerprint=False, default_factory=dict
     )
     revisions: dict[str, str] = option(
         None, "label: its revision on the hub", fingerprint=False, default_factory=dict
     )
-    only: str | None = option(None, "label of the one model to run now", fingerprint=False)
+    only: str | None = option(None, "label of the only model to run now", fingerprint=False)
     prompts: list[str] = option(
         None, "prompt files, instead of the benchmarks' own", fingerprint=False, default_factory=list
     )
-    samples: int = option(1, "outputs a problem and prompt", within=COUNT)
+    samples: int = option(1, "outputs per problem and prompt", within=COUNT)
     patches: bool = option(False, "correct the references that a benchmark's patch file lists")
-    hub: bool = option(False, "read benchmarks from the hub, where they name it", fingerprint=False)
+    hub: bool = option(False, "read benchmarks from the hub, if they name a source there", fingerprint=False)
     truncated: Literal["wrong", "graded"] = option(
         "wrong", "an output cut at max_tokens is wrong (paper), or graded"
     )
@@ -57,14 +57,14 @@ class EvaluationConfig:
         None, "folder of a finished evaluation: grade its outputs, ask no model", fingerprint=False
     )
     audit: bool = option(
-        False, "write a page of the outputs on which math-verify judges otherwise", fingerprint=False
+        False, "write a page of the outputs on which math-verify's verdict differs", fingerprint=False
     )
-    grading: GraderOptions = option(None, "what counts as the same answer", default_factory=GraderOptions)
+    grading: GraderOptions = option(None, "which answers count as the same", default_factory=GraderOptions)
     graders: int = option(1, "processes that grade", fingerprint=False, within=COUNT)
     sampling: Sampling = option(
-        None, "greedy unless changed", default_factory=lambda: Sampling(0.0, 1.0, 2048)
+        None, "sampling; greedy unless changed", default_factory=lambda: Sampling(0.0, 1.0, 2048)
     )
-    engine: EngineConfig = option(None, "what it runs on", default_factory=EngineConfig)
+    engine: EngineConfig = option(None, "the engine, and what it runs on", default_factory=EngineConfig)
     server: ServerConfig = option(
         None,
         "with a url: models are names on this server, and no engine is started",
@@ -72,12 +72,12 @@ class EvaluationConfig:
     )
 
     def __post_init__(self) -> None:
-        """Check labels, which name folders, and sizes."""
+        """Check labels, which are names of folders, and what belongs together."""
         files: dict[str, str] = {}
         for label in self.models:
             fault, file = durable.name_fault(label), durable.one_file(label)
             if fault is None and (file in _OWN or file.endswith(".tmp")):
-                fault = "an evaluation keeps its own things under this name"
+                fault = "an evaluation keeps its own files under this name"
             if fault is not None:
                 raise ConfigError(f"models: label {label[:80]!r} cannot name a folder: {fault}")
             if (other := files.setdefault(file, label)) != label:
@@ -108,9 +108,9 @@ class EvaluationConfig:
         return self.chat_formats.get(label, self.chat_format or "")
 
     def swept(self) -> EvaluationConfig:
-        """The same with `~` and `$NAME` in models' paths expanded, and every sweep replaced by its folders.
+        """Expand `~` and `$NAME` in the paths of models, and replace every sweep by its folders.
 
-        A sweep, e.g. `runs/sft/checkpoint-*`, is in order of its numbers.
+        The folders of a sweep, e.g. `runs/sft/checkpoint-*`, are ordered by the numbers in their names.
 
         Raises:
             ConfigError: there is no such folder, or a variable is not set.
@@ -126,13 +126,13 @@ class EvaluationConfig:
                 folders = [folder for folder in Path(parent or ".").glob(pattern) if folder.is_dir()]
                 if not folders:
                     raise ConfigError(f"models: {label}: no folder {path}")
-                found = {f"{label} {folder.name}": str(folder) for folder in sorted(folders, key=_by_number)}
+                found = {f"{label} {folder.name}": str(folder) for folder in sorted(folders, key=_numbers_of)}
             if twice := models.keys() & found.keys():
-                raise ConfigError(f"models: label {min(twice)!r} stands twice, once from a sweep; rename one")
+                raise ConfigError(f"models: label {min(twice)!r} is used twice, once by a sweep; rename one")
             models |= found
             formats |= {name: self.chat_formats[label] for name in found if label in self.chat_formats}
         return replace(self, models=models, chat_formats=formats)
 
 
-def _by_number(folder: Path) -> tuple[list[int], str]:
+def _numbers_of(folder: Path) -> tuple[list[int], str]:
     return [int(digits) for digits in re.findall(r"\d+", folder.name)], folder.name

@@ -1,4 +1,4 @@
-"""How far a measured share, mean or difference can be trusted, and what several samples a problem say."""
+"""Intervals and tests of shares, means and differences, and the metrics of several samples per problem."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from statistics import NormalDist, fmean, stdev
 
 Z95 = NormalDist().inv_cdf(0.975)
 RESAMPLES = 10_000
-FEW = 10  # flips with which resampling leaves the truth out too often
+FEW = 10  # with fewer flips, the bootstrap's interval is too narrow
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A share (0 to 1) or a mean, over `n` observations, with its 95 % interval; all None where `n` is 0."""
+    """A share (0 to 1) or a mean, over `n` observations, with its 95 % interval; all None if `n` is 0."""
 
     value: float | None
     low: float | None
@@ -23,8 +23,8 @@ class Estimate:
     n: int
 
 
-def share(successes: int, n: int) -> Estimate:
-    """A share with Wilson's score interval (1927), which stays inside 0 and 1 and holds near both ends.
+def share_of(successes: int, n: int) -> Estimate:
+    """A share with Wilson's score interval (1927), which stays within 0 and 1 and is accurate near both.
 
     Raises:
         ValueError: more successes than trials, or a negative count.
@@ -33,17 +33,17 @@ def share(successes: int, n: int) -> Estimate:
         raise ValueError(f"{successes} successes of {n}")
     if n == 0:
         return Estimate(None, None, None, 0)
-    return Estimate(successes / n, *_wilson(successes / n, n), n)
+    return Estimate(successes / n, *_wilson_interval_of(successes / n, n), n)
 
 
-def _wilson(p: float, n: float) -> tuple[float, float]:
-    """Both p' from which `p` lies `Z95` standard errors of n trials away."""
+def _wilson_interval_of(p: float, n: float) -> tuple[float, float]:
+    """Both shares from which `p` is `Z95` standard errors of n trials away."""
     middle, half = p + Z95**2 / (2 * n), Z95 * math.sqrt(p * (1 - p) / n + (Z95 / (2 * n)) ** 2)
     scale = 1 + Z95**2 / n
     return (middle - half) / scale if p else 0.0, (middle + half) / scale if p < 1 else 1.0
 
 
-def mean(values: Sequence[float]) -> Estimate:
+def mean_of(values: Sequence[float]) -> Estimate:
     """A mean with its normal interval; for the hundreds of values of our tables, not for a handful."""
     n = len(values)
     if n < 2:
@@ -53,8 +53,8 @@ def mean(values: Sequence[float]) -> Estimate:
     return Estimate(middle, middle - half, middle + half, n)
 
 
-def accuracy(scores: Sequence[float]) -> Estimate:
-    """Accuracy from one score (0 to 1) a problem, with Wilson's interval over problems.
+def accuracy_of(scores: Sequence[float]) -> Estimate:
+    """Accuracy from one score (0 to 1) per problem, with Wilson's interval over problems.
 
     Several samples of one problem are not independent, so their mean is one observation. Such means vary less
     than single outputs, like those of more problems would: the interval is Wilson's for as many problems as
@@ -63,25 +63,25 @@ def accuracy(scores: Sequence[float]) -> Estimate:
     """
     n = len(scores)
     if all(score in (0, 1) for score in scores):
-        return share(int(sum(scores)), n)
+        return share_of(int(sum(scores)), n)
     p = fmean(scores)
     variance = fmean([(score - p) ** 2 for score in scores])
-    if variance < 1e-12:  # the same share of every problem says nothing of how problems vary
+    if variance < 1e-12:  # equal shares of all problems do not say how problems vary
         return Estimate(p, None, None, n)
-    return Estimate(p, *_wilson(p, n * p * (1 - p) / variance), n)
+    return Estimate(p, *_wilson_interval_of(p, n * p * (1 - p) / variance), n)
 
 
 def paired_difference(differences: Sequence[float], seed: int = 0) -> Estimate:
-    """Mean of a difference a problem, with the percentile interval of the bootstrap over problems.
+    """Mean of one difference per problem, with the percentile interval of the bootstrap over problems.
 
-    The bootstrap is too narrow where few problems flip, and has no width where none does. With one output a
+    The bootstrap is too narrow if few problems flip, and has no width if none does. With one output per
     problem (each difference is -1, 0 or 1) and fewer than `FEW` flips, or hardly anything else, the interval
     is Tango's for paired proportions (Statistics in Medicine 17, 1998): all differences that a score test
-    does not refuse; at zero, the test is McNemar's. Means of several outputs have none where every problem
-    has the same difference, which says nothing of how problems vary.
+    does not reject; at zero, the test is McNemar's. Means of several outputs have no interval if all problems
+    have the same difference, which does not say how problems vary.
 
     Args:
-        differences: first model's score minus second's, one a problem.
+        differences: first model's score minus second's, one per problem.
         seed: of the bootstrap's resampling.
 
     Raises:
@@ -93,7 +93,7 @@ def paired_difference(differences: Sequence[float], seed: int = 0) -> Estimate:
     if all(difference in (-1, 0, 1) for difference in differences):
         gained, lost = (sum(difference == flip for difference in differences) for flip in (1, -1))
         if min(gained + lost, n - max(gained, lost)) < FEW:
-            low, high = -_tango(lost, gained, n), _tango(gained, lost, n)
+            low, high = -_tango_bound_of(lost, gained, n), _tango_bound_of(gained, lost, n)
             return Estimate((gained - lost) / n, low, high, n)
     if max(differences) - min(differences) < 1e-12:
         return Estimate(fmean(differences), None, None, n)
@@ -112,8 +112,8 @@ def paired_difference(differences: Sequence[float], seed: int = 0) -> Estimate:
     return Estimate(fmean(differences), low, high, n)
 
 
-def _tango(gained: int, lost: int, n: int) -> float:
-    """The largest difference from which the one seen lies `Z95` standard errors or less away, by bisection.
+def _tango_bound_of(gained: int, lost: int, n: int) -> float:
+    """The largest difference at most `Z95` standard errors away from the observed one, by bisection.
 
     The variance at a difference d is that of the likeliest shares of gained and lost that differ by d.
     """
@@ -144,11 +144,11 @@ def mcnemar(gained: int, lost: int) -> float:
     return float(binomtest(gained, gained + lost, 0.5).pvalue)
 
 
-# ---------------------------------------------------------------------------------- several samples a problem
+# -------------------------------------------------------------------------------- several samples per problem
 
 
 def pass_at_k(correct: int, n: int, k: int) -> float:
-    """Chance that k of n samples, drawn without putting back, hold a correct one (Chen et al., 2021).
+    """Chance that k of n samples, drawn without replacement, include a correct one (Chen et al., 2021).
 
     Raises:
         ValueError: k is not between 1 and n, or more are correct than there are.
@@ -159,10 +159,10 @@ def pass_at_k(correct: int, n: int, k: int) -> float:
 
 
 def majority_vote(groups: Sequence[Hashable | None], correct: Sequence[bool]) -> float:
-    """Chance that the most frequent answer is correct, a tie being settled by lot.
+    """Chance that the most frequent answer is correct; a tie is broken at random.
 
     Args:
-        groups: which answer each sample gave (equal answers have equal groups), None where it gave none.
+        groups: which answer each sample gave (equal answers have equal groups), None if it gave none.
         correct: whether that answer is right.
     """
     votes = Counter(group for group in groups if group is not None)
@@ -175,7 +175,7 @@ def majority_vote(groups: Sequence[Hashable | None], correct: Sequence[bool]) ->
 
 
 def best_of(scores: Sequence[float], correct: Sequence[bool]) -> float:
-    """Chance that the sample with the highest score is correct, a tie being settled by lot."""
+    """Chance that the sample with the highest score is correct; a tie is broken at random."""
     top = max(scores)
     best = [good for score, good in zip(scores, correct, strict=True) if score == top]
     return sum(best) / len(best)

@@ -1,7 +1,7 @@
-"""Tables made of result files, and how they are shown: terminal, Markdown, LaTeX, CSV.
+"""Tables of result files, and how they are shown: terminal, Markdown, LaTeX, CSV.
 
-Every number comes from a file with its protocol fingerprint, n and interval. Published numbers stand in
-columns or tables of their own, marked as not ours, with their source.
+Every number comes from a file with its protocol fingerprint, n and interval. Published numbers have columns
+or tables of their own, marked as not ours, with their source.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from scalequest.evaluation.results import EXPLAINS, Result
 from scalequest.evaluation.statistics import Estimate
 from scalequest.markup import csv_text, inline, one_line, paragraph, table_lines, tex
 
-LOG_WIDTH = 240  # the paper's table with ours beside it
+LOG_WIDTH = 240  # of the paper's table with our numbers beside it
 NOTABLE = 0.05  # share of truncated or answerless outputs from which a note says so
 _NUMBER = re.compile(r"[-+.,\d\[\]() –n]*(e-\d+)?( \[[a-z]\])?")  # with its interval, n and mark
-WARNING = "Warning: "  # before a note that an accuracy must not be read without
+WARNING = "Warning: "  # begins a note that has to be read with the accuracy
 MARKS = "abcdefghijklmnopqrstuvwxyz"
 
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as they are shown, and notes that stand below. `name` is the stem of its files."""
+    """Cells as they are shown, and the notes below them. `name` is the stem of the table's files."""
 
     name: str
     title: str
@@ -37,64 +37,67 @@ class Table:
 # ------------------------------------------------------------------------------------------------ our numbers
 
 
-def benchmark_tables(
+def tables_of_results(
     results: Sequence[Result],
     theirs: Mapping[tuple[str, str], str] | None = None,
     sources: str = "",
 ) -> list[Table]:
-    """Models by benchmarks, then everything known of each number.
+    """A table of models by benchmarks, then everything that is known of each number.
 
-    A number whose protocol is not the column's most frequent one carries a letter, and a note says what
+    A number whose protocol is not the column's most frequent one carries a letter, and a note says how it
     differs.
 
     Args:
         results: in the order of rows and columns.
-        theirs: published accuracy by our label and benchmark, for a column beside ours.
-        sources: of those.
+        theirs: published accuracies by our label and benchmark, for a column beside ours.
+        sources: where those were published.
     """
     if not results:
         return []
+    marks, notes = mark_protocols(results)
+    columns, rows = _accuracy_cells_of(results, marks, theirs or {})
+    sizes = {r.title: f"{'the first' if r.protocol.get('limit') else 'all'} {r.n:,}" for r in results}
+    problems = ", ".join(f"{title} {size}" for title, size in sizes.items())
+    head = f"Accuracy in % with Wilson's 95 % interval over problems. Problems: {problems}."
+    notes = [head, *notes, *_warnings_of(results)]
+    if theirs:
+        notes.append(f"Columns marked published are not ours, and their protocol may differ ({sources}).")
+    main = Table("benchmarks", "Benchmarks", tuple(columns), tuple(map(tuple, rows)), tuple(notes))
+    return [main, _details_of(results, marks), *_tables_of_samples(results), *_tables_of_prompts(results)]
+
+
+def _accuracy_cells_of(
+    results: Sequence[Result],
+    marks: Mapping[tuple[str, str], str],
+    theirs: Mapping[tuple[str, str], str],
+) -> tuple[list[str], list[list[str]]]:
+    """Columns, and one row per model."""
     models = list(dict.fromkeys(result.model for result in results))
-    benchmarks = {result.benchmark: result.title for result in results}
-    cells = {(result.model, result.benchmark): result for result in results}
-    marks, notes = protocol_marks(results)
-    theirs = theirs or {}
+    by_cell = {(result.model, result.benchmark): result for result in results}
     columns, rows = ["model"], [[model] for model in models]
-    for benchmark, title in benchmarks.items():
+    for benchmark, title in {result.benchmark: result.title for result in results}.items():
         columns.append(title)
         for row, model in zip(rows, models, strict=True):
-            result = cells.get((model, benchmark))
-            mark = marks.get((model, benchmark), "")
-            row.append(f"{percent(result.accuracy)}{mark}" if result else "–")
+            result, mark = by_cell.get((model, benchmark)), marks.get((model, benchmark), "")
+            row.append(f"{format_percent(result.accuracy)}{mark}" if result else "–")
         if any((model, benchmark) in theirs for model in models):
             columns.append(f"{title} (published)")
             for row, model in zip(rows, models, strict=True):
                 row.append(theirs.get((model, benchmark), "–"))
-    sizes = {r.title: f"{'the first' if r.protocol.get('limit') else 'all'} {r.n:,}" for r in results}
-    notes = [
-        "Accuracy in % with Wilson's 95 % interval over problems. Problems: "
-        + ", ".join(f"{title} {size}" for title, size in sizes.items())
-        + ".",
-        *notes,
-        *_warnings(results),
-    ]
-    if theirs:
-        notes.append(f"Columns marked published are not ours, and their protocol may differ ({sources}).")
-    main = Table("benchmarks", "Benchmarks", tuple(columns), tuple(map(tuple, rows)), tuple(notes))
-    return [main, _details(results, marks), *_samples(results), *_prompts(results)]
+    return columns, rows
 
 
-def _details(results: Sequence[Result], marks: Mapping[tuple[str, str], str]) -> Table:
+def _details_of(results: Sequence[Result], marks: Mapping[tuple[str, str], str]) -> Table:
     columns: dict[str, Callable[[Result], str]] = {
         "model": lambda r: r.model,
         "benchmark": lambda r: r.title,
         "n": lambda r: f"{r.n:,}",
         "correct": lambda r: f"{r.correct:,}",
-        "accuracy": lambda r: percent(r.accuracy) + marks.get((r.model, r.benchmark), ""),
+        "accuracy": lambda r: format_percent(r.accuracy) + marks.get((r.model, r.benchmark), ""),
         "truncated %": lambda r: f"{100 * r.truncated:.1f}",
         "no answer %": lambda r: f"{100 * r.no_answer:.1f}",
         "timeout %": lambda r: f"{100 * r.timeouts:.1f}",
-        "last number %": lambda r: f"{100 * _last_number(r):.1f}",
+        "last number %": lambda r: f"{100 * _last_number_share_of(r):.1f}",
         "tokens": lambda r: f"{r.tokens_mean:.0f}",
         "engine": lambda r: str(r.protocol["engine"]),
         "protocol": lambda r: r.fingerprint,
@@ -109,13 +112,13 @@ def _details(results: Sequence[Result], marks: Mapping[tuple[str, str], str]) ->
     return Table("details", "Every number with its protocol", tuple(columns), rows, (note,))
 
 
-def _last_number(result: Result) -> float:
+def _last_number_share_of(result: Result) -> float:
     outputs = result.n * result.samples * max(1, len(result.by_prompt))
     return result.rules.get("number", 0) / outputs
 
 
-def _samples(results: Sequence[Result]) -> list[Table]:
-    """What several samples a problem say."""
+def _tables_of_samples(results: Sequence[Result]) -> list[Table]:
+    """The metrics of several samples per problem."""
     several = [result for result in results if result.metrics]
     if not several:
         return []
@@ -125,24 +128,24 @@ def _samples(results: Sequence[Result]) -> list[Table]:
         (
             result.model,
             result.title,
-            *(percent(result.metrics[name]) if name in result.metrics else "–" for name in metrics),
+            *(format_percent(result.metrics[name]) if name in result.metrics else "–" for name in metrics),
             "–" if result.sample_spread is None else f"{100 * result.sample_spread:.2f}",
         )
         for result in several
     )
     note = (
-        "pass@k: chance that k samples hold a right one (unbiased). maj@k: the most frequent answer is "
+        "pass@k: chance that k samples include a right one (unbiased). maj@k: the most frequent answer is "
         "right, ties shared. avg@k: mean over samples. best@k: the one with the highest score is right, ties "
         "shared; an output that was cut is wrong here, too. Intervals are over problems; the spread is the "
         "standard deviation of the accuracy from sample to sample, in points."
     )
-    return [Table("samples", "Several samples a problem", columns, rows, (note,))]
+    return [Table("samples", "Several samples per problem", columns, rows, (note,))]
 
 
-def _prompts(results: Sequence[Result]) -> list[Table]:
+def _tables_of_prompts(results: Sequence[Result]) -> list[Table]:
     """How much the wording of the prompt matters."""
     rows = tuple(
-        (result.model, result.title, name, percent(one), spread)
+        (result.model, result.title, name, format_percent(one), spread)
         for result in results
         if result.prompt_spread is not None
         for name, one, spread in [
@@ -157,8 +160,8 @@ def _prompts(results: Sequence[Result]) -> list[Table]:
     return [Table("prompts", "Accuracy by prompt", columns, rows, (note,))]
 
 
-def split_tables(results: Sequence[Result]) -> list[Table]:
-    """Accuracy by level, subject, length and whatever else the benchmarks split by, one table a benchmark."""
+def tables_of_parts(results: Sequence[Result]) -> list[Table]:
+    """Accuracy by level, subject, length and other metadata, one table per benchmark."""
     tables = []
     for benchmark, title in {result.benchmark: result.title for result in results}.items():
         mine = [result for result in results if result.benchmark == benchmark]
@@ -173,15 +176,15 @@ def split_tables(results: Sequence[Result]) -> list[Table]:
                     for v in values
                 ]
             for value, by in found:
-                cells = [percent(by[r.model]) if r.model in by else "–" for r in mine]
+                cells = [format_percent(by[r.model]) if r.model in by else "–" for r in mine]
                 rows.append((column, value, f"{next(iter(by.values())).n:,}", *cells))
         columns = ("by", "value", "n", *(result.model for result in mine))
         tables.append(Table(f"split_{benchmark}", f"{title} in parts", columns, tuple(rows)))
     return tables
 
 
-def protocol_marks(results: Sequence[Result]) -> tuple[dict[tuple[str, str], str], list[str]]:
-    """A letter by model and benchmark where the protocol is not the column's usual one, and its meaning."""
+def mark_protocols(results: Sequence[Result]) -> tuple[dict[tuple[str, str], str], list[str]]:
+    """A letter for each number whose protocol is not its column's usual one, and notes that explain them."""
     others: dict[tuple[str, str], str] = {}
     for benchmark in dict.fromkeys(result.benchmark for result in results):
         column = [result for result in results if result.benchmark == benchmark]
@@ -189,50 +192,52 @@ def protocol_marks(results: Sequence[Result]) -> tuple[dict[tuple[str, str], str
         usual = next(result.protocol for result in column if result.fingerprint == usual_print)
         for result in column:
             if result.fingerprint != usual_print:
-                others[result.model, benchmark] = differences(result.protocol, usual)
-    marks = letters(others.values())
+                others[result.model, benchmark] = describe_differences(result.protocol, usual)
+    marks = letters_of(others.values())
     return {key: marks[what] for key, what in others.items()}, [
         f"{letter.strip()} another protocol than the rest of its column: {what}."
         for what, letter in marks.items()
     ]
 
 
-def letters(texts: Iterable[str]) -> dict[str, str]:
-    """A mark for each different text, e.g. ` [a]`."""
+def letters_of(texts: Iterable[str]) -> dict[str, str]:
+    """A mark for each distinct text, e.g. ` [a]`."""
     return {text: f" [{MARKS[n % len(MARKS)]}]" for n, text in enumerate(dict.fromkeys(texts))}
 
 
-def differences(protocol: Mapping[str, Any], usual: Mapping[str, Any]) -> str:
-    """What one protocol has instead of what another has, in words."""
+def describe_differences(protocol: Mapping[str, Any], usual: Mapping[str, Any]) -> str:
+    """Describe how a protocol differs from another."""
     keys = [key for key in dict.fromkeys([*usual, *protocol]) if protocol.get(key) != usual.get(key)]
     if "chat_format" in keys or protocol.get("chat_format") != usual.get("chat_format"):
         keys = [key for key in keys if key != "chat_format_sha256"]
-    return "; ".join(_difference(key, protocol.get(key), usual.get(key)) for key in keys)
+    return "; ".join(_describe_difference(key, protocol.get(key), usual.get(key)) for key in keys)
 
 
-def _difference(key: str, value: Any, usual: Any) -> str:
+def _describe_difference(key: str, value: Any, usual: Any) -> str:
     if isinstance(value, Mapping) and isinstance(usual, Mapping):
         parts = [part for part in dict.fromkeys([*usual, *value]) if value.get(part) != usual.get(part)]
-        return "; ".join(_difference(f"{key}.{part}", value.get(part), usual.get(part)) for part in parts)
-    return f"{key} {_short(value)} instead of {_short(usual)}"
+        return "; ".join(
+            _describe_difference(f"{key}.{part}", value.get(part), usual.get(part)) for part in parts
+        )
+    return f"{key} {_format_value(value)} instead of {_format_value(usual)}"
 
 
-def _short(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_short(one)}" for key, one in value.items())
+        return ", ".join(f"{key} {_format_value(one)}" for key, one in value.items())
     text = "none" if value is None else str(value)
     return text[:12] if re.fullmatch(r"[0-9a-f]{64}", text) else text
 
 
-def _warnings(results: Sequence[Result]) -> list[str]:
-    """Where an accuracy says more about cut or answerless outputs than about mathematics."""
+def _warnings_of(results: Sequence[Result]) -> list[str]:
+    """Notes on accuracies that say more about cut or missing answers than about mathematics."""
     notes = []
     for result in results:
         faults = [
             ("were cut", result.truncated, NOTABLE),
             ("held no answer", result.no_answer, NOTABLE),
             ("could not be compared in time", result.timeouts, NOTABLE),
-            ("named no answer, so that their last number was taken", _last_number(result), EXPLAINS),
+            ("named no answer, so that their last number was taken", _last_number_share_of(result), EXPLAINS),
         ]
         said = [f"{100 * share:.0f} % {what}" for what, share, least in faults if share >= least]
         if said:
@@ -246,8 +251,8 @@ def _warnings(results: Sequence[Result]) -> list[str]:
     return notes
 
 
-def question_table(measures: Mapping[str, Any]) -> list[Table]:
-    """Quality of generated questions, from the JSON of `eval/measure_questions.py`."""
+def tables_of_questions(measures: Mapping[str, Any]) -> list[Table]:
+    """Tables of the quality of generated questions, from the JSON of `eval/measure_questions.py`."""
     estimates = [
         ("parses", "parses", 100.0),
         ("well_posed", "well posed, of those", 100.0),
@@ -258,7 +263,7 @@ def question_table(measures: Mapping[str, Any]) -> list[Table]:
     generators = measures["generators"]
     rows = []
     for label, measured in generators.items():
-        cells = [_estimate(measured[key], scale) for key, _, scale in estimates]
+        cells = [_format_estimate(measured[key], scale) for key, _, scale in estimates]
         test = measured["equal_to_test"]
         rows.append(
             (label, f"{measured['questions']:,}", *cells, f"{test['verbatim']:,}", f"{test['masked']:,}")
@@ -286,7 +291,7 @@ def question_table(measures: Mapping[str, Any]) -> list[Table]:
     return [quality, Table("faults", "Kinds of fault", ("generator", *kinds), counts)]
 
 
-def _estimate(item: Mapping[str, Any], scale: float) -> str:
+def _format_estimate(item: Mapping[str, Any], scale: float) -> str:
     estimate = Estimate(**item)
     if estimate.value is None:
         return "–"
@@ -297,8 +302,8 @@ def _estimate(item: Mapping[str, Any], scale: float) -> str:
     return f"{shown} (n {estimate.n:,})"
 
 
-def percent(estimate: Estimate) -> str:
-    """`87.3 [85.4, 89.0]`, in %; without brackets where there is no interval."""
+def format_percent(estimate: Estimate) -> str:
+    """Format an estimate in %, as `87.3 [85.4, 89.0]`; without brackets if it has no interval."""
     if estimate.value is None:
         return "–"
     if estimate.low is None or estimate.high is None:
@@ -309,7 +314,7 @@ def percent(estimate: Estimate) -> str:
 # ---------------------------------------------------------------------------------------------------- showing
 
 
-def show(tables: Sequence[Table]) -> None:
+def print_tables(tables: Sequence[Table]) -> None:
     """Print tables to the terminal."""
     from rich.console import Console
     from rich.markup import escape
@@ -322,9 +327,9 @@ def show(tables: Sequence[Table]) -> None:
         grid = Grid(title=escape(one_line(table.title)), title_justify="left", title_style="bold")
         for number, column in enumerate(table.columns):
             head = escape(one_line(column).replace(" (", "\n("))
-            right = number and _numeric(table, number)
+            right = number and _is_numeric(table, number)
             justify: Literal["left", "right"] = "right" if right else "left"
-            # Fold, where the terminal is too narrow: an ellipsis would hide digits
+            # Fold if the terminal is too narrow: an ellipsis would hide digits
             grid.add_column(head, justify=justify, no_wrap=not number, overflow="fold")
         for row in table.rows:
             grid.add_row(*(escape(one_line(cell)) for cell in row))
@@ -334,19 +339,19 @@ def show(tables: Sequence[Table]) -> None:
         console.print()
 
 
-def markdown(tables: Sequence[Table], title: str | None = None) -> str:
+def format_markdown(tables: Sequence[Table], title: str | None = None) -> str:
     """All tables as one Markdown page."""
     lines = [f"# {inline(title)}", ""] if title else []
     for table in tables:
-        right = {place for place in range(1, len(table.columns)) if _numeric(table, place)}
+        right = {place for place in range(1, len(table.columns)) if _is_numeric(table, place)}
         lines += [f"## {inline(table.title)}", "", *table_lines(table.columns, table.rows, right), ""]
         lines += [f"{paragraph(note)}\n" for note in table.notes]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def latex(table: Table) -> str:
+def format_latex(table: Table) -> str:
     """One table in LaTeX, with booktabs."""
-    kinds = "".join("r" if i and _numeric(table, i) else "l" for i in range(len(table.columns)))
+    kinds = "".join("r" if i and _is_numeric(table, i) else "l" for i in range(len(table.columns)))
     body = [" & ".join(map(tex, row)) + r" \\" for row in table.rows]
     head = " & ".join(map(tex, table.columns)) + r" \\"
     lines = [
@@ -358,12 +363,12 @@ def latex(table: Table) -> str:
     return "\n".join([*lines, r"\end{tabular}", r"\end{table}"]) + "\n"
 
 
-def to_csv(table: Table) -> str:
+def format_csv(table: Table) -> str:
     """One table as CSV, notes left out."""
     return csv_text([table.columns, *table.rows])
 
 
-def _numeric(table: Table, column: int) -> bool:
+def _is_numeric(table: Table, column: int) -> bool:
     """Whether every cell is a number, with its interval and mark."""
     cells = [row[column] for row in table.rows]
     return bool(cells) and all(map(_NUMBER.fullmatch, cells))

@@ -9,9 +9,16 @@ import pytest
 
 from scalequest.chat import bind, load_format, load_tokenizer
 from scalequest.engines.base import Completion, Sampling
-from scalequest.evaluation.examinee import Examinee, decoder, on_engine, visible
-from scalequest.evaluation.marking import Examiners, Paper, agrees, handed_in, mark, marking
-from scalequest.evaluation.problems import Judging, Problem
+from scalequest.evaluation.evaluated_model import EvaluatedModel, connect_engine, decoder_of, strip_reasoning
+from scalequest.evaluation.output_grading import (
+    GradingPool,
+    Submission,
+    add_grading,
+    compare_answers,
+    grade_submission,
+    submission_of,
+)
+from scalequest.evaluation.problems import AnswerRule, BenchmarkProblem
 from scalequest.evaluation.prompts import QUESTION_ONLY, EvalPrompt
 from scalequest.grading import Grader, GraderOptions
 
@@ -36,32 +43,34 @@ def grader() -> Iterator[Grader]:
     ],
 )
 def test_only_what_follows_the_reasoning_counts(text: str, opened: bool, expected: tuple[str, bool]) -> None:
-    assert visible(text, opened=opened) == expected
+    assert strip_reasoning(text, opened=opened) == expected
 
 
 def test_an_unclosed_block_is_truncated_though_it_stopped() -> None:
-    problem = Problem("1", "?", "5")
-    truncated, paper = handed_in("<think>\\boxed{5}", "stop", QUESTION_ONLY, problem)
-    assert (truncated, paper.text) == (True, "")
-    truncated, paper = handed_in("<think>3</think>\\boxed{5}", "stop", QUESTION_ONLY, problem)
-    assert (truncated, paper.text) == (False, "\\boxed{5}")
+    problem = BenchmarkProblem("1", "?", "5")
+    truncated, submission = submission_of("<think>\\boxed{5}", "stop", QUESTION_ONLY, problem)
+    assert (truncated, submission.text) == (True, "")
+    truncated, submission = submission_of("<think>3</think>\\boxed{5}", "stop", QUESTION_ONLY, problem)
+    assert (truncated, submission.text) == (False, "\\boxed{5}")
 
 
 def test_a_stop_text_ends_an_output_that_ran_on() -> None:
     prompt = EvalPrompt(name="p", text="{question}", stops=["\nProblem:"])
-    truncated, paper = handed_in("It is 5.\nProblem: What is 8?", "length", prompt, Problem("1", "?", "5"))
-    assert (truncated, paper.text) == (False, "It is 5.")
-    assert handed_in("It is 5.", "length", prompt, Problem("1", "?", "5"))[0]
+    truncated, submission = submission_of(
+        "It is 5.\nProblem: What is 8?", "length", prompt, BenchmarkProblem("1", "?", "5")
+    )
+    assert (truncated, submission.text) == (False, "It is 5.")
+    assert submission_of("It is 5.", "length", prompt, BenchmarkProblem("1", "?", "5"))[0]
 
 
 def test_only_plain_text_ends_at_its_stop_texts(model_dir: Path) -> None:
     """In a turn stop ids end an output, and what a reasoning block says ends nothing."""
     chat = bind(load_format("tinymath"), load_tokenizer(str(model_dir)))
-    examinee = on_engine(SimpleNamespace(context=512), chat, Sampling(0.0, 1.0, 64))  # type: ignore[arg-type]
+    evaluated = connect_engine(SimpleNamespace(context=512), chat, Sampling(0.0, 1.0, 64))  # type: ignore[arg-type]
 
     def ends(turn: str, text: str, stops: list[str]) -> bool | None:
         prompt = EvalPrompt(name="p", text=text, turn=turn, stops=stops)  # type: ignore[arg-type]
-        request, _ = examinee.put("1", prompt, Problem("1", "?", "5"), None)
+        request, _ = evaluated.prepare("1", prompt, BenchmarkProblem("1", "?", "5"), None)
         said = chat.tokenizer("It is 5.\nProblem: 8")["input_ids"]
         return request.ends and request.ends(said)
 
@@ -77,41 +86,43 @@ def test_only_plain_text_ends_at_its_stop_texts(model_dir: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "reference", "judging", "same"),
+    ("answer", "reference", "rule", "same"),
     [
-        ("1, 3", "3, 1", Judging(several=True), True),
-        ("[4, 1, 2, 0]", "0, 1, 2, 4", Judging(several=True), True),
-        ("(3.5, -0.5)", "(-0.5, 3.5)", Judging(several=True), False),  # a point
-        ("(-0.5, 3.5)", "(-0.5, 3.5)", Judging(several=True), True),
-        ("1, 3, 5", "3, 1", Judging(several=True), False),
-        ("45 \\text{ minutes}", "45", Judging(unit="minute"), True),
-        ("44", "45", Judging(unit="minute"), False),
-        ("4.3", "4.2", Judging(tolerance=0.1), True),
-        ("4.31", "4.2", Judging(tolerance=0.1), False),
-        ("1.03", "1", Judging(relative=0.04), True),
-        ("1.05", "1", Judging(relative=0.04), False),
-        ("\\frac{\\pi}{4}", "0.785", Judging(relative=0.04), True),
-        ("0.34, 0.25", "0.333, 0.25", Judging(several=True, relative=0.04), True),
-        ("0.25, 0.34", "0.333, 0.25", Judging(several=True, relative=0.04), True),
-        ("x", "0.5", Judging(relative=0.04), False),
+        ("1, 3", "3, 1", AnswerRule(several=True), True),
+        ("[4, 1, 2, 0]", "0, 1, 2, 4", AnswerRule(several=True), True),
+        ("(3.5, -0.5)", "(-0.5, 3.5)", AnswerRule(several=True), False),  # a point
+        ("(-0.5, 3.5)", "(-0.5, 3.5)", AnswerRule(several=True), True),
+        ("1, 3, 5", "3, 1", AnswerRule(several=True), False),
+        ("45 \\text{ minutes}", "45", AnswerRule(unit="minute"), True),
+        ("44", "45", AnswerRule(unit="minute"), False),
+        ("4.3", "4.2", AnswerRule(tolerance=0.1), True),
+        ("4.31", "4.2", AnswerRule(tolerance=0.1), False),
+        ("1.03", "1", AnswerRule(relative=0.04), True),
+        ("1.05", "1", AnswerRule(relative=0.04), False),
+        ("\\frac{\\pi}{4}", "0.785", AnswerRule(relative=0.04), True),
+        ("0.34, 0.25", "0.333, 0.25", AnswerRule(several=True, relative=0.04), True),
+        ("0.25, 0.34", "0.333, 0.25", AnswerRule(several=True, relative=0.04), True),
+        ("x", "0.5", AnswerRule(relative=0.04), False),
     ],
 )
 def test_a_benchmarks_own_rules(
-    answer: str, reference: str, judging: Judging, same: bool, grader: Grader
+    answer: str, reference: str, rule: AnswerRule, same: bool, grader: Grader
 ) -> None:
-    assert agrees(answer, reference, judging, grader)[0] is same
+    assert compare_answers(answer, reference, rule, grader)[0] is same
 
 
 def test_any_of_several_references_is_right(grader: Grader) -> None:
-    paper = Paper("So it is \\boxed{(0,0)}.", ("(10,0)", "(0,0)"), Judging())
-    found = mark(paper, grader)
+    submission = Submission("So it is \\boxed{(0,0)}.", ("(10,0)", "(0,0)"), AnswerRule())
+    found = grade_submission(submission, grader)
     assert (found.correct, found.extracted, found.rule, found.timeout) == (True, "(0,0)", "boxed", False)
-    assert not mark(Paper("\\boxed{(1,0)}", ("(10,0)", "(0,0)"), Judging()), grader).correct
-    assert mark(Paper("I do not know", ("1",), Judging()), grader).extracted is None
+    assert not grade_submission(
+        Submission("\\boxed{(1,0)}", ("(10,0)", "(0,0)"), AnswerRule()), grader
+    ).correct
+    assert grade_submission(Submission("I do not know", ("1",), AnswerRule()), grader).extracted is None
 
 
 class Slow:
-    """An examinee that has three blocks of which the first is hard to mark."""
+    """A model with three blocks, of which the first is hard to grade."""
 
     def __init__(self) -> None:
         self.given: list[float] = []
@@ -122,27 +133,27 @@ class Slow:
             yield index, [Completion(key, (), "stop", 1, 1) for key in keys]
 
 
-def test_marking_goes_on_beside_the_engine_and_keeps_the_order() -> None:
+def test_grading_goes_on_beside_the_engine_and_keeps_the_order() -> None:
     slow = Slow()
     answers = {"a": "\\boxed{\\frac{1}{2}}", "b": "\\boxed{3}", "c": "I do not know"}
-    examinee = Examinee(
-        put=lambda key, prompt, problem, seed: (key, ""),
+    evaluated = EvaluatedModel(
+        prepare=lambda key, prompt, problem, seed: (key, ""),
         answer=slow.answer,
         read=lambda reply: (answers[reply.key], None),
-        thinks=lambda prompt: False,
+        opens_reasoning=lambda prompt: False,
     )
-    problem = Problem("1", "?", "0.5")
-    with Examiners(GraderOptions()) as examiners:
-        answer = marking(examinee, examiners, lambda key: (QUESTION_ONLY, problem))
+    problem = BenchmarkProblem("1", "?", "0.5")
+    with GradingPool(GraderOptions()) as pool:
+        answer = add_grading(evaluated, pool, lambda key: (QUESTION_ONLY, problem))
         found = list(answer(iter([(0, ["a"]), (1, ["b", "c"]), (2, [])])))
     assert [index for index, _ in found] == [0, 1, 2]
-    marks = [reply.mark for _, replies in found for reply in replies]
+    marks = [reply.grade for _, replies in found for reply in replies]
     assert [(one.extracted, one.correct) for one in marks] == [
         ("\\frac{1}{2}", True),
         ("3", False),
         (None, False),
     ]
-    # The first block takes the processes' start to mark; all were generated long before that.
+    # The first block takes the processes' start to grade; all were generated long before that.
     assert slow.given[-1] - slow.given[0] < 0.5
 
 
@@ -162,4 +173,4 @@ def test_the_end_of_a_block_is_kept_where_it_is_a_special_token() -> None:
     )
     chat = bind(load_format("tinymath"), tokenizer)
     ids = tokenizer.convert_tokens_to_ids(["five", "</think>", "seven"])
-    assert visible(decoder(chat)(ids), opened=True) == ("seven", False)
+    assert strip_reasoning(decoder_of(chat)(ids), opened=True) == ("seven", False)

@@ -1,4 +1,4 @@
-"""What a pipeline run shows: each stage's counts, seconds and rate, while it runs and after."""
+"""The status table of a pipeline run: counts, seconds and rate of each stage, while it runs and after."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from rich.table import Table
 
 from scalequest import heartbeat, receipts
 from scalequest.config import ConfigError
+from scalequest.markup import number
 
 
 @dataclass
-class Line:
-    """A stage's line in the table; `parts` and `before` are what was counted while it runs."""
+class StageStatus:
+    """The status of one stage; `parts` and `before` are counted while it runs."""
 
     state: Literal["", "running", "done", "finished before", "failed", "stopped", "left out"] = ""
     seconds: float | None = None
@@ -31,7 +32,7 @@ class Line:
     before: int | None = None
 
     def look(self, folder: Path | None) -> None:
-        """See how far the running stage is: rows of its finished blocks, and what it last reported."""
+        """Read the progress of the running stage: rows of its finished blocks, and what it last reported."""
         if folder is None:
             return
         for part in folder.glob("parts/*.jsonl"):
@@ -48,10 +49,10 @@ class Line:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
             last = json.loads(file.read().splitlines()[-1])
             keys = [key for key in ("step", "loss", "rewards/accuracies") if key in last]
-            self.note = ", ".join(f"{key} {_short(last[key])}" for key in keys)
+            self.note = ", ".join(f"{key} {number(last[key])}" for key in keys)
 
     def life(self, file: Path) -> str:
-        """What the running stage says of itself in `file`; if it says nothing (yet), what is seen of it.
+        """What the running stage reports in `file`; if it reports nothing (yet), what can be seen of it.
 
         Raises:
             ConfigError: the interval of the signs of life is not a positive number.
@@ -64,7 +65,7 @@ class Line:
 
     @property
     def counts(self) -> tuple[int | None, int | None, int | None]:
-        """Rows in, kept and dropped, as far as they are known."""
+        """Rows in, kept and dropped; None if not known."""
         if self.state == "running" and self.parts:
             kept, dropped = (sum(side) for side in zip(*self.parts.values(), strict=True))
             return None, kept, dropped
@@ -78,7 +79,7 @@ class Line:
 
     @property
     def rate(self) -> str:
-        """Tokens a second of work; rows a second where no tokens are counted, and while it runs."""
+        """Tokens per second of work; rows per second if no tokens are counted, and while it runs."""
         rows, kept, dropped = self.counts
         if self.state == "running":
             done, seconds, tokens = (kept or 0) + (dropped or 0) - (self.before or 0), self.seconds, 0
@@ -86,7 +87,7 @@ class Line:
             done, seconds, tokens = rows or 0, self.receipt.get("seconds"), self.receipt.get("tokens") or 0
         if not seconds or not (tokens or done):
             return ""
-        return f"{tokens / seconds:,.0f} tokens/s" if tokens else f"{_short(done / seconds)} rows/s"
+        return f"{tokens / seconds:,.0f} tokens/s" if tokens else f"{number(done / seconds)} rows/s"
 
     @property
     def summary(self) -> str:
@@ -100,7 +101,7 @@ class Line:
 
 
 def read_receipt(folder: Path | None) -> dict[str, Any]:
-    """What a stage's receipt holds; nothing where there is none."""
+    """The receipt of a stage; empty if there is none."""
     if folder is None:
         return {}
     try:
@@ -109,11 +110,7 @@ def read_receipt(folder: Path | None) -> dict[str, Any]:
         return {}
 
 
-def _short(value: Any) -> str:
-    return f"{value:,.3g}" if isinstance(value, float) and abs(value) < 1000 else f"{value:,.0f}"
-
-
-def table(lines: Mapping[str, Line]) -> Table:
+def build_table(lines: Mapping[str, StageStatus]) -> Table:
     """The stages with their counts, seconds and rates."""
     result = Table(box=None, pad_edge=False)
     for title in ("stage", "state", "in", "kept", "dropped", "seconds", "rate"):
@@ -129,15 +126,15 @@ def table(lines: Mapping[str, Line]) -> Table:
     return result
 
 
-class Board:
+class StatusTable:
     """The live table on a terminal; elsewhere plain lines, one every 30 seconds, and the table at the end."""
 
-    def __init__(self, console: Console, lines: Mapping[str, Line]) -> None:
+    def __init__(self, console: Console, lines: Mapping[str, StageStatus]) -> None:
         self._console, self._lines = console, lines
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
         self._said = time.monotonic()
 
-    def __enter__(self) -> Board:
+    def __enter__(self) -> StatusTable:
         if self._live is not None:
             self._live.start()
         return self
@@ -147,20 +144,20 @@ class Board:
             self.refresh()
             self._live.stop()
         else:
-            self._console.print(table(self._lines))
+            self._console.print(build_table(self._lines))
 
     def refresh(self) -> None:
-        """Draw the live table anew."""
+        """Redraw the live table."""
         if self._live is not None:
-            self._live.update(table(self._lines), refresh=True)
+            self._live.update(build_table(self._lines), refresh=True)
 
-    def beat(self, prefix: str, line: Line, file: Path) -> None:
-        """Say how far the running stage is, if there is no live table and nothing was said for long."""
+    def beat(self, prefix: str, line: StageStatus, file: Path) -> None:
+        """Print the running stage's progress, if there is no live table and nothing was printed for long."""
         if self._live is None and time.monotonic() - self._said >= heartbeat.every():
             self.say(f"{prefix}: {line.life(file)}")
 
     def say(self, text: str, live: bool = True) -> None:
-        """Print a line; with `live=False` only where no live table says the same."""
+        """Print a line; with `live=False` only if there is no live table, which shows the same."""
         self._said = time.monotonic()
         if live or self._live is None:
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Whatever of a guarded command's starters is killed with -9, nothing of the command is left."""
+"""Whichever process above a supervised command is killed with -9, nothing of the command is left."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from scalequest.guard import Guarded, as_shell
+from scalequest.subreaper import SupervisedProcess, shell_status_of
 
 # Has two helpers under other names, one in a session of its own, as launchers and engines do.
 COMMAND = """
@@ -25,9 +25,9 @@ time.sleep(600)
 """
 STARTER = """
 import sys
-from scalequest.guard import Guarded, passing_on
-process = Guarded([sys.executable, sys.argv[1], sys.argv[2]])
-with passing_on(process):
+from scalequest.subreaper import SupervisedProcess, forward_signals
+process = SupervisedProcess([sys.executable, sys.argv[1], sys.argv[2]])
+with forward_signals(process):
     process.wait()
 process.end()
 sys.exit(process.finish())
@@ -51,18 +51,20 @@ def start(folder: Path) -> tuple[psutil.Popen, list[psutil.Process]]:
     process = psutil.Popen([sys.executable, str(starter), str(command), str(ready)], start_new_session=True)
     wait_for(ready.exists)
     family = process.children(recursive=True)
-    assert len(family) == 4, "the guard, the command and its two helpers"
+    assert len(family) == 4, "the subreaper, the command and its two helpers"
     return process, family
 
 
-@pytest.mark.parametrize("killed", ["starter", "group", "guard", "starter and guard", "by name", "command"])
+@pytest.mark.parametrize(
+    "killed", ["starter", "group", "subreaper", "starter and subreaper", "by name", "command"]
+)
 def test_nothing_is_left_after_a_kill(killed: str, tmp_path: Path) -> None:
     process, family = start(tmp_path)
-    guard = family[0]
-    if killed in ("starter", "starter and guard"):
+    subreaper = family[0]
+    if killed in ("starter", "starter and subreaper"):
         process.kill()
-    if killed in ("guard", "starter and guard"):
-        guard.kill()
+    if killed in ("subreaper", "starter and subreaper"):
+        subreaper.kill()
     if killed == "group":
         os.killpg(process.pid, signal.SIGKILL)
     if killed == "by name":  # as `pkill -9 -f command.py` does
@@ -72,13 +74,13 @@ def test_nothing_is_left_after_a_kill(killed: str, tmp_path: Path) -> None:
     if killed == "command":
         next(one for one in family if "ready" in " ".join(one.cmdline())).kill()
     # If both are gone at once, the kernel ends the command, and nobody ends what that has started.
-    left = family[:2] if killed == "starter and guard" else family
+    left = family[:2] if killed == "starter and subreaper" else family
     _, alive = psutil.wait_procs(left, timeout=8)
     for one in family:
         if one.is_running():
             one.kill()
     assert not alive, [one.cmdline() for one in alive]
-    if killed in ("guard", "command"):
+    if killed in ("subreaper", "command"):
         assert process.wait(10) == 128 + signal.SIGKILL
 
 
@@ -93,26 +95,26 @@ def test_a_signal_is_passed_on_and_its_status_comes_back(number: signal.Signals,
 def test_how_a_command_ends_is_told(tmp_path: Path) -> None:
     def run(*command: str) -> int:
         with (tmp_path / "log").open("ab") as log:
-            process = Guarded(command, output=log)
+            process = SupervisedProcess(command, output=log)
         return process.finish()
 
     assert run(sys.executable, "-c", "raise SystemExit(3)") == 3
     assert run(str(tmp_path / "missing")) == 127
     assert "missing: No such file" in (tmp_path / "log").read_text()
     assert run(sys.executable, "-c", "import os; os.kill(os.getpid(), 9)") == 137
-    assert (as_shell(0), as_shell(2), as_shell(-15)) == (0, 2, 143)
+    assert (shell_status_of(0), shell_status_of(2), shell_status_of(-15)) == (0, 2, 143)
 
 
 def test_a_long_command_arrives_whole() -> None:
     """Longer than a pipe holds; a process takes no single word of more than 128 KiB."""
     words = ["x" * 60_000] * 4
     script = "import sys; sys.exit(sum(len(word) == 60_000 for word in sys.argv))"
-    assert Guarded([sys.executable, "-c", script, *words]).finish() == 4
+    assert SupervisedProcess([sys.executable, "-c", script, *words]).finish() == 4
 
 
-def test_a_guard_without_a_starter_runs_nothing(tmp_path: Path) -> None:
+def test_a_subreaper_without_a_starter_runs_nothing(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "scalequest.guard"], input=b'["touch", "cut', cwd=tmp_path, check=False
+        [sys.executable, "-m", "scalequest.subreaper"], input=b'["touch", "cut', cwd=tmp_path, check=False
     )
     assert done.returncode == 1
     assert not list(tmp_path.iterdir())

@@ -1,0 +1,71 @@
+"""The questions of all benchmarks, for the stages that keep them out of the training data."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from glob import glob
+
+from scalequest.config import ConfigError
+from scalequest.evaluation.benchmarks import load_benchmark, name_if_missing
+from scalequest.questions.contamination import ContaminationRule, TestQuestion
+from scalequest.records import read_rows
+from scalequest.shards import Stage
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BenchmarkQuestions:
+    """The questions that were read, and the names of the optional benchmarks whose data are missing."""
+
+    questions: tuple[TestQuestion, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+
+def read_benchmark_questions(rule: ContaminationRule) -> BenchmarkQuestions:
+    """Read the questions of all benchmarks that a rule names, each with its benchmark's name and its id.
+
+    Raises:
+        ConfigError: a pattern matches no file, or a benchmark cannot be read; the data of an optional one may
+            be missing, but not wrong.
+    """
+    tests = [
+        TestQuestion(one.source, str(number), row["question"])
+        for one in rule.against
+        for number, row in enumerate(read_rows(one.source, columns={"question": one.column}))
+    ]
+    wanted = _find_files(rule.benchmarks, "benchmarks")
+    optional = [file for file in _find_files(rule.optional, "optional") if file not in wanted]
+    absent = {file: name for file in optional if (name := name_if_missing(file)) is not None}
+    for file in [*wanted, *optional]:
+        if file not in absent:
+            benchmark = load_benchmark(file)
+            tests += [TestQuestion(benchmark.name, one.id, one.question) for one in benchmark.problems]
+    return BenchmarkQuestions(tuple(tests), tuple(absent.values()))
+
+
+def report_left_out(questions: BenchmarkQuestions, stage: Stage) -> None:
+    """Name the benchmarks that were left out, in the log and in the receipt, which the report reads."""
+    stage.receipt["benchmarks_left_out"] = [*questions.left_out]
+    if questions.left_out:
+        log.info("benchmarks left out, since their data are not there: %s", ", ".join(questions.left_out))
+
+
+def _find_files(patterns: Sequence[str], key: str) -> list[str]:
+    """The files of all patterns, each once."""
+    files: dict[str, None] = {}
+    for pattern in patterns:
+        matched = sorted(glob(pattern))
+        if not matched:
+            raise ConfigError(f"contamination.{key}: {pattern}: no such file")
+        files |= dict.fromkeys(matched)
+    return list(files)
+
+
+def sha256_of_questions(questions: Sequence[TestQuestion]) -> str:
+    """Hash the questions; the same questions from another source have the same hash."""
+    text = "\0".join(one.question for one in questions)
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
