@@ -92,7 +92,7 @@ def main(run: RunOptions, config: FilterConfig) -> None:
             run,
             benchmarks=tests.questions,
             generator=generator,
-            format=chat,
+            chat=chat,
             prompt=prompt,
             tracker=tracker,
         )

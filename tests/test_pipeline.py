@@ -78,7 +78,7 @@ def main(run):
     stage = begin("long", 1, run, run, inputs={})
     heartbeat.now("loading the model")
     time.sleep(1)
-    stream(stage, 40, 40, ask=lambda n: [n], answer=answer, settle=lambda n, replies: {"id": str(n)})
+    stream(stage, 40, 40, requests=lambda n: [n], generate=answer, row=lambda n, replies: {"id": str(n)})
     stage.finish(rows_in=40, card="long")
 
 sys.exit(explained(main, *parse(RunOptions, description="long")))

@@ -98,7 +98,7 @@ def evaluate(
         }
 
     answer = marking(examinee, examiners, asked)
-    stream(stage, len(queue), run.block_size, ask=ask, answer=answer, settle=settle, tracker=tracker)
+    stream(stage, len(queue), run.block_size, requests=ask, generate=answer, row=settle, tracker=tracker)
     return finish(stage, config, benchmarks, len(queue))
 
 

@@ -16,10 +16,14 @@ import numpy as np
 
 from scalequest import pages
 from scalequest.grading.extraction import extract
-from scalequest.questions.contamination import ContaminationRule, Index, TestQuestion
+from scalequest.questions.contamination import (
+    ContaminationRule,
+    Index,
+    TestQuestion,
+    contamination_sections,
+)
 from scalequest.questions.duplicates import DuplicateRule, Sketch, find_duplicates, sketch
 from scalequest.questions.language import LanguageRule, languages
-from scalequest.questions.report import contamination_sections
 from scalequest.questions.text import batches
 from scalequest.records import Row
 

@@ -199,9 +199,7 @@ def select_solutions(
         stage,
         len(rows),
         run.block_size,
-        ask=lambda number: [],
-        answer=None,
-        settle=lambda number, _: shuffled[number] if shuffled else select(rows[number], config),
+        row=lambda number, _: shuffled[number] if shuffled else select(rows[number], config),
         tracker=tracker,
     )
     text = f"One response a question, by the rule `{config.rule}`."
