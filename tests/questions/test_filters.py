@@ -121,7 +121,9 @@ def test_steps_run_in_the_order_given_and_the_first_of_equals_stays() -> None:
     ]
     assert found.columns[6] == {"matches": "b/0", "matches_by": "exact"}
     assert [found.columns[n] for n in (1, 7)] == [{"duplicate_of": "q-0"}, {"duplicate_of": "q-4"}]
-    assert found.outcomes["contamination"].found.clean == [{"benchmark": "b", "questions": 2, "met": 1, "clean": 0.5}]
+    assert found.outcomes["contamination"].found.clean == [
+        {"benchmark": "b", "questions": 2, "met": 1, "clean": 0.5}
+    ]
 
     # flagged rows go on only when told to
     told = dataclasses.replace(config, contamination=dataclasses.replace(config.contamination, drop=False))

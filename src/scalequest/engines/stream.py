@@ -137,7 +137,13 @@ def stream(
     todo = list(stage.pending(rows, block_size))
     mine = sum(len(numbers) for _, numbers in todo)
     progress = Progress(
-        name, rows, lambda: min(rows, stage.written() * block_size), tracker, gates=gates, text=text, mine=mine
+        name,
+        rows,
+        lambda: min(rows, stage.written() * block_size),
+        tracker,
+        gates=gates,
+        text=text,
+        mine=mine,
     )
     loop = _Loop(name, stage, progress, requests, row, counts)
     # Block after block: make the requests, generate, write the rows
@@ -145,7 +151,9 @@ def stream(
         asked = loop.asked(todo)
         if generate is None:
             for index, _ in asked:
-                raise RuntimeError(f"{name}: block {index} has requests, but there is no model to send them to")
+                raise RuntimeError(
+                    f"{name}: block {index} has requests, but there is no model to send them to"
+                )
         else:
             for index, replies in generate(asked):
                 loop.write(index, replies)

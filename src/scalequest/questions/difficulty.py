@@ -206,7 +206,5 @@ def _histogram(before: Sequence[float], after: Sequence[float], measure: str) ->
         return []
     note = "Before: all rows that were measured. After: those that go on."
     return [
-        pages.section(
-            "Difficulty", pages.histogram({"before": before, "after": after}, measure), note=note
-        )
+        pages.section("Difficulty", pages.histogram({"before": before, "after": after}, measure), note=note)
     ]

@@ -30,7 +30,7 @@ COLUMNS = ("id", "question", "generator", "seed", "finish_reason", "tokens")
 
 
 SeedScope = Literal["row", "block"]
-SEED_SCOPE = "one seed per row, or one per block of rows: faster on GPUs, where seeded rows are sampled natively"
+SEED_SCOPE = "one seed per row, or one per block of rows: faster on GPUs, where seeded rows sample natively"
 
 
 @dataclass(frozen=True)
@@ -141,9 +141,7 @@ def generate_questions(
         tracker=tracker, gates=config.gates, text=lambda row: normalised(row["question"]),
     )  # fmt: skip
     # Card
-    text = (
-        f"Questions sampled from {inline(hooks.label)}, which was given nothing but the head of a user's turn."
-    )
+    text = f"Questions sampled from {inline(hooks.label)}, which was given nothing but the head of a user's turn."
     card = dataset_card(
         "Generated questions", text, to_dict(config), stage.samples(8), "id", "question", "tokens"
     )

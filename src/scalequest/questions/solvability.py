@@ -108,9 +108,7 @@ class Verdicts:
         """One request per vote."""
         assert self.context.prompt is not None, "judge: model without a prompt"
         ids = chat.user_prompt_ids(self.context.prompt.fill(row["question"]))
-        return [
-            Request(f"{row['id']}/{vote}", ids, self._seed(row, vote)) for vote in range(self.rule.votes)
-        ]
+        return [Request(f"{row['id']}/{vote}", ids, self._seed(row, vote)) for vote in range(self.rule.votes)]
 
     def _seed(self, row: Row, vote: int) -> int | None:
         greedy = self.context.sampling.temperature == 0

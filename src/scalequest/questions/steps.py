@@ -1,9 +1,9 @@
 """What a filter step is. `filters.STEPS` names them all.
 
-A text step looks at all questions at once. Its `read` gets the tokens of one batch of questions, which are made
-once for all text steps; its `find` then gives a reason or None for every row. A model step says what a model is
-asked about a question, and judges the columns that the model's replies give. Both bring their section of the
-report.
+A text step looks at all questions at once. Its `read` gets the tokens of one batch of questions, which are
+made once for all text steps; its `find` then gives a reason or None for every row. A model step says what a
+model is asked about a question, and judges the columns that the model's replies give. Both bring their
+section of the report.
 
 To add a filter, write a module with its rule (a dataclass of options) and its step, and name them in
 `filters.py`.
