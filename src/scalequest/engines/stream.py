@@ -137,14 +137,9 @@ def stream(
     todo = list(stage.pending(rows, block_size))
     mine = sum(len(numbers) for _, numbers in todo)
     progress = Progress(
-        name,
-        rows,
-        lambda: min(rows, stage.written() * block_size),
-        tracker,
-        gates=gates,
-        text=text,
-        mine=mine,
-    )
+        name, rows, lambda: min(rows, stage.written() * block_size), tracker,
+        gates=gates, text=text, mine=mine,
+    )  # fmt: skip
     loop = _Loop(name, stage, progress, requests, row, counts)
     # Block after block: make the requests, generate, write the rows
     with progress:

@@ -1,9 +1,9 @@
-"""Which questions stand in a benchmark, word for word or nearly, and how much of each benchmark was met.
+"""Which questions occur in a benchmark, word for word or nearly, and how much of each benchmark was met.
 
 Four rules, from sure to suspicious:
 
 - `exact`: equal but for case, spacing, punctuation and the spelling of LaTeX, whatever the length;
-- `inside`: a benchmark question shorter than the n-gram stands in the text as a whole and makes up most of
+- `inside`: a benchmark question shorter than the n-gram occurs in the text as a whole and makes up most of
   it;
 - `ngram`: runs of 13 words in common (Brown et al. 2020) that make up most of the shorter of the two, so that
   "express your answer in the form ..." is no match;
@@ -50,7 +50,7 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class ContaminationRule:
-    """Which benchmarks the questions are held against, and what becomes of the flagged ones."""
+    """Which benchmarks the questions are compared with, and what becomes of the flagged ones."""
 
     against: list[Benchmark] = option(
         help="benchmarks by source and column", default_factory=list, fingerprint=False
@@ -61,7 +61,7 @@ class ContaminationRule:
         fingerprint=False,
     )
     optional: list[str] = option(
-        help="the same, but one whose data are not there is left out: log, receipt and report name it",
+        help="the same, but one without its data is left out: log, receipt and report name it",
         default_factory=list,
         fingerprint=False,
     )

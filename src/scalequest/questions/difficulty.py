@@ -129,7 +129,7 @@ def select_difficulty(rows: Sequence[Row], rule: DifficultyRule, seed: int) -> l
 
 
 def rank_correlation(one: Sequence[float], other: Sequence[float]) -> tuple[float, float, float]:
-    """Spearman's correlation, its 95 % interval (Bonett and Wright 2000); NaN where one side never varies."""
+    """Spearman's correlation, its 95 % interval (Bonett and Wright 2000); NaN if one side never varies."""
     from scipy.stats import spearmanr
 
     rank = float(spearmanr(one, other).statistic)

@@ -120,7 +120,7 @@ class Sketch:
     Attributes:
         exact: of all tokens: case, spacing, punctuation and spelling of LaTeX aside.
         template: of all tokens with numbers masked.
-        bands: [texts, bands], of the MinHash bands; no columns where near-duplicates are not looked for.
+        bands: [texts, bands], of the MinHash bands; no columns if near-duplicates are not looked for.
         seen: [slots], how often each word was read, by slot of its hash.
     """
 
@@ -205,7 +205,7 @@ class Duplicates:
 
     Attributes:
         reasons: "duplicate", "near_duplicate", "template", or None for a row that stays.
-        kept: the row that stays in its stead (its own number where it stays).
+        kept: the row that is kept instead (its own number if it stays).
         template_rows: how many rows that stay have an earlier one that differs in numbers alone.
         candidates: pairs that were compared.
     """
@@ -278,7 +278,7 @@ def _rank(groups: I64) -> I64:
 def _candidates(bands: U64, left: I64) -> I64:
     """Pairs of rows [pairs, 2] that share a band: each with its bucket's first row and the one before it.
 
-    Inside a bucket rows stand in the order of their next band, so that those which share that too are
+    Inside a bucket rows are in the order of their next band, so that those which share that too are
     neighbours.
     """
     found = [np.empty(0, np.int64)]
@@ -309,7 +309,7 @@ def _shared(keys: U64) -> NDArray[np.bool_]:
 
 
 def _kept(texts: Sequence[str], sketches: Sketch, pairs: I64, rule: DuplicateRule) -> I64:
-    """For each row the one that stays in its stead: the first that stays and that it is near to, or itself.
+    """For each row the one that is kept instead: the first that stays and that it is near to, or itself.
 
     Args:
         texts: the questions.
@@ -407,7 +407,7 @@ def _read(text: str) -> _Question:
 
 @lru_cache(1 << 14)  # near-duplicates share most of their sentences
 def _words(sentence: str) -> tuple[str, ...]:
-    """Words and commas, with one mark for whatever else stands between two of them; no articles."""
+    """Words and commas, with one mark for whatever else is between two of them; no articles."""
     words = [
         piece if piece in "ai," or (len(piece) > 1 and piece.isalpha()) else _FORMULA
         for piece in _PIECE.findall(_ARTICLE.sub("", sentence))

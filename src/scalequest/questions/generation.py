@@ -116,8 +116,8 @@ def generate_questions(
 ) -> dict[str, Any]:
     """Sample `config.num_questions` questions (at most `run.limit`) and finish the stage.
 
-    Dropped, each with its reason: `truncated` (no stop token came), `empty`, `undecodable` (bytes that are not
-    UTF-8) and `special_token_in_text`.
+    Dropped, each with its reason: `truncated` (no stop token came), `empty`, `undecodable` (bytes that are
+    not UTF-8) and `special_token_in_text`.
 
     Returns:
         The stage's receipt (empty on workers other than 0).
@@ -141,7 +141,8 @@ def generate_questions(
         tracker=tracker, gates=config.gates, text=lambda row: normalised(row["question"]),
     )  # fmt: skip
     # Card
-    text = f"Questions sampled from {inline(hooks.label)}, which was given nothing but the head of a user's turn."
+    label = inline(hooks.label)
+    text = f"Questions sampled from {label}, which was given nothing but the head of a user's turn."
     card = dataset_card(
         "Generated questions", text, to_dict(config), stage.samples(8), "id", "question", "tokens"
     )

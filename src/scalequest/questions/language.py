@@ -1,7 +1,7 @@
-"""Which questions are English: a rule on scripts and function words, and an identifier where it is in doubt.
+"""Which questions are English: a rule on scripts and function words, and an identifier if it is in doubt.
 
 Mathematics, names and typographic characters are no reason to drop. The identifier is py3langid (after Lui
-and Baldwin 2012), whose model lies in its wheel; it reads some 10,000 questions a second, so only those
+and Baldwin 2012), whose model is part of its wheel; it reads some 10,000 questions a second, so only those
 that the rule leaves open get there: questions without an English function word, or with a foreign one.
 """
 
@@ -51,7 +51,7 @@ class LanguageRule:
     max_accented: float = option(
         0.1, "largest share of accented letters among a question's letters", within=SHARE
     )
-    identifier: bool = option(True, "ask the language identifier where the rule is in doubt")
+    identifier: bool = option(True, "ask the language identifier if the rule is in doubt")
     min_confidence: float = option(
         0.5, "the identifier drops what it takes for another language this surely", within=SHARE
     )
@@ -114,7 +114,7 @@ def identified(text: str) -> tuple[str, float]:
 
 
 def _words(question: str) -> list[str]:
-    """Words outside formulas, in lower case; all of them where nearly all of the text is a formula."""
+    """Words outside formulas, in lower case; all of them if nearly all of the text is a formula."""
     text = question.casefold()
     for begin, end in (("\\(", "\\)"), ("\\[", "\\]")):  # never closed: looked for once, not at every begin
         closed = text.rfind(end) + 1
@@ -123,7 +123,7 @@ def _words(question: str) -> list[str]:
 
 
 def _counts(tokens: Tokens, where: NDArray[np.bool_], words: frozenset[str]) -> NDArray[np.int64]:
-    """How many tokens of each text stand in a list of words."""
+    """How many tokens of each text are in a list of words."""
     hashes = np.sort(np.array([word_hash(word) for word in words]))
     low = np.zeros(1 << 16, bool)  # a token that shares no low bits with any word is none of them
     low[(hashes & np.uint64(0xFFFF)).astype(np.int64)] = True

@@ -101,11 +101,11 @@ class Rewrite:
     """What a rewriter made of a task.
 
     Attributes:
-        text: the new question, "" where `fault` says why there is none.
+        text: the new question, "" if `fault` says why there is none.
         reply: all that the rewriter said.
-        fault: `unparsed`, `truncated`, a `FormatError`'s or a `ChatReply`'s reason; None where there is a
+        fault: `unparsed`, `truncated`, a `FormatError`'s or a `ChatReply`'s reason; None if there is a
             text to look at.
-        tokens: tokens generated for it; 0 where no model was asked.
+        tokens: tokens generated for it; 0 if no model was asked.
         prompt_tokens: tokens read for it.
         finish_reason: as a `Completion`'s.
         requests: attempts at a server.

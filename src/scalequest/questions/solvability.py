@@ -38,13 +38,13 @@ class SolvabilityRule:
     )
     prompt: str | None = option(None, "judge model: YAML file of the prompt", fingerprint=False)
     votes: int = option(
-        1, "judge model: replies a question; more than half of their verdicts must be Yes", within=COUNT
+        1, "judge model: replies per question; more than half of their verdicts must be Yes", within=COUNT
     )
     paper_exact: bool = option(False, "judge model: 'yes' anywhere in the reply counts as Yes (paper's code)")
 
 
 def verdict(text: str, paper_exact: bool = False) -> bool | None:
-    """The judge's last explicit Yes or No; None where it gives none.
+    """The judge's last explicit Yes or No; None if it gives none.
 
     Explicit is a yes or no that closes a clause ("Verdict: **Yes**", "No, because ..."); "there is no missing
     number" and "Yes or No" are not. With `paper_exact` a yes anywhere is Yes and anything else No, as in the
@@ -57,7 +57,7 @@ def verdict(text: str, paper_exact: bool = False) -> bool | None:
 
 
 def voted(texts: Sequence[str], paper_exact: bool = False) -> bool | None:
-    """Yes where more than half of the replies that give a verdict say so; None where none gives one."""
+    """Yes if more than half of the replies that give a verdict say so; None if none gives one."""
     given = [said for text in texts if (said := verdict(text, paper_exact)) is not None]
     return 2 * sum(given) > len(given) if given else None
 
@@ -66,7 +66,7 @@ def judged(texts: Sequence[str], finish_reasons: Sequence[str], rule: Solvabilit
     """Columns of a judged question: the verdict, what the paper's substring rule says, the first reply.
 
     A reply that was cut has no vote: a yes or no in half of it is a step on the way. The authors' code counts
-    it, and so does `paper_exact`. The two rules disagree where they come to different decisions.
+    it, and so does `paper_exact`. The two rules disagree if they come to different decisions.
     """
     whole = [text if end == "stop" else "" for text, end in zip(texts, finish_reasons, strict=True)]
     explicit, substring = voted(whole), voted(texts, paper_exact=True)
