@@ -265,10 +265,9 @@ def main() -> int:
     )
     rows = [{"id": number, "question": text} for number, text in enumerate(texts)]
     wall, own = time.perf_counter(), time.process_time()
-    found = read_text(rows, config, tests)
+    found = read_text(rows, config.made(tests))
     wall, own = time.perf_counter() - wall, time.process_time() - own
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    assert found.duplicates is not None
     print(f"all steps: {wall:.1f} s, {own:.1f} s of processor, peak {peak:.2f} GB")
     print("dropped:", dict(Counter(filter(None, found.reasons))))
 
@@ -277,7 +276,7 @@ def main() -> int:
     for name, (step_wall, step_own) in facts["steps"].items():
         print(f"  {name:14} {step_wall:7.1f} s {step_own:7.1f} s of processor")
 
-    kept = found.duplicates.kept
+    kept = found.outcomes["duplicates"].found.kept
     hits: dict[str, list[bool]] = defaultdict(list)
     for row, (kind, original) in twins.items():
         dropped = found.reasons[row] is not None and kind not in OTHERS  # or its original was, if not for it

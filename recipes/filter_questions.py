@@ -98,7 +98,7 @@ def main(run: RunOptions, config: FilterConfig, worker: tuple[int, int]) -> None
             run,
             benchmarks=tests.questions,
             generator=generator,
-            format=chat,
+            chat=chat,
             prompt=prompt,
             tracker=tracker,
         )

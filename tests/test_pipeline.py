@@ -85,7 +85,7 @@ def main(run):
     stage = begin("long", 1, run, run, inputs={})
     heartbeat.now("loading the model")
     time.sleep(1)
-    stream(stage, 40, 40, ask=lambda n: [n], answer=answer, settle=lambda n, replies: {"id": str(n)})
+    stream(stage, 40, 40, requests=lambda n: [n], generate=answer, row=lambda n, replies: {"id": str(n)})
     stage.finish(rows_in=40, card="long")
 
 RECIPE = Recipe("long", 1, "evaluation", lambda: (RunOptions,), main)

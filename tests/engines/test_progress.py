@@ -38,7 +38,7 @@ def run(folder: Path, rows: int = 100, *, gates: Gates | None = None, **cases: A
 
     try:
         stream(
-            stage, rows, 10, ask=lambda n: [n], answer=answer, settle=settle, gates=gates,
+            stage, rows, 10, requests=lambda n: [n], generate=answer, row=settle, gates=gates,
             text=lambda row: row["text"],
         )  # fmt: skip
         stage.finish(rows_in=rows, card="")
@@ -122,8 +122,8 @@ def test_signs_of_life_while_the_first_block_is_still_open(
         heartbeat.named("s")
         answer = completing(generator, Sampling(max_tokens=60), [])
         stream(
-            stage, 12, 12, ask=lambda n: asked[2 * n : 2 * n + 2], answer=answer,
-            settle=lambda n, replies: {"id": str(n)},
+            stage, 12, 12, requests=lambda n: asked[2 * n : 2 * n + 2], generate=answer,
+            row=lambda n, replies: {"id": str(n)},
         )  # fmt: skip
     stage.close()
     lines = [line for line in caplog.messages if line.startswith("s: 0 of 12 rows")]

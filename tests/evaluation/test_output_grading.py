@@ -138,7 +138,7 @@ def test_grading_goes_on_beside_the_engine_and_keeps_the_order() -> None:
     answers = {"a": "\\boxed{\\frac{1}{2}}", "b": "\\boxed{3}", "c": "I do not know"}
     evaluated = EvaluatedModel(
         prepare=lambda key, prompt, problem, seed: (key, ""),
-        answer=slow.answer,
+        generate=slow.answer,
         read=lambda reply: (answers[reply.key], None),
         opens_reasoning=lambda prompt: False,
     )

@@ -22,7 +22,7 @@ MODEL = {"model_name_or_path": "m", "chat_format": "tinymath"}
 
 
 def filtered(folder: Path, questions: list[str], *, benchmarks: Any = (), **more: Any) -> dict[str, Any]:
-    given = {name: more.pop(name) for name in ("generator", "format", "prompt") if name in more}
+    given = {name: more.pop(name) for name in ("generator", "chat", "prompt") if name in more}
     run = RunOptions(output_dir=str(folder), block_size=4, track="none")
     config = FilterConfig(input=["x"], **more)
     rows = [{"id": f"q-{n:03d}", "question": text} for n, text in enumerate(questions)]
@@ -65,7 +65,7 @@ def test_selection_by_a_measured_column_is_plotted(tmp_path: Path) -> None:
 
 
 def test_agreement_is_measured_kept_and_cut_at(tmp_path: Path, tiny_generator: Any, tiny_chat: Any) -> None:
-    model = {"generator": tiny_generator, "format": tiny_chat, **MODEL, "samples": 4}
+    model = {"generator": tiny_generator, "chat": tiny_chat, **MODEL, "samples": 4}
     questions = [*QUESTIONS, "Ann <|user|>", QUESTIONS[0]]
     receipt = filtered(
         tmp_path / "half",
@@ -114,7 +114,7 @@ def test_agreement_is_measured_kept_and_cut_at(tmp_path: Path, tiny_generator: A
 def test_a_judge_is_asked_once_and_unparsed_is_its_own_outcome(
     tmp_path: Path, tiny_generator: Any, tiny_chat: Any
 ) -> None:
-    judge = {"generator": tiny_generator, "format": tiny_chat, **MODEL, "prompt": Prompt("{question}")}
+    judge = {"generator": tiny_generator, "chat": tiny_chat, **MODEL, "prompt": Prompt("{question}")}
     rule = {"judge": "model", "prompt": "p.yaml"}
     how = {"steps": ["solvability"], "sampling": Sampling(0.0, 1.0, 40)}
     # the tiny model answers with a solution, which holds no verdict
@@ -141,7 +141,7 @@ def test_votes_are_sampled_apart(tmp_path: Path, tiny_generator: Any, tiny_chat:
         solvability=votes,
         sampling=Sampling(1.0, 1.0, 40),
         generator=tiny_generator,
-        format=tiny_chat,
+        chat=tiny_chat,
         prompt=Prompt("{question}"),
         **MODEL,
     )

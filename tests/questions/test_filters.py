@@ -114,19 +114,20 @@ def test_steps_run_in_the_order_given_and_the_first_of_equals_stays() -> None:
         "How old is Bob?",
         "How old is Ann if she is now twice as old as Bob, who is 7 years old?",
     )
-    found = read_text(
-        questions, config, [TestQuestion("b", "0", "how OLD is Bob"), TestQuestion("b", "1", "x")]
-    )
+    tests = [TestQuestion("b", "0", "how OLD is Bob"), TestQuestion("b", "1", "x")]
+    found = read_text(questions, config.made(tests))
     assert found.reasons == [
         *(None, "duplicate", "language", "language", None, None, "contamination", "near_duplicate"),
     ]
     assert found.columns[6] == {"matches": "b/0", "matches_by": "exact"}
     assert [found.columns[n] for n in (1, 7)] == [{"duplicate_of": "q-0"}, {"duplicate_of": "q-4"}]
-    assert found.clean == [{"benchmark": "b", "questions": 2, "met": 1, "clean": 0.5}]
+    assert found.outcomes["contamination"].found.clean == [
+        {"benchmark": "b", "questions": 2, "met": 1, "clean": 0.5}
+    ]
 
     # flagged rows go on only when told to
     told = dataclasses.replace(config, contamination=dataclasses.replace(config.contamination, drop=False))
-    marked = read_text(questions, told, [TestQuestion("b", "0", "How old is Bob?")])
+    marked = read_text(questions, told.made([TestQuestion("b", "0", "How old is Bob?")]))
     assert marked.reasons[6] is None
     assert marked.columns[6]["matches"] == "b/0"
 
@@ -213,9 +214,9 @@ def test_difficulty_by_columns_asks_no_model() -> None:
     config = FilterConfig(input=["x"], steps=["difficulty"], difficulty=rule)
     assert not config.asks_model
     questions = [row | {"fail_rate": rate} for row, rate in zip(rows("a", "b"), (0.2, 0.4), strict=True)]
-    found = read_text(questions, config)
+    found = read_text(questions, config.made())
     assert found.reasons == ["too_easy", None]
-    assert found.difficulties == ([0.2, 0.4], [0.4])
+    assert found.outcomes["difficulty"].found == ([0.2, 0.4], [0.4])
     with pytest.raises(ConfigError, match="rising edges"):
         DifficultyRule(columns=["x"], target=[0.5, 0.5], edges=[2, 1])
     with pytest.raises(ConfigError, match="columns"):

@@ -7,7 +7,8 @@ import pytest
 
 from scalequest.config import ConfigError, RunOptions
 from scalequest.engines.base import Completion, Sampling
-from scalequest.questions.generation import GenerationConfig, _fault, generate_questions
+from scalequest.engines.stream import Drop
+from scalequest.questions.generation import GenerationConfig, QuestionSampling, generate_questions
 from scalequest.records import row_seed
 from stage_support import dropped, kept, opened
 
@@ -72,9 +73,12 @@ def test_what_does_not_stop_is_dropped_as_truncated(
 
 
 def test_noise_is_dropped_with_its_reason(tiny_chat: Any) -> None:
+    config = GenerationConfig(model_name_or_path="m", chat_format="tinymath", num_questions=1)
+    hooks = QuestionSampling(tiny_chat, config, 1)
+
     def fault(*ids: int) -> str | None:
-        completion = Completion("0", ids, "stop", 2, len(ids) + 1)
-        return _fault({"question": tiny_chat.decode(ids)}, completion, tiny_chat)
+        outcome = hooks.row(0, [Completion("0", ids, "stop", 2, len(ids) + 1)])
+        return outcome.reason if isinstance(outcome, Drop) else None
 
     accented = tiny_chat.tokenizer("é", add_special_tokens=False)["input_ids"]
     assert len(accented) == 2

@@ -12,7 +12,7 @@ from scalequest.config import ConfigError
 from scalequest.engines.base import CHECK_EVERY, Completion, Generator, Request, Sampling
 from scalequest.engines.progress import Reply
 from scalequest.engines.server import Chat, ChatReply, ChatServer, user
-from scalequest.engines.stream import Answer, completing
+from scalequest.engines.stream import Generate, completing
 from scalequest.evaluation.problems import BenchmarkProblem
 from scalequest.evaluation.prompts import EvalPrompt
 from scalequest.evaluation.results import sha256_of
@@ -42,13 +42,13 @@ class EvaluatedModel(Generic[Q, A]):
     Attributes:
         prepare: turns a key, a prompt, a problem and a seed into a request and the hash of what the model is
             given. It raises `FormatError` if the chat format cannot hold the problem.
-        answer: as `stream` takes it.
+        generate: as `stream` takes it.
         read: returns the text of a reply, and why there is none if it failed.
         opens_reasoning: whether the prompt opens a reasoning block, which the output has to close.
     """
 
     prepare: Callable[[str, EvalPrompt, BenchmarkProblem, int | None], tuple[Q, str]]
-    answer: Answer[Q, A]
+    generate: Generate[Q, A]
     read: Callable[[A], tuple[str, str | None]]
     opens_reasoning: Callable[[EvalPrompt], bool]
 
@@ -77,7 +77,7 @@ def connect_engine(
     decode = decoder_of(format)
     return EvaluatedModel(
         prepare=prepare,
-        answer=completing(generator, sampling, format.solve_stop_ids),
+        generate=completing(generator, sampling, format.solve_stop_ids),
         read=lambda completion: (decode(completion.ids), None),
         opens_reasoning=lambda prompt: opens_reasoning(format.format, prompt),
     )
@@ -96,7 +96,7 @@ def connect_server(server: ChatServer) -> EvaluatedModel[Chat, ChatReply]:
 
     return EvaluatedModel(
         prepare=prepare,
-        answer=server.answer,
+        generate=server.answer,
         read=lambda reply: (reply.text, reply.fault),
         opens_reasoning=lambda prompt: False,
     )

@@ -104,7 +104,7 @@ class EvaluationHooks(Generic[Q, A]):
     queue: Sequence[ModelRequest]
     prompt_hashes: dict[int, str] = field(default_factory=dict)  # of the requests that are on their way
 
-    def ask(self, number: int) -> Sequence[Q] | Drop:
+    def requests(self, number: int) -> Sequence[Q] | Drop:
         """Prepare the request for the model, or drop it if the chat format cannot hold it."""
         one = self.queue[number]
         seed = one.seed(self.seed) if self.config.sampling.temperature > 0 else None
@@ -120,7 +120,7 @@ class EvaluationHooks(Generic[Q, A]):
         one = self.queue[int(key.rpartition("/")[2])]
         return one.prompt, one.problem
 
-    def settle(self, number: int, replies: Sequence[GradedReply]) -> Row | Drop:
+    def row(self, number: int, replies: Sequence[GradedReply]) -> Row | Drop:
         """Turn the graded reply into a row, or drop the request if the reply failed."""
         (reply,) = replies
         columns = self.queue[number].columns
@@ -156,9 +156,17 @@ def evaluate(
     """
     heartbeat.about(stage.output_dir.name)  # the model's label
     hooks = EvaluationHooks(model, config, run.seed, list(requests_of(benchmarks, config.samples)))
-    answer = add_grading(model, pool, hooks.asked)
+    generate = add_grading(model, pool, hooks.asked)
     count = len(hooks.queue)
-    stream(stage, count, run.block_size, ask=hooks.ask, answer=answer, settle=hooks.settle, tracker=tracker)
+    stream(
+        stage,
+        count,
+        run.block_size,
+        requests=hooks.requests,
+        generate=generate,
+        row=hooks.row,
+        tracker=tracker,
+    )
     return finish(stage, config, benchmarks, count)
 
 

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Generic
 
 from scalequest.engines.base import FinishReason
-from scalequest.engines.stream import Answer
+from scalequest.engines.stream import Generate
 from scalequest.evaluation.evaluated_model import A, EvaluatedModel, KeyedReply, Q, strip_reasoning
 from scalequest.evaluation.problems import AnswerRule, BenchmarkProblem
 from scalequest.evaluation.prompts import EvalPrompt
@@ -247,7 +247,7 @@ def add_grading(
     model: EvaluatedModel[Q, A],
     pool: GradingPool,
     asked: Callable[[str], tuple[EvalPrompt, BenchmarkProblem]],
-) -> Answer[Q, GradedReply]:
+) -> Generate[Q, GradedReply]:
     """Extend the model's `answer` by grades; a block is passed on once all its replies are graded.
 
     Args:
@@ -265,7 +265,7 @@ def add_grading(
 
     def answer_graded(blocks: Iterator[tuple[int, list[Q]]]) -> Iterator[tuple[int, list[GradedReply]]]:
         waiting: deque[_PendingBlock[A]] = deque()
-        for index, replies in model.answer(blocks):
+        for index, replies in model.generate(blocks):
             pending = [read_reply(reply) for reply in replies]
             grades = pool.submit([one.submission for one in pending])
             waiting.append(_PendingBlock(index, pending, grades))

@@ -1,9 +1,9 @@
-"""Which questions stand in a benchmark, word for word or nearly, and how much of each benchmark was met.
+"""Which questions occur in a benchmark, word for word or nearly, and how much of each benchmark was met.
 
 Four rules, from sure to suspicious:
 
 - `exact`: equal but for case, spacing, punctuation and the spelling of LaTeX, whatever the length;
-- `inside`: a benchmark question shorter than the n-gram stands in the text as a whole and makes up most of
+- `inside`: a benchmark question shorter than the n-gram occurs in the text as a whole and makes up most of
   it;
 - `ngram`: runs of 13 words in common (Brown et al. 2020) that make up most of the shorter of the two, so that
   "express your answer in the form ..." is no match;
@@ -16,21 +16,28 @@ question looked at.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from itertools import chain
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
-from scalequest.config import option, required
+from scalequest import pages
+from scalequest.config import ConfigError, option, required
+from scalequest.questions.steps import Context, Outcome, StepReport, TextStep
 from scalequest.questions.text import I64, U64, Tokens, batches
 from scalequest.ranges import SHARE, Range
+from scalequest.records import Row
 
 Rule = Literal["exact", "inside", "ngram", "numbers"]
 RULES: tuple[Rule, ...] = get_args(Rule)
 _INSIDE_WORDS, _INSIDE_SHARE = 5, 0.5  # shortest question looked for inside others; its share of their words
 _TEMPLATE_WORDS = 8  # shorter texts are equal but for their numbers by chance
 _FILTER_BITS = 24
+_SHOWN = 100  # pairs in the report; all of them are in dropped/, column `matches`
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,7 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class ContaminationRule:
-    """Which benchmarks the questions are held against, and what becomes of the flagged ones."""
+    """Which benchmarks the questions are compared with, and what becomes of the flagged ones."""
 
     against: list[Benchmark] = option(
         help="benchmarks by source and column", default_factory=list, fingerprint=False
@@ -54,7 +61,7 @@ class ContaminationRule:
         fingerprint=False,
     )
     optional: list[str] = option(
-        help="the same, but one whose data are not there is left out: log, receipt and report name it",
+        help="the same, but one without its data is left out: log, receipt and report name it",
         default_factory=list,
         fingerprint=False,
     )
@@ -232,3 +239,113 @@ class _Table:
         counts = np.searchsorted(self.hashes, self.hashes[first], side="right") - first
         shifts = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
         return counts, self.tests[np.repeat(first, counts) + shifts]
+
+
+# ------------------------------------------------------------------------------------------------- the filter
+
+
+@dataclass(frozen=True)
+class Flagged:
+    """What the step found.
+
+    Attributes:
+        matches: by row number.
+        clean: of `Index.clean_ratios`.
+    """
+
+    matches: dict[int, Match]
+    clean: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class ContaminationStep(TextStep):
+    """Drops questions that match a benchmark's, or marks them, by the columns of `Match`."""
+
+    rule: ContaminationRule
+    index: Index
+    reasons: ClassVar[tuple[str, ...]] = ("contamination",)
+
+    @classmethod
+    def of(cls, rule: ContaminationRule, context: Context) -> ContaminationStep:
+        """Indexes the benchmarks."""
+        return cls(rule, Index(context.benchmarks, rule))
+
+    @classmethod
+    def check(cls, rule: ContaminationRule) -> None:
+        """There has to be a benchmark."""
+        if not rule.given:
+            raise ConfigError(
+                "contamination.against: step contamination needs a benchmark, here or in .benchmarks"
+            )
+
+    def read(self, texts: Sequence[str], tokens: Tokens) -> list[Match | None]:
+        """`Index.matches` of the batch."""
+        return self.index.matches(tokens)
+
+    def find(self, rows: Sequence[Row], batches: Sequence[Any], left: NDArray[np.bool_]) -> Outcome:
+        """The matches of the rows that are left."""
+        matches = {
+            number: match
+            for number, (match, here) in enumerate(
+                zip(chain.from_iterable(batches), left.tolist(), strict=True)
+            )
+            if match is not None and here
+        }
+        flagged = matches if self.rule.drop else {}
+        return Outcome(
+            ["contamination" if number in flagged else None for number in range(len(rows))],
+            {number: match.columns for number, match in matches.items()},
+            Flagged(matches, self.index.clean_ratios()),
+        )
+
+    def report(self, rows: Sequence[Row], outcome: Outcome, receipt: Mapping[str, Any]) -> StepReport:
+        """Clean ratios, flags by rule, and flagged rows beside the benchmarks' questions."""
+        found: Flagged = outcome.found
+        by_rule = Counter[str](match.rule for match in found.matches.values())
+        left_out = receipt.get("benchmarks_left_out", [])
+        pairs = [
+            (
+                f"{rows[number]['id']}: {match.rule}, {match.test.benchmark}/{match.test.id}",
+                rows[number]["question"],
+                match.test.question,
+            )
+            for number, match in found.matches.items()
+        ]
+        sections = contamination_sections(found.clean, by_rule, pairs, "came in", left_out)
+        return StepReport(sections, {"flagged": dict(by_rule), "clean": found.clean, "left_out": left_out})
+
+
+def contamination_sections(
+    clean: Sequence[Mapping[str, Any]],
+    by_rule: Mapping[str, int],
+    flagged: Sequence[tuple[str, str, str]],
+    which: str,
+    left_out: Sequence[str] = (),
+) -> list[str]:
+    """Sections of a page: clean ratios, flags by rule, flagged pairs side by side.
+
+    Args:
+        clean: of `Index.clean_ratios`.
+        by_rule: how many rows each rule flagged.
+        flagged: label, question and benchmark question of every flagged row.
+        which: questions the ratios are about, after "a question that".
+        left_out: benchmarks that were not looked at.
+    """
+    without = f" Not looked at, since their data were not there: {', '.join(left_out)}." if left_out else ""
+    if not clean:
+        return [pages.section("Contamination", note=f"No benchmark was given to compare with.{without}")]
+    note = (
+        f"Met: the benchmark's questions that share 13 words in a row with a question that {which} (or are "
+        f"equal to one). Clean: the share of the others, as in the paper's table 6.{without}"
+    )
+    table = pages.table([{**one, "clean": f"{100 * one['clean']:.2f} %"} for one in clean])
+    shown = f"{min(_SHOWN, len(flagged)):,} of {len(flagged):,} flagged rows, the words in common marked."
+    return [
+        pages.section("Benchmarks", table, note=note),
+        pages.section(
+            "Contamination",
+            pages.bars(by_rule),
+            pages.pairs(flagged[:_SHOWN], "row", "benchmark's question"),
+            note=shown if flagged else "No row is flagged.",
+        ),
+    ]

@@ -8,12 +8,18 @@ not give.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
+from scalequest import pages
 from scalequest.config import ConfigError, option
+from scalequest.questions.agreement import Agreement
+from scalequest.questions.steps import Context, ModelStep, Outcome, StepReport, TextStep
 from scalequest.ranges import FINITE, SHARE, SHARE_BELOW_1
 from scalequest.records import Row, row_seed
 
@@ -123,10 +129,82 @@ def select_difficulty(rows: Sequence[Row], rule: DifficultyRule, seed: int) -> l
 
 
 def rank_correlation(one: Sequence[float], other: Sequence[float]) -> tuple[float, float, float]:
-    """Spearman's correlation, its 95 % interval (Bonett and Wright 2000); NaN where one side never varies."""
+    """Spearman's correlation, its 95 % interval (Bonett and Wright 2000); NaN if one side never varies."""
     from scipy.stats import spearmanr
 
     rank = float(spearmanr(one, other).statistic)
     half = 1.96 * math.sqrt((1 + rank**2 / 2) / max(1, len(one) - 3))
     middle = math.atanh(max(min(rank, 0.999999), -0.999999))
     return rank, math.tanh(middle - half), math.tanh(middle + half)
+
+
+# ------------------------------------------------------------------------------------------------- the filter
+
+
+@dataclass(frozen=True)
+class DifficultyStep(TextStep):
+    """Selects by measures that the rows carry; without `rule.columns` it is a `FailRateStep` instead."""
+
+    rule: DifficultyRule
+    seed: int
+    reasons: ClassVar[tuple[str, ...]] = ("too_easy", "too_hard", "off_target")
+
+    @classmethod
+    def of(cls, rule: DifficultyRule, context: Context) -> DifficultyStep | FailRateStep:
+        """The step for these columns, or for none."""
+        return cls(rule, context.seed) if rule.columns else FailRateStep(rule, Agreement(context))
+
+    @classmethod
+    def asks_model(cls, rule: DifficultyRule) -> bool:
+        """Only if no column is named."""
+        return not rule.columns
+
+    def find(self, rows: Sequence[Row], batches: Sequence[Any], left: NDArray[np.bool_]) -> Outcome:
+        """`select_difficulty` among the rows that are left."""
+        numbers = np.flatnonzero(left).tolist()
+        some = [rows[number] for number in numbers]
+        reasons: list[str | None] = [None] * len(rows)
+        for number, reason in zip(numbers, select_difficulty(some, self.rule, self.seed), strict=True):
+            reasons[number] = reason
+        values = measured(some, self.rule.columns)
+        kept = [value for value, number in zip(values, numbers, strict=True) if reasons[number] is None]
+        return Outcome(reasons, found=(values, kept))
+
+    def report(self, rows: Sequence[Row], outcome: Outcome, receipt: Mapping[str, Any]) -> StepReport:
+        """The measures before and after."""
+        before, after = outcome.found
+        return StepReport(_histogram(before, after, "difficulty"))
+
+
+@dataclass(frozen=True)
+class FailRateStep(ModelStep):
+    """Drops what the solver fails too seldom or too often."""
+
+    rule: DifficultyRule
+    asks: Agreement
+
+    def reason(self, row: Row) -> str | None:
+        """`outside_difficulty` of the row."""
+        return outside_difficulty(row, self.rule)
+
+
+def fail_rates(folder: Path) -> list[str]:
+    """The section on the fail rates that the rows of a stage folder carry, whichever step measured them."""
+    import pyarrow.parquet as pq
+
+    rates: dict[str, list[float]] = {"data": [], "dropped": []}
+    for name, found in rates.items():
+        for path in sorted((folder / name).glob("*.parquet")):
+            if "fail_rate" in pq.read_schema(path).names:
+                column = pq.read_table(path, columns=["fail_rate"])["fail_rate"]
+                found += [value for value in column.to_pylist() if value is not None]
+    return _histogram([*rates["data"], *rates["dropped"]], rates["data"], "fail rate (1 - agreement)")
+
+
+def _histogram(before: Sequence[float], after: Sequence[float], measure: str) -> list[str]:
+    if not before:
+        return []
+    note = "Before: all rows that were measured. After: those that go on."
+    return [
+        pages.section("Difficulty", pages.histogram({"before": before, "after": after}, measure), note=note)
+    ]

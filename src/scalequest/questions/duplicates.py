@@ -21,18 +21,19 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import groupby, pairwise
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scalequest import heartbeat
+from scalequest import heartbeat, pages
 from scalequest.config import option
+from scalequest.questions.steps import Context, Outcome, StepReport, TextStep
 from scalequest.questions.text import (
     BATCH,
     ENGLISH,
@@ -47,6 +48,7 @@ from scalequest.questions.text import (
     word_hash,
 )
 from scalequest.ranges import COUNT, SHARE_ABOVE_0
+from scalequest.records import Row
 
 U32 = NDArray[np.uint32]
 
@@ -83,6 +85,7 @@ _SLOTS = 1 << 18  # of the counts of words; what shares a slot is counted as one
 # What is written so often, and this often for each time of the word that it resembles, is no slip.
 _ESTABLISHED, _SLIPS = 5, 0.01
 _SEED = 20_241_018  # of the sketches; fixed, so that a question's sketch never changes
+_SHOWN = 100  # pairs in the report; all of them are in dropped/, column `duplicate_of`
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,7 @@ class Sketch:
     Attributes:
         exact: of all tokens: case, spacing, punctuation and spelling of LaTeX aside.
         template: of all tokens with numbers masked.
-        bands: [texts, bands], of the MinHash bands; no columns where near-duplicates are not looked for.
+        bands: [texts, bands], of the MinHash bands; no columns if near-duplicates are not looked for.
         seen: [slots], how often each word was read, by slot of its hash.
     """
 
@@ -202,7 +205,7 @@ class Duplicates:
 
     Attributes:
         reasons: "duplicate", "near_duplicate", "template", or None for a row that stays.
-        kept: the row that stays in its stead (its own number where it stays).
+        kept: the row that is kept instead (its own number if it stays).
         template_rows: how many rows that stay have an earlier one that differs in numbers alone.
         candidates: pairs that were compared.
     """
@@ -275,7 +278,7 @@ def _rank(groups: I64) -> I64:
 def _candidates(bands: U64, left: I64) -> I64:
     """Pairs of rows [pairs, 2] that share a band: each with its bucket's first row and the one before it.
 
-    Inside a bucket rows stand in the order of their next band, so that those which share that too are
+    Inside a bucket rows are in the order of their next band, so that those which share that too are
     neighbours.
     """
     found = [np.empty(0, np.int64)]
@@ -306,7 +309,7 @@ def _shared(keys: U64) -> NDArray[np.bool_]:
 
 
 def _kept(texts: Sequence[str], sketches: Sketch, pairs: I64, rule: DuplicateRule) -> I64:
-    """For each row the one that stays in its stead: the first that stays and that it is near to, or itself.
+    """For each row the one that is kept instead: the first that stays and that it is near to, or itself.
 
     Args:
         texts: the questions.
@@ -404,7 +407,7 @@ def _read(text: str) -> _Question:
 
 @lru_cache(1 << 14)  # near-duplicates share most of their sentences
 def _words(sentence: str) -> tuple[str, ...]:
-    """Words and commas, with one mark for whatever else stands between two of them; no articles."""
+    """Words and commas, with one mark for whatever else is between two of them; no articles."""
     words = [
         piece if piece in "ai," or (len(piece) > 1 and piece.isalpha()) else _FORMULA
         for piece in _PIECE.findall(_ARTICLE.sub("", sentence))
@@ -505,3 +508,67 @@ def _slip(one: str, other: str, known: Set[str], seen: U32) -> bool:
         return False
     few, many = sorted(int(seen[_slot(word_hash(word))]) for word in (one, other))
     return OSA.distance(one, other) == 1 and (few < _ESTABLISHED or few < _SLIPS * many)
+
+
+# ------------------------------------------------------------------------------------------------- the filter
+
+
+@dataclass(frozen=True)
+class DuplicatesStep(TextStep):
+    """Drops questions that duplicate an earlier one, which `duplicate_of` names."""
+
+    rule: DuplicateRule
+    reasons: ClassVar[tuple[str, ...]] = ("duplicate", "near_duplicate", "template")
+
+    @classmethod
+    def of(cls, rule: DuplicateRule, context: Context) -> DuplicatesStep:
+        """Needs nothing else."""
+        return cls(rule)
+
+    def read(self, texts: Sequence[str], tokens: Tokens) -> Sketch:
+        """The `sketch` of the batch."""
+        return sketch(tokens, self.rule)
+
+    def find(self, rows: Sequence[Row], batches: Sequence[Sketch], left: NDArray[np.bool_]) -> Outcome:
+        """`find_duplicates` among the rows that are left."""
+        if not batches:
+            return Outcome([])
+        texts = [row["question"] for row in rows]
+        with heartbeat.doing(f"looking for duplicates among {len(texts):,} questions"):
+            found = find_duplicates(texts, Sketch.joined(batches), self.rule, left)
+        columns = {
+            number: {"duplicate_of": rows[int(found.kept[number])]["id"]}
+            for number, reason in enumerate(found.reasons)
+            if reason is not None
+        }
+        return Outcome(found.reasons, columns, found)
+
+    def report(self, rows: Sequence[Row], outcome: Outcome, receipt: Mapping[str, Any]) -> StepReport | None:
+        """Counts of each kind, and the first near-duplicates beside the rows that were kept."""
+        found: Duplicates | None = outcome.found
+        if found is None:
+            return None
+        facts = {
+            **Counter(reason for reason in found.reasons if reason),
+            "compared_pairs": found.candidates,
+            "template_rows_kept": found.template_rows,
+        }
+        table = pages.table([{"what": what, "rows": facts.get(name, 0)} for what, name in _KINDS.items()])
+        near = [number for number, reason in enumerate(found.reasons) if reason == "near_duplicate"]
+        shown = [
+            (str(rows[number]["id"]), rows[number]["question"], rows[int(found.kept[number])]["question"])
+            for number in near[:_SHOWN]
+        ]
+        note = f"{found.candidates:,} pairs of rows were compared."
+        if near:
+            note += f" Below, {len(shown):,} of {len(near):,} near-duplicates; what differs is marked."
+        beside = pages.pairs(shown, "dropped", "kept in its stead", differences=True)
+        return StepReport([pages.section("Duplicates", table, beside, note=note)], facts)
+
+
+_KINDS = {
+    "dropped: equal but for case, spacing and spelling of LaTeX": "duplicate",
+    "dropped: near-duplicates": "near_duplicate",
+    "dropped: over the cap of a template": "template",
+    "kept, though an earlier row has the same text with other numbers": "template_rows_kept",
+}

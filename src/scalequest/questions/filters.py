@@ -1,8 +1,8 @@
 """Which generated questions go on: by language, duplicates, contamination, solvability and difficulty.
 
 The order of the paper (section 2.4) is language, solvability, difficulty; duplicates and contamination,
-which it does not have, come before anything that costs a forward pass. Steps that read text alone look at all
-rows at once; those that ask a model go block by block.
+which it does not have, come before anything that costs a forward pass. Text steps look at all rows at once;
+model steps go block by block.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -21,24 +21,36 @@ from scalequest.chat import BoundFormat, FormatError
 from scalequest.config import ConfigError, RunOptions, option, required, to_dict
 from scalequest.engines.base import Completion, EngineConfig, Generator, Request, Sampling
 from scalequest.engines.stream import Drop, completing, stream
-from scalequest.questions.contamination import ContaminationRule, Index, Match, TestQuestion
-from scalequest.questions.difficulty import DifficultyRule, measured, outside_difficulty, select_difficulty
-from scalequest.questions.duplicates import DuplicateRule, Sketch, find_duplicates, sketch
-from scalequest.questions.language import LanguageRule, languages
+from scalequest.questions.contamination import ContaminationRule, ContaminationStep, TestQuestion
+from scalequest.questions.difficulty import DifficultyRule, DifficultyStep, fail_rates
+from scalequest.questions.duplicates import DuplicateRule, DuplicatesStep
+from scalequest.questions.language import LanguageRule, LanguageStep
 from scalequest.questions.prompts import Prompt
-from scalequest.questions.report import TextFindings, filter_report
-from scalequest.questions.solvability import SolvabilityRule, judged, unsolvable
+from scalequest.questions.report import filter_report
+from scalequest.questions.solvability import SolvabilityRule, SolvabilityStep
+from scalequest.questions.steps import Context, ModelStep, Outcome, Step, TextStep
 from scalequest.questions.text import BATCH, read_tokens
 from scalequest.ranges import COUNT
-from scalequest.records import Row, row_seed
+from scalequest.records import Row
 from scalequest.shards import Stage
-from scalequest.solutions.solving import SAMPLE_COLUMNS, sample_requests, sampled
+from scalequest.solutions.solving import SAMPLE_COLUMNS
 from scalequest.tracking import Tracker
 
 VERSION = 6  # raise by hand when the same configuration gives other rows
 
-Step = Literal["language", "duplicates", "contamination", "solvability", "difficulty"]
-MODEL_STEPS = ("solvability", "difficulty")
+# Every filter by its name in `steps`, in the order of the report. Its rule is the option of the same name.
+STEPS: dict[str, type[Step]] = {
+    "language": LanguageStep,
+    "duplicates": DuplicatesStep,
+    "contamination": ContaminationStep,
+    "solvability": SolvabilityStep,
+    "difficulty": DifficultyStep,
+}
+if TYPE_CHECKING:
+    StepName = str
+else:
+    StepName = Literal[tuple(STEPS)]
+
 _THREADS = 4  # that read text; each holds the arrays of one batch, some 200 MB
 
 
@@ -47,7 +59,7 @@ class FilterConfig:
     """The filter stage. It asks at most one model one kind of thing; two kinds are two stages."""
 
     input: list[str] = required("question sources, read one after the other", fingerprint=False)
-    steps: list[Step] = required("the filters, in order; those that ask a model come last")
+    steps: list[StepName] = required("the filters, in order; those that ask a model come last")
     columns: dict[str, str] = option(help="our column names to the input's", default_factory=dict)
     language: LanguageRule = option(help="step language", default_factory=LanguageRule)
     duplicates: DuplicateRule = option(help="step duplicates", default_factory=DuplicateRule)
@@ -59,7 +71,7 @@ class FilterConfig:
     )
     model_revision: str | None = option(None, "its revision on the hub", fingerprint=False)
     chat_format: str | None = option(None, "its chat format: a family or a YAML file", fingerprint=False)
-    samples: int = option(5, "solutions sampled a question, where agreement is measured", within=COUNT)
+    samples: int = option(5, "solutions sampled per question, if agreement is measured", within=COUNT)
     keep_responses: bool = option(False, "keep them in the rows, so that solve_questions can reuse them")
     sampling: Sampling = option(help="how the model is sampled", default_factory=Sampling)
     engine: EngineConfig = option(help="what it runs on", default_factory=EngineConfig)
@@ -78,14 +90,10 @@ class FilterConfig:
             raise ConfigError(
                 "steps: difficulty needs samples and solvability.judge: model a verdict; make two stages"
             )
-        if self.by_verdict and not self.solvability.prompt:
-            raise ConfigError("solvability.prompt: judge: model needs a prompt file")
+        for step in self.steps:
+            STEPS[step].check(getattr(self, step))
         if any(asks) and not self.by_verdict and self.samples < 2:
             raise ConfigError(f"samples: {self.samples} cannot agree or disagree; give at least 2")
-        if "contamination" in self.steps and not self.contamination.given:
-            raise ConfigError(
-                "contamination.against: step contamination needs a benchmark, here or in .benchmarks"
-            )
         if self.by_verdict and self.solvability.votes > 1 and self.sampling.temperature == 0:
             raise ConfigError("solvability.votes: greedy replies are all the same; set sampling.temperature")
 
@@ -99,86 +107,137 @@ class FilterConfig:
         """Whether any step needs a model at all."""
         return any(self._asks(step) for step in self.steps)
 
-    def _asks(self, step: Step) -> bool:
-        return (
-            step in self.steps
-            and step in MODEL_STEPS
-            and not (step == "difficulty" and self.difficulty.columns)
-        )
+    def _asks(self, step: str) -> bool:
+        return step in self.steps and STEPS[step].asks_model(getattr(self, step))
+
+    def made(
+        self, benchmarks: Sequence[TestQuestion] = (), seed: int = 0, prompt: Prompt | None = None
+    ) -> dict[str, TextStep | ModelStep]:
+        """The steps of the stage by their names, in the order in which they run.
+
+        Args:
+            benchmarks: for the step contamination.
+            seed: of the run.
+            prompt: of the judge, if `solvability.judge` is `model`.
+        """
+        context = Context(seed, benchmarks, self.samples, self.sampling, self.keep_responses, prompt)
+        return {name: STEPS[name].of(getattr(self, name), context) for name in self.steps}
 
 
-def read_text(
-    rows: Sequence[Row], config: FilterConfig, benchmarks: Sequence[TestQuestion] = (), seed: int = 0
-) -> TextFindings:
-    """Run the steps that need no model over all rows, in order; a row that one stops is not seen by the next.
+@dataclass(frozen=True)
+class TextFindings:
+    """What the text steps found.
+
+    Attributes:
+        reasons: one per row: why it goes no further, or None.
+        columns: what rows get, by row number.
+        outcomes: of each step, by its name.
+    """
+
+    reasons: list[str | None]
+    columns: dict[int, Row]
+    outcomes: dict[str, Outcome]
+
+
+def read_text(rows: Sequence[Row], steps: Mapping[str, TextStep | ModelStep]) -> TextFindings:
+    """Run the text steps over all rows, in order; a row that one drops is not seen by the next.
 
     Every worker does so over all rows: which of two equal questions is the first depends on all of them.
 
     Args:
         rows: with `id` and `question`.
-        config: the steps and their rules.
-        benchmarks: for the step contamination.
-        seed: of the run, where difficulty is selected by a column.
+        steps: of the stage, by their names.
     """
-    texts: list[str] = [row["question"] for row in rows]
-    index = Index(benchmarks, config.contamination)
+    text_steps = {name: step for name, step in steps.items() if isinstance(step, TextStep)}
+    found = TextFindings([None] * len(rows), {}, {})
+    batches = _read([row["question"] for row in rows], list(text_steps.values()))
+    for (name, step), own in zip(text_steps.items(), batches, strict=True):
+        left = np.array([reason is None for reason in found.reasons], bool)
+        found.outcomes[name] = outcome = step.find(rows, own, left)
+        found.reasons[:] = [old or new for old, new in zip(found.reasons, outcome.reasons, strict=True)]
+        for number, columns in outcome.columns.items():
+            found.columns[number] = found.columns.get(number, {}) | columns
+    return found
 
-    def read(batch: range) -> tuple[list[str | None], list[Sketch], list[Match | None]]:
+
+def _read(texts: Sequence[str], steps: Sequence[TextStep]) -> list[list[Any]]:
+    """What each step reads of every batch of texts. The tokens of a batch are made once, for all steps."""
+    if not steps:
+        return []
+
+    def read(batch: range) -> list[Any]:
         own = texts[batch.start : batch.stop]
         tokens = read_tokens(own)
-        return (
-            languages(own, tokens, config.language) if "language" in config.steps else [],
-            [sketch(tokens, config.duplicates)] if "duplicates" in config.steps else [],
-            index.matches(tokens) if "contamination" in config.steps else [],
-        )
+        return [step.read(own, tokens) for step in steps]
 
-    spoken: list[str | None] = []
-    sketches: list[Sketch] = []
-    matches: list[Match | None] = []
-    ranges = [range(start, start + BATCH) for start in range(0, len(texts), BATCH)]
+    found: list[list[Any]] = [[] for _ in steps]
+    batches = [range(start, start + BATCH) for start in range(0, len(texts), BATCH)]
     with (
         heartbeat.doing("reading the questions", total=len(texts), unit="questions") as work,
         ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as threads,  # numpy lets go of the interpreter
     ):
-        for batch, (batch_spoken, batch_sketches, batch_matches) in zip(
-            ranges, threads.map(read, ranges), strict=True
-        ):
+        for batch, parts in zip(batches, threads.map(read, batches), strict=True):
             work.done = batch.start
-            spoken += batch_spoken
-            sketches += batch_sketches
-            matches += batch_matches
-    found = TextFindings([None] * len(rows), [{} for _ in rows], [text.isascii() for text in texts])
-
-    def drop(reasons: Sequence[str | None]) -> None:
-        found.reasons[:] = [old or new for old, new in zip(found.reasons, reasons, strict=True)]
-
-    for step in config.steps:
-        if step == "language":
-            drop(spoken)
-        elif step == "duplicates" and sketches:
-            among = np.array([reason is None for reason in found.reasons])
-            with heartbeat.doing(f"looking for duplicates among {len(texts):,} questions"):
-                found.duplicates = find_duplicates(texts, Sketch.joined(sketches), config.duplicates, among)
-            for number, reason in enumerate(found.duplicates.reasons):
-                if reason is not None:
-                    found.columns[number]["duplicate_of"] = rows[int(found.duplicates.kept[number])]["id"]
-            drop(found.duplicates.reasons)
-        elif step == "contamination":
-            for number, match in enumerate(matches):
-                if match is not None and found.reasons[number] is None:
-                    found.matches[number] = match
-                    found.columns[number] |= match.columns
-            found.clean = index.clean_ratios()
-            if config.contamination.drop:
-                drop(["contamination" if number in found.matches else None for number in range(len(rows))])
-        elif step == "difficulty" and config.difficulty.columns:
-            left = [number for number, reason in enumerate(found.reasons) if reason is None]
-            chosen = select_difficulty([rows[number] for number in left], config.difficulty, seed)
-            values = measured([rows[number] for number in left], config.difficulty.columns)
-            found.difficulties = values, [v for v, why in zip(values, chosen, strict=True) if why is None]
-            for number, why in zip(left, chosen, strict=True):
-                found.reasons[number] = why
+            for own, part in zip(found, parts, strict=True):
+                own.append(part)
     return found
+
+
+@dataclass(frozen=True)
+class Filtering:
+    """What becomes of each row of the filter stage: the hooks of `stream`.
+
+    Attributes:
+        rows: all that came in.
+        found: by the text steps.
+        steps: that ask a model.
+        chat: the model's chat format; None asks no model.
+        without: columns of the input that go no further.
+        counted: numbers of the rows for which a counted column is true, by column.
+    """
+
+    rows: Sequence[Row]
+    found: TextFindings
+    steps: Sequence[ModelStep] = ()
+    chat: BoundFormat | None = None
+    without: Sequence[str] = ()
+    counted: dict[str, set[int]] = field(default_factory=dict)
+
+    def requests(self, number: int) -> Sequence[Request] | Drop:
+        """What the model is asked about a row that the text steps kept."""
+        row, reason = self._carried(number), self.found.reasons[number]
+        if reason is not None:
+            return Drop(row, reason)
+        if not self.steps:
+            return []
+        assert self.chat is not None, "a model step without a chat format"
+        try:
+            return self.steps[0].asks.requests(row, self.chat)  # the others ask the same
+        except FormatError as error:
+            return Drop(row, str(error))
+
+    def row(self, number: int, completions: Sequence[Completion]) -> Row | Drop:
+        """The row with what was measured, or why one of the steps drops it."""
+        row = self._carried(number)
+        if not self.steps:
+            return row
+        assert self.chat is not None, "a model step without a chat format"
+        asks = self.steps[0].asks
+        row |= asks.columns(completions, self.chat)
+        for name in asks.counted:
+            if row[name]:
+                self.counted.setdefault(name, set()).add(number)
+        reason = next((why for step in self.steps if (why := step.reason(row)) is not None), None)
+        return row if reason is None else Drop(row, reason)
+
+    def counts(self, numbers: range) -> dict[str, int]:
+        """How many rows of a block have each counted column."""
+        names = self.steps[0].asks.counted if self.steps else ()
+        return {name: len(self.counted.get(name, set()).intersection(numbers)) for name in names}
+
+    def _carried(self, number: int) -> Row:
+        row = {key: value for key, value in self.rows[number].items() if key not in self.without}
+        return row | self.found.columns.get(number, {})
 
 
 def filter_questions(
@@ -189,7 +248,7 @@ def filter_questions(
     *,
     benchmarks: Sequence[TestQuestion] = (),
     generator: Generator | None = None,
-    format: BoundFormat | None = None,
+    chat: BoundFormat | None = None,
     prompt: Prompt | None = None,
     tracker: Tracker | None = None,
 ) -> dict[str, Any]:
@@ -203,93 +262,56 @@ def filter_questions(
         config: the steps and their rules.
         run: gives the seed and the block size.
         benchmarks: questions for the step contamination.
-        generator: judge or solver, where a step needs one.
-        format: its chat format.
-        prompt: the judge's, where `solvability.judge` is `model`.
+        generator: judge or solver, if a step needs one.
+        chat: its chat format.
+        prompt: of the judge, if `solvability.judge` is `model`.
         tracker: gets rates and sample rows.
 
     Returns:
         The stage's receipt (empty on workers other than 0).
     """
-    found = read_text(rows, config, benchmarks, run.seed)
-    disagreeing: set[int] = set()
-    left_out = SAMPLE_COLUMNS if config.keep_responses else ()  # a question row counts its own tokens
-
-    def base(number: int) -> Row:
-        row = {key: value for key, value in rows[number].items() if key not in left_out}
-        return row | found.columns[number]
-
-    def judge_seed(row: Row, vote: int) -> int | None:
-        return row_seed(run.seed, "judge", row["id"], vote) if config.sampling.temperature > 0 else None
-
-    def ask(number: int) -> Sequence[Request] | Drop:
-        row, reason = base(number), found.reasons[number]
-        if reason is not None:
-            return Drop(row, reason)
-        if format is None:
-            return []
-        try:
-            if config.by_verdict:
-                assert prompt is not None, "judge: model without a prompt"
-                ids = format.user_prompt_ids(prompt.fill(row["question"]))
-                return [
-                    Request(f"{row['id']}/{n}", ids, judge_seed(row, n))
-                    for n in range(config.solvability.votes)
-                ]
-            return sample_requests(
-                row, range(config.samples), run.seed, "filter_questions", config.sampling, format
-            )
-        except FormatError as error:
-            return Drop(row, str(error))
-
-    def settle(number: int, completions: Sequence[Completion]) -> Row | Drop:
-        row = base(number)
-        if format is None:
-            return row
-        if config.by_verdict:
-            replies = [format.decode(completion.ids) for completion in completions]
-            ends = [completion.finish_reason for completion in completions]
-            row |= judged(replies, ends, config.solvability)
-            row["verdict_tokens"] = sum(len(completion.ids) for completion in completions)
-            if row["rules_disagree"]:
-                disagreeing.add(number)
-        else:
-            measures = sampled(completions, format)
-            row |= measures if config.keep_responses else {"agreement": measures["agreement"]}
-            row["fail_rate"] = 1 - measures["agreement"]
-        reason = None
-        for step in config.steps:
-            if step == "solvability":
-                reason = reason or unsolvable(row, config.solvability)
-            elif step == "difficulty" and not config.difficulty.columns:
-                reason = reason or outside_difficulty(row, config.difficulty)
-        return row if reason is None else Drop(row, reason)
-
-    def disagreements(numbers: range) -> dict[str, int]:
-        return {"rules_disagree": len(disagreeing & set(numbers))}
-
-    answer = None
-    if config.asks_model:
+    # Text steps over all rows
+    steps = config.made(benchmarks, run.seed, prompt)
+    found = read_text(rows, steps)
+    # Model steps, block by block
+    asking = [step for step in steps.values() if isinstance(step, ModelStep)]
+    without = SAMPLE_COLUMNS if config.keep_responses else ()  # a question row counts its own tokens
+    rest = Filtering(rows, found, asking, chat, without)
+    generate = None
+    if asking:
         assert generator is not None, "a model step without a model"
-        assert format is not None, "a model step without a chat format"
-        answer = completing(generator, config.sampling, format.solve_stop_ids)
+        assert chat is not None, "a model step without a chat format"
+        generate = completing(generator, config.sampling, chat.solve_stop_ids)
     stream(
-        stage,
-        len(rows),
-        run.block_size,
-        ask=ask,
-        answer=answer,
-        settle=settle,
-        counts=disagreements if config.by_verdict else None,
-        tracker=tracker,
-    )
-    columns = ["verdict"] if config.by_verdict else ["agreement", "fail_rate"] if config.asks_model else []
+        stage, len(rows), run.block_size,
+        requests=rest.requests, generate=generate, row=rest.row, counts=rest.counts, tracker=tracker,
+    )  # fmt: skip
+    # Card and report
     text = f"Questions that passed {', '.join(config.steps)}. report.html says what each step did."
-    card = dataset_card(
-        "Filtered questions", text, to_dict(config), stage.samples(8), "id", "question", *columns
-    )
+    shown = ("id", "question", *(asking[0].asks.shown if asking else ()))
+    card = dataset_card("Filtered questions", text, to_dict(config), stage.samples(8), *shown)
 
     def report(receipt: Mapping[str, Any]) -> None:
-        filter_report(stage.output_dir, rows, found, receipt, config.steps)
+        _report(stage, rows, steps, found, receipt)
 
     return stage.finish(rows_in=len(rows), card=card, columns=("id", "question"), beside=report)
+
+
+def _report(
+    stage: Stage,
+    rows: Sequence[Row],
+    steps: Mapping[str, TextStep | ModelStep],
+    found: TextFindings,
+    receipt: Mapping[str, Any],
+) -> None:
+    reports = {
+        name: step.report(rows, found.outcomes[name], receipt)
+        if isinstance(step, TextStep)
+        else step.report(receipt)
+        for name in STEPS
+        if (step := steps.get(name)) is not None
+    }
+    by_columns = "difficulty" in found.outcomes  # and so it has shown its own measure
+    others = [] if by_columns else fail_rates(stage.output_dir)
+    order = [reason for step in STEPS.values() for reason in step.reasons]
+    filter_report(stage.output_dir, receipt, reports, others, order)

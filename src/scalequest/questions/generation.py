@@ -30,7 +30,7 @@ COLUMNS = ("id", "question", "generator", "seed", "finish_reason", "tokens")
 
 
 SeedScope = Literal["row", "block"]
-SEED_SCOPE = "a seed a row, or one a block of rows: faster on GPUs, where seeded rows are sampled natively"
+SEED_SCOPE = "one seed per row, or one per block of rows: faster on GPUs, where seeded rows sample natively"
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,60 @@ class GenerationConfig:
             check_block_seeds(self.engine)
 
 
+@dataclass(frozen=True)
+class QuestionSampling:
+    """What is asked for each row, and what becomes of it: the hooks of `stream`."""
+
+    chat: BoundFormat
+    config: GenerationConfig
+    run_seed: int
+
+    @property
+    def label(self) -> str:
+        """What the rows call the generator."""
+        return self.config.label or model_label(self.config.model_name_or_path)
+
+    @property
+    def block_seeds(self) -> tuple[int, str] | None:
+        """What the seeds of blocks are made of, if there is one per block."""
+        return (self.run_seed, "generate_questions") if self.config.seed_scope == "block" else None
+
+    def requests(self, number: int) -> list[Request]:
+        """The bare head of a user's turn, with the row's seed."""
+        return [Request(str(number), self.chat.question_prefix_ids, self._seed(number))]
+
+    def row(self, number: int, completions: Sequence[Completion]) -> Row | Drop:
+        """The question row, or why it is dropped."""
+        (completion,) = completions
+        row: Row = {
+            "id": f"{self.config.id_prefix}-{number:08d}",
+            "question": self.chat.decode(completion.ids),
+            "generator": self.label,
+            "seed": self._seed(number),
+            "finish_reason": completion.finish_reason,
+            "tokens": completion.tokens,
+        }
+        reason = self._fault(row, completion)
+        return row if reason is None else Drop(row, reason)
+
+    def _seed(self, number: int) -> int | None:
+        by_row = self.config.seed_scope == "row"
+        return row_seed(self.run_seed, "generate_questions", number) if by_row else None
+
+    def _fault(self, row: Row, completion: Completion) -> str | None:
+        if completion.finish_reason == "length":
+            return "truncated"
+        if not row["question"]:
+            return "empty"
+        if "\N{REPLACEMENT CHARACTER}" in row["question"]:
+            return "undecodable"
+        return "special_token_in_text" if self.chat.special_ids.intersection(completion.ids) else None
+
+
 def generate_questions(
     stage: Stage,
     generator: Generator,
-    format: BoundFormat,
+    chat: BoundFormat,
     config: GenerationConfig,
     run: RunOptions,
     *,
@@ -66,65 +116,34 @@ def generate_questions(
 ) -> dict[str, Any]:
     """Sample `config.num_questions` questions (at most `run.limit`) and finish the stage.
 
-    Dropped, each with its reason: `truncated` (no stop token came), `empty`, `undecodable` (bytes that are no
-    text) and `special_token_in_text`.
+    Dropped, each with its reason: `truncated` (no stop token came), `empty`, `undecodable` (bytes that are
+    not UTF-8) and `special_token_in_text`.
 
     Returns:
         The stage's receipt (empty on workers other than 0).
     """
-    taken = len(format.question_prefix_ids) + config.sampling.max_tokens
+    # Whether the questions fit the context
+    taken = len(chat.question_prefix_ids) + config.sampling.max_tokens
     if taken > generator.context:
         raise ConfigError(
             f"sampling.max_tokens: with the prefix {taken}, more than the context, {generator.context}"
         )
+    # Sample, block by block
     rows = config.num_questions if run.limit is None else min(config.num_questions, run.limit)
-    by_row = config.seed_scope == "row"
-    label = config.label or model_label(config.model_name_or_path)
-
-    def seed(number: int) -> int:
-        return row_seed(run.seed, "generate_questions", number)
-
-    def ask(number: int) -> Sequence[Request]:
-        return [Request(str(number), format.question_prefix_ids, seed(number) if by_row else None)]
-
-    def settle(number: int, completions: Sequence[Completion]) -> Row | Drop:
-        (completion,) = completions
-        row: Row = {
-            "id": f"{config.id_prefix}-{number:08d}",
-            "question": format.decode(completion.ids),
-            "generator": label,
-            "seed": seed(number) if by_row else None,
-            "finish_reason": completion.finish_reason,
-            "tokens": completion.tokens,
-        }
-        reason = _fault(row, completion, format)
-        return row if reason is None else Drop(row, reason)
-
-    block_seeds = None if by_row else (run.seed, "generate_questions")
-    answer = completing(generator, config.sampling, format.question_stop_ids, block_seeds=block_seeds)
+    hooks = QuestionSampling(chat, config, run.seed)
     stream(
-        stage,
-        rows,
-        run.block_size,
-        ask=ask,
-        answer=answer,
-        settle=settle,
-        tracker=tracker,
-        gates=config.gates,
-        text=lambda row: normalised(row["question"]),
-    )
-    text = f"Questions sampled from {inline(label)}, which was given nothing but the head of a user's turn."
+        stage, rows, run.block_size,
+        requests=hooks.requests,
+        generate=completing(
+            generator, config.sampling, chat.question_stop_ids, block_seeds=hooks.block_seeds
+        ),
+        row=hooks.row,
+        tracker=tracker, gates=config.gates, text=lambda row: normalised(row["question"]),
+    )  # fmt: skip
+    # Card
+    label = inline(hooks.label)
+    text = f"Questions sampled from {label}, which was given nothing but the head of a user's turn."
     card = dataset_card(
         "Generated questions", text, to_dict(config), stage.samples(8), "id", "question", "tokens"
     )
     return stage.finish(rows_in=rows, card=card, columns=COLUMNS)
-
-
-def _fault(row: Row, completion: Completion, format: BoundFormat) -> str | None:
-    if completion.finish_reason == "length":
-        return "truncated"
-    if not row["question"]:
-        return "empty"
-    if "\N{REPLACEMENT CHARACTER}" in row["question"]:
-        return "undecodable"
-    return "special_token_in_text" if format.special_ids.intersection(completion.ids) else None

@@ -1,7 +1,7 @@
-"""Which questions are English: a rule on scripts and function words, and an identifier where it is in doubt.
+"""Which questions are English: a rule on scripts and function words, and an identifier if it is in doubt.
 
 Mathematics, names and typographic characters are no reason to drop. The identifier is py3langid (after Lui
-and Baldwin 2012), whose model lies in its wheel; it reads some 10,000 questions a second, so only those
+and Baldwin 2012), whose model is part of its wheel; it reads some 10,000 questions a second, so only those
 that the rule leaves open get there: questions without an English function word, or with a foreign one.
 """
 
@@ -9,17 +9,22 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from itertools import chain
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from scalequest import pages
 from scalequest.config import option
+from scalequest.questions.steps import Context, Outcome, StepReport, TextStep
 from scalequest.questions.text import ENGLISH, WORD, Tokens, word_hash
 from scalequest.ranges import SHARE
+from scalequest.records import Row
 
 # Function words that tell questions in plain ASCII apart; none is a word of ENGLISH or a usual variable.
 _FOREIGN = (
@@ -33,6 +38,7 @@ _WORD = re.compile(r"[^\W\d_]+")
 _LOOKALIKES = frozenset("АВЕКМНОРСТХаеорсухіѕј")
 _ALEPHS = re.compile("[ℵ-ℸ]")  # cardinals, which NFKC makes Hebrew letters of
 _FEW = 3  # words: fewer say nothing about a language
+_EXAMPLES = 10  # in the report, of the rows on which the two rules disagree, each way
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,7 @@ class LanguageRule:
     max_accented: float = option(
         0.1, "largest share of accented letters among a question's letters", within=SHARE
     )
-    identifier: bool = option(True, "ask the language identifier where the rule is in doubt")
+    identifier: bool = option(True, "ask the language identifier if the rule is in doubt")
     min_confidence: float = option(
         0.5, "the identifier drops what it takes for another language this surely", within=SHARE
     )
@@ -108,7 +114,7 @@ def identified(text: str) -> tuple[str, float]:
 
 
 def _words(question: str) -> list[str]:
-    """Words outside formulas, in lower case; all of them where nearly all of the text is a formula."""
+    """Words outside formulas, in lower case; all of them if nearly all of the text is a formula."""
     text = question.casefold()
     for begin, end in (("\\(", "\\)"), ("\\[", "\\]")):  # never closed: looked for once, not at every begin
         closed = text.rfind(end) + 1
@@ -117,7 +123,7 @@ def _words(question: str) -> list[str]:
 
 
 def _counts(tokens: Tokens, where: NDArray[np.bool_], words: frozenset[str]) -> NDArray[np.int64]:
-    """How many tokens of each text stand in a list of words."""
+    """How many tokens of each text are in a list of words."""
     hashes = np.sort(np.array([word_hash(word) for word in words]))
     low = np.zeros(1 << 16, bool)  # a token that shares no low bits with any word is none of them
     low[(hashes & np.uint64(0xFFFF)).astype(np.int64)] = True
@@ -132,3 +138,62 @@ def _identifier() -> Any:
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+
+
+# ------------------------------------------------------------------------------------------------- the filter
+
+
+@dataclass(frozen=True)
+class LanguageStep(TextStep):
+    """Drops questions that are empty or not English."""
+
+    rule: LanguageRule
+    reasons: ClassVar[tuple[str, ...]] = ("empty", "language")
+
+    @classmethod
+    def of(cls, rule: LanguageRule, context: Context) -> LanguageStep:
+        """Needs nothing else."""
+        return cls(rule)
+
+    def read(self, texts: Sequence[str], tokens: Tokens) -> list[str | None]:
+        """`languages` of the batch."""
+        return languages(texts, tokens, self.rule)
+
+    def find(self, rows: Sequence[Row], batches: Sequence[Any], left: NDArray[np.bool_]) -> Outcome:
+        """The reasons of all batches."""
+        reasons = chain.from_iterable(batches)
+        return Outcome([why if here else None for why, here in zip(reasons, left.tolist(), strict=True)])
+
+    def report(self, rows: Sequence[Row], outcome: Outcome, receipt: Mapping[str, Any]) -> StepReport:
+        """How the rule divides the rows, and how the paper's rule would, with examples."""
+        plain = [row["question"].isascii() for row in rows]
+        table = _confusion(outcome.reasons, plain)
+        examples = _examples(rows, outcome.reasons, plain)
+        note = "Rows: the rule in force. Columns: the paper's, which keeps plain ASCII alone."
+        return StepReport([pages.section("Language", pages.table(table), examples, note=note)], table)
+
+
+def _confusion(reasons: Sequence[str | None], plain: Sequence[bool]) -> list[dict[str, Any]]:
+    """How the rule in force and the paper's ASCII rule divide the rows."""
+    names = {True: "ASCII rule keeps", False: "ASCII rule drops"}
+    table = Counter((reason is not None, names[ours]) for reason, ours in zip(reasons, plain, strict=True))
+    return [
+        {"ours": label, **{name: table[dropped, name] for name in names.values()}}
+        for dropped, label in ((False, "keeps"), (True, "drops"))
+    ]
+
+
+def _examples(rows: Sequence[Row], reasons: Sequence[str | None], plain: Sequence[bool]) -> str:
+    """The first rows of each kind that the step dropped, or kept against the ASCII rule."""
+    examples = []
+    for label, dropped in (("drops", True), ("keeps, not ASCII", False)):
+        numbers = [
+            number
+            for number, (reason, ours) in enumerate(zip(reasons, plain, strict=True))
+            if (reason == "language") is dropped and (dropped or not ours)
+        ]
+        examples += [
+            {"ours": label, "id": rows[number]["id"], "question": rows[number]["question"]}
+            for number in numbers[:_EXAMPLES]
+        ]
+    return pages.table(examples) if examples else ""

@@ -1,4 +1,4 @@
-"""Prompt files: a template with one `{question}` and, where the reply is parsed, the markers to cut it at."""
+"""Prompt files: a template with one `{question}` and, if the reply is parsed, the markers to cut it at."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class Prompt:
     """What a model is asked about a question.
 
     Attributes:
-        template: the user's turn, with `{question}` once; other braces stand for themselves.
-        markers: what may stand before the part of the reply that is kept, tried in this order.
+        template: the user's turn, with `{question}` once; other braces are kept as they are.
+        markers: what may come before the part of the reply that is kept, tried in this order.
     """
 
     template: str
@@ -25,7 +25,7 @@ class Prompt:
         return self.template.replace("{question}", question)
 
     def parse(self, reply: str) -> str | None:
-        """The text after the last occurrence of the first marker that occurs at all; None where none does.
+        """The text after the last occurrence of the first marker that occurs at all; None if none does.
 
         The rule of the authors' code, which calls the second case "" and keeps it.
         """
@@ -43,7 +43,7 @@ def load_prompt(path: str | Path) -> Prompt:
     """
     prompt: Prompt = build((Prompt,), read_yaml(path), str(path))[0]
     if prompt.template.count("{question}") != 1:
-        raise ConfigError(f"{path}: template must be a text that holds {{question}} exactly once")
+        raise ConfigError(f"{path}: template must be a string that contains {{question}} exactly once")
     if not all(prompt.markers):
         raise ConfigError(f"{path}: markers: one of them is empty")
     return replace(prompt, template=prompt.template.strip())

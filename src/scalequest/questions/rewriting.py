@@ -7,17 +7,17 @@ rejected (paper, section 2.3).
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, TypeVar
 
 from scalequest.cards import dataset_card
 from scalequest.chat import BoundFormat, FormatError
 from scalequest.config import ConfigError, RunOptions, option, required, to_dict
 from scalequest.engines.base import Completion, EngineConfig, FinishReason, Generator, Request, Sampling
-from scalequest.engines.progress import Gates
+from scalequest.engines.progress import Gates, Reply
 from scalequest.engines.server import Chat, ChatReply, ChatServer, ServerConfig, user
-from scalequest.engines.stream import Drop, completing, stream
+from scalequest.engines.stream import Drop, Generate, completing, stream
 from scalequest.launch import LAUNCH, RAY_WORKERS, Launch
 from scalequest.questions.language import LanguageRule, language
 from scalequest.questions.pairs_page import write_page
@@ -32,11 +32,13 @@ VERSION = 2  # raise by hand when the same configuration gives other rows
 COLUMNS = ("id", "direction", "rejected", "chosen", "generator")
 
 Direction = Literal["solvability", "difficulty"]
+Q = TypeVar("Q")
+A = TypeVar("A", bound=Reply)
 
 
 @dataclass(frozen=True)
 class PromptPaths:
-    """A prompt file a direction."""
+    """One prompt file per direction."""
 
     solvability: str | None = option(None, "YAML file of the prompt", fingerprint=False)
     difficulty: str | None = option(None, "YAML file of the prompt", fingerprint=False)
@@ -99,11 +101,11 @@ class Rewrite:
     """What a rewriter made of a task.
 
     Attributes:
-        text: the new question, "" where `fault` says why there is none.
+        text: the new question, "" if `fault` says why there is none.
         reply: all that the rewriter said.
-        fault: `unparsed`, `truncated`, a `FormatError`'s or a `ChatReply`'s reason; None where there is a
+        fault: `unparsed`, `truncated`, a `FormatError`'s or a `ChatReply`'s reason; None if there is a
             text to look at.
-        tokens: tokens generated for it; 0 where no model was asked.
+        tokens: tokens generated for it; 0 if no model was asked.
         prompt_tokens: tokens read for it.
         finish_reason: as a `Completion`'s.
         requests: attempts at a server.
@@ -137,91 +139,161 @@ def rule_rewriter(blocks: Iterator[tuple[int, list[Task]]]) -> Iterator[tuple[in
         yield index, [Rewrite(text, text) for text in texts]
 
 
-def local_rewriter(
-    generator: Generator, format: BoundFormat, prompts: Mapping[Direction, Prompt], sampling: Sampling
-) -> Rewriter:
-    """A model on an engine, asked with one prompt a direction: the paper's variant without an API."""
-    complete = completing(generator, sampling, format.solve_stop_ids)
+@dataclass(frozen=True)
+class LocalRewriter:
+    """A model on an engine, asked with one prompt per direction: the paper's variant without an API."""
 
-    def request(task: Task) -> Request | str:
+    chat: BoundFormat
+    prompts: Mapping[Direction, Prompt]
+    sampling: Sampling
+    generate: Generate[Request, Completion]
+
+    def __call__(self, blocks: Iterator[tuple[int, list[Task]]]) -> Iterator[tuple[int, list[Rewrite]]]:
+        """Rewrite every task of every block."""
+        return _rewritten(blocks, self.request, self.generate, self.rewrite)
+
+    def request(self, task: Task) -> Request | str:
+        """What the model is asked, or why it cannot be asked."""
         try:
-            ids = format.user_prompt_ids(prompts[task.direction].fill(task.question))
+            ids = self.chat.user_prompt_ids(self.prompts[task.direction].fill(task.question))
         except FormatError as error:
             return str(error)
-        return Request(task.key, ids, task.seed if sampling.temperature > 0 else None)
+        return Request(task.key, ids, task.seed if self.sampling.temperature > 0 else None)
 
-    def parsed(task: Task, completion: Completion) -> Rewrite:
-        text, reply, fault = _parsed(
-            prompts[task.direction], format.decode(completion.ids), completion.finish_reason
-        )
+    def rewrite(self, task: Task, completion: Completion) -> Rewrite:
+        """What its completion says."""
+        reply, end = self.chat.decode(completion.ids), completion.finish_reason
+        text, fault = _parsed(self.prompts[task.direction], reply, end)
+        return Rewrite(text, reply, fault, completion.tokens, completion.prompt_tokens, end)
+
+
+def local_rewriter(
+    generator: Generator, chat: BoundFormat, prompts: Mapping[Direction, Prompt], sampling: Sampling
+) -> Rewriter:
+    """`LocalRewriter` on a loaded model."""
+    return LocalRewriter(chat, prompts, sampling, completing(generator, sampling, chat.solve_stop_ids))
+
+
+@dataclass(frozen=True)
+class ServerRewriter:
+    """A model behind an OpenAI-compatible server: the paper's variant, and its open one with `vllm serve`."""
+
+    server: ChatServer
+    prompts: Mapping[Direction, Prompt]
+    system: str | None = None
+
+    def __call__(self, blocks: Iterator[tuple[int, list[Task]]]) -> Iterator[tuple[int, list[Rewrite]]]:
+        """Rewrite every task of every block."""
+        return _rewritten(blocks, self.request, self.server.answer, self.rewrite)
+
+    def request(self, task: Task) -> Chat:
+        """What the server is asked."""
+        asked = self.prompts[task.direction].fill(task.question)
+        seeded = self.server.sampling.temperature > 0
+        return Chat(task.key, user(asked, self.system), task.seed if seeded else None)
+
+    def rewrite(self, task: Task, reply: ChatReply) -> Rewrite:
+        """What its reply says."""
+        text, fault = _parsed(self.prompts[task.direction], reply.text, reply.finish_reason)
+        if reply.fault:
+            text, fault = "", reply.fault
         return Rewrite(
-            text, reply, fault, completion.tokens, completion.prompt_tokens, completion.finish_reason
+            text, reply.text, fault, reply.tokens, reply.prompt_tokens, reply.finish_reason, reply.requests
         )
-
-    def rewrite(blocks: Iterator[tuple[int, list[Task]]]) -> Iterator[tuple[int, list[Rewrite]]]:
-        taken: dict[int, list[tuple[Task, Request | str]]] = {}
-
-        def requests() -> Iterator[tuple[int, list[Request]]]:
-            for index, tasks in blocks:
-                taken[index] = [(task, request(task)) for task in tasks]
-                yield index, [asked for _, asked in taken[index] if isinstance(asked, Request)]
-
-        for index, completions in complete(requests()):
-            replies = iter(completions)
-            yield (
-                index,
-                [
-                    Rewrite("", "", fault=asked) if isinstance(asked, str) else parsed(task, next(replies))
-                    for task, asked in taken.pop(index)
-                ],
-            )
-
-    return rewrite
 
 
 def server_rewriter(
     server: ChatServer, prompts: Mapping[Direction, Prompt], system: str | None = None
 ) -> Rewriter:
-    """A model behind an OpenAI-compatible server: the paper's variant, and its open one with `vllm serve`."""
-    seeded = server.sampling.temperature > 0
+    """`ServerRewriter` as a `Rewriter`."""
+    return ServerRewriter(server, prompts, system)
 
-    def chat(task: Task) -> Chat:
-        asked = prompts[task.direction].fill(task.question)
-        return Chat(task.key, user(asked, system), task.seed if seeded else None)
 
-    def parsed(task: Task, reply: ChatReply) -> Rewrite:
-        text, said, fault = _parsed(prompts[task.direction], reply.text, reply.finish_reason)
-        if reply.fault:
-            text, fault = "", reply.fault
-        return Rewrite(
-            text, said, fault, reply.tokens, reply.prompt_tokens, reply.finish_reason, reply.requests
+def _rewritten(
+    blocks: Iterator[tuple[int, list[Task]]],
+    request: Callable[[Task], Q | str],
+    generate: Generate[Q, A],
+    rewrite: Callable[[Task, A], Rewrite],
+) -> Iterator[tuple[int, list[Rewrite]]]:
+    """Ask a model for every task that has a request; a string in place of a request is the fault."""
+    taken: dict[int, list[tuple[Task, Q | str]]] = {}
+
+    def requests() -> Iterator[tuple[int, list[Q]]]:
+        for index, tasks in blocks:
+            taken[index] = [(task, request(task)) for task in tasks]
+            yield index, [asked for _, asked in taken[index] if not isinstance(asked, str)]
+
+    for index, replies in generate(requests()):
+        reply = iter(replies)
+        yield (
+            index,
+            [
+                Rewrite("", "", fault=asked) if isinstance(asked, str) else rewrite(task, next(reply))
+                for task, asked in taken.pop(index)
+            ],
         )
 
-    def rewrite(blocks: Iterator[tuple[int, list[Task]]]) -> Iterator[tuple[int, list[Rewrite]]]:
-        taken: dict[int, list[Task]] = {}
 
-        def chats() -> Iterator[tuple[int, list[Chat]]]:
-            for index, tasks in blocks:
-                taken[index] = tasks
-                yield index, [chat(task) for task in tasks]
-
-        for index, replies in server.answer(chats()):
-            yield index, [parsed(*pair) for pair in zip(taken.pop(index), replies, strict=True)]
-
-    return rewrite
-
-
-def _parsed(prompt: Prompt, reply: str, finish_reason: FinishReason) -> tuple[str, str, str | None]:
-    """Text, reply and fault of a `Rewrite`."""
+def _parsed(prompt: Prompt, reply: str, finish_reason: FinishReason) -> tuple[str, str | None]:
+    """Text and fault of a `Rewrite`."""
     text = prompt.parse(reply)
-    fault = "truncated" if finish_reason == "length" else "unparsed" if text is None else None
-    return text or "", reply, fault
+    return text or "", "truncated" if finish_reason == "length" else "unparsed" if text is None else None
 
 
 def direction(run_seed: int, row_id: str, solvability_share: float) -> Direction:
     """The one direction a question is rewritten in, drawn by its id."""
     draw = random.Random(row_seed(run_seed, "direction", row_id)).random()
     return "solvability" if draw < solvability_share else "difficulty"
+
+
+@dataclass(frozen=True)
+class Rewriting:
+    """What is asked for each row, and what becomes of it: the hooks of `stream`.
+
+    Attributes:
+        rows: question rows.
+        config: of the stage.
+        run_seed: the run's.
+        spent: requests to the server and their cost, by row number, until their block is written.
+    """
+
+    rows: Sequence[Row]
+    config: RewriteConfig
+    run_seed: int
+    spent: dict[int, tuple[int, float]] = field(default_factory=dict)
+
+    def requests(self, number: int) -> list[Task]:
+        """The one rewrite of a row."""
+        row = self.rows[number]
+        seed = row_seed(self.run_seed, "optimize_questions", row["id"])
+        return [Task(row["id"], row["question"], self._direction(row), seed)]
+
+    def row(self, number: int, rewrites: Sequence[Rewrite]) -> Row | Drop:
+        """The pair, or why there is none."""
+        (rewrite,) = rewrites
+        row = self.rows[number]
+        if self.config.rewriter == "server":
+            cost = self.config.server.cost(rewrite.prompt_tokens, rewrite.tokens)
+            self.spent[number] = rewrite.requests, cost
+        pair: Row = {
+            "id": row["id"],
+            "chosen": rewrite.text,
+            "rejected": row["question"],
+            "direction": self._direction(row),
+            "generator": row.get("generator"),
+        }
+        reason = rewrite.fault or _fault(pair, self.config.language)
+        return pair if reason is None else Drop(pair | {"reply": rewrite.reply}, reason)
+
+    def counts(self, numbers: range) -> dict[str, int | float]:
+        """What a block's requests to the server cost."""
+        if self.config.rewriter != "server":
+            return {}
+        entries = [self.spent.pop(number) for number in numbers if number in self.spent]
+        return {"requests": sum(n for n, _ in entries), "cost": sum(cost for _, cost in entries)}
+
+    def _direction(self, row: Row) -> Direction:
+        return direction(self.run_seed, row["id"], self.config.solvability_share)
 
 
 def optimize_questions(
@@ -244,44 +316,14 @@ def optimize_questions(
     Returns:
         The stage's receipt (empty on workers other than 0).
     """
-    ledger: dict[int, tuple[int, float]] = {}
-
-    def ask(number: int) -> Sequence[Task]:
-        row = rows[number]
-        way = direction(run.seed, row["id"], config.solvability_share)
-        return [Task(row["id"], row["question"], way, row_seed(run.seed, "optimize_questions", row["id"]))]
-
-    def settle(number: int, rewrites: Sequence[Rewrite]) -> Row | Drop:
-        (rewrite,) = rewrites
-        row = rows[number]
-        if config.rewriter == "server":
-            ledger[number] = rewrite.requests, config.server.cost(rewrite.prompt_tokens, rewrite.tokens)
-        pair: Row = {
-            "id": row["id"],
-            "chosen": rewrite.text,
-            "rejected": row["question"],
-            "direction": direction(run.seed, row["id"], config.solvability_share),
-            "generator": row.get("generator"),
-        }
-        reason = rewrite.fault or _fault(pair, config.language)
-        return pair if reason is None else Drop(pair | {"reply": rewrite.reply}, reason)
-
-    def counts(numbers: range) -> dict[str, int | float]:
-        entries = [ledger.pop(number) for number in numbers if number in ledger]
-        return {"requests": sum(n for n, _ in entries), "cost": sum(cost for _, cost in entries)}
-
+    # Rewrite, block by block
+    hooks = Rewriting(rows, config, run.seed)
     stream(
-        stage,
-        len(rows),
-        run.block_size,
-        ask=ask,
-        answer=rewriter,
-        settle=settle,
-        counts=counts if config.rewriter == "server" else None,
-        tracker=tracker,
-        gates=config.gates,
-        text=lambda pair: normalised(pair["chosen"]),
-    )
+        stage, len(rows), run.block_size,
+        requests=hooks.requests, generate=rewriter, row=hooks.row, counts=hooks.counts,
+        tracker=tracker, gates=config.gates, text=lambda pair: normalised(pair["chosen"]),
+    )  # fmt: skip
+    # Card and page
     text = f"Questions (rejected) and their rewrites (chosen) by `{config.rewriter}`, each in one direction."
     card = dataset_card("Preference pairs", text, to_dict(config), stage.samples(8), *COLUMNS[1:4])
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
-from scalequest.config import option
+from scalequest import pages
+from scalequest.chat import BoundFormat
+from scalequest.config import ConfigError, option
+from scalequest.engines.base import Completion, Request
+from scalequest.questions.agreement import Agreement
+from scalequest.questions.steps import Context, ModelStep, StepReport
 from scalequest.ranges import COUNT, SHARE
-from scalequest.records import Row
+from scalequest.records import Row, row_seed
 
 # A yes or no that closes a clause, in whatever quotes, boxes or formulas; not "Yes or No", "Yes / No". Before
 # a bracket or dash ("No – the price is missing") it has to open one: "there is no (real) root" is no verdict.
@@ -33,13 +38,13 @@ class SolvabilityRule:
     )
     prompt: str | None = option(None, "judge model: YAML file of the prompt", fingerprint=False)
     votes: int = option(
-        1, "judge model: replies a question; more than half of their verdicts must be Yes", within=COUNT
+        1, "judge model: replies per question; more than half of their verdicts must be Yes", within=COUNT
     )
     paper_exact: bool = option(False, "judge model: 'yes' anywhere in the reply counts as Yes (paper's code)")
 
 
 def verdict(text: str, paper_exact: bool = False) -> bool | None:
-    """The judge's last explicit Yes or No; None where it gives none.
+    """The judge's last explicit Yes or No; None if it gives none.
 
     Explicit is a yes or no that closes a clause ("Verdict: **Yes**", "No, because ..."); "there is no missing
     number" and "Yes or No" are not. With `paper_exact` a yes anywhere is Yes and anything else No, as in the
@@ -52,7 +57,7 @@ def verdict(text: str, paper_exact: bool = False) -> bool | None:
 
 
 def voted(texts: Sequence[str], paper_exact: bool = False) -> bool | None:
-    """Yes where more than half of the replies that give a verdict say so; None where none gives one."""
+    """Yes if more than half of the replies that give a verdict say so; None if none gives one."""
     given = [said for text in texts if (said := verdict(text, paper_exact)) is not None]
     return 2 * sum(given) > len(given) if given else None
 
@@ -61,7 +66,7 @@ def judged(texts: Sequence[str], finish_reasons: Sequence[str], rule: Solvabilit
     """Columns of a judged question: the verdict, what the paper's substring rule says, the first reply.
 
     A reply that was cut has no vote: a yes or no in half of it is a step on the way. The authors' code counts
-    it, and so does `paper_exact`. The two rules disagree where they come to different decisions.
+    it, and so does `paper_exact`. The two rules disagree if they come to different decisions.
     """
     whole = [text if end == "stop" else "" for text, end in zip(texts, finish_reasons, strict=True)]
     explicit, substring = voted(whole), voted(texts, paper_exact=True)
@@ -85,3 +90,73 @@ def unsolvable(measures: Row, rule: SolvabilityRule) -> str | None:
     if measures["verdict"] is None:
         return "verdict_truncated" if measures["verdict_finish_reason"] == "length" else "verdict_unparsed"
     return None if measures["verdict"] else "unsolvable"
+
+
+# ------------------------------------------------------------------------------------------------- the filter
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """Asks a judge for `rule.votes` verdicts."""
+
+    rule: SolvabilityRule
+    context: Context
+    shown: ClassVar[tuple[str, ...]] = ("verdict",)
+    counted: ClassVar[tuple[str, ...]] = ("rules_disagree",)
+
+    def requests(self, row: Row, chat: BoundFormat) -> list[Request]:
+        """One request per vote."""
+        assert self.context.prompt is not None, "judge: model without a prompt"
+        ids = chat.user_prompt_ids(self.context.prompt.fill(row["question"]))
+        return [Request(f"{row['id']}/{vote}", ids, self._seed(row, vote)) for vote in range(self.rule.votes)]
+
+    def _seed(self, row: Row, vote: int) -> int | None:
+        greedy = self.context.sampling.temperature == 0
+        return None if greedy else row_seed(self.context.seed, "judge", row["id"], vote)
+
+    def columns(self, completions: Sequence[Completion], chat: BoundFormat) -> Row:
+        """Those of `judged`, and the tokens of all replies."""
+        replies = [chat.decode(completion.ids) for completion in completions]
+        ends = [completion.finish_reason for completion in completions]
+        tokens = sum(len(completion.ids) for completion in completions)
+        return judged(replies, ends, self.rule) | {"verdict_tokens": tokens}
+
+
+@dataclass(frozen=True)
+class SolvabilityStep(ModelStep):
+    """Drops questions that the judge, or the solver's agreement, says cannot be solved."""
+
+    rule: SolvabilityRule
+    asks: Agreement | Verdicts
+    reasons: ClassVar[tuple[str, ...]] = ("verdict_truncated", "verdict_unparsed", "unsolvable")
+
+    @classmethod
+    def of(cls, rule: SolvabilityRule, context: Context) -> SolvabilityStep:
+        """Asks what `rule.judge` says."""
+        return cls(rule, Agreement(context) if rule.judge == "agreement" else Verdicts(rule, context))
+
+    @classmethod
+    def check(cls, rule: SolvabilityRule) -> None:
+        """A judge has to have a prompt."""
+        if rule.judge == "model" and not rule.prompt:
+            raise ConfigError("solvability.prompt: judge: model needs a prompt file")
+
+    def reason(self, row: Row) -> str | None:
+        """`unsolvable` of the row."""
+        return unsolvable(row, self.rule)
+
+    def report(self, receipt: Mapping[str, Any]) -> StepReport | None:
+        """How many verdicts there were, and on how many the two rules disagree; of a judge alone."""
+        drops, counts = receipt["dropped"], receipt.get("counts", {})
+        if "rules_disagree" not in counts:
+            return None
+        unparsed = sum(drops.get(name, 0) for name in ("verdict_unparsed", "verdict_truncated"))
+        judged_rows = drops.get("unsolvable", 0) + unparsed + receipt["kept"]
+        facts = {
+            "judged": judged_rows,
+            "no_verdict": unparsed,
+            "no_verdict_share": unparsed / max(1, judged_rows),
+            "rules_disagree": counts["rules_disagree"],
+        }
+        note = "rules_disagree: the last explicit verdict and the paper's 'yes anywhere' differ."
+        return StepReport([pages.section("Solvability", pages.table([facts]), note=note)], facts)

@@ -101,7 +101,7 @@ class Tokens:
     offsets: I64
 
     def only(self, keep: NDArray[np.bool_]) -> Tokens:
-        """The tokens where `keep` holds, of the same texts."""
+        """The tokens for which `keep` holds, of the same texts."""
         offsets = np.concatenate(([0], np.cumsum(keep)))[self.offsets]
         return Tokens(self.hashes[keep], self.kinds[keep], self.commands[keep], offsets)
 
@@ -111,7 +111,7 @@ class Tokens:
         return self.only(self.kinds <= NUMBER)
 
     def text_hashes(self) -> U64:
-        """One hash a text, of all its tokens in order."""
+        """One hash per text, of all its tokens in order."""
         return span_hashes(self.hashes, self.offsets[:-1], self.offsets[1:])
 
     def masked(self) -> Tokens:

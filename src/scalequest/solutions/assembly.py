@@ -154,15 +154,17 @@ def assemble(
     Returns:
         The stage's receipt (empty on workers other than 0).
     """
+    # Which rows go in, and in what order
     reasons = outcomes(rows, config, tests, run.seed)
     order = sorted(range(len(rows)), key=lambda n: row_seed(run.seed, "order", str(rows[n]["id"])))
 
-    def settle(number: int, _: Sequence[Any]) -> Row | Drop:
+    def published(number: int, _: Sequence[Any]) -> Row | Drop:
         row, reason = rows[order[number]], reasons[order[number]]
         row = {name: row.get(name) for name in COLUMNS} | {"source": config.parts[row["part"]].source}
         return row if reason is None else Drop(row, reason)
 
-    stream(stage, len(rows), run.block_size, ask=lambda _: [], answer=None, settle=settle, tracker=tracker)
+    stream(stage, len(rows), run.block_size, row=published, tracker=tracker)
+    # Card and report
     kept = [row for row, reason in zip(rows, reasons, strict=True) if reason is None]
     left_out = stage.receipt.get("benchmarks_left_out", ())
     found = overview(kept, tests, config.contamination, left_out)

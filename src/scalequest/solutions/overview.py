@@ -16,14 +16,18 @@ import numpy as np
 
 from scalequest import pages
 from scalequest.grading.extraction import extract
-from scalequest.questions.contamination import ContaminationRule, Index, TestQuestion
+from scalequest.questions.contamination import (
+    ContaminationRule,
+    Index,
+    TestQuestion,
+    contamination_sections,
+)
 from scalequest.questions.duplicates import DuplicateRule, Sketch, find_duplicates, sketch
 from scalequest.questions.language import LanguageRule, languages
-from scalequest.questions.report import contamination_sections
 from scalequest.questions.text import batches
 from scalequest.records import Row
 
-MEASURES = ("fail_rate", "difficulty", "agreement", "reward", "margin")  # shown where rows carry them
+MEASURES = ("fail_rate", "difficulty", "agreement", "reward", "margin")  # shown if rows carry them
 _TOPICS = {
     "geometry": "triangle circle square rectangle angle area perimeter radius volume polygon sphere cube "
     "diagonal parallel perpendicular circumference cylinder hexagon",
@@ -72,7 +76,7 @@ class Overview:
 
 
 def topic(question: str) -> str:
-    """The topic that most words of a question point to; `other` where none does."""
+    """The topic that most words of a question point to; `other` if none does."""
     words = Counter(re.findall(r"[a-z]+", question.lower()))
     hits = {name: sum(words[word] for word in known) for name, known in _WORDS.items()}
     best = max(hits, key=hits.__getitem__)
@@ -102,6 +106,7 @@ def overview(
         rule: how.
         left_out: benchmarks that are not among them.
     """
+    # One pass over the questions: language, duplicates, benchmarks
     queries = [str(row["query"]) for row in rows]
     responses = [str(row["response"]) for row in rows]
     index, parts, dropped = Index(tests, rule), [], 0
@@ -121,6 +126,7 @@ def overview(
         found = find_duplicates(queries, Sketch.joined(parts), DuplicateRule())
         duplicates.update(reason for reason in found.reasons if reason)
         templates = found.template_rows
+    # Numbers to plot
     samples = {
         "query, characters": [float(len(text)) for text in queries],
         "response, characters": [float(len(text)) for text in responses],
@@ -129,6 +135,7 @@ def overview(
         values = [float(row[name]) for row in rows if isinstance(row.get(name), int | float)]
         if values:
             samples[name] = values
+    # Counts
     answers = [row.get("answer") or extract(text).answer for row, text in zip(rows, responses, strict=True)]
     facts = {
         "rows": len(rows),

@@ -2,8 +2,8 @@
 
 A reward model reads question and response in its own chat format and gives one number at the last token.
 Sequence classifiers need nothing else; InternLM2-Reward (the paper's, section 2.5) wants a line break after
-the last turn and then its own token, whose id stands in its config as `reward_token_id`: `suffix` gives the
-first, and the second is appended wherever a model's config has one. As in the paper the user's turn is the
+the last turn and then its own token, whose id its config gives as `reward_token_id`: `suffix` gives the
+first, and the second is appended whenever a model's config has one. As in the paper the user's turn is the
 bare question, so the chat format should be one without the boxed-answer instruction.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from scalequest.cards import dataset_card
@@ -19,7 +19,7 @@ from scalequest.chat import BoundFormat, FormatError
 from scalequest.config import ConfigError, RunOptions, option, required, to_dict
 from scalequest.engines.base import Block, EngineConfig, Request
 from scalequest.engines.scoring import Score, Scorer
-from scalequest.engines.stream import Answer, Drop, stream
+from scalequest.engines.stream import Drop, Generate, stream
 from scalequest.markup import inline
 from scalequest.records import Row, expand, model_label
 from scalequest.shards import Stage
@@ -52,10 +52,10 @@ class ScoreConfig:
 
 
 def reward_token(model: str, revision: str | None = None) -> int | None:
-    """The id that a reward model wants at the end, where its config.json names one (`reward_token_id`).
+    """The id that a reward model wants at the end, if its config.json names one (`reward_token_id`).
 
     Raises:
-        ConfigError: there is no config, or the id is no number.
+        ConfigError: there is no config, or the id is not an integer.
     """
     from transformers import PretrainedConfig
 
@@ -70,33 +70,126 @@ def reward_token(model: str, revision: str | None = None) -> int | None:
 
 
 def reward_ids(
-    question: str, response: str, format: BoundFormat, suffix: str = "", token: int | None = None
+    question: str, response: str, chat: BoundFormat, suffix: str = "", token: int | None = None
 ) -> list[int]:
     """What a reward model is given.
 
     Raises:
-        FormatError: a text cannot be put into the chat format.
+        FormatError: the chat format cannot hold a text.
     """
-    prompt, target = format.solve_ids(question, response)
-    tail = format.tokenizer(suffix, add_special_tokens=False)["input_ids"] if suffix else []
+    prompt, target = chat.solve_ids(question, response)
+    tail = chat.tokenizer(suffix, add_special_tokens=False)["input_ids"] if suffix else []
     return [*prompt, *target, *tail, *([] if token is None else [token])]
 
 
-def scoring(scorer: Scorer) -> Answer[Request, Score]:
-    """The `answer` of `stream` that is one scorer."""
+def scoring(scorer: Scorer) -> Generate[Request, Score]:
+    """The `generate` hook of `stream` for one scorer."""
 
-    def answer(blocks: Iterator[tuple[int, list[Request]]]) -> Iterator[tuple[int, list[Score]]]:
+    def generate(blocks: Iterator[tuple[int, list[Request]]]) -> Iterator[tuple[int, list[Score]]]:
         for block, scores in scorer.score(Block(index, requests) for index, requests in blocks):
             yield block.index, scores
 
-    return answer
+    return generate
+
+
+@dataclass(frozen=True)
+class ResponseScoring:
+    """What is asked for each row of responses, and what becomes of it: the hooks of `stream`.
+
+    Attributes:
+        rows: with `question`, `responses` and `finish_reasons`.
+        chat: the reward model's chat format.
+        config: of the stage.
+        end_token: of `reward_token`.
+        not_finite: scores that are not finite, by row number, until their block is written.
+    """
+
+    rows: Sequence[Row]
+    chat: BoundFormat
+    config: ScoreConfig
+    end_token: int | None = None
+    not_finite: dict[int, int] = field(default_factory=dict)
+
+    def requests(self, number: int) -> list[Request] | Drop:
+        """One request per complete response that the chat format can hold; its key ends in its number."""
+        row = self.rows[number]
+        requests = []
+        for place, (response, end) in enumerate(zip(row["responses"], row["finish_reasons"], strict=True)):
+            if end != "stop":
+                continue
+            try:
+                ids = reward_ids(row["question"], response, self.chat, self.config.suffix, self.end_token)
+            except FormatError:
+                continue
+            requests.append(Request(f"{row['id']}/{place}", ids, None))
+        return requests or Drop(row, "no_reward")
+
+    def row(self, number: int, scores: Sequence[Score]) -> Row | Drop:
+        """The row with its rewards, None for a response without one."""
+        row, finite = self.rows[number], _finite(scores)
+        self.not_finite[number] = sum(one.value is not None for one in scores) - len(finite)
+        if not finite:
+            return Drop(row, "no_reward")
+        rewards: list[float | None] = [None] * len(row["responses"])
+        for one in finite:
+            rewards[int(one.key.rpartition("/")[2])] = one.value
+        return row | {"rewards": rewards, "reward_model": model_label(self.config.model_name_or_path)}
+
+    def counts(self, numbers: range) -> dict[str, int]:
+        """Scores that are not finite, and responses."""
+        return {
+            "not_finite": sum(self.not_finite.pop(number, 0) for number in numbers),
+            "responses": sum(len(self.rows[number]["responses"]) for number in numbers),
+        }
+
+
+@dataclass(frozen=True)
+class QuestionScoring:
+    """The same for rows of questions, which the scorer reads bare.
+
+    Attributes:
+        rows: with `question`.
+        tokenizer: the scorer's.
+        config: of the stage.
+        not_finite: scores that are not finite, by row number, until their block is written.
+    """
+
+    rows: Sequence[Row]
+    tokenizer: Any
+    config: ScoreConfig
+    not_finite: dict[int, int] = field(default_factory=dict)
+
+    def requests(self, number: int) -> list[Request] | Drop:
+        """The question."""
+        row = self.rows[number]
+        question = row["question"].strip()
+        if not question:
+            return Drop(row, "empty")
+        return [Request(row["id"], self.tokenizer(question)["input_ids"], None)]
+
+    def row(self, number: int, scores: Sequence[Score]) -> Row | Drop:
+        """The row with its difficulty."""
+        row, finite = self.rows[number], _finite(scores)
+        self.not_finite[number] = sum(one.value is not None for one in scores) - len(finite)
+        if not finite:
+            return Drop(row, "no_score" if self.not_finite[number] else "too_long")
+        label = model_label(self.config.model_name_or_path)
+        return row | {"difficulty": finite[0].value, "difficulty_by": label}
+
+    def counts(self, numbers: range) -> dict[str, int]:
+        """Scores that are not finite."""
+        return {"not_finite": sum(self.not_finite.pop(number, 0) for number in numbers)}
+
+
+def _finite(scores: Sequence[Score]) -> list[Score]:
+    return [one for one in scores if one.value is not None and math.isfinite(one.value)]
 
 
 def score(
     stage: Stage,
     rows: Sequence[Row],
     scorer: Scorer,
-    format: BoundFormat | None,
+    chat: BoundFormat | None,
     tokenizer: Any,
     config: ScoreConfig,
     run: RunOptions,
@@ -106,15 +199,16 @@ def score(
 ) -> dict[str, Any]:
     """Score every row and finish the stage; other columns are carried.
 
-    A response that was cut, or cannot be read, has no reward (None), and neither has one whose score is no
-    finite number, which would win or lose every comparison; the receipt counts those, `not_finite`. Dropped:
+    A response that was cut, or that the chat format cannot hold, has no reward (None), and neither has one
+    whose score is not finite, which would win or lose every comparison; the receipt counts those as
+    `not_finite`. Dropped:
     `no_reward` (no response has one), `too_long` and `no_score` (a question), and a question's `FormatError`.
 
     Args:
         stage: open and unfinished.
-        rows: with `question`, and with `responses` and `finish_reasons` where responses are scored.
+        rows: with `question`, and with `responses` and `finish_reasons` if responses are scored.
         scorer: the model.
-        format: its chat format, where responses are scored.
+        chat: its chat format, if responses are scored.
         tokenizer: its tokenizer.
         config: what is scored, and how.
         run: gives the block size.
@@ -124,63 +218,22 @@ def score(
     Returns:
         The stage's receipt (empty on workers other than 0).
     """
-    label = model_label(config.model_name_or_path)
+    # Score, block by block
     of_responses = config.what == "responses"
-    odd: dict[int, int] = {}
-
-    def responses(row: Row) -> dict[int, list[int]]:
-        """Ids of the responses that can be scored, by their number."""
-        assert format is not None, "responses without a chat format"
-        found = {}
-        for number, (response, end) in enumerate(zip(row["responses"], row["finish_reasons"], strict=True)):
-            if end == "stop":
-                try:
-                    found[number] = reward_ids(row["question"], response, format, config.suffix, end_token)
-                except FormatError:
-                    continue
-        return found
-
-    def ask(number: int) -> Sequence[Request] | Drop:
-        row = rows[number]
-        if of_responses:
-            ids = responses(row)
-            requests = [Request(f"{row['id']}/{n}", given, None) for n, given in ids.items()]
-            return requests or Drop(row, "no_reward")
-        question = row["question"].strip()
-        return (
-            [Request(row["id"], tokenizer(question)["input_ids"], None)] if question else Drop(row, "empty")
-        )
-
-    def settle(number: int, scores: Sequence[Score]) -> Row | Drop:
-        row = rows[number]
-        finite = [one for one in scores if one.value is not None and math.isfinite(one.value)]
-        odd[number] = sum(one.value is not None for one in scores) - len(finite)
-        if not of_responses:
-            if not finite:
-                return Drop(row, "no_score" if odd[number] else "too_long")
-            return row | {"difficulty": finite[0].value, "difficulty_by": label}
-        if not finite:
-            return Drop(row, "no_reward")
-        rewards: list[float | None] = [None] * len(row["responses"])
-        for one in finite:
-            rewards[int(one.key.rpartition("/")[2])] = one.value
-        return row | {"rewards": rewards, "reward_model": label}
-
-    def counts(numbers: range) -> dict[str, int]:
-        own = {"responses": sum(len(rows[n]["responses"]) for n in numbers)} if of_responses else {}
-        return {"not_finite": sum(odd.pop(n, 0) for n in numbers), **own}
-
+    hooks: ResponseScoring | QuestionScoring
+    if of_responses:
+        assert chat is not None, "responses without a chat format"
+        hooks = ResponseScoring(rows, chat, config, end_token)
+    else:
+        hooks = QuestionScoring(rows, tokenizer, config)
     stream(
-        stage,
-        len(rows),
-        run.block_size,
-        ask=ask,
-        answer=scoring(scorer),
-        settle=settle,
-        counts=counts,
+        stage, len(rows), run.block_size,
+        requests=hooks.requests, generate=scoring(scorer), row=hooks.row, counts=hooks.counts,
         tracker=tracker,
-    )
+    )  # fmt: skip
+    # Card
     shown = ("id", "question", "rewards" if of_responses else "difficulty")
-    text = f"{'Rewards of the responses' if of_responses else 'Difficulty'} by {inline(label)}."
+    label = inline(model_label(config.model_name_or_path))
+    text = f"{'Rewards of the responses' if of_responses else 'Difficulty'} by {label}."
     card = dataset_card("Scored rows", text, to_dict(config), stage.samples(4), *shown)
     return stage.finish(rows_in=len(rows), card=card, columns=("id", "question"))

@@ -1,4 +1,4 @@
-"""One solution a question, out of several: by majority, by reward, by both, or by a reference answer.
+"""One solution per question, out of several: by majority, by reward, by both, or by a reference answer.
 
 The result is the instruction-tuning set: one `query`, one `response`.
 """
@@ -68,7 +68,7 @@ class SelectConfig:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A complete response, its answer, and its reward where there is one."""
+    """A complete response, its answer, and its reward if there is one."""
 
     response: str
     answer: str | None
@@ -86,6 +86,7 @@ def select(row: Row, config: SelectConfig) -> Row | Drop:
     Dropped: `all_truncated`, `no_answer`, `low_agreement`, `no_correct` (rule correct), `no_reward`,
     `low_reward`, and `no_answer_phrase` where nothing that may be chosen has one.
     """
+    # Complete responses, and how far all samples agree
     rewards = [_finite(reward) for reward in row.get("rewards") or [None] * len(row["responses"])]
     samples = zip(row["responses"], row["answers"], rewards, row["finish_reasons"], strict=True)
     complete = [Candidate(*sample) for *sample, reason in samples if reason == "stop"]
@@ -97,6 +98,7 @@ def select(row: Row, config: SelectConfig) -> Row | Drop:
         return Drop(row, "no_answer")
     if agreement < config.min_agreement:
         return Drop(row, "low_agreement")
+    # Those that may be chosen, and the best of them
     chosen = _eligible(row, complete, best, config)
     if isinstance(chosen, str):
         return Drop(row, chosen)
@@ -108,6 +110,7 @@ def select(row: Row, config: SelectConfig) -> Row | Drop:
     one = max(chosen, key=_reward) if by_reward else chosen[0]  # max takes the first of equals
     if config.min_reward is not None and _reward(one) < config.min_reward:
         return Drop(row, "low_reward")
+    # How clear the choice was
     others = [other for other in complete if other.answer is not None and not _same(other.answer, one.answer)]
     return {
         "id": row["id"],
@@ -169,7 +172,7 @@ def _margin(
 
 
 def _finite(reward: float | None) -> float | None:
-    """No reward where it is no finite number: no comparison with that says anything."""
+    """The reward, or None if it is not finite: comparing that says nothing."""
     return reward if reward is not None and math.isfinite(reward) else None
 
 
@@ -199,9 +202,7 @@ def select_solutions(
         stage,
         len(rows),
         run.block_size,
-        ask=lambda number: [],
-        answer=None,
-        settle=lambda number, _: shuffled[number] if shuffled else select(rows[number], config),
+        row=lambda number, _: shuffled[number] if shuffled else select(rows[number], config),
         tracker=tracker,
     )
     text = f"One response a question, by the rule `{config.rule}`."

@@ -1,10 +1,10 @@
-"""Several sampled solutions a question, each with the answer that is read from it (paper, section 1.5)."""
+"""Several sampled solutions per question, each with the answer that is read from it (paper, section 1.5)."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from scalequest.cards import dataset_card
@@ -12,7 +12,7 @@ from scalequest.chat import BoundFormat, ChatFormat, FormatError
 from scalequest.config import ConfigError, RunOptions, option, required, to_dict
 from scalequest.engines.base import Completion, EngineConfig, FinishReason, Generator, Request, Sampling
 from scalequest.engines.progress import Gates
-from scalequest.engines.stream import Answer, Drop, completing, stream
+from scalequest.engines.stream import Drop, Generate, completing, stream
 from scalequest.engines.vllm_engine import check_block_seeds
 from scalequest.grading import extract, majority
 from scalequest.launch import LAUNCH, RAY_WORKERS, Launch
@@ -47,25 +47,23 @@ class SolveConfig:
     chat_format: str = required("its chat format: a family or a YAML file", fingerprint=False)
     columns: dict[str, str] = option(help="our column names to the input's", default_factory=dict)
     model_revision: str | None = option(None, "its revision on the hub", fingerprint=False)
-    samples: int = option(5, "solutions a question; with until_agree, in each round", within=COUNT)
+    samples: int = option(5, "solutions per question; with until_agree, in each round", within=COUNT)
     until_agree: int | None = option(
         None,
         "sample on, round after round, until so many give one answer: hard questions get more",
         within=COUNT,
     )
-    max_samples: int = option(40, "until_agree: most solutions a question", within=COUNT)
+    max_samples: int = option(40, "until_agree: most solutions per question", within=COUNT)
     answer_phrase: bool = option(
         False, "only a box, #### or an answer phrase counts as an answer, not the last number"
     )
-    reuse: bool = option(
-        False, "take over the responses that filter_questions kept, and sample what is missing"
-    )
+    reuse: bool = option(False, "reuse the responses that filter_questions kept, and sample what is missing")
     sampling: Sampling = option(
         help="how they are sampled", default_factory=lambda: Sampling(0.7, 0.95, 2048)
     )
     seed_scope: Literal["row", "block"] = option(
         "row",
-        "a seed a sample, or one a block of rows: faster on GPUs, where seeded rows are sampled natively",
+        "one seed per sample, or one per block of rows: faster on GPUs, where seeded rows sample natively",
     )
     engine: EngineConfig = option(help="what it runs on", default_factory=EngineConfig)
     launch: Launch = option("local", LAUNCH, fingerprint=False)
@@ -83,8 +81,8 @@ class SolveConfig:
 
 
 @dataclass(frozen=True)
-class Puzzle:
-    """One question, and the samples that it is asked for first."""
+class SampleRequest:
+    """The samples that are requested for one question in the first round."""
 
     number: int
     requests: Sequence[Request]
@@ -108,56 +106,84 @@ class Sampled:
 
     @property
     def finish_reason(self) -> FinishReason:
-        """`stop` where more than half of them stopped."""
+        """`stop` if more than half of them stopped."""
         stopped = sum(completion.finish_reason == "stop" for completion in self.completions)
         return "stop" if 2 * stopped > len(self.completions) else "length"
 
 
-def in_rounds(
-    complete: Answer[Request, Completion], more: Callable[[int, Sequence[Completion]], Sequence[Request]]
-) -> Answer[Puzzle, Sampled]:
-    """Ask the samples of every question in rounds, until `more` (of its number and new samples) wants none.
+@dataclass(frozen=True)
+class SampleUntilAgreement:
+    """The `generate` hook of `stream` that samples every question in rounds.
 
     The budget by difficulty of DART-Math, with agreement in place of the known answer. A round of a block is
     a block of its own, and new blocks are taken while others are in a later round, so the engine stays full.
+
+    Attributes:
+        complete: the model.
+        more: number and new samples of a question to its requests of the next round; none ends it.
     """
 
-    def answer(blocks: Iterator[tuple[int, list[Puzzle]]]) -> Iterator[tuple[int, list[Sampled]]]:
-        opened: dict[int, dict[int, list[Completion]]] = {}
-        asked: dict[int, list[int]] = {}  # block to the question of each of its samples in flight
-        again: deque[tuple[int, list[Request]]] = deque()
+    complete: Generate[Request, Completion]
+    more: Callable[[int, Sequence[Completion]], Sequence[Request]]
 
-        def rounds() -> Iterator[tuple[int, list[Request]]]:
-            while True:
-                if again:
-                    yield again.popleft()
-                    continue
-                if (block := next(blocks, None)) is None:
-                    return
-                index, puzzles = block
-                opened[index] = {puzzle.number: [] for puzzle in puzzles}
-                asked[index] = [puzzle.number for puzzle in puzzles for _ in puzzle.requests]
-                yield index, [request for puzzle in puzzles for request in puzzle.requests]
-
+    def __call__(
+        self, blocks: Iterator[tuple[int, list[SampleRequest]]]
+    ) -> Iterator[tuple[int, list[Sampled]]]:
+        """Sample every question of every block."""
+        rounds = _Rounds(blocks, self.more)
         while True:
-            for index, completions in complete(rounds()):
-                done, new = opened[index], dict[int, list[Completion]]()
-                for number, completion in zip(asked.pop(index), completions, strict=True):
-                    new.setdefault(number, []).append(completion)
-                for number, found in new.items():
-                    done[number] += found
-                wanted = {number: more(number, found) for number, found in new.items()}
-                requests = [request for row in wanted.values() for request in row]
-                if requests:
-                    asked[index] = [number for number, row in wanted.items() for _ in row]
-                    again.append((index, requests))
-                    continue
-                del opened[index]
-                yield index, [Sampled(tuple(found)) for found in done.values()]
-            if not again:  # else a last round became due after the engine had asked for the last block
+            for index, completions in self.complete(rounds.requests()):
+                if (sampled_block := rounds.add(index, completions)) is not None:
+                    yield index, sampled_block
+            if not rounds.due:  # else a last round became due after the engine had asked for the last block
                 return
 
-    return answer
+
+@dataclass(frozen=True)
+class _Rounds:
+    """The blocks of a `SampleUntilAgreement`.
+
+    Attributes:
+        blocks: those not begun.
+        more: as there.
+        samples: block to question to its samples so far, of the blocks begun and not ended.
+        in_flight: block to the question of each of its samples in the engine.
+        due: later rounds that wait for the engine.
+    """
+
+    blocks: Iterator[tuple[int, list[SampleRequest]]]
+    more: Callable[[int, Sequence[Completion]], Sequence[Request]]
+    samples: dict[int, dict[int, list[Completion]]] = field(default_factory=dict)
+    in_flight: dict[int, list[int]] = field(default_factory=dict)
+    due: deque[tuple[int, list[Request]]] = field(default_factory=deque)
+
+    def requests(self) -> Iterator[tuple[int, list[Request]]]:
+        """Rounds that are due first, then new blocks."""
+        while True:
+            if self.due:
+                yield self.due.popleft()
+                continue
+            if (block := next(self.blocks, None)) is None:
+                return
+            index, asked = block
+            self.samples[index] = {one.number: [] for one in asked}
+            self.in_flight[index] = [one.number for one in asked for _ in one.requests]
+            yield index, [request for one in asked for request in one.requests]
+
+    def add(self, index: int, completions: Sequence[Completion]) -> list[Sampled] | None:
+        """Take a round's completions: all samples of the block, or None if it needs another round."""
+        new: dict[int, list[Completion]] = {}
+        for number, completion in zip(self.in_flight.pop(index), completions, strict=True):
+            new.setdefault(number, []).append(completion)
+        for number, found in new.items():
+            self.samples[index][number] += found
+        wanted = {number: self.more(number, found) for number, found in new.items()}
+        requests = [request for own in wanted.values() for request in own]
+        if not requests:
+            return [Sampled(tuple(found)) for found in self.samples.pop(index).values()]
+        self.in_flight[index] = [number for number, own in wanted.items() for _ in own]
+        self.due.append((index, requests))
+        return None
 
 
 def further(answers: Sequence[str | None], config: SolveConfig) -> int:
@@ -172,14 +198,14 @@ def further(answers: Sequence[str | None], config: SolveConfig) -> int:
 
 
 def sample_requests(
-    row: Row, numbers: Iterable[int], run_seed: int, stage: str, sampling: Sampling, format: BoundFormat
+    row: Row, numbers: Iterable[int], run_seed: int, stage: str, sampling: Sampling, chat: BoundFormat
 ) -> list[Request]:
     """Requests for the samples of one question with these numbers, each with its own seed (none if greedy).
 
     Raises:
-        FormatError: the question cannot be put into the chat format.
+        FormatError: the chat format cannot hold the question.
     """
-    ids = format.solve_prompt_ids(row["question"])
+    ids = chat.solve_prompt_ids(row["question"])
 
     def seed(number: int) -> int | None:
         return row_seed(run_seed, stage, row["id"], number) if sampling.temperature > 0 else None
@@ -202,13 +228,13 @@ def read_answers(
     return answers
 
 
-def sampled(completions: Sequence[Completion], format: BoundFormat, *, phrase: bool = False) -> Row:
+def sampled(completions: Sequence[Completion], chat: BoundFormat, *, phrase: bool = False) -> Row:
     """Columns of one question's samples: responses, answers, finish reasons, tokens, agreement.
 
     `agreement` is the share of all samples, those without an answer included, that give the most frequent
     answer.
     """
-    responses = [format.decode(completion.ids) for completion in completions]
+    responses = [chat.decode(completion.ids) for completion in completions]
     reasons = [completion.finish_reason for completion in completions]
     answers = read_answers(responses, reasons, phrase=phrase)
     return {
@@ -221,12 +247,12 @@ def sampled(completions: Sequence[Completion], format: BoundFormat, *, phrase: b
 
 
 def check_reuse(
-    sources: Sequence[str], model_fingerprint: str, format: ChatFormat, sampling: Sampling
+    sources: Sequence[str], model_fingerprint: str, chat_format: ChatFormat, sampling: Sampling
 ) -> None:
     """Make sure that the responses in these stage folders were sampled as this stage would sample them.
 
     Raises:
-        ConfigError: a source is no stage folder, or its model, chat format or sampling is another.
+        ConfigError: a source is not a stage folder, or it has another model, chat format or sampling.
     """
     for source in sources:
         receipt = read_receipt(expand(source))
@@ -235,7 +261,7 @@ def check_reuse(
         theirs = receipt.get("fingerprint_fields", {})
         differing = [
             name
-            for name, ours in (("chat_format", to_dict(format)), ("sampling", to_dict(sampling)))
+            for name, ours in (("chat_format", to_dict(chat_format)), ("sampling", to_dict(sampling)))
             if theirs.get(name) != ours
         ]
         if model_fingerprint not in receipt.get("inputs", {}).values():
@@ -247,18 +273,18 @@ def check_reuse(
 
 
 def left_out(config: SolveConfig) -> tuple[str, ...]:
-    """Columns of the input that go no further: a judge's whole reply, and samples that are not taken over."""
+    """Columns of the input that go no further: a judge's whole reply, and samples that are not reused."""
     # A question row counts its own tokens, in a column of another type.
     return ("verdict_text", *(() if config.reuse else SAMPLE_COLUMNS))
 
 
 def asks_model(rows: Sequence[Row], config: SolveConfig) -> bool:
-    """Whether any sample is missing; where none is, no engine need be started."""
-    return any(further(taken_over(row, config)["answers"], config) for row in rows)
+    """Whether any sample is missing; if none is, no engine has to be started."""
+    return any(further(reused_samples(row, config)["answers"], config) for row in rows)
 
 
-def taken_over(row: Row, config: SolveConfig) -> Row:
-    """The samples that a row brings along, answers read as this stage reads them; none without `reuse`."""
+def reused_samples(row: Row, config: SolveConfig) -> Row:
+    """The samples that a row comes with, answers read as this stage reads them; none without `reuse`."""
     if not config.reuse:
         return {key: [] for key in SAMPLE_COLUMNS}
     keep = None if config.until_agree is not None else config.samples
@@ -268,11 +294,78 @@ def taken_over(row: Row, config: SolveConfig) -> Row:
     return have
 
 
+@dataclass(frozen=True)
+class Solving:
+    """What is asked for each row, and what becomes of it: the hooks of `stream`.
+
+    Attributes:
+        rows: question rows.
+        chat: the solver's chat format.
+        config: of the stage.
+        run_seed: the run's.
+        answers: of the questions that are being asked, by row number, reused ones first.
+    """
+
+    rows: Sequence[Row]
+    chat: BoundFormat
+    config: SolveConfig
+    run_seed: int
+    answers: dict[int, list[str | None]] = field(default_factory=dict)
+
+    def requests(self, number: int) -> list[SampleRequest] | Drop:
+        """The first round of a row, if samples are missing."""
+        try:
+            requests = self.more(number, ())
+        except FormatError as error:
+            return Drop(self.rows[number], str(error))
+        return [SampleRequest(number, requests)] if requests else []
+
+    def more(self, number: int, completions: Sequence[Completion]) -> list[Request]:
+        """A row's next round, given the samples of the one before; none if it has enough."""
+        if completions and self.config.until_agree is None:
+            return []
+        row = self.rows[number]
+        answers = self.answers.setdefault(number, list(reused_samples(row, self.config)["answers"]))
+        if completions:
+            answers += self._sampled(completions)["answers"]
+        missing = range(len(answers), len(answers) + further(answers, self.config))
+        if not missing:
+            return []
+        requests = sample_requests(
+            row, missing, self.run_seed, "solve_questions", self.config.sampling, self.chat
+        )
+        if self.config.seed_scope == "row":
+            return requests
+        return [replace(request, seed=None) for request in requests]
+
+    def generate(self, generator: Generator) -> Generate[SampleRequest, Sampled]:
+        """The hook that samples on this model until the answers agree."""
+        by_row = self.config.seed_scope == "row"
+        seeds = None if by_row else (self.run_seed, "solve_questions")
+        sampling, stop_ids = self.config.sampling, self.chat.solve_stop_ids
+        return SampleUntilAgreement(completing(generator, sampling, stop_ids, block_seeds=seeds), self.more)
+
+    def row(self, number: int, replies: Sequence[Sampled]) -> Row | Drop:
+        """The row with all its samples, or why it is dropped."""
+        self.answers.pop(number, None)
+        reused = reused_samples(self.rows[number], self.config)
+        new = self._sampled(replies[0].completions if replies else ())
+        new |= {key: reused[key] + new[key] for key in SAMPLE_COLUMNS}
+        new["agreement"] = majority(new["answers"])[1]
+        row = self.rows[number] | new | {"solver": model_label(self.config.model_name_or_path)}
+        if "stop" not in row["finish_reasons"]:
+            return Drop(row, "all_truncated")
+        return row if any(answer is not None for answer in row["answers"]) else Drop(row, "no_answer")
+
+    def _sampled(self, completions: Sequence[Completion]) -> Row:
+        return sampled(completions, self.chat, phrase=self.config.answer_phrase)
+
+
 def solve_questions(
     stage: Stage,
     rows: Sequence[Row],
     generator: Generator | None,
-    format: BoundFormat,
+    chat: BoundFormat,
     config: SolveConfig,
     run: RunOptions,
     *,
@@ -288,61 +381,18 @@ def solve_questions(
     Returns:
         The stage's receipt (empty on workers other than 0).
     """
-    solver = model_label(config.model_name_or_path)
-    by_row = config.seed_scope == "row"
-    answers_of: dict[int, list[str | None]] = {}  # of the questions that are being asked
-
-    def more(number: int, completions: Sequence[Completion]) -> list[Request]:
-        if completions and config.until_agree is None:
-            return []
-        answers = answers_of.setdefault(number, list(taken_over(rows[number], config)["answers"]))
-        if completions:
-            answers += sampled(completions, format, phrase=config.answer_phrase)["answers"]
-        missing = range(len(answers), len(answers) + further(answers, config))
-        if not missing:
-            return []
-        requests = sample_requests(
-            rows[number], missing, run.seed, "solve_questions", config.sampling, format
-        )
-        return requests if by_row else [replace(request, seed=None) for request in requests]
-
-    def ask(number: int) -> Sequence[Puzzle] | Drop:
-        try:
-            requests = more(number, ())
-        except FormatError as error:
-            return Drop(rows[number], str(error))
-        return [Puzzle(number, requests)] if requests else []
-
-    def settle(number: int, replies: Sequence[Sampled]) -> Row | Drop:
-        answers_of.pop(number, None)
-        completions = replies[0].completions if replies else ()
-        row, have = rows[number], taken_over(rows[number], config)
-        new = sampled(completions, format, phrase=config.answer_phrase)
-        new |= {key: have[key] + new[key] for key in SAMPLE_COLUMNS}
-        new["agreement"] = majority(new["answers"])[1]
-        row = row | new | {"solver": solver}
-        if "stop" not in row["finish_reasons"]:
-            return Drop(row, "all_truncated")
-        return row if any(answer is not None for answer in row["answers"]) else Drop(row, "no_answer")
-
-    answer = None
-    if generator:
-        seeds = None if by_row else (run.seed, "solve_questions")
-        complete = completing(generator, config.sampling, format.solve_stop_ids, block_seeds=seeds)
-        answer = in_rounds(complete, more)
+    # Sample, block by block
+    hooks = Solving(rows, chat, config, run.seed)
     stream(
-        stage,
-        len(rows),
-        run.block_size,
-        ask=ask,
-        answer=answer,
-        settle=settle,
-        tracker=tracker,
-        gates=config.gates,
-    )
+        stage, len(rows), run.block_size,
+        requests=hooks.requests, generate=hooks.generate(generator) if generator else None, row=hooks.row,
+        tracker=tracker, gates=config.gates,
+    )  # fmt: skip
+    # Card
     more_text = f", up to {config.max_samples} until {config.until_agree} agree" if config.until_agree else ""
     text = (
-        f"{config.samples} solutions a question{more_text}, sampled from {inline(solver)}; "
+        f"{config.samples} solutions a question{more_text}, sampled from "
+        f"{inline(model_label(config.model_name_or_path))}; "
         "cut ones have no answer."
     )
     samples = [

@@ -1,0 +1,35 @@
+"""How far a solver agrees with itself: several sampled solutions per question."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from scalequest.chat import BoundFormat
+from scalequest.engines.base import Completion, Request
+from scalequest.questions.steps import Context
+from scalequest.records import Row
+from scalequest.solutions.solving import sample_requests, sampled
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Asks for `samples` solutions. `fail_rate` is 1 - agreement."""
+
+    context: Context
+    shown: ClassVar[tuple[str, ...]] = ("agreement", "fail_rate")
+    counted: ClassVar[tuple[str, ...]] = ()
+
+    def requests(self, row: Row, chat: BoundFormat) -> list[Request]:
+        """One request per sample."""
+        numbers = range(self.context.samples)
+        return sample_requests(
+            row, numbers, self.context.seed, "filter_questions", self.context.sampling, chat
+        )
+
+    def columns(self, completions: Sequence[Completion], chat: BoundFormat) -> Row:
+        """Agreement and fail rate, and the samples themselves if they are kept."""
+        measures = sampled(completions, chat)
+        kept = measures if self.context.keep_responses else {"agreement": measures["agreement"]}
+        return kept | {"fail_rate": 1 - measures["agreement"]}
