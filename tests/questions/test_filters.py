@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 
 from scalequest.config import ConfigError
+from scalequest.engines.base import Completion
+from scalequest.engines.stream import Drop
 from scalequest.questions.contamination import Benchmark, ContaminationRule, TestQuestion
 from scalequest.questions.difficulty import (
     DifficultyRule,
@@ -13,7 +15,8 @@ from scalequest.questions.difficulty import (
     rank_correlation,
     select_difficulty,
 )
-from scalequest.questions.filters import FilterConfig, read_text
+from scalequest.questions.filters import STEPS, FilterConfig, Filtering, read_text
+from scalequest.questions.prompts import Prompt
 from scalequest.questions.solvability import (
     SolvabilityRule,
     judged,
@@ -221,3 +224,32 @@ def test_difficulty_by_columns_asks_no_model() -> None:
         DifficultyRule(columns=["x"], target=[0.5, 0.5], edges=[2, 1])
     with pytest.raises(ConfigError, match="columns"):
         DifficultyRule(drop_easiest=0.1)
+
+
+def test_a_model_step_judges_the_columns_without_a_folder(tiny_chat: Any) -> None:
+    """And what a text step dropped is not asked for."""
+    config = FilterConfig(
+        input=["x"], steps=["duplicates", "solvability"], model_name_or_path="m", chat_format="tinymath",
+        solvability=SolvabilityRule(judge="model", prompt="p.yaml", votes=2),
+    )  # fmt: skip
+    questions = rows("What is 3 + 4?", "What is 3 + 4?")
+    steps = config.made(prompt=Prompt("{question}"))
+    found = read_text(questions, steps)
+    hooks = Filtering(questions, found, [steps["solvability"]], tiny_chat)  # type: ignore[list-item]
+    assert [request.key for request in hooks.requests(0)] == ["q-0/0", "q-0/1"]  # type: ignore[union-attr]
+    assert hooks.requests(1) == Drop(questions[1] | {"duplicate_of": "q-0"}, "duplicate")
+    ids = tuple(tiny_chat.tokenizer("Yes.", add_special_tokens=False)["input_ids"])
+    made = hooks.row(0, [Completion(f"q-0/{n}", ids, "stop", 9, len(ids) + 1) for n in range(2)])
+    assert not isinstance(made, Drop)
+    assert (made["verdict"], made["verdicts"], made["verdict_tokens"]) == (True, [True, True], 2 * len(ids))
+    cut = hooks.row(0, [Completion(f"q-0/{n}", ids, "length", 9, len(ids)) for n in range(2)])
+    assert isinstance(cut, Drop)
+    assert cut.reason == "verdict_truncated"
+    assert hooks.counts(range(2)) == {"rules_disagree": 1}, "the paper's rule counts half a reply"
+
+
+def test_every_step_has_its_rule_in_the_config() -> None:
+    config = FilterConfig(input=["x"], steps=[])
+    assert all(hasattr(config, name) for name in STEPS)
+    reasons = [reason for step in STEPS.values() for reason in step.reasons]
+    assert len(reasons) == len(set(reasons))

@@ -8,11 +8,13 @@ import pytest
 
 from scalequest.config import ConfigError, RunOptions
 from scalequest.engines.base import Sampling
+from scalequest.engines.stream import Drop
 from scalequest.questions.prompts import Prompt
 from scalequest.questions.rewriting import (
     Rewrite,
     RewriteConfig,
     Rewriter,
+    Rewriting,
     Task,
     direction,
     local_rewriter,
@@ -129,3 +131,17 @@ def test_a_sealed_folder_has_its_page(tmp_path: Path, monkeypatch: pytest.Monkey
     page = (tmp_path / "pairs.html").read_text()
     assert "1 of 1, drawn at random" in page
     assert "Dropped: empty (1)" in page
+
+
+def test_hooks_make_the_pair_without_a_folder() -> None:
+    config = RewriteConfig(input=["x"], rewriter="rules", solvability_share=1.0)
+    hooks = Rewriting(rows("What is 2?"), config, run_seed=1)
+    (task,) = hooks.requests(0)
+    assert (task.key, task.question, task.direction) == ("q-000", "What is 2?", "solvability")
+    made = hooks.row(0, [Rewrite("What is 2 + 3?", "reply")])
+    pair = {"id": "q-000", "chosen": "What is 2 + 3?", "rejected": "What is 2?"}
+    assert made == pair | {"direction": "solvability", "generator": "g"}
+    dropped = hooks.row(0, [Rewrite("", "reply", fault="unparsed")])
+    assert dropped == Drop(
+        pair | {"chosen": "", "direction": "solvability", "generator": "g", "reply": "reply"}, "unparsed"
+    )

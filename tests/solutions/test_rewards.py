@@ -12,8 +12,9 @@ from scalequest.config import ConfigError, RunOptions
 from scalequest.engines.base import Block, EngineConfig, Request
 from scalequest.engines.loading import open_scorer
 from scalequest.engines.scoring import Score
+from scalequest.engines.stream import Drop
 from scalequest.solutions.internlm2 import register
-from scalequest.solutions.rewards import ScoreConfig, reward_ids, reward_token, score
+from scalequest.solutions.rewards import ResponseScoring, ScoreConfig, reward_ids, reward_token, score
 from stage_support import dropped, kept, opened
 from tiny_model import stories
 
@@ -197,3 +198,15 @@ def test_internlm2_reward_on_vllm_is_the_llama_that_it_is_made_of(tmp_path: Path
         with torch.inference_mode():
             hidden = llama(torch.tensor([ids])).last_hidden_state[0, -1]
         assert one.value == pytest.approx((head @ hidden).item(), abs=1e-4)
+
+
+def test_hooks_give_a_row_its_scores_without_a_folder(tiny_chat: Any) -> None:
+    config = ScoreConfig(input=["x"], model_name_or_path="m", chat_format="tinymath")
+    row = {"id": "q", "question": "What?", "responses": ["a", "b", "c"]}
+    ends = {"finish_reasons": ["stop", "length", "stop"]}
+    hooks = ResponseScoring([row | ends, row | {"finish_reasons": ["length"] * 3}], tiny_chat, config)
+    assert [request.key for request in hooks.requests(0)] == ["q/0", "q/2"]  # type: ignore[union-attr]
+    assert hooks.requests(1) == Drop(hooks.rows[1], "no_reward")
+    made = hooks.row(0, [Score("q/0", float("nan"), 3), Score("q/2", 0.5, 3)])
+    assert made == row | ends | {"rewards": [None, None, 0.5], "reward_model": "m"}
+    assert hooks.counts(range(2)) == {"not_finite": 1, "responses": 6}

@@ -9,11 +9,14 @@ import pytest
 
 from scalequest.chat import load_format
 from scalequest.config import ConfigError, RunOptions, to_dict
-from scalequest.engines.base import Sampling
+from scalequest.engines.base import Completion, Sampling
+from scalequest.engines.stream import Drop
 from scalequest.grading import majority
 from scalequest.records import read_inputs
 from scalequest.solutions.solving import (
+    Sampled,
     SolveConfig,
+    Solving,
     asks_model,
     check_reuse,
     left_out,
@@ -201,3 +204,29 @@ def test_counts_that_contradict_each_other_are_refused() -> None:
         SolveConfig(**given, until_agree=9, max_samples=8)
     with pytest.raises(ConfigError, match="max_samples"):
         SolveConfig(**given, until_agree=2, samples=5, max_samples=4)
+
+
+def completion(chat: Any, number: int, text: str, finish_reason: Any = "stop") -> Completion:
+    ids = tuple(chat.tokenizer(text, add_special_tokens=False)["input_ids"])
+    return Completion(f"q/{number}", ids, finish_reason, 9, len(ids) + 1)
+
+
+def test_hooks_ask_for_what_is_missing_and_settle_without_a_folder(tiny_chat: Any) -> None:
+    config = SolveConfig(
+        input=["x"], model_name_or_path="m", chat_format="tinymath", samples=2, until_agree=2, max_samples=3
+    )
+    rows = questions(QUESTIONS[0], "Ann <|end|>")
+    hooks = Solving(rows, tiny_chat, config, run_seed=1)
+    (first,) = hooks.requests(0)
+    assert [request.key for request in first.requests] == ["q-000/0", "q-000/1"]
+    assert hooks.requests(1) == Drop(rows[1], "special_token_in_text")
+    apart = [completion(tiny_chat, n, f"The answer is {n + 3}.") for n in range(2)]
+    assert [request.key for request in hooks.more(0, apart)] == ["q-000/2"]
+    last = completion(tiny_chat, 2, "The answer is 3.")
+    assert hooks.more(0, [last]) == []
+    made = hooks.row(0, [Sampled((*apart, last))])
+    assert not isinstance(made, Drop)
+    assert (made["answers"], made["agreement"]) == (["3", "4", "3"], 2 / 3)
+    cut = hooks.row(0, [Sampled((completion(tiny_chat, 0, "The answer", "length"),))])
+    assert isinstance(cut, Drop)
+    assert cut.reason == "all_truncated"

@@ -25,6 +25,7 @@ from scalequest.questions.contamination import ContaminationRule, ContaminationS
 from scalequest.questions.difficulty import DifficultyRule, DifficultyStep, fail_rates
 from scalequest.questions.duplicates import DuplicateRule, DuplicatesStep
 from scalequest.questions.language import LanguageRule, LanguageStep
+from scalequest.questions.length import LengthRule, LengthStep
 from scalequest.questions.prompts import Prompt
 from scalequest.questions.report import filter_report
 from scalequest.questions.solvability import SolvabilityRule, SolvabilityStep
@@ -41,6 +42,7 @@ VERSION = 6  # raise by hand when the same configuration gives other rows
 # Every filter by its name in `steps`, in the order of the report. Its rule is the option of the same name.
 STEPS: dict[str, type[Step]] = {
     "language": LanguageStep,
+    "length": LengthStep,
     "duplicates": DuplicatesStep,
     "contamination": ContaminationStep,
     "solvability": SolvabilityStep,
@@ -62,6 +64,7 @@ class FilterConfig:
     steps: list[StepName] = required("the filters, in order; those that ask a model come last")
     columns: dict[str, str] = option(help="our column names to the input's", default_factory=dict)
     language: LanguageRule = option(help="step language", default_factory=LanguageRule)
+    length: LengthRule = option(help="step length", default_factory=LengthRule)
     duplicates: DuplicateRule = option(help="step duplicates", default_factory=DuplicateRule)
     contamination: ContaminationRule = option(help="step contamination", default_factory=ContaminationRule)
     solvability: SolvabilityRule = option(help="step solvability", default_factory=SolvabilityRule)
