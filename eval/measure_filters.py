@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scalequest.block_loop import Drop
 from scalequest.config import ConfigError, option, required
-from scalequest.engines.stream import Drop
 from scalequest.evaluation.statistics import accuracy_of, share_of
 from scalequest.evaluation.tables import Table, format_percent, print_tables
 from scalequest.grading import equivalent

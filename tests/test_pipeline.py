@@ -70,7 +70,7 @@ import sys, time
 from scalequest import heartbeat
 from scalequest.config import RunOptions, to_dict
 from scalequest.engines.base import Completion
-from scalequest.engines.stream import stream
+from scalequest.block_loop import stream
 from scalequest.recipe import Recipe, run_recipe
 from scalequest.stages import begin
 

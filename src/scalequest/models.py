@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from scalequest.config import ConfigError
-from scalequest.durable import StageError
+from scalequest.durable import StageError, read_object
 
 _LONGEST = 400  # characters of a library's message, which may list all that it knows
 
@@ -120,3 +120,19 @@ def load_whole(auto: Any, model: str, *, new: str | None = None, **how: Any) -> 
 def missing(report: Any) -> list[str]:
     """The weights that were not read, by transformers' report of a loading."""
     return sorted({*report["missing_keys"], *(str(key) for key in report["mismatched_keys"])})
+
+
+def adapter_base(model: str | Path) -> str | None:
+    """The model that a LoRA adapter belongs to, by `adapter_config.json`; None where `model` is no adapter.
+
+    Raises:
+        ConfigError: the adapter does not name its base.
+    """
+    folder = Path(model).expanduser()
+    path = folder / "adapter_config.json"
+    if not path.is_file() or (folder / "config.json").exists():
+        return None
+    base = read_object(path).get("base_model_name_or_path")
+    if not base:
+        raise ConfigError(f"{path}: no base_model_name_or_path; merge the adapter, or name its base there")
+    return str(base)

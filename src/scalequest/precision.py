@@ -242,7 +242,7 @@ def saved_dtype(model: str, *, revision: str | None = None, trust_remote_code: b
     Raises:
         OSError: the model is not there, or cannot be downloaded.
     """
-    from scalequest.engines.base import adapter_base
+    from scalequest.models import adapter_base
 
     model = adapter_base(model) or model
     path = Path(model).expanduser() / "config.json"

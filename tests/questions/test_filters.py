@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from scalequest.block_loop import Drop
 from scalequest.config import ConfigError
 from scalequest.engines.base import Completion
-from scalequest.engines.stream import Drop
 from scalequest.questions.contamination import Benchmark, ContaminationRule, TestQuestion
 from scalequest.questions.difficulty import (
     DifficultyRule,

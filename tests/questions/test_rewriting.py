@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from scalequest.block_loop import Drop
 from scalequest.config import ConfigError, RunOptions
 from scalequest.engines.base import Sampling
-from scalequest.engines.stream import Drop
 from scalequest.questions.prompts import Prompt
 from scalequest.questions.rewriting import (
     Rewrite,

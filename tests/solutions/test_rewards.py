@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
+from scalequest.block_loop import Drop
 from scalequest.chat import bind, load_format, load_tokenizer
 from scalequest.config import ConfigError, RunOptions
 from scalequest.engines.base import Block, EngineConfig, Request
 from scalequest.engines.loading import open_scorer
 from scalequest.engines.scoring import Score
-from scalequest.engines.stream import Drop
 from scalequest.solutions.internlm2 import register
 from scalequest.solutions.rewards import ResponseScoring, ScoreConfig, reward_ids, reward_token, score
 from stage_support import dropped, kept, opened

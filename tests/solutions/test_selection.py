@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from scalequest.engines.stream import Drop
+from scalequest.block_loop import Drop
 from scalequest.solutions.selection import SelectConfig, _shuffled, select
 
 CONFIG = SelectConfig(input=["x"])

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from scalequest.block_loop import Drop
 from scalequest.chat import load_format
 from scalequest.config import ConfigError, RunOptions, to_dict
 from scalequest.engines.base import Completion, Sampling
-from scalequest.engines.stream import Drop
 from scalequest.grading import majority
 from scalequest.records import read_inputs
 from scalequest.solutions.solving import (

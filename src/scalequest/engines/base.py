@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Protocol
 
 from scalequest.config import ConfigError, option
-from scalequest.durable import read_object
 from scalequest.ranges import COUNT, SHARE_ABOVE_0, Range
 
 FinishReason = Literal["stop", "length"]
@@ -131,22 +129,6 @@ class EngineConfig:
     extra: dict[str, Any] = option(
         help="vllm: further arguments of vllm.LLM, checked against the installed one", default_factory=dict
     )
-
-
-def adapter_base(model: str | Path) -> str | None:
-    """The model that a LoRA adapter belongs to, by `adapter_config.json`; None where `model` is no adapter.
-
-    Raises:
-        ConfigError: the adapter does not name its base.
-    """
-    folder = Path(model).expanduser()
-    path = folder / "adapter_config.json"
-    if not path.is_file() or (folder / "config.json").exists():
-        return None
-    base = read_object(path).get("base_model_name_or_path")
-    if not base:
-        raise ConfigError(f"{path}: no base_model_name_or_path; merge the adapter, or name its base there")
-    return str(base)
 
 
 def check_request(request: Request, sampling: Sampling, *, context: int, vocabulary: int) -> None:

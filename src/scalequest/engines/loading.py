@@ -7,9 +7,9 @@ from pathlib import Path
 
 from scalequest import heartbeat
 from scalequest.config import ConfigError
-from scalequest.engines.base import EngineConfig, Generator, adapter_base
+from scalequest.engines.base import EngineConfig, Generator
 from scalequest.engines.scoring import Scorer
-from scalequest.models import check_safetensors, loading
+from scalequest.models import adapter_base, check_safetensors, loading
 from scalequest.precision import say_engine
 
 logger = logging.getLogger(__name__)

@@ -25,10 +25,10 @@ from scalequest.engines.base import (
     EngineConfig,
     Request,
     Sampling,
-    adapter_base,
     check_request,
 )
 from scalequest.hardware import has_gpu
+from scalequest.models import adapter_base
 from scalequest.precision import engine_dtype
 
 GIB = 1 << 30

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, Generic
 
 from scalequest import heartbeat
+from scalequest.block_loop import Drop, stream
 from scalequest.cards import dataset_card
 from scalequest.chat import FormatError, load_format
 from scalequest.config import ConfigError, RunOptions, to_dict
-from scalequest.engines.stream import Drop, stream
 from scalequest.evaluation.benchmarks import LoadedBenchmark
 from scalequest.evaluation.evaluated_model import A, EvaluatedModel, Q, opens_reasoning
 from scalequest.evaluation.output_grading import (

@@ -15,8 +15,8 @@ from multiprocessing.connection import wait
 from types import TracebackType
 from typing import Generic
 
+from scalequest.block_loop import Generate
 from scalequest.engines.base import FinishReason
-from scalequest.engines.stream import Generate
 from scalequest.evaluation.evaluated_model import A, EvaluatedModel, KeyedReply, Q, strip_reasoning
 from scalequest.evaluation.problems import AnswerRule, BenchmarkProblem
 from scalequest.evaluation.prompts import EvalPrompt

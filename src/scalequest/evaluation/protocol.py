@@ -12,12 +12,12 @@ from typing import Any
 from scalequest import receipts
 from scalequest.chat import load_format
 from scalequest.config import ConfigError, fingerprint_fields
-from scalequest.engines.base import adapter_base
 from scalequest.evaluation.benchmarks import LoadedBenchmark
 from scalequest.evaluation.prompts import load_eval_prompt
 from scalequest.evaluation.results import sha256_of
 from scalequest.evaluation.settings import EvaluationConfig
 from scalequest.grading import GRADER_VERSION
+from scalequest.models import adapter_base
 from scalequest.precision import engine_dtype
 from scalequest.records import expand, model_fingerprint
 from scalequest.redaction import redacted

@@ -10,7 +10,7 @@ from scalequest.chat import BoundFormat
 from scalequest.engines.base import Completion, Request
 from scalequest.questions.steps import Context
 from scalequest.records import Row
-from scalequest.solutions.solving import sample_requests, sampled
+from scalequest.samples import sample_requests, sampled
 
 
 @dataclass(frozen=True)

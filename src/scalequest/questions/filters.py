@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from scalequest import heartbeat
+from scalequest.block_loop import Drop, completing, stream
 from scalequest.cards import dataset_card
 from scalequest.chat import BoundFormat, FormatError
 from scalequest.config import ConfigError, RunOptions, option, required, to_dict
 from scalequest.engines.base import Completion, EngineConfig, Generator, Request, Sampling
-from scalequest.engines.stream import Drop, completing, stream
 from scalequest.questions.contamination import ContaminationRule, ContaminationStep, TestQuestion
 from scalequest.questions.difficulty import DifficultyRule, DifficultyStep, fail_rates
 from scalequest.questions.duplicates import DuplicateRule, DuplicatesStep
@@ -33,8 +33,8 @@ from scalequest.questions.steps import Context, ModelStep, Outcome, Step, TextSt
 from scalequest.questions.text import BATCH, read_tokens
 from scalequest.ranges import COUNT
 from scalequest.records import Row
+from scalequest.samples import SAMPLE_COLUMNS
 from scalequest.shards import Stage
-from scalequest.solutions.solving import SAMPLE_COLUMNS
 from scalequest.tracking import Tracker
 
 VERSION = 6  # raise by hand when the same configuration gives other rows

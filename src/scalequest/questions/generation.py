@@ -10,15 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from scalequest.block_loop import Drop, completing, stream
 from scalequest.cards import dataset_card
 from scalequest.chat import BoundFormat
 from scalequest.config import ConfigError, RunOptions, option, required, to_dict
 from scalequest.engines.base import Completion, EngineConfig, Generator, Request, Sampling
-from scalequest.engines.progress import Gates
-from scalequest.engines.stream import Drop, completing, stream
 from scalequest.engines.vllm_engine import check_block_seeds
 from scalequest.launch import LAUNCH, RAY_WORKERS, Launch
 from scalequest.markup import inline
+from scalequest.progress import Gates
 from scalequest.questions.text import normalised
 from scalequest.ranges import COUNT
 from scalequest.records import Row, model_label, row_seed

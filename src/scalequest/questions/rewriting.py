@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeVar
 
+from scalequest.block_loop import Drop, Generate, completing, stream
 from scalequest.cards import dataset_card
 from scalequest.chat import BoundFormat, FormatError
 from scalequest.config import ConfigError, RunOptions, option, required, to_dict
 from scalequest.engines.base import Completion, EngineConfig, FinishReason, Generator, Request, Sampling
-from scalequest.engines.progress import Gates, Reply
 from scalequest.engines.server import Chat, ChatReply, ChatServer, ServerConfig, user
-from scalequest.engines.stream import Drop, Generate, completing, stream
 from scalequest.launch import LAUNCH, RAY_WORKERS, Launch
+from scalequest.progress import Gates, Reply
 from scalequest.questions.language import LanguageRule, language
 from scalequest.questions.pairs_page import write_page
 from scalequest.questions.prompts import Prompt

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from scalequest import pages
+from scalequest.block_loop import Drop, stream
 from scalequest.cards import dataset_card, markdown_table
 from scalequest.config import ConfigError, RunOptions, option, required, to_dict
 from scalequest.durable import as_json, write
-from scalequest.engines.stream import Drop, stream
 from scalequest.grading.latex.boxes import last_box
 from scalequest.markup import inline
 from scalequest.questions.contamination import ContaminationRule, Index, TestQuestion

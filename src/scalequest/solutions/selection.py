@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from scalequest.block_loop import Drop, stream
 from scalequest.cards import dataset_card
 from scalequest.config import RunOptions, option, required, to_dict
-from scalequest.engines.stream import Drop, stream
 from scalequest.grading import equivalent, groups, majority
 from scalequest.ranges import FINITE, SHARE
 from scalequest.records import Row, row_seed

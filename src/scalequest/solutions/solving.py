@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from scalequest.block_loop import Drop, Generate, completing, stream
 from scalequest.cards import dataset_card
 from scalequest.chat import BoundFormat, ChatFormat, FormatError
 from scalequest.config import ConfigError, RunOptions, option, required, to_dict
 from scalequest.engines.base import Completion, EngineConfig, FinishReason, Generator, Request, Sampling
-from scalequest.engines.progress import Gates
-from scalequest.engines.stream import Drop, Generate, completing, stream
 from scalequest.engines.vllm_engine import check_block_seeds
-from scalequest.grading import extract, majority
+from scalequest.grading import majority
 from scalequest.launch import LAUNCH, RAY_WORKERS, Launch
 from scalequest.markup import inline
+from scalequest.progress import Gates
 from scalequest.ranges import COUNT
 from scalequest.receipts import read_receipt
-from scalequest.records import Row, expand, model_label, row_seed
+from scalequest.records import Row, expand, model_label
+from scalequest.samples import SAMPLE_COLUMNS, read_answers, sample_requests, sampled
 from scalequest.shards import Stage
 from scalequest.tracking import Tracker
 
 VERSION = 2  # raise by hand when the same configuration gives other rows
-SAMPLE_COLUMNS = ("responses", "answers", "finish_reasons", "tokens")
 COLUMNS = (
     "id",
     "question",
@@ -195,55 +195,6 @@ def further(answers: Sequence[str | None], config: SolveConfig) -> int:
         return 0
     agreeing = round(majority(answers)[1] * have)
     return 0 if agreeing >= config.until_agree else min(config.samples, config.max_samples - have)
-
-
-def sample_requests(
-    row: Row, numbers: Iterable[int], run_seed: int, stage: str, sampling: Sampling, chat: BoundFormat
-) -> list[Request]:
-    """Requests for the samples of one question with these numbers, each with its own seed (none if greedy).
-
-    Raises:
-        FormatError: the chat format cannot hold the question.
-    """
-    ids = chat.solve_prompt_ids(row["question"])
-
-    def seed(number: int) -> int | None:
-        return row_seed(run_seed, stage, row["id"], number) if sampling.temperature > 0 else None
-
-    return [Request(f"{row['id']}/{number}", ids, seed(number)) for number in numbers]
-
-
-def read_answers(
-    responses: Sequence[str], finish_reasons: Sequence[str], *, phrase: bool = False
-) -> list[str | None]:
-    """The answer of each response, or None.
-
-    A truncated response has no answer: what is read from half a solution is an intermediate result. With
-    `phrase` neither has one whose answer would be no more than its last number (paper, section 2.5).
-    """
-    answers: list[str | None] = []
-    for response, reason in zip(responses, finish_reasons, strict=True):
-        found = extract(response) if reason == "stop" else None
-        answers.append(found.answer if found and not (phrase and found.rule == "number") else None)
-    return answers
-
-
-def sampled(completions: Sequence[Completion], chat: BoundFormat, *, phrase: bool = False) -> Row:
-    """Columns of one question's samples: responses, answers, finish reasons, tokens, agreement.
-
-    `agreement` is the share of all samples, those without an answer included, that give the most frequent
-    answer.
-    """
-    responses = [chat.decode(completion.ids) for completion in completions]
-    reasons = [completion.finish_reason for completion in completions]
-    answers = read_answers(responses, reasons, phrase=phrase)
-    return {
-        "responses": responses,
-        "answers": answers,
-        "finish_reasons": reasons,
-        "tokens": [completion.tokens for completion in completions],
-        "agreement": majority(answers)[1],
-    }
 
 
 def check_reuse(

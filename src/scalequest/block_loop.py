@@ -10,8 +10,8 @@ from typing import Any, Generic, TypeVar
 from scalequest import heartbeat
 from scalequest.config import ConfigError
 from scalequest.engines.base import Block, Completion, Generator, Request, Sampling
-from scalequest.engines.progress import Gates, Progress, Reply
 from scalequest.markup import shorten
+from scalequest.progress import Gates, Progress, Reply
 from scalequest.records import Row, row_seed
 from scalequest.shards import Stage
 from scalequest.tracking import Tracker

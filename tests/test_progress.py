@@ -10,11 +10,11 @@ import pytest
 from engine_support import requests
 
 from scalequest import heartbeat
+from scalequest.block_loop import Drop, completing, stream
 from scalequest.config import RunOptions
 from scalequest.engines.base import Completion, EngineConfig, Sampling
 from scalequest.engines.loading import open_generator
-from scalequest.engines.progress import GateError, Gates, Progress
-from scalequest.engines.stream import Drop, completing, stream
+from scalequest.progress import GateError, Gates, Progress
 from scalequest.records import Row
 from scalequest.shards import Stage
 from stage_support import kept, receipt
