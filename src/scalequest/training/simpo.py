@@ -19,7 +19,7 @@ from scalequest.chat import prepare_tokenizer_and_model
 from scalequest.config import ConfigError
 from scalequest.estimate import Passes
 from scalequest.precision import ByHardware
-from scalequest.ranges import NOT_NEGATIVE
+from scalequest.ranges import NOT_NEGATIVE, POSITIVE
 from scalequest.training import data
 from scalequest.training.dpo import COLUMNS, QuestionPairs, render_pairs
 from scalequest.training.loading import check_pad_token, load_model
@@ -35,11 +35,15 @@ class SimPOConfig(ByHardware, CPOConfig):
 
     passes: ClassVar[Passes] = Passes(sides=2, whole_logits=True)
     loss_type: str = field(default="simpo", metadata={"help": "Loss; SimPO's unless you choose another."})
-    beta: float = field(default=2.0, metadata={"help": "Factor of the mean log-probability."})
+    beta: float = field(
+        default=2.0, metadata={"help": "Factor of the mean log-probability.", "within": POSITIVE}
+    )
     simpo_gamma: float = field(
         default=1.0, metadata={"help": "Margin between the rewards of the sides.", "within": NOT_NEGATIVE}
     )
-    cpo_alpha: float = field(default=0.0, metadata={"help": "CPO's further loss, which is not offered: 0."})
+    cpo_alpha: float = field(
+        default=0.0, metadata={"help": "CPO's further loss, which is not offered: 0.", "within": NOT_NEGATIVE}
+    )
 
 
 class TokenCPOTrainer(CPOTrainer):
