@@ -65,17 +65,10 @@ def main(run: RunOptions, config: FilterConfig, worker: tuple[int, int]) -> None
     if config.by_verdict:
         prompt = load_prompt(config.solvability.prompt or "")
         identity["prompt"] = to_dict(prompt)
-    writes = ("report.html",)
     stage = begin(
-        RECIPE.name,
-        RECIPE.version,
-        run,
-        config,
-        inputs=inputs,
-        writes=writes,
-        worker=worker,
-        **identity,
-    )
+        RECIPE.name, RECIPE.version, run, config,
+        inputs=inputs, writes=("report.html",), worker=worker, **identity,
+    )  # fmt: skip
     if stage.finished:
         return
     report_left_out(tests, stage)
@@ -92,16 +85,9 @@ def main(run: RunOptions, config: FilterConfig, worker: tuple[int, int]) -> None
             )
             stage.receipt["engine"] = f"{generator.name} {generator.version}"
         filter_questions(
-            stage,
-            rows,
-            config,
-            run,
-            benchmarks=tests.questions,
-            generator=generator,
-            chat=chat,
-            prompt=prompt,
-            tracker=tracker,
-        )
+            stage, rows, config, run, benchmarks=tests.questions,
+            generator=generator, chat=chat, prompt=prompt, tracker=tracker,
+        )  # fmt: skip
 
 
 RECIPE = Recipe("filter_questions", VERSION, "data", lambda: (RunOptions, FilterConfig), main)

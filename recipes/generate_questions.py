@@ -45,14 +45,9 @@ def main(run: RunOptions, config: GenerationConfig, worker: tuple[int, int]) -> 
     chat_format = load_format(config.chat_format)
     model, revision = config.model_name_or_path, config.model_revision
     stage = begin(
-        RECIPE.name,
-        RECIPE.version,
-        run,
-        config,
-        inputs={model: model_fingerprint(model, revision)},
-        chat_format=to_dict(chat_format),
-        worker=worker,
-    )
+        RECIPE.name, RECIPE.version, run, config,
+        inputs={model: model_fingerprint(model, revision)}, chat_format=to_dict(chat_format), worker=worker,
+    )  # fmt: skip
     if stage.finished:
         return
 

@@ -74,15 +74,9 @@ def main(run: RunOptions, config: RewriteConfig, worker: tuple[int, int]) -> Non
         identity["chat_format"] = to_dict(chat_format)
     writes = ("pairs.html",)
     stage = begin(
-        RECIPE.name,
-        RECIPE.version,
-        run,
-        config,
-        inputs=inputs,
-        writes=writes,
-        worker=worker,
-        **identity,
-    )
+        RECIPE.name, RECIPE.version, run, config,
+        inputs=inputs, writes=writes, worker=worker, **identity,
+    )  # fmt: skip
     if stage.finished:
         return
 

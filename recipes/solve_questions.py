@@ -60,14 +60,9 @@ def main(run: RunOptions, config: SolveConfig, worker: tuple[int, int]) -> None:
     if config.reuse:
         check_reuse(config.input, solver, chat_format, config.sampling)
     stage = begin(
-        RECIPE.name,
-        RECIPE.version,
-        run,
-        config,
-        inputs={**inputs, model: solver},
-        chat_format=to_dict(chat_format),
-        worker=worker,
-    )
+        RECIPE.name, RECIPE.version, run, config,
+        inputs={**inputs, model: solver}, chat_format=to_dict(chat_format), worker=worker,
+    )  # fmt: skip
     if stage.finished:
         return
 

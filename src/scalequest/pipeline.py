@@ -38,7 +38,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -322,71 +322,154 @@ def run(
         Failed: a stage failed, or a signal stopped it.
     """
     console = console or Console()
-    asked = wanted(steps, start, end, only)
-    output.mkdir(parents=True, exist_ok=True)
+    chosen = wanted(steps, start, end, only)
+    heartbeat.every()  # a wrong interval is an error before anything runs
+    began = time.monotonic()
+    # The folder, its lock, and what earlier runs noted
+    (output / "logs").mkdir(parents=True, exist_ok=True)
     lock = _lock(output)
     state = _read_state(output)
     state.setdefault("group", f"{spec.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}")
     _write_state(output, state)
-    environment = {
-        STOP_VARIABLE: str(STOP_SECONDS),  # for stages that a launcher starts; we wait as long as they take
-        **os.environ,
-        "PYTHONUNBUFFERED": "1",
-        "WANDB_RUN_GROUP": os.environ.get("WANDB_RUN_GROUP") or state["group"],
-        **variables(spec),
-    }
-    heartbeat.every()  # a wrong interval is an error before anything runs
-    lines = {step.spec.name: StageStatus() for step in steps}
-    shown: list[str] = []
-    changed: set[str] = set()  # stages that ran, so that what the look ahead knew of those after them is old
-    began = time.monotonic()
-    table = StatusTable(console, lines)
-    (output / "logs").mkdir(exist_ok=True)
-    imports = output / "logs" / "imports.log"
-    forks = Preloaded(environment, lock, imports) if spec.preload and possible() else None
+    environment = _environment(spec, state["group"])
+    forks = None
+    if spec.preload and possible():
+        forks = Preloaded(environment, lock, output / "logs" / "imports.log")
+    # Stage after stage
+    table = StatusTable(console, {step.spec.name: StageStatus() for step in steps})
+    running = _Run(steps, output, rerun, fingerprints, state, environment, lock, table, forks)
     try:
         with table, forks or contextlib.nullcontext():
             for number, step in enumerate(steps, 1):
-                name, line = step.spec.name, lines[step.spec.name]
-                noted = state["stages"].get(name, {})
-                known = None if changed & set(step.needs) else fingerprints.get(name)
-                if step not in asked or finished(step, known, noted):
-                    line.state = "left out" if step not in asked else "finished before"
-                    line.receipt, line.seconds = read_receipt(step.output_dir), noted.get("seconds")
-                    table.say(f"[{number}/{len(steps)}] {name}: {line.state}", live=False)
-                    continue
-                _check_needs(step, steps, state)
-                table.say(f"[{number}/{len(steps)}] {name}: {step.shown}")
-                log, before = output / "logs" / f"{name}.log", read_receipt(step.output_dir)
-                prefix = f"[{number}/{len(steps)}] {name}"
-                status, from_byte = _run_one(step, line, log, environment, lock, table, prefix, forks)
-                spent = (
-                    noted.get("seconds", 0.0) if "command" not in noted else 0.0
-                )  # by attempts that were stopped
-                line.seconds = round((line.seconds or 0.0) + spent, 1)
-                state["stages"][name] = {"seconds": line.seconds}
-                if status:
-                    _write_state(output, state)
-                    table.say(_explain(step, line, log, from_byte, status, rerun))
-                    raise Failed(status)
-                line.receipt = read_receipt(step.output_dir)
-                if before.get("finished") and before == line.receipt:  # it was asked, and had nothing to do
-                    line.state, line.seconds = "finished before", noted.get("seconds", line.seconds)
-                else:
-                    changed.add(name)
-                state["stages"][name] = {
-                    "command": redacted(list(step.command)),
-                    "seconds": line.seconds,
-                }
-                _write_state(output, state)
-                table.say(f"[{number}/{len(steps)}] {name}: {line.state}, {line.summary}", live=False)
-                if step.spec.always:
-                    shown.append(_tail(log, from_byte, None))
+                running.do(step, f"[{number}/{len(steps)}] {step.spec.name}", step in chosen)
     finally:
         os.close(lock)
-    for text in shown:
+    # What stages such as reports have printed
+    for text in running.shown:
         console.print(text, markup=False, highlight=False, soft_wrap=True)
     console.print(f"{spec.name}: done in {time.monotonic() - began:.0f} s: {output}", soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One run of a pipeline.
+
+    Attributes:
+        steps: all stages.
+        output: the pipeline's folder.
+        rerun: the command that started it.
+        fingerprints: of finished stages, from the look ahead.
+        state: what `run.json` holds.
+        environment: of every stage.
+        lock: descriptor that every stage holds open.
+        table: the status table.
+        forks: the process that stages are forked off, if any.
+        changed: stages that ran, so that what the look ahead knew of those after them is old.
+        shown: what is printed at the end.
+    """
+
+    steps: Sequence[Step]
+    output: Path
+    rerun: str
+    fingerprints: Mapping[str, str]
+    state: dict[str, Any]
+    environment: Mapping[str, str]
+    lock: int
+    table: StatusTable
+    forks: Preloaded | None
+    changed: set[str] = field(default_factory=set)
+    shown: list[str] = field(default_factory=list)
+
+    def do(self, step: Step, prefix: str, chosen: bool) -> None:
+        """Run a stage, unless it was not chosen or is finished.
+
+        Raises:
+            ConfigError: what it needs is not finished.
+            Failed: it failed, or a signal stopped it.
+        """
+        name, line = step.spec.name, self.table.lines[step.spec.name]
+        noted = self.state["stages"].get(name, {})
+        known = None if self.changed & set(step.needs) else self.fingerprints.get(name)
+        if not chosen or finished(step, known, noted):
+            line.state = "finished before" if chosen else "left out"
+            line.receipt, line.seconds = read_receipt(step.output_dir), noted.get("seconds")
+            self.table.say(f"{prefix}: {line.state}", live=False)
+            return
+        _check_needs(step, self.steps, self.state)
+        self.table.say(f"{prefix}: {step.shown}")
+        log, before = self.output / "logs" / f"{name}.log", read_receipt(step.output_dir)
+        status, from_byte = self._start(step, log, prefix)
+        earlier = 0.0 if "command" in noted else noted.get("seconds", 0.0)  # of attempts that were stopped
+        line.seconds = round((line.seconds or 0.0) + earlier, 1)
+        self._note(name, {"seconds": line.seconds})
+        if status:
+            self.table.say(_explain(step, line, log, from_byte, status, self.rerun))
+            raise Failed(status)
+        line.receipt = read_receipt(step.output_dir)
+        if before.get("finished") and before == line.receipt:  # it was asked, and had nothing to do
+            line.state, line.seconds = "finished before", noted.get("seconds", line.seconds)
+        else:
+            self.changed.add(name)
+        self._note(name, {"command": redacted(list(step.command)), "seconds": line.seconds})
+        self.table.say(f"{prefix}: {line.state}, {line.summary}", live=False)
+        if step.spec.always:
+            self.shown.append(_tail(log, from_byte, None))
+
+    def _note(self, name: str, what: Mapping[str, Any]) -> None:
+        self.state["stages"][name] = what
+        _write_state(self.output, self.state)
+
+    def _start(self, step: Step, log: Path, prefix: str) -> tuple[int, int]:
+        """Run a stage, with signs of life that begin with `prefix` if there is no terminal.
+
+        Return its exit status and where its part of the log begins.
+        """
+        line = self.table.lines[step.spec.name]
+        life = log.with_suffix(".now").absolute()
+        life.unlink(missing_ok=True)
+        line.state, began = "running", time.monotonic()
+        with log.open("ab") as file:
+            from_byte = file.tell()
+            file.write(f"$ {step.shown}\n".encode())
+            file.flush()
+        process: SupervisedProcess | Forked
+        told = {heartbeat.FILE: str(life)}
+        if self.forks is not None and step.spec.launch is None:
+            process = self.forks.start(step.command[1:], log.absolute(), told)
+        else:
+            environment = {**self.environment, **told}
+            with log.open("ab") as file:
+                process = SupervisedProcess(
+                    step.command, output=file, environment=environment, keep=[self.lock]
+                )
+        try:
+            with forward_signals(process) as received:
+                while process.poll() is None:
+                    line.seconds = time.monotonic() - began
+                    line.look(step.output_dir)
+                    self.table.refresh()
+                    self.table.beat(prefix, line, life)
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        process.wait(0.5)
+        finally:
+            process.end()  # whatever happened here
+            ended = process.finish()
+            line.seconds, line.note = time.monotonic() - began, ""
+            life.unlink(missing_ok=True)
+        status = 128 + received[0] if received else ended
+        line.state = "stopped" if received else "failed" if status else "done"
+        return status, from_byte
+
+
+def _environment(spec: PipelineSpec, group: str) -> dict[str, str]:
+    """The environment of every stage."""
+    return {
+        STOP_VARIABLE: str(STOP_SECONDS),  # for stages that a launcher starts; we wait as long as they take
+        **os.environ,
+        "PYTHONUNBUFFERED": "1",
+        "WANDB_RUN_GROUP": os.environ.get("WANDB_RUN_GROUP") or group,
+        **variables(spec),
+    }
 
 
 def variables(spec: PipelineSpec) -> dict[str, str]:
@@ -420,54 +503,6 @@ def _check_needs(step: Step, steps: Sequence[Step], state: Mapping[str, Any]) ->
         receipt = read_receipt(by_name[need].output_dir)
         if not (receipt.get("finished") if receipt else "command" in state["stages"].get(need, {})):
             raise ConfigError(f"stage {step.spec.name!r} needs {need!r}, which is not finished; run it first")
-
-
-def _run_one(
-    step: Step,
-    line: StageStatus,
-    log: Path,
-    environment: Mapping[str, str],
-    lock: int,
-    table: StatusTable,
-    prefix: str,
-    forks: Preloaded | None,
-) -> tuple[int, int]:
-    """Run one stage, with signs of life that begin with `prefix` if there is no terminal.
-
-    Return its exit status and where its part of the log begins.
-    """
-    log.parent.mkdir(parents=True, exist_ok=True)
-    life = log.with_suffix(".now").absolute()
-    life.unlink(missing_ok=True)
-    line.state, began = "running", time.monotonic()
-    with log.open("ab") as file:
-        from_byte = file.tell()
-        file.write(f"$ {step.shown}\n".encode())
-        file.flush()
-    process: SupervisedProcess | Forked
-    if forks is not None and step.spec.launch is None:
-        process = forks.start(step.command[1:], log.absolute(), {heartbeat.FILE: str(life)})
-    else:
-        variables = {**environment, heartbeat.FILE: str(life)}
-        with log.open("ab") as file:
-            process = SupervisedProcess(step.command, output=file, environment=variables, keep=[lock])
-    try:
-        with forward_signals(process) as came:
-            while process.poll() is None:
-                line.seconds = time.monotonic() - began
-                line.look(step.output_dir)
-                table.refresh()
-                table.beat(prefix, line, life)
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(0.5)
-    finally:
-        process.end()  # whatever happened here
-        ended = process.finish()
-        line.seconds, line.note = time.monotonic() - began, ""
-        life.unlink(missing_ok=True)
-    status = 128 + came[0] if came else ended
-    line.state = "stopped" if came else "failed" if status else "done"
-    return status, from_byte
 
 
 def _explain(step: Step, line: StageStatus, log: Path, from_byte: int, status: int, rerun: str) -> str:

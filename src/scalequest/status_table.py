@@ -130,7 +130,7 @@ class StatusTable:
     """The live table on a terminal; elsewhere plain lines, one every 30 seconds, and the table at the end."""
 
     def __init__(self, console: Console, lines: Mapping[str, StageStatus]) -> None:
-        self._console, self._lines = console, lines
+        self._console, self.lines = console, lines
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
         self._said = time.monotonic()
 
@@ -144,12 +144,12 @@ class StatusTable:
             self.refresh()
             self._live.stop()
         else:
-            self._console.print(build_table(self._lines))
+            self._console.print(build_table(self.lines))
 
     def refresh(self) -> None:
         """Redraw the live table."""
         if self._live is not None:
-            self._live.update(build_table(self._lines), refresh=True)
+            self._live.update(build_table(self.lines), refresh=True)
 
     def beat(self, prefix: str, line: StageStatus, file: Path) -> None:
         """Print the running stage's progress, if there is no live table and nothing was printed for long."""
