@@ -59,7 +59,7 @@ def stage(
     """Our stage into a fresh folder, tracker and all; `scope` is its `seed_scope`."""
     from scalequest.chat import bind, load_format, load_tokenizer
     from scalequest.questions.generation import VERSION, GenerationConfig, generate_questions
-    from scalequest.stages import begin, tracked
+    from scalequest.script import open_stage, track
 
     config = GenerationConfig(
         model_name_or_path=options.model,
@@ -72,8 +72,8 @@ def stage(
     with tempfile.TemporaryDirectory() as folder:
         run = RunOptions(output_dir=f"{folder}/stage", track="none")
         start = time.perf_counter()
-        opened = begin("generate_questions", VERSION, run, config, inputs={})
-        with tracked(opened, run, config) as tracker:
+        opened = open_stage("generate_questions", VERSION, run, config, inputs={})
+        with track(opened, run, config) as tracker:
             receipt = generate_questions(opened, generator, chat, config, run, tracker=tracker)
         return Timed(rows, receipt["tokens"], time.perf_counter() - start)
 

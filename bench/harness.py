@@ -46,13 +46,13 @@ def harness(
     from scalequest.evaluation.evaluated_model import connect_engine
     from scalequest.evaluation.harness import VERSION, collect_results, evaluate
     from scalequest.evaluation.protocol import fingerprints_of_models, identity_of
-    from scalequest.stages import begin
+    from scalequest.script import open_stage
 
     (label,) = config.models
     with tempfile.TemporaryDirectory() as folder:
         run = RunOptions(output_dir=folder, track="none", block_size=block_size)
         given = identity_of(config, [label], [benchmark])
-        stage = begin(
+        stage = open_stage(
             "evaluate_model", VERSION, run, config, inputs=fingerprints_of_models(config, [label]), **given
         )
         start = time.perf_counter()

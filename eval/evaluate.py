@@ -62,8 +62,8 @@ from scalequest.markup import shorten
 from scalequest.preload import forked, preloaded
 from scalequest.recipe import Recipe, run_recipe
 from scalequest.records import Row, read_dropped, read_rows, source_fingerprint
+from scalequest.script import open_stage, run_script, track
 from scalequest.shards import Stage, clear
-from scalequest.stages import begin, explained, tracked
 from scalequest.subreaper import SupervisedProcess, forward_signals
 
 AUDIT = "audit.html"
@@ -139,7 +139,7 @@ def read_benchmarks(run: RunOptions, config: EvaluationConfig) -> list[LoadedBen
 def evaluate_in_process(run: RunOptions, config: EvaluationConfig, label: str) -> int:
     """Evaluate one model in its own process; returns its exit status."""
     if preloaded():  # a fork need not import again
-        return forked(lambda: explained(main, run, replace(config, only=label)))
+        return forked(lambda: run_script(main, run, replace(config, only=label)))
     process = SupervisedProcess([sys.executable, __file__, *sys.argv[1:], "--only", label])
     try:
         with forward_signals(process) as received:
@@ -167,7 +167,7 @@ def evaluate_one(
             harness.collect_results(run.output_dir, config, label, benchmarks)
         return
     with ExitStack() as stack:
-        tracker = stack.enter_context(tracked(stage, run, config, worker=place[0]))
+        tracker = stack.enter_context(track(stage, run, config, worker=place[0]))
         # The grading processes start while the engine loads
         pool = stack.enter_context(GradingPool(config.grading, config.graders))
         model = open_model(stack, stage, run, config, label, place)
@@ -244,7 +244,7 @@ def open_folder(
         inputs = {folder: source_fingerprint(folder) for folder in outputs}
     if config.score is not None:  # last: the first one is read as the model's fingerprint
         inputs |= {config.scores[label]: source_fingerprint(config.scores[label]) for label in labels}
-    return begin(
+    return open_stage(
         name,
         harness.VERSION,
         run,

@@ -29,7 +29,7 @@ from scalequest.evaluation.statistics import mean_of, share_of
 from scalequest.questions.text import masked, normalised
 from scalequest.recipe import Recipe, run_recipe
 from scalequest.records import Row, read_dropped, read_rows, source_fingerprint
-from scalequest.stages import begin
+from scalequest.script import open_stage
 from scalequest.tinymath.oracle import judge
 
 VERSION = 1  # raise by hand when the same configuration gives other rows
@@ -58,7 +58,9 @@ def main(run: RunOptions, args: MeasureConfig) -> None:
     """Judge every question, then print and write the measures."""
     used = {source: source_fingerprint(source) for source in inputs_of(args)}
     labels = list(args.generators)
-    stage = begin("measure_questions", VERSION, run, args, inputs=used, writes=(QUESTIONS,), labels=labels)
+    stage = open_stage(
+        "measure_questions", VERSION, run, args, inputs=used, writes=(QUESTIONS,), labels=labels
+    )
     if not stage.finished:
         rows = [
             row

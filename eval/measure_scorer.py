@@ -20,7 +20,7 @@ from scalequest.markup import table_lines
 from scalequest.questions.difficulty import rank_correlation
 from scalequest.receipts import finished_receipt
 from scalequest.records import read_rows
-from scalequest.stages import explained
+from scalequest.script import run_script
 from scalequest.tinymath.oracle import judge
 
 
@@ -60,4 +60,4 @@ if __name__ == "__main__":
     words = sys.argv[1:]
     if words and not words[0].startswith("-"):
         words = ["--scorer", *words]
-    sys.exit(explained(main, *parse(MeasureConfig, argv=words, description=__doc__ or "")))
+    sys.exit(run_script(main, *parse(MeasureConfig, argv=words, description=__doc__ or "")))

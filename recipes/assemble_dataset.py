@@ -19,8 +19,8 @@ from typing import Any
 
 from scalequest.config import RunOptions
 from scalequest.recipe import Recipe, run_recipe
+from scalequest.script import open_stage, track
 from scalequest.solutions.assembly import VERSION, AssembleConfig, assemble, cost_lines, upload
-from scalequest.stages import begin, tracked
 
 
 def main(run: RunOptions, config: AssembleConfig, worker: tuple[int, int]) -> None:
@@ -36,7 +36,7 @@ def main(run: RunOptions, config: AssembleConfig, worker: tuple[int, int]) -> No
     tests = read_benchmark_questions(config.contamination)
     inputs = {part.source: source_fingerprint(part.source) for part in config.parts}
     quotas = [part.rows for part in config.parts]
-    stage = begin(
+    stage = open_stage(
         RECIPE.name, RECIPE.version, run, config, inputs=inputs, worker=worker,
         writes=("report.html", "report.json"), benchmarks=sha256_of_questions(tests.questions), quotas=quotas,
     )  # fmt: skip
@@ -48,7 +48,7 @@ def main(run: RunOptions, config: AssembleConfig, worker: tuple[int, int]) -> No
         for number, part in enumerate(config.parts):
             own = read_inputs([part.source], "query", "response", columns=config.columns, limit=run.limit)
             rows += [{**row, "id": f"{number}-{row['id']}", "part": number} for row in own]
-        with tracked(stage, run, config, worker=worker[0]) as tracker:
+        with track(stage, run, config, worker=worker[0]) as tracker:
             funnel = cost_lines(receipts(config.run, inputs))
             assemble(stage, rows, config, run, tests=tests.questions, funnel=funnel, tracker=tracker)
 

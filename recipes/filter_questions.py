@@ -32,7 +32,7 @@ from typing import Any
 from scalequest.config import RunOptions, to_dict
 from scalequest.questions.filters import VERSION, FilterConfig, filter_questions
 from scalequest.recipe import Recipe, run_recipe
-from scalequest.stages import begin, tracked
+from scalequest.script import open_stage, track
 
 
 def main(run: RunOptions, config: FilterConfig, worker: tuple[int, int]) -> None:
@@ -65,7 +65,7 @@ def main(run: RunOptions, config: FilterConfig, worker: tuple[int, int]) -> None
     if config.by_verdict:
         prompt = load_prompt(config.solvability.prompt or "")
         identity["prompt"] = to_dict(prompt)
-    stage = begin(
+    stage = open_stage(
         RECIPE.name, RECIPE.version, run, config,
         inputs=inputs, writes=("report.html",), worker=worker, **identity,
     )  # fmt: skip
@@ -76,7 +76,7 @@ def main(run: RunOptions, config: FilterConfig, worker: tuple[int, int]) -> None
     # 2. Steps that look at text run over all rows, then the model is asked about what is left, block by block
     rows = read_inputs(config.input, "question", columns=config.columns, limit=run.limit, without=())
     with ExitStack() as stack:
-        tracker = stack.enter_context(tracked(stage, run, config, worker=worker[0]))
+        tracker = stack.enter_context(track(stage, run, config, worker=worker[0]))
         generator = chat = None
         if config.asks_model:
             chat = bind(chat_format, load_tokenizer(model, revision))

@@ -32,7 +32,7 @@ import sys
 from scalequest.config import RunOptions, to_dict
 from scalequest.questions.generation import VERSION, GenerationConfig, generate_questions
 from scalequest.recipe import Recipe, run_recipe
-from scalequest.stages import begin, tracked
+from scalequest.script import open_stage, track
 
 
 def main(run: RunOptions, config: GenerationConfig, worker: tuple[int, int]) -> None:
@@ -44,7 +44,7 @@ def main(run: RunOptions, config: GenerationConfig, worker: tuple[int, int]) -> 
     # 1. The folder, and the fingerprint of all that can change a row
     chat_format = load_format(config.chat_format)
     model, revision = config.model_name_or_path, config.model_revision
-    stage = begin(
+    stage = open_stage(
         RECIPE.name, RECIPE.version, run, config,
         inputs={model: model_fingerprint(model, revision)}, chat_format=to_dict(chat_format), worker=worker,
     )  # fmt: skip
@@ -56,7 +56,7 @@ def main(run: RunOptions, config: GenerationConfig, worker: tuple[int, int]) -> 
     # Where an engine of several processes cannot be seeded by block, no two workers or restarts start alike.
     seed = row_seed(run.seed, "engine", worker[0], stage.written())
     with (
-        tracked(stage, run, config, worker=worker[0]) as tracker,
+        track(stage, run, config, worker=worker[0]) as tracker,
         open_generator(model, config.engine, revision=revision, seed=seed) as generator,
     ):
         stage.receipt["engine"] = f"{generator.name} {generator.version}"

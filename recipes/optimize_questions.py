@@ -50,7 +50,7 @@ from scalequest.questions.rewriting import (
     server_rewriter,
 )
 from scalequest.recipe import Recipe, run_recipe
-from scalequest.stages import begin, tracked
+from scalequest.script import open_stage, track
 
 
 def main(run: RunOptions, config: RewriteConfig, worker: tuple[int, int]) -> None:
@@ -73,7 +73,7 @@ def main(run: RunOptions, config: RewriteConfig, worker: tuple[int, int]) -> Non
         chat_format = load_format(config.chat_format or "")
         identity["chat_format"] = to_dict(chat_format)
     writes = ("pairs.html",)
-    stage = begin(
+    stage = open_stage(
         RECIPE.name, RECIPE.version, run, config,
         inputs=inputs, writes=writes, worker=worker, **identity,
     )  # fmt: skip
@@ -83,7 +83,7 @@ def main(run: RunOptions, config: RewriteConfig, worker: tuple[int, int]) -> Non
     # 2. Rewrite each question in the direction that its id draws
     rows = read_inputs(config.input, "question", columns=config.columns, limit=run.limit)
     with ExitStack() as stack:
-        tracker = stack.enter_context(tracked(stage, run, config, worker=worker[0]))
+        tracker = stack.enter_context(track(stage, run, config, worker=worker[0]))
         rewriter = rule_rewriter
         if config.rewriter == "server":
             journal = stage.output_dir / "parts"

@@ -29,8 +29,8 @@ from typing import Any
 
 from scalequest.config import RunOptions, to_dict
 from scalequest.recipe import Recipe, run_recipe
+from scalequest.script import open_stage, track
 from scalequest.solutions.rewards import VERSION, ScoreConfig, reward_token, score
-from scalequest.stages import begin, tracked
 
 
 def main(run: RunOptions, config: ScoreConfig, worker: tuple[int, int]) -> None:
@@ -48,7 +48,7 @@ def main(run: RunOptions, config: ScoreConfig, worker: tuple[int, int]) -> None:
     if config.chat_format:
         chat_format = load_format(config.chat_format)
         identity["chat_format"] = to_dict(chat_format)
-    stage = begin(RECIPE.name, RECIPE.version, run, config, inputs=inputs, worker=worker, **identity)
+    stage = open_stage(RECIPE.name, RECIPE.version, run, config, inputs=inputs, worker=worker, **identity)
     if stage.finished:
         return
 
@@ -59,7 +59,7 @@ def main(run: RunOptions, config: ScoreConfig, worker: tuple[int, int]) -> None:
     tokenizer = load_tokenizer(config.tokenizer or model, None if config.tokenizer else revision)
     chat = bind(chat_format, tokenizer) if config.chat_format else None
     with (
-        tracked(stage, run, config, worker=worker[0]) as tracker,
+        track(stage, run, config, worker=worker[0]) as tracker,
         open_scorer(model, config.engine, revision=revision) as scorer,
     ):
         stage.receipt["engine"] = f"{scorer.name} {scorer.version}"

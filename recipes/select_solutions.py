@@ -18,8 +18,8 @@ import sys
 
 from scalequest.config import RunOptions
 from scalequest.recipe import Recipe, run_recipe
+from scalequest.script import open_stage, track
 from scalequest.solutions.selection import VERSION, SelectConfig, select_solutions
-from scalequest.stages import begin, tracked
 
 
 def main(run: RunOptions, config: SelectConfig, worker: tuple[int, int]) -> None:
@@ -27,11 +27,11 @@ def main(run: RunOptions, config: SelectConfig, worker: tuple[int, int]) -> None
     from scalequest.records import read_inputs, source_fingerprint
 
     inputs = {source: source_fingerprint(source) for source in config.input}
-    stage = begin(RECIPE.name, RECIPE.version, run, config, inputs=inputs, worker=worker)
+    stage = open_stage(RECIPE.name, RECIPE.version, run, config, inputs=inputs, worker=worker)
     if stage.finished:
         return
     rows = read_inputs(config.input, *config.needed, columns=config.columns, limit=run.limit)
-    with tracked(stage, run, config, worker=worker[0]) as tracker:
+    with track(stage, run, config, worker=worker[0]) as tracker:
         select_solutions(stage, rows, config, run, tracker=tracker)
 
 

@@ -34,6 +34,7 @@ from contextlib import ExitStack
 
 from scalequest.config import RunOptions, to_dict
 from scalequest.recipe import Recipe, run_recipe
+from scalequest.script import open_stage, track
 from scalequest.solutions.solving import (
     SAMPLE_COLUMNS,
     VERSION,
@@ -43,7 +44,6 @@ from scalequest.solutions.solving import (
     left_out,
     solve_questions,
 )
-from scalequest.stages import begin, tracked
 
 
 def main(run: RunOptions, config: SolveConfig, worker: tuple[int, int]) -> None:
@@ -59,7 +59,7 @@ def main(run: RunOptions, config: SolveConfig, worker: tuple[int, int]) -> None:
     solver = model_fingerprint(model, revision)
     if config.reuse:
         check_reuse(config.input, solver, chat_format, config.sampling)
-    stage = begin(
+    stage = open_stage(
         RECIPE.name, RECIPE.version, run, config,
         inputs={**inputs, model: solver}, chat_format=to_dict(chat_format), worker=worker,
     )  # fmt: skip
@@ -72,7 +72,7 @@ def main(run: RunOptions, config: SolveConfig, worker: tuple[int, int]) -> None:
     rows = read_inputs(config.input, *needed, columns=config.columns, limit=run.limit, without=without)
     chat = bind(chat_format, load_tokenizer(model, revision))
     with ExitStack() as stack:
-        tracker = stack.enter_context(tracked(stage, run, config, worker=worker[0]))
+        tracker = stack.enter_context(track(stage, run, config, worker=worker[0]))
         generator = None
         if asks_model(rows, config):
             # Where an engine of several processes cannot be seeded by block, no two workers start alike.

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from scalequest.config import RunOptions
+from scalequest.script import open_stage
 from scalequest.shards import Stage
-from scalequest.stages import begin
 
 
 def opened(name: str, run: RunOptions, config: Any) -> Stage:
-    return begin(name, 1, run, config, inputs={})
+    return open_stage(name, 1, run, config, inputs={})
 
 
 def killed_once_sealed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,7 +33,7 @@ FORBIDDEN = {
     "grading/compare": ASKING,
     "engines": ("grading", "tinymath", *STAGES),
     "data": ("engines", "grading", "tinymath", *STAGES),
-    "stages": ("engines", "grading", "tinymath", *STAGES),
+    "script": ("engines", "grading", "tinymath", *STAGES),
     "tinymath": ("engines", *STAGES),
     "questions": ("training", "evaluation"),
     "solutions": ("training", "evaluation", "tinymath"),

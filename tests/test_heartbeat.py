@@ -17,11 +17,11 @@ SCRIPT = """
 import os, sys, time
 from scalequest import heartbeat
 from scalequest.config import RunOptions
-from scalequest.stages import begin, explained
+from scalequest.script import open_stage, run_script
 
 def main(output):
     time.sleep(0.7)
-    stage = begin("slow", 1, RunOptions(output_dir=output), RunOptions(output_dir=output), inputs={})
+    stage = open_stage("slow", 1, RunOptions(output_dir=output), RunOptions(output_dir=output), inputs={})
     heartbeat.now("loading the model")
     time.sleep(0.9)
     with heartbeat.doing("tokenising", total=100) as work:
@@ -29,7 +29,7 @@ def main(output):
             time.sleep(0.15)
             work.done += 10
 
-sys.exit(explained(main, sys.argv[1]))
+sys.exit(run_script(main, sys.argv[1]))
 """
 
 

@@ -119,7 +119,7 @@ def test_where_ctrl_c_does_something_else_nothing_changes() -> None:
 def test_a_stage_in_a_dropping_place_is_interrupted_all_the_same() -> None:
     script = (
         "import os, signal, sys, time\n"
-        "from scalequest.stages import explained\n"
+        "from scalequest.script import run_script\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "class Pressing:\n"
         "    def __del__(self):\n"
@@ -129,7 +129,7 @@ def test_a_stage_in_a_dropping_place_is_interrupted_all_the_same() -> None:
         "    Pressing()\n"
         "    time.sleep(30)\n"
         "    print('it went on')\n"
-        "sys.exit(explained(main))\n"
+        "sys.exit(run_script(main))\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGINT, done.stderr

@@ -72,7 +72,7 @@ from scalequest.config import RunOptions, to_dict
 from scalequest.engines.base import Completion
 from scalequest.block_loop import stream
 from scalequest.recipe import Recipe, run_recipe
-from scalequest.stages import begin
+from scalequest.script import open_stage
 
 def answer(blocks):
     for index, numbers in blocks:
@@ -82,7 +82,7 @@ def answer(blocks):
         yield index, [Completion(str(number), (), "stop", 3, 50) for number in numbers]
 
 def main(run):
-    stage = begin("long", 1, run, run, inputs={})
+    stage = open_stage("long", 1, run, run, inputs={})
     heartbeat.now("loading the model")
     time.sleep(1)
     stream(stage, 40, 40, requests=lambda n: [n], generate=answer, row=lambda n, replies: {"id": str(n)})

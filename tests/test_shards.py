@@ -20,8 +20,8 @@ import pytest
 from scalequest.parts import read_part
 from scalequest.records import read_rows, source_fingerprint
 from scalequest.removal import refuse_overlap
+from scalequest.script import run_script
 from scalequest.shards import Stage, StageError
-from scalequest.stages import explained
 
 ROWS = 40
 BLOCK = 14
@@ -799,5 +799,5 @@ def test_whichever_worker_is_stopped_says_why(
         os.environ.pop("RANK", None)  # as `worker` does
         raise StageError("no space left")
 
-    assert explained(main) == 2
+    assert run_script(main) == 2
     assert capsys.readouterr().err == f"{head}no space left\n"

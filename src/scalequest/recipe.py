@@ -24,8 +24,8 @@ from typing import Any, Literal
 
 from scalequest.config import ConfigError, RunOptions, parse
 from scalequest.launch import on_ray, worker
+from scalequest.script import run_script
 from scalequest.shards import Asked, asking
-from scalequest.stages import explained
 
 # data: workers share the blocks of a folder; training: the processes train one model together;
 # evaluation: one process per model; tool: reads settings, and leaves no stage folder.
@@ -100,7 +100,7 @@ def run_with(recipe: Recipe, *values: Any) -> int:
         from scalequest.training.safety import leave_when_told
 
         leave_when_told(Path(values[1].output_dir))
-    return explained(recipe, *values)
+    return run_script(recipe, *values)
 
 
 @cache

@@ -148,10 +148,7 @@ class Stage:
         """
         folder = Path(output_dir)
         refuse_overlap(folder, fresh, list(inputs or {}))
-        fields = {**fingerprint, **({"inputs": list(inputs.values())} if inputs else {})}
-        fields = redacted(json.loads(json.dumps(fields, sort_keys=True)), environment=False)
-        identity = {"stage": name, "version": version, **_flat(fields)}
-        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+        fields, identity, digest = _identify(name, version, fingerprint, inputs or {})
         if _asking.get():
             raise Asked(digest)
         if worker:
@@ -162,17 +159,10 @@ class Stage:
             try:
                 receipt = _set_up(folder, identity, digest, fresh)
                 if receipt is None or not receipt["finished"]:
+                    started = receipt["started"] if receipt else _now()
                     receipt = {
-                        "stage": name,
-                        "version": version,
-                        "fingerprint": digest,
-                        "fingerprint_fields": redacted(fields),
-                        "inputs": {redacted(source): digest for source, digest in (inputs or {}).items()},
-                        "writes": list(writes),
-                        **_code(),
-                        "started": receipt["started"] if receipt else _now(),
-                        "session": os.environ.get(SESSION) or secrets.token_hex(8),
-                        "finished": False,
+                        **_begun(name, version, digest, fields, inputs or {}, writes),
+                        "started": started,
                     }
                     write(folder / "receipt.json", as_json(receipt))
                     write(folder / "config.yaml", as_yaml(redacted(config)))
@@ -318,24 +308,31 @@ class Stage:
                     f"{self.output_dir}: rows are lost: {rows_in} in, but {tally.kept} kept + "
                     f"{sum(tally.dropped.values())} dropped {tally.dropped}"
                 )
-            kept = (row for path in parts for row, reason in read_part(path) if reason is None)
-            dropped = (
-                {**row, "reason": why} for path in parts for row, why in read_part(path) if why is not None
-            )
-            types = tally.kept_types.types or {
-                k: t for k, t in tally.dropped_types.types.items() if k != "reason"
-            }
-            files = write_parquet(self.output_dir / "data", kept, tally.kept, types, columns)
-            output = output_digest(files)
-            shutil.rmtree(self.output_dir / "dropped", ignore_errors=True)
-            if tally.dropped:
-                count, types = sum(tally.dropped.values()), tally.dropped_types.types
-                files |= write_parquet(self.output_dir / "dropped", dropped, count, types, columns)
+            files, output = self._merge(parts, tally, columns)
             header = "configs:\n- config_name: default\n  data_files: data/*.parquet\n---\n\n"
             header = f"---\n{front_matter({'license': license}) if license else ''}{header}"
             counts = tally.counts
             about = (tokens, seconds, header + card, output, files, counts, beside)
             return self._seal(rows_in, tally.kept, tally.dropped, *about)
+
+    def _merge(
+        self, parts: Sequence[Path], tally: Tally, columns: Sequence[str]
+    ) -> tuple[dict[str, FileRecord], str]:
+        """Write all blocks into data/ and dropped/; returns their records and the digest of data/."""
+        kept = (row for path in parts for row, reason in read_part(path) if reason is None)
+        types = tally.kept_types.types or {
+            key: of for key, of in tally.dropped_types.types.items() if key != "reason"
+        }
+        files = write_parquet(self.output_dir / "data", kept, tally.kept, types, columns)
+        output = output_digest(files)
+        shutil.rmtree(self.output_dir / "dropped", ignore_errors=True)
+        if tally.dropped:
+            dropped = (
+                {**row, "reason": why} for path in parts for row, why in read_part(path) if why is not None
+            )
+            count, types = sum(tally.dropped.values()), tally.dropped_types.types
+            files |= write_parquet(self.output_dir / "dropped", dropped, count, types, columns)
+        return files, output
 
     def finish_model(
         self,
@@ -634,6 +631,39 @@ def _value_of(values: Mapping[str, Any], key: str, width: int | None = 60) -> st
 
 
 @cache
+def _identify(
+    name: str, version: int, fingerprint: Mapping[str, Any], inputs: Mapping[str, str]
+) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """What can change a row, as the receipt holds it, as it is compared, and its digest."""
+    fields = {**fingerprint, **({"inputs": list(inputs.values())} if inputs else {})}
+    fields = redacted(json.loads(json.dumps(fields, sort_keys=True)), environment=False)
+    identity = {"stage": name, "version": version, **_flat(fields)}
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    return fields, identity, digest
+
+
+def _begun(
+    name: str,
+    version: int,
+    digest: str,
+    fields: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    writes: Sequence[str],
+) -> dict[str, Any]:
+    """The receipt of a stage that has just begun."""
+    return {
+        "stage": name,
+        "version": version,
+        "fingerprint": digest,
+        "fingerprint_fields": redacted(fields),
+        "inputs": {redacted(source): digest for source, digest in inputs.items()},
+        "writes": list(writes),
+        **_code(),
+        "session": os.environ.get(SESSION) or secrets.token_hex(8),
+        "finished": False,
+    }
+
+
 def _code() -> dict[str, Any]:
     """Versions of what can matter, and the commit of this code where it runs from a clone."""
     versions = {"python": platform.python_version()}

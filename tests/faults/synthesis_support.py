@@ -40,9 +40,9 @@ def run_recipe(name: str, given: Mapping[str, Any], log: str, variables: Mapping
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     from scalequest.config import build
-    from scalequest.stages import explained
+    from scalequest.script import run_script
 
-    sys.exit(explained(script.RECIPE, *build(script.RECIPE.configs(), given)))
+    sys.exit(run_script(script.RECIPE, *build(script.RECIPE.configs(), given)))
 
 
 def start(name: str, given: Mapping[str, Any], **variables: str) -> Any:

@@ -13,6 +13,7 @@ from scalequest.config import ConfigError, RunOptions, to_dict
 from scalequest.engines.base import Completion, Sampling
 from scalequest.grading import majority
 from scalequest.records import read_inputs
+from scalequest.script import open_stage
 from scalequest.solutions.solving import (
     Sampled,
     SolveConfig,
@@ -23,7 +24,6 @@ from scalequest.solutions.solving import (
     read_answers,
     solve_questions,
 )
-from scalequest.stages import begin
 from stage_support import dropped, kept, opened
 from tiny_model import stories
 
@@ -100,7 +100,9 @@ def test_reuse_wants_the_same_model_format_and_sampling(tmp_path: Path) -> None:
     chat_format = load_format("tinymath")
     run = RunOptions(output_dir=str(tmp_path), track="none")
     config = SolveConfig(input=["x"], model_name_or_path="m", chat_format="tinymath", sampling=SAMPLING)
-    begin("filter_questions", 1, run, config, inputs={"m": "abc"}, chat_format=to_dict(chat_format)).close()
+    open_stage(
+        "filter_questions", 1, run, config, inputs={"m": "abc"}, chat_format=to_dict(chat_format)
+    ).close()
     check_reuse([str(tmp_path)], "abc", chat_format, SAMPLING)
     with pytest.raises(ConfigError, match="another sampling"):
         check_reuse([str(tmp_path)], "abc", chat_format, Sampling(0.8, 0.95, 40))

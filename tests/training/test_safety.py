@@ -22,8 +22,8 @@ from safetensors.torch import load_file
 from training_support import logged, same
 
 from scalequest.config import ConfigError
+from scalequest.script import run_script
 from scalequest.shards import StageError
-from scalequest.stages import explained
 from scalequest.training import ranks
 from scalequest.training.checks import check_settings
 from scalequest.training.progress import Report, last_metrics
@@ -249,7 +249,7 @@ def test_a_mistake_that_one_rank_finds_is_every_ranks(
     for rank in (0, 1):
         with pytest.raises(StageError, match="other settings") as caught:
             ranks.once(SimpleNamespace(process_index=rank, world_size=2), mistaken)
-        status, said = explained(lambda *_, error=caught.value: fail(error)), capsys.readouterr().err
+        status, said = run_script(lambda *_, error=caught.value: fail(error)), capsys.readouterr().err
         assert (status, said) == (2, "" if rank else "error: other settings\n")  # said once
     sent[:] = [[7, None]]
     assert ranks.once(SimpleNamespace(process_index=1, world_size=2), lambda: 0) == 7

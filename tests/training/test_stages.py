@@ -32,7 +32,9 @@ def stage(request: pytest.FixtureRequest) -> Any:
 
 
 def test_a_recipe_reads_the_keys_of_its_stage(stage: TrainingStage) -> None:
-    assert recipe(stage.name).types() == stage.configs()
+    described = recipe(stage.name).RECIPE
+    assert described.configs() == stage.configs()
+    assert (described.name, described.version, described.kind) == (stage.name, stage.version, "training")
 
 
 def test_memory_is_estimated_from_what_its_config_declares(stage: TrainingStage, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from scalequest.tracking import Tracker
 log = logging.getLogger(__name__)
 
 
-def begin(
+def open_stage(
     name: str,
     version: int,
     run: RunOptions,
@@ -79,7 +79,7 @@ def _settings(config: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def tracked(stage: Stage, run: RunOptions, config: Any, *, worker: int = 0) -> Iterator[Tracker]:
+def track(stage: Stage, run: RunOptions, config: Any, *, worker: int = 0) -> Iterator[Tracker]:
     """Report a stage while its body runs; after it, its counts and its folder."""
     name = str(stage.receipt["stage"])
     with Tracker.start(
@@ -106,7 +106,7 @@ def tracked(stage: Stage, run: RunOptions, config: Any, *, worker: int = 0) -> I
         tracker.artifact(name, "dataset", run.output_dir, {"rows": receipt["kept"]})
 
 
-def explained(main: Callable[..., None], *args: Any) -> int:
+def run_script(main: Callable[..., None], *args: Any) -> int:
     """Run a script's `main`; a mistake of the user's becomes one line and exit status 2.
 
     Every worker says what stopped it, with its number: the first may have met nothing, or be ended by the
