@@ -52,7 +52,7 @@ from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scalequest import durable, heartbeat
+from scalequest import atomic_files, heartbeat
 from scalequest.config import ConfigError, RunOptions
 from scalequest.evaluation import harness, protocol, tables
 from scalequest.evaluation.benchmarks import LoadedBenchmark, load_benchmark
@@ -63,7 +63,7 @@ from scalequest.preload import forked, preloaded
 from scalequest.recipe import Recipe, run_recipe
 from scalequest.records import Row, read_dropped, read_rows, source_fingerprint
 from scalequest.script import open_stage, run_script, track
-from scalequest.shards import Stage, clear
+from scalequest.stage_folder import Stage, clear
 from scalequest.subreaper import SupervisedProcess, forward_signals
 
 AUDIT = "audit.html"
@@ -124,7 +124,7 @@ def read_benchmarks(run: RunOptions, config: EvaluationConfig) -> list[LoadedBen
         load_benchmark(path, run.limit, patches=config.patches, hub=config.hub) for path in config.benchmarks
     ]
     benchmarks = protocol.apply_prompts(loaded, config)
-    if len({durable.one_file(benchmark.name) for benchmark in benchmarks}) < len(benchmarks):
+    if len({atomic_files.one_file(benchmark.name) for benchmark in benchmarks}) < len(benchmarks):
         raise ConfigError("benchmarks: two files have the same name, or differ only by its case")
     by_title: dict[str, str] = {}
     for benchmark in benchmarks:

@@ -30,7 +30,7 @@ from errno import EISDIR
 from pathlib import Path
 from typing import Any
 
-from scalequest import durable
+from scalequest import atomic_files
 from scalequest.config import ConfigError, option, required
 from scalequest.grading import Extracted, Grader, GraderOptions, Verdict, extract
 from scalequest.ranges import COUNT
@@ -134,7 +134,7 @@ def prepare_output(config: GradeConfig) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise IsADirectoryError(EISDIR, "is a folder; give another output_dir", str(path))
-        durable.write(trial := path.with_name(f".{path.name}.trial"), b"")
+        atomic_files.write(trial := path.with_name(f".{path.name}.trial"), b"")
         trial.unlink()
     return path
 
@@ -147,7 +147,7 @@ def write_rows(path: Path, cells: Cells, verdicts: Mapping[int, Verdict]) -> Non
     )
     data = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
     with writing(path):
-        durable.write(path, gzip.compress(data) if path.suffix == ".gz" else data)
+        atomic_files.write(path, gzip.compress(data) if path.suffix == ".gz" else data)
 
 
 @contextmanager

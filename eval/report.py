@@ -27,7 +27,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
-from scalequest import durable
+from scalequest import atomic_files
 from scalequest.config import ConfigError, option
 from scalequest.evaluation import comparison, funnel, tables
 from scalequest.evaluation.export import write_lm_eval
@@ -127,7 +127,7 @@ def gather(args: ReportConfig) -> Found:
         ConfigError: a folder is missing or has no results, or a file is wrong.
     """
     stages = funnel.read_stages(args.run) if args.run else []
-    measured = [durable.read_object(path) for path in find_files(args.run, args.questions, QUESTIONS)]
+    measured = [atomic_files.read_object(path) for path in find_files(args.run, args.questions, QUESTIONS)]
     for folder in args.evaluations:
         if not any(find_files(None, [folder], RESULTS)):
             raise ConfigError(f"evaluations: {folder}: no {RESULTS} here or below; did no model finish?")
@@ -329,7 +329,7 @@ def number_tables(made: Sequence[tables.Table], number: int, name: str, of: int)
 def read_wall_seconds(run: Path) -> dict[str, float]:
     """Wall-clock seconds of each stage, as the pipeline measured them."""
     try:
-        stages = durable.read_object(run / "run.json")["stages"]
+        stages = atomic_files.read_object(run / "run.json")["stages"]
     except (OSError, ValueError, KeyError):
         return {}
     return {
@@ -348,14 +348,14 @@ def writing(output: Path) -> Iterator[None]:
 
 def write_report(folder: Path, shown: Sequence[tables.Table], title: str, details: dict[str, Any]) -> None:
     """Write the report's files."""
-    durable.write(folder / "report.md", tables.format_markdown(shown, title).encode())
+    atomic_files.write(folder / "report.md", tables.format_markdown(shown, title).encode())
     content = {"title": title, "tables": [asdict(table) for table in shown], **details}
-    durable.write(folder / "report.json", durable.as_json(content))
+    atomic_files.write(folder / "report.json", atomic_files.as_json(content))
     for table in shown:
-        if fault := durable.name_fault(table.name):  # the result files may come from anybody
+        if fault := atomic_files.name_fault(table.name):  # the result files may come from anybody
             raise ConfigError(f"table {table.name[:80]!r} cannot name a file: {fault}")
-        durable.write(folder / f"{table.name}.tex", tables.format_latex(table).encode())
-        durable.write(folder / f"{table.name}.csv", tables.format_csv(table).encode())
+        atomic_files.write(folder / f"{table.name}.tex", tables.format_latex(table).encode())
+        atomic_files.write(folder / f"{table.name}.csv", tables.format_csv(table).encode())
 
 
 RECIPE = Recipe("report", 1, "tool", lambda: (ReportConfig,), main)

@@ -43,7 +43,7 @@ def main(config: StatisticsConfig) -> None:
     from rich.table import Table
 
     from scalequest import pages
-    from scalequest.durable import as_json, write
+    from scalequest.atomic_files import as_json, write
     from scalequest.evaluation.benchmark_questions import read_benchmark_questions
     from scalequest.records import read_inputs
     from scalequest.solutions.overview import lines, overview, sections

@@ -10,7 +10,7 @@ import pytest
 
 from scalequest.config import RunOptions
 from scalequest.script import open_stage
-from scalequest.shards import Stage
+from scalequest.stage_folder import Stage
 
 
 def opened(name: str, run: RunOptions, config: Any) -> Stage:

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from scalequest.config import RunOptions, fingerprint_fields, option, to_dict
 from scalequest.recipe import Recipe, run_recipe
 from scalequest.records import read_rows, source_fingerprint
-from scalequest.shards import Stage
+from scalequest.stage_folder import Stage
 
 @dataclass(frozen=True)
 class Numbers(RunOptions):

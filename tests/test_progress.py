@@ -16,7 +16,7 @@ from scalequest.engines.base import Completion, EngineConfig, Sampling
 from scalequest.engines.loading import open_generator
 from scalequest.progress import GateError, Gates, Progress
 from scalequest.records import Row
-from scalequest.shards import Stage
+from scalequest.stage_folder import Stage
 from stage_support import kept, receipt
 
 

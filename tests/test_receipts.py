@@ -18,7 +18,7 @@ from scalequest.config import ConfigError
 from scalequest.evaluation.funnel import build_funnel, read_stages
 from scalequest.evaluation.protocol import read_receipt
 from scalequest.records import check_rows, model_fingerprint, read_dropped, read_rows, source_fingerprint
-from scalequest.shards import Stage, StageError
+from scalequest.stage_folder import Stage, StageError
 
 OLD = Path(__file__).parent / "data/old_stage"  # as it was written before receipts named files
 ONE = "data/train-00000-of-00003.parquet"
@@ -35,7 +35,7 @@ def made(folder: Path, rows: int = 30, **settings: Any) -> Path:
 @pytest.fixture
 def whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A stage of 30 rows in three files, and one that it dropped."""
-    monkeypatch.setattr("scalequest.parts.ROWS_PER_FILE", 10)
+    monkeypatch.setattr("scalequest.blocks.ROWS_PER_FILE", 10)
     return made(tmp_path / "whole")
 
 

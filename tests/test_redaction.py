@@ -14,7 +14,7 @@ import pytest
 from scalequest.config import ConfigError, build, fingerprint_fields, option, parse, read_yaml, to_dict
 from scalequest.pipeline import load, plan
 from scalequest.redaction import SECRET, is_secret, redacted
-from scalequest.shards import Stage, StageError
+from scalequest.stage_folder import Stage, StageError
 from scalequest.tracking import Tracker
 
 ROOT = Path(__file__).parents[1]

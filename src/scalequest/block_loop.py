@@ -13,7 +13,7 @@ from scalequest.engines.base import Block, Completion, Generator, Request, Sampl
 from scalequest.markup import shorten
 from scalequest.progress import Gates, Progress, Reply
 from scalequest.records import Row, row_seed
-from scalequest.shards import Stage
+from scalequest.stage_folder import Stage
 from scalequest.tracking import Tracker
 
 logger = logging.getLogger(__name__)

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from scalequest.atomic_files import StageError, read_object
 from scalequest.config import ConfigError
-from scalequest.durable import StageError, read_object
 
 _LONGEST = 400  # characters of a library's message, which may list all that it knows
 

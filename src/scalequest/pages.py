@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from scalequest.durable import write
+from scalequest.atomic_files import write
 from scalequest.markup import number as number
 from scalequest.markup import visible
 

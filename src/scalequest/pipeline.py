@@ -44,7 +44,7 @@ from typing import Any
 
 from rich.console import Console
 
-from scalequest import durable, heartbeat
+from scalequest import atomic_files, heartbeat
 from scalequest.config import ConfigError, build, option, read_yaml, required
 from scalequest.launch import STOP_SECONDS, STOP_VARIABLE
 from scalequest.preload import Forked, Preloaded, possible
@@ -127,7 +127,7 @@ def load(path: str | Path) -> PipelineSpec:
             raise ConfigError(f"{path}: stage {stage.name[:80]!r}: {fault}")
         if stage.name in names:
             raise ConfigError(f"{path}: duplicate stage name {stage.name!r}")
-        if (other := files.setdefault(durable.one_file(stage.name), stage.name)) != stage.name:
+        if (other := files.setdefault(atomic_files.one_file(stage.name), stage.name)) != stage.name:
             raise ConfigError(f"{path}: stages {other!r} and {stage.name!r} differ only by case; rename one")
         for need in stage.needs:
             if need not in names:
@@ -149,9 +149,9 @@ def load(path: str | Path) -> PipelineSpec:
 def _stage_fault(name: str) -> str | None:
     if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
         return "a name is letters, digits, '_', '.' and '-'"
-    if durable.one_file(name) in _OWN:
+    if atomic_files.one_file(name) in _OWN:
         return "the run keeps its own things under this name; choose another"
-    fault = durable.name_fault(name)
+    fault = atomic_files.name_fault(name)
     return f"it cannot name a folder: {fault}" if fault else None
 
 
@@ -551,4 +551,4 @@ def _read_state(output: Path) -> dict[str, Any]:
 
 
 def _write_state(output: Path, state: Mapping[str, Any]) -> None:
-    durable.write(output / STATE, durable.as_json(state))
+    atomic_files.write(output / STATE, atomic_files.as_json(state))

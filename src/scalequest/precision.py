@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from scalequest.durable import read_object
+from scalequest.atomic_files import read_object
 from scalequest.hardware import has_gpu
 
 log = logging.getLogger(__name__)

@@ -18,8 +18,8 @@ from glob import glob
 from pathlib import Path
 from typing import Any
 
+from scalequest.atomic_files import StageError
 from scalequest.config import ConfigError, read_configs, read_yaml
-from scalequest.durable import StageError
 from scalequest.hardware import has_gpu
 from scalequest.pipeline import Step
 from scalequest.recipe import load_recipe

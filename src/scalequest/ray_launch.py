@@ -21,7 +21,7 @@ from scalequest import heartbeat
 from scalequest.config import ConfigError, RunOptions, to_dict
 from scalequest.launch import IN_RAY
 from scalequest.removal import refuse_overlap
-from scalequest.shards import SESSION, StageError, clear
+from scalequest.stage_folder import SESSION, StageError, clear
 
 RETRIES = 10  # of a worker whose process or machine was lost
 

@@ -11,8 +11,8 @@ from typing import Annotated, Any, BinaryIO, Literal, cast
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
 
+from scalequest.atomic_files import as_json, read_json, write
 from scalequest.config import ConfigError
-from scalequest.durable import as_json, read_json, write
 
 RECEIPT = "receipt.json"
 _AGAIN = "restore it from a copy, or remove the folder and run its stage again"

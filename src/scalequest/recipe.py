@@ -25,7 +25,7 @@ from typing import Any, Literal
 from scalequest.config import ConfigError, RunOptions, parse
 from scalequest.launch import on_ray, worker
 from scalequest.script import run_script
-from scalequest.shards import Asked, asking
+from scalequest.stage_folder import Asked, asking
 
 # data: workers share the blocks of a folder; training: the processes train one model together;
 # evaluation: one process per model; tool: reads settings, and leaves no stage folder.

@@ -16,8 +16,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
+from scalequest.atomic_files import DEEPEST, check_json, parse_text
 from scalequest.config import ConfigError
-from scalequest.durable import DEEPEST, check_json, parse_text
 from scalequest.models import check_safetensors
 from scalequest.receipts import (
     RECEIPT,

@@ -11,8 +11,8 @@ from glob import escape, glob
 from pathlib import Path
 from typing import Any
 
+from scalequest.atomic_files import StageError, as_json, write
 from scalequest.config import ConfigError, read_yaml
-from scalequest.durable import StageError, as_json, write
 from scalequest.receipts import RECEIPT, read_receipt
 from scalequest.records import expand, whole_source
 

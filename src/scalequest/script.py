@@ -14,7 +14,7 @@ from scalequest.config import ConfigError, RunOptions, fingerprint_fields, to_di
 from scalequest.interrupts import sent_again
 from scalequest.precision import engine_dtype
 from scalequest.removal import refuse_overlap
-from scalequest.shards import Stage, StageError
+from scalequest.stage_folder import Stage, StageError
 from scalequest.tracking import Tracker
 
 log = logging.getLogger(__name__)

@@ -19,8 +19,8 @@ import pytest
 from evaluation_support import command, environment
 
 from fault_server import Answer, Asked, FaultServer, completion, error
+from scalequest.atomic_files import StageError
 from scalequest.config import ConfigError, RunOptions, build
-from scalequest.durable import StageError
 from scalequest.evaluation.benchmarks import LoadedBenchmark
 from scalequest.evaluation.comparison import read_outputs
 from scalequest.evaluation.export import write_lm_eval

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from scalequest.records import read_rows
-from scalequest.shards import Stage
+from scalequest.stage_folder import Stage
 
 Script = Callable[..., "subprocess.CompletedProcess[str]"]
 

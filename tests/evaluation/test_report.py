@@ -12,7 +12,7 @@ from scalequest.evaluation.results import Result, write_results
 from scalequest.evaluation.statistics import share_of
 from scalequest.markup import inline
 from scalequest.records import source_fingerprint
-from scalequest.shards import Stage
+from scalequest.stage_folder import Stage
 
 Script = Callable[..., "subprocess.CompletedProcess[str]"]
 

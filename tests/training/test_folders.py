@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from scalequest.config import ConfigError
-from scalequest.shards import StageError
+from scalequest.stage_folder import StageError
 
 Settings = dict[str, Any]
 Rows = dict[str, Path]

@@ -23,7 +23,7 @@ from training_support import logged, same
 
 from scalequest.config import ConfigError
 from scalequest.script import run_script
-from scalequest.shards import StageError
+from scalequest.stage_folder import StageError
 from scalequest.training import ranks
 from scalequest.training.checks import check_settings
 from scalequest.training.progress import Report, last_metrics

@@ -6,11 +6,11 @@ import ast
 from collections.abc import Callable
 from pathlib import Path
 
+from scalequest.atomic_files import as_yaml, write
 from scalequest.config import ConfigError
 from scalequest.data.fetch import FetchError, discard
 from scalequest.data.prepare import Outcome, Places
 from scalequest.data.sources import Extra
-from scalequest.durable import as_yaml, write
 
 # Our file: the authors' variable, and the markers of their scripts. In their code the two rewriting prompts
 # have each other's names: what is called "difficulty" there asks for a solvable question (paper, Fig. 10).

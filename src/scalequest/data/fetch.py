@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scalequest.durable import sync
+from scalequest.atomic_files import sync
 from scalequest.heartbeat import Work
 
 _LONGEST_WAIT = 30.0  # seconds between two tries, whatever the server asks for

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from scalequest.atomic_files import write
 from scalequest.config import ConfigError
 from scalequest.data.convert import check, check_file, to_file, to_rows
 from scalequest.data.fetch import FetchError, Patience, discard, fetch
 from scalequest.data.sources import DataSet, Source, Table
-from scalequest.durable import write
 
 DOWNLOADS = ".downloads"  # folder of unfinished downloads, in the output folder
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from scalequest import durable
+from scalequest import atomic_files
 from scalequest.config import ConfigError, build, option, read_yaml, required
 from scalequest.evaluation.problems import AnswerRule, BenchmarkProblem
 from scalequest.evaluation.prompts import QUESTION_ONLY, EvalPrompt, load_eval_prompt
@@ -68,7 +68,7 @@ class BenchmarkFile:
 
     def __post_init__(self) -> None:
         """Check the name, which is part of the names of a report's files."""
-        if fault := durable.name_fault(self.name):
+        if fault := atomic_files.name_fault(self.name):
             raise ConfigError(f"name: {self.name[:80]!r} cannot name a file: {fault}")
 
 

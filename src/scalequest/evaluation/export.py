@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from scalequest import durable
+from scalequest import atomic_files
 from scalequest.config import ConfigError
 from scalequest.evaluation.comparison import scores_of_problems
 from scalequest.evaluation.results import Result, sha256_of
@@ -41,7 +41,7 @@ def write_lm_eval(
     stamp = ended.strftime("%Y-%m-%dT%H-%M-%S.%f")
     name = re.sub(r"[^\w.-]+", "__", results[0].model)
     for given in (name, *(result.benchmark for result in results)):  # the results may come from anybody
-        if fault := durable.name_fault(given):
+        if fault := atomic_files.name_fault(given):
             raise ConfigError(f"lm_eval: {given[:80]!r} cannot name a file: {fault}")
     target = Path(folder) / name
     target.mkdir(parents=True, exist_ok=True)

@@ -41,7 +41,7 @@ from scalequest.evaluation.settings import EvaluationConfig
 from scalequest.evaluation.tables import describe_differences
 from scalequest.markup import inline
 from scalequest.records import Row, read_rows, row_seed
-from scalequest.shards import Stage
+from scalequest.stage_folder import Stage
 from scalequest.tracking import Tracker
 
 VERSION = 3  # raise by hand when the same configuration gives other rows

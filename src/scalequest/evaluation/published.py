@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from scalequest import durable
+from scalequest import atomic_files
 from scalequest.config import ConfigError, build, option, read_yaml, required
 from scalequest.evaluation.results import Result
 from scalequest.evaluation.tables import Table, format_percent, mark_protocols
@@ -51,7 +51,7 @@ class PublishedTable:
 
     def __post_init__(self) -> None:
         """Check the name."""
-        if fault := durable.name_fault(self.name):
+        if fault := atomic_files.name_fault(self.name):
             raise ConfigError(f"name: {self.name[:80]!r} cannot name a file: {fault}")
 
 

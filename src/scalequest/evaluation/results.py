@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from scalequest import durable, receipts
+from scalequest import atomic_files, receipts
 from scalequest.config import ConfigError
 from scalequest.evaluation.benchmarks import LoadedBenchmark
 from scalequest.evaluation.problems import BenchmarkProblem
@@ -293,7 +293,7 @@ def write_results(folder: str | Path, results: Sequence[Result]) -> Path:
     """Write `results.json` beside a model's rows, all or nothing, and its hash into their receipt."""
     path = Path(folder) / RESULTS
     content = {"format": RESULTS_FORMAT, "results": [asdict(result) for result in results]}
-    durable.write(path, durable.as_json(content))
+    atomic_files.write(path, atomic_files.as_json(content))
     receipts.add_file(path.parent, RESULTS)
     return path
 
@@ -306,7 +306,7 @@ def read_results(path: str | Path) -> list[Result]:
     """
     try:
         receipts.check_file(Path(path).parent, RESULTS)
-        content = durable.read_object(path)
+        content = atomic_files.read_object(path)
         if content["format"] != RESULTS_FORMAT:
             raise ConfigError(
                 f"{path}: format {content['format']}, expected {RESULTS_FORMAT}; evaluate again"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from scalequest import durable
+from scalequest import atomic_files
 from scalequest.config import ConfigError, option, required
 from scalequest.engines.base import EngineConfig, Sampling
 from scalequest.engines.server import ServerConfig
@@ -75,7 +75,7 @@ class EvaluationConfig:
         """Check labels, which are names of folders, and what belongs together."""
         files: dict[str, str] = {}
         for label in self.models:
-            fault, file = durable.name_fault(label), durable.one_file(label)
+            fault, file = atomic_files.name_fault(label), atomic_files.one_file(label)
             if fault is None and (file in _OWN or file.endswith(".tmp")):
                 fault = "an evaluation keeps its own files under this name"
             if fault is not None:

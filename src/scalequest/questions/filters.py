@@ -34,7 +34,7 @@ from scalequest.questions.text import BATCH, read_tokens
 from scalequest.ranges import COUNT
 from scalequest.records import Row
 from scalequest.samples import SAMPLE_COLUMNS
-from scalequest.shards import Stage
+from scalequest.stage_folder import Stage
 from scalequest.tracking import Tracker
 
 VERSION = 6  # raise by hand when the same configuration gives other rows

@@ -22,7 +22,7 @@ from scalequest.progress import Gates
 from scalequest.questions.text import normalised
 from scalequest.ranges import COUNT
 from scalequest.records import Row, model_label, row_seed
-from scalequest.shards import Stage
+from scalequest.stage_folder import Stage
 from scalequest.tracking import Tracker
 
 VERSION = 1  # raise by hand when the same configuration gives other rows

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from scalequest import pages
-from scalequest.durable import as_json, write
+from scalequest.atomic_files import as_json, write
 from scalequest.questions.steps import StepReport
 
 

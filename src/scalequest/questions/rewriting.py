@@ -25,7 +25,7 @@ from scalequest.questions.prompts import Prompt
 from scalequest.questions.text import normalised
 from scalequest.ranges import COUNT, SHARE
 from scalequest.records import Row, row_seed
-from scalequest.shards import Stage
+from scalequest.stage_folder import Stage
 from scalequest.tracking import Tracker
 
 VERSION = 2  # raise by hand when the same configuration gives other rows

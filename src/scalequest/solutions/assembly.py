@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from scalequest import pages
+from scalequest.atomic_files import as_json, write
 from scalequest.block_loop import Drop, stream
 from scalequest.cards import dataset_card, markdown_table
 from scalequest.config import ConfigError, RunOptions, option, required, to_dict
-from scalequest.durable import as_json, write
 from scalequest.grading.latex.boxes import last_box
 from scalequest.markup import inline
 from scalequest.questions.contamination import ContaminationRule, Index, TestQuestion
@@ -25,8 +25,8 @@ from scalequest.questions.duplicates import DuplicateRule, Sketch, find_duplicat
 from scalequest.questions.text import batches
 from scalequest.ranges import COUNT
 from scalequest.records import Row, check_rows, row_seed
-from scalequest.shards import Stage
 from scalequest.solutions.overview import lines, overview, sections
+from scalequest.stage_folder import Stage
 from scalequest.tracking import Tracker
 
 VERSION = 4  # raise by hand when the same configuration gives other rows

@@ -22,7 +22,7 @@ from scalequest.engines.base import Block, EngineConfig, Request
 from scalequest.engines.scoring import Score, Scorer
 from scalequest.markup import inline
 from scalequest.records import Row, expand, model_label
-from scalequest.shards import Stage
+from scalequest.stage_folder import Stage
 from scalequest.tracking import Tracker
 
 VERSION = 2  # raise by hand when the same configuration gives other rows

@@ -17,7 +17,7 @@ from scalequest.config import RunOptions, option, required, to_dict
 from scalequest.grading import equivalent, groups, majority
 from scalequest.ranges import FINITE, SHARE
 from scalequest.records import Row, row_seed
-from scalequest.shards import Stage
+from scalequest.stage_folder import Stage
 from scalequest.tracking import Tracker
 
 VERSION = 4  # raise by hand when the same configuration gives other rows

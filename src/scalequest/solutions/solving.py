@@ -21,7 +21,7 @@ from scalequest.ranges import COUNT
 from scalequest.receipts import read_receipt
 from scalequest.records import Row, expand, model_label
 from scalequest.samples import SAMPLE_COLUMNS, read_answers, sample_requests, sampled
-from scalequest.shards import Stage
+from scalequest.stage_folder import Stage
 from scalequest.tracking import Tracker
 
 VERSION = 2  # raise by hand when the same configuration gives other rows

@@ -22,7 +22,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from scalequest import heartbeat
 from scalequest.launch import check_world
-from scalequest.shards import Stage
+from scalequest.stage_folder import Stage
 from scalequest.tracking import Tracker
 from scalequest.training import data
 from scalequest.training.checks import memory_check

@@ -12,9 +12,9 @@ from typing import Any, Literal
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
+from scalequest.atomic_files import read_object
 from scalequest.chat import load_format, load_tokenizer
 from scalequest.config import ConfigError, option, required
-from scalequest.durable import read_object
 from scalequest.training.saving import check_model, merge_adapter
 
 FSDP_SHARDS = "pytorch_model_fsdp_0"  # as accelerate calls them

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from accelerate.utils import broadcast_object_list
 
 from scalequest.config import ConfigError
-from scalequest.shards import StageError
+from scalequest.stage_folder import StageError
 
 T = TypeVar("T")
 

@@ -27,8 +27,8 @@ from safetensors.torch import save_file
 from transformers import TrainerCallback
 from transformers.trainer_utils import rotate_checkpoints
 
-from scalequest import durable
-from scalequest.shards import StageError
+from scalequest import atomic_files
+from scalequest.stage_folder import StageError
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class Seal(TrainerCallback):
             str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()
         }
         seal = {"fingerprint": self.fingerprint, "seconds": self.seconds(), "files": files}
-        durable.write(folder / SEAL, durable.as_json(seal))
+        atomic_files.write(folder / SEAL, atomic_files.as_json(seal))
         best = state.best_model_checkpoint
         rotate_checkpoints(str(self.folder), self.keep, best, use_mtime=True)
 

@@ -15,7 +15,7 @@ from scalequest.chat import ChatFormat, prepare_tokenizer_and_model
 from scalequest.markup import code, front_matter, inline
 from scalequest.models import check_safetensors, loading, missing
 from scalequest.redaction import redacted
-from scalequest.shards import StageError
+from scalequest.stage_folder import StageError
 
 # What training leaves in a model's folder beside what every stage leaves there: `fresh` removes it. Other
 # files that saving a tokenizer or a model's own code writes are noted when it is saved.

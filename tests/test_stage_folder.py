@@ -17,11 +17,11 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from scalequest.parts import read_part
+from scalequest.blocks import read_part
 from scalequest.records import read_rows, source_fingerprint
 from scalequest.removal import refuse_overlap
 from scalequest.script import run_script
-from scalequest.shards import Stage, StageError
+from scalequest.stage_folder import Stage, StageError
 
 ROWS = 40
 BLOCK = 14
@@ -124,8 +124,8 @@ def test_bytes_depend_on_rows_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert data(tmp_path / "one") == data(tmp_path / "other")
     assert source_fingerprint(tmp_path / "one") == source_fingerprint(tmp_path / "other")
 
-    monkeypatch.setattr("scalequest.parts.ROWS_PER_FILE", 12)
-    monkeypatch.setattr("scalequest.parts.ROWS_PER_GROUP", 5)
+    monkeypatch.setattr("scalequest.blocks.ROWS_PER_FILE", 12)
+    monkeypatch.setattr("scalequest.blocks.ROWS_PER_GROUP", 5)
     run(tmp_path / "many")
     assert [path.name for path in sorted((tmp_path / "many/data").iterdir())] == [
         f"train-0000{i}-of-00003.parquet" for i in range(3)
@@ -532,12 +532,12 @@ import os, shutil, sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
-from tests.test_shards import data, files, run
+from tests.test_stage_folder import data, files, run
 
-import scalequest.shards
+import scalequest.stage_folder
 
 root, fresh = Path(sys.argv[1]), sys.argv[2] == "fresh"
-scalequest.shards._code()  # reads versions once for all forks
+scalequest.stage_folder._code()  # reads versions once for all forks
 events = 0
 
 def deadly(function, moment):
@@ -633,7 +633,7 @@ def test_a_second_run_is_refused_until_the_first_is_gone(tmp_path: Path) -> None
     script = """
         import sys
         from pathlib import Path
-        from tests.test_shards import opened
+        from tests.test_stage_folder import opened
         stage = opened(Path(sys.argv[1]))
         print("open", flush=True)
         sys.stdin.read()
@@ -660,7 +660,7 @@ def test_a_model_that_is_being_finished_keeps_its_folder(
         script = """
             import sys
             from pathlib import Path
-            from tests.test_shards import StageError, opened
+            from tests.test_stage_folder import StageError, opened
             try:
                 opened(Path(sys.argv[1]))
             except StageError as error:
@@ -671,7 +671,7 @@ def test_a_model_that_is_being_finished_keeps_its_folder(
 
     stage = opened(tmp_path / "out")
     (tmp_path / "out/model.safetensors").write_bytes(b"weights")
-    monkeypatch.setattr("scalequest.shards.digest_model", second_run)
+    monkeypatch.setattr("scalequest.stage_folder.digest_model", second_run)
     stage.finish_model(rows_in=1, kept=1, card="# M")
     assert "another run is writing here" in said[0]
 
@@ -681,7 +681,7 @@ def test_workers_share_a_folder(tmp_path: Path, fresh: bool) -> None:
     script = """
         import sys, time
         from pathlib import Path
-        from tests.test_shards import run
+        from tests.test_stage_folder import run
         worker = int(sys.argv[2])
         time.sleep(0.5 if worker != 1 else 0)
         run(Path(sys.argv[1]), worker=worker, workers=3, fresh=sys.argv[3] == "True")
@@ -708,8 +708,8 @@ def test_a_file_that_cannot_grow(tmp_path: Path) -> None:
     script = """
         import resource, sys
         from pathlib import Path
-        from scalequest.shards import StageError
-        from tests.test_shards import opened, row, work
+        from scalequest.stage_folder import StageError
+        from tests.test_stage_folder import opened, row, work
         stage = opened(Path(sys.argv[1]))
         if sys.argv[2] == "merge":
             work(stage)

@@ -30,12 +30,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from scalequest.cards import lineage
-from scalequest.config import ConfigError
-from scalequest.durable import StageError as StageError
-from scalequest.durable import as_json, as_yaml, one_line, sync, write
-from scalequest.markup import front_matter, shorten
-from scalequest.parts import (
+from scalequest.atomic_files import StageError as StageError
+from scalequest.atomic_files import as_json, as_yaml, one_line, sync, write
+from scalequest.blocks import (
     DamagedPart,
     Tally,
     check_part,
@@ -44,6 +41,9 @@ from scalequest.parts import (
     read_part,
     write_parquet,
 )
+from scalequest.cards import lineage
+from scalequest.config import ConfigError
+from scalequest.markup import front_matter, shorten
 from scalequest.precision import SETTINGS as PRECISION
 from scalequest.receipts import FileRecord, read_receipt
 from scalequest.records import Row, digest_model, model_files
@@ -630,7 +630,6 @@ def _value_of(values: Mapping[str, Any], key: str, width: int | None = 60) -> st
     return text if width is None else shorten(text, width)
 
 
-@cache
 def _identify(
     name: str, version: int, fingerprint: Mapping[str, Any], inputs: Mapping[str, str]
 ) -> tuple[dict[str, Any], dict[str, Any], str]:
@@ -656,7 +655,7 @@ def _begun(
         "version": version,
         "fingerprint": digest,
         "fingerprint_fields": redacted(fields),
-        "inputs": {redacted(source): digest for source, digest in inputs.items()},
+        "inputs": {redacted(source): of for source, of in inputs.items()},
         "writes": list(writes),
         **_code(),
         "session": os.environ.get(SESSION) or secrets.token_hex(8),
@@ -664,6 +663,7 @@ def _begun(
     }
 
 
+@cache
 def _code() -> dict[str, Any]:
     """Versions of what can matter, and the commit of this code where it runs from a clone."""
     versions = {"python": platform.python_version()}

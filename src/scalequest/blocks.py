@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from scalequest.atomic_files import StageError, sync
 from scalequest.config import ConfigError
-from scalequest.durable import StageError, sync
 from scalequest.receipts import FileRecord, file_record
 from scalequest.records import ColumnTypes, Row
 
