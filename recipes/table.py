@@ -20,9 +20,9 @@ from typing import Any
 from scalequest import estimate
 from scalequest.cards import markdown_table
 from scalequest.config import ConfigError, PresetFacts, build, read_configs, read_facts, read_yaml
+from scalequest.recipe import load_recipe
 
 HERE = Path(__file__).parent
-STAGES = ("qft", "qpo", "difficulty", "sft")
 
 
 @dataclass(frozen=True)
@@ -140,12 +140,16 @@ def row(preset: Preset, model: str, sizes: dict[str, dict[str, Any]]) -> dict[st
 
 def main(args: argparse.Namespace) -> int:
     """Read, compute, print. Returns the exit status."""
-    everything = [path for stage in STAGES for path in sorted(HERE.glob(f"*_*b/{stage}*.yaml"))]
+    recipes = [load_recipe(path) for path in sorted(HERE.glob("*.py"))]
+    stages = [recipe.name for recipe in recipes if recipe is not None and recipe.kind == "training"]
+    everything = [path for stage in stages for path in sorted(HERE.glob(f"*_*b/{stage}*.yaml"))]
     large = [path for path in everything if "135m" not in path.parent.name] + sorted(HERE.glob("variants/*"))
     sizes = read_yaml(HERE / "architectures.yaml")
     try:
         found = [files for path in map(Path, args.presets or large) for files in combinations(path)]
-        presets = [read_preset(files) for files in found if args.presets or files[0].stem in STAGES]
+        if not args.presets:  # a preset that does not say what it is for has no cost
+            found = [files for files in found if files[0].stem in stages and read_facts(*files).rows]
+        presets = [read_preset(files) for files in found]
         made = [read_configs(path) for path in everything if not read_facts(path).base]
         outputs = {str(one["output_dir"]): str(one["model_name_or_path"]) for one in made}
         rows = [row(preset, base_model(preset, outputs), sizes) for preset in presets]

@@ -3,53 +3,26 @@
 from __future__ import annotations
 
 import re
-import sys
-from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from scalequest.config import ConfigError, RunOptions, build
+from scalequest.config import ConfigError, build
 from scalequest.config.hints import REMOVED, RENAMED, hint_for
 from scalequest.config.schema import Schema
+from scalequest.recipe import load_recipe
 
 ROOT = Path(__file__).parents[1]
-TRAINING = ("qft", "qpo", "sft", "difficulty", "reward")
-DATA = {
-    "recipes.generate_questions": "scalequest.questions.generation:GenerationConfig",
-    "recipes.optimize_questions": "scalequest.questions.rewriting:RewriteConfig",
-    "recipes.filter_questions": "scalequest.questions.filters:FilterConfig",
-    "recipes.solve_questions": "scalequest.solutions.solving:SolveConfig",
-    "recipes.score": "scalequest.solutions.rewards:ScoreConfig",
-    "recipes.select_solutions": "scalequest.solutions.selection:SelectConfig",
-    "recipes.assemble_dataset": "scalequest.solutions.assembly:AssembleConfig",
-    "eval.evaluate": "scalequest.evaluation.settings:EvaluationConfig",
+RECIPES = {
+    f"{path.parent.name}.{path.stem}": recipe
+    for path in [*sorted(ROOT.glob("recipes/*.py")), ROOT / "eval/evaluate.py"]
+    if (recipe := load_recipe(path)) is not None and recipe.kind != "tool"
 }
-SCRIPTS = [*(f"recipes.{name}" for name in TRAINING), *DATA]
-
-
-def types_of(script: str) -> tuple[type, ...]:
-    if script in DATA:
-        module, _, name = DATA[script].partition(":")
-        return RunOptions, getattr(import_module(module), name)
-    sys.path.insert(0, str(ROOT / "recipes"))
-    try:
-        made: tuple[type, ...] = import_module(script.rpartition(".")[2]).types()
-    finally:
-        sys.path.remove(str(ROOT / "recipes"))
-    return made
 
 
 @pytest.fixture(scope="module")
 def schemas() -> dict[str, Schema]:
-    return {script: Schema.of(types_of(script)) for script in SCRIPTS}
-
-
-def test_every_stage_of_a_pipeline_is_looked_at() -> None:
-    """A new recipe whose `--config` makes a stage has to stand above."""
-    scripts = {f"{path.parent.name}.{path.stem}" for path in ROOT.glob("recipes/*.py")}
-    told = {"run", "table", "plan", "prepare_data", "dataset_statistics", "merge_adapter"}  # no stages
-    assert scripts - {f"recipes.{name}" for name in told} == set(SCRIPTS) - {"eval.evaluate"}
+    return {script: Schema.of(recipe.configs()) for script, recipe in RECIPES.items()}
 
 
 @pytest.mark.parametrize("old", [*RENAMED, *REMOVED])
@@ -93,5 +66,9 @@ def test_a_hint_falls_back_to_the_closest_key(schemas: dict[str, Schema]) -> Non
 
 def test_the_hint_stands_in_the_error() -> None:
     with pytest.raises(ConfigError) as caught:
-        build(types_of("recipes.solve_questions"), {"output_dir": "o", "torch_dtype": "bfloat16"}, "s.yaml")
+        build(
+            RECIPES["recipes.solve_questions"].configs(),
+            {"output_dir": "o", "torch_dtype": "bfloat16"},
+            "s.yaml",
+        )
     assert str(caught.value) == "s.yaml: unknown key 'torch_dtype'; renamed: use 'engine.dtype'"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -11,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from scalequest.config import build, fingerprint_fields
@@ -84,9 +86,16 @@ def test_no_worker_outlives_its_owner() -> None:
     pids = [int(word) for word in done.stdout.split()]
     assert len(pids) == 2
     deadline = time.monotonic() + 20
-    while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < deadline:
+    while any(map(runs, pids)) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    assert not any(map(runs, pids))
+
+
+def runs(pid: int) -> bool:
+    """Whether a process is there and no zombie, which waits for the process that adopted it."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def test_threads_share_workers() -> None:

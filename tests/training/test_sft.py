@@ -237,7 +237,7 @@ def test_a_wrong_key_is_one_line(settings: Settings, tmp_path: Path) -> None:
         ("learning_rate: fast", [], "learning_rate: expected float, got 'fast'"),
         ("seed: 1\nseed: 2", [], "line 2: duplicate key 'seed'"),
         ("seed: 1", ["--learning", "1"], "learning_rate"),
-        ("max_seq_length: 9", [], "use max_length"),
+        ("max_seq_length: 9", [], "use 'max_length'"),
         ("packing: yes", [], "packing: expected bool"),
     ],
 )
