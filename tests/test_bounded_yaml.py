@@ -32,7 +32,7 @@ def aliases(first: str, each: str, lines: int = 9) -> str:
 
 BOMB = aliases("[ha, ha]", f"[{', '.join('@' * 9)}]")
 TOO_MANY = "more than 50,000 keys and values"
-INSIDE = "an alias stands inside what it names"
+INSIDE = "an alias refers to a node that contains it"
 DEEP = "more than 50 levels deep"
 TEXTS = {
     "lists": (BOMB, TOO_MANY),

@@ -217,7 +217,7 @@ def test_two_types_share_keys_only_where_they_mean_the_same() -> None:
 
     demo, same = build((Demo, Same), {"input": [], "max_length": 5})
     assert demo.max_length == same.max_length == 5
-    with pytest.raises(TypeError, match="max_length stands in Demo and, differently, in Other"):
+    with pytest.raises(TypeError, match="max_length is defined in Demo and, differently, in Other"):
         build((Demo, Other), {})
 
 

@@ -420,7 +420,7 @@ def test_a_stage_of_several_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ),
         (
             "name: p\nvars: {v: 'x${v}'}\nstages: [{name: a, script: s.py, args: {i: '${v}'}}]\n",
-            "stands in itself",
+            "refers to itself",
         ),
     ],
 )

@@ -270,7 +270,7 @@ def test_inputs_of_a_stage_are_read_one_after_the_other(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no 'question'"):
         read_inputs([str(one)], "question")
     two.write_text('{"question": 5}\n')
-    with pytest.raises(ConfigError, match=r"two.jsonl: row 1: 'question' is no text: 5"):
+    with pytest.raises(ConfigError, match=r"two.jsonl: row 1: 'question' must be a string, got 5"):
         read_inputs([str(two)], "question")
 
 

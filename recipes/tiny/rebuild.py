@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--models", type=Path, default=HERE / "models", help="folder of the two models")
     parser.add_argument("--data-only", action="store_true", help="stop after the questions and the splits")
     parser.add_argument(
-        "--solver-only", action="store_true", help="start from the tiny-base that lies in --models"
+        "--solver-only", action="store_true", help="start from the tiny-base in --models"
     )
     args = parser.parse_args()
 

@@ -49,7 +49,7 @@ class _Bounded(Composer):
         if id(node) in self._sizes:  # an alias
             more = self._sizes[id(node)]
         elif node.end_mark is None:  # an alias of what is still being read
-            raise TooMuch(None, None, "an alias stands inside what it names", mark)
+            raise TooMuch(None, None, "an alias refers to a node that contains it", mark)
         else:
             more = 1, len(node.value) if isinstance(node.value, str) else 0
         self._nodes += more[0]

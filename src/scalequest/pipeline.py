@@ -258,7 +258,7 @@ def _substitute(text: str, known: Mapping[str, str], where: str) -> str:
         if changed == text:
             return text
         text = changed
-    raise ConfigError(f"{where}: {text[:80]}: a variable stands in itself")
+    raise ConfigError(f"{where}: {text[:80]}: a variable refers to itself")
 
 
 # ----------------------------------------------------------------------------------------------- what is done

@@ -341,7 +341,7 @@ def seed_draws(seed: int) -> None:
 
 def _completion(request: Request, ids: Sequence[int], finish_reason: Any) -> Completion:
     if finish_reason not in ("stop", "length"):
-        raise RuntimeError(f"request {request.key}: vllm gave it up ({finish_reason})")
+        raise RuntimeError(f"request {request.key}: vLLM aborted it ({finish_reason})")
     return Completion(
         key=request.key,
         ids=tuple(ids[:-1] if finish_reason == "stop" else ids),
