@@ -339,7 +339,9 @@ def read_inputs(
                     row[ours] = row.pop(theirs)
             require(row, *keys, source=source, index=index)
             if not isinstance(row.get("question", ""), str):
-                raise ConfigError(f"{source}: row {index + 1}: 'question' must be a string, got {row['question']!r}")
+                raise ConfigError(
+                    f"{source}: row {index + 1}: 'question' must be a string, got {row['question']!r}"
+                )
             row = {"id": f"{name}-{index:08d}", **row}
             row["id"] = str(row["id"])  # numbers in one source and names in another are one column
             if row["id"] in seen:

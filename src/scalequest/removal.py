@@ -112,8 +112,8 @@ def refuse_overlap(output: str | Path, fresh: bool, *settings: Any) -> None:
                 )
             if fresh and (inside or (path.is_dir() and source in above)):
                 raise StageError(
-                    f"output_dir: {output} {'contains' if inside else 'is inside'} '{text}', which this stage "
-                    "reads, and --fresh would remove what is there; give another output_dir"
+                    f"output_dir: {output} {'contains' if inside else 'is inside'} '{text}', which this "
+                    "stage reads, and --fresh would remove what is there; give another output_dir"
                 )
 
 

@@ -176,6 +176,20 @@ def test_difficulty_by_a_cut_hits_one_generator_only() -> None:
         select_difficulty(scored(0.1), ranked, 1)
 
 
+def test_a_number_of_the_hardest_is_kept_exactly_or_refused() -> None:
+    questions = scored(0.1, 0.9, 0.2, 0.8, 0.5) + scored(0.0, generator="b")
+    rule = DifficultyRule(columns=["difficulty"], keep=2, generators=["a"])
+    assert select_difficulty(questions, rule, 1) == ["too_easy", None, "too_easy", None, "too_easy", None]
+    cut = DifficultyRule(columns=["difficulty"], keep=2, drop_hardest=0.2, generators=["a"])
+    assert select_difficulty(questions, cut, 1) == ["too_easy", "too_hard", "too_easy", None, None, None]
+    with pytest.raises(ConfigError, match=r"difficulty\.keep: 6 questions are asked for, and 5 are left"):
+        select_difficulty(questions, DifficultyRule(columns=["difficulty"], keep=6, generators=["a"]), 1)
+    with pytest.raises(ConfigError, match="keep: it decides alone"):
+        DifficultyRule(columns=["difficulty"], keep=2, drop_easiest=0.5)
+    with pytest.raises(ConfigError, match="columns"):
+        DifficultyRule(keep=2)
+
+
 def test_a_target_distribution_is_met_by_the_largest_set_that_has_it() -> None:
     questions = scored(*[0.1] * 60, *[0.5] * 20, *[0.9] * 20)
     rule = DifficultyRule(columns=["difficulty"], edges=[0.3, 0.7], target=[0.25, 0.25, 0.5])

@@ -20,7 +20,7 @@ from scalequest import pages
 from scalequest.config import ConfigError, option
 from scalequest.questions.agreement import Agreement
 from scalequest.questions.steps import Context, ModelStep, Outcome, StepReport, TextStep
-from scalequest.ranges import FINITE, SHARE, SHARE_BELOW_1
+from scalequest.ranges import COUNT, FINITE, SHARE, SHARE_BELOW_1
 from scalequest.records import Row, row_seed
 
 _DIGITS = 9  # 1 - 0.8 is a little less than 0.2, and no bound of 0.2 means that
@@ -41,6 +41,12 @@ class DifficultyRule:
         0.0, "columns: share of the questions that is too easy", within=SHARE_BELOW_1
     )
     drop_hardest: float = option(0.0, "columns: share that is too hard", within=SHARE_BELOW_1)
+    keep: int | None = option(
+        None,
+        "columns: exactly so many stay, the hardest of those left by drop_hardest (the paper gives a number, "
+        "no cut); fewer are an error",
+        within=COUNT,
+    )
     edges: list[float] = option(
         help="columns: inner edges of the bins that `target` speaks of, rising",
         default_factory=list,
@@ -66,8 +72,12 @@ class DifficultyRule:
         cuts = self.drop_easiest, self.drop_hardest
         if sum(cuts) >= 1:
             raise ConfigError("drop_easiest, drop_hardest: together below 1, so that something is left")
-        if not self.columns and (self.target or any(cuts) or self.generators):
-            raise ConfigError("columns: name the measure that target, drop_easiest, drop_hardest use")
+        if not self.columns and (self.target or any(cuts) or self.generators or self.keep):
+            raise ConfigError("columns: name the measure that target, drop_easiest, drop_hardest, keep use")
+        if self.keep and (self.target or self.drop_easiest):
+            raise ConfigError(
+                "keep: it decides alone how many easy questions go; leave target, drop_easiest out"
+            )
 
 
 def outside_difficulty(measures: Row, rule: DifficultyRule) -> str | None:
@@ -102,6 +112,9 @@ def select_difficulty(rows: Sequence[Row], rule: DifficultyRule, seed: int) -> l
 
     Shares are of the rows that may be dropped. Equal difficulties are told apart by a hash of seed and id,
     so the outcome does not depend on the order of the rows.
+
+    Raises:
+        ConfigError: a row lacks a measure, or fewer than `keep` rows are left.
     """
     reasons: list[str | None] = [None] * len(rows)
     values = measured(rows, rule.columns)
@@ -115,6 +128,14 @@ def select_difficulty(rows: Sequence[Row], rule: DifficultyRule, seed: int) -> l
     if rule.columns == ["fail_rate"]:
         for n in mine:
             reasons[n] = reasons[n] or outside_difficulty(rows[n], rule)
+    if rule.keep is not None:
+        left = [n for n in order if reasons[n] is None]
+        if len(left) < rule.keep:
+            raise ConfigError(
+                f"difficulty.keep: {rule.keep} questions are asked for, and {len(left)} are left"
+            )
+        for n in left[: len(left) - rule.keep]:
+            reasons[n] = "too_easy"
     if not rule.target:
         return reasons
     bins: list[list[int]] = [[] for _ in rule.target]
