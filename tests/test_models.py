@@ -13,9 +13,9 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from scalequest.chat import load_tokenizer
 from scalequest.config import ConfigError
-from scalequest.engines.base import EngineConfig, adapter_base
+from scalequest.engines.base import EngineConfig
 from scalequest.engines.loading import open_generator, open_scorer
-from scalequest.models import load_whole
+from scalequest.models import adapter_base, load_whole
 from scalequest.precision import saved_dtype
 
 

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from scalequest.config import ConfigError, build
-from scalequest.engines.base import Block, EngineConfig, Request, Sampling, adapter_base
+from scalequest.engines.base import Block, EngineConfig, Request, Sampling
 from scalequest.engines.loading import open_generator
 from scalequest.evaluation.protocol import fingerprints_of_models, tokenizer_of
 from scalequest.evaluation.settings import EvaluationConfig
+from scalequest.models import adapter_base
 from scalequest.records import model_fingerprint
 
 QUESTION = "Ann has 3 apples and buys 4. How many apples now?"
