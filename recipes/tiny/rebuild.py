@@ -52,9 +52,7 @@ def main() -> None:
     parser.add_argument("--solver-tokens", type=float, default=5e6, help="tokens of questions and solutions")
     parser.add_argument("--models", type=Path, default=HERE / "models", help="folder of the two models")
     parser.add_argument("--data-only", action="store_true", help="stop after the questions and the splits")
-    parser.add_argument(
-        "--solver-only", action="store_true", help="start from the tiny-base in --models"
-    )
+    parser.add_argument("--solver-only", action="store_true", help="start from the tiny-base in --models")
     args = parser.parse_args()
 
     tests = write_splits()
