@@ -37,22 +37,9 @@ from scalequest.recipe import Recipe, run_recipe
 def main(args: Any, training_args: Any, model_args: Any) -> None:
     """Grade, tokenise, train, measure, save; nothing is done twice."""
     from scalequest.training.difficulty_scorer import DIFFICULTY
-    from scalequest.training.finishing import open_run, save, train
-    from scalequest.training.preparation import prepare
+    from scalequest.training.finishing import run_training
 
-    # 1. Tokenizer, chat format, the fingerprint of all that can change a weight, and the output folder
-    run = open_run(DIFFICULTY, args, training_args, model_args)
-    if run is None:  # finished before with the same settings, or only to be tokenised
-        return
-
-    # 2. Questions as token ids, each with its fail rate; those that do not fit are dropped and counted
-    prepared = prepare(run.identity)
-
-    # 3. Train, from the last checkpoint if there is one
-    trained = train(run, prepared)
-
-    # 4. Measure on what was held out; save, load again to be sure, and write the card and the receipt
-    save(trained)
+    run_training(DIFFICULTY, args, training_args, model_args)
 
 
 def types() -> tuple[type, ...]:

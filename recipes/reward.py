@@ -38,23 +38,10 @@ from scalequest.recipe import Recipe, run_recipe
 
 def main(args: Any, training_args: Any, model_args: Any) -> None:
     """Pair, tokenise, train, measure, save; nothing is done twice."""
-    from scalequest.training.finishing import open_run, save, train
-    from scalequest.training.preparation import prepare
+    from scalequest.training.finishing import run_training
     from scalequest.training.reward import REWARD
 
-    # 1. Tokenizer, chat format, the fingerprint of all that can change a weight, and the output folder
-    run = open_run(REWARD, args, training_args, model_args)
-    if run is None:  # finished before with the same settings, or only to be tokenised
-        return
-
-    # 2. Pairs as token ids; questions without a pair and sides that do not fit are dropped and counted
-    prepared = prepare(run.identity)
-
-    # 3. Train, from the last checkpoint if there is one
-    trained = train(run, prepared)
-
-    # 4. Measure on what was held out; save, load again to be sure, and write the card and the receipt
-    save(trained)
+    run_training(REWARD, args, training_args, model_args)
 
 
 def types() -> tuple[type, ...]:

@@ -38,23 +38,10 @@ from scalequest.recipe import Recipe, run_recipe
 
 def main(args: Any, training_args: Any, model_args: Any) -> None:
     """Tokenise, train, save; nothing is done twice."""
-    from scalequest.training.finishing import open_run, save, train
-    from scalequest.training.preparation import prepare
+    from scalequest.training.finishing import run_training
     from scalequest.training.simpo import SIMPO
 
-    # 1. Tokenizer, chat format, the fingerprint of all that can change a weight, and the output folder
-    run = open_run(SIMPO, args, training_args, model_args)
-    if run is None:  # finished before with the same settings, or only to be tokenised
-        return
-
-    # 2. Pairs as token ids; a pair whose sides are equal or do not fit is dropped and counted
-    prepared = prepare(run.identity)
-
-    # 3. Train, from the last checkpoint if there is one
-    trained = train(run, prepared)
-
-    # 4. Save, load again to be sure, and write the card and the receipt
-    save(trained)
+    run_training(SIMPO, args, training_args, model_args)
 
 
 def types() -> tuple[type, ...]:

@@ -18,7 +18,6 @@ import runpy
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -63,8 +62,11 @@ class Recipe:
     def fingerprint(self, *values: Any) -> str | None:
         """The fingerprint that a stage would have now with these settings; None if it opens no folder.
 
-        Nothing is written. What keeps the stage from opening its folder is raised as its `main` raises it.
+        Nothing is written: a tool, and a training stage that is only to tokenise, open none and are not run.
+        What keeps the stage from opening its folder is raised as its `main` raises it.
         """
+        if self.kind == "tool" or (self.kind == "training" and values[0].prepare_only):
+            return None
         place = ((0, 1),) if self.kind == "data" else ()
         try:
             with asking():
@@ -103,7 +105,6 @@ def run_with(recipe: Recipe, *values: Any) -> int:
     return run_script(recipe, *values)
 
 
-@cache
 def load_recipe(script: str | Path) -> Recipe | None:
     """The recipe of a script, which is imported and not run; None if it defines none.
 

@@ -60,7 +60,7 @@ def _validated(annotation: Any, value: Any, key: str, source: str) -> Any:
         }
     try:
         # Strict validation of JSON is what a YAML value needs: 1 will do for a float, and an enum or a path
-        # is given as a string; but "1" is no number, and 1 no boolean.
+        # is given as a string; but "1" does not count as a number, nor 1 as a boolean.
         union: Any = Union[strict_members(annotation)]  # noqa: UP007
         return TypeAdapter(union).validate_json(json.dumps(value, default=str), strict=True)
     except ValidationError:

@@ -28,7 +28,7 @@ class ServerConfig:
     )
     attempts: int = option(
         8,
-        "how often a question is asked before it is given up; being put off counts while nobody is answered",
+        "most attempts per question; a reply that asks to wait counts only while no question is being answered",
         fingerprint=False,
         within=COUNT,
     )

@@ -562,7 +562,7 @@ class DuplicatesStep(TextStep):
         note = f"{found.candidates:,} pairs of rows were compared."
         if near:
             note += f" Below, {len(shown):,} of {len(near):,} near-duplicates; what differs is marked."
-        beside = pages.pairs(shown, "dropped", "kept in its stead", differences=True)
+        beside = pages.pairs(shown, "dropped", "kept instead", differences=True)
         return StepReport([pages.section("Duplicates", table, beside, note=note)], facts)
 
 

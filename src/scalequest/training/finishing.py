@@ -124,6 +124,23 @@ class Trained:
 # ------------------------------------------------------------------------------------------------------- open
 
 
+def run_training(stage: TrainingStage, args: Any, training_args: Any, model_args: Any) -> None:
+    """Do all of a training stage: every training recipe's `main` is this, and nothing is done twice.
+
+    Args and errors as of `open_run`.
+    """
+    # 1. Tokenizer, chat format, the fingerprint of all that can change a weight, and the output folder
+    run = open_run(stage, args, training_args, model_args)
+    if run is None:  # finished before with the same settings, or only to be tokenised
+        return
+    # 2. Rows as token ids; those that do not fit are dropped and counted
+    prepared = prepare(run.identity)
+    # 3. Train, from the last checkpoint if there is one
+    trained = train(run, prepared)
+    # 4. Save, load again to be sure, measure what was held out, and write the card and the receipt
+    save(trained)
+
+
 def open_run(stage: TrainingStage, args: Any, training_args: Any, model_args: Any) -> OpenRun | None:
     """Identify the run and open its folder; None if there is nothing to train.
 

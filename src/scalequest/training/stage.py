@@ -1,7 +1,7 @@
 """What one training stage is: everything in which it differs from the others, handed in as one value.
 
-A recipe is `open_run`, `prepare`, `train` and `save` on a `TrainingStage`, so a new trainer needs one module
-with such a value and one recipe. Nothing in this package asks for a stage's name to decide what to do.
+A recipe is `finishing.run_training` on a `TrainingStage`, so a new trainer needs one module with such a value
+and one recipe. Nothing in this package asks for a stage's name to decide what to do.
 """
 
 from __future__ import annotations
