@@ -28,7 +28,7 @@ class ServerConfig:
     )
     attempts: int = option(
         8,
-        "most attempts per question; a reply that asks to wait counts only while no question is being answered",
+        "most attempts per question; a reply that asks to wait counts only while none is being answered",
         fingerprint=False,
         within=COUNT,
     )
