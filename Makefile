@@ -46,7 +46,7 @@ demo: setup
 	$(BIN)/python recipes/run.py recipes/tiny/pipeline.yaml --output $(OUTPUT)
 
 data: setup
-	$(BIN)/python recipes/prepare_data.py --output_dir $(DATA)
+	$(BIN)/python scripts/prepare_data.py --output_dir $(DATA)
 
 test: setup
 	$(BIN)/python -m pytest -m "not slow and not hub" $(PYTEST_ARGS)

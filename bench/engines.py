@@ -59,7 +59,7 @@ def stage(
     """Our stage into a fresh folder, tracker and all; `scope` is its `seed_scope`."""
     from scalequest.chat import bind, load_format, load_tokenizer
     from scalequest.questions.generation import VERSION, GenerationConfig, generate_questions
-    from scalequest.script import open_stage, track
+    from scalequest.stage.script import open_stage, track
 
     config = GenerationConfig(
         model_name_or_path=options.model,

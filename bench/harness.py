@@ -46,7 +46,7 @@ def harness(
     from scalequest.evaluation.evaluated_model import connect_engine
     from scalequest.evaluation.harness import VERSION, collect_results, evaluate
     from scalequest.evaluation.protocol import fingerprints_of_models, identity_of
-    from scalequest.script import open_stage
+    from scalequest.stage.script import open_stage
 
     (label,) = config.models
     with tempfile.TemporaryDirectory() as folder:

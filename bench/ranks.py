@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from scalequest.markup import table_lines
+from scalequest.pages.markup import table_lines
 
 ROOT = Path(__file__).parents[1]
 STAGES = ("qft", "qpo", "sft")

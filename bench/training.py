@@ -40,7 +40,7 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-from scalequest.markup import table_lines
+from scalequest.pages.markup import table_lines
 
 BARS = {"TRL padded": 2.0, "bare loop": 0.9, "TRL preparation": 3.0, "packing": 0.97}
 PADDED_BATCH = 16

@@ -58,13 +58,13 @@ from scalequest.evaluation import harness, protocol, tables
 from scalequest.evaluation.benchmarks import LoadedBenchmark, load_benchmark
 from scalequest.evaluation.results import RESULTS, read_results, row_of_result
 from scalequest.evaluation.settings import EvaluationConfig
-from scalequest.markup import shorten
-from scalequest.preload import forked, preloaded
+from scalequest.pages.markup import shorten
+from scalequest.pipeline.preload import forked, preloaded
+from scalequest.pipeline.subreaper import SupervisedProcess, forward_signals
 from scalequest.recipe import Recipe, run_recipe
 from scalequest.records import Row, read_dropped, read_rows, source_fingerprint
-from scalequest.script import open_stage, run_script, track
-from scalequest.stage_folder import Stage, clear
-from scalequest.subreaper import SupervisedProcess, forward_signals
+from scalequest.stage.folder import Stage, clear
+from scalequest.stage.script import open_stage, run_script, track
 
 AUDIT = "audit.html"
 MOST_CHARACTERS = 300  # of an answer in the audit: what was taken for one may be a whole output
@@ -155,7 +155,7 @@ def evaluate_one(
 ) -> None:
     """Evaluate one model on all benchmarks, in OUTPUT/<label>."""
     # The number of this process among the launched ones, before anything that looks at devices is imported
-    from scalequest.launch import worker
+    from scalequest.stage.launch import worker
 
     place = worker(config.engine.tensor_parallel_size)
     from scalequest.evaluation.output_grading import GradingPool

@@ -32,8 +32,8 @@ from typing import Any
 
 from scalequest import atomic_files
 from scalequest.config import ConfigError, option, required
+from scalequest.config.ranges import COUNT
 from scalequest.grading import Extracted, Grader, GraderOptions, Verdict, extract
-from scalequest.ranges import COUNT
 from scalequest.recipe import Recipe, run_recipe
 from scalequest.records import Row, read_rows, require
 

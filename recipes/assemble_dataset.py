@@ -19,8 +19,8 @@ from typing import Any
 
 from scalequest.config import RunOptions
 from scalequest.recipe import Recipe, run_recipe
-from scalequest.script import open_stage, track
 from scalequest.solutions.assembly import VERSION, AssembleConfig, assemble, cost_lines, upload
+from scalequest.stage.script import open_stage, track
 
 
 def main(run: RunOptions, config: AssembleConfig, worker: tuple[int, int]) -> None:

@@ -32,7 +32,7 @@ from typing import Any
 from scalequest.config import RunOptions, to_dict
 from scalequest.questions.filters import VERSION, FilterConfig, filter_questions
 from scalequest.recipe import Recipe, run_recipe
-from scalequest.script import open_stage, track
+from scalequest.stage.script import open_stage, track
 
 
 def main(run: RunOptions, config: FilterConfig, worker: tuple[int, int]) -> None:

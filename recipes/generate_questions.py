@@ -32,7 +32,7 @@ import sys
 from scalequest.config import RunOptions, to_dict
 from scalequest.questions.generation import VERSION, GenerationConfig, generate_questions
 from scalequest.recipe import Recipe, run_recipe
-from scalequest.script import open_stage, track
+from scalequest.stage.script import open_stage, track
 
 
 def main(run: RunOptions, config: GenerationConfig, worker: tuple[int, int]) -> None:

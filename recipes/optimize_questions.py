@@ -1,6 +1,6 @@
 r"""Make preference pairs for QPO: rewrite each question in one random direction, solvable or harder.
 
-One process (rules, or one GPU):
+One process (a function, or one GPU):
 
     python recipes/optimize_questions.py --config recipes/tiny/optimize_questions.yaml
 
@@ -26,7 +26,7 @@ A cluster on which `ray start` has been run, or this machine (slurm/ray_cluster.
 
     python recipes/optimize_questions.py --config recipes/qwen2_math_7b/optimize_questions.yaml --launch ray
 
-Hardware: none for the rules or a server elsewhere; a 24 GB GPU for each copy of a 7B model. The paper's
+Hardware: none for a function or a server elsewhere; a 24 GB GPU for each copy of a 7B model. The paper's
 10,000 pairs a generator cost it about $3 of an API each (its table 4). Interrupted, answers that were paid
 for are not asked for again.
 
@@ -43,14 +43,15 @@ from typing import Any
 from scalequest.config import RunOptions, to_dict
 from scalequest.questions.rewriting import (
     VERSION,
+    FunctionRewriter,
     RewriteConfig,
+    Rewriter,
     local_rewriter,
     optimize_questions,
-    rule_rewriter,
     server_rewriter,
 )
 from scalequest.recipe import Recipe, run_recipe
-from scalequest.script import open_stage, track
+from scalequest.stage.script import open_stage, track
 
 
 def main(run: RunOptions, config: RewriteConfig, worker: tuple[int, int]) -> None:
@@ -58,6 +59,7 @@ def main(run: RunOptions, config: RewriteConfig, worker: tuple[int, int]) -> Non
     from scalequest.chat import bind, load_format, load_tokenizer
     from scalequest.engines.loading import open_generator
     from scalequest.engines.server import ChatServer
+    from scalequest.functions import load_function
     from scalequest.questions.prompts import load_prompt
     from scalequest.records import model_fingerprint, read_inputs, source_fingerprint
 
@@ -65,7 +67,10 @@ def main(run: RunOptions, config: RewriteConfig, worker: tuple[int, int]) -> Non
     model, revision = config.model_name_or_path or "", config.model_revision
     inputs = {source: source_fingerprint(source) for source in config.input}
     identity: dict[str, Any] = {}
-    if config.rewriter != "rules":
+    if config.rewriter == "function":
+        function = load_function(config.function or "", "function", "question", "direction", "random")
+        identity["function"] = function.identity
+    else:
         prompts = {way: load_prompt(path) for way, path in to_dict(config.prompts).items()}
         identity["prompts"] = {way: to_dict(prompt) for way, prompt in prompts.items()}
     if config.rewriter == "local":
@@ -84,12 +89,14 @@ def main(run: RunOptions, config: RewriteConfig, worker: tuple[int, int]) -> Non
     rows = read_inputs(config.input, "question", columns=config.columns, limit=run.limit)
     with ExitStack() as stack:
         tracker = stack.enter_context(track(stage, run, config, worker=worker[0]))
-        rewriter = rule_rewriter
-        if config.rewriter == "server":
+        rewriter: Rewriter
+        if config.rewriter == "function":
+            rewriter = FunctionRewriter(function.name, function.call)
+        elif config.rewriter == "server":
             journal = stage.output_dir / "parts"
             asking = ChatServer(config.server, config.sampling, journal=journal, worker=worker)
             rewriter = server_rewriter(stack.enter_context(asking), prompts, config.system)
-        elif config.rewriter == "local":
+        else:
             chat = bind(chat_format, load_tokenizer(model, revision))
             loading = open_generator(model, config.engine, revision=revision, seed=run.seed)
             generator = stack.enter_context(loading)

@@ -22,8 +22,8 @@ import sys
 from pathlib import Path
 
 from scalequest.config import ConfigError
-from scalequest.pipeline import Failed, load, plan, run, variables, wanted
-from scalequest.preflight import left_out, look_ahead
+from scalequest.pipeline.look_ahead import left_out, look_ahead
+from scalequest.pipeline.runner import Failed, load, plan, run, variables, wanted
 from scalequest.redaction import redacted
 
 

@@ -29,8 +29,8 @@ from typing import Any
 
 from scalequest.config import RunOptions, to_dict
 from scalequest.recipe import Recipe, run_recipe
-from scalequest.script import open_stage, track
 from scalequest.solutions.rewards import VERSION, ScoreConfig, reward_token, score
+from scalequest.stage.script import open_stage, track
 
 
 def main(run: RunOptions, config: ScoreConfig, worker: tuple[int, int]) -> None:

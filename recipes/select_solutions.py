@@ -18,8 +18,8 @@ import sys
 
 from scalequest.config import RunOptions
 from scalequest.recipe import Recipe, run_recipe
-from scalequest.script import open_stage, track
 from scalequest.solutions.selection import VERSION, SelectConfig, select_solutions
+from scalequest.stage.script import open_stage, track
 
 
 def main(run: RunOptions, config: SelectConfig, worker: tuple[int, int]) -> None:

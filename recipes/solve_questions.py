@@ -34,7 +34,6 @@ from contextlib import ExitStack
 
 from scalequest.config import RunOptions, to_dict
 from scalequest.recipe import Recipe, run_recipe
-from scalequest.script import open_stage, track
 from scalequest.solutions.solving import (
     SAMPLE_COLUMNS,
     VERSION,
@@ -44,6 +43,7 @@ from scalequest.solutions.solving import (
     left_out,
     solve_questions,
 )
+from scalequest.stage.script import open_stage, track
 
 
 def main(run: RunOptions, config: SolveConfig, worker: tuple[int, int]) -> None:

@@ -30,8 +30,8 @@ from itertools import pairwise, takewhile
 
 from scalequest.config import ConfigError, read_configs
 from scalequest.estimate import Topology
-from scalequest.launch import STOP_SECONDS, STOP_VARIABLE
 from scalequest.recipe import load_recipe
+from scalequest.stage.launch import STOP_SECONDS, STOP_VARIABLE
 
 TOLD_SECONDS = STOP_SECONDS + 60  # before the end: time for one step and one checkpoint, then for the script
 PORT = 29500

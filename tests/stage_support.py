@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from scalequest.config import RunOptions
-from scalequest.script import open_stage
-from scalequest.stage_folder import Stage
+from scalequest.stage.folder import Stage
+from scalequest.stage.script import open_stage
 
 
 def opened(name: str, run: RunOptions, config: Any) -> Stage:

@@ -17,30 +17,31 @@ ASKING = ("grading.grader", "grading.worker", "grading.audit", "grading.extracti
 
 # package or module of scalequest: what it may not import
 FORBIDDEN = {
-    "hardware": ("config", "records", "stage_folder", "chat", "engines", "grading", "tinymath", *STAGES),
-    "config": ("records", "stage_folder", "chat", "engines", "grading", "tinymath", *STAGES),
-    "records": ("stage_folder", "chat", "engines", "grading", "tinymath", *STAGES),
-    "atomic_files": ("records", "blocks", "stage_folder", "chat", "engines", "grading", "tinymath", *STAGES),
-    "blocks": ("stage_folder", "chat", "engines", "grading", "tinymath", *STAGES),
-    "receipts": ("records", "blocks", "stage_folder", "chat", "engines", "grading", "tinymath", *STAGES),
-    "removal": ("stage_folder", "chat", "engines", "grading", "tinymath", *STAGES),
-    "models": ("records", "stage_folder", "chat", "engines", "grading", "tinymath", *STAGES),
-    "stage_folder": ("chat", "engines", "grading", "tinymath", *STAGES),
-    "tracking": ("chat", "engines", "grading", "tinymath", *STAGES),
-    "chat": ("engines", "grading", "tinymath", *STAGES),
-    "grading": ("chat", "engines", "tinymath", *STAGES),
+    "config": ("records", "stage", "chat", "engines", "grading", *STAGES),
+    "hardware": ("config", "records", "stage", "chat", "engines", "grading", *STAGES),
+    "atomic_files": ("records", "stage", "chat", "engines", "grading", *STAGES),
+    "receipts": ("records", "stage", "chat", "engines", "grading", *STAGES),
+    "records": ("stage", "chat", "engines", "grading", *STAGES),
+    "models": ("records", "stage", "chat", "engines", "grading", *STAGES),
+    "tracking": ("stage", "chat", "engines", "grading", *STAGES),
+    "chat": ("stage", "engines", "grading", *STAGES),
+    "pages": ("stage", "chat", "engines", "grading", *STAGES),
+    "grading": ("stage", "chat", "engines", *STAGES),
     "grading/latex": ("grading.compare", *ASKING, "grading.options"),
     "grading/compare": ASKING,
-    "engines": ("grading", "tinymath", *STAGES),
-    "data": ("engines", "grading", "tinymath", *STAGES),
-    "script": ("engines", "grading", "tinymath", *STAGES),
-    "tinymath": ("engines", *STAGES),
-    "questions": ("training", "evaluation"),
-    "solutions": ("training", "evaluation", "tinymath"),
-    "evaluation": ("training",),
-    "training": ("questions", "solutions", "evaluation", "tinymath"),
+    "engines": ("stage", "grading", *STAGES),
+    "data": ("stage", "engines", "grading", *STAGES),
+    "stage": ("chat", "grading", "pipeline", "recipe", *STAGES),
+    "stage/folder": ("engines",),
+    "stage/block_files": ("engines",),
+    "stage/script": ("engines",),
+    "pipeline": ("chat", "grading", *STAGES),
+    "questions": ("training", "evaluation", "pipeline"),
+    "solutions": ("training", "evaluation", "pipeline"),
+    "evaluation": ("training", "pipeline"),
+    "training": ("questions", "solutions", "evaluation", "pipeline"),
 }
-INSTRUMENTS = ("scalequest.tinymath.oracle", "scalequest.tinymath.world")
+INSTRUMENTS = ("tinymath.oracle", "tinymath.world")
 
 
 def sources(*folders: str) -> list[Path]:
@@ -62,8 +63,8 @@ def starts(name: str, module: str) -> bool:
 
 
 def test_nothing_in_src_imports_the_scripts() -> None:
-    scripts = {"recipes", "eval", "bench", "tests"} | {
-        path.stem for path in sources("recipes", "eval", "bench")
+    scripts = {"recipes", "scripts", "eval", "bench", "tests"} | {
+        path.stem for path in sources("recipes", "scripts", "eval", "bench")
     }
     for path in sources("src"):
         assert not [name for name in imported(path) if name.partition(".")[0] in scripts], path
@@ -100,16 +101,21 @@ def test_no_package_imports_in_a_circle() -> None:
     assert not left, f"these import each other: {left}"
 
 
-def test_only_reports_and_the_rebuild_script_see_the_oracle() -> None:
-    allowed = (ROOT / "eval", ROOT / "src/scalequest/tinymath", ROOT / "recipes/tiny/rebuild.py")
-    for path in sources("src", "recipes", "eval", "bench"):
+def test_the_library_does_not_know_tinymath() -> None:
+    for path in sources("src/scalequest"):
+        assert not [name for name in imported(path) if starts(name, "tinymath")], path
+
+
+def test_only_tinymaths_own_scripts_see_its_oracle() -> None:
+    allowed = (ROOT / "src/tinymath", ROOT / "recipes/tiny")
+    for path in sources("src", "recipes", "scripts", "eval", "bench"):
         if not any(path.is_relative_to(place) for place in allowed):
             seen = [name for name in imported(path) if any(starts(name, one) for one in INSTRUMENTS)]
             assert not seen, f"{path.relative_to(ROOT)} imports {seen}"
 
 
 def test_the_rule_rewriter_does_not_ask_the_oracle() -> None:
-    path = SRC / "scalequest/tinymath/rewriter.py"
+    path = SRC / "tinymath/rewriter.py"
     assert not [name for name in imported(path) if starts(name, INSTRUMENTS[0])]
 
 

@@ -31,8 +31,13 @@ RECIPES = (
 HEAVY = ("torch", "transformers", "vllm", "trl", "datasets", "wandb", "pyarrow", "math_verify")
 
 
+def path_of(name: str) -> Path:
+    """Of a recipe, or of a script that is no stage."""
+    return next(path for part in ("recipes", "scripts") if (path := ROOT / part / f"{name}.py").exists())
+
+
 def recipe(name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(f"recipe_{name}", ROOT / "recipes" / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(f"recipe_{name}", path_of(name))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -41,7 +46,7 @@ def recipe(name: str) -> Any:
 
 
 def command(name: str, *words: object) -> list[str]:
-    return [sys.executable, str(ROOT / "recipes" / f"{name}.py"), *map(str, words)]
+    return [sys.executable, str(path_of(name)), *map(str, words)]
 
 
 def run(words: list[str], **variables: str) -> subprocess.CompletedProcess[str]:
@@ -63,7 +68,7 @@ def test_help_is_instant(name: str) -> None:
         "import runpy, sys\n"
         f"sys.argv = ['{name}.py', '--help']\n"
         "try:\n"
-        f"    runpy.run_path('recipes/{name}.py', run_name='__main__')\n"
+        f"    runpy.run_path({str(path_of(name))!r}, run_name='__main__')\n"
         "except SystemExit as end:\n"
         "    assert not end.code\n"
         f"print('LOADED', [name for name in {HEAVY!r} if name in sys.modules])"

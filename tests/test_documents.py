@@ -15,7 +15,11 @@ PAGES = [
     *ROOT.glob("*.md"),
     *(path for part in ("bench", "docs", "eval", "recipes") for path in ROOT.glob(f"{part}/**/*.md")),
 ]
-SCRIPTS = [path for part in ("recipes", "eval", "bench", "slurm") for path in ROOT.glob(f"{part}/*.py")]
+SCRIPTS = [
+    path
+    for part in ("recipes", "recipes/tiny", "scripts", "eval", "bench", "slurm")
+    for path in ROOT.glob(f"{part}/*.py")
+]
 
 
 @pytest.mark.parametrize("path", [*SCRIPTS, *PAGES], ids=lambda path: str(path.relative_to(ROOT)))
@@ -53,7 +57,17 @@ def test_the_pins_for_gpus_are_within_our_bounds() -> None:
     "path",
     [
         path
-        for part in ("src", "recipes", "eval", "bench", "tests", "accelerate_configs", "slurm", "docs")
+        for part in (
+            "src",
+            "recipes",
+            "scripts",
+            "eval",
+            "bench",
+            "tests",
+            "accelerate_configs",
+            "slurm",
+            "docs",
+        )
         for path in ROOT.glob(f"{part}/**/*")
         if path.suffix in (".py", ".yaml", ".md", ".sh")
     ],

@@ -17,7 +17,7 @@ SCRIPT = """
 import os, sys, time
 from scalequest import heartbeat
 from scalequest.config import RunOptions
-from scalequest.script import open_stage, run_script
+from scalequest.stage.script import open_stage, run_script
 
 def main(output):
     time.sleep(0.7)

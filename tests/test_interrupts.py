@@ -119,7 +119,7 @@ def test_where_ctrl_c_does_something_else_nothing_changes() -> None:
 def test_a_stage_in_a_dropping_place_is_interrupted_all_the_same() -> None:
     script = (
         "import os, signal, sys, time\n"
-        "from scalequest.script import run_script\n"
+        "from scalequest.stage.script import run_script\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "class Pressing:\n"
         "    def __del__(self):\n"

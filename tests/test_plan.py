@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "recipes/plan.py"), *words]
+    command = [sys.executable, str(ROOT / "scripts/plan.py"), *words]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from scalequest import precision
 from scalequest.precision import BF16, FP16, FP32, Native, engine_dtype, native
-from scalequest.stage_folder import Stage, StageError
+from scalequest.stage.folder import Stage, StageError
 
 SOLVER = "recipes/tiny/models/tiny-solver"  # saved in bfloat16
 EMULATES = Native("cpu", FP32, "this CPU (AVX2) has no native bfloat16")

@@ -33,7 +33,7 @@ from scalequest.records import Row, read_rows
 from scalequest.solutions.rewards import reward_ids
 
 ROOT = Path(__file__).parents[1]
-SCRIPT = runpy.run_path(str(ROOT / "recipes/prepare_data.py"))
+SCRIPT = runpy.run_path(str(ROOT / "scripts/prepare_data.py"))
 OURS = load_table()
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 ROWS: dict[str, list[Row]] = {
@@ -73,7 +73,7 @@ def run(output: Path, *words: object, **variables: str) -> Done:
 
 def started(output: Path, *words: object) -> subprocess.Popen[bytes]:
     """The command as a process of its own."""
-    command = [sys.executable, "recipes/prepare_data.py", *words_for(output, *words)]
+    command = [sys.executable, "scripts/prepare_data.py", *words_for(output, *words)]
     return subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment(), cwd=ROOT
     )

@@ -16,7 +16,7 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from scalequest.config import ConfigError
-from scalequest.pipeline import load
+from scalequest.pipeline.runner import load
 from scalequest.records import read_inputs
 
 PROOF = Path(__file__).parents[1] / "recipes/proof"

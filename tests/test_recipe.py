@@ -11,7 +11,7 @@ import pytest
 
 from scalequest.config import ConfigError
 from scalequest.recipe import Recipe, load_recipe
-from scalequest.stage_folder import Stage
+from scalequest.stage.folder import Stage
 
 
 def refuse(*_: Any) -> None:

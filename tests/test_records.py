@@ -246,7 +246,7 @@ def test_a_model_of_the_hub_is_its_revision() -> None:
 
 def test_importing_imports_nothing_heavy() -> None:
     heavy = "{'torch', 'transformers', 'datasets', 'pyarrow', 'trl', 'vllm'}"
-    script = f"import sys, scalequest.stage_folder; print({heavy} & set(sys.modules))"
+    script = f"import sys, scalequest.stage.folder; print({heavy} & set(sys.modules))"
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1] / "src")}
     run = subprocess.run(
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from scalequest.config import ConfigError, build, fingerprint_fields, option, parse, read_yaml, to_dict
-from scalequest.pipeline import load, plan
+from scalequest.pipeline.runner import load, plan
 from scalequest.redaction import SECRET, is_secret, redacted
-from scalequest.stage_folder import Stage, StageError
+from scalequest.stage.folder import Stage, StageError
 from scalequest.tracking import Tracker
 
 ROOT = Path(__file__).parents[1]

@@ -124,7 +124,9 @@ def test_every_call_that_loads_weights_asks_for_safetensors() -> None:
 
     found = 0
     for path in [
-        one for part in ("src", "recipes", "eval", "bench") for one in sorted((ROOT / part).rglob("*.py"))
+        one
+        for part in ("src", "recipes", "scripts", "eval", "bench")
+        for one in sorted((ROOT / part).rglob("*.py"))
     ]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from scalequest.config import ConfigError, option, parse, required
-from scalequest.ranges import SEED
+from scalequest.config.ranges import SEED
 
 TINY = Path(__file__).resolve().parents[1] / "tiny" / "models"
 MODELS = {"tiny-base": "wide-base", "tiny-solver": "wide-solver"}

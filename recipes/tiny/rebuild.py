@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from scalequest.tinymath import world
+from tinymath import world
 
 HERE = Path(__file__).resolve().parent
 SPLITS_FOLDER = HERE.parents[1] / "eval" / "benchmarks" / "data"

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from scalequest.config import ConfigError, RunOptions, parse
-from scalequest.launch import on_ray, worker
-from scalequest.script import run_script
-from scalequest.stage_folder import Asked, asking
+from scalequest.stage.folder import Asked, asking
+from scalequest.stage.launch import on_ray, worker
+from scalequest.stage.script import run_script
 
 # data: workers share the blocks of a folder; training: the processes train one model together;
 # evaluation: one process per model; tool: reads settings, and leaves no stage folder.
@@ -83,7 +83,7 @@ class Recipe:
 def _as_worker(recipe: Recipe, run: RunOptions, config: Any) -> None:
     """Take this process's place before anything is imported that looks at devices."""
     if on_ray(getattr(config, "launch", "local")):
-        from scalequest.ray_launch import spread
+        from scalequest.stage.ray_launch import spread
 
         spread(recipe, run, config)
         return

@@ -10,13 +10,13 @@ import pytest
 from engine_support import requests
 
 from scalequest import heartbeat
-from scalequest.block_loop import Drop, completing, stream
 from scalequest.config import RunOptions
 from scalequest.engines.base import Completion, EngineConfig, Sampling
 from scalequest.engines.loading import open_generator
-from scalequest.progress import GateError, Gates, Progress
 from scalequest.records import Row
-from scalequest.stage_folder import Stage
+from scalequest.stage.block_loop import Drop, completing, stream
+from scalequest.stage.folder import Stage
+from scalequest.stage.progress import GateError, Gates, Progress
 from stage_support import kept, receipt
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 
 def command(root: Path, name: str, *words: object) -> list[str]:
-    """The command line of a script of eval/."""
-    return [sys.executable, str(root / "eval" / name), *map(str, words)]
+    """The command line of a script, of eval/ unless its name has a folder."""
+    script = root / (name if "/" in name else f"eval/{name}")
+    return [sys.executable, str(script), *map(str, words)]
 
 
 def environment(root: Path) -> dict[str, str]:

@@ -10,7 +10,7 @@ from scalequest.config import ConfigError
 from scalequest.evaluation.comparison import compare, compare_protocols, read_outputs, tables_of_comparisons
 from scalequest.evaluation.results import Result
 from scalequest.evaluation.statistics import share_of
-from scalequest.stage_folder import Stage
+from scalequest.stage.folder import Stage
 
 
 def rows(correct: str, samples: int = 1) -> list[dict[str, Any]]:

@@ -578,7 +578,7 @@ def test_nothing_to_evaluate_is_one_line(script: Script, tmp_path: Path) -> None
     assert (done.returncode, done.stderr) == (2, "error: models: give at least one\n")
 
 
-@pytest.mark.parametrize("name", ["evaluate.py", "report.py", "measure_questions.py"])
+@pytest.mark.parametrize("name", ["evaluate.py", "report.py", "recipes/tiny/measure_questions.py"])
 def test_help_imports_no_torch(name: str, root: Path) -> None:
     code = (
         "import runpy, sys\n"

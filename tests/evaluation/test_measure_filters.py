@@ -37,7 +37,9 @@ def test_the_tables_say_what_the_rules_did(tmp_path: Path, root: Path) -> None:
         row(2, ["1", "2", "3"], [0.0, 0.0, 0.0], 1 / 3),
     ]
     source.write_text("".join(json.dumps(one) + "\n" for one in rows))
-    words = command(root, "measure_filters.py", "--solved", source, "--output_dir", tmp_path / "out")
+    words = command(
+        root, "recipes/tiny/measure_filters.py", "--solved", source, "--output_dir", tmp_path / "out"
+    )
     done = subprocess.run(
         words, capture_output=True, text=True, env=environment(root), timeout=300, check=False
     )

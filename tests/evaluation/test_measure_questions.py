@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from scalequest.records import read_rows
-from scalequest.stage_folder import Stage
+from scalequest.stage.folder import Stage
 
 Script = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -46,7 +46,7 @@ def test_measures(questions: Path, tmp_path: Path, script: Script, root: Path) -
         "--output_dir",
         tmp_path / "measured",
     ]
-    shown = script("measure_questions.py", *words)
+    shown = script("recipes/tiny/measure_questions.py", *words)
     assert "Generated questions" in shown.stdout
     measures = json.loads((tmp_path / "measured" / "questions.json").read_text())["generators"]["mine"]
     rows = {row["question"]: row for row in read_rows(tmp_path / "measured")}
@@ -76,13 +76,13 @@ def test_questions_of_the_test_split_are_counted(tmp_path: Path, script: Script,
         "--output_dir",
         tmp_path / "measured",
     ]
-    script("measure_questions.py", *words)
+    script("recipes/tiny/measure_questions.py", *words)
     measures = json.loads((tmp_path / "measured" / "questions.json").read_text())["generators"]["mine"]
     assert measures["equal_to_test"]["verbatim"] == 1
     assert measures["equal_to_test"]["masked"] >= 2
     assert measures["verbatim"]["value"] == 1.0
 
-    again = script("measure_questions.py", *words)  # finished: only shown
+    again = script("recipes/tiny/measure_questions.py", *words)  # finished: only shown
     assert "finished before" in again.stdout
     page = script(
         "report.py", "--questions", tmp_path / "measured", "--output_dir", tmp_path / "report"

@@ -10,9 +10,9 @@ import pytest
 from scalequest.evaluation.funnel import build_funnel, read_stages, table_of_seconds
 from scalequest.evaluation.results import Result, write_results
 from scalequest.evaluation.statistics import share_of
-from scalequest.markup import inline
+from scalequest.pages.markup import inline
 from scalequest.records import source_fingerprint
-from scalequest.stage_folder import Stage
+from scalequest.stage.folder import Stage
 
 Script = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -24,7 +24,7 @@ from scalequest.evaluation.results import (
 from scalequest.evaluation.settings import EvaluationConfig
 from scalequest.evaluation.statistics import share_of
 from scalequest.records import read_rows
-from scalequest.stage_folder import Stage
+from scalequest.stage.folder import Stage
 
 PROTOCOL = {
     **{"engine": "vllm", "dtype": "bfloat16", "limit": None, "seed": 42, "shots": 0},

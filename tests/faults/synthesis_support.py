@@ -40,7 +40,7 @@ def run_recipe(name: str, given: Mapping[str, Any], log: str, variables: Mapping
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     from scalequest.config import build
-    from scalequest.script import run_script
+    from scalequest.stage.script import run_script
 
     sys.exit(run_script(script.RECIPE, *build(script.RECIPE.configs(), given)))
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from scalequest.block_loop import Drop
 from scalequest.config import ConfigError
 from scalequest.engines.base import Completion
 from scalequest.questions.contamination import Benchmark, ContaminationRule, TestQuestion
@@ -24,6 +23,7 @@ from scalequest.questions.solvability import (
     verdict,
     voted,
 )
+from scalequest.stage.block_loop import Drop
 
 
 @pytest.mark.parametrize(

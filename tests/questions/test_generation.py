@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from scalequest.block_loop import Drop
 from scalequest.config import ConfigError, RunOptions
 from scalequest.engines.base import Completion, Sampling
 from scalequest.questions.generation import GenerationConfig, QuestionSampling, generate_questions
 from scalequest.records import row_seed
+from scalequest.stage.block_loop import Drop
 from stage_support import dropped, kept, opened
 
 

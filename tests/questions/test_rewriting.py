@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from scalequest.block_loop import Drop
 from scalequest.config import ConfigError, RunOptions
 from scalequest.engines.base import Sampling
 from scalequest.questions.prompts import Prompt
 from scalequest.questions.rewriting import (
+    FunctionRewriter,
     Rewrite,
     RewriteConfig,
     Rewriter,
@@ -19,9 +19,10 @@ from scalequest.questions.rewriting import (
     direction,
     local_rewriter,
     optimize_questions,
-    rule_rewriter,
 )
+from scalequest.stage.block_loop import Drop
 from stage_support import dropped, kept, killed_once_sealed, opened, receipt
+from tinymath.rewriter import rewrite
 
 QUESTION = "Ann has 3 apples and buys 2. How many apples now?"
 
@@ -34,7 +35,9 @@ def optimize(
     folder: Path, questions: list[dict[str, Any]], rewriter: Rewriter, **more: Any
 ) -> dict[str, Any]:
     run = RunOptions(output_dir=str(folder), block_size=4, track="none")
-    config = RewriteConfig(**{"input": ["x"], "rewriter": "rules", **more})
+    config = RewriteConfig(
+        **{"input": ["x"], "rewriter": "function", "function": "tinymath.rewriter:rewrite", **more}
+    )
     return optimize_questions(opened("optimize_questions", run, config), questions, rewriter, config, run)
 
 
@@ -83,12 +86,23 @@ def test_the_rules_rewrite_tinymath(tmp_path: Path) -> None:
     """They are seeded by row: another split into blocks changes nothing."""
     broken = "Anna has {} apples. She buys 4 more apples. How many nuts does Anna have now?"
     questions = rows(*(broken.format(n) for n in range(3, 15)))
-    receipt = optimize(tmp_path / "one", questions, rule_rewriter)
+    receipt = optimize(tmp_path / "one", questions, FunctionRewriter("tinymath", rewrite))
     assert receipt["kept"] + sum(receipt["dropped"].values()) == 12
     assert receipt["kept"] >= 6
-    again = optimize(tmp_path / "two", questions, rule_rewriter)
+    again = optimize(tmp_path / "two", questions, FunctionRewriter("tinymath", rewrite))
     assert again["output"] == receipt["output"]
     assert {pair["direction"] for pair in kept(tmp_path / "one")} == {"solvability", "difficulty"}
+
+
+@pytest.mark.parametrize("returned", [None, 5, ZeroDivisionError("of what")], ids=str)
+def test_what_a_function_may_not_do(tmp_path: Path, returned: object) -> None:
+    def rewritten(*_: object) -> Any:
+        if isinstance(returned, Exception):
+            raise returned
+        return returned
+
+    with pytest.raises(ConfigError, match=r"^mine\.py:f: row q-000: (returned (NoneType|int)|ZeroDivision)"):
+        optimize(tmp_path / "out", rows("What is 1 + 1?"), FunctionRewriter("mine.py:f", rewritten))
 
 
 def local(generator: Any, chat: Any, *markers: str, template: str = "{question}") -> Rewriter:
@@ -134,7 +148,9 @@ def test_a_sealed_folder_has_its_page(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_hooks_make_the_pair_without_a_folder() -> None:
-    config = RewriteConfig(input=["x"], rewriter="rules", solvability_share=1.0)
+    config = RewriteConfig(
+        input=["x"], rewriter="function", function="tinymath.rewriter:rewrite", solvability_share=1.0
+    )
     hooks = Rewriting(rows("What is 2?"), config, run_seed=1)
     (task,) = hooks.requests(0)
     assert (task.key, task.question, task.direction) == ("q-000", "What is 2?", "solvability")

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from scalequest.block_loop import Drop
 from scalequest.chat import bind, load_format, load_tokenizer
 from scalequest.config import ConfigError, RunOptions
 from scalequest.engines.base import Block, EngineConfig, Request
@@ -15,6 +14,7 @@ from scalequest.engines.loading import open_scorer
 from scalequest.engines.scoring import Score
 from scalequest.solutions.internlm2 import register
 from scalequest.solutions.rewards import ResponseScoring, ScoreConfig, reward_ids, reward_token, score
+from scalequest.stage.block_loop import Drop
 from stage_support import dropped, kept, opened
 from tiny_model import stories
 

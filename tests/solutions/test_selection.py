@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from scalequest.block_loop import Drop
 from scalequest.solutions.selection import SelectConfig, _shuffled, select
+from scalequest.stage.block_loop import Drop
 
 CONFIG = SelectConfig(input=["x"])
 

@@ -7,13 +7,11 @@ from typing import Any
 
 import pytest
 
-from scalequest.block_loop import Drop
 from scalequest.chat import load_format
 from scalequest.config import ConfigError, RunOptions, to_dict
 from scalequest.engines.base import Completion, Sampling
 from scalequest.grading import majority
 from scalequest.records import read_inputs
-from scalequest.script import open_stage
 from scalequest.solutions.solving import (
     Sampled,
     SolveConfig,
@@ -24,6 +22,8 @@ from scalequest.solutions.solving import (
     read_answers,
     solve_questions,
 )
+from scalequest.stage.block_loop import Drop
+from scalequest.stage.script import open_stage
 from stage_support import dropped, kept, opened
 from tiny_model import stories
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from scalequest.tinymath import report, world
-from scalequest.tinymath.oracle import FAULTS, Verdict, judge
+from tinymath import report, world
+from tinymath.oracle import FAULTS, Verdict, judge
 
 HERE = Path(__file__).parent
 CASES = report.read_cases(HERE / "oracle_cases.yaml")
@@ -111,8 +111,8 @@ def test_any_text_has_a_verdict_that_hangs_together():
 
 
 def test_the_method_never_asks_the_oracle():
-    instruments = {f"scalequest.tinymath.{name}" for name in ("oracle", "reading", "story", "report")}
-    allowed = {ROOT / "src/scalequest/tinymath" / f"{name}.py" for name in ("oracle", "story", "report")}
+    instruments = {f"tinymath.{name}" for name in ("oracle", "reading", "story", "report")}
+    allowed = {ROOT / "src/tinymath" / f"{name}.py" for name in ("oracle", "story", "report")}
     for path in [*ROOT.glob("src/**/*.py"), *ROOT.glob("recipes/**/*.py")]:
         if path in allowed or path == ROOT / "recipes/tiny/rebuild.py":
             continue

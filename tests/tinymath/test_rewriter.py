@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from scalequest.tinymath import report, rewriter, world
-from scalequest.tinymath.oracle import judge
-from scalequest.tinymath.rewriter import rewrite
+from tinymath import report, rewriter, world
+from tinymath.oracle import judge
+from tinymath.rewriter import rewrite
 
 DIRECTIONS = ("solvability", "difficulty")
 
@@ -28,7 +28,7 @@ def test_rules_know_the_world_but_not_the_oracle():
     tree = ast.parse(Path(rewriter.__file__).read_text(encoding="utf-8"))
     modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     modules |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    assert modules == {"__future__", "random", "re", "dataclasses", "scalequest.tinymath.world"}
+    assert modules == {"__future__", "random", "re", "dataclasses", "tinymath.world"}
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from scalequest.tinymath import world
+from tinymath import world
 
 
 def looks_like(wording: str) -> re.Pattern[str]:

@@ -102,7 +102,7 @@ def test_questions_without_an_answer_are_the_hardest(
     settings: Settings, train: Train, tmp_path: Path
 ) -> None:
     """What solve_questions drops, since no sample had an answer, is learnt as always failed."""
-    from scalequest.stage_folder import Stage
+    from scalequest.stage.folder import Stage
 
     stage = Stage.open(tmp_path / "solved", name="solve_questions", version=1, config={}, fingerprint={})
     kept = [

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from scalequest.config import ConfigError
-from scalequest.stage_folder import StageError
+from scalequest.stage.folder import StageError
 
 Settings = dict[str, Any]
 Rows = dict[str, Path]

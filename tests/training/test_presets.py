@@ -46,11 +46,11 @@ def is_shared(files: tuple[Path, ...]) -> bool:
 
 @pytest.fixture(scope="module")
 def table() -> Any:
-    sys.path.insert(0, str(RECIPES))
+    sys.path.insert(0, str(ROOT / "scripts"))
     try:
         yield import_module("table")
     finally:
-        sys.path.remove(str(RECIPES))
+        sys.path.remove(str(ROOT / "scripts"))
 
 
 @pytest.mark.parametrize("files", [*PRESETS, (RECIPES / "qwen2_math_7b/reward.yaml",)], ids=name_of)
@@ -384,7 +384,7 @@ def test_every_training_stage_of_a_pipeline_parses(
     path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from scalequest.config import parse
-    from scalequest.pipeline import load, plan
+    from scalequest.pipeline.runner import load, plan
 
     monkeypatch.setenv("SCALEQUEST_DATA", str(tmp_path))
     steps = plan(load(path), tmp_path / "out")

@@ -22,8 +22,8 @@ from safetensors.torch import load_file
 from training_support import logged, same
 
 from scalequest.config import ConfigError
-from scalequest.script import run_script
-from scalequest.stage_folder import StageError
+from scalequest.stage.folder import StageError
+from scalequest.stage.script import run_script
 from scalequest.training import ranks
 from scalequest.training.checks import check_settings
 from scalequest.training.progress import Report, last_metrics

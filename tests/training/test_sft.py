@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from training_support import RECIPES, logged, same, weights, write_yaml
 
 from scalequest.config import ConfigError, build, parse
-from scalequest.stage_folder import StageError
+from scalequest.stage.folder import StageError
 
 Train = Callable[..., Path]
 Settings = dict[str, Any]

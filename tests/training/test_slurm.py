@@ -46,7 +46,7 @@ def test_ranks_have_time_to_save_and_the_script_has_more(monkeypatch: pytest.Mon
     """torchrun reads it; what `scontrol` needs afterwards still fits in before the end of the job."""
     from torch.distributed.launcher.api import LaunchConfig
 
-    from scalequest.launch import STOP_SECONDS, STOP_VARIABLE
+    from scalequest.stage.launch import STOP_SECONDS, STOP_VARIABLE
 
     text = script("accelerate_configs/zero3.yaml", *SFT)
     exported = next(line for line in text.splitlines() if line.startswith(f"export {STOP_VARIABLE}"))

@@ -11,9 +11,10 @@ from typing import Any, Union, get_args, get_origin
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
-from scalequest import bounded_yaml
+from scalequest.config import bounded_yaml
 from scalequest.config.hints import hint_for
 from scalequest.config.options import ConfigError
+from scalequest.config.ranges import FINITE, outside
 from scalequest.config.reading import over, shown
 from scalequest.config.schema import (
     Leaf,
@@ -25,7 +26,6 @@ from scalequest.config.schema import (
     strict_members,
     type_name,
 )
-from scalequest.ranges import FINITE, outside
 
 COMMAND_LINE = "command line"
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from scalequest.config.fingerprints import as_json
+from scalequest.config.ranges import FINITE
 from scalequest.config.schema import Leaf, Schema, type_name
-from scalequest.ranges import FINITE
 
 _HEAD = (
     "--config FILE is a YAML file of the keys below, nested ones as maps; of several files the later wins, "

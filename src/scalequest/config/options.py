@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field
 from typing import Any, Literal
 
-from scalequest.ranges import COUNT, SEED, Range
+from scalequest.config.ranges import COUNT, SEED, Range
 from scalequest.redaction import redacted
 
 

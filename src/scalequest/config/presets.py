@@ -19,15 +19,15 @@ from typing import Any
 
 from scalequest.config.building import assemble
 from scalequest.config.options import ConfigError, option
+from scalequest.config.ranges import COUNT, POSITIVE
 from scalequest.config.reading import over, read_yaml
-from scalequest.ranges import COUNT, POSITIVE
 
 KEY = "preset"
 
 
 @dataclass(frozen=True)
 class PresetFacts:
-    """What a preset says about itself, for recipes/table.py and for its readers."""
+    """What a preset says about itself, for scripts/table.py and for its readers."""
 
     launch: str | None = option(None, "accelerate file of the launch command; null: one process")
     base: list[str] = option(default_factory=list, help="files of which it goes over one")

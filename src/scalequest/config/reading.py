@@ -9,7 +9,7 @@ from typing import Any
 from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError
 
-from scalequest import bounded_yaml
+from scalequest.config import bounded_yaml
 from scalequest.config.options import ConfigError
 from scalequest.redaction import SECRET, is_secret, redacted
 

@@ -10,7 +10,7 @@ from dataclasses import MISSING, dataclass
 from enum import Enum
 from typing import Any, Literal, Union, get_args, get_origin
 
-from scalequest.ranges import FINITE, Range, range_of
+from scalequest.config.ranges import FINITE, Range, range_of
 
 
 @dataclass(frozen=True)

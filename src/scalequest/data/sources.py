@@ -10,7 +10,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from scalequest.config import ConfigError, build, option, read_yaml, required
-from scalequest.ranges import COUNT
+from scalequest.config.ranges import COUNT
 
 TABLE = Path(__file__).with_name("sources.yaml")
 

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Literal, Protocol
 
 from scalequest.config import ConfigError, option
-from scalequest.ranges import COUNT, SHARE_ABOVE_0, Range
+from scalequest.config.ranges import COUNT, SHARE_ABOVE_0, Range
 
 FinishReason = Literal["stop", "length"]
 CHECK_EVERY = 8  # tokens between two questions to `Request.ends`

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from scalequest.stage_folder import StageError
+from scalequest.atomic_files import StageError
 
 SYNC_EVERY = 1.0  # seconds between two fsyncs: a kill loses nothing, a power cut this much
 

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from scalequest.config import ConfigError, option
-from scalequest.ranges import COUNT, NOT_NEGATIVE, POSITIVE
+from scalequest.config.ranges import COUNT, NOT_NEGATIVE, POSITIVE
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 

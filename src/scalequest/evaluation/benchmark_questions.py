@@ -12,7 +12,7 @@ from scalequest.config import ConfigError
 from scalequest.evaluation.benchmarks import load_benchmark, name_if_missing
 from scalequest.questions.contamination import ContaminationRule, TestQuestion
 from scalequest.records import read_rows
-from scalequest.stage_folder import Stage
+from scalequest.stage.folder import Stage
 
 log = logging.getLogger(__name__)
 

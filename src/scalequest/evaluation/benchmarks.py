@@ -12,10 +12,10 @@ from typing import Any
 
 from scalequest import atomic_files
 from scalequest.config import ConfigError, build, option, read_yaml, required
+from scalequest.config.ranges import COUNT, SHARE_BELOW_1
 from scalequest.evaluation.problems import AnswerRule, BenchmarkProblem
 from scalequest.evaluation.prompts import QUESTION_ONLY, EvalPrompt, load_eval_prompt
 from scalequest.grading.latex.boxes import last_box
-from scalequest.ranges import COUNT, SHARE_BELOW_1
 from scalequest.records import Row, expand, read_rows, require
 
 

@@ -11,7 +11,7 @@ from scalequest.config import ConfigError
 from scalequest.evaluation.results import Result
 from scalequest.evaluation.statistics import FEW, Estimate, mcnemar, paired_difference
 from scalequest.evaluation.tables import Table, describe_differences, format_percent, letters_of
-from scalequest.markup import shorten
+from scalequest.pages.markup import shorten
 from scalequest.records import Row, read_dropped, read_rows
 
 LISTED = 200  # most flipped problems in the table

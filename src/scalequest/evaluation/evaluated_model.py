@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from scalequest.block_loop import Generate, completing
 from scalequest.chat import BoundFormat, ChatFormat
 from scalequest.config import ConfigError
 from scalequest.engines.base import CHECK_EVERY, Completion, Generator, Request, Sampling
@@ -16,7 +15,8 @@ from scalequest.evaluation.problems import BenchmarkProblem
 from scalequest.evaluation.prompts import EvalPrompt
 from scalequest.evaluation.results import sha256_of
 from scalequest.grading.extraction import after_thoughts
-from scalequest.progress import Reply
+from scalequest.stage.block_loop import Generate, completing
+from scalequest.stage.progress import Reply
 
 OPENINGS, THOUGHT = ("<think>", "<thinking>"), "</think>"
 # Our chat formats put this after a question (docs/method.md 5); a server's own template does not.

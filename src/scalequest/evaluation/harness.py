@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any, Generic
 
 from scalequest import heartbeat
-from scalequest.block_loop import Drop, stream
-from scalequest.cards import dataset_card
 from scalequest.chat import FormatError, load_format
 from scalequest.config import ConfigError, RunOptions, to_dict
 from scalequest.evaluation.benchmarks import LoadedBenchmark
@@ -39,9 +37,11 @@ from scalequest.evaluation.protocol import (
 from scalequest.evaluation.results import RESULTS, Result, summarise, write_results
 from scalequest.evaluation.settings import EvaluationConfig
 from scalequest.evaluation.tables import describe_differences
-from scalequest.markup import inline
+from scalequest.pages.cards import dataset_card
+from scalequest.pages.markup import inline
 from scalequest.records import Row, read_rows, row_seed
-from scalequest.stage_folder import Stage
+from scalequest.stage.block_loop import Drop, stream
+from scalequest.stage.folder import Stage
 from scalequest.tracking import Tracker
 
 VERSION = 3  # raise by hand when the same configuration gives other rows

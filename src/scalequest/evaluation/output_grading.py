@@ -15,7 +15,6 @@ from multiprocessing.connection import wait
 from types import TracebackType
 from typing import Generic
 
-from scalequest.block_loop import Generate
 from scalequest.engines.base import FinishReason
 from scalequest.evaluation.evaluated_model import A, EvaluatedModel, KeyedReply, Q, strip_reasoning
 from scalequest.evaluation.problems import AnswerRule, BenchmarkProblem
@@ -25,6 +24,7 @@ from scalequest.grading.compare import numeric
 from scalequest.grading.latex.exact import value
 from scalequest.grading.latex.expressions import readings
 from scalequest.grading.latex.normalise import LONGEST, normalise
+from scalequest.stage.block_loop import Generate
 
 
 @dataclass(frozen=True)

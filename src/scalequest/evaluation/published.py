@@ -9,9 +9,9 @@ from statistics import fmean
 
 from scalequest import atomic_files
 from scalequest.config import ConfigError, build, option, read_yaml, required
+from scalequest.config.ranges import Range
 from scalequest.evaluation.results import Result
 from scalequest.evaluation.tables import Table, format_percent, mark_protocols
-from scalequest.ranges import Range
 
 TITLES = {"gsm8k": "GSM8K", "math": "MATH", "college_math": "College Math", "olympiadbench": "OlympiadBench"}
 

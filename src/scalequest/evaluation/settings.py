@@ -9,10 +9,10 @@ from typing import Literal
 
 from scalequest import atomic_files
 from scalequest.config import ConfigError, option, required
+from scalequest.config.ranges import COUNT
 from scalequest.engines.base import EngineConfig, Sampling
 from scalequest.engines.server import ServerConfig
 from scalequest.grading.options import GraderOptions
-from scalequest.ranges import COUNT
 from scalequest.records import expand
 
 # Names in an evaluation's folder that no model's folder may have.

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from scalequest.evaluation.results import EXPLAINS, Result
 from scalequest.evaluation.statistics import Estimate
-from scalequest.markup import csv_text, inline, one_line, paragraph, table_lines, tex
+from scalequest.pages.markup import csv_text, inline, one_line, paragraph, table_lines, tex
 
 LOG_WIDTH = 240  # of the paper's table with our numbers beside it
 NOTABLE = 0.05  # share of truncated or answerless outputs from which a note says so
@@ -252,7 +252,7 @@ def _warnings_of(results: Sequence[Result]) -> list[str]:
 
 
 def tables_of_questions(measures: Mapping[str, Any]) -> list[Table]:
-    """Tables of the quality of generated questions, from the JSON of `eval/measure_questions.py`."""
+    """Tables of the quality of generated questions, from the JSON of `recipes/tiny/measure_questions.py`."""
     estimates = [
         ("parses", "parses", 100.0),
         ("well_posed", "well posed, of those", 100.0),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from scalequest.grading.grader import Grader
-from scalequest.pages import section, table, write_page
+from scalequest.pages.elements import section, table, write_page
 
 _TAIL = 600  # characters of an output that a page shows, its end
 

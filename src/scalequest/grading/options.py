@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from scalequest.config import option
-from scalequest.ranges import COUNT, NOT_NEGATIVE, POSITIVE
+from scalequest.config.ranges import COUNT, NOT_NEGATIVE, POSITIVE
 
 GRADER_VERSION = 5  # raised when a verdict can change; part of every protocol fingerprint
 

@@ -25,11 +25,11 @@ from typing import Any, ClassVar, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from scalequest import pages
 from scalequest.config import ConfigError, option, required
+from scalequest.config.ranges import SHARE, Range
+from scalequest.pages import elements
 from scalequest.questions.steps import Context, Outcome, StepReport, TextStep
 from scalequest.questions.text import I64, U64, Tokens, batches
-from scalequest.ranges import SHARE, Range
 from scalequest.records import Row
 
 Rule = Literal["exact", "inside", "ngram", "numbers"]
@@ -333,19 +333,19 @@ def contamination_sections(
     """
     without = f" Not looked at, since their data were not there: {', '.join(left_out)}." if left_out else ""
     if not clean:
-        return [pages.section("Contamination", note=f"No benchmark was given to compare with.{without}")]
+        return [elements.section("Contamination", note=f"No benchmark was given to compare with.{without}")]
     note = (
         f"Met: the benchmark's questions that share 13 words in a row with a question that {which} (or are "
         f"equal to one). Clean: the share of the others, as in the paper's table 6.{without}"
     )
-    table = pages.table([{**one, "clean": f"{100 * one['clean']:.2f} %"} for one in clean])
+    table = elements.table([{**one, "clean": f"{100 * one['clean']:.2f} %"} for one in clean])
     shown = f"{min(_SHOWN, len(flagged)):,} of {len(flagged):,} flagged rows, the words in common marked."
     return [
-        pages.section("Benchmarks", table, note=note),
-        pages.section(
+        elements.section("Benchmarks", table, note=note),
+        elements.section(
             "Contamination",
-            pages.bars(by_rule),
-            pages.pairs(flagged[:_SHOWN], "row", "benchmark's question"),
+            elements.bars(by_rule),
+            elements.pairs(flagged[:_SHOWN], "row", "benchmark's question"),
             note=shown if flagged else "No row is flagged.",
         ),
     ]

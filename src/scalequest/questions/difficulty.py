@@ -16,11 +16,11 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from scalequest import pages
 from scalequest.config import ConfigError, option
+from scalequest.config.ranges import COUNT, FINITE, SHARE, SHARE_BELOW_1
+from scalequest.pages import elements
 from scalequest.questions.agreement import Agreement
 from scalequest.questions.steps import Context, ModelStep, Outcome, StepReport, TextStep
-from scalequest.ranges import COUNT, FINITE, SHARE, SHARE_BELOW_1
 from scalequest.records import Row, row_seed
 
 _DIGITS = 9  # 1 - 0.8 is a little less than 0.2, and no bound of 0.2 means that
@@ -227,5 +227,7 @@ def _histogram(before: Sequence[float], after: Sequence[float], measure: str) ->
         return []
     note = "Before: all rows that were measured. After: those that go on."
     return [
-        pages.section("Difficulty", pages.histogram({"before": before, "after": after}, measure), note=note)
+        elements.section(
+            "Difficulty", elements.histogram({"before": before, "after": after}, measure), note=note
+        )
     ]

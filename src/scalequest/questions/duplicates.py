@@ -31,8 +31,10 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from scalequest import heartbeat, pages
+from scalequest import heartbeat
 from scalequest.config import option
+from scalequest.config.ranges import COUNT, SHARE_ABOVE_0
+from scalequest.pages import elements
 from scalequest.questions.steps import Context, Outcome, StepReport, TextStep
 from scalequest.questions.text import (
     BATCH,
@@ -47,7 +49,6 @@ from scalequest.questions.text import (
     span_hashes,
     word_hash,
 )
-from scalequest.ranges import COUNT, SHARE_ABOVE_0
 from scalequest.records import Row
 
 U32 = NDArray[np.uint32]
@@ -553,7 +554,7 @@ class DuplicatesStep(TextStep):
             "compared_pairs": found.candidates,
             "template_rows_kept": found.template_rows,
         }
-        table = pages.table([{"what": what, "rows": facts.get(name, 0)} for what, name in _KINDS.items()])
+        table = elements.table([{"what": what, "rows": facts.get(name, 0)} for what, name in _KINDS.items()])
         near = [number for number, reason in enumerate(found.reasons) if reason == "near_duplicate"]
         shown = [
             (str(rows[number]["id"]), rows[number]["question"], rows[int(found.kept[number])]["question"])
@@ -562,8 +563,8 @@ class DuplicatesStep(TextStep):
         note = f"{found.candidates:,} pairs of rows were compared."
         if near:
             note += f" Below, {len(shown):,} of {len(near):,} near-duplicates; what differs is marked."
-        beside = pages.pairs(shown, "dropped", "kept instead", differences=True)
-        return StepReport([pages.section("Duplicates", table, beside, note=note)], facts)
+        beside = elements.pairs(shown, "dropped", "kept instead", differences=True)
+        return StepReport([elements.section("Duplicates", table, beside, note=note)], facts)
 
 
 _KINDS = {

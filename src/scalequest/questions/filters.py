@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from scalequest import heartbeat
-from scalequest.block_loop import Drop, completing, stream
-from scalequest.cards import dataset_card
 from scalequest.chat import BoundFormat, FormatError
 from scalequest.config import ConfigError, RunOptions, option, required, to_dict
+from scalequest.config.ranges import COUNT
 from scalequest.engines.base import Completion, EngineConfig, Generator, Request, Sampling
+from scalequest.pages.cards import dataset_card
 from scalequest.questions.contamination import ContaminationRule, ContaminationStep, TestQuestion
 from scalequest.questions.difficulty import DifficultyRule, DifficultyStep, fail_rates
 from scalequest.questions.duplicates import DuplicateRule, DuplicatesStep
@@ -31,10 +31,10 @@ from scalequest.questions.report import filter_report
 from scalequest.questions.solvability import SolvabilityRule, SolvabilityStep
 from scalequest.questions.steps import Context, ModelStep, Outcome, Step, TextStep
 from scalequest.questions.text import BATCH, read_tokens
-from scalequest.ranges import COUNT
 from scalequest.records import Row
 from scalequest.samples import SAMPLE_COLUMNS
-from scalequest.stage_folder import Stage
+from scalequest.stage.block_loop import Drop, completing, stream
+from scalequest.stage.folder import Stage
 from scalequest.tracking import Tracker
 
 VERSION = 6  # raise by hand when the same configuration gives other rows

@@ -10,19 +10,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from scalequest.block_loop import Drop, completing, stream
-from scalequest.cards import dataset_card
 from scalequest.chat import BoundFormat
 from scalequest.config import ConfigError, RunOptions, option, required, to_dict
+from scalequest.config.ranges import COUNT
 from scalequest.engines.base import Completion, EngineConfig, Generator, Request, Sampling
 from scalequest.engines.vllm_engine import check_block_seeds
-from scalequest.launch import LAUNCH, RAY_WORKERS, Launch
-from scalequest.markup import inline
-from scalequest.progress import Gates
+from scalequest.pages.cards import dataset_card
+from scalequest.pages.markup import inline
 from scalequest.questions.text import normalised
-from scalequest.ranges import COUNT
 from scalequest.records import Row, model_label, row_seed
-from scalequest.stage_folder import Stage
+from scalequest.stage.block_loop import Drop, completing, stream
+from scalequest.stage.folder import Stage
+from scalequest.stage.launch import LAUNCH, RAY_WORKERS, Launch
+from scalequest.stage.progress import Gates
 from scalequest.tracking import Tracker
 
 VERSION = 1  # raise by hand when the same configuration gives other rows

@@ -19,11 +19,11 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from scalequest import pages
 from scalequest.config import option
+from scalequest.config.ranges import SHARE
+from scalequest.pages import elements
 from scalequest.questions.steps import Context, Outcome, StepReport, TextStep
 from scalequest.questions.text import ENGLISH, WORD, Tokens, word_hash
-from scalequest.ranges import SHARE
 from scalequest.records import Row
 
 # Function words that tell questions in plain ASCII apart; none is a word of ENGLISH or a usual variable.
@@ -170,7 +170,7 @@ class LanguageStep(TextStep):
         table = _confusion(outcome.reasons, plain)
         examples = _examples(rows, outcome.reasons, plain)
         note = "Rows: the rule in force. Columns: the paper's, which keeps plain ASCII alone."
-        return StepReport([pages.section("Language", pages.table(table), examples, note=note)], table)
+        return StepReport([elements.section("Language", elements.table(table), examples, note=note)], table)
 
 
 def _confusion(reasons: Sequence[str | None], plain: Sequence[bool]) -> list[dict[str, Any]]:
@@ -196,4 +196,4 @@ def _examples(rows: Sequence[Row], reasons: Sequence[str | None], plain: Sequenc
             {"ours": label, "id": rows[number]["id"], "question": rows[number]["question"]}
             for number in numbers[:_EXAMPLES]
         ]
-    return pages.table(examples) if examples else ""
+    return elements.table(examples) if examples else ""

@@ -9,11 +9,11 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from scalequest import pages
 from scalequest.config import ConfigError, option
+from scalequest.config.ranges import COUNT
+from scalequest.pages import elements
 from scalequest.questions.steps import Context, Outcome, StepReport, TextStep
 from scalequest.questions.text import I64, Tokens
-from scalequest.ranges import COUNT
 from scalequest.records import Row
 
 
@@ -74,5 +74,5 @@ class LengthStep(TextStep):
             return None
         low, median, high = np.quantile(outcome.found, (0.05, 0.5, 0.95)).tolist()
         facts = {"unit": self.rule.unit, "5 %": low, "median": median, "95 %": high}
-        plot = pages.histogram({"before": outcome.found}, self.rule.unit)
-        return StepReport([pages.section("Length", pages.table([facts]), plot)], facts)
+        plot = elements.histogram({"before": outcome.found}, self.rule.unit)
+        return StepReport([elements.section("Length", elements.table([facts]), plot)], facts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from scalequest import pages
+from scalequest.pages import elements
 from scalequest.records import written_rows
 
 NAME = "pairs.html"
@@ -25,7 +25,9 @@ def write_page(folder: Path, seed: int) -> Path:
         for row in map(rows.__getitem__, shown)
     ]
     note = f"{len(shown)} of {len(rows):,}, drawn at random; the words that differ are marked."
-    sections = [pages.section("Pairs", pages.pairs(found, "rejected", "chosen", differences=True), note=note)]
+    sections = [
+        elements.section("Pairs", elements.pairs(found, "rejected", "chosen", differences=True), note=note)
+    ]
     dropped = list(written_rows(folder / "dropped"))
     for reason in sorted({row["reason"] for row in dropped}):
         of_it = [row for row in dropped if row["reason"] == reason]
@@ -38,7 +40,7 @@ def write_page(folder: Path, seed: int) -> Path:
             }
             for row in of_it[:DROPS]
         ]
-        sections.append(pages.section(f"Dropped: {reason} ({len(of_it):,})", pages.table(told)))
+        sections.append(elements.section(f"Dropped: {reason} ({len(of_it):,})", elements.table(told)))
     path = folder / NAME
-    pages.write_page(path, "Preference pairs", *sections)
+    elements.write_page(path, "Preference pairs", *sections)
     return path

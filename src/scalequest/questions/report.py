@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scalequest import pages
 from scalequest.atomic_files import as_json, write
+from scalequest.pages import elements
 from scalequest.questions.steps import StepReport
 
 
@@ -31,10 +31,10 @@ def filter_report(
     facts: dict[str, Any] = {"rows_in": receipt["rows_in"], "kept": receipt["kept"], "dropped": drops}
     bars = {"kept": receipt["kept"], **{name: drops[name] for name in order if name in drops}, **drops}
     note = f"{receipt['rows_in']:,} rows came in."
-    sections = [pages.section("Where every row went", pages.bars(bars), note=note)]
+    sections = [elements.section("Where every row went", elements.bars(bars), note=note)]
     for name, report in steps.items():
         if report is not None:
             sections += report.sections
             facts |= {} if report.facts is None else {name: report.facts}
-    pages.write_page(folder / "report.html", "Filtered questions", *sections, *others)
+    elements.write_page(folder / "report.html", "Filtered questions", *sections, *others)
     write(folder / "report.json", as_json(facts))

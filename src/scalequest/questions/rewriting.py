@@ -11,21 +11,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeVar
 
-from scalequest.block_loop import Drop, Generate, completing, stream
-from scalequest.cards import dataset_card
 from scalequest.chat import BoundFormat, FormatError
 from scalequest.config import ConfigError, RunOptions, option, required, to_dict
+from scalequest.config.ranges import COUNT, SHARE
 from scalequest.engines.base import Completion, EngineConfig, FinishReason, Generator, Request, Sampling
 from scalequest.engines.server import Chat, ChatReply, ChatServer, ServerConfig, user
-from scalequest.launch import LAUNCH, RAY_WORKERS, Launch
-from scalequest.progress import Gates, Reply
+from scalequest.pages.cards import dataset_card
 from scalequest.questions.language import LanguageRule, language
 from scalequest.questions.pairs_page import write_page
 from scalequest.questions.prompts import Prompt
 from scalequest.questions.text import normalised
-from scalequest.ranges import COUNT, SHARE
 from scalequest.records import Row, row_seed
-from scalequest.stage_folder import Stage
+from scalequest.stage.block_loop import Drop, Generate, completing, stream
+from scalequest.stage.folder import Stage
+from scalequest.stage.launch import LAUNCH, RAY_WORKERS, Launch
+from scalequest.stage.progress import Gates, Reply
 from scalequest.tracking import Tracker
 
 VERSION = 2  # raise by hand when the same configuration gives other rows
@@ -49,8 +49,13 @@ class RewriteConfig:
     """The stage that makes preference pairs."""
 
     input: list[str] = required("question sources, read one after the other", fingerprint=False)
-    rewriter: Literal["rules", "local", "server"] = required(
-        "TinyMath's rules, the model below, or the server below"
+    rewriter: Literal["function", "local", "server"] = required(
+        "the function, the model, or the server below"
+    )
+    function: str | None = option(
+        None,
+        "rewriter function: FILE.py:NAME or MODULE:NAME, called with question, direction and a random.Random",
+        fingerprint=False,  # what it is called; the recipe adds the hash of what it does
     )
     columns: dict[str, str] = option(help="our column names to the input's", default_factory=dict)
     solvability_share: float = option(
@@ -78,11 +83,13 @@ class RewriteConfig:
     system: str | None = option(None, "rewriter server: text of the system turn; None sends none")
 
     def __post_init__(self) -> None:
+        if self.rewriter == "function" and not self.function:
+            raise ConfigError("rewriter: function needs function: FILE.py:NAME or MODULE:NAME")
         if self.rewriter == "local" and not (self.model_name_or_path and self.chat_format):
             raise ConfigError("rewriter: local needs model_name_or_path and chat_format")
         if self.rewriter == "server" and not (self.server.url and self.server.model):
             raise ConfigError("rewriter: server needs server.url and server.model")
-        if self.rewriter != "rules" and not (self.prompts.solvability and self.prompts.difficulty):
+        if self.rewriter != "function" and not (self.prompts.solvability and self.prompts.difficulty):
             raise ConfigError(f"rewriter: {self.rewriter} needs prompts.solvability and prompts.difficulty")
 
 
@@ -130,13 +137,36 @@ class Rewriter(Protocol):
         """Rewrite every task of every block."""
 
 
-def rule_rewriter(blocks: Iterator[tuple[int, list[Task]]]) -> Iterator[tuple[int, list[Rewrite]]]:
-    """TinyMath's rules: local edits of the text, for questions of that domain only."""
-    from scalequest.tinymath.rewriter import rewrite
+@dataclass(frozen=True)
+class FunctionRewriter:
+    """A function of the user's: it takes a question, a direction and a `random.Random`, and returns a text.
 
-    for index, tasks in blocks:
-        texts = [rewrite(task.question, task.direction, random.Random(task.seed)) for task in tasks]
-        yield index, [Rewrite(text, text) for text in texts]
+    Attributes:
+        name: for messages.
+        rewritten: the function.
+    """
+
+    name: str
+    rewritten: Callable[[str, Direction, random.Random], str]
+
+    def __call__(self, blocks: Iterator[tuple[int, list[Task]]]) -> Iterator[tuple[int, list[Rewrite]]]:
+        """Rewrite every task of every block."""
+        for index, tasks in blocks:
+            yield index, [self.rewrite(task) for task in tasks]
+
+    def rewrite(self, task: Task) -> Rewrite:
+        """What the function makes of a task.
+
+        Raises:
+            ConfigError: it raises, or returns something else than a text.
+        """
+        try:
+            text = self.rewritten(task.question, task.direction, random.Random(task.seed))
+        except Exception as error:
+            raise ConfigError(f"{self.name}: row {task.key}: {type(error).__name__}: {error}") from error
+        if not isinstance(text, str):
+            raise ConfigError(f"{self.name}: row {task.key}: returned {type(text).__name__}, not a string")
+        return Rewrite(text, text)
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from scalequest import pages
 from scalequest.chat import BoundFormat
 from scalequest.config import ConfigError, option
+from scalequest.config.ranges import COUNT, SHARE
 from scalequest.engines.base import Completion, Request
+from scalequest.pages import elements
 from scalequest.questions.agreement import Agreement
 from scalequest.questions.steps import Context, ModelStep, StepReport
-from scalequest.ranges import COUNT, SHARE
 from scalequest.records import Row, row_seed
 
 # A yes or no that closes a clause, in whatever quotes, boxes or formulas; not "Yes or No", "Yes / No". Before
@@ -159,4 +159,4 @@ class SolvabilityStep(ModelStep):
             "rules_disagree": counts["rules_disagree"],
         }
         note = "rules_disagree: the last explicit verdict and the paper's 'yes anywhere' differ."
-        return StepReport([pages.section("Solvability", pages.table([facts]), note=note)], facts)
+        return StepReport([elements.section("Solvability", elements.table([facts]), note=note)], facts)

@@ -13,20 +13,20 @@ from typing import Any
 
 import numpy as np
 
-from scalequest import pages
 from scalequest.atomic_files import as_json, write
-from scalequest.block_loop import Drop, stream
-from scalequest.cards import dataset_card, markdown_table
 from scalequest.config import ConfigError, RunOptions, option, required, to_dict
+from scalequest.config.ranges import COUNT
 from scalequest.grading.latex.boxes import last_box
-from scalequest.markup import inline
+from scalequest.pages import elements
+from scalequest.pages.cards import dataset_card, markdown_table
+from scalequest.pages.markup import inline
 from scalequest.questions.contamination import ContaminationRule, Index, TestQuestion
 from scalequest.questions.duplicates import DuplicateRule, Sketch, find_duplicates, sketch
 from scalequest.questions.text import batches
-from scalequest.ranges import COUNT
 from scalequest.records import Row, check_rows, row_seed
 from scalequest.solutions.overview import lines, overview, sections
-from scalequest.stage_folder import Stage
+from scalequest.stage.block_loop import Drop, stream
+from scalequest.stage.folder import Stage
 from scalequest.tracking import Tracker
 
 VERSION = 4  # raise by hand when the same configuration gives other rows
@@ -173,9 +173,9 @@ def assemble(
     body = [card, "## What is in it", "", *markdown_table(facts, "of", "what"), "", *funnel]
 
     def report(receipt: Mapping[str, Any]) -> None:
-        bars = pages.bars({"kept": receipt["kept"], **receipt["dropped"]})
-        where = pages.section("Where every row went", bars)
-        pages.write_page(stage.output_dir / "report.html", config.title, where, *sections(found))
+        bars = elements.bars({"kept": receipt["kept"], **receipt["dropped"]})
+        where = elements.section("Where every row went", bars)
+        elements.write_page(stage.output_dir / "report.html", config.title, where, *sections(found))
         write(stage.output_dir / "report.json", as_json(found.facts))
 
     return stage.finish(

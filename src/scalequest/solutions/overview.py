@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from scalequest import pages
 from scalequest.grading.extraction import extract
+from scalequest.pages import elements
 from scalequest.questions.contamination import (
     ContaminationRule,
     Index,
@@ -175,18 +175,18 @@ def sections(found: Overview) -> list[str]:
         "near-duplicates of an earlier row": doubled.get("near_duplicate", 0),
         "the text of an earlier row with other numbers": doubled["templates_with_other_numbers"],
     }
-    plots = [pages.histogram({name: values}, name) for name, values in found.samples.items()]
+    plots = [elements.histogram({name: values}, name) for name, values in found.samples.items()]
     return [
-        pages.section("Numbers", pages.table(numbers), *plots, note=f"{facts['rows']:,} rows."),
-        pages.section("Topics", pages.bars(facts["topics"]), note="By key words: a rough index."),
-        pages.section("Answers", pages.bars(facts["answer_types"])),
+        elements.section("Numbers", elements.table(numbers), *plots, note=f"{facts['rows']:,} rows."),
+        elements.section("Topics", elements.bars(facts["topics"]), note="By key words: a rough index."),
+        elements.section("Answers", elements.bars(facts["answer_types"])),
         *(
-            [pages.section("Generators", pages.bars(made))]
+            [elements.section("Generators", elements.bars(made))]
             if set(made := facts["generators"]) - {_UNKNOWN}
             else []
         ),
-        pages.section(
-            "Duplicates and language", pages.table([{"what": k, "rows": n} for k, n in counted.items()])
+        elements.section(
+            "Duplicates and language", elements.table([{"what": k, "rows": n} for k, n in counted.items()])
         ),
         *contamination_sections(
             facts["contamination"]["clean"],
@@ -203,7 +203,7 @@ def lines(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     told = [("rows", f"{facts['rows']:,}")]
     for name, values in facts["numbers"].items():
         if values:
-            shown = (f"{key} {pages.number(values[key])}" for key in ("median", "mean", "max"))
+            shown = (f"{key} {elements.number(values[key])}" for key in ("median", "mean", "max"))
             told.append((name, ", ".join(shown)))
     for name in ("topics", "answer_types", "generators"):
         shares = (f"{kind} {100 * n / max(1, facts['rows']):.1f} %" for kind, n in facts[name].items())

@@ -14,15 +14,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from scalequest.block_loop import Drop, Generate, stream
-from scalequest.cards import dataset_card
 from scalequest.chat import BoundFormat, FormatError
 from scalequest.config import ConfigError, RunOptions, option, required, to_dict
 from scalequest.engines.base import Block, EngineConfig, Request
 from scalequest.engines.scoring import Score, Scorer
-from scalequest.markup import inline
+from scalequest.pages.cards import dataset_card
+from scalequest.pages.markup import inline
 from scalequest.records import Row, expand, model_label
-from scalequest.stage_folder import Stage
+from scalequest.stage.block_loop import Drop, Generate, stream
+from scalequest.stage.folder import Stage
 from scalequest.tracking import Tracker
 
 VERSION = 2  # raise by hand when the same configuration gives other rows

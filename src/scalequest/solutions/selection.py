@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from scalequest.block_loop import Drop, stream
-from scalequest.cards import dataset_card
 from scalequest.config import RunOptions, option, required, to_dict
+from scalequest.config.ranges import FINITE, SHARE
 from scalequest.grading import equivalent, groups, majority
-from scalequest.ranges import FINITE, SHARE
+from scalequest.pages.cards import dataset_card
 from scalequest.records import Row, row_seed
-from scalequest.stage_folder import Stage
+from scalequest.stage.block_loop import Drop, stream
+from scalequest.stage.folder import Stage
 from scalequest.tracking import Tracker
 
 VERSION = 4  # raise by hand when the same configuration gives other rows

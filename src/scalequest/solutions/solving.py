@@ -7,21 +7,21 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from scalequest.block_loop import Drop, Generate, completing, stream
-from scalequest.cards import dataset_card
 from scalequest.chat import BoundFormat, ChatFormat, FormatError
 from scalequest.config import ConfigError, RunOptions, option, required, to_dict
+from scalequest.config.ranges import COUNT
 from scalequest.engines.base import Completion, EngineConfig, FinishReason, Generator, Request, Sampling
 from scalequest.engines.vllm_engine import check_block_seeds
 from scalequest.grading import majority
-from scalequest.launch import LAUNCH, RAY_WORKERS, Launch
-from scalequest.markup import inline
-from scalequest.progress import Gates
-from scalequest.ranges import COUNT
+from scalequest.pages.cards import dataset_card
+from scalequest.pages.markup import inline
 from scalequest.receipts import read_receipt
 from scalequest.records import Row, expand, model_label
 from scalequest.samples import SAMPLE_COLUMNS, read_answers, sample_requests, sampled
-from scalequest.stage_folder import Stage
+from scalequest.stage.block_loop import Drop, Generate, completing, stream
+from scalequest.stage.folder import Stage
+from scalequest.stage.launch import LAUNCH, RAY_WORKERS, Launch
+from scalequest.stage.progress import Gates
 from scalequest.tracking import Tracker
 
 VERSION = 2  # raise by hand when the same configuration gives other rows

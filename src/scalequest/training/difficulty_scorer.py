@@ -27,12 +27,12 @@ from transformers import (
 )
 from trl import get_peft_config
 
-from scalequest.cards import markdown_table
 from scalequest.chat import FormatError, prepare_tokenizer_and_model
 from scalequest.config import ConfigError, option
+from scalequest.config.ranges import COUNT
 from scalequest.estimate import Passes
+from scalequest.pages.cards import markdown_table
 from scalequest.precision import ByHardware
-from scalequest.ranges import COUNT
 from scalequest.records import Row, read_dropped, read_inputs
 from scalequest.training import data
 from scalequest.training.finishing import Trained

@@ -22,9 +22,9 @@ from trl.trainer.utils import create_model_from_path
 
 from scalequest import heartbeat
 from scalequest.config import ConfigError, option
+from scalequest.config.ranges import NOT_NEGATIVE
 from scalequest.estimate import Passes
 from scalequest.precision import ByHardware
-from scalequest.ranges import NOT_NEGATIVE
 from scalequest.training import data
 from scalequest.training.identity import Identity
 from scalequest.training.loading import keep_outputs_exact, make_self_loading

@@ -21,8 +21,8 @@ from transformers import GenerationConfig, PrinterCallback, ProgressCallback
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from scalequest import heartbeat
-from scalequest.launch import check_world
-from scalequest.stage_folder import Stage
+from scalequest.stage.folder import Stage
+from scalequest.stage.launch import check_world
 from scalequest.tracking import Tracker
 from scalequest.training import data
 from scalequest.training.checks import memory_check

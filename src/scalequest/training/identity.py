@@ -20,7 +20,7 @@ from scalequest.chat import BoundFormat, ChatFormat, bind, load_format, load_tok
 from scalequest.config import ConfigError, fingerprint_fields, to_dict
 from scalequest.precision import say_training
 from scalequest.records import expand, model_fingerprint, source_fingerprint
-from scalequest.removal import refuse_overlap
+from scalequest.stage.removal import refuse_overlap
 from scalequest.training.checks import check_publishing, check_settings
 from scalequest.training.cpu import keep_memory
 from scalequest.training.ranks import once

@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 from accelerate.utils import broadcast_object_list
 
+from scalequest.atomic_files import StageError
 from scalequest.config import ConfigError
-from scalequest.stage_folder import StageError
 
 T = TypeVar("T")
 

@@ -16,9 +16,9 @@ from trl import RewardConfig, RewardTrainer
 
 from scalequest.chat import BoundFormat, FormatError
 from scalequest.config import ConfigError, option
+from scalequest.config.ranges import COUNT, SHARE
 from scalequest.estimate import Passes
 from scalequest.precision import ByHardware
-from scalequest.ranges import COUNT, SHARE
 from scalequest.records import Row
 from scalequest.training import data
 from scalequest.training.difficulty_scorer import MAJORITY

@@ -28,7 +28,7 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import rotate_checkpoints
 
 from scalequest import atomic_files
-from scalequest.stage_folder import StageError
+from scalequest.atomic_files import StageError
 
 log = logging.getLogger(__name__)
 

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from scalequest.cards import markdown_table
+from scalequest.atomic_files import StageError
 from scalequest.chat import ChatFormat, prepare_tokenizer_and_model
-from scalequest.markup import code, front_matter, inline
 from scalequest.models import check_safetensors, loading, missing
+from scalequest.pages.cards import markdown_table
+from scalequest.pages.markup import code, front_matter, inline
 from scalequest.redaction import redacted
-from scalequest.stage_folder import StageError
 
 # What training leaves in a model's folder beside what every stage leaves there: `fresh` removes it. Other
 # files that saving a tokenizer or a model's own code writes are noted when it is saved.

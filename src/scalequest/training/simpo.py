@@ -17,9 +17,9 @@ from trl.experimental.cpo import CPOConfig, CPOTrainer
 
 from scalequest.chat import prepare_tokenizer_and_model
 from scalequest.config import ConfigError
+from scalequest.config.ranges import NOT_NEGATIVE, POSITIVE
 from scalequest.estimate import Passes
 from scalequest.precision import ByHardware
-from scalequest.ranges import NOT_NEGATIVE, POSITIVE
 from scalequest.training import data
 from scalequest.training.dpo import COLUMNS, QuestionPairs, render_pairs
 from scalequest.training.loading import check_pad_token, load_model

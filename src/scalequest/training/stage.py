@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from scalequest.chat import BoundFormat
 from scalequest.config import TrainRunOptions, option, required
-from scalequest.ranges import COUNT, NOT_NEGATIVE
+from scalequest.config.ranges import COUNT, NOT_NEGATIVE
 from scalequest.records import Row
 from scalequest.training.data import Render
 

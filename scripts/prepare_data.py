@@ -1,0 +1,138 @@
+"""Fetch the train sets and benchmarks that the YAML files name, into the folder `SCALEQUEST_DATA`.
+
+    python scripts/prepare_data.py --output_dir data                        # all of them, 12 MB
+    python scripts/prepare_data.py --output_dir data --only gsm8k math      # some of them, by set or group
+    python scripts/prepare_data.py --output_dir data --list                 # what there is, and what is there
+    export SCALEQUEST_DATA=$PWD/data
+
+The same command again goes on after an interruption, and leaves alone what is there and right: every file is
+checked by its number of rows and their sha256. Upstream's commits, licences and sums are in
+src/scalequest/data/sources.yaml. Every set keeps its own licence; some are for evaluation or non-commercial
+use only, as the table at the end says.
+
+Behind a firewall: `--mirror URL` is asked instead of every host, `--mirror HOST=URL` instead of that one;
+what stands behind the host in the address stays. The environment variable SCALEQUEST_MIRROR does the same,
+several separated by spaces, and HF_ENDPOINT is known, too. `--from DIR` uses no network: DIR has the
+finished files, or upstream's repositories as DIR/OWNER/NAME.
+
+Two things are made only by name:
+
+    python scripts/prepare_data.py --only internlm2_tokenizer --model_dir DIR    # of score_responses.yaml
+    python scripts/prepare_data.py --only authors_prompts --output_dir data      # the paper's own prompts
+
+The first converts the SentencePiece file of internlm/internlm2-7b-reward (DIR: a snapshot of that model; from
+the hub without it) into the fast tokenizer that score.py loads, and runs none of that repository's code. The
+second writes the authors' three prompts to OUTPUT_DIR/authors_prompts in the format of recipes/prompts.
+
+Exit status: 0 if all that was asked for is there, 1 if something is missing, 2 for a mistake in the command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from scalequest.config import ConfigError
+from scalequest.data.authors_prompts import write_prompts
+from scalequest.data.fetch import Patience
+from scalequest.data.internlm2_tokenizer import write_tokenizer
+from scalequest.data.prepare import Outcome, Places, alone, make, table_of, there
+from scalequest.data.sources import DataSet, load_table
+
+
+def main(args: argparse.Namespace) -> int:
+    """Make what was asked for, or list it. Returns the exit status."""
+    try:
+        return prepare(args)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error.filename or args.output_dir}: {error.strerror or error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command again goes on", file=sys.stderr)
+        return 130
+
+
+def prepare(args: argparse.Namespace) -> int:
+    """The command, step by step; its mistakes are raised."""
+    # 1. What is asked for, and where it may be had
+    table = load_table(args.sources) if args.sources else load_table()
+    sets, extras = table.chosen(args.only)
+    output = Path(args.output_dir)
+    mirrors = [*args.mirror, *os.environ.get("SCALEQUEST_MIRROR", "").split()]
+    if endpoint := os.environ.get("HF_ENDPOINT"):
+        mirrors.append(f"huggingface.co={endpoint}")
+    local = Path(args.local) if args.local else None
+    places = Places(table, output, local, mirrors, Patience(args.timeout, args.retries, args.wait))
+    if args.list:
+        print(table_of([_listed(one, output) for one in sets]))
+        return 0
+
+    # 2. One after the other; what cannot be had does not stop the others
+    outcomes: list[Outcome] = []
+    with alone(output):
+        for number, one in enumerate(sets, 1):
+            outcome = make(one, places, f"{number}/{len(sets)} {one.name}", _complain)
+            print(
+                f"{one.name}: {one.rows:,} rows, {one.licence}, {outcome.source}: {outcome.status}",
+                flush=True,
+            )
+            outcomes.append(outcome)
+        for extra in extras:
+            if extra.name == "internlm2_tokenizer":
+                model = Path(args.model_dir) if args.model_dir else None
+                outcomes.append(write_tokenizer(extra, places, Path(args.tokenizer_dir), model, _complain))
+            else:
+                outcomes.append(write_prompts(extra, places, output / extra.name, _complain))
+
+    # 3. What came of it
+    print(f"\n{table_of(outcomes)}")
+    missing = [one.name for one in outcomes if not one.done]
+    if missing:
+        print(f"error: missing: {', '.join(missing)}; the same command again tries those", file=sys.stderr)
+    elif sets:
+        print(f"\nexport SCALEQUEST_DATA={output.resolve()}")
+    return 1 if missing else 0
+
+
+def _listed(one: DataSet, output: Path) -> Outcome:
+    wrong = there(one, output)
+    status = "there" if wrong is None else "not there" if not wrong else "holds other rows"
+    return Outcome(one.name, one.rows, one.licence, one.sources[0].label, status)
+
+
+def _complain(line: str) -> None:
+    print(f"warning: {line}", file=sys.stderr, flush=True)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add = made.add_argument
+    add(
+        "--output_dir", default="data", metavar="DIR", help="the folder that SCALEQUEST_DATA will name (data)"
+    )
+    add("--only", nargs="+", default=[], metavar="SET", help="sets or groups; without it all sets")
+    add("--list", action="store_true", help="print the sets and what is there, fetch nothing")
+    add("--mirror", nargs="+", default=[], metavar="[HOST=]URL", help="asked instead of a host")
+    add("--from", dest="local", metavar="DIR", help="a local copy; no network is used")
+    add("--model_dir", metavar="DIR", help="of internlm2_tokenizer: a snapshot of the model")
+    add(
+        "--tokenizer_dir", default="models/internlm2-7b-reward-tokenizer", metavar="DIR",
+        help="of internlm2_tokenizer: where it goes (models/internlm2-7b-reward-tokenizer)",
+    )  # fmt: skip
+    add("--timeout", type=float, default=30.0, help="seconds without a byte before a try is given up (30)")
+    add("--retries", type=int, default=5, help="tries after the first (5)")
+    add("--wait", type=float, default=1.0, help="seconds before the first retry, doubled each time (1)")
+    add("--sources", metavar="FILE", help="another table of sources than ours")
+    return made
+
+
+if __name__ == "__main__":
+    sys.exit(main(parser().parse_args()))

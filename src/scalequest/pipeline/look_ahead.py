@@ -1,0 +1,193 @@
+"""What can be known of a pipeline's stages before the first of them runs: settings, and files that exist.
+
+A stage late in a pipeline is days away: a key that it does not know, a variable that is not set, a file that
+is not there are said at once, for every stage, while nothing has been spent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+from scalequest.atomic_files import StageError
+from scalequest.config import ConfigError, read_configs, read_yaml
+from scalequest.hardware import has_gpu
+from scalequest.pipeline.runner import Step
+from scalequest.pipeline.status_table import read_receipt
+from scalequest.recipe import load_recipe
+from scalequest.records import check_model_name, expand, whole_source
+from scalequest.stage.removal import refuse_overlap
+
+_MODELS = ("model_name_or_path", "tokenizer", "models")
+_UNSET = "the environment variable "
+_CHILD = "import sys; from scalequest.pipeline.look_ahead import parse_all; sys.exit(parse_all())"
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """What was found before the first stage runs.
+
+    Attributes:
+        faults: one line for each thing that would end a stage before it has done anything.
+        fingerprints: of stages that an earlier run finished, by name: what they would have now. A stage whose
+            fingerprint could not be worked out is left out.
+    """
+
+    faults: list[str]
+    fingerprints: dict[str, str]
+
+
+def look_ahead(steps: Sequence[Step], output: Path) -> Ahead:
+    """Look for all that would end a stage at its start, and for the stages that have nothing to do.
+
+    Settings are read as the stage would read them, by its own script, in one process for all; files and model
+    folders that no stage makes have to be there. Models and data on the hub are not looked at.
+
+    Args:
+        steps: of `pipeline.plan`.
+        output: the pipeline's folder.
+    """
+    made = {str(output), *(str(step.output_dir) for step in steps if step.output_dir is not None)}
+    found, unset = [], set[str]()
+    for step in steps:
+        found += [f"stage '{step.spec.name}': {fault}" for fault in _overlaps(step)]
+        for fault in _missing(_settings(step), made):
+            variable = fault.partition(_UNSET)[2]
+            if variable not in unset:  # once, for all the files that it would name
+                found.append(f"stage '{step.spec.name}': {fault}")
+            unset |= {variable} - {""}
+    asked = [step for step in steps if step.spec.configs]
+    given = [
+        {
+            "words": step.command[step.command.index(step.spec.script) :],
+            "finished": bool(read_receipt(step.output_dir).get("finished")),
+        }
+        for step in asked
+    ]
+    child = subprocess.run(
+        [sys.executable, "-c", _CHILD], input=json.dumps(given), capture_output=True, text=True, check=False
+    )
+    if child.returncode:
+        raise ConfigError(f"the stages' settings could not be read: {child.stderr.strip()[-500:]}")
+    said = dict(
+        zip((step.spec.name for step in asked), json.loads(child.stdout.splitlines()[-1]), strict=True)
+    )
+    found += [f"stage '{name}': {one['fault']}" for name, one in said.items() if one["fault"]]
+    return Ahead(found, {name: one["fingerprint"] for name, one in said.items() if one["fingerprint"]})
+
+
+def left_out(steps: Sequence[Step]) -> list[str]:
+    """One line for each stage that goes without an optional benchmark, since its data are not there."""
+    lines = []
+    for step in steps:
+        patterns = (_settings(step).get("contamination") or {}).get("optional") or []
+        files = sorted({file for pattern in patterns for file in glob(pattern)})
+        if absent := [Path(file).stem for file in files if any(_without_source(file))]:
+            lines.append(f"stage '{step.spec.name}': benchmarks left out: {', '.join(absent)}")
+    return lines
+
+
+def _settings(step: Step) -> Mapping[str, Any]:
+    return {**read_configs(*step.spec.configs), **step.settings}
+
+
+def _overlaps(step: Step) -> Iterator[str]:
+    """What the stage would refuse since it reads what it writes over."""
+    if step.output_dir is not None:
+        settings = {key: value for key, value in _settings(step).items() if key != "output_dir"}
+        try:
+            refuse_overlap(step.output_dir, "--fresh" in step.command, settings)
+        except StageError as error:
+            yield str(error)
+
+
+def _missing(settings: Mapping[str, Any], made: set[str]) -> Iterator[str]:
+    """The files that settings name and that are not there, and will not be."""
+    for key, text in _texts(settings):
+        if not text or any(space in text for space in " \n") or key == "output_dir":
+            continue
+        try:
+            path = str(expand(whole_source(text)))
+            if any(path == folder or path.startswith(f"{folder}/") for folder in made):
+                continue
+            if key in _MODELS:
+                check_model_name(text)
+            elif key == "input":
+                _check_source(text)
+            elif path.endswith((".yaml", ".yml")) and not (files := sorted(glob(path))):
+                yield f"{key}: {text}: no such file"
+            elif path.endswith((".yaml", ".yml")) and not settings.get("hub"):
+                found = (f"{key}: {fault}" for file in files for fault in _without_source(file))
+                yield from (fault for fault in found if key != "optional" or _UNSET in fault)
+        except ConfigError as error:
+            yield f"{key}: {error}"
+
+
+def _check_source(source: str) -> None:
+    if not source.startswith("hub:") and not expand(whole_source(source)).exists():
+        raise ConfigError(f"{source}: no such file or folder")
+
+
+def _without_source(file: str) -> Iterator[str]:
+    """What a benchmark's file lacks, if it is one."""
+    content = read_yaml(file)
+    source = content.get("source")
+    if isinstance(source, str) and "sha256" in content:
+        relative = not source.startswith(("hub:", "$", "/", "~"))
+        try:
+            _check_source(str(Path(file).parent / source) if relative else source)
+        except ConfigError as error:
+            yield f"{file}: {error}"
+
+
+def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, Mapping):
+        for inner, item in value.items():
+            yield from _texts(item, key if key in _MODELS else str(inner))
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item, key)
+
+
+# ------------------------------------------------------------------------------------------- the child's part
+
+
+def parse_all() -> int:
+    """Read the settings of each command on standard input, and print what is wrong and each fingerprint.
+
+    Fingerprints are worked out for stages that are finished. Returns the exit status.
+    """
+    print(json.dumps([_read(*one["words"], finished=one["finished"]) for one in json.load(sys.stdin)]))
+    return 0
+
+
+def _read(script: str, *words: str, finished: bool) -> dict[str, str | None]:
+    said: dict[str, str | None] = {"fault": None, "fingerprint": None}
+    recipe = load_recipe(script)
+    if recipe is None:  # a script that reads no settings as ours do
+        return said
+    error = io.StringIO()
+    with contextlib.redirect_stderr(error), contextlib.redirect_stdout(io.StringIO()):
+        try:
+            names = {item.name for one in recipe.configs() for item in dataclasses.fields(one)}
+            # A login node has no GPU, and the stage will have.
+            told = "use_cpu" not in names or "--use_cpu" in words or has_gpu()
+            values = recipe.parse([*words, *([] if told else ["--use_cpu", "true"])])
+        except SystemExit:
+            said["fault"] = error.getvalue().strip().rpartition("error: ")[2]
+        else:
+            if finished:
+                with contextlib.suppress(Exception, SystemExit):  # the stage is started, and says so itself
+                    said["fingerprint"] = recipe.fingerprint(*values)
+    return said

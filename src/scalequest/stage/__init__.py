@@ -1,0 +1,1 @@
+"""The folder of a stage, its blocks and receipt, and what every script does around it."""

@@ -1,0 +1,135 @@
+"""What would end a late stage is said before the first one runs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from scalequest.pipeline.look_ahead import left_out, look_ahead
+from scalequest.pipeline.runner import load, plan
+
+PIPELINE = "recipes/tiny/pipeline.yaml"
+
+
+def changed(folder: Path, *changes: tuple[str, str, object]) -> Path:
+    """The demo's pipeline with (stage, argument, value) instead of what it has."""
+    content = yaml.safe_load(Path(PIPELINE).read_text())
+    by_name = {stage["name"]: stage for stage in content["stages"]}
+    for stage, key, value in changes:
+        by_name[stage].setdefault("args", {})[key] = value
+    path = folder / "pipeline.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return path
+
+
+def found(pipeline: Path | str, output: Path) -> list[str]:
+    return look_ahead(plan(load(pipeline), output), output).faults
+
+
+@pytest.mark.parametrize("profile", ["qwen2_math_7b", "deepseek_math_7b"])
+def test_the_papers_pipelines_lack_what_is_made_by_hand(
+    profile: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reward model's tokenizer and the other generator's pairs; every key of every stage is read."""
+    monkeypatch.delenv("SCALEQUEST_DATA", raising=False)
+    said = "\n".join(found(f"recipes/{profile}/pipeline.yaml", tmp_path))
+    assert "stage 'score_responses': tokenizer: models/internlm2-7b-reward-tokenizer: no such model" in said
+    assert "stage 'sft': input: runs/" in said
+    assert "stage 'qft': input: $SCALEQUEST_DATA/gsm8k_train.jsonl.gz: the environment variable" in said
+    assert said.count("SCALEQUEST_DATA is not set") == 1
+    assert "unknown key" not in said
+    assert "published" not in said
+    monkeypatch.setenv("SCALEQUEST_DATA", str(tmp_path))
+    said = "\n".join(found(f"recipes/{profile}/pipeline.yaml", tmp_path / "runs"))
+    missing = "eval/benchmarks/gsm8k.yaml: $SCALEQUEST_DATA/gsm8k_test.jsonl.gz: no such file"
+    assert f"'filter_questions': benchmarks: {missing}" in said
+    assert "aime24" not in said, "its data may be missing"
+
+
+@pytest.mark.parametrize("profile", ["qwen2_math_7b", "deepseek_math_7b"])
+def test_the_papers_six_files_do(profile: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the paper trains and measures on; what else the filter could have looked at is said."""
+    for name in (
+        "gsm8k_train",
+        "gsm8k_test",
+        "math_train",
+        "math_test",
+        "college_math_test",
+        "olympiadbench_test",
+    ):
+        (tmp_path / f"{name}.jsonl.gz").touch()
+    monkeypatch.setenv("SCALEQUEST_DATA", str(tmp_path))
+    steps = plan(load(f"recipes/{profile}/pipeline.yaml"), tmp_path / "runs")
+    assert not [line for line in look_ahead(steps, tmp_path / "runs").faults if "SCALEQUEST_DATA" in line]
+    assert left_out(steps) == [
+        "stage 'filter_questions': benchmarks left out: aime24, amc23, asdiv, gaokao2023en, math500, "
+        "minerva_math, svamp, theoremqa"
+    ]
+
+
+def test_nothing_is_missing_for_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SCALEQUEST_DATA", raising=False)
+    assert found(PIPELINE, tmp_path) == []
+
+
+def test_every_fault_is_one_line_and_nothing_runs(tmp_path: Path) -> None:
+    pipeline = changed(
+        tmp_path,
+        ("qft", "learning_rate", "fast"),
+        ("sft", "num_train_epoch", 2),
+        ("solve_questions", "input", [str(tmp_path / "gone.jsonl") + "[:5]"]),
+        ("evaluate", "models", {"SFT": "runs/nowhere/sft"}),
+        ("qpo", "model_name_or_path", "recipes/nowhere"),
+        ("evaluate", "benchmarks", ["eval/benchmarks/gsm9k.yaml"]),
+    )
+    output = tmp_path / "runs"
+    done = subprocess.run(
+        [sys.executable, "recipes/run.py", str(pipeline), "--output", str(output)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    said = done.stderr.splitlines()
+    assert all(line.startswith("error: stage '") for line in said)
+    for words in (
+        ["'qft': ", "learning_rate", "'fast'"],
+        ["'sft': command line: unknown key '--num_train_epoch'", "did you mean 'num_train_epochs'?"],
+        ["'solve_questions': input: ", "gone.jsonl[:5]: no such file or folder"],
+        ["'evaluate': models: runs/nowhere/sft: no such model folder"],
+        ["'qpo': model_name_or_path: recipes/nowhere: no such model folder"],
+        ["'evaluate': benchmarks: eval/benchmarks/gsm9k.yaml: no such file"],
+    ):
+        assert [line for line in said if all(word in line for word in words)], (words, said)
+    assert len(said) == 6
+    assert not output.exists()
+
+
+def test_a_stage_of_several_files_is_read_as_one(tmp_path: Path) -> None:
+    """The later file wins, and is the one that is named."""
+    content = yaml.safe_load(Path(PIPELINE).read_text())
+    (stage,) = (stage for stage in content["stages"] if stage["name"] == "select_solutions")
+    above = tmp_path / "above.yaml"
+    stage["config"] = [stage["config"], str(above)]
+    del stage["args"]
+    (tmp_path / "pipeline.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    above.write_text(f"input: [{tmp_path}/gone.jsonl]\n")
+    (fault,) = found(tmp_path / "pipeline.yaml", tmp_path / "runs")
+    assert fault == f"stage 'select_solutions': input: {tmp_path}/gone.jsonl: no such file or folder"
+    above.write_text("input: [eval/benchmarks/data/tinymath_dev.jsonl.gz]\nrul: reward\n")
+    (fault,) = found(tmp_path / "pipeline.yaml", tmp_path / "runs")
+    assert fault.startswith(f"stage 'select_solutions': {above}: unknown key 'rul'")
+
+
+def test_a_stage_that_would_write_over_what_it_reads(tmp_path: Path) -> None:
+    output = tmp_path / "runs"
+    (output / "sft").mkdir(parents=True)
+    (output / "sft/config.json").write_text("{}")
+    pipeline = changed(tmp_path, ("sft", "model_name_or_path", str(output / "sft")))
+    (fault,) = found(pipeline, output)
+    assert fault.startswith("stage 'sft': output_dir: ")
+    assert "which this stage reads" in fault
