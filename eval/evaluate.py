@@ -63,7 +63,8 @@ from scalequest.pipeline.preload import forked, preloaded
 from scalequest.pipeline.subreaper import SupervisedProcess, forward_signals
 from scalequest.recipe import Recipe, run_recipe
 from scalequest.records import Row, read_dropped, read_rows, source_fingerprint
-from scalequest.stage.folder import Stage, clear
+from scalequest.stage.folder import Stage
+from scalequest.stage.opening import clear
 from scalequest.stage.script import open_stage, run_script, track
 
 AUDIT = "audit.html"
@@ -264,8 +265,8 @@ def gather_results(stage: Stage, config: EvaluationConfig) -> None:
     if not stage.finished:
         receipts = [protocol.read_receipt(folder) for folder in folders.values()]
         spent = {key: sum(receipt[key] for receipt in receipts) for key in ("tokens", "seconds")}
-        stage.blocks(len(results), len(results))
-        stage.write_block(0, [row_of_result(result) for result in results], **spent)
+        stage.blocks.cut(len(results), len(results))
+        stage.blocks.write(0, [row_of_result(result) for result in results], **spent)
         stage.finish(rows_in=len(results), card=tables.format_markdown(shown, title="Evaluation"))
     tables.print_tables(shown)
 

@@ -54,7 +54,7 @@ def main(run: RunOptions, config: GenerationConfig, worker: tuple[int, int]) -> 
     # 2. Sample every row with its own seed, block by block
     chat = bind(chat_format, load_tokenizer(model, revision))
     # Where an engine of several processes cannot be seeded by block, no two workers or restarts start alike.
-    seed = row_seed(run.seed, "engine", worker[0], stage.written())
+    seed = row_seed(run.seed, "engine", worker[0], stage.blocks.written())
     with (
         track(stage, run, config, worker=worker[0]) as tracker,
         open_generator(model, config.engine, revision=revision, seed=seed) as generator,

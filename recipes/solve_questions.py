@@ -76,7 +76,7 @@ def main(run: RunOptions, config: SolveConfig, worker: tuple[int, int]) -> None:
         generator = None
         if asks_model(rows, config):
             # Where an engine of several processes cannot be seeded by block, no two workers start alike.
-            seed = row_seed(run.seed, "engine", worker[0], stage.written())
+            seed = row_seed(run.seed, "engine", worker[0], stage.blocks.written())
             loading = open_generator(model, config.engine, revision=revision, seed=seed)
             generator = stack.enter_context(loading)
             stage.receipt["engine"] = f"{generator.name} {generator.version}"

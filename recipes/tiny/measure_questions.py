@@ -71,13 +71,13 @@ def main(run: RunOptions, args: MeasureConfig) -> None:
         training = {normalised(row["question"]) for source in args.training for row in read_rows(source)}
         tests = [p.question for path in args.benchmarks for p in load_benchmark(path).problems]
         verbatim, alike = set(map(normalised, tests)), set(map(masked, tests))
-        for index, block in stage.pending(len(rows), run.block_size):
-            stage.write_block(
+        for index, block in stage.blocks.pending(len(rows), run.block_size):
+            stage.blocks.write(
                 index, [measure_question(rows[number], training, verbatim, alike) for number in block]
             )
         text = "What the oracle says about every generated question; no stage of the pipeline reads this."
         shown = ("generator", "question", "parses", "well_posed", "fault", "steps")
-        card = dataset_card("Measured questions", text, to_dict(args), stage.samples(8), *shown)
+        card = dataset_card("Measured questions", text, to_dict(args), stage.blocks.samples(8), *shown)
         stage.finish(rows_in=len(rows), card=card)
     rows = read_rows(run.output_dir)
     measures = {

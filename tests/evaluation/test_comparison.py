@@ -58,9 +58,9 @@ def test_only_shared_problems_count() -> None:
 def test_what_was_dropped_is_wrong(tmp_path: Path) -> None:
     """As in the accuracy: a server that fails on what is hard must not look better for it."""
     stage = Stage.open(tmp_path, name="evaluate_model", version=1, config={}, fingerprint={})
-    stage.blocks(1, 1)
+    stage.blocks.cut(1, 1)
     lost = {"benchmark": "b", "id": "p9"}
-    stage.write_block(0, rows("111000000"), [(lost, "server: 500")])
+    stage.blocks.write(0, rows("111000000"), [(lost, "server: 500")])
     stage.finish(rows_in=10, card="")
     second = read_outputs(tmp_path)
     assert len(second) == 10

@@ -166,7 +166,7 @@ def test_results_come_back_as_they_were_written(tmp_path: Path) -> None:
 def test_results_that_were_altered_are_noticed(tmp_path: Path) -> None:
     """By the receipt beside them; an older receipt, or none, does not have their hash."""
     stage = Stage.open(tmp_path, name="evaluate_model", version=1, config={}, fingerprint={})
-    stage.write_block(0, ROWS)
+    stage.blocks.write(0, ROWS)
     stage.finish(rows_in=len(ROWS), card="")
     receipt, before = tmp_path / "receipt.json", (tmp_path / "receipt.json").read_bytes()
     path = write_results(tmp_path, [summary(ROWS)])

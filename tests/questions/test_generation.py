@@ -103,7 +103,7 @@ def test_seeds_by_block_are_no_workers_own(tmp_path: Path, tiny_generator: Any, 
         sampling=Sampling(1.0, 0.99, 40), seed_scope="block",
     )  # fmt: skip
     stage = opened("generate_questions", options, config)
-    stage.write_block(0, [{"id": f"q-{n:08d}", "question": "other"} for n in range(8)])
+    stage.blocks.write(0, [{"id": f"q-{n:08d}", "question": "other"} for n in range(8)])
     generate_questions(stage, tiny_generator, tiny_chat, config, options)
     same = [row for row in kept(whole) if int(row["id"][2:]) >= 8]
     assert [row for row in kept(rest) if int(row["id"][2:]) >= 8] == same

@@ -27,7 +27,7 @@ ONE = "data/train-00000-of-00003.parquet"
 def made(folder: Path, rows: int = 30, **settings: Any) -> Path:
     stage = Stage.open(folder, **{"name": "demo", "version": 1, "config": {}, "fingerprint": {}} | settings)
     kept = [{"id": f"q-{n}", "question": f"What is {n}?"} for n in range(rows)]
-    stage.write_block(0, kept, [({"id": "d", "question": ""}, "empty")])
+    stage.blocks.write(0, kept, [({"id": "d", "question": ""}, "empty")])
     stage.finish(rows_in=rows + 1, card="")
     return folder
 

@@ -110,8 +110,8 @@ def test_questions_without_an_answer_are_the_hardest(
         for n in range(12)
     ]
     lost = [({"id": f"d-{n}", "question": "What?", "answer": "1"}, "no_answer") for n in range(3)]
-    stage.blocks(15, 15)
-    stage.write_block(0, kept, lost)
+    stage.blocks.cut(15, 15)
+    stage.blocks.write(0, kept, lost)
     stage.finish(rows_in=15, card="")
     out = train("difficulty", settings, input=[str(tmp_path / "solved")], holdout=14, max_steps=1)
     held = [json.loads(line) for line in (out / "holdout.jsonl").read_text().splitlines()]

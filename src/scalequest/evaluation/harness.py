@@ -189,7 +189,7 @@ def finish(
     names = ", ".join(inline(benchmark.title) for benchmark in benchmarks)
     text = f"Every answer to {names}, one row per output; `{RESULTS}` holds the results."
     shown = ("benchmark", "id", "completion", "extracted", "reference", "correct")
-    card = dataset_card("Evaluation", text, to_dict(config), stage.samples(4), *shown)
+    card = dataset_card("Evaluation", text, to_dict(config), stage.blocks.samples(4), *shown)
     return stage.finish(rows_in=asked, card=card, columns=COLUMNS)
 
 
@@ -302,7 +302,7 @@ def regrade(
     total = len(rows) + len(drops)
     # 1. Hand all blocks to the pool
     pending = []
-    for index, block in stage.pending(total, run.block_size):
+    for index, block in stage.blocks.pending(total, run.block_size):
         numbers = [number for number in block if number < len(rows)]
         lost = [drops[number - len(rows)] for number in block if number >= len(rows)]
         grades = pool.submit([saved[number].submission for number in numbers])
@@ -315,7 +315,7 @@ def regrade(
                 one = saved[number]
                 columns = grade_columns_of(one.truncated, grade, config)
                 kept.append({**rows[number], **one.columns, **columns})
-            stage.write_block(index, kept, lost)
+            stage.blocks.write(index, kept, lost)
             work.done += len(numbers)
     return finish(stage, config, benchmarks, total)
 

@@ -292,7 +292,7 @@ def filter_questions(
     # Card and report
     text = f"Questions that passed {', '.join(config.steps)}. report.html says what each step did."
     shown = ("id", "question", *(asking[0].asks.shown if asking else ()))
-    card = dataset_card("Filtered questions", text, to_dict(config), stage.samples(8), *shown)
+    card = dataset_card("Filtered questions", text, to_dict(config), stage.blocks.samples(8), *shown)
 
     def report(receipt: Mapping[str, Any]) -> None:
         _report(stage, rows, steps, found, receipt)

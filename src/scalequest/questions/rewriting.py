@@ -355,7 +355,7 @@ def optimize_questions(
     )  # fmt: skip
     # Card and page
     text = f"Questions (rejected) and their rewrites (chosen) by `{config.rewriter}`, each in one direction."
-    card = dataset_card("Preference pairs", text, to_dict(config), stage.samples(8), *COLUMNS[1:4])
+    card = dataset_card("Preference pairs", text, to_dict(config), stage.blocks.samples(8), *COLUMNS[1:4])
 
     def page(_: Mapping[str, Any]) -> None:
         write_page(stage.output_dir, run.seed)

@@ -235,5 +235,5 @@ def score(
     shown = ("id", "question", "rewards" if of_responses else "difficulty")
     label = inline(model_label(config.model_name_or_path))
     text = f"{'Rewards of the responses' if of_responses else 'Difficulty'} by {label}."
-    card = dataset_card("Scored rows", text, to_dict(config), stage.samples(4), *shown)
+    card = dataset_card("Scored rows", text, to_dict(config), stage.blocks.samples(4), *shown)
     return stage.finish(rows_in=len(rows), card=card, columns=("id", "question"))

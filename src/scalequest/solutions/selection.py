@@ -209,7 +209,14 @@ def select_solutions(
     if config.shuffle_answers:
         text += " A control: every response was given to another question."
     card = dataset_card(
-        "Selected solutions", text, to_dict(config), stage.samples(4), "id", "query", "response", "answer"
+        "Selected solutions",
+        text,
+        to_dict(config),
+        stage.blocks.samples(4),
+        "id",
+        "query",
+        "response",
+        "answer",
     )
     return stage.finish(rows_in=len(rows), card=card, columns=COLUMNS)
 

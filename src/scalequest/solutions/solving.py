@@ -348,7 +348,7 @@ def solve_questions(
     )
     samples = [
         {**row, "response": row["responses"][0], "answers": ", ".join(map(str, row["answers"]))}
-        for row in stage.samples(4)
+        for row in stage.blocks.samples(4)
     ]
     columns = ("id", "question", "response", "answers", "agreement")
     card = dataset_card("Sampled solutions", text, to_dict(config), samples, *columns)

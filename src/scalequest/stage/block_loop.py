@@ -134,10 +134,10 @@ def stream(
     """
     # What this worker still has to do
     name = str(stage.receipt["stage"])
-    todo = list(stage.pending(rows, block_size))
+    todo = list(stage.blocks.pending(rows, block_size))
     mine = sum(len(numbers) for _, numbers in todo)
     progress = Progress(
-        name, rows, lambda: min(rows, stage.written() * block_size), tracker,
+        name, rows, lambda: min(rows, stage.blocks.written() * block_size), tracker,
         gates=gates, text=text, mine=mine,
     )  # fmt: skip
     loop = _Loop(name, stage, progress, requests, row, counts)
@@ -202,7 +202,7 @@ class _Loop(Generic[Q, A]):
         outcomes = self._outcomes(index, numbers, plan, replies)
         kept = [outcome for outcome in outcomes if not isinstance(outcome, Drop)]
         dropped = [(outcome.row, outcome.reason) for outcome in outcomes if isinstance(outcome, Drop)]
-        self.stage.write_block(
+        self.stage.blocks.write(
             index,
             kept,
             dropped,

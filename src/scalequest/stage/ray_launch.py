@@ -18,9 +18,10 @@ from dataclasses import replace
 from typing import Any
 
 from scalequest import heartbeat
+from scalequest.atomic_files import StageError
 from scalequest.config import ConfigError, RunOptions, to_dict
-from scalequest.stage.folder import SESSION, StageError, clear
 from scalequest.stage.launch import IN_RAY
+from scalequest.stage.opening import SESSION, clear
 from scalequest.stage.removal import refuse_overlap
 
 RETRIES = 10  # of a worker whose process or machine was lost
