@@ -33,6 +33,7 @@ SPLITS = {
     "dev": (f"{SEED} test", TRAIN_STEPS, False),  # the demo's settings were chosen on it
     "combinations": (f"{SEED} combinations", (2, 3), True),
     "longer": (f"{SEED} longer", (4,), False),
+    "five_steps": (f"{SEED} five steps", (5,), False),
 }
 SPECIALS = ("<pad>", "<s>", "<|end|>", "<|user|>", "<|assistant|>")
 FOREIGN = (
@@ -78,7 +79,7 @@ def main() -> None:
 
 
 def write_splits() -> dict[str, list[dict[str, Any]]]:
-    """Three splits of 1,000: as in training, held-out combinations and wordings, one step more."""
+    """Splits of 1,000: as in training, held-out combinations and wordings, one and two steps more."""
     return {
         name: write_split(name, world.problems(random.Random(seed), 1000, steps, held_out=held_out))
         for name, (seed, steps, held_out) in SPLITS.items()
