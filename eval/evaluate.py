@@ -119,19 +119,19 @@ def read_benchmarks(run: RunOptions, config: EvaluationConfig) -> list[LoadedBen
     if not config.models or not config.benchmarks:
         raise ConfigError(f"{'benchmarks' if config.models else 'models'}: give at least one")
     if config.regrade is not None and Path(config.regrade).resolve() == Path(run.output_dir).resolve():
-        raise ConfigError("output_dir: give another folder than that of the outputs, which stay as they are")
+        raise ConfigError("output_dir: must differ from the folder of the outputs, which is left unchanged")
     loaded = [
         load_benchmark(path, run.limit, patches=config.patches, hub=config.hub) for path in config.benchmarks
     ]
     benchmarks = protocol.apply_prompts(loaded, config)
     if len({atomic_files.one_file(benchmark.name) for benchmark in benchmarks}) < len(benchmarks):
-        raise ConfigError("benchmarks: two files have the same name, or differ only by its case")
+        raise ConfigError("benchmarks: two files have the same name, or names that differ only in case")
     by_title: dict[str, str] = {}
     for benchmark in benchmarks:
         if (other := by_title.setdefault(benchmark.title, benchmark.name)) != benchmark.name:
             raise ConfigError(
-                f"benchmarks: '{other}' and '{benchmark.name}' have the same title, '{benchmark.title}', by "
-                "which tables name them; give one file another"
+                f"benchmarks: '{other}' and '{benchmark.name}' have the same title, "
+                f"'{benchmark.title}', which tables use as a heading; change one"
             )
     return benchmarks
 
@@ -223,7 +223,7 @@ def regrade_one(
     harness.collect_results(run.output_dir, config, label, benchmarks, earlier)
     regraded = zip(rows, read_rows(run.output_dir), strict=True)
     changed = [new for old, new in regraded if old["correct"] != new["correct"]]
-    print(f"{label}: {len(rows)} outputs graded again, {len(changed)} verdicts changed")
+    print(f"{label}: graded {len(rows)} outputs again, {len(changed)} verdicts changed")
     for new in changed:
         now = "right" if new["correct"] else "wrong"
         print(f"  {new['benchmark']} {new['id']}: now {now}: {new['extracted']!r} for {new['reference']!r}")
@@ -284,7 +284,7 @@ def audit_models(stage: Stage, config: EvaluationConfig, benchmarks: Sequence[Lo
             differing = audit(graded, page, grader=grader)
             killed = sum(one["math-verify"] == "killed" for one in differing)
             late = f", and was killed on {killed}" if killed else ""
-            otherwise = f"{len(differing) - killed} of {len(rows)} outputs otherwise{late}"
+            otherwise = f"{len(differing) - killed} of {len(rows)} outputs differently{late}"
             print(f"{label}: math-verify judges {otherwise}: {page}")
 
 

@@ -44,13 +44,15 @@ WRITTEN = ("correct", "layer", "seconds", "extracted", "extraction_rule")  # col
 class GradeConfig:
     """What to grade."""
 
-    input: str = required("the file: .jsonl or .jsonl.gz; --input may be left out if it comes first")
-    output_dir: str = required("folder of graded.jsonl, or of graded.jsonl.gz if the input is a .gz file")
+    input: str = required("input file, .jsonl or .jsonl.gz; --input may be omitted if the file comes first")
+    output_dir: str = required(
+        "output folder for graded.jsonl, or graded.jsonl.gz if the input is a .gz file"
+    )
     prediction: str = option("prediction", "column of the answers")
     reference: str = option("reference", "column of the reference answers")
-    completion: str | None = option(None, "column of whole outputs, in which the answer has to be found")
-    label: str | None = option(None, "column of known verdicts, true or false (or 1 or 0), to compare with")
-    workers: int = option(1, "processes that compare", within=COUNT)
+    completion: str | None = option(None, "column of complete outputs, from which the answer is extracted")
+    label: str | None = option(None, "column of known verdicts, true or false (or 1 or 0), for comparison")
+    workers: int = option(1, "number of processes that compare", within=COUNT)
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,8 @@ def main(config: GradeConfig, options: GraderOptions) -> None:
     given = [index for index, reference in enumerate(cells.references) if reference is not None]
     if cells.rows and not given:
         raise ConfigError(
-            f"{config.input}: '{config.reference}' is missing in every row; name it with --reference"
+            f"{config.input}: '{config.reference}' is missing in every row; set --reference "
+            "to the right column"
         )
     with Grader(options, config.workers) as grader:
         pairs = ((cells.answers[index], cells.references[index] or "") for index in given)
@@ -102,7 +105,8 @@ def read_cells(config: GradeConfig) -> Cells:
     """
     if config.label in WRITTEN:
         raise ConfigError(
-            f"label: '{config.label}' is a column that grading writes; rename that of the input"
+            f"label: '{config.label}' is the name of a column that grading writes; rename the "
+            "column in the input"
         )
     rows = read_rows(config.input)
     asked, label = config.completion or config.prediction, config.label
@@ -133,7 +137,7 @@ def prepare_output(config: GradeConfig) -> Path:
     with writing(path):
         folder.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
-            raise IsADirectoryError(EISDIR, "is a folder; give another output_dir", str(path))
+            raise IsADirectoryError(EISDIR, "is a folder; choose another output_dir", str(path))
         atomic_files.write(trial := path.with_name(f".{path.name}.trial"), b"")
         trial.unlink()
     return path
@@ -185,7 +189,7 @@ def text_of_cell(value: Any, config: GradeConfig, column: str, row: int) -> str 
         parts = [text_of_cell(one, config, column, row) for one in value]
         if column == config.completion and len(parts) > 1:
             raise ConfigError(
-                f"{config.input}: row {row}: {column}: {len(parts)} outputs; give each a row of its own"
+                f"{config.input}: row {row}: {column}: {len(parts)} outputs; write one row per output"
             )
         return ", ".join(part for part in parts if part is not None) or None
     if isinstance(value, dict):
@@ -223,7 +227,7 @@ def parse_verdict(value: Any, config: GradeConfig, row: int) -> bool:
     known = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
     found = known.get(str(value).strip().lower())
     if found is None:
-        raise ConfigError(f"{config.input}: row {row}: {config.label}: {value!r} is neither true nor false")
+        raise ConfigError(f"{config.input}: row {row}: {config.label}: expected true or false, got {value!r}")
     return found
 
 
@@ -246,7 +250,7 @@ def summarise(
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{sum(v.correct for v in verdicts):,} of {len(verdicts):,} right")
+    table = Table(title=f"{sum(v.correct for v in verdicts):,} of {len(verdicts):,} correct")
     for name in ("decided by", "rows", "right", "seconds"):
         table.add_column(name, justify="left" if name == "decided by" else "right")
     for layer, count in Counter(v.layer for v in verdicts).most_common():

@@ -39,7 +39,7 @@ def main(args: argparse.Namespace) -> int:
             for step in steps:
                 print(f"# {step.spec.name}\n{step.shown}")
             for line in left_out(steps):
-                print(f"note: {line}; their data are not there", file=sys.stderr)
+                print(f"note: {line}; their data are missing", file=sys.stderr)
         ahead = look_ahead(wanted(steps, args.start, args.end, args.only), output)
         for fault in ahead.faults:
             print(f"{'not yet' if args.dry_run else 'error'}: {fault}", file=sys.stderr)
@@ -63,16 +63,19 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    made.add_argument("pipeline", help="a pipeline YAML file")
+    made.add_argument("pipeline", help="pipeline YAML file")
     made.add_argument(
-        "--output", required=True, metavar="DIR", help="folder of the stages' folders, logs and run.json"
+        "--output",
+        required=True,
+        metavar="DIR",
+        help="output folder for the stages' folders, the logs and run.json",
     )
-    made.add_argument("--dry-run", action="store_true", help="print the commands, run nothing")
-    made.add_argument("--from", dest="start", metavar="STAGE", help="leave out the stages before this one")
-    made.add_argument("--to", dest="end", metavar="STAGE", help="leave out the stages after this one")
-    made.add_argument("--only", metavar="STAGE", help="run this stage alone")
-    made.add_argument("--limit", type=int, metavar="N", help="every stage takes its first N inputs only")
-    made.add_argument("--fresh", action="store_true", help="the stages that run start again from nothing")
+    made.add_argument("--dry-run", action="store_true", help="print the commands without running them")
+    made.add_argument("--from", dest="start", metavar="STAGE", help="skip the stages before this one")
+    made.add_argument("--to", dest="end", metavar="STAGE", help="skip the stages after this one")
+    made.add_argument("--only", metavar="STAGE", help="run only this stage")
+    made.add_argument("--limit", type=int, metavar="N", help="every stage uses only its first N inputs")
+    made.add_argument("--fresh", action="store_true", help="start the stages again from scratch")
     return made
 
 

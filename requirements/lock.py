@@ -33,8 +33,8 @@ def main() -> None:
     config.read(HERE.parent / "setup.cfg")
     run = reached([*entries(config["options"]["install_requires"]), *BESIDE])
     dev = reached(entries(config["options.extras_require"]["dev"]))
-    write("cpu.txt", "All that the recipes run on, but torch.", run)
-    write("dev.txt", "What tests, lint and types need beyond cpu.txt.", dev - run)
+    write("cpu.txt", "Everything that the recipes need, except torch.", run)
+    write("dev.txt", "Additional packages for tests, linting and type checks.", dev - run)
 
 
 def entries(text: str) -> list[str]:

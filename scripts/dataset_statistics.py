@@ -27,14 +27,15 @@ class StatisticsConfig:
     """What is read, and where the report goes."""
 
     input: list[str] = required("a stage folder, a file, or hub:owner/name")
-    output_dir: str = required("folder of the report")
+    output_dir: str = required("output folder for the report")
     columns: dict[str, str] = option(
-        help="our column names to the input's: {query: problem, response: solution}", default_factory=dict
+        help="mapping from our column names to those of the input: {query: problem, response: solution}",
+        default_factory=dict,
     )
     contamination: ContaminationRule = option(
-        help="the benchmarks to compare with", default_factory=ContaminationRule
+        help="benchmarks to compare with", default_factory=ContaminationRule
     )
-    limit: int | None = option(None, "only the first N rows", within=COUNT)
+    limit: int | None = option(None, "use only the first N rows", within=COUNT)
 
 
 def main(config: StatisticsConfig) -> None:

@@ -53,7 +53,7 @@ def main(args: argparse.Namespace) -> int:
         print(f"error: {error.filename or args.output_dir}: {error.strerror or error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; the same command again goes on", file=sys.stderr)
+        print("interrupted; run the same command again to resume", file=sys.stderr)
         return 130
 
 
@@ -93,7 +93,9 @@ def prepare(args: argparse.Namespace) -> int:
     print(f"\n{table_of(outcomes)}")
     missing = [one.name for one in outcomes if not one.done]
     if missing:
-        print(f"error: missing: {', '.join(missing)}; the same command again tries those", file=sys.stderr)
+        print(
+            f"error: missing: {', '.join(missing)}; run the same command again to retry them", file=sys.stderr
+        )
     elif sets:
         print(f"\nexport SCALEQUEST_DATA={output.resolve()}")
     return 1 if missing else 0
@@ -101,7 +103,7 @@ def prepare(args: argparse.Namespace) -> int:
 
 def _listed(one: DataSet, output: Path) -> Outcome:
     wrong = there(one, output)
-    status = "there" if wrong is None else "not there" if not wrong else "holds other rows"
+    status = "there" if wrong is None else "not there" if not wrong else "contains different rows"
     return Outcome(one.name, one.rows, one.licence, one.sources[0].label, status)
 
 
@@ -116,21 +118,34 @@ def parser() -> argparse.ArgumentParser:
     )
     add = made.add_argument
     add(
-        "--output_dir", default="data", metavar="DIR", help="the folder that SCALEQUEST_DATA will name (data)"
+        "--output_dir",
+        default="data",
+        metavar="DIR",
+        help="output folder, to which SCALEQUEST_DATA will point (data)",
     )
-    add("--only", nargs="+", default=[], metavar="SET", help="sets or groups; without it all sets")
-    add("--list", action="store_true", help="print the sets and what is there, fetch nothing")
-    add("--mirror", nargs="+", default=[], metavar="[HOST=]URL", help="asked instead of a host")
-    add("--from", dest="local", metavar="DIR", help="a local copy; no network is used")
-    add("--model_dir", metavar="DIR", help="of internlm2_tokenizer: a snapshot of the model")
+    add("--only", nargs="+", default=[], metavar="SET", help="sets or groups to prepare; default: all sets")
+    add("--list", action="store_true", help="print the sets and their state without downloading anything")
+    add("--mirror", nargs="+", default=[], metavar="[HOST=]URL", help="URL to use instead of a host")
+    add("--from", dest="local", metavar="DIR", help="read a local copy instead of the network")
+    add("--model_dir", metavar="DIR", help="internlm2_tokenizer: folder with a snapshot of the model")
     add(
         "--tokenizer_dir", default="models/internlm2-7b-reward-tokenizer", metavar="DIR",
-        help="of internlm2_tokenizer: where it goes (models/internlm2-7b-reward-tokenizer)",
+        help="internlm2_tokenizer: output folder (models/internlm2-7b-reward-tokenizer)",
     )  # fmt: skip
-    add("--timeout", type=float, default=30.0, help="seconds without a byte before a try is given up (30)")
-    add("--retries", type=int, default=5, help="tries after the first (5)")
-    add("--wait", type=float, default=1.0, help="seconds before the first retry, doubled each time (1)")
-    add("--sources", metavar="FILE", help="another table of sources than ours")
+    add(
+        "--timeout",
+        type=float,
+        default=30.0,
+        help="seconds without any data after which an attempt is aborted (30)",
+    )
+    add("--retries", type=int, default=5, help="number of retries (5)")
+    add(
+        "--wait",
+        type=float,
+        default=1.0,
+        help="delay in seconds before the first retry, doubled each time (1)",
+    )
+    add("--sources", metavar="FILE", help="use a different table of sources")
     return made
 
 

@@ -83,7 +83,7 @@ def stage_of(preset: Path) -> Recipe:
     recipe = load_recipe(RECIPES / f"{preset.stem}.py")
     if recipe is None:
         raise ConfigError(
-            f"{preset}: recipes/{preset.stem}.py defines no recipe; name presets as their stage"
+            f"{preset}: recipes/{preset.stem}.py defines no recipe; name each preset after its stage"
         )
     return recipe
 
@@ -97,7 +97,7 @@ def read_preset(paths: Sequence[Path]) -> Preset:
     facts, settings = read_facts(*paths), read_configs(*paths)
     name = " and ".join(map(str, paths))
     if facts.rows is None or facts.tokens is None:
-        raise ConfigError(f"{name}: preset: give rows and tokens, which cost is computed from")
+        raise ConfigError(f"{name}: preset: set rows and tokens, which the cost is computed from")
     here = {**settings, "use_cpu": True, "bf16": False}
     parts = build(stage_of(paths[0]).configs(), here, name)
     parts[1].bf16 = settings.get("bf16", True)  # built for this machine, described for that one
@@ -116,7 +116,9 @@ def base_model(preset: Preset, outputs: dict[str, str]) -> str:
 def row(preset: Preset, model: str, sizes: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """One line of the table."""
     if model not in sizes:
-        raise ConfigError(f"{preset.shown}: recipes/architectures.yaml knows no {model}; add its sizes")
+        raise ConfigError(
+            f"{preset.shown}: recipes/architectures.yaml does not contain {model}; add its sizes"
+        )
     architecture, training = estimate.Architecture(**sizes[model]), preset.parts[1]
     work = estimate.Work.of(training, preset.parts[2])
     sides = 2 if work.reference else 1
@@ -143,10 +145,10 @@ def row(preset: Preset, model: str, sizes: dict[str, dict[str, Any]]) -> dict[st
         "stage": preset.stage,
         "topology": f"{preset.topology.name} x {preset.topology.processes}",
         "batch": tagged("gradient_accumulation_steps", f"{batch} {'pairs' if sides == 2 else 'sequences'}"),
-        "tokens a step": f"{round(batch * length):,}",
+        "tokens per step": f"{round(batch * length):,}",
         "lr": tagged("learning_rate", f"{training.learning_rate:g}"),
         "epochs": tagged("num_train_epochs", f"{training.num_train_epochs:g}"),
-        "GiB a GPU": f"{needs:.0f}",
+        "GiB per GPU": f"{needs:.0f}",
         "A100-40G GPU-hours": hours(estimate.A100_40G),
         "H100 GPU-hours": hours(estimate.H100),
         "paper's GPU-hours": preset.facts.a100_hours or "",
@@ -173,10 +175,10 @@ def main(args: argparse.Namespace) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print("\n".join(aligned(rows)))
-    print("\nSources in brackets, by the words of recipes/README.md.")
+    print("\nThe sources in brackets are explained in recipes/README.md.")
     print(estimate.ASSUMPTIONS)
     for device in (estimate.A100_40G, estimate.H100):
-        print(f"{device.name}: {device.peak:.0f} TFLOP/s bf16, {device.bandwidth:.0f} GB/s between cards.")
+        print(f"{device.name}: {device.peak:.0f} TFLOP/s bf16, {device.bandwidth:.0f} GB/s between GPUs.")
     if args.sources:
         for preset in presets:
             print(f"\n## {preset.shown}\n")
@@ -206,9 +208,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "presets",
         nargs="*",
-        help="YAML files, a variant for each base; all training presets from 7B without any",
+        help="YAML files, variants after their base; default: all training presets from 7B, without variants",
     )
-    made.add_argument("--sources", action="store_true", help="also where each value comes from")
+    made.add_argument("--sources", action="store_true", help="also print the source of each value")
     return made
 
 

@@ -42,7 +42,7 @@ def test_the_fingerprint_is_of_the_text_not_of_the_place(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("keep", "not of the form FILE.py:FUNCTION or MODULE:FUNCTION"),
+        ("keep", "expected FILE.py:FUNCTION or MODULE:FUNCTION, got"),
         (":keep", "not of the form"),
         ("mine.py:", "not of the form"),
         ("mine.py:a b", "not of the form"),

@@ -56,9 +56,9 @@ SHAPES = {
 class MakeConfig:
     """Where to, and how large."""
 
-    output_dir: str = required("folder of the two models' folders")
+    output_dir: str = required("output folder; each of the two models gets its own folder in it")
     shape: Literal["1.5b", "small"] = option("1.5b", "1.5b for a GPU, small for tests on a CPU")
-    seed: int = option(42, "of the new weights that are random", within=SEED)
+    seed: int = option(42, "seed of the weights that are initialised at random", within=SEED)
 
 
 def main(config: MakeConfig) -> None:
@@ -66,7 +66,7 @@ def main(config: MakeConfig) -> None:
     for tiny, wide in MODELS.items():
         folder = Path(config.output_dir) / wide
         if folder.is_dir():
-            print(f"{folder} is there already")
+            print(f"{folder} already exists")
             continue
         work = folder.with_name(f".{wide}")
         shutil.rmtree(work, ignore_errors=True)
@@ -114,8 +114,8 @@ def widened(source: Path, shape: Shape) -> Any:
         )
     if shape.hidden % config.head_dim:
         raise ConfigError(
-            f"shape: hidden {shape.hidden} is no multiple of {source.name}'s head_dim, {config.head_dim}; "
-            "choose one that is"
+            f"shape: hidden size {shape.hidden} is not a multiple of {source.name}'s "
+            f"head_dim, {config.head_dim}; choose a multiple"
         )
     config.update(
         {

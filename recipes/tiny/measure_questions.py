@@ -42,10 +42,10 @@ class MeasureConfig:
     """What to measure, and what to compare it with."""
 
     generators: dict[str, str] = required(
-        "label: folder of generated questions, or a file", fingerprint=False
+        "folders of generated questions, or files, by label", fingerprint=False
     )
     training: list[str] = required(
-        "sources of the questions that the generators were tuned on", fingerprint=False
+        "sources of the questions that the generators were trained on", fingerprint=False
     )
     benchmarks: list[str] = option(
         None,
@@ -75,7 +75,7 @@ def main(run: RunOptions, args: MeasureConfig) -> None:
             stage.write_block(
                 index, [measure_question(rows[number], training, verbatim, alike) for number in block]
             )
-        text = "What the oracle says about every generated question; no stage of the pipeline reads this."
+        text = "The oracle's verdict on every generated question; no stage of the pipeline reads this."
         shown = ("generator", "question", "parses", "well_posed", "fault", "steps")
         card = dataset_card("Measured questions", text, to_dict(args), stage.samples(8), *shown)
         stage.finish(rows_in=len(rows), card=card)

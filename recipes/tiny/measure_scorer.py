@@ -28,7 +28,7 @@ from tinymath.oracle import judge
 class MeasureConfig:
     """What to measure."""
 
-    scorer: str = required("folder of the scorer; --scorer may be left out")
+    scorer: str = required("folder of the scorer; --scorer may be omitted")
 
 
 def main(config: MeasureConfig) -> None:
@@ -41,7 +41,7 @@ def main(config: MeasureConfig) -> None:
     shown = [(name, n, f"{rank:.3f}", f"{low:.3f} to {high:.3f}") for name, n, rank, low, high in found]
     print("\n".join(table_lines(("Spearman with held-out fail rates", "n", "value", "95 %"), shown)))
     ill = len(rows) - found[-1][1]
-    print(f"\nTraining took {receipt['seconds']:.0f} s; {ill} of {len(rows)} questions are ill posed.")
+    print(f"\nTraining took {receipt['seconds']:.0f} s; {ill} of {len(rows)} questions are ill-posed.")
 
 
 def measure_scorer(rows: Sequence[dict[str, Any]]) -> list[tuple[str, int, float, float, float]]:

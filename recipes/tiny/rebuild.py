@@ -48,11 +48,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--base-tokens", type=float, default=5e6, help="tokens of plain text")
-    parser.add_argument("--solver-tokens", type=float, default=5e6, help="tokens of questions and solutions")
-    parser.add_argument("--models", type=Path, default=HERE / "models", help="folder of the two models")
-    parser.add_argument("--data-only", action="store_true", help="stop after the questions and the splits")
-    parser.add_argument("--solver-only", action="store_true", help="start from the tiny-base in --models")
+    parser.add_argument("--base-tokens", type=float, default=5e6, help="number of tokens of plain text")
+    parser.add_argument(
+        "--solver-tokens", type=float, default=5e6, help="number of tokens of questions and solutions"
+    )
+    parser.add_argument(
+        "--models", type=Path, default=HERE / "models", help="output folder for the two models"
+    )
+    parser.add_argument(
+        "--data-only", action="store_true", help="stop after writing the questions and the splits"
+    )
+    parser.add_argument(
+        "--solver-only", action="store_true", help="start from the tiny-base model in --models"
+    )
     args = parser.parse_args()
 
     tests = write_splits()

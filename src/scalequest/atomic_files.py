@@ -26,13 +26,13 @@ def name_fault(name: str) -> str | None:
     if not name:
         return "it is empty"
     if not name.isprintable():
-        return "it holds a character that is not printable"
+        return "it contains a character that is not printable"
     if wrong := re.search(r'[/\\:*?"<>|]', name):
-        return f"it holds '{wrong[0]}'"
+        return f"it contains '{wrong[0]}'"
     if name[0] in ".- " or name[-1] in ". ":
-        return "it begins with '.', '-' or a space, or ends with '.' or a space"
+        return "it starts with '.', '-' or a space, or ends with '.' or a space"
     if _DEVICE.fullmatch(name):
-        return "Windows has a device of this name"
+        return "Windows reserves this name for a device"
     if len(name.encode()) > _MOST_BYTES:
         return f"it is longer than {_MOST_BYTES} bytes"
     return None
@@ -58,8 +58,8 @@ def one_line(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise StageError(
-            f"{error.filename or path}: {error.strerror or error}; nothing is marked finished, and blocks "
-            "already written are kept: set it right and run again"
+            f"{error.filename or path}: {error.strerror or error}; nothing was marked "
+            "finished, and blocks already written are kept: fix the cause and run again"
         ) from error
 
 
@@ -166,7 +166,7 @@ def read_json(path: str | Path) -> Any:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise ConfigError(f"{path}: unreadable: {error.strerror or error}") from None
+        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
 def read_object(path: str | Path) -> dict[str, Any]:

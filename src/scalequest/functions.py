@@ -49,7 +49,7 @@ def load_function(name: str, key: str, *parameters: str) -> NamedFunction:
     """
     where, colon, function = name.rpartition(":")
     if not (colon and where and function.isidentifier()):
-        raise ConfigError(f"{key}: '{name}' is not of the form FILE.py:FUNCTION or MODULE:FUNCTION")
+        raise ConfigError(f"{key}: expected FILE.py:FUNCTION or MODULE:FUNCTION, got '{name}'")
     module = _import_file(Path(where), key) if where.endswith(".py") else _import_module(where, key)
     found = getattr(module, function, None)
     if not callable(found):

@@ -99,7 +99,7 @@ def every() -> float:
     with contextlib.suppress(ValueError):
         if (seconds := float(text)) > 0:
             return seconds
-    raise ConfigError(f"environment variable {SECONDS}: expected seconds above 0, got {text!r}")
+    raise ConfigError(f"environment variable {SECONDS}: expected a number of seconds above 0, got {text!r}")
 
 
 def first_rank() -> bool:

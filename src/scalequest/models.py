@@ -20,8 +20,9 @@ _LONGEST = 400  # characters of a library's message, which may list all that it 
 
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 _CONVERT = (
-    "weights are taken from safetensors alone, since a pickle can run code; where you trust it, load it with "
-    "from_pretrained(..., weights_only=True) and save it again with save_pretrained"
+    "weights are read from safetensors only, because a pickle can execute code; if "
+    "you trust it, load it with from_pretrained(..., weights_only=True) and save it "
+    "again with save_pretrained"
 )
 
 
@@ -39,7 +40,7 @@ def check_safetensors(folder: str | Path) -> None:
             named[index] = part if not str(part).endswith(".safetensors") else named.get(index, part)
     for source, name in named.items():
         if not str(name).endswith((".safetensors", ".safetensors.index.json")):
-            raise ConfigError(f"{folder / source}: names {name!s:.80}; {_CONVERT}")
+            raise ConfigError(f"{folder / source}: refers to {name!s:.80}; {_CONVERT}")
     adapter = {name for name in files if name.startswith("adapter_model.")}
     lora = "adapter_config.json" in files
     if lora:
@@ -51,7 +52,7 @@ def check_safetensors(folder: str | Path) -> None:
 def _check_files(folder: Path, files: set[str]) -> None:
     pickles = sorted(name for name in files if name.endswith(_PICKLES))
     if pickles and not any(name.endswith((".safetensors", ".gguf")) for name in files):
-        raise ConfigError(f"{folder}: holds {pickles[0]} and no safetensors; {_CONVERT}")
+        raise ConfigError(f"{folder}: contains {pickles[0]} but no safetensors; {_CONVERT}")
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -60,7 +61,7 @@ def _read(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: unreadable: {type(error).__name__}: {error}") from None
+        raise ConfigError(f"{path}: cannot be read: {type(error).__name__}: {error}") from None
     return content if isinstance(content, dict) else {}
 
 
@@ -82,12 +83,12 @@ def loading(model: str | Path) -> Iterator[None]:
         raise
     except Exception as error:  # cut weights, unknown kernels, broken configs: each library has its own kinds
         if isinstance(error, OSError) and "safetensors" in str(error):
-            raise ConfigError(f"{model}: cannot be loaded: no weights in safetensors; {_CONVERT}") from error
+            raise ConfigError(f"{model}: cannot be loaded: no safetensors weights; {_CONVERT}") from error
         said = " ".join(str(error).split())
         said = said if len(said) <= _LONGEST else f"{said[:_LONGEST]}…"
         raise ConfigError(
-            f"{model}: the model cannot be loaded: {type(error).__name__}: {said}; see that its folder is "
-            "whole and that the settings suit it"
+            f"{model}: the model cannot be loaded: {type(error).__name__}: {said}; check that "
+            "its folder is complete and that the settings match it"
         ) from error
 
 
@@ -111,8 +112,8 @@ def load_whole(auto: Any, model: str, *, new: str | None = None, **how: Any) -> 
         )
     if faults := [name for name in missing(report) if new is None or not name.startswith(f"{new}.")]:
         raise ConfigError(
-            f"{model}: the model is not whole: {', '.join(faults[:3])} ({len(faults)} weights) missing or of "
-            "another shape"
+            f"{model}: the model is incomplete: {', '.join(faults[:3])} ({len(faults)} "
+            "weights) missing or of a different shape"
         )
     return loaded
 
@@ -134,5 +135,7 @@ def adapter_base(model: str | Path) -> str | None:
         return None
     base = read_object(path).get("base_model_name_or_path")
     if not base:
-        raise ConfigError(f"{path}: no base_model_name_or_path; merge the adapter, or name its base there")
+        raise ConfigError(
+            f"{path}: no base_model_name_or_path; merge the adapter, or name its base model there"
+        )
     return str(base)

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 BF16, FP16, FP32 = "bfloat16", "float16", "float32"
 # Settings that hold the precision of a run, as fingerprints name them.
 SETTINGS = ("bf16", "fp16", "dtype", "engine.dtype")
-COST = "it is emulated on one thread there, up to 27 times slower than float32"
+COST = "this hardware emulates it on one thread, up to 27 times slower than float32"
 _AMPERE, _VOLTA = (8, 0), (7, 0)  # compute capabilities from which NVIDIA's tensor cores take bf16 and fp16
 
 
@@ -60,7 +60,7 @@ def native(*, cpu: bool = False) -> Native:
         if has_gpu():
             return _gpu()
         if _mps():
-            return Native("mps", FP32, "bfloat16 on Apple's GPUs has not been tried")
+            return Native("mps", FP32, "bfloat16 on Apple's GPUs is untested")
     return _cpu(os.environ.get("ONEDNN_MAX_CPU_ISA"))
 
 
@@ -113,10 +113,10 @@ def _mps() -> bool:
 def _gpu() -> Native:
     capability = _capability()
     if capability is None:
-        return Native("cuda", BF16, "this GPU is not one of NVIDIA's, and taken to have bfloat16")
+        return Native("cuda", BF16, "this GPU is not from NVIDIA and is assumed to support bfloat16")
     shown = f"compute capability {capability[0]}.{capability[1]}"
     if capability >= _AMPERE:
-        return Native("cuda", BF16, f"this GPU has it ({shown})")
+        return Native("cuda", BF16, f"this GPU supports it ({shown})")
     if capability >= _VOLTA:
         return Native("cuda", FP16, f"this GPU has no native bfloat16 ({shown})")
     return Native("cuda", FP32, f"this GPU has neither bfloat16 nor fast float16 ({shown})")
@@ -178,13 +178,13 @@ def say_training(stage: str, args: Any) -> None:
     chosen = BF16 if args.bf16 else FP16 if args.fp16 else FP32
     if args.bf16 and found.emulates_bf16:
         log.warning(
-            "%s: WARNING bf16: true, but %s: %s; leave bf16 out, and it is chosen by the hardware",
+            "%s: WARNING bf16: true, but %s: %s; remove bf16 to let the hardware decide",
             stage, found.why, COST,
         )  # fmt: skip
     elif chosen == found.dtype:
-        log.info("%s: computes in %s on %s: %s", stage, chosen, found.device, found.why)
+        log.info("%s: computing in %s on %s: %s", stage, chosen, found.device, found.why)
     else:
-        log.info("%s: computes in %s on %s, as its settings say", stage, chosen, found.device)
+        log.info("%s: computing in %s on %s, as configured", stage, chosen, found.device)
 
 
 # ---------------------------------------------------------------------------------------------------- engines
@@ -225,14 +225,14 @@ def say_engine(
     dtype = engine_dtype(asked, model, revision=revision, trust_remote_code=trust_remote_code)
     if dtype in (BF16, FP16) and found.emulates_bf16:
         log.warning(
-            "engine: WARNING dtype %s, but %s: %s; leave engine.dtype out, and it is chosen by the hardware",
+            "engine: WARNING dtype %s, but %s: %s; remove engine.dtype to let the hardware decide",
             dtype, found.why, COST,
         )  # fmt: skip
     elif asked in ("auto", "native") and dtype == found.dtype:
-        log.info("engine: computes in %s on %s: %s", dtype, found.device, found.why)
+        log.info("engine: computing in %s on %s: %s", dtype, found.device, found.why)
     else:
-        why = "as the checkpoint was saved" if asked == "auto" else "as its settings say"
-        log.info("engine: computes in %s on %s, %s", dtype, found.device, why)
+        why = "as configured" if asked == "auto" else "as its settings say"
+        log.info("engine: computing in %s on %s, %s", dtype, found.device, why)
 
 
 @cache

@@ -95,10 +95,10 @@ def finished_receipt(folder: str | Path) -> dict[str, Any]:
     """
     receipt = read_receipt(folder)
     if receipt is None:
-        raise ConfigError(f"{folder}: no {RECEIPT}, so not the folder of a stage")
+        raise ConfigError(f"{folder}: contains no {RECEIPT}, so it is not a stage folder")
     if not receipt.get("finished"):
         raise ConfigError(
-            f"{folder}: the stage '{receipt.get('stage')}' is not finished; run it again to go on"
+            f"{folder}: the stage '{receipt.get('stage')}' is not finished; run it again to resume"
         )
     if lacking := [key for key in _FINISHED if key not in receipt]:
         raise ConfigError(f"{folder}/{RECEIPT}: not a stage's receipt (no '{lacking[0]}'); {_AGAIN}")
@@ -137,7 +137,7 @@ def check_file(folder: Path, name: str) -> None:
     """
     record = ((read_receipt(folder) or {}).get("files") or {}).get(name)
     if record is not None and file_record(folder / name)["sha256"] != record.get("sha256"):
-        raise damaged(folder, f"{name} holds other bytes")
+        raise damaged(folder, f"{name} has different content")
 
 
 def _sha256(file: BinaryIO) -> str:
@@ -169,20 +169,22 @@ def damage(folder: Path, receipt: Mapping[str, Any], part: Part) -> str | None:
     if noted or (there and "files" in receipt):
         return next(_differing(there, noted), None)
     if part == "data" and not there:
-        return "data/*.parquet is not there"
+        return "data/*.parquet is missing"
     found = sum(_rows(path) for path in there.values())
-    return None if counted in (None, found) else f"{part}/ holds {found} rows, and its receipt says {counted}"
+    return (
+        None if counted in (None, found) else f"{part}/ contains {found} rows, but the receipt says {counted}"
+    )
 
 
 def _differing(there: Mapping[str, Path], noted: Mapping[str, FileRecord]) -> Iterator[str]:
     for name in sorted(noted.keys() - there.keys()):
         rows = f" with {noted[name]['rows']} rows" if "rows" in noted[name] else ""
-        yield f"{name}{rows} is not there"
+        yield f"{name}{rows} is missing"
     for name in sorted(there.keys() - noted.keys()):
-        yield f"{name} was not written by it"
+        yield f"{name} was not written by the stage"
     for name, of in noted.items():
         if (size := there[name].stat().st_size) != of["bytes"]:
-            yield f"{name} has {size} bytes, and had {of['bytes']}"
+            yield f"{name} has {size} bytes instead of {of['bytes']}"
 
 
 def _rows(path: Path) -> int:
@@ -202,7 +204,9 @@ def row_files(folder: Path, receipt: Mapping[str, Any], part: Part) -> list[tupl
         ConfigError: they are not those that the stage has written.
     """
     if not holds_rows(folder, receipt):
-        raise ConfigError(f"{folder}: the stage '{receipt['stage']}' made a model: there are no rows to read")
+        raise ConfigError(
+            f"{folder}: the stage '{receipt['stage']}' produced a model: there are no rows to read"
+        )
     if (what := damage(folder, receipt, part)) is not None:
         raise damaged(folder, what)
     noted = receipt.get("files", {})
@@ -215,8 +219,8 @@ def row_files(folder: Path, receipt: Mapping[str, Any], part: Part) -> list[tupl
 def damaged(folder: Path, what: str) -> ConfigError:
     """The error that says so, and what to do."""
     return ConfigError(
-        f"{folder}: it is not as its stage left it: {what}; restore it from a copy, or run that stage again "
-        "with --fresh"
+        f"{folder}: changed since its stage finished: {what}; restore it from a copy, or "
+        "run that stage again with --fresh"
     )
 
 
@@ -227,5 +231,5 @@ def check_bytes(path: Path, file: BinaryIO, sha256: str) -> None:
         ConfigError: it does not.
     """
     if _sha256(file) != sha256:
-        raise damaged(path.parent.parent, f"{path.parent.name}/{path.name} holds other bytes")
+        raise damaged(path.parent.parent, f"{path.parent.name}/{path.name} has different content")
     file.seek(0)

@@ -74,7 +74,7 @@ def read_rows(
     rows = list(islice(islice(_rows(whole), first), limit))
     if first is not None and limit is None and len(rows) < first:
         raise ConfigError(
-            f"{source}: asks for {first} rows, and there are {len(rows)}: take that many or fewer"
+            f"{source}: {first} rows requested, but there are only {len(rows)}: request that many or fewer"
         )
     if not columns:
         return rows
@@ -192,7 +192,7 @@ def _json_lines(path: Path) -> Iterator[Row]:
                     where = f"{path}: line {number}"
                     yield _object(*parse_text(line, where), where)
     except ConfigError as error:
-        raise ConfigError(f"{error}; mend that line or leave it out") from None
+        raise ConfigError(f"{error}; fix or remove that line") from None
     except (EOFError, OSError, zlib.error) as error:
         raise ConfigError(f"{path}: unreadable after line {number}: {error}") from None
 
@@ -211,7 +211,9 @@ def _json_list(path: Path) -> Iterator[Row]:
     except (EOFError, OSError, zlib.error) as error:
         raise ConfigError(f"{path}: unreadable: {error}") from None
     if not isinstance(rows, list):
-        raise ConfigError(f"{path}: expected a list of objects, got {type(rows).__name__} (is it .jsonl?)")
+        raise ConfigError(
+            f"{path}: expected a list of objects, got {type(rows).__name__} (is the file JSON lines?)"
+        )
     return (_object(row, escapes, f"{path}: row {index}") for index, row in enumerate(rows, 1))
 
 
@@ -226,7 +228,7 @@ def _parquet_rows(path: Path, sha256: str | None = None) -> Iterator[Row]:
             with pq.ParquetFile(opened) as file:
                 names, read = file.schema_arrow.names, 0
                 if twice := [name for name in names if names.count(name) > 1]:
-                    raise ConfigError(f"{path}: two columns have the name '{twice[0]}'; give one another")
+                    raise ConfigError(f"{path}: duplicate column name '{twice[0]}'; rename one")
                 for batch in file.iter_batches(batch_size=_BATCH):
                     yield from _as_rows(batch.to_pylist, batch, f"{path}: row ", read)
                     read += len(batch)
@@ -249,8 +251,8 @@ def _as_rows(whole: Callable[[], list[Row]], batch: Any, where: str, before: int
                     cell.as_py()
                 except (ValueError, OverflowError, RecursionError) as error:
                     raise ConfigError(
-                        f"{where}{number}: column '{name}' cannot be read: {error}; mend that value or leave "
-                        "the row out"
+                        f"{where}{number}: column '{name}' cannot be read: {error}; fix that value or "
+                        "remove the row"
                     ) from None
         raise
     return rows if _is_plain(batch.schema.types) else map(_plain, rows)
@@ -345,7 +347,7 @@ def read_inputs(
             row = {"id": f"{name}-{index:08d}", **row}
             row["id"] = str(row["id"])  # numbers in one source and names in another are one column
             if row["id"] in seen:
-                raise ConfigError(f"{source}: row {index + 1}: another row has the id '{row['id']}' too")
+                raise ConfigError(f"{source}: row {index + 1}: duplicate id '{row['id']}'")
             seen.add(row["id"])
             for column in without or ():
                 row.pop(column, None)
@@ -382,12 +384,12 @@ class ColumnTypes:
                 self.types[name] = pa.unify_schemas(both, promote_options="permissive").field(name).type
             except (pa.ArrowException, OverflowError, UnicodeError) as error:
                 raise ConfigError(
-                    f"{source}: column '{name}' holds values of two types, or of no known type: {error}"
+                    f"{source}: column '{name}' mixes types or has an unsupported type: {error}"
                 ) from None
             if not _is_plain([seen]):
                 raise ConfigError(
-                    f"{source}: column '{name}' is of type {str(seen)[:80]}, which rows cannot hold; write "
-                    "it as text, or leave it out"
+                    f"{source}: column '{name}' has type {str(seen)[:80]}, which rows do not support; "
+                    "convert it to text or remove it"
                 )
 
 
@@ -407,7 +409,7 @@ def require(row: Mapping[str, Any], *keys: str, source: str | Path, index: int) 
         if row.get(key) is None:
             found = ", ".join(name for name, value in row.items() if value is not None)
             raise ConfigError(
-                f"{source}: row {index + 1}: no '{key}' (it has {found}); name it with `columns`"
+                f"{source}: row {index + 1}: no '{key}' (it has {found}); map it with `columns`"
             )
 
 
@@ -476,7 +478,7 @@ def hub_commit(name: str, revision: str | None, kind: Literal["model", "dataset"
         try:
             found = (copy / "refs" / revision).read_text().strip()
         except OSError:
-            log.warning("%s: which commit '%s' is cannot be told: %s", name, revision, type(error).__name__)
+            log.warning("%s: cannot determine the commit of '%s': %s", name, revision, type(error).__name__)
             found = None
     return found or revision
 
@@ -521,7 +523,7 @@ def model_files(folder: Path) -> dict[str, FileRecord]:
         paths = [p for p in sorted(folder.iterdir()) if p.name not in _NOT_THE_MODEL and p.is_file()]
         found = {path.name: _weights(path) for path in paths if path.suffix in _WEIGHTS}
         if not found:
-            raise ConfigError(f"{folder}: no weights here (expected *.safetensors)")
+            raise ConfigError(f"{folder}: contains no weights (expected *.safetensors)")
         found |= {path.name: file_record(path) for path in paths if path.suffix in _SMALL}
     except OSError as error:
         raise ConfigError(f"{error.filename or folder}: {error.strerror or error}") from None
@@ -546,11 +548,11 @@ def _check_model(folder: Path, receipt: Mapping[str, Any]) -> None:
     noted, found = receipt["files"], model_files(folder)
     for name in sorted(noted.keys() | found.keys()):
         if name not in found:
-            raise damaged(folder, f"{name} is not there")
+            raise damaged(folder, f"{name} is missing")
         if name not in noted and Path(name).suffix in _WEIGHTS:
-            raise damaged(folder, f"{name} was not written by it")
+            raise damaged(folder, f"{name} was not written by the stage")
         if name in noted and noted[name] != found[name]:
-            raise damaged(folder, f"{name} holds other bytes")
+            raise damaged(folder, f"{name} has different content")
 
 
 def row_seed(run_seed: int, stage: str, *parts: int | str) -> int:

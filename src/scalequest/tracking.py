@@ -223,7 +223,7 @@ def _open_run(
             try:
                 run.use_artifact(f"{_artifact_name(fingerprint)}:latest")
             except Exception:  # an input that no tracked stage made; the run's config has its fingerprint
-                print(f"W&B knows no artifact for {label}")
+                print(f"W&B has no artifact for {label}")
     return run
 
 
@@ -303,4 +303,4 @@ def _cell(value: Any) -> Any:
 
 def _warn(error: Exception) -> None:
     why = redacted(f"{type(error).__name__}: {error}")
-    warnings.warn(f"W&B stopped ({why}); going on with {MIRROR}", stacklevel=4)
+    warnings.warn(f"W&B stopped ({why}); continuing with {MIRROR} only", stacklevel=4)

@@ -179,7 +179,7 @@ def test_the_sum_covers_what_a_verdict_depends_on(tmp_path: Path) -> None:
 def test_parts_of_an_answer_and_rows(tmp_path: Path) -> None:
     found = load_benchmark(written(tmp_path, "where: {steps: 1}", "answer_box: false", also=("steps",)))
     assert [problem.id for problem in found.problems] == ["00000"]
-    with pytest.raises(ConfigError, match="row 1: no box in its answer"):
+    with pytest.raises(ConfigError, match="row 1: the answer does not contain a box"):
         load_benchmark(written(tmp_path, "answer_box: true"))
     (tmp_path / "fix.yaml").write_text("corrections: [{id: '00007', answer: '1', why: wrong}]")
     with pytest.raises(ConfigError, match="no problem has the id '00007'"):
@@ -189,6 +189,6 @@ def test_parts_of_an_answer_and_rows(tmp_path: Path) -> None:
 def test_missing_data_name_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
     monkeypatch.delenv("SCALEQUEST_DATA", raising=False)
     with pytest.raises(
-        ConfigError, match=r"SCALEQUEST_DATA is not set; .*README.md says .*; or give hub: true to read"
+        ConfigError, match=r"SCALEQUEST_DATA is not set; .*README.md lists .*; or set hub: true to read"
     ):
         load_benchmark(root / "eval/benchmarks/gsm8k.yaml")

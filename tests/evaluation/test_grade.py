@@ -39,9 +39,9 @@ def test_the_old_spelling_names_the_new_one(script: Script, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("output", "label", "message"),
     [
-        ("out", "known", "in.jsonl: row 2: known: 0.5 is neither true nor false"),
+        ("out", "known", "in.jsonl: row 2: known: expected true or false, got 0.5"),
         ("out", "correct", "label: 'correct' is a column that grading writes"),
-        ("folder", "known", "folder/graded.jsonl: is a folder; give another output_dir"),
+        ("folder", "known", "folder/graded.jsonl: is a folder; choose another output_dir"),
         ("in.jsonl", "known", "in.jsonl: File exists"),
     ],
 )

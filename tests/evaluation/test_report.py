@@ -246,7 +246,7 @@ def test_altered_results_are_one_line(script: Script, tmp_path: Path) -> None:
     done = script("report.py", "--evaluations", tmp_path, check=False)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     folder = tmp_path / "a"
-    assert done.stderr.startswith(f"error: {folder}: it is not as its stage left it: results.json holds")
+    assert done.stderr.startswith(f"error: {folder}: changed since its stage finished: results.json has")
     (folder / "receipt.json").unlink()  # results that somebody put together
     assert script("report.py", "--evaluations", tmp_path).returncode == 0
 

@@ -67,18 +67,18 @@ def other_rows(folder: Path) -> None:
             lambda folder: shutil.copy(folder / ONE, folder / "data/x.parquet"),
             "data/x.parquet was not written",
         ),
-        (lambda folder: cut(folder / ONE, 4), f"{ONE} has [0-9]+ bytes, and had"),
+        (lambda folder: cut(folder / ONE, 4), f"{ONE} has [0-9]+ bytes instead of"),
         (lambda folder: (folder / ONE).write_bytes(b""), f"{ONE} has 0 bytes"),
-        (other_rows, f"{ONE} holds other bytes"),
-        (swap, "data/train-0000.*(holds other bytes|and had)"),
+        (other_rows, f"{ONE} has different content"),
+        (swap, "data/train-0000.*(has different content|instead of)"),
     ],
 )
 def test_rows_that_are_lost_or_altered_are_not_read(whole: Path, damage: Any, said: str) -> None:
     assert len(read_rows(whole)) == 30
     damage(whole)
-    with pytest.raises(ConfigError, match=f"it is not as its stage left it: {said}.*--fresh") as caught:
+    with pytest.raises(ConfigError, match=f"changed since its stage finished: {said}.*--fresh") as caught:
         read_rows(whole)
-    with pytest.raises(ConfigError, match=f"it is not as its stage left it: {said}"):
+    with pytest.raises(ConfigError, match=f"changed since its stage finished: {said}"):
         check_rows(whole)
     assert "\n" not in str(caught.value)
 
@@ -141,9 +141,9 @@ def model(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("model.safetensors", b"weights", "model.safetensors holds other bytes"),
+        ("model.safetensors", b"weights", "model.safetensors has different content"),
         ("model.safetensors", None, "no weights"),
-        ("config.json", b"[]", "config.json holds other bytes"),
+        ("config.json", b"[]", "config.json has different content"),
         ("config.json", None, "config.json is not there"),
         ("model-00002.safetensors", b"more", "model-00002.safetensors was not written by it"),
     ],

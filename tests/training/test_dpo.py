@@ -143,7 +143,7 @@ def test_a_pair_with_equal_sides_is_dropped_and_the_receipt_says_so(
 
 
 def test_a_model_without_the_pad_token_is_refused(settings: Settings, rows: Rows) -> None:
-    with pytest.raises(ConfigError, match=r"no token '\[PAD\]' to pad with"):
+    with pytest.raises(ConfigError, match=r"no token '\[PAD\]' for padding"):
         trainer_of(settings, input=[str(rows["pairs"])], chat_format="alpaca")
 
 
@@ -237,7 +237,7 @@ def test_lora_under_fsdp_does_not_compute_its_reference_beforehand(
 ) -> None:
     """The weights are on one process only until training starts."""
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(ConfigError, match="under FSDP a LoRA run's model has no weights"):
+    with pytest.raises(ConfigError, match="under FSDP, the model of a LoRA run has no weights"):
         trainer_of(settings, input=[str(rows["pairs"])], use_peft=True, precompute_ref_log_probs=True)
 
 

@@ -56,7 +56,7 @@ class _Bounded(Composer):
         self._characters += more[1]
         if self._nodes > MOST_NODES or self._characters > MOST_CHARACTERS:
             limit = f"more than {MOST_NODES:,} keys and values, or {MOST_CHARACTERS:,} characters"
-            raise TooMuch(None, None, f"{limit}, each alias written out", mark)
+            raise TooMuch(None, None, f"{limit} after expanding aliases", mark)
         self._sizes[id(node)] = self._nodes - nodes, self._characters - characters
         return node
 

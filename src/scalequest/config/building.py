@@ -142,7 +142,7 @@ def _take_map(
             given.values.pop(key, None)
             _take_map(given, schema, value, source, key + ".", at)
         else:
-            raise ConfigError(f"{source}: {at}{key}: expected a map of keys, got {shown(value, key)}")
+            raise ConfigError(f"{source}: {at}{key}: expected a mapping, got {shown(value, key)}")
 
 
 def _forget(given: _Given, prefix: str) -> None:
@@ -178,7 +178,7 @@ def _make(cls: type, given: _Given, schema: Schema, prefix: str, base: Any, at: 
         started = key in given.maps or any(name.startswith(key + ".") for name in given.values)
         if key in given.values:
             if given.values[key] is None and nested is not None and type(None) not in members_of(annotation):
-                raise ConfigError(f"{_where(given)}: {at}{key}: expected a map of keys, got null")
+                raise ConfigError(f"{_where(given)}: {at}{key}: expected a mapping, got null")
             arguments[item.name] = given.values[key]
         elif nested is not None and (started or default is MISSING):
             inner = default if dataclasses.is_dataclass(default) else None
@@ -216,7 +216,7 @@ def assemble(
     given = _Given(sources=[*(source for source, _ in files), *([COMMAND_LINE] if words else [])])
     for source, mapping in files:
         if not isinstance(mapping, Mapping):
-            raise ConfigError(f"{source}: {at.rstrip('.')}: expected a map of keys, got {shown(mapping)}")
+            raise ConfigError(f"{source}: {at.rstrip('.')}: expected a mapping, got {shown(mapping)}")
     for key in words:  # typos first: they explain what follows
         if key not in schema.leaves and key not in schema.maps:
             _take_words(given, schema, key, ())

@@ -49,7 +49,7 @@ def parse(*types: type, argv: Sequence[str] | None = None, description: str = ""
             raise SystemExit(0)
         paths = words.pop("config", None)
         if paths == []:
-            raise ConfigError(f"{COMMAND_LINE}: --config: expected a YAML file, or several")
+            raise ConfigError(f"{COMMAND_LINE}: --config: expected one or more YAML files")
         files = settings_of([(path, read_yaml(path)) for path in paths or ()], words)
         return assemble(types, words, files)
     except ConfigError as error:
@@ -72,7 +72,7 @@ def _split(argv: Sequence[str]) -> dict[str, list[str]]:
             words[key] = [value] if equals else []
             key = None if equals else key
         elif key is None:
-            raise ConfigError(f"{COMMAND_LINE}: unexpected '{word}': settings are given as --key value")
+            raise ConfigError(f"{COMMAND_LINE}: unexpected '{word}': give settings as --key value")
         else:
             words[key].append(word)
     return words

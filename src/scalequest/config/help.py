@@ -15,10 +15,10 @@ from scalequest.config.ranges import FINITE
 from scalequest.config.schema import Leaf, Schema, type_name
 
 _HEAD = (
-    "--config FILE is a YAML file of the keys below, nested ones as maps; of several files the later wins, "
-    "key by key, and the command line wins over all. "
-    "Write a list as --key a b, a map as --key '{a: 1}', true as --key or --key true. "
-    "Keys are spelled out in full."
+    "--config FILE is a YAML file with the keys below; nested keys are mappings. If "
+    "you give several files, later ones override earlier ones key by key, and the "
+    "command line overrides all of them. Write a list as --key a b, a mapping as "
+    "--key '{a: 1}', and true as --key or --key true. Keys cannot be abbreviated."
 )
 
 

@@ -11,9 +11,9 @@ from scalequest.config.schema import Schema
 RENAMED: dict[str, tuple[tuple[str, ...], str]] = {
     "max_seq_length": (("max_length",), ""),
     "torch_dtype": (("dtype",), ""),
-    "warmup_ratio": (("warmup_steps",), "a number below 1 is a ratio"),
+    "warmup_ratio": (("warmup_steps",), "a value below 1 is a ratio"),
     "evaluation_strategy": (("eval_strategy",), ""),
-    "overwrite_output_dir": (("fresh",), "it starts again and removes what output_dir holds"),
+    "overwrite_output_dir": (("fresh",), "it starts again and removes the contents of output_dir"),
     "use_flash_attention_2": (("attn_implementation",), "attn_implementation: flash_attention_2"),
     "group_by_length": (("train_sampling_strategy",), "train_sampling_strategy: group_by_length"),
     "dataset_mixer": (("input",), "a list of sources"),
@@ -25,8 +25,8 @@ RENAMED: dict[str, tuple[tuple[str, ...], str]] = {
 REMOVED: dict[str, tuple[str, str]] = {
     "save_safetensors": ("save_strategy", "weights are always saved as safetensors"),
     "logging_dir": ("logging_steps", "set the environment variable TENSORBOARD_LOGGING_DIR"),
-    "max_prompt_length": ("max_length", "rows that do not fit into 'max_length' are dropped with a reason"),
-    "swap_space": ("gpu_memory_utilization", "vLLM no longer has it"),
+    "max_prompt_length": ("max_length", "rows longer than 'max_length' are dropped with a reason"),
+    "swap_space": ("gpu_memory_utilization", "vLLM removed it"),
 }
 
 
@@ -37,7 +37,7 @@ def hint_for(key: str, schema: Schema) -> str:
     last_part = {name: name.rpartition(".")[2] for name in [*schema.leaves, *schema.maps]}
     same = [name for name, last in last_part.items() if name == wanted or last == short]
     if key in same:
-        return f"write it as a map, {short} inside {key.rpartition('.')[0]}"
+        return f"write it as a mapping, {short} inside {key.rpartition('.')[0]}"
     if same:
         return f"did you mean {_either(same)}?"
     names, note = RENAMED.get(short, ((), ""))
@@ -52,7 +52,7 @@ def hint_for(key: str, schema: Schema) -> str:
 def _closest(wanted: str, short: str, last_part: dict[str, str]) -> str:
     started = [n for n, last in last_part.items() if n.startswith(wanted) or last.startswith(short)]
     if started:
-        return f"keys are not abbreviated: did you mean {_either(started)}?"
+        return f"keys cannot be abbreviated; did you mean {_either(started)}?"
     close = difflib.get_close_matches(wanted, last_part, n=1)
     if not close:
         parts = difflib.get_close_matches(short, last_part.values(), n=1)

@@ -50,20 +50,26 @@ def required(help: str = "", *, within: Range | None = None, fingerprint: bool =
 class RunOptions:
     """What every data stage and evaluation takes."""
 
-    output_dir: str = required("folder of this stage", fingerprint=False)
+    output_dir: str = required("output folder of this stage", fingerprint=False)
     seed: int = option(42, "seed of the run; each row's seed is derived from it", within=SEED)
-    limit: int | None = option(None, "only the first N inputs", within=COUNT)
-    fresh: bool = option(False, "start again, removing what output_dir holds", fingerprint=False)
-    block_size: int = option(256, "rows written, and redone after a crash, together", within=COUNT)
-    track: Literal["wandb", "none"] = option("wandb", "wandb, offline without a key; none", fingerprint=False)
-    group: str | None = option(None, "W&B group, usually the pipeline's name", fingerprint=False)
+    limit: int | None = option(None, "use only the first N inputs", within=COUNT)
+    fresh: bool = option(False, "start again and remove the contents of output_dir", fingerprint=False)
+    block_size: int = option(
+        256, "number of rows that are written together, and redone together after a crash", within=COUNT
+    )
+    track: Literal["wandb", "none"] = option(
+        "wandb", "wandb (offline if no key is set) or none", fingerprint=False
+    )
+    group: str | None = option(None, "W&B group, usually the name of the pipeline", fingerprint=False)
 
 
 @dataclass(frozen=True)
 class TrainRunOptions:
     """What the training recipes take beside the trainer's own config."""
 
-    limit: int | None = option(None, "only the first N rows", within=COUNT)
-    fresh: bool = option(False, "start again, removing what output_dir holds", fingerprint=False)
-    track: Literal["wandb", "none"] = option("wandb", "wandb, offline without a key; none", fingerprint=False)
-    group: str | None = option(None, "W&B group, usually the pipeline's name", fingerprint=False)
+    limit: int | None = option(None, "use only the first N rows", within=COUNT)
+    fresh: bool = option(False, "start again and remove the contents of output_dir", fingerprint=False)
+    track: Literal["wandb", "none"] = option(
+        "wandb", "wandb (offline if no key is set) or none", fingerprint=False
+    )
+    group: str | None = option(None, "W&B group, usually the name of the pipeline", fingerprint=False)

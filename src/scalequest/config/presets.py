@@ -29,14 +29,19 @@ KEY = "preset"
 class PresetFacts:
     """What a preset says about itself, for scripts/table.py and for its readers."""
 
-    launch: str | None = option(None, "accelerate file of the launch command; null: one process")
-    base: list[str] = option(default_factory=list, help="files of which it goes over one")
-    needs: list[str] = option(default_factory=list, help="keys to be given with it: not those of its base")
-    rows: int | None = option(None, "that it is for", within=COUNT)
-    tokens: float | None = option(None, "of a row, on average", within=POSITIVE)
-    gpu_memory: float | None = option(None, "GB of each GPU that it fits", within=POSITIVE)
-    a100_hours: float | None = option(None, "GPU-hours on A100-40G that the paper gives", within=POSITIVE)
-    source: dict[str, str] = option(default_factory=dict, help="key to where its value comes from")
+    launch: str | None = option(None, "accelerate config file of the launch command; null: one process")
+    base: list[str] = option(default_factory=list, help="preset files that this file extends")
+    needs: list[str] = option(
+        default_factory=list,
+        help="keys that must be given along with this file, because its base does not have them",
+    )
+    rows: int | None = option(None, "paper run that the preset reproduces", within=COUNT)
+    tokens: float | None = option(None, "mean number of tokens per row", within=POSITIVE)
+    gpu_memory: float | None = option(
+        None, "GPU memory in GB that the run needs on each GPU", within=POSITIVE
+    )
+    a100_hours: float | None = option(None, "GPU-hours on A100-40G reported by the paper", within=POSITIVE)
+    source: dict[str, str] = option(default_factory=dict, help="source of each value, by key")
 
 
 def read_configs(*paths: str | Path) -> dict[str, Any]:
@@ -76,14 +81,14 @@ def settings_of(
         facts = _facts([(name, content[KEY])] if KEY in content else [])
         if facts.base and number == 0:
             raise ConfigError(
-                f"{name}: holds only what differs from {' or '.join(facts.base)}; give both: "
-                f"--config {facts.base[0]} {name}"
+                f"{name}: contains only the differences from {' or '.join(facts.base)}; give both "
+                f"files: --config {facts.base[0]} {name}"
             )
         for key in facts.needs:
             if key not in words and not any(key in later for _, later in files[number + 1 :]):
                 raise ConfigError(
-                    f"{name}: needs --{key}, on the command line or in a later file: "
-                    f"that of {files[number - 1][0]} is for its own run"
+                    f"{name}: set --{key} on the command line or in a later file; the value in "
+                    f"{files[number - 1][0]} belongs to its own run"
                 )
     return [(name, {key: item for key, item in content.items() if key != KEY}) for name, content in files]
 

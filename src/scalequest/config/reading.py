@@ -24,7 +24,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if loaded is None:
         return {}
     if not isinstance(loaded, dict):
-        raise ConfigError(f"{path}: expected a map of keys at the top, got {shown(loaded)}")
+        raise ConfigError(f"{path}: expected a mapping at the top level, got {shown(loaded)}")
     return loaded
 
 
@@ -43,7 +43,9 @@ def load_yaml(path: str | Path) -> Any:
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
     if text is None:
-        raise ConfigError(f"{path}: larger than {bounded_yaml.MOST_BYTES:,} bytes; is it a config at all?")
+        raise ConfigError(
+            f"{path}: larger than {bounded_yaml.MOST_BYTES:,} bytes; check that it is a config file"
+        )
     try:
         return bounded_yaml.load(text)
     except DuplicateKeyError as error:
@@ -75,5 +77,5 @@ def shown(value: Any, key: str = "") -> str:
     try:
         text = repr(redacted(value))
     except ValueError:  # Python writes no integer of more than 4,300 digits
-        text = "a number of thousands of digits"
+        text = "a number with thousands of digits"
     return text if len(text) <= 80 else text[:79] + "…"

@@ -71,7 +71,7 @@ class Schema:
             known = self.leaves.setdefault(key, leaf)
             if (known.annotation, known.default) != (annotation, default):
                 raise TypeError(
-                    f"{key} is defined in {known.owner.__name__} and, differently, in {owner.__name__}"
+                    f"{key} is defined in {known.owner.__name__} and again, differently, in {owner.__name__}"
                 )
 
 

@@ -69,7 +69,7 @@ def authors_prompts(*code: str) -> dict[str, dict[str, object]]:
         text = texts.get(variable, "")
         if text.count("{problem}") != 1 or (markers and not any(marker in text for marker in markers)):
             raise ConfigError(
-                f"the authors' code has no prompt '{variable}' that holds {{problem}} and its marker"
+                f"the authors' code has no prompt '{variable}' that contains {{problem}} and its marker"
             )
         template = text.strip().format(problem="{question}")
         made[name] = {"markers": [*markers], "template": template} if markers else {"template": template}
@@ -81,7 +81,7 @@ def _texts(code: str) -> list[tuple[str, str]]:
     try:
         body = ast.parse(code).body
     except SyntaxError as error:
-        raise ConfigError(f"the authors' code cannot be read: {error}") from None
+        raise ConfigError(f"the authors' code cannot be parsed: {error}") from None
     found = []
     for one in body:
         if not isinstance(one, ast.Assign) or not isinstance(one.targets[0], ast.Name):

@@ -41,7 +41,7 @@ def to_rows(data: bytes, layout: Layout, split: str) -> list[Row]:
     try:
         return _READERS[layout](data, split)
     except (ValueError, LookupError, TypeError, OSError) as error:
-        raise ConfigError(f"not in the layout '{layout}': {type(error).__name__}: {error}") from None
+        raise ConfigError(f"does not have the layout '{layout}': {type(error).__name__}: {error}") from None
 
 
 def _json_lines(data: bytes, split: str) -> list[Row]:
@@ -70,7 +70,7 @@ def _math_prompts(data: bytes, split: str) -> list[Row]:
     for number, row in enumerate(_parquet(data)):
         text, solution = row["prompt"][0]["content"], row["reward_model"]["ground_truth"]["solution"]
         if not text.endswith(INSTRUCTION):
-            raise ValueError(f"row {number + 1}: its problem does not end in the instruction")
+            raise ValueError(f"row {number + 1}: the problem does not end with the instruction")
         made.append(_problem(text.removesuffix(INSTRUCTION), solution, row, f"{split}/{number}"))
     return made
 
@@ -107,7 +107,7 @@ def last_boxed(solution: str) -> str:
         depth += (char == "{") - (char == "}")
         if not depth:
             return rest[1:place]
-    raise ValueError(f"a box that is not closed: {rest[:40]}")
+    raise ValueError(f"unclosed box: {rest[:40]}")
 
 
 _READERS: dict[Layout, Callable[[bytes, str], list[Row]]] = {
@@ -141,8 +141,8 @@ def check(rows: Sequence[Row], wanted: DataSet) -> None:
     found = len(rows), rows_sha256(rows)
     if found != (wanted.rows, wanted.sha256):
         raise ConfigError(
-            f"holds other rows: {found[0]:,} with sha256 {found[1]}, "
-            f"expected {wanted.rows:,} with {wanted.sha256}"
+            f"unexpected rows: got {found[0]:,} with sha256 {found[1]}, expected "
+            f"{wanted.rows:,} with {wanted.sha256}"
         )
 
 

@@ -66,7 +66,7 @@ def fetch(
     data = whole.read_bytes()
     if sha256 and (found := hashlib.sha256(data).hexdigest()) != sha256:
         discard(part)
-        raise FetchError(f"{url}: another file: its sha256 is {found}, expected {sha256}")
+        raise FetchError(f"{url}: unexpected content: its sha256 is {found}, expected {sha256}")
     return data
 
 
@@ -103,13 +103,13 @@ def _receive(client: Any, url: str, part: Path, what: str) -> None:
         with client.stream("GET", url, headers={"Range": f"bytes={have}-"} if have else {}) as response:
             if response.status_code == 416:  # nothing is behind what we have: it may be whole, or too much
                 part.unlink()
-                raise _Again("the server has less than what was downloaded before")
+                raise _Again("the file on the server is shorter than what was downloaded before")
             _refuse(url, response)
             if response.status_code != 206:
                 have = 0
             elif not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
                 part.unlink()
-                raise _Again("the server sent another part of the file than the one asked for")
+                raise _Again("the server sent a different part of the file than was requested")
             _save(response, part, have, what)
     except (httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.TooManyRedirects) as error:
         raise FetchError(f"{url}: {error}") from None
@@ -126,7 +126,7 @@ def _refuse(url: str, response: Any) -> None:
     if status not in (200, 206):
         raise FetchError(f"{url}: {said}")
     if (coding := response.headers.get("Content-Encoding", "identity")) != "identity":
-        raise FetchError(f"{url}: sent as '{coding}', though it was asked for as it is")
+        raise FetchError(f"{url}: sent with encoding '{coding}', although no encoding was requested")
 
 
 def _save(response: Any, part: Path, have: int, what: str) -> None:
@@ -149,7 +149,7 @@ def _why(error: Exception, client: Any) -> str:
     import httpx
 
     if isinstance(error, httpx.TimeoutException):
-        return f"no answer within {client.timeout.read:g} s"
+        return f"no response within {client.timeout.read:g} s"
     return str(error).strip() or type(error).__name__
 
 

@@ -45,7 +45,7 @@ def write_tokenizer(
         return Outcome(extra.name, None, extra.licence, source, status, done)
 
     if (folder / "tokenizer.json").exists():
-        return outcome(f"there already: {folder}")
+        return outcome(f"exists already: {folder}")
     try:
         files = {Path(one.path).name: _read(one, model_dir, places) for one in extra.sources}
         settings = json.loads(files["tokenizer_config.json"])
@@ -67,7 +67,7 @@ def _read(source: Source, model_dir: Path | None, places: Places) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise ConfigError(
-            f"{path}: {error.strerror}; --model_dir names a folder with {' and '.join(FILES)}"
+            f"{path}: {error.strerror}; set --model_dir to a folder that contains {' and '.join(FILES)}"
         ) from None
 
 
@@ -128,9 +128,9 @@ def _parsed(model: bytes) -> Any:
     try:
         proto = import_protobuf().ModelProto.FromString(model)
     except Exception as error:  # protobuf's own kind
-        raise ConfigError(f"tokenizer.model: no SentencePiece file: {error}") from None
+        raise ConfigError(f"tokenizer.model: not a SentencePiece file: {error}") from None
     if proto.trainer_spec.model_type != _BPE or not proto.pieces:
-        raise ConfigError("tokenizer.model: not a byte-pair model of SentencePiece, as InternLM2's is")
+        raise ConfigError("tokenizer.model: expected a byte-pair SentencePiece model like InternLM2's")
     return proto
 
 

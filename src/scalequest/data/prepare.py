@@ -79,7 +79,9 @@ def alone(output: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ConfigError(f"{output}: another prepare_data.py is at work here; wait for it") from None
+            raise ConfigError(
+                f"{output}: another prepare_data.py is writing to this folder; wait until it has finished"
+            ) from None
         yield
         if [*folder.iterdir()] == [folder / "lock"]:
             (folder / "lock").unlink()
@@ -127,7 +129,7 @@ def make(one: DataSet, places: Places, what: str, say: Callable[[str], None]) ->
             say(f"{one.name}: {error}")
             continue
         if wrong:
-            say(f"{one.name}: {wrong}; it is kept as {path.name}.before")
+            say(f"{one.name}: {wrong}; the old file is kept as {path.name}.before")
             os.replace(path, path.with_name(f"{path.name}.before"))
         write(path, data)
         if source:

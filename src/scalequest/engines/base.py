@@ -19,8 +19,8 @@ class Sampling:
     """How a stage samples; temperature 0 is greedy, `max_tokens` counts the stop token too."""
 
     temperature: float = option(1.0, "0 is greedy", within=Range(least=0, most=2))
-    top_p: float = option(1.0, "nucleus mass, 1 keeps everything", within=SHARE_ABOVE_0)
-    max_tokens: int = option(512, "most tokens generated per completion", within=COUNT)
+    top_p: float = option(1.0, "nucleus probability mass; 1 keeps every token", within=SHARE_ABOVE_0)
+    max_tokens: int = option(512, "maximum number of tokens per completion", within=COUNT)
 
 
 @dataclass(frozen=True)
@@ -106,28 +106,35 @@ class EngineConfig:
     """Which engine, and what it is given."""
 
     name: Literal["auto", "vllm", "transformers"] = option(
-        "auto", "auto is vllm where it imports, else transformers"
+        "auto", "auto: vllm if it can be imported, else transformers"
     )
     dtype: str = option(
         "auto",
-        "auto: the checkpoint's, or float32 if this CPU would emulate it; native: bfloat16 if this machine "
-        "computes it, whatever the checkpoint's; or a type",
+        "auto: the checkpoint's dtype, or float32 if this CPU would emulate that; "
+        "native: bfloat16 if this machine computes it natively, whatever the checkpoint "
+        "has; or a dtype",
     )
-    max_model_len: int | None = option(None, "context length; None is the model's", within=COUNT)
-    batch_size: int = option(128, "transformers: rows a forward pass", fingerprint=False, within=COUNT)
-    tensor_parallel_size: int = option(1, "vllm: GPUs a model copy", fingerprint=False, within=COUNT)
+    max_model_len: int | None = option(None, "context length; null: the model's", within=COUNT)
+    batch_size: int = option(128, "transformers: rows per forward pass", fingerprint=False, within=COUNT)
+    tensor_parallel_size: int = option(1, "vllm: GPUs per copy of the model", fingerprint=False, within=COUNT)
     gpu_memory_utilization: float = option(
-        0.92, "vllm: share of the GPU's memory", fingerprint=False, within=SHARE_ABOVE_0
+        0.92, "vllm: fraction of the GPU's memory to use", fingerprint=False, within=SHARE_ABOVE_0
     )
     max_num_seqs: int | None = option(
-        None, "vllm: most sequences in flight; None is vLLM's default", fingerprint=False, within=COUNT
+        None,
+        "vllm: maximum number of sequences in flight; null: vLLM's default",
+        fingerprint=False,
+        within=COUNT,
     )
     enforce_eager: bool | None = option(
-        None, "vllm: no compilation, no graph capture; None is true on CPU, false on GPUs", fingerprint=False
+        None,
+        "vllm: disable compilation and graph capture; null: true on CPUs, false on GPUs",
+        fingerprint=False,
     )
-    trust_remote_code: bool = option(False, "run code that comes with the model")
+    trust_remote_code: bool = option(False, "allow code that comes with the model to run")
     extra: dict[str, Any] = option(
-        help="vllm: further arguments of vllm.LLM, checked against the installed one", default_factory=dict
+        help="vllm: further arguments for vllm.LLM, checked against the installed version",
+        default_factory=dict,
     )
 
 
@@ -139,11 +146,11 @@ def check_request(request: Request, sampling: Sampling, *, context: int, vocabul
     """
     length = len(request.prompt_ids)
     if not length:
-        raise ConfigError(f"request {request.key}: its prompt is empty")
+        raise ConfigError(f"request {request.key}: empty prompt")
     if length + sampling.max_tokens > context:
         raise ConfigError(
-            f"request {request.key}: its prompt of {length} tokens and max_tokens {sampling.max_tokens} "
-            f"do not fit the context of {context} (engine.max_model_len)"
+            f"request {request.key}: a prompt of {length} tokens plus max_tokens "
+            f"{sampling.max_tokens} exceeds the context of {context} (engine.max_model_len)"
         )
     if not 0 <= min(request.prompt_ids) <= max(request.prompt_ids) < vocabulary:
         raise ConfigError(

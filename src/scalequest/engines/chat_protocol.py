@@ -141,7 +141,7 @@ async def post(
                 content = await read_body(response)
             except ValueError as error:
                 if status == 200:
-                    raise Again(shown(f"no answer in its reply: {error}"), 200, None) from None
+                    raise Again(shown(f"no usable answer in the reply: {error}"), 200, None) from None
                 content = str(error).encode()
     except (httpx.TransportError, TimeoutError) as error:
         # What was not sent is not the question's fault, and costs nothing: a 503 without the words.
@@ -167,7 +167,7 @@ async def read_body(response: Any) -> bytes:
     """
     encoding = response.headers.get("content-encoding", "").strip().lower()
     if encoding not in ("", "identity", "gzip", "x-gzip", "deflate"):
-        raise ValueError(f"content-encoding {encoding!r}, which was not asked for")
+        raise ValueError(f"content-encoding {encoding!r} was not requested")
     body = bytearray()
     async for chunk in response.aiter_raw():  # httpx would unpack a whole chunk, whatever comes of it
         body += chunk
@@ -204,14 +204,14 @@ def read_reply(body: bytes) -> tuple[ChatReply, bool]:
             raise ValueError(f"finish_reason {reason!r}, content of type {type(text).__name__}")
         text.encode()  # half of a surrogate pair is valid JSON, but no file can hold it
     except (*_NONSENSE, AttributeError) as error:
-        raise Again(f"no answer in its reply: {error!r}", 200, billed) from None
+        raise Again(f"no usable answer in the reply: {error!r}", 200, billed) from None
     return ChatReply("", text, reason, *(billed or (0, 0))), billed is not None
 
 
 def _count(value: Any) -> int:
     """A number of tokens; some servers write all numbers with a decimal point."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MOST_TOKENS:
-        raise ValueError("a number of tokens that cannot be")
+        raise ValueError("an impossible token count")
     return int(value)
 
 

@@ -65,7 +65,7 @@ class Journal:
                 self._synced = time.monotonic()
         except OSError as error:
             raise StageError(
-                f"{self._file.name}: {error.strerror}; what was written is kept: set it right and run again"
+                f"{self._file.name}: {error.strerror}; earlier entries are kept: fix the cause and run again"
             ) from error
 
     def close(self) -> None:

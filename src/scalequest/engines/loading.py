@@ -29,7 +29,7 @@ def open_generator(
     Raises:
         ConfigError: the engine cannot be imported, or an engine argument is unknown.
     """
-    heartbeat.now(f"loading {model}, and its engine")
+    heartbeat.now(f"loading {model} and its engine")
     _check_weights(model)
     say_engine(config.dtype, model, revision=revision, trust_remote_code=config.trust_remote_code)
     if config.name != "transformers":
@@ -41,12 +41,12 @@ def open_generator(
             why = " ".join(f"{type(error).__name__}: {error}".split())
             if config.name == "vllm":
                 raise ConfigError(f"engine.name: vllm cannot be imported: {why}") from error
-            logger.warning("engine: transformers, since vllm cannot be imported: %s", why)
+            logger.warning("engine: using transformers, because vllm cannot be imported: %s", why)
         else:
             with loading(model):
                 return VllmGenerator(model, config, revision=revision, seed=seed)
     elif config.extra:
-        raise ConfigError(f"engine.extra: only vllm takes further arguments, got {', '.join(config.extra)}")
+        raise ConfigError(f"engine.extra: only vllm accepts further arguments, got {', '.join(config.extra)}")
     from scalequest.engines.transformers_engine import TransformersGenerator
 
     with loading(model):
@@ -69,7 +69,7 @@ def open_scorer(model: str, config: EngineConfig, *, revision: str | None = None
         ConfigError: the engine cannot be imported or does not know the architecture, or the head has more
             than one number.
     """
-    heartbeat.now(f"loading {model}, and its engine")
+    heartbeat.now(f"loading {model} and its engine")
     _check_weights(model)
     say_engine(config.dtype, model, revision=revision, trust_remote_code=config.trust_remote_code)
     if config.name != "transformers":
@@ -90,7 +90,7 @@ def open_scorer(model: str, config: EngineConfig, *, revision: str | None = None
                 return VllmScorer(model, config, revision=revision)
         if config.name == "vllm":
             raise ConfigError(f"engine.name: {why}")
-        logger.warning("scorer: transformers, since %s", " ".join(why.split()))
+        logger.warning("scorer: using transformers, because %s", " ".join(why.split()))
     from scalequest.engines.transformers_scorer import TransformersScorer
 
     with loading(model):

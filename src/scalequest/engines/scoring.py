@@ -61,6 +61,6 @@ def check_ids(request: Request, vocabulary: int) -> None:
         ConfigError: naming the request's key.
     """
     if not request.prompt_ids:
-        raise ConfigError(f"request {request.key}: it is empty")
+        raise ConfigError(f"request {request.key}: empty input")
     if not 0 <= min(request.prompt_ids) <= max(request.prompt_ids) < vocabulary:
-        raise ConfigError(f"request {request.key}: a token id is outside the vocabulary of {vocabulary}")
+        raise ConfigError(f"request {request.key}: token id outside the vocabulary of {vocabulary}")

@@ -50,7 +50,7 @@ __all__ = ["BudgetSpent", "Chat", "ChatReply", "ChatServer", "ServerConfig", "Se
 
 HOPELESS = 20  # questions given up without a single answer before it is the server's or the config's fault
 _TELL_EVERY = 30.0  # seconds between two lines of log about attempts that failed
-_KEPT = "what was answered is kept"
+_KEPT = "answers received so far are kept"
 
 Answers = Generator[tuple[int, list[ChatReply]], None, None]
 Tasks = dict[asyncio.Task[ChatReply], tuple[int, int]]
@@ -99,12 +99,13 @@ class ChatServer:
             ConfigError: there is no url or no model.
         """
         if not config.url or not config.model:
-            raise ConfigError("server: url and model are needed, e.g. http://localhost:8000/v1")
+            raise ConfigError("server: set url and model, e.g. url: http://localhost:8000/v1")
         # A secret read from a file often ends in a line break, which no header may hold.
         self._key = os.environ.get(config.key_variable, "").strip() or None
         if self._key and not (self._key.isascii() and self._key.isprintable()):
             raise ConfigError(
-                f"environment variable {config.key_variable}: it holds characters that no key can have"
+                f"environment variable {config.key_variable}: contains characters that are not "
+                "allowed in an API key"
             )
         self.config, self.sampling = config, sampling
         self._journal = Journal(journal, worker[0]) if journal is not None else None
@@ -226,9 +227,9 @@ class ChatServer:
             if not self._budget.in_flight:
                 raise self._stop(
                     BudgetSpent(
-                        "server: what is left of the budget, or of this worker's share, does not cover "
+                        "server: the rest of the budget, or of this worker's share, does not cover "
                         f"another question of up to {sum(question.most)} tokens; {_KEPT}: raise "
-                        "server.budget or server.budget_tokens and run again to go on"
+                        "server.budget or server.budget_tokens and run again to resume"
                     )
                 )
             await asyncio.sleep(0.02)
@@ -261,17 +262,17 @@ class ChatServer:
         """
         await self._sleep(self._not_before - time.monotonic())
         if self._why:
-            raise Again("the others had been stopped", 0)
+            raise Again("the other questions had been stopped", 0)
         start, config = time.monotonic(), self.config
         try:
             reply, counted = await post(client, body, config.timeout, min(1.0, config.max_wait), self._shown)
         except Rejected as rejected:
-            hint = f" (is the environment variable {config.key_variable} right?)"
+            hint = f" (check the environment variable {config.key_variable})"
             raise self._stop(f"{rejected}{hint if rejected.status == 401 else ''}") from None
         self._health.replied(start)
         if not counted and self._budget.limited:
             raise self._stop(
-                "its replies do not count their tokens, so no budget can be kept: "
+                "the server's replies do not report token usage, so a budget cannot be enforced: "
                 "unset server.budget and server.budget_tokens"
             )
         return reply
@@ -283,7 +284,7 @@ class ChatServer:
         if now >= self._tell_at:
             self._tell_at = now + _TELL_EVERY
             left = self._not_before - now
-            logger.warning("server: %s; asking again%s", again, f" in {left:.0f} s" if left > 0.5 else "")
+            logger.warning("server: %s; retrying%s", again, f" in {left:.0f} s" if left > 0.5 else "")
 
     def _write(self, question: _Question, billed: Tokens, more: Mapping[str, Any]) -> None:
         if self._journal is not None and (more or any(billed)):
@@ -298,7 +299,8 @@ class ChatServer:
         assert trouble is not None
         if self._why or not self._health.is_own_fault(met):
             raise self._stop(
-                f"no answer in {met.requests} attempts, last: {trouble}; {_KEPT}: run again to go on"
+                f"no answer after {met.requests} attempts, last error: {trouble}; {_KEPT}: run "
+                "again to resume"
             )
         reply = self._lost("nonsense" if trouble.status == 200 else "no_reply", trouble)
         if trouble.status == 200 and any(met.billed):  # else a restart may bring an answer, for free
@@ -309,8 +311,8 @@ class ChatServer:
         """The reply of a question that is given up; the first many without any answer stop everything."""
         self._given_up += 1
         if self._given_up >= HOPELESS and not self._health.answered:
-            raise self._stop(f"the first {HOPELESS} questions brought no answer: {why}")
-        logger.warning("server: gave a question up: %s", why)
+            raise self._stop(f"none of the first {HOPELESS} questions was answered: {why}")
+        logger.warning("server: gave up on a question: %s", why)
         return ChatReply("", "", "stop", 0, 0, fault=fault)
 
     def _stop(self, why: Exception | str) -> Exception:

@@ -37,7 +37,7 @@ class TransformersScorer:
         how: dict[str, Any] = {"revision": revision, "dtype": dtype, "trust_remote_code": trusted}
         self.model: Any = load_whole(AutoModelForSequenceClassification, model, **how)
         if self.model.config.num_labels != 1:
-            raise ConfigError(f"{model}: its head gives {self.model.config.num_labels} numbers, not one")
+            raise ConfigError(f"{model}: its head has {self.model.config.num_labels} outputs, expected 1")
         self.model.to(device()).eval()
         self._text = self.model.config.get_text_config()
         self.context: int = config.max_model_len or self._text.max_position_embeddings

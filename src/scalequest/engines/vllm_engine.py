@@ -114,7 +114,9 @@ def _rank(adapter: str) -> int:
     needed = max([settings["r"], *settings.get("rank_pattern", {}).values()])
     fitting = [rank for rank in get_args(MaxLoRARanks) if rank >= needed]
     if not fitting:
-        raise ConfigError(f"{adapter}: its rank {needed} is more than vLLM takes; merge it into its base")
+        raise ConfigError(
+            f"{adapter}: its rank {needed} exceeds vLLM's maximum; merge it into its base model"
+        )
     return int(min(fitting))
 
 
@@ -147,13 +149,13 @@ def _checked(extra: dict[str, Any]) -> dict[str, Any]:
     known = [item.name for item in dataclasses.fields(EngineArgs)]
     for key in extra:
         if key in _OURS:
-            raise ConfigError(f"engine.extra.{key}: set it beside extra, not in it")
+            raise ConfigError(f"engine.extra.{key}: set engine.{key} instead")
         if key not in known:
             close = difflib.get_close_matches(key, known, 1)
             hint = f"; did you mean '{close[0]}'?" if close else ""
             raise ConfigError(f"engine.extra: unknown key '{key}' (vllm {__version__}){hint}")
     if (format := extra.get("load_format")) in _PICKLES:
-        raise ConfigError(f"engine.extra.load_format: {format} opens pickles; leave it out")
+        raise ConfigError(f"engine.extra.load_format: {format} loads pickle files; remove it")
     return extra
 
 
@@ -296,7 +298,7 @@ class VllmGenerator:
             ids = [*made.pop(output.request_id, ()), *generated.token_ids]
             if output.finished:
                 return _completion(request, ids, generated.finish_reason)
-            assert request.ends is not None, "others are read whole"
+            assert request.ends is not None, "only requests with a stop condition are read in parts"
             if request.ends(ids):
                 return Completion(request.key, tuple(ids), "stop", len(request.prompt_ids), len(ids))
             made[output.request_id] = ids
@@ -325,8 +327,9 @@ def check_block_seeds(config: EngineConfig) -> None:
     """
     if config.tensor_parallel_size > 1 and config.name != "transformers":
         raise ConfigError(
-            "seed_scope: block seeds this process alone, not the "
-            f"{config.tensor_parallel_size} of engine.tensor_parallel_size: set seed_scope: row"
+            "seed_scope: block seeds only this process, not the "
+            f"{config.tensor_parallel_size} of engine.tensor_parallel_size: set seed_scope: "
+            "row"
         )
 
 
@@ -341,7 +344,7 @@ def seed_draws(seed: int) -> None:
 
 def _completion(request: Request, ids: Sequence[int], finish_reason: Any) -> Completion:
     if finish_reason not in ("stop", "length"):
-        raise RuntimeError(f"request {request.key}: vLLM aborted it ({finish_reason})")
+        raise RuntimeError(f"request {request.key}: vLLM aborted the request ({finish_reason})")
     return Completion(
         key=request.key,
         ids=tuple(ids[:-1] if finish_reason == "stop" else ids),

@@ -24,11 +24,11 @@ def unsupported(model: str, config: EngineConfig, revision: str | None) -> str:
     known = ModelRegistry.get_supported_archs()
     scoring = [name for name in names if name.endswith(("ForSequenceClassification", "RewardModel"))]
     if not scoring:
-        return f"{model} is no scorer: its architectures are {names}"
+        return f"{model} is not a scorer: its architectures are {names}"
     for name in scoring:
         if name in known or name.replace("ForSequenceClassification", "ForCausalLM") in known:
             return ""
-    return f"vllm does not know {', '.join(scoring)}"
+    return f"vllm does not support {', '.join(scoring)}"
 
 
 class VllmScorer:
@@ -60,7 +60,9 @@ class VllmScorer:
         self._vocabulary: int = settings.model_config.get_vocab_size()
         self._task = next((task for task in ("classify", "token_classify") if task in tasks), None)
         if self._task is None:
-            raise ConfigError(f"{model}: vllm gives no scores with it, it offers {', '.join(tasks)}")
+            raise ConfigError(
+                f"{model}: vllm cannot compute scores with this model; it supports {', '.join(tasks)}"
+            )
 
     def score(self, blocks: Iterable[Block]) -> Iterator[tuple[Block, list[Score]]]:
         """See `Scorer.score`."""
@@ -96,5 +98,5 @@ def _value(_: Request, output: Any) -> float:
     data = output.outputs.data
     last = data if data.dim() <= 1 else data[-1]
     if last.numel() != 1:
-        raise ConfigError(f"its head gives {last.numel()} numbers, not one")
+        raise ConfigError(f"the model's head has {last.numel()} outputs, expected 1")
     return float(last.item())

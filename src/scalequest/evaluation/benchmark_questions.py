@@ -51,7 +51,7 @@ def report_left_out(questions: BenchmarkQuestions, stage: Stage) -> None:
     """Name the benchmarks that were left out, in the log and in the receipt, which the report reads."""
     stage.receipt["benchmarks_left_out"] = [*questions.left_out]
     if questions.left_out:
-        log.info("benchmarks left out, since their data are not there: %s", ", ".join(questions.left_out))
+        log.info("benchmarks skipped because their data are missing: %s", ", ".join(questions.left_out))
 
 
 def _find_files(patterns: Sequence[str], key: str) -> list[str]:

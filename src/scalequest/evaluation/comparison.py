@@ -60,8 +60,9 @@ def compare_protocols(first: Sequence[Result], second: Sequence[Result]) -> dict
         old = usual.get(new.benchmark, new)
         if new.protocol.get("benchmark_sha256") != old.protocol.get("benchmark_sha256"):
             raise ConfigError(
-                f"compare: {new.benchmark}: {old.model} and {new.model} were asked other problems under this "
-                "name (benchmark_sha256 differs) and cannot be compared; give evaluations of the same data"
+                f"compare: {new.benchmark}: {old.model} and {new.model} were evaluated on "
+                "different problems under this name (benchmark_sha256 differs) and cannot be "
+                "compared; use evaluations of the same data"
             )
     return {
         result.benchmark: describe_differences(result.protocol, usual[result.benchmark].protocol)
@@ -137,7 +138,7 @@ def tables_of_comparisons(
         for said in [one.answers[i][::-1]]
     ]
     if flips and flipped:
-        more = f"{len(flipped) - LISTED:,} more flipped." if len(flipped) > LISTED else ""
+        more = f"{len(flipped) - LISTED:,} more problems flipped." if len(flipped) > LISTED else ""
         head = ("model", "against", "benchmark", "flip", "problem", "answered", "against answered")
         shown = tuple(flipped[:LISTED])
         tables.append(Table("flips", "Problems that flipped", head, shown, (more,) if more else ()))
@@ -162,12 +163,15 @@ def _table_of_differences(found: Sequence[Comparison], titles: Mapping[str, str]
     columns = ("model", "against", "benchmark", "n", "difference", "gained", "lost", "p")
     several = any(one.p_value is None for one in found)  # only one output per problem has a test
     note = (
-        "Difference in points with the 95 % interval of the paired bootstrap over problems, or Tango's if "
-        f"fewer than {FEW} flip. Gained and lost: problems that only the one or only the other solves"
-        f"{' (with several outputs: solves more often)' if several else ''}. p: McNemar's exact test, "
-        "two-sided, not corrected for the number of comparisons."
+        "Difference in points with the 95 % interval of the paired bootstrap over "
+        f"problems, or Tango's interval if fewer than {FEW} problems flip. Gained and "
+        "lost: problems that only one of the two "
+        f"solves{' (with several outputs: solves more often)' if several else ''}. p: "
+        "McNemar's exact test, two-sided, not corrected for the number of comparisons."
     )
-    notes = [f"{mark.strip()} the two have different protocols: {what}." for what, mark in marks.items()]
+    notes = [
+        f"{mark.strip()} the two results have different protocols: {what}." for what, mark in marks.items()
+    ]
     return Table("differences", "Differences between models", columns, tuple(rows), (note, *notes))
 
 

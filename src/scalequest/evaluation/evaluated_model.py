@@ -90,7 +90,9 @@ def connect_server(server: ChatServer) -> EvaluatedModel[Chat, ChatReply]:
         key: str, prompt: EvalPrompt, problem: BenchmarkProblem, seed: int | None
     ) -> tuple[Chat, str]:
         if prompt.turn == "plain":
-            raise ConfigError(f"prompts: '{prompt.name}' is for base models: a chat server has only turns")
+            raise ConfigError(
+                f"prompts: '{prompt.name}' is for base models, but a chat server only accepts chat turns"
+            )
         messages = user(prompt.fill(problem) + (BOXED if prompt.turn == "solve" else ""))
         return Chat(key, messages, seed), sha256_of(json.dumps(messages))
 

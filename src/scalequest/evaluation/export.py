@@ -42,7 +42,7 @@ def write_lm_eval(
     name = re.sub(r"[^\w.-]+", "__", results[0].model)
     for given in (name, *(result.benchmark for result in results)):  # the results may come from anybody
         if fault := atomic_files.name_fault(given):
-            raise ConfigError(f"lm_eval: {given[:80]!r} cannot name a file: {fault}")
+            raise ConfigError(f"lm_eval: {given[:80]!r} cannot be used as a file name: {fault}")
     target = Path(folder) / name
     target.mkdir(parents=True, exist_ok=True)
     path = target / f"results_{stamp}.json"

@@ -109,13 +109,13 @@ def build_funnel(records: Sequence[StageRecord]) -> tuple[list[Table], list[str]
     for record in (record for record in records if record.receipt["stage"] not in NOT_DATA):
         rows_in, kept, lost = record.count("rows_in"), record.count("kept"), sum(record.dropped.values())
         if kept + lost != rows_in:
-            gaps.append(f"{record.folder}: {rows_in} in, but {kept} kept + {lost} dropped")
+            gaps.append(f"{record.folder}: {rows_in} rows in, but {kept} kept + {lost} dropped")
         sources = [by_folder[name] for name in record.upstream if not by_folder[name].trains]
         kept_there = {source.folder: source.count("kept") for source in sources}
         offered = sum(min(n, record.first.get(name, n)) for name, n in kept_there.items())
         fewest = min(offered, record.asked or offered)
         if sources and (rows_in < fewest or (rows_in > offered and not record.trains)):
-            gaps.append(f"{record.folder}: {rows_in} in, but the stages before it kept {offered}")
+            gaps.append(f"{record.folder}: {rows_in} rows in, but the stages before it kept {offered}")
         rows.append(
             (
                 record.folder,
@@ -183,10 +183,11 @@ def table_of_seconds(records: Sequence[StageRecord], wall: Mapping[str, float] |
         )
         rows.append((*cells, f"{tokens:,}" if tokens else "–", f"{seconds:.1f}", shown, rate))
     total = sum(float(r.receipt.get("seconds") or 0) for r in records if r.receipt["stage"] != "evaluate")
-    notes = [f"{total:.0f} seconds of work in all."]
+    notes = [f"{total:.0f} seconds of work in total."]
     if wall:
         notes[0] = (
-            f"{total:.0f} seconds of work in all, {sum(wall.values()):.0f} with every process's start-up."
+            f"{total:.0f} seconds of work in total, {sum(wall.values()):.0f} including the "
+            "start-up of every process."
         )
     columns = ("folder", "stage", "in", "kept", "tokens", "seconds", "wall", "tokens/s")
     return Table("seconds", "What every stage cost", columns, tuple(rows), tuple(notes))

@@ -187,7 +187,7 @@ def finish(
 ) -> dict[str, Any]:
     """Write the folder's card and receipt."""
     names = ", ".join(inline(benchmark.title) for benchmark in benchmarks)
-    text = f"Every answer to {names}, one row per output; `{RESULTS}` holds the results."
+    text = f"All answers to {names}, one row per output; `{RESULTS}` has the results."
     shown = ("benchmark", "id", "completion", "extracted", "reference", "correct")
     card = dataset_card("Evaluation", text, to_dict(config), stage.samples(4), *shown)
     return stage.finish(rows_in=asked, card=card, columns=COLUMNS)
@@ -308,7 +308,7 @@ def regrade(
         grades = pool.submit([saved[number].submission for number in numbers])
         pending.append((index, numbers, lost, grades))
     # 2. Write each block once it is graded
-    with heartbeat.doing(f"{label}: grading again", total=len(rows), unit="outputs") as work:
+    with heartbeat.doing(f"{label}: grading the outputs again", total=len(rows), unit="outputs") as work:
         for index, numbers, lost, grades in pending:
             kept = []
             for number, grade in zip(numbers, grades.result(), strict=True):
@@ -337,8 +337,8 @@ def submissions_of(
         prompt = prompts.get((row["benchmark"], row["prompt"]))
         if known is None or prompt is None:
             raise ConfigError(
-                f"regrade: no problem '{row['id']}' with prompt '{row['prompt']}' in {row['benchmark']}; "
-                "give the benchmarks and prompts of that evaluation"
+                f"regrade: no problem '{row['id']}' with prompt '{row['prompt']}' in "
+                f"{row['benchmark']}; use the benchmarks and prompts of the original evaluation"
             )
         benchmark, problem = known
         thinks = format is not None and opens_reasoning(format, prompt)
@@ -359,10 +359,14 @@ def check_same_questions(
     """
     now = {benchmark.name: request_settings_of(config, benchmark) for benchmark in benchmarks}
     if never := [name for name in now if name not in {old.benchmark for old in earlier}]:
-        raise ConfigError(f"regrade: {never[0]} was not asked there, and has no outputs; leave it out")
+        raise ConfigError(
+            f"regrade: the original evaluation did not ask {never[0]}, so there are no "
+            "outputs to grade; remove it"
+        )
     for old in earlier:
         then = {key: old.protocol[key] for key in now.get(old.benchmark, ())}
         if what := describe_differences(now.get(old.benchmark, {}), then):
             raise ConfigError(
-                f"regrade: {old.benchmark} is not what was asked: {what}; give what that evaluation asked"
+                f"regrade: {old.benchmark} differs from the original evaluation in {what}; use "
+                "the same settings"
             )

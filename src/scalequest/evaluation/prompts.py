@@ -32,17 +32,17 @@ _SLOT = re.compile(r"\{(\w+)\}")
 class Shot:
     """A worked example."""
 
-    question: str = required("its question")
-    answer: str = required("its worked solution, in the form that the model should write")
+    question: str = required("question")
+    answer: str = required("worked solution, in the form in which the model should answer")
 
 
 @dataclass(frozen=True)
 class Case:
     """A slot that is filled depending on a column of the problem's row."""
 
-    column: str = required("column of the benchmark's source")
-    texts: dict[str, str] = required("text by the column's value as Python writes it: 'True', 'None'")
-    otherwise: str = option("", "text for every other value; {value} is the value")
+    column: str = required("column of the benchmark's source data")
+    texts: dict[str, str] = required("text per value of the column, as Python writes it: 'True', 'None'")
+    otherwise: str = option("", "text for every other value; {value} is replaced by the value")
 
     def text(self, row: Mapping[str, Any]) -> str:
         """The text for this row."""
@@ -54,15 +54,17 @@ class Case:
 class EvalPrompt:
     """The keys of a prompt's YAML file."""
 
-    name: str = required("its name in results")
-    text: str = required("contains {question} once, {shots} if there are any, and the slots of `cases`")
-    turn: Literal["solve", "user", "plain"] = option("solve", "place of the text in the chat format")
-    shot: str = option("", "one worked example, with {question} and {answer}")
+    name: str = required("name in results")
+    text: str = required(
+        "contains {question} once, {shots} if there are worked examples, and the slots of `cases`"
+    )
+    turn: Literal["solve", "user", "plain"] = option("solve", "where the text goes in the chat format")
+    shot: str = option("", "template of one worked example, with {question} and {answer}")
     shots: list[Shot] = option(None, "worked examples, in order", default_factory=list)
-    cases: dict[str, Case] = option(None, "slot: how it is filled", default_factory=dict)
+    cases: dict[str, Case] = option(None, "how each slot is filled", default_factory=dict)
     stops: list[str] = option(
         None,
-        "texts that cut an output off; with turn: plain, generation ends there",
+        "strings that truncate an output; with turn: plain, generation stops there",
         default_factory=list,
     )
 
@@ -70,11 +72,11 @@ class EvalPrompt:
         """Refuse a template that would silently lose something."""
         slots = _SLOT.findall(self.text)
         if slots.count("question") != 1:
-            raise ConfigError(f"{self.name}: text: has to hold {{question}} exactly once")
+            raise ConfigError(f"{self.name}: text: must contain {{question}} exactly once")
         if bool(self.shots) != ("shots" in slots):
-            raise ConfigError(f"{self.name}: text: {{shots}} and the list of shots belong together")
+            raise ConfigError(f"{self.name}: text: give both {{shots}} and a list of shots, or neither")
         if self.shots and not {"question", "answer"} <= set(_SLOT.findall(self.shot)):
-            raise ConfigError(f"{self.name}: shot: has to hold {{question}} and {{answer}}")
+            raise ConfigError(f"{self.name}: shot: must contain {{question}} and {{answer}}")
         if unused := set(self.cases) - set(slots):
             raise ConfigError(f"{self.name}: cases: no slot {{{min(unused)}}} in text")
 

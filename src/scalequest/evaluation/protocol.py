@@ -38,8 +38,8 @@ def apply_prompts(benchmarks: Sequence[LoadedBenchmark], config: EvaluationConfi
         for prompt in benchmark.prompts:
             if missing := {case.column for case in prompt.cases.values()} - columns:
                 raise ConfigError(
-                    f"prompts: '{prompt.name}' needs column '{min(missing)}', which {benchmark.name} does "
-                    "not have: give it to the benchmarks that it was written for"
+                    f"prompts: '{prompt.name}' needs column '{min(missing)}', which {benchmark.name} "
+                    "does not have: use it only with the benchmarks that it was written for"
                 )
     return chosen
 
@@ -188,5 +188,5 @@ def read_receipt(folder: str | Path) -> dict[str, Any]:
     """
     receipt = receipts.read_receipt(folder)
     if receipt is None:
-        raise ConfigError(f"{folder}: no receipt.json, so not the folder of a stage")
+        raise ConfigError(f"{folder}: contains no receipt.json, so it is not a stage folder")
     return receipt

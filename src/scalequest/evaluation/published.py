@@ -17,8 +17,9 @@ TITLES = {"gsm8k": "GSM8K", "math": "MATH", "college_math": "College Math", "oly
 
 
 _OURS = (
-    "Columns marked ours: measured here, in % with the 95 % interval, on all problems unless the "
-    "cell says how many; empty: not run. Their protocol and that of the published numbers may differ."
+    "Columns marked ours were measured here, in % with the 95 % interval, on all "
+    "problems unless the cell gives their number; an empty cell was not run. Their "
+    "protocol may differ from that of the published numbers."
 )
 
 
@@ -26,33 +27,33 @@ _OURS = (
 class PublishedRow:
     """One row of a published table."""
 
-    model: str = required("as printed")
+    model: str = required("name as printed")
     scores: dict[str, float] = required(
-        "benchmark: accuracy in %; left out if it was not printed", within=Range(least=0, most=100)
+        "accuracy in % per benchmark; left out if it was not printed", within=Range(least=0, most=100)
     )
     average: float | None = option(None, "as printed", within=Range(least=0, most=100))
     detail: dict[str, str] = option(None, "further columns, e.g. the synthesis model", default_factory=dict)
-    note: str | None = option(None, "what is wrong or special about it")
-    tag: str | None = option(None, "tag of its source, if it is not the table's")
+    note: str | None = option(None, "known errors and special conditions")
+    tag: str | None = option(None, "tag of the row's source, if it differs from the table's")
 
 
 @dataclass(frozen=True)
 class PublishedTable:
     """A table that somebody else published, from a YAML file."""
 
-    name: str = required("its name, and the stem of its files")
-    title: str = required("what it shows")
-    source: str = required("work, version, table")
+    name: str = required("name, and the stem of the table's files")
+    title: str = required("title")
+    source: str = required("publication, version and number of the table")
     tag: str = required("tag of the source in the project's notes: P2, P1, C, D, Q, HF or X")
-    protocol: str = required("how it was measured, as far as is known")
-    benchmarks: list[str] = required("columns, in order")
-    rows: list[PublishedRow] = required("its rows")
+    protocol: str = required("how the numbers were measured, as far as is known")
+    benchmarks: list[str] = required("benchmarks of the columns, in order")
+    rows: list[PublishedRow] = required("rows")
     notes: list[str] = option(None, "contradictions and gaps", default_factory=list)
 
     def __post_init__(self) -> None:
         """Check the name."""
         if fault := atomic_files.name_fault(self.name):
-            raise ConfigError(f"name: {self.name[:80]!r} cannot name a file: {fault}")
+            raise ConfigError(f"name: {self.name[:80]!r} cannot be used as a file name: {fault}")
 
 
 def load_published(path: str | Path) -> PublishedTable:
@@ -143,8 +144,8 @@ def _group_by_model(
             other = mine.setdefault(result.benchmark, result)
             if other is not result:
                 raise ConfigError(
-                    f"{table.name}: {result.title}: both '{other.model}' and '{result.model}' are {name}; "
-                    "report one of them, or name one in published_as"
+                    f"{table.name}: {result.title}: both '{other.model}' and '{result.model}' are "
+                    f"{name}; report only one of them, or set published_as to one of them"
                 )
     return found
 
@@ -174,4 +175,4 @@ def _describe_protocols(ours: Mapping[str, Mapping[str, Result]]) -> list[str]:
         for result in found.values():
             by_print.setdefault(result.fingerprint, []).append(f"{result.model} on {result.title}")
     said = "; ".join(f"{', '.join(names)}: {fingerprint}" for fingerprint, names in by_print.items())
-    return [f"Protocols of ours, in full in results.json: {said}."] if said else []
+    return [f"Our protocols (given in full in results.json): {said}."] if said else []

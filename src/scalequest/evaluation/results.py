@@ -309,7 +309,7 @@ def read_results(path: str | Path) -> list[Result]:
         content = atomic_files.read_object(path)
         if content["format"] != RESULTS_FORMAT:
             raise ConfigError(
-                f"{path}: format {content['format']}, expected {RESULTS_FORMAT}; evaluate again"
+                f"{path}: format {content['format']}, expected {RESULTS_FORMAT}; run the evaluation again"
             )
         return [_parse_result(item) for item in content["results"]]
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:

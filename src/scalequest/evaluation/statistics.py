@@ -30,7 +30,7 @@ def share_of(successes: int, n: int) -> Estimate:
         ValueError: more successes than trials, or a negative count.
     """
     if not 0 <= successes <= n:
-        raise ValueError(f"{successes} successes of {n}")
+        raise ValueError(f"{successes} successes out of {n}")
     if n == 0:
         return Estimate(None, None, None, 0)
     return Estimate(successes / n, *_wilson_interval_of(successes / n, n), n)
@@ -89,7 +89,7 @@ def paired_difference(differences: Sequence[float], seed: int = 0) -> Estimate:
     """
     n = len(differences)
     if n < 2:
-        raise ValueError("a paired difference needs at least two problems")
+        raise ValueError("a paired difference requires at least two problems")
     if all(difference in (-1, 0, 1) for difference in differences):
         gained, lost = (sum(difference == flip for difference in differences) for flip in (1, -1))
         if min(gained + lost, n - max(gained, lost)) < FEW:

@@ -104,12 +104,13 @@ def _details_of(results: Sequence[Result], marks: Mapping[tuple[str, str], str])
     }
     rows = tuple(tuple(cell(result) for cell in columns.values()) for result in results)
     note = (
-        "Truncated: the output reached max_tokens, or a reasoning block never ended. No answer: none was "
-        "found. Timeout: the comparison was given up. Last number: the answer is only the last number of the "
-        "output. Protocol: fingerprint of benchmark, limit, prompts, format, sampling, grader, engine, dtype "
-        "and commit; results.json holds it in full."
+        "Truncated: the output reached max_tokens, or a reasoning block never ended. No "
+        "answer: none was found. Timeout: the comparison was aborted. Last number: the "
+        "last number of the output was taken as the answer. Protocol: fingerprint of "
+        "benchmark, limit, prompts, format, sampling, grader, engine, dtype and commit; "
+        "results.json has it in full."
     )
-    return Table("details", "Every number with its protocol", tuple(columns), rows, (note,))
+    return Table("details", "All results with their protocols", tuple(columns), rows, (note,))
 
 
 def _last_number_share_of(result: Result) -> float:
@@ -134,10 +135,11 @@ def _tables_of_samples(results: Sequence[Result]) -> list[Table]:
         for result in several
     )
     note = (
-        "pass@k: chance that k samples include a right one (unbiased). maj@k: the most frequent answer is "
-        "right, ties shared. avg@k: mean over samples. best@k: the one with the highest score is right, ties "
-        "shared; an output that was cut is wrong here, too. Intervals are over problems; the spread is the "
-        "standard deviation of the accuracy from sample to sample, in points."
+        "pass@k: probability that k samples include a correct one (unbiased). maj@k: the "
+        "most frequent answer is correct; ties are shared. avg@k: mean over samples. "
+        "best@k: the sample with the highest score is correct; ties are shared, and "
+        "truncated outputs are wrong here, too. Intervals are over problems; the spread "
+        "is the standard deviation of the accuracy across samples, in points."
     )
     return [Table("samples", "Several samples per problem", columns, rows, (note,))]
 
@@ -155,7 +157,7 @@ def _tables_of_prompts(results: Sequence[Result]) -> list[Table]:
     )
     if not rows:
         return []
-    note = "Spread: standard deviation of the accuracy over prompts, in points."
+    note = "Spread: standard deviation of the accuracy across prompts, in points."
     columns = ("model", "benchmark", "prompt", "accuracy", "spread")
     return [Table("prompts", "Accuracy by prompt", columns, rows, (note,))]
 
@@ -179,7 +181,7 @@ def tables_of_parts(results: Sequence[Result]) -> list[Table]:
                 cells = [format_percent(by[r.model]) if r.model in by else "–" for r in mine]
                 rows.append((column, value, f"{next(iter(by.values())).n:,}", *cells))
         columns = ("by", "value", "n", *(result.model for result in mine))
-        tables.append(Table(f"split_{benchmark}", f"{title} in parts", columns, tuple(rows)))
+        tables.append(Table(f"split_{benchmark}", f"{title} by category", columns, tuple(rows)))
     return tables
 
 
@@ -195,7 +197,7 @@ def mark_protocols(results: Sequence[Result]) -> tuple[dict[tuple[str, str], str
                 others[result.model, benchmark] = describe_differences(result.protocol, usual)
     marks = letters_of(others.values())
     return {key: marks[what] for key, what in others.items()}, [
-        f"{letter.strip()} another protocol than the rest of its column: {what}."
+        f"{letter.strip()} a different protocol from the rest of its column: {what}."
         for what, letter in marks.items()
     ]
 
@@ -235,16 +237,16 @@ def _warnings_of(results: Sequence[Result]) -> list[str]:
     for result in results:
         faults = [
             ("were cut", result.truncated, NOTABLE),
-            ("held no answer", result.no_answer, NOTABLE),
-            ("could not be compared in time", result.timeouts, NOTABLE),
-            ("named no answer, so that their last number was taken", _last_number_share_of(result), EXPLAINS),
+            ("contained no answer", result.no_answer, NOTABLE),
+            ("could not be compared within the time limit", result.timeouts, NOTABLE),
+            ("stated no answer, so their last number was taken", _last_number_share_of(result), EXPLAINS),
         ]
         said = [f"{100 * share:.0f} % {what}" for what, share, least in faults if share >= least]
         if said:
             said[0] = said[0].replace("%", "% of the outputs", 1)
             explained = result.explained or 0.0
             much = explained >= EXPLAINS
-            why = f"; that explains {100 * explained:.0f} % of its wrong outputs" if much else ""
+            why = f"; this explains {100 * explained:.0f} % of its wrong outputs" if much else ""
             notes.append(
                 f"{WARNING if much else ''}{result.model} on {result.title}: {', '.join(said)}{why}."
             )

@@ -45,7 +45,7 @@ class Benchmark:
     """Questions that must not be trained on."""
 
     source: str = required("file, stage folder or hub:owner/name of the benchmark")
-    column: str = option("question", "its column that holds the question")
+    column: str = option("question", "column that holds the question")
 
 
 @dataclass(frozen=True)
@@ -53,28 +53,29 @@ class ContaminationRule:
     """Which benchmarks the questions are compared with, and what becomes of the flagged ones."""
 
     against: list[Benchmark] = option(
-        help="benchmarks by source and column", default_factory=list, fingerprint=False
+        help="benchmarks given by source and column", default_factory=list, fingerprint=False
     )
     benchmarks: list[str] = option(
-        help="benchmarks by their YAML files; a pattern such as eval/benchmarks/*.yaml takes all",
+        help="benchmarks given by their YAML files; a pattern such as eval/benchmarks/*.yaml selects all",
         default_factory=list,
         fingerprint=False,
     )
     optional: list[str] = option(
-        help="the same, but one without its data is left out: log, receipt and report name it",
+        help="like benchmarks, but those whose data are missing are skipped; the log, the "
+        "receipt and the report list them",
         default_factory=list,
         fingerprint=False,
     )
-    rules: list[Rule] = option(help="what flags a question", default_factory=lambda: [*RULES])
-    drop: bool = option(True, "false lets flagged questions go on, each with its match")
+    rules: list[Rule] = option(help="rules that flag a question", default_factory=lambda: [*RULES])
+    drop: bool = option(True, "if false, flagged questions are kept, and each row gets its match")
     ngram: int = option(
         13,
-        "words in a row that count as a match (paper: 13); fewer match by chance",
+        "number of consecutive words that count as a match (paper: 13); shorter matches occur by chance",
         within=Range(least=_INSIDE_WORDS),
     )
     overlap: float = option(
         0.6,
-        "rule ngram: share of the shorter question that the runs make up; 0 takes any single run",
+        "rule ngram: minimum share of the shorter question that the matches cover; 0 accepts any match",
         within=SHARE,
     )
 
@@ -275,7 +276,7 @@ class ContaminationStep(TextStep):
         """There has to be a benchmark."""
         if not rule.given:
             raise ConfigError(
-                "contamination.against: step contamination needs a benchmark, here or in .benchmarks"
+                "contamination.against: step contamination needs a benchmark; set against or benchmarks"
             )
 
     def read(self, texts: Sequence[str], tokens: Tokens) -> list[Match | None]:
@@ -331,21 +332,22 @@ def contamination_sections(
         which: questions the ratios are about, after "a question that".
         left_out: benchmarks that were not looked at.
     """
-    without = f" Not looked at, since their data were not there: {', '.join(left_out)}." if left_out else ""
+    without = f" Skipped, because their data were missing: {', '.join(left_out)}." if left_out else ""
     if not clean:
-        return [elements.section("Contamination", note=f"No benchmark was given to compare with.{without}")]
+        return [elements.section("Contamination", note=f"No benchmark to compare with was given.{without}")]
     note = (
-        f"Met: the benchmark's questions that share 13 words in a row with a question that {which} (or are "
-        f"equal to one). Clean: the share of the others, as in the paper's table 6.{without}"
+        "Matched: the benchmark's questions that share 13 consecutive words with a "
+        f"question that {which} (or are equal to one). Clean: the share of the others, as "
+        f"in the paper's table 6.{without}"
     )
     table = elements.table([{**one, "clean": f"{100 * one['clean']:.2f} %"} for one in clean])
-    shown = f"{min(_SHOWN, len(flagged)):,} of {len(flagged):,} flagged rows, the words in common marked."
+    shown = f"{min(_SHOWN, len(flagged)):,} of {len(flagged):,} flagged rows, with the shared words marked."
     return [
         elements.section("Benchmarks", table, note=note),
         elements.section(
             "Contamination",
             elements.bars(by_rule),
             elements.pairs(flagged[:_SHOWN], "row", "benchmark's question"),
-            note=shown if flagged else "No row is flagged.",
+            note=shown if flagged else "No row was flagged.",
         ),
     ]

@@ -94,18 +94,23 @@ class DuplicateRule:
     """What counts as a duplicate of an earlier question."""
 
     near: bool = option(
-        True, "drop near-duplicates too: same numbers in the same order, similar text that asks the same"
+        True,
+        "also drop near-duplicates: similar text that asks the same, with the same numbers in the same order",
     )
     min_similarity: float = option(
         0.9,
-        "of near-duplicates: 1 - edits (insertions, deletions) / length of both texts",
+        "minimum similarity of near-duplicates: 1 - edits (insertions, deletions) / "
+        "total length of both texts",
         within=SHARE_ABOVE_0,
     )
-    bands: int = option(20, "of the sketch: more find more candidates", within=COUNT)
-    rows: int = option(3, "hashes per band: more find fewer and surer candidates", within=COUNT)
+    bands: int = option(20, "bands of the sketch; more bands find more candidates", within=COUNT)
+    rows: int = option(
+        3, "hashes per band; more hashes find fewer but more reliable candidates", within=COUNT
+    )
     max_per_template: int | None = option(
         None,
-        "questions that differ in their numbers alone: keep the first N; None keeps all and counts them",
+        "keep only the first N of the questions that differ only in their numbers; null "
+        "keeps all and counts them",
         within=COUNT,
     )
 
@@ -562,14 +567,14 @@ class DuplicatesStep(TextStep):
         ]
         note = f"{found.candidates:,} pairs of rows were compared."
         if near:
-            note += f" Below, {len(shown):,} of {len(near):,} near-duplicates; what differs is marked."
+            note += f" Below: {len(shown):,} of {len(near):,} near-duplicates, with the differences marked."
         beside = elements.pairs(shown, "dropped", "kept instead", differences=True)
         return StepReport([elements.section("Duplicates", table, beside, note=note)], facts)
 
 
 _KINDS = {
-    "dropped: equal but for case, spacing and spelling of LaTeX": "duplicate",
+    "dropped: equal except for case, spacing and spelling of LaTeX": "duplicate",
     "dropped: near-duplicates": "near_duplicate",
-    "dropped: over the cap of a template": "template",
-    "kept, though an earlier row has the same text with other numbers": "template_rows_kept",
+    "dropped: over the limit per template": "template",
+    "kept, although an earlier row has the same text with other numbers": "template_rows_kept",
 }

@@ -60,45 +60,53 @@ _THREADS = 4  # that read text; each holds the arrays of one batch, some 200 MB
 class FilterConfig:
     """The filter stage. It asks at most one model one kind of thing; two kinds are two stages."""
 
-    input: list[str] = required("question sources, read one after the other", fingerprint=False)
-    steps: list[StepName] = required("the filters, in order; those that ask a model come last")
-    columns: dict[str, str] = option(help="our column names to the input's", default_factory=dict)
+    input: list[str] = required("sources of questions, read one after the other", fingerprint=False)
+    steps: list[StepName] = required("filters, in order; those that ask a model come last")
+    columns: dict[str, str] = option(
+        help="mapping from our column names to those of the input", default_factory=dict
+    )
     language: LanguageRule = option(help="step language", default_factory=LanguageRule)
     length: LengthRule = option(help="step length", default_factory=LengthRule)
     duplicates: DuplicateRule = option(help="step duplicates", default_factory=DuplicateRule)
     contamination: ContaminationRule = option(help="step contamination", default_factory=ContaminationRule)
     solvability: SolvabilityRule = option(help="step solvability", default_factory=SolvabilityRule)
     difficulty: DifficultyRule = option(help="step difficulty", default_factory=DifficultyRule)
-    model_name_or_path: str | None = option(
-        None, "the judge or solver: a folder or hub id", fingerprint=False
+    model_name_or_path: str | None = option(None, "judge or solver: a folder or hub id", fingerprint=False)
+    model_revision: str | None = option(None, "revision of the model on the hub", fingerprint=False)
+    chat_format: str | None = option(
+        None, "chat format of the model: a family or a YAML file", fingerprint=False
     )
-    model_revision: str | None = option(None, "its revision on the hub", fingerprint=False)
-    chat_format: str | None = option(None, "its chat format: a family or a YAML file", fingerprint=False)
-    samples: int = option(5, "solutions sampled per question, if agreement is measured", within=COUNT)
-    keep_responses: bool = option(False, "keep them in the rows, so that solve_questions can reuse them")
-    sampling: Sampling = option(help="how the model is sampled", default_factory=Sampling)
-    engine: EngineConfig = option(help="what it runs on", default_factory=EngineConfig)
+    samples: int = option(
+        5, "number of solutions sampled per question, if agreement is measured", within=COUNT
+    )
+    keep_responses: bool = option(
+        False, "keep the responses in the rows, so that solve_questions can reuse them"
+    )
+    sampling: Sampling = option(help="sampling settings", default_factory=Sampling)
+    engine: EngineConfig = option(help="engine and its settings", default_factory=EngineConfig)
 
     def __post_init__(self) -> None:
         asks = [self._asks(step) for step in self.steps]
         if len(set(self.steps)) != len(self.steps):
-            raise ConfigError(f"steps: {self.steps} names a step twice")
+            raise ConfigError(f"steps: {self.steps} contains a step twice")
         if asks != sorted(asks):
             raise ConfigError(
-                f"steps: {self.steps} asks a model before a step that needs none; put those first"
+                f"steps: {self.steps} has a step that asks a model before one that does not; put "
+                "the latter first"
             )
         if any(asks) and not (self.model_name_or_path and self.chat_format):
-            raise ConfigError(f"steps: {self.steps[-1]} needs model_name_or_path and chat_format")
+            raise ConfigError(f"steps: {self.steps[-1]} requires model_name_or_path and chat_format")
         if self.by_verdict and self._asks("difficulty"):
             raise ConfigError(
-                "steps: difficulty needs samples and solvability.judge: model a verdict; make two stages"
+                "steps: difficulty needs samples, but solvability.judge: model asks for a "
+                "verdict; use two stages"
             )
         for step in self.steps:
             STEPS[step].check(getattr(self, step))
         if any(asks) and not self.by_verdict and self.samples < 2:
-            raise ConfigError(f"samples: {self.samples} cannot agree or disagree; give at least 2")
+            raise ConfigError(f"samples: {self.samples} is too few to measure agreement; set at least 2")
         if self.by_verdict and self.solvability.votes > 1 and self.sampling.temperature == 0:
-            raise ConfigError("solvability.votes: greedy replies are all the same; set sampling.temperature")
+            raise ConfigError("solvability.votes: greedy replies are all identical; set sampling.temperature")
 
     @property
     def by_verdict(self) -> bool:
@@ -290,7 +298,7 @@ def filter_questions(
         requests=rest.requests, generate=generate, row=rest.row, counts=rest.counts, tracker=tracker,
     )  # fmt: skip
     # Card and report
-    text = f"Questions that passed {', '.join(config.steps)}. report.html says what each step did."
+    text = f"Questions that passed {', '.join(config.steps)}. report.html shows what each step did."
     shown = ("id", "question", *(asking[0].asks.shown if asking else ()))
     card = dataset_card("Filtered questions", text, to_dict(config), stage.samples(8), *shown)
 

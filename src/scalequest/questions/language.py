@@ -46,14 +46,16 @@ class LanguageRule:
     """What counts as English."""
 
     paper_exact: bool = option(
-        False, "drop a question with any character above 127, curly quotes and ° too (paper)"
+        False, "drop questions with any character above 127, including curly quotes and ° (paper)"
     )
     max_accented: float = option(
-        0.1, "largest share of accented letters among a question's letters", within=SHARE
+        0.1, "maximum share of accented letters among a question's letters", within=SHARE
     )
-    identifier: bool = option(True, "ask the language identifier if the rule is in doubt")
+    identifier: bool = option(True, "ask the language identifier when the rule is in doubt")
     min_confidence: float = option(
-        0.5, "the identifier drops what it takes for another language this surely", within=SHARE
+        0.5,
+        "the identifier drops a question if it assigns at least this probability to another language",
+        within=SHARE,
     )
 
 
@@ -169,7 +171,7 @@ class LanguageStep(TextStep):
         plain = [row["question"].isascii() for row in rows]
         table = _confusion(outcome.reasons, plain)
         examples = _examples(rows, outcome.reasons, plain)
-        note = "Rows: the rule in force. Columns: the paper's, which keeps plain ASCII alone."
+        note = "Rows: the rule in use. Columns: the paper's rule, which keeps only plain ASCII."
         return StepReport([elements.section("Language", elements.table(table), examples, note=note)], table)
 
 
@@ -186,7 +188,7 @@ def _confusion(reasons: Sequence[str | None], plain: Sequence[bool]) -> list[dic
 def _examples(rows: Sequence[Row], reasons: Sequence[str | None], plain: Sequence[bool]) -> str:
     """The first rows of each kind that the step dropped, or kept against the ASCII rule."""
     examples = []
-    for label, dropped in (("drops", True), ("keeps, not ASCII", False)):
+    for label, dropped in (("drops", True), ("kept, not ASCII", False)):
         numbers = [
             number
             for number, (reason, ours) in enumerate(zip(reasons, plain, strict=True))

@@ -29,7 +29,7 @@ class LengthRule:
 
     def __post_init__(self) -> None:
         if self.min is not None and self.max is not None and self.min > self.max:
-            raise ConfigError(f"min: {self.min} is above max, {self.max}, so that no question would stay")
+            raise ConfigError(f"min: {self.min} is above max, {self.max}, so no question would remain")
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class LengthStep(TextStep):
     def check(cls, rule: LengthRule) -> None:
         """There has to be a bound."""
         if rule.min is None and rule.max is None:
-            raise ConfigError("length.min, length.max: step length needs one of them")
+            raise ConfigError("length.min, length.max: step length needs at least one of them")
 
     def read(self, texts: Sequence[str], tokens: Tokens) -> I64:
         """Lengths [texts]."""

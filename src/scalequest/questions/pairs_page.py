@@ -36,7 +36,7 @@ def write_page(folder: Path, seed: int) -> Path:
                 "id": row["id"],
                 "direction": row["direction"],
                 "question": row["rejected"],
-                "its reply ends": (row.get("reply") or "")[-_END:],
+                "end of the reply": (row.get("reply") or "")[-_END:],
             }
             for row in of_it[:DROPS]
         ]

@@ -45,5 +45,5 @@ def load_prompt(path: str | Path) -> Prompt:
     if prompt.template.count("{question}") != 1:
         raise ConfigError(f"{path}: template must be a string that contains {{question}} exactly once")
     if not all(prompt.markers):
-        raise ConfigError(f"{path}: markers: one of them is empty")
+        raise ConfigError(f"{path}: markers: must not contain an empty string")
     return replace(prompt, template=prompt.template.strip())

@@ -48,49 +48,61 @@ class PromptPaths:
 class RewriteConfig:
     """The stage that makes preference pairs."""
 
-    input: list[str] = required("question sources, read one after the other", fingerprint=False)
+    input: list[str] = required("sources of questions, read one after the other", fingerprint=False)
     rewriter: Literal["function", "local", "server"] = required(
-        "the function, the model, or the server below"
+        "who rewrites: a function, a local model, or a server"
     )
     function: str | None = option(
         None,
         "rewriter function: FILE.py:NAME or MODULE:NAME, called with question, direction and a random.Random",
         fingerprint=False,  # what it is called; the recipe adds the hash of what it does
     )
-    columns: dict[str, str] = option(help="our column names to the input's", default_factory=dict)
+    columns: dict[str, str] = option(
+        help="mapping from our column names to those of the input", default_factory=dict
+    )
     solvability_share: float = option(
-        0.5, "share of the questions sent in that direction; the rest get harder", within=SHARE
+        0.5, "share of the questions rewritten to be solvable; the rest are made more difficult", within=SHARE
     )
-    language: LanguageRule = option(help="what counts as English in a rewrite", default_factory=LanguageRule)
-    prompts: PromptPaths = option(
-        help="rewriter local and server: what they are asked", default_factory=PromptPaths
+    language: LanguageRule = option(
+        help="rule for what counts as English in a rewrite", default_factory=LanguageRule
     )
+    prompts: PromptPaths = option(help="rewriters local and server: the prompts", default_factory=PromptPaths)
     model_name_or_path: str | None = option(
         None, "rewriter local: a model folder or hub id", fingerprint=False
     )
-    model_revision: str | None = option(None, "its revision on the hub", fingerprint=False)
-    chat_format: str | None = option(None, "its chat format: a family or a YAML file", fingerprint=False)
-    sampling: Sampling = option(
-        help="rewriter local and server: how", default_factory=lambda: Sampling(0.0, 1.0, 2048)
+    model_revision: str | None = option(None, "revision of the model on the hub", fingerprint=False)
+    chat_format: str | None = option(
+        None, "chat format of the model: a family or a YAML file", fingerprint=False
     )
-    engine: EngineConfig = option(help="rewriter local: on what", default_factory=EngineConfig)
-    server: ServerConfig = option(help="rewriter server: which", default_factory=ServerConfig)
+    sampling: Sampling = option(
+        help="rewriters local and server: sampling settings", default_factory=lambda: Sampling(0.0, 1.0, 2048)
+    )
+    engine: EngineConfig = option(
+        help="rewriter local: engine and its settings", default_factory=EngineConfig
+    )
+    server: ServerConfig = option(
+        help="rewriter server: the server and its limits", default_factory=ServerConfig
+    )
     launch: Launch = option("local", LAUNCH, fingerprint=False)
     ray_workers: int | None = option(None, RAY_WORKERS, fingerprint=False, within=COUNT)
     gates: Gates = option(
-        help="rates that end it early", default_factory=lambda: Gates(junk=0.99), fingerprint=False
+        help="limits on error rates that stop the run early",
+        default_factory=lambda: Gates(junk=0.99),
+        fingerprint=False,
     )
-    system: str | None = option(None, "rewriter server: text of the system turn; None sends none")
+    system: str | None = option(None, "rewriter server: text of the system turn; null sends none")
 
     def __post_init__(self) -> None:
         if self.rewriter == "function" and not self.function:
-            raise ConfigError("rewriter: function needs function: FILE.py:NAME or MODULE:NAME")
+            raise ConfigError("rewriter: function requires function: FILE.py:NAME or MODULE:NAME")
         if self.rewriter == "local" and not (self.model_name_or_path and self.chat_format):
-            raise ConfigError("rewriter: local needs model_name_or_path and chat_format")
+            raise ConfigError("rewriter: local requires model_name_or_path and chat_format")
         if self.rewriter == "server" and not (self.server.url and self.server.model):
-            raise ConfigError("rewriter: server needs server.url and server.model")
+            raise ConfigError("rewriter: server requires server.url and server.model")
         if self.rewriter != "function" and not (self.prompts.solvability and self.prompts.difficulty):
-            raise ConfigError(f"rewriter: {self.rewriter} needs prompts.solvability and prompts.difficulty")
+            raise ConfigError(
+                f"rewriter: {self.rewriter} requires prompts.solvability and prompts.difficulty"
+            )
 
 
 @dataclass(frozen=True)

@@ -171,14 +171,16 @@ def sections(found: Overview) -> list[str]:
     doubled = facts["duplicates"]
     counted = {
         "not English": facts["not_english"],
-        "equal to an earlier row but for case, spacing and spelling of LaTeX": doubled.get("duplicate", 0),
+        "equal to an earlier row except for case, spacing and spelling of LaTeX": doubled.get("duplicate", 0),
         "near-duplicates of an earlier row": doubled.get("near_duplicate", 0),
-        "the text of an earlier row with other numbers": doubled["templates_with_other_numbers"],
+        "same text as an earlier row with other numbers": doubled["templates_with_other_numbers"],
     }
     plots = [elements.histogram({name: values}, name) for name, values in found.samples.items()]
     return [
         elements.section("Numbers", elements.table(numbers), *plots, note=f"{facts['rows']:,} rows."),
-        elements.section("Topics", elements.bars(facts["topics"]), note="By key words: a rough index."),
+        elements.section(
+            "Topics", elements.bars(facts["topics"]), note="Assigned by keywords, so only approximate."
+        ),
         elements.section("Answers", elements.bars(facts["answer_types"])),
         *(
             [elements.section("Generators", elements.bars(made))]
@@ -215,5 +217,5 @@ def lines(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     clean = (f"{one['benchmark']} {100 * one['clean']:.2f} %" for one in facts["contamination"]["clean"])
     told.append(("clean ratio", ", ".join(clean) or "not compared"))
     if left_out := facts["contamination"]["left_out"]:
-        told.append(("benchmarks left out", ", ".join(left_out)))
+        told.append(("benchmarks skipped, data missing", ", ".join(left_out)))
     return told

@@ -34,25 +34,33 @@ NEED_REWARDS = ("reward", "majority_reward", "reward_vote")
 class SelectConfig:
     """The selection stage."""
 
-    input: list[str] = required("solution sources, read one after the other", fingerprint=False)
-    columns: dict[str, str] = option(help="our column names to the input's", default_factory=dict)
+    input: list[str] = required("sources of solutions, read one after the other", fingerprint=False)
+    columns: dict[str, str] = option(
+        help="mapping from our column names to those of the input", default_factory=dict
+    )
     rule: Rule = option(
         "majority",
-        "majority: the first response with the majority's answer; reward: the highest reward (paper); "
-        "majority_reward: the highest among those; reward_vote: the highest of the answer whose rewards, "
-        "each squashed to 0..1, sum highest; correct: the best one that agrees with the column `reference`",
+        "majority: the first response with the majority answer; reward: the highest "
+        "reward (paper); majority_reward: the highest reward among the responses with "
+        "the majority answer; reward_vote: the highest reward for the answer with the "
+        "largest sum of rewards, each squashed to 0..1; correct: the best response that "
+        "agrees with the column `reference`",
     )
     answer_after: str = option(
-        "####", "rule correct: a reference is what follows the last of this, where there is one (GSM8K)"
+        "####",
+        "rule correct: the reference is the text after the last occurrence of this "
+        "marker, if it occurs (GSM8K)",
     )
     min_agreement: float = option(
-        0.0, "smallest share of the samples that give the majority's answer", within=SHARE
+        0.0, "minimum share of the samples that give the majority answer", within=SHARE
     )
     min_reward: float | None = option(
-        None, "smallest reward of what is selected; the paper has none", within=FINITE
+        None, "minimum reward of the selected response; the paper uses none", within=FINITE
     )
     answer_phrase: bool = option(True, "keep only responses with 'boxed' or an answer phrase (paper)")
-    shuffle_answers: bool = option(False, "a control: every question gets another question's response")
+    shuffle_answers: bool = option(
+        False, "a control: each question gets the response to a different question"
+    )
 
     @property
     def needed(self) -> tuple[str, ...]:
@@ -205,9 +213,9 @@ def select_solutions(
         row=lambda number, _: shuffled[number] if shuffled else select(rows[number], config),
         tracker=tracker,
     )
-    text = f"One response a question, by the rule `{config.rule}`."
+    text = f"One response per question, selected by the rule `{config.rule}`."
     if config.shuffle_answers:
-        text += " A control: every response was given to another question."
+        text += " This is a control: every response belongs to a different question."
     card = dataset_card(
         "Selected solutions", text, to_dict(config), stage.samples(4), "id", "query", "response", "answer"
     )

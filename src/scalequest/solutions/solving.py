@@ -42,38 +42,44 @@ COLUMNS = (
 class SolveConfig:
     """The solving stage."""
 
-    input: list[str] = required("question sources, read one after the other", fingerprint=False)
+    input: list[str] = required("sources of questions, read one after the other", fingerprint=False)
     model_name_or_path: str = required("solver: a model folder or hub id", fingerprint=False)
-    chat_format: str = required("its chat format: a family or a YAML file", fingerprint=False)
-    columns: dict[str, str] = option(help="our column names to the input's", default_factory=dict)
-    model_revision: str | None = option(None, "its revision on the hub", fingerprint=False)
-    samples: int = option(5, "solutions per question; with until_agree, in each round", within=COUNT)
+    chat_format: str = required("chat format of the solver: a family or a YAML file", fingerprint=False)
+    columns: dict[str, str] = option(
+        help="mapping from our column names to those of the input", default_factory=dict
+    )
+    model_revision: str | None = option(None, "revision of the solver on the hub", fingerprint=False)
+    samples: int = option(5, "solutions per question; with until_agree, per round", within=COUNT)
     until_agree: int | None = option(
         None,
-        "sample on, round after round, until so many give one answer: hard questions get more",
+        "sample in rounds until this many solutions give the same answer, so difficult questions get more",
         within=COUNT,
     )
-    max_samples: int = option(40, "until_agree: most solutions per question", within=COUNT)
+    max_samples: int = option(40, "until_agree: maximum number of solutions per question", within=COUNT)
     answer_phrase: bool = option(
-        False, "only a box, #### or an answer phrase counts as an answer, not the last number"
+        False,
+        "extract answers only from a box, after ####, or after an answer phrase, not from the last number",
     )
-    reuse: bool = option(False, "reuse the responses that filter_questions kept, and sample what is missing")
-    sampling: Sampling = option(
-        help="how they are sampled", default_factory=lambda: Sampling(0.7, 0.95, 2048)
+    reuse: bool = option(
+        False, "reuse the responses kept by filter_questions and sample only what is missing"
     )
+    sampling: Sampling = option(help="sampling settings", default_factory=lambda: Sampling(0.7, 0.95, 2048))
     seed_scope: Literal["row", "block"] = option(
         "row",
-        "one seed per sample, or one per block of rows: faster on GPUs, where seeded rows sample natively",
+        "one seed per sample, or one per block of rows, which is faster on GPUs, because "
+        "seeded requests use slower sampling",
     )
-    engine: EngineConfig = option(help="what it runs on", default_factory=EngineConfig)
+    engine: EngineConfig = option(help="engine and its settings", default_factory=EngineConfig)
     launch: Launch = option("local", LAUNCH, fingerprint=False)
     ray_workers: int | None = option(None, RAY_WORKERS, fingerprint=False, within=COUNT)
-    gates: Gates = option(help="rates that end it early", default_factory=Gates, fingerprint=False)
+    gates: Gates = option(
+        help="limits on error rates that stop the run early", default_factory=Gates, fingerprint=False
+    )
 
     def __post_init__(self) -> None:
         """Refuse settings that contradict each other."""
         if self.until_agree is not None and self.until_agree > self.max_samples:
-            raise ConfigError(f"until_agree: {self.until_agree} is more than max_samples")
+            raise ConfigError(f"until_agree: {self.until_agree} exceeds max_samples")
         if self.until_agree is not None and self.max_samples < self.samples:
             raise ConfigError(f"max_samples: {self.max_samples} is less than samples, {self.samples}")
         if self.seed_scope == "block":
@@ -219,7 +225,7 @@ def check_reuse(
             differing.append("model_name_or_path")
         if differing:
             raise ConfigError(
-                f"reuse: {source} was sampled with another {', '.join(differing)}; set reuse: false"
+                f"reuse: {source} was sampled with a different {', '.join(differing)}; set reuse: false"
             )
 
 
@@ -342,9 +348,9 @@ def solve_questions(
     # Card
     more_text = f", up to {config.max_samples} until {config.until_agree} agree" if config.until_agree else ""
     text = (
-        f"{config.samples} solutions a question{more_text}, sampled from "
-        f"{inline(model_label(config.model_name_or_path))}; "
-        "cut ones have no answer."
+        f"{config.samples} solutions per question{more_text}, sampled from "
+        f"{inline(model_label(config.model_name_or_path))}; truncated solutions have no "
+        "answer."
     )
     samples = [
         {**row, "response": row["responses"][0], "answers": ", ".join(map(str, row["answers"]))}

@@ -54,7 +54,8 @@ def completing(
     room = generator.context - sampling.max_tokens
     if room < 1:
         raise ConfigError(
-            f"sampling.max_tokens: {sampling.max_tokens} fills the context of {generator.context}"
+            f"sampling.max_tokens: {sampling.max_tokens} leaves no room for a prompt in the "
+            f"context of {generator.context}"
         )
     return _Completing(generator, sampling, stop_ids, room, block_seeds)
 
@@ -155,7 +156,7 @@ def stream(
     # All blocks are written
     heartbeat.now("writing the results")
     if loop.open:
-        raise RuntimeError(f"{name}: no replies came back for blocks {sorted(loop.open)}")
+        raise RuntimeError(f"{name}: no replies were received for blocks {sorted(loop.open)}")
     if tracker is not None and loop.samples:
         tracker.table("samples", loop.samples)
 

@@ -15,8 +15,10 @@ from scalequest.hardware import count_gpus, has_gpu, listed_gpus, told_cpu
 
 # Settings of every stage that can be spread.
 Launch = Literal["local", "ray"]
-LAUNCH = "local: the processes that were started; ray: workers as tasks of a Ray cluster"
-RAY_WORKERS = "ray: how many; None is one for every engine.tensor_parallel_size GPUs, or one without GPUs"
+LAUNCH = "local: the processes started by the launcher; ray: workers as tasks of a Ray cluster"
+RAY_WORKERS = (
+    "ray: number of workers; null: one per engine.tensor_parallel_size GPUs, or one if there are no GPUs"
+)
 
 # Seconds after which torchrun, and so `accelerate launch`, kills its ranks once it was told to stop. Its own
 # default is 30, in which no checkpoint of a 7B model under ZeRO-3 (about 122 GB) reaches a disk. Whatever
@@ -118,9 +120,10 @@ def _refuse_lonely_launch() -> None:
     """
     if "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_PORT" in os.environ and _family() is None:
         raise ConfigError(
-            "accelerate launch was asked for several processes and started one: on CPU use `torchrun "
-            "--standalone --nproc_per_node N`, or a config file with distributed_type: MULTI_GPU and "
-            "use_cpu: true (or unset MASTER_PORT if one process is meant)"
+            "accelerate launch was asked for several processes but started one: on CPU, use "
+            "`torchrun --standalone --nproc_per_node N`, or a config file with "
+            "distributed_type: MULTI_GPU and use_cpu: true (or unset MASTER_PORT if you want "
+            "one process)"
         )
 
 
@@ -129,9 +132,10 @@ def _refuse_strangers() -> None:
     tasks = os.environ.get(_SRUN_TASKS, "1")
     if tasks.isdecimal() and int(tasks) > 1 and "SLURM_PROCID" in os.environ and _family() is None:
         raise ConfigError(
-            f"srun started {tasks} processes that know nothing of each other: let srun start one `accelerate "
-            "launch --config_file accelerate_configs/...` per machine, as `python slurm/launch.py` writes it "
-            f"(or unset {_SRUN_TASKS} if one process is meant)"
+            f"srun started {tasks} independent processes: let srun start one `accelerate "
+            "launch --config_file accelerate_configs/...` per machine, as the script written "
+            f"by `python slurm/launch.py` does (or unset {_SRUN_TASKS} if you want one "
+            "process)"
         )
 
 
@@ -151,14 +155,15 @@ def _place() -> tuple[int, int, int, int]:
     rank, size, local_rank, local_size = family
     for name, other in ((rank, size), (size, rank)):
         if name not in os.environ:
-            raise ConfigError(f"{name} is not set beside {other}: unset both")
+            raise ConfigError(f"{other} is set but {name} is not: unset both")
     index, workers = _number(rank), _number(size)
     local_index = _number(local_rank) if local_rank in os.environ else index
     local_workers = _number(local_size) if local_size in os.environ else workers
     if not 0 <= index < workers or not 0 <= local_index < local_workers <= workers:
         raise ConfigError(
-            f"{rank}={index}, {size}={workers}, {local_rank}={local_index}, {local_size}={local_workers} "
-            "contradict each other: left over from another launch?"
+            f"{rank}={index}, {size}={workers}, {local_rank}={local_index}, "
+            f"{local_size}={local_workers} contradict each other; unset them if they are left "
+            "over from another launch"
         )
     return index, workers, local_index, local_workers
 
@@ -167,7 +172,9 @@ def _number(name: str) -> int:
     try:
         return int(os.environ[name])
     except ValueError:
-        raise ConfigError(f"variable {name}: expected a number, got {os.environ[name]!r}") from None
+        raise ConfigError(
+            f"environment variable {name}: expected a number, got {os.environ[name]!r}"
+        ) from None
 
 
 def _pin_gpus(local_index: int, group: int) -> None:
@@ -179,8 +186,9 @@ def _pin_gpus(local_index: int, group: int) -> None:
         gpus = [str(number) for number in range(there or first + group)]
     if len(gpus) < first + group:
         raise ConfigError(
-            f"worker {local_index} of this machine needs GPUs {first} to {first + group - 1} of the list, "
-            f"but {where} has {len(gpus)} ({','.join(gpus)}): launch one process for every {group}"
+            f"worker {local_index} of this machine needs GPUs {first} to {first + group - 1} "
+            f"of the list, but {where} has {len(gpus)} ({','.join(gpus)}): launch one process "
+            f"per {group} GPUs"
         )
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[first : first + group])
 

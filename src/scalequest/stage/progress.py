@@ -46,10 +46,16 @@ class GateError(ConfigError):
 class Gates:
     """Shares that end a stage when they are exceeded, looked at once, by each worker on its own rows."""
 
-    after: int = option(300, "rows after which a worker looks; fewer rows are never stopped", within=COUNT)
-    truncated: float = option(0.95, "most replies cut at max_tokens, of all replies", within=SHARE)
-    junk: float = option(0.95, "most rows dropped for another reason, of all rows", within=SHARE)
-    duplicates: float = option(0.98, "most rows whose text came before, of those kept", within=SHARE)
+    after: int = option(
+        300,
+        "number of rows after which a worker checks the limits; smaller runs are never stopped",
+        within=COUNT,
+    )
+    truncated: float = option(0.95, "maximum share of replies that are truncated at max_tokens", within=SHARE)
+    junk: float = option(0.95, "maximum share of rows that are dropped for another reason", within=SHARE)
+    duplicates: float = option(
+        0.98, "maximum share of the kept rows whose text has occurred before", within=SHARE
+    )
 
 
 class Progress:
@@ -147,7 +153,7 @@ class Progress:
         if tokens:
             text += f", {tokens / seconds:,.0f} tokens/s"
         if done >= total:
-            return f"{text}, the last rows are being settled"
+            return f"{text}, finishing the last rows"
         most_left = "" if requests or self._done else "at most "
         return f"{text}, {most_left}{heartbeat.clock((total - done) * seconds / done)} left"
 
@@ -178,17 +184,18 @@ class Progress:
             return
         self._gates, self._seen = None, set()
         found = {
-            "truncated": (self._cut, "of the replies were cut at max_tokens"),
-            "junk": (self._junk, "of the rows were dropped for other reasons than being cut"),
-            "duplicates": (self._repeated / max(1, self._kept), "of the kept rows repeat another one"),
+            "truncated": (self._cut, "of the replies were truncated at max_tokens"),
+            "junk": (self._junk, "of the rows were dropped for other reasons than truncation"),
+            "duplicates": (self._repeated / max(1, self._kept), "of the kept rows are repeats"),
         }
         for gate, (share, what) in found.items():
             limit = getattr(gates, gate)
             if share > limit:
                 raise GateError(
-                    f"{self._name}: stopped after {self._done} rows: {100 * share:.1f} % {what}, the limit "
-                    f"is {100 * limit:g} %: look at the rows in parts/, then mend model, prompt or sampling "
-                    f"(--fresh starts again), or raise gates.{gate} and run again to go on"
+                    f"{self._name}: stopped after {self._done} rows: {100 * share:.1f} % {what}, but "
+                    f"the limit is {100 * limit:g} %: look at the rows in parts/, then fix the model, "
+                    "the prompt or the sampling settings (--fresh starts again), or raise "
+                    f"gates.{gate} and run again to resume"
                 )
 
     @property
@@ -222,7 +229,7 @@ class Progress:
         }
         rates = f"{rows / seconds:.1f} rows/s, {tokens / seconds:.0f} tokens/s"
         cut, junk = 100 * self._cut, 100 * self._junk
-        shares = f"{100 - cut:.1f} % stopped, {cut:.1f} % cut, {junk:.1f} % junk"
+        shares = f"{100 - cut:.1f} % stopped, {cut:.1f} % truncated, {junk:.1f} % rejected"
         if self._bar is not None:
             self._bar.update(self._task, completed=written, rates=rates, shares=shares)
         else:

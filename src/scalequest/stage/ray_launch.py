@@ -118,7 +118,7 @@ def _room(nodes: Sequence[Mapping[str, float]], config: Any) -> tuple[int, float
     if not 1 <= workers <= most:
         needs = f"{gpus} GPU(s)" if gpus else "a core"
         raise ConfigError(
-            f"ray_workers: {workers} workers need {needs} each, and the cluster has room for {most}"
+            f"ray_workers: {workers} workers need {needs} each, but the cluster has room for {most}"
         )
     if gpus:
         shares = [node.get("CPU", 0.0) / own for node, own in zip(nodes, groups, strict=True) if own]

@@ -108,12 +108,12 @@ def refuse_overlap(output: str | Path, fresh: bool, *settings: Any) -> None:
             inside = here is not None and here in _places(path)
             if source == here and path.is_dir():
                 raise StageError(
-                    f"output_dir: {output} is '{text}', which this stage reads; give another output_dir"
+                    f"output_dir: {output} is '{text}', which this stage reads; choose another output_dir"
                 )
             if fresh and (inside or (path.is_dir() and source in above)):
                 raise StageError(
-                    f"output_dir: {output} {'contains' if inside else 'is inside'} '{text}', which this "
-                    "stage reads, and --fresh would remove what is there; give another output_dir"
+                    f"output_dir: {output} {'contains' if inside else 'is inside'} '{text}', which "
+                    "this stage reads, and --fresh would remove it; choose another output_dir"
                 )
 
 

@@ -62,7 +62,7 @@ def open_stage(
         workers=workers,
     )
     if stage.finished:
-        log.info("%s: finished before, with the same settings: %s", name, run.output_dir)
+        log.info("%s: already finished with the same settings: %s", name, run.output_dir)
     return stage
 
 

@@ -79,18 +79,24 @@ def choose(
     wrong = _unlike(model, max_length)
     if requested == VARLEN:
         if wrong is not None:
-            raise ConfigError(f"attn_implementation: varlen does not fit this model: {wrong}; leave it out")
+            raise ConfigError(
+                f"attn_implementation: varlen does not support this model: {wrong}; remove the setting"
+            )
         slow = _unavailable(model, dtype, device)
         if slow and device.type == "cuda" and dtype in _HALF:  # `attend` would call the kernel
-            raise ConfigError(f"attn_implementation: varlen does not run on this GPU: {slow}; leave it out")
-        return Attention(VARLEN, "as asked for" + (f"; document by document, because {slow}" if slow else ""))
+            raise ConfigError(
+                f"attn_implementation: varlen does not run on this GPU: {slow}; remove the setting"
+            )
+        return Attention(
+            VARLEN, "as configured" + (f"; one document at a time, because {slow}" if slow else "")
+        )
     if requested is not None:
-        return Attention(model.config._attn_implementation, "as asked for")
+        return Attention(model.config._attn_implementation, "as configured")
     without = wrong or _unavailable(model, dtype, device) or _too_small(model, max_length)
     if without is not None:
-        return Attention(model.config._attn_implementation, f"under a mask, because {without}")
+        return Attention(model.config._attn_implementation, f"with a mask, because {without}")
     model.set_attn_implementation(VARLEN)
-    return Attention(VARLEN, "torch's flash kernel, each document by itself")
+    return Attention(VARLEN, "torch's flash kernel, one document at a time")
 
 
 def boundaries(lengths: list[list[int]], width: int) -> dict[str, torch.Tensor | int]:
@@ -189,7 +195,9 @@ def attend(
         )
         return out, None
     if dropout:
-        raise ValueError("varlen attention has no dropout; set attention_dropout to 0 in the model's config")
+        raise ValueError(
+            "varlen attention does not support dropout; set attention_dropout to 0 in the model's config"
+        )
     return _attend_within(query, key, value, cu_seq_lens_q, max_length_q, scaling), None
 
 
@@ -290,9 +298,9 @@ def _unlike(model: Any, max_length: int | None) -> str | None:
     """Why `varlen` would not compute what this model's attention is; None if it would."""
     config = model.config
     if config.model_type not in MODELS or not type(model).__module__.startswith("transformers."):
-        return f"it was checked on {', '.join(MODELS)}, and not on '{config.model_type}'"
+        return f"it was tested with {', '.join(MODELS)}, but not with '{config.model_type}'"
     if getattr(config, "attention_dropout", 0):
-        return f"it has no dropout, and the model's attention_dropout is {config.attention_dropout}"
+        return f"it does not support dropout, but the model's attention_dropout is {config.attention_dropout}"
     window = getattr(config, "sliding_window", None)
     if window is not None and (max_length is None or max_length > window):
         return f"the model's sliding window of {window} tokens is shorter than max_length"
@@ -308,24 +316,24 @@ def _too_small(model: Any, max_length: int | None) -> str | None:
     """
     size = model.config.hidden_size
     if max_length is not None and max_length * size < _WORTH:
-        return f"rows of {max_length} tokens are too short to gain at a hidden size of {size}"
+        return f"rows of {max_length} tokens are too short for a gain at a hidden size of {size}"
     return None
 
 
 def _unavailable(model: Any, dtype: torch.dtype, device: torch.device) -> str | None:
     """Why the flash kernel does not run here; None if it does, which is tried once on a few tokens."""
     if device.type != "cuda" or torch.version.hip is not None:
-        return f"the flash kernel needs an NVIDIA GPU, and this is '{device.type}'"
+        return f"the flash kernel needs an NVIDIA GPU, but this is '{device.type}'"
     if dtype not in _HALF:
-        return f"the flash kernel needs bf16 or fp16, and this run computes in {dtype}".replace("torch.", "")
+        return f"the flash kernel needs bf16 or fp16, but this run computes in {dtype}".replace("torch.", "")
     capability = torch.cuda.get_device_capability(device)
     if capability < _CAPABILITY:
         has = ".".join(map(str, capability))
-        return f"the flash kernel needs compute capability 8.0, and this GPU has {has}"
+        return f"the flash kernel needs compute capability 8.0, but this GPU has {has}"
     config = model.config
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     if size % 8 or size > _LARGEST_HEAD:
-        return f"heads of {size} are not a multiple of 8 up to {_LARGEST_HEAD}"
+        return f"the head size {size} is not a multiple of 8 up to {_LARGEST_HEAD}"
     try:
         heads = (config.num_attention_heads, config.num_key_value_heads, config.num_key_value_heads)
         query, key, value = (
@@ -336,5 +344,5 @@ def _unavailable(model: Any, dtype: torch.dtype, device: torch.device) -> str | 
             flash(query, key, value, ends, 7).sum().backward()
         torch.cuda.synchronize(device)
     except Exception as error:  # an older torch, or one that was built without the kernel
-        return f"a trial of the flash kernel failed ({type(error).__name__}: {str(error)[:150]})"
+        return f"a test of the flash kernel failed ({type(error).__name__}: {str(error)[:150]})"
     return None

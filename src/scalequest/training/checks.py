@@ -26,30 +26,34 @@ def check_settings(args: Any, model_args: Any) -> None:
     if args.n_gpu > 1:
         raise ConfigError(
             f"one process sees {args.n_gpu} GPUs: start with `accelerate launch --config_file "
-            "accelerate_configs/…`, or choose one with CUDA_VISIBLE_DEVICES"
+            "accelerate_configs/…`, or select one GPU with CUDA_VISIBLE_DEVICES"
         )
     if args.resume_from_checkpoint:
         raise ConfigError(
-            "resume_from_checkpoint: a run goes on from its own last whole checkpoint; leave it out, and to "
-            "train a checkpoint further name it as model_name_or_path"
+            "resume_from_checkpoint: a run always resumes from its own last complete "
+            "checkpoint; remove this setting, or set model_name_or_path to the checkpoint to "
+            "train it further"
         )
     if args.save_only_model:
         raise ConfigError(
-            "save_only_model: from weights alone a run would go on with a new optimizer and schedule, and "
-            "without a warning; leave it out, and limit the disk space with save_total_limit"
+            "save_only_model: without the optimizer state, a resumed run would silently "
+            "start with a new optimizer and schedule; remove this setting, and use "
+            "save_total_limit to save disk space"
         )
     zero = estimate.zero_settings(args)
     if zero.get("stage") == 3 and not zero.get("stage3_gather_16bit_weights_on_model_save"):
         raise ConfigError(
-            "zero3_save_16bit_model (in DeepSpeed's own file stage3_gather_16bit_weights_on_model_save): has "
-            "to be true, or the trained model would be saved in pieces that nothing loads"
+            "zero3_save_16bit_model (stage3_gather_16bit_weights_on_model_save in a "
+            "DeepSpeed config file): must be true, or the trained model would be saved in "
+            "shards that cannot be loaded"
         )
     # DeepSpeed and accelerate's FSDP2 keep float32 weights for the optimizer, whatever they load.
     kept = bool(zero) or os.environ.get("ACCELERATE_USE_FSDP") == "true"
     if model_args.dtype != "float32" and not (model_args.use_peft or kept) and args.process_index == 0:
         log.warning(
-            "dtype %s: without DeepSpeed or FSDP2, which keep float32 weights beside them, most updates at "
-            "small learning rates round to nothing; set dtype: float32 (and bf16: true)",
+            "dtype %s: without DeepSpeed or FSDP2, which also keep float32 weights, most "
+            "updates at small learning rates are rounded to zero; set dtype: float32 (and "
+            "bf16: true)",
             model_args.dtype,
         )
 
@@ -64,9 +68,9 @@ def check_publishing(args: Any) -> None:
     from huggingface_hub.constants import HF_HUB_OFFLINE
 
     if HF_HUB_OFFLINE:
-        raise ConfigError("push_to_hub: HF_HUB_OFFLINE=1 is set; unset it, or leave push_to_hub out")
+        raise ConfigError("push_to_hub: HF_HUB_OFFLINE=1 is set; unset it, or remove push_to_hub")
     if not (args.hub_token or get_token()):
-        raise ConfigError("push_to_hub: nobody is logged in; `hf auth login`, or leave push_to_hub out")
+        raise ConfigError("push_to_hub: not logged in; run `hf auth login`, or remove push_to_hub")
 
 
 def memory_check(model: str, args: Any, model_args: Any) -> str:

@@ -50,7 +50,7 @@ def plain_head(cpu: bool) -> Iterator[None]:
     """
     head = os.environ.get(HEAD_VARIABLE) or "plain"
     if head not in ("plain", "fused"):
-        raise ConfigError(f"{HEAD_VARIABLE}={head} is neither plain nor fused: unset it")
+        raise ConfigError(f"{HEAD_VARIABLE}: expected plain or fused, got {head}; unset it")
     with contextlib.ExitStack() as patches:
         for trainer in ("sft_trainer", "dpo_trainer") if cpu and head == "plain" else ():
             patches.enter_context(mock.patch(f"trl.trainer.{trainer}.add_fused_lm_head", add_plain_head))

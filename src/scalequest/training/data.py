@@ -148,8 +148,8 @@ def prepare(
     if len(sizes) <= holdout:
         reasons = ", ".join(f"{reason}: {count}" for reason, count in dropped.most_common()) or "none"
         raise ConfigError(
-            f"input: of {len(rows)} rows {len(sizes)} can be used and {holdout} are to be held out: "
-            f"nothing to train on (dropped: {reasons})"
+            f"input: {len(sizes)} of {len(rows)} rows are usable, and holdout takes {holdout} "
+            f"of them: nothing is left to train on (dropped: {reasons})"
         )
     # Rows that are held out, and the counts
     apart = sorted(random.Random(seed).sample(range(len(sizes)), holdout))

@@ -55,10 +55,10 @@ class FailRates(TrainingData):
 
     reference: str = option(
         "answer",
-        "column of the reference answer, for rows without fail_rate; `majority`: the most frequent answer",
+        "column with the reference answer, for rows without fail_rate; `majority`: the most frequent answer",
     )
     answer_after: str = option(
-        "####", "a reference is what follows the last occurrence of this, if it occurs"
+        "####", "the reference is the text after the last occurrence of this marker, if it occurs"
     )
 
 
@@ -67,8 +67,12 @@ class ScorerConfig(ByHardware, TrainingArguments):
     """transformers' TrainingArguments and the longest question in tokens; longer ones are dropped."""
 
     passes: ClassVar[Passes] = Passes(head=False)
-    max_length: int = field(default=1024, metadata={"help": "Longest question, in tokens.", "within": COUNT})
-    bf16: bool | None = field(default=None, metadata={"help": "Mixed precision; null: by the hardware."})
+    max_length: int = field(
+        default=1024, metadata={"help": "Maximum length of a question, in tokens.", "within": COUNT}
+    )
+    bf16: bool | None = field(
+        default=None, metadata={"help": "Mixed precision; null: chosen by the hardware."}
+    )
 
 
 @dataclass(frozen=True)
@@ -109,8 +113,9 @@ def fail_rate_of(row: Row, reference: str, answer_after: str) -> float:
         rate = 1 - sum(right) / len(right)
     else:
         raise ConfigError(
-            f"row {row.get('id')}: no fail_rate, and no answers with '{reference}' to grade them by; "
-            "sample with solve_questions.py and name the column in `reference`"
+            f"row {row.get('id')}: no fail_rate, and no '{reference}' to grade its answers "
+            "by; sample with solve_questions.py and set `reference` to the column of the "
+            "reference answers"
         )
     if not 0 <= rate <= 1:
         raise ConfigError(f"row {row.get('id')}: fail_rate {rate} is not between 0 and 1")
@@ -216,7 +221,7 @@ def measure_rates(trained: Trained) -> str:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
     draw(found, predicted, held, identity.folder / PLOT)
     log.info(
-        "difficulty: %d held out: MSE %.4f (of the mean %.4f), Spearman %.3f",
+        "difficulty: %d held out: MSE %.4f (predicting the mean: %.4f), Spearman %.3f",
         found.n, found.mse, found.mse_of_mean, found.spearman,
     )  # fmt: skip
     if (tracker := trained.run.tracker) is not None:
@@ -228,8 +233,8 @@ def section_of(found: Calibration) -> str:
     """What the card says of a calibration."""
     return "\n".join(
         [
-            f"On {found.n} held-out questions: mean squared error {found.mse:.4f} (always saying the mean: "
-            f"{found.mse_of_mean:.4f}), Spearman {found.spearman:.3f}.",
+            f"On {found.n} held-out questions: mean squared error {found.mse:.4f} (always predicting the "
+            f"mean: {found.mse_of_mean:.4f}), Spearman {found.spearman:.3f}.",
             "", f"![calibration]({PLOT})", "",
             *markdown_table(found.bins, "questions", "predicted", "fail rate"),
         ]
@@ -274,7 +279,8 @@ DIFFICULTY = TrainingStage(
     rendering_of=render_rates,
     trainer_of=scorer_trainer,
     note=(
-        "Says how often a solver fails a question: a number that is near 0 for easy and near 1 for hard ones."
+        "Predicts how often a solver fails at a question: near 0 for easy questions, "
+        "near 1 for difficult ones."
     ),
     measure=measure_rates,
     writes=(PLOT, PREDICTIONS),

@@ -47,7 +47,7 @@ class QuestionPairs(TrainingData):
     """What a preference loss learns from: rows of `chosen` and `rejected`, both bare questions."""
 
     shuffle_pairs: bool = option(
-        False, "swap the sides of about half the pairs: a control that must show no gain"
+        False, "swap the sides of about half of the pairs: a control that must show no gain"
     )
 
 
@@ -57,7 +57,7 @@ class PreferenceData(QuestionPairs):
 
     chosen_drop: float = option(
         10.0,
-        "warn if chosen questions lose more than this many nats since the start",
+        "warn if the log-probability of chosen questions falls by more than this many nats",
         fingerprint=False,
         within=NOT_NEGATIVE,
     )
@@ -71,8 +71,9 @@ class QPOConfig(ByHardware, DPOConfig):
     precompute_ref_log_probs: bool | None = field(
         default=None,
         metadata={
-            "help": "Compute the reference's log-probabilities before training, and hold no second model. "
-            "Default: yes, except with LoRA, whose adapter is turned off for the reference."
+            "help": "Compute the reference's log-probabilities before training, so that no second "
+            "model is kept in memory. Default: yes, except with LoRA, where the reference is "
+            "the model with its adapter disabled."
         },
     )
 
@@ -122,12 +123,12 @@ class TokenDPOTrainer(DPOTrainer):
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
         missing = set(COLUMNS) - set(dataset.column_names)
         if missing:
-            raise ConfigError(f"{dataset_name} dataset: no column {', '.join(sorted(missing))}")
+            raise ConfigError(f"{dataset_name} dataset: missing columns {', '.join(sorted(missing))}")
         return dataset
 
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
         batches = -(-len(dataset) // (batch_size * self.accelerator.num_processes))
-        what = f"the reference's log-probabilities of the {name} rows"
+        what = f"computing the reference's log-probabilities of the {name} rows"
         with heartbeat.doing(what, total=batches, unit="batches") as self._reference:
             return super()._precompute_ref_logps(dataset, name, batch_size)
 
@@ -159,10 +160,12 @@ def check_start(metrics: Mapping[str, float], beta: float) -> None:
         limit = START_NATS + START_SHARE * abs(known)
         if abs(apart) > limit:  # False for NaN, which `Guard` reports
             raise ConfigError(
-                f"qpo: before the first step the {side} questions differ by {apart:+.1f} nats between policy "
-                f"and reference (limit {limit:.1f}, log-probability {known:.1f}): the reference is not the "
-                "model that training starts from, and DPO would train against something else; start again "
-                "with --fresh, which computes it anew (under FSDP, set fsdp_cpu_ram_efficient_loading: false)"
+                f"qpo: before the first step, the log-probability of {side} questions differs by "
+                f"{apart:+.1f} nats between policy and reference (limit {limit:.1f}, "
+                f"log-probability {known:.1f}): the reference is not the model that training "
+                "starts from, so DPO would optimise against the wrong model; start again with "
+                "--fresh, which recomputes it (under FSDP, set fsdp_cpu_ram_efficient_loading: "
+                "false)"
             )
 
 
@@ -189,8 +192,9 @@ def dpo_trainer(prepared: Prepared) -> DPOTrainer:
     lora = identity.model_args.use_peft
     if args.precompute_ref_log_probs and lora and os.environ.get("ACCELERATE_USE_FSDP") == "true":
         raise ConfigError(
-            "precompute_ref_log_probs: under FSDP a LoRA run's model has no weights on most processes before "
-            "training starts; leave it out, and the adapter is turned off for the reference at each step"
+            "precompute_ref_log_probs: under FSDP, the model of a LoRA run has no weights on "
+            "most processes before training starts; remove this setting, and the reference "
+            "is computed in each step with the adapter disabled"
         )
     if args.precompute_ref_log_probs is None:
         args.precompute_ref_log_probs = not lora
@@ -217,8 +221,9 @@ class WatchChosen(TrainerCallback):
         for key in ("rewards/chosen", "eval_rewards/chosen"):
             if self.main and logs and key in logs and -logs[key] / self.beta > self.limit:
                 log.warning(
-                    "qpo: WARNING step %d: chosen questions lost %.1f nats since the start (limit %g); "
-                    "they may degenerate: lower learning_rate, raise beta, or loss_type: [sigmoid, sft]",
+                    "qpo: WARNING step %d: the log-probability of chosen questions fell by %.1f nats since "
+                    "the start (limit %g); they may degenerate: lower learning_rate, raise beta, or set "
+                    "loss_type: [sigmoid, sft]",
                     state.global_step, -logs[key] / self.beta, self.limit,
                 )  # fmt: skip
 
@@ -230,6 +235,7 @@ QPO = TrainingStage(
     config=QPOConfig,
     rendering_of=render_pairs,
     trainer_of=dpo_trainer,
-    note="Writes questions after the bare header of a user's turn (QFT, then QPO); not for answering them.",
+    note="Writes questions after the bare header of a user turn (QFT, then QPO); it is "
+    "not meant for answering them.",
     stop_ids_of=attrgetter("question_stop_ids"),
 )

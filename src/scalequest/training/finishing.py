@@ -188,7 +188,7 @@ def _open_folder(identity: Identity) -> list[Records]:
         fresh=identity.args.fresh,
     )
     if folder.finished:
-        log.info("%s: %s is finished, nothing to do", identity.name, identity.folder)
+        log.info("%s: %s is already finished", identity.name, identity.folder)
         _publish(identity)
         return []
     tracker = Tracker.start(
@@ -229,11 +229,11 @@ def train(run: OpenRun, prepared: Prepared) -> Trained:
     fingerprint, sealed = once(identity.training_args, lambda: _last_checkpoint(run))
     earlier = float(json.loads((sealed / SEAL).read_text())["seconds"]) if sealed else 0.0
     if sealed and identity.main:
-        log.info("%s: going on from %s", identity.name, sealed)
+        log.info("%s: resuming from %s", identity.name, sealed)
     clock = Clock(run.started, earlier)
     _add_callbacks(run, trainer, fingerprint, clock)
     _add_samples(run, prepared, trainer)
-    heartbeat.now("starting to train")
+    heartbeat.now("starting the training")
     with Guard(identity.name, identity.folder, identity.tokenizer, trainer) as guard:
         trainer.train(resume_from_checkpoint=str(sealed) if sealed else None)
     if guard.stopped:
@@ -276,7 +276,9 @@ def _add_samples(run: OpenRun, prepared: Prepared, trainer: Any) -> None:
         return
     if is_deepspeed_zero3_enabled():
         if identity.main:
-            log.info("%s: no samples under ZeRO-3: each token would gather all weights", identity.name)
+            log.info(
+                "%s: no sample texts under ZeRO-3, where each token would gather all weights", identity.name
+            )
         return
     rows = data.load(prepared.folder)[0]
     header = identity.chat.question_prefix_ids
@@ -300,7 +302,11 @@ def _stop(run: OpenRun, trainer: Any) -> None:
     trainer.end()
     if run.identity.main:
         tell_stopped(run.identity.folder, step)
-        log.warning("%s: told to stop: checkpoint-%d is whole; start again to go on", run.identity.name, step)
+        log.warning(
+            "%s: stopped as requested: checkpoint-%d is complete; start again to resume",
+            run.identity.name,
+            step,
+        )
         if run.tracker is not None:
             run.tracker.finish(REQUEUE)
     raise SystemExit(REQUEUE)
@@ -421,8 +427,8 @@ def _card(
         ("rows in", counts.rows_in),
         ("rows trained on", counts.train),
         *((f"rows dropped: {reason}", count) for reason, count in dropped.items()),
-        ("tokens in them", counts.tokens),
-        ("tokens that carry loss", counts.targets),
+        ("tokens in these rows", counts.tokens),
+        ("tokens with loss", counts.targets),
         ("hardware", hardware(identity.training_args.world_size)),
         *((key, value) for key, value in identity.fingerprint.items() if key not in skipped),
         *((key, metrics[key]) for key in shown if key in metrics),

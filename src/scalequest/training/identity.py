@@ -185,7 +185,7 @@ def _fingerprint_of(
 def _say_batch(identity: Identity) -> None:
     args = identity.training_args
     log.info(
-        "%s: %d process(es) x batch %d x accumulation %d = %d sequences a step",
+        "%s: %d process(es) x batch %d x accumulation %d = %d sequences per step",
         identity.name, args.world_size, args.per_device_train_batch_size, args.gradient_accumulation_steps,
         identity.fingerprint["global_batch"],
     )  # fmt: skip

@@ -88,8 +88,8 @@ def check_pad_token(identity: Identity) -> None:
     """
     if identity.chat.pad_id is None:
         raise ConfigError(
-            f"model_name_or_path: {identity.model} has no token '{identity.format.pad}' to pad with; start "
-            "from a model that recipes/qft.py saved"
+            f"model_name_or_path: {identity.model} has no token '{identity.format.pad}' for "
+            "padding; start from a model saved by recipes/qft.py"
         )
 
 

@@ -74,7 +74,7 @@ def draw_rows(identity: Identity, rows: list[Row]) -> list[Row]:
     if draw is None:
         return rows
     if draw > len(rows):
-        raise ConfigError(f"draw: {draw} rows are to be drawn from {len(rows)}")
+        raise ConfigError(f"draw: {draw} rows requested, but there are only {len(rows)}")
     numbers = random.Random(identity.training_args.seed).sample(range(len(rows)), draw)
     return [rows[number] for number in sorted(numbers)]
 

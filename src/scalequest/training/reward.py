@@ -37,15 +37,15 @@ class SolutionPairs(TrainingData):
 
     reference: str = option(
         MAJORITY,
-        "column of the reference answer; `majority`: the most frequent answer of a question's samples",
+        "column with the reference answer; `majority`: the most frequent answer among a question's samples",
     )
     answer_after: str = option(
-        "####", "a reference is what follows the last occurrence of this, if it occurs"
+        "####", "the reference is the text after the last occurrence of this marker, if it occurs"
     )
     min_agreement: float = option(
-        0.6, "with `majority`: the smallest share of the samples that has to agree on it", within=SHARE
+        0.6, "with `majority`: the minimum share of the samples that must agree on it", within=SHARE
     )
-    pairs_per_question: int = option(2, "largest number of pairs made from one question", within=COUNT)
+    pairs_per_question: int = option(2, "maximum number of pairs made from one question", within=COUNT)
 
 
 @dataclass
@@ -70,7 +70,9 @@ def pairs_of(row: Row, args: SolutionPairs) -> list[Row]:
         if wanted is None or agreement < args.min_agreement:
             return nothing
     elif row.get(args.reference) is None:
-        raise ConfigError(f"row {row['id']}: no '{args.reference}'; name the answers' column in `reference`")
+        raise ConfigError(
+            f"row {row['id']}: no '{args.reference}'; set `reference` to the column of the reference answers"
+        )
     else:
         wanted = str(row[args.reference])
         wanted = wanted.rpartition(args.answer_after)[2].strip() if args.answer_after else wanted
@@ -140,8 +142,9 @@ def measure_pairs(trained: Trained) -> str:
         return ""
     found = trainer.state.log_history[-1]
     return (
-        f"On {len(trainer.eval_dataset)} held-out pairs: the right solution has the higher reward in "
-        f"{100 * found['eval_accuracy']:.1f} %, by {found['eval_margin']:.3f} on average."
+        f"On {len(trainer.eval_dataset)} held-out pairs, the correct solution has the "
+        f"higher reward in {100 * found['eval_accuracy']:.1f} %, by "
+        f"{found['eval_margin']:.3f} on average."
     )
 
 
@@ -152,6 +155,7 @@ REWARD = TrainingStage(
     config=RewardModelConfig,
     rendering_of=render_solution_pairs,
     trainer_of=reward_trainer,
-    note="Scores a solution: of two to one question, the one with the higher number is more often right.",
+    note="Scores solutions: of two solutions to a question, the one with the higher score "
+    "is more likely to be correct.",
     measure=measure_pairs,
 )

@@ -141,9 +141,9 @@ class Guard(TrainerCallback):
             self._keep(folder, state.global_step + 1, args.process_index)
         args.distributed_state.wait_for_everyone()
         raise StageError(
-            f"{self.name}: the loss of step {state.global_step + 1} or its gradient is not a finite number; "
-            f"nothing was saved since, and its batch is kept in {folder}: look at its rows, lower "
-            "learning_rate or max_grad_norm, or train in bf16 rather than fp16"
+            f"{self.name}: the loss of step {state.global_step + 1} or its gradient is not "
+            f"finite; nothing was saved since, and the batch is kept in {folder}: inspect its "
+            "rows, lower learning_rate or max_grad_norm, or train in bf16 instead of fp16"
         )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -183,7 +183,7 @@ def whole_checkpoint(folder: Path, fingerprint: str) -> Path | None:
     }
     whole = {step: path for step, path in steps.items() if is_whole(path, fingerprint)}
     for step in sorted(steps.keys() - whole.keys()):
-        log.warning("%s was not written completely; removed", steps[step])
+        log.warning("%s is incomplete and was removed", steps[step])
         shutil.rmtree(steps[step])
     return whole[max(whole)] if whole else None
 

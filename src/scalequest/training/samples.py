@@ -60,7 +60,7 @@ class ShowSamples(TrainerCallback):
             return
         texts = self.generate(model, state.global_step)
         for text in texts:  # on other ranks than the main one, the log's level keeps them out
-            log.info("%s: step %d writes: %s", self.name, state.global_step, " ".join(text.split())[:300])
+            log.info("%s: sample at step %d: %s", self.name, state.global_step, " ".join(text.split())[:300])
         if self.tracker is not None:
             self.tracker.table("samples", [{"step": state.global_step, "text": text} for text in texts])
 

@@ -45,7 +45,8 @@ class QuestionData(TrainingData):
 
     paper_exact: bool = option(
         False,
-        f"as the authors' code: cut anywhere into chunks of {PAPER_MAX_LENGTH} tokens, two eos per question",
+        f"like the authors' code: cut anywhere into chunks of {PAPER_MAX_LENGTH} tokens, "
+        "two EOS per question",
     )
 
 
@@ -55,10 +56,11 @@ class PackedSFTConfig(ByHardware, SFTConfig):
 
     passes: ClassVar[Passes] = Passes()
     packing: bool = field(
-        default=True, metadata={"help": "Join rows into sequences of max_length; loss is unchanged."}
+        default=True,
+        metadata={"help": "Pack rows into sequences of max_length tokens; the loss does not change."},
     )
     shuffle_dataset: bool = field(
-        default=True, metadata={"help": "Shuffle rows, by `seed`, before they are packed."}
+        default=True, metadata={"help": "Shuffle the rows with `seed` before packing."}
     )
 
 
@@ -120,13 +122,13 @@ def _check_settings(args: Any) -> None:
     for key in ("eos_token", "chat_template_path", "pad_token"):
         if getattr(args, key) is not None:
             raise ConfigError(
-                f"{key}: the chat format decides this; make a format file of your own and name it in "
-                "chat_format"
+                f"{key}: the chat format determines this; write your own format file and set "
+                "chat_format to it"
             )
     if args.completion_only_loss is not None or args.assistant_only_loss:
         raise ConfigError(
-            "completion_only_loss, assistant_only_loss: rows come with their labels, the solution's in "
-            "sft.py and all of them in qft.py; leave both out"
+            "completion_only_loss, assistant_only_loss: rows already have labels (the "
+            "solution's tokens in sft.py, all tokens in qft.py); remove both settings"
         )
 
 
@@ -210,7 +212,7 @@ QFT = TrainingStage(
     config=PackedSFTConfig,
     rendering_of=render_questions,
     trainer_of=qft_trainer,
-    note="Writes questions after the bare header of a user's turn (QFT); not for answering them.",
+    note="Writes questions after the bare header of a user turn (QFT); it is not meant for answering them.",
     stop_ids_of=attrgetter("question_stop_ids"),
 )
 

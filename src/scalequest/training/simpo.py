@@ -34,15 +34,20 @@ class SimPOConfig(ByHardware, CPOConfig):
     """TRL's CPOConfig, with the loss of SimPO and its paper's values for Llama-3-Base."""
 
     passes: ClassVar[Passes] = Passes(sides=2, whole_logits=True)
-    loss_type: str = field(default="simpo", metadata={"help": "Loss; SimPO's unless you choose another."})
+    loss_type: str = field(default="simpo", metadata={"help": "Loss function; SimPO's by default."})
     beta: float = field(
         default=2.0, metadata={"help": "Factor of the mean log-probability.", "within": POSITIVE}
     )
     simpo_gamma: float = field(
-        default=1.0, metadata={"help": "Margin between the rewards of the sides.", "within": NOT_NEGATIVE}
+        default=1.0,
+        metadata={"help": "Target margin between the rewards of the two sides.", "within": NOT_NEGATIVE},
     )
     cpo_alpha: float = field(
-        default=0.0, metadata={"help": "CPO's further loss, which is not offered: 0.", "within": NOT_NEGATIVE}
+        default=0.0,
+        metadata={
+            "help": "Weight of CPO's additional loss; must be 0, because it is not supported.",
+            "within": NOT_NEGATIVE,
+        },
     )
 
 
@@ -77,9 +82,9 @@ def simpo_trainer(prepared: Prepared) -> CPOTrainer:
     identity, args = prepared.identity, prepared.identity.training_args
     if args.cpo_alpha or args.generate_during_eval:
         raise ConfigError(
-            "cpo_alpha, generate_during_eval: not offered: the first is a mean over the tokens of a "
-            "micro-batch, which the batch's spread would change, and for the second there is sample_every; "
-            "leave both out"
+            "cpo_alpha, generate_during_eval: not supported: the former averages over the "
+            "tokens of a micro-batch, so splitting the batch would change it, and "
+            "sample_every replaces the latter; remove both settings"
         )
     check_pad_token(identity)
     model = load_model(AutoModelForCausalLM, identity, **(args.model_init_kwargs or {}))
@@ -106,6 +111,7 @@ SIMPO = TrainingStage(
     config=SimPOConfig,
     rendering_of=render_pairs,
     trainer_of=simpo_trainer,
-    note="Writes questions after the bare header of a user's turn (QFT, then SimPO); not for answering them.",
+    note="Writes questions after the bare header of a user turn (QFT, then SimPO); it is "
+    "not meant for answering them.",
     stop_ids_of=attrgetter("question_stop_ids"),
 )

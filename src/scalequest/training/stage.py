@@ -27,30 +27,30 @@ class TrainingData(TrainRunOptions):
     """What a training stage learns from."""
 
     input: list[str] = required(
-        "stage folders, files or hub:owner/name to train on, one after another", fingerprint=False
+        "stage folders, files or hub:owner/name to train on, one after the other", fingerprint=False
     )
     chat_format: str = required("chat format of the model: a family or a YAML file", fingerprint=False)
     columns: dict[str, str] = option(
-        None, "our column names to the input's, if its rows use other names", default_factory=dict
+        None, "mapping from our column names to those of the input", default_factory=dict
     )
-    draw: int | None = option(
-        None, "train on this many rows, drawn with `seed` from all of them", within=COUNT
-    )
+    draw: int | None = option(None, "train on this many rows, drawn at random with `seed`", within=COUNT)
     holdout: int = option(
-        0, "rows drawn with `seed`, kept apart and evaluated at the end", within=NOT_NEGATIVE
+        0,
+        "number of rows, drawn with `seed`, that are held out and evaluated at the end",
+        within=NOT_NEGATIVE,
     )
     prepare_only: bool = option(
-        False, "tokenise into output_dir and stop; without a GPU, also set use_cpu", fingerprint=False
+        False, "only tokenise into output_dir; without a GPU, also set use_cpu", fingerprint=False
     )
     sample_every: int = option(
         0,
-        "steps between sample texts that the model writes to the log; 0: none; off under ZeRO-3",
+        "number of steps between sample texts in the log; 0: none; not available under ZeRO-3",
         fingerprint=False,
         within=NOT_NEGATIVE,
     )
     sample_count: int = option(4, "number of sample texts each time", fingerprint=False, within=COUNT)
     sample_tokens: int = option(
-        256, "largest number of tokens of a sample text", fingerprint=False, within=COUNT
+        256, "maximum number of tokens of a sample text", fingerprint=False, within=COUNT
     )
 
 
