@@ -1,6 +1,6 @@
-"""Models are loaded whole and from safetensors alone; what keeps one from being loaded is one line.
+"""Load models completely and from safetensors only, with one-line errors if that fails.
 
-A pickle can run code when it is opened.
+A pickle can execute code when it is opened.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from scalequest.atomic_files import StageError, read_object
 from scalequest.config import ConfigError
 
-_LONGEST = 400  # characters of a library's message, which may list all that it knows
+_LONGEST = 400  # characters kept of a library's message, which may list everything that it supports
 
 
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
@@ -27,10 +27,10 @@ _CONVERT = (
 
 
 def check_safetensors(folder: str | Path) -> None:
-    """Refuse a model's or an adapter's folder whose weights lie in pickles.
+    """Refuse a model or adapter folder whose weights are stored as pickles.
 
     Raises:
-        ConfigError: it holds pickles only, or its index names one.
+        ConfigError: the folder contains only pickles, or its index refers to one.
     """
     folder = Path(folder)
     files = {path.name for path in folder.iterdir() if path.is_file()}
@@ -67,21 +67,22 @@ def _read(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def loading(model: str | Path) -> Iterator[None]:
-    """Turn whatever a library raises while it loads a model into one line.
+    """Turn any exception that a library raises while loading a model into a one-line error.
 
     Args:
-        model: what the line is to name.
+        model: the name for the error message.
 
     Raises:
         ConfigError: the model cannot be loaded.
     """
-    # Without safetensors on the hub, transformers would have a service convert the pickle, and load that.
+    # If a hub model has no safetensors, transformers would ask a service to convert the pickle and load the
+    # result.
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     try:
         yield
     except (ConfigError, StageError):
         raise
-    except Exception as error:  # cut weights, unknown kernels, broken configs: each library has its own kinds
+    except Exception as error:  # every library raises its own types
         if isinstance(error, OSError) and "safetensors" in str(error):
             raise ConfigError(f"{model}: cannot be loaded: no safetensors weights; {_CONVERT}") from error
         said = " ".join(str(error).split())
@@ -93,18 +94,18 @@ def loading(model: str | Path) -> Iterator[None]:
 
 
 def load_whole(auto: Any, model: str, *, new: str | None = None, **how: Any) -> Any:
-    """Load a model with `from_pretrained`, all of its weights from its files.
+    """Load a model with `from_pretrained`, with all of its weights taken from its files.
 
-    transformers only warns of weights that are missing, and draws them at random.
+    transformers only warns about missing weights and initialises them at random.
 
     Args:
-        auto: a class of transformers, e.g. `AutoModelForCausalLM`.
-        model: folder or hub id.
-        new: name of the layer that is to be drawn, e.g. a new head.
+        auto: a transformers class, e.g. `AutoModelForCausalLM`.
+        model: a folder or hub id.
+        new: name of a layer that is meant to be initialised at random, e.g. a new head.
         how: further arguments of `from_pretrained`.
 
     Raises:
-        ConfigError: it cannot be loaded, or weights are missing or of another shape.
+        ConfigError: the model cannot be loaded, or weights are missing or have a different shape.
     """
     with loading(model):
         loaded, report = auto.from_pretrained(
@@ -119,15 +120,15 @@ def load_whole(auto: Any, model: str, *, new: str | None = None, **how: Any) -> 
 
 
 def missing(report: Any) -> list[str]:
-    """The weights that were not read, by transformers' report of a loading."""
+    """Return the weights that were not loaded, according to transformers' loading report."""
     return sorted({*report["missing_keys"], *(str(key) for key in report["mismatched_keys"])})
 
 
 def adapter_base(model: str | Path) -> str | None:
-    """The model that a LoRA adapter belongs to, by `adapter_config.json`; None where `model` is no adapter.
+    """Return the base model of a LoRA adapter from `adapter_config.json`; None if `model` is not an adapter.
 
     Raises:
-        ConfigError: the adapter does not name its base.
+        ConfigError: the adapter does not name its base model.
     """
     folder = Path(model).expanduser()
     path = folder / "adapter_config.json"
