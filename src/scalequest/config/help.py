@@ -1,4 +1,4 @@
-"""What `--help` prints: every key with its type, default, range and a line of text."""
+"""Format `--help`: every key with its type, default, range and one line of text."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _HEAD = (
 
 
 def help_text(types: Sequence[type], description: str) -> str:
-    """All keys of `types`, below the description."""
+    """Return all keys of `types`, below the description."""
     schema = Schema.of(types)
     lines = [f"usage: {Path(sys.argv[0]).name or 'python'} [--config FILE ...] [--key value ...]", ""]
     if description:

@@ -1,4 +1,4 @@
-"""What was probably meant by a key that a recipe does not have."""
+"""Suggest the key that was probably meant by an unknown one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from scalequest.config.schema import Schema
 
-# Keys of older recipes and other tools: what to write now, each only in a recipe that has it, and a note.
+# Keys of older recipes and other tools, with their replacements (suggested only if the recipe has them) and a
+# note.
 RENAMED: dict[str, tuple[tuple[str, ...], str]] = {
     "max_seq_length": (("max_length",), ""),
     "torch_dtype": (("dtype",), ""),
@@ -21,7 +22,7 @@ RENAMED: dict[str, tuple[tuple[str, ...], str]] = {
     "chat_template": (("chat_format", "chat_template_path"), ""),
 }
 
-# Keys that nothing replaces: a key that recipes have which could have had this one, and what to know.
+# Keys without a replacement: a key that identifies the recipes they could have belonged to, and a note.
 REMOVED: dict[str, tuple[str, str]] = {
     "save_safetensors": ("save_strategy", "weights are always saved as safetensors"),
     "logging_dir": ("logging_steps", "set the environment variable TENSORBOARD_LOGGING_DIR"),
@@ -31,7 +32,7 @@ REMOVED: dict[str, tuple[str, str]] = {
 
 
 def hint_for(key: str, schema: Schema) -> str:
-    """Say what was meant by an unknown key; each key it names is one of the schema's."""
+    """Return a hint for an unknown key; it only suggests keys of the schema."""
     wanted = key.replace("-", "_").lower()
     short = wanted.rpartition(".")[2]
     last_part = {name: name.rpartition(".")[2] for name in [*schema.leaves, *schema.maps]}

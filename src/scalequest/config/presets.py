@@ -1,11 +1,11 @@
-"""Files that are given together, and what they say about themselves.
+"""Combine several config files, and read what they say about themselves.
 
     preset:                                   # of any config; no stage gets it, no fingerprint sees it
       launch: accelerate_configs/zero3.yaml   # the topology that its values are meant for
       rows: 14973                             # and so on: the fields of `PresetFacts`
       source: {learning_rate: authors' code}
 
-A file whose `base` names others holds only what differs from one of them, and is given after it:
+A file whose `base` names other files contains only the differences from one of them and is given after it:
 `--config recipes/mistral_7b/sft.yaml recipes/variants/lora.yaml`.
 """
 
@@ -27,7 +27,7 @@ KEY = "preset"
 
 @dataclass(frozen=True)
 class PresetFacts:
-    """What a preset says about itself, for scripts/table.py and for its readers."""
+    """What a preset says about itself, for scripts/table.py and for people."""
 
     launch: str | None = option(None, "accelerate config file of the launch command; null: one process")
     base: list[str] = option(default_factory=list, help="preset files that this file extends")
@@ -45,20 +45,20 @@ class PresetFacts:
 
 
 def read_configs(*paths: str | Path) -> dict[str, Any]:
-    """The settings of several files, each over those before it: maps key by key, lists as a whole.
+    """Merge the settings of several files, later ones over earlier ones: mappings by key, lists as a whole.
 
     Raises:
-        ConfigError: naming file and line.
+        ConfigError: names the file and the line.
     """
     settings: dict[str, Any] = reduce(over, (read_yaml(path) for path in paths), {})
     return {key: value for key, value in settings.items() if key != KEY}
 
 
 def read_facts(*paths: str | Path) -> PresetFacts:
-    """What several files say about themselves, each over those before it.
+    """Merge what several files say about themselves, later ones over earlier ones.
 
     Raises:
-        ConfigError: naming file and key.
+        ConfigError: names the file and the key.
     """
     files = [(str(path), read_yaml(path)) for path in paths]
     found: PresetFacts = _facts([(name, content[KEY]) for name, content in files if KEY in content])
@@ -68,14 +68,14 @@ def read_facts(*paths: str | Path) -> PresetFacts:
 def settings_of(
     files: Sequence[tuple[str, Mapping[str, Any]]], words: Container[str] = ()
 ) -> list[tuple[str, dict[str, Any]]]:
-    """The files without what they say about themselves, which is checked.
+    """Return the files without their `preset` sections, which are checked.
 
     Args:
-        files: name and content of each, in the order given.
-        words: keys that the command line gives.
+        files: the name and content of each file, in the given order.
+        words: the keys given on the command line.
 
     Raises:
-        ConfigError: a key or a value is wrong, or a file lacks its base or what has to be given with it.
+        ConfigError: a key or a value is wrong, or the base of a file or a key required with it is missing.
     """
     for number, (name, content) in enumerate(files):
         facts = _facts([(name, content[KEY])] if KEY in content else [])

@@ -1,4 +1,4 @@
-"""The table of sources: which sets there are, what they have to hold, and where upstream keeps them."""
+"""The table of sources: the data sets, their expected rows, and where upstream publishes them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Host = Literal["github", "hub", "hub_model"]
 
 @dataclass(frozen=True)
 class Source:
-    """One file upstream."""
+    """One upstream file."""
 
     host: Host = required("key in `hosts`")
     repository: str = required("owner/name on the host")
@@ -35,7 +35,7 @@ class Source:
 
     @property
     def label(self) -> str:
-        """Owner/name@revision, the commit cut to 12 digits."""
+        """Return owner/name@revision, with the commit shortened to 12 digits."""
         shown = self.revision[:12] if len(self.revision) == 40 else self.revision
         return f"{self.repository}@{shown}{'' if self.confirmed else ' (not confirmed)'}"
 
@@ -53,23 +53,23 @@ class DataSet:
 
     @property
     def file(self) -> str:
-        """Its name in the folder."""
+        """Return the name of the file."""
         return f"{self.name}.jsonl.gz"
 
     @property
     def group(self) -> str:
-        """What its splits have in common: `gsm8k` for gsm8k_train and gsm8k_test."""
+        """Return the common name of the splits: `gsm8k` for gsm8k_train and gsm8k_test."""
         return self.name.removesuffix("_train").removesuffix("_test")
 
     @property
     def split(self) -> str:
-        """`train` or `test`."""
+        """Return `train` or `test`."""
         return self.name.rpartition("_")[2]
 
 
 @dataclass(frozen=True)
 class Extra:
-    """Something made only if it is asked for by name."""
+    """An item that is only prepared if requested by name."""
 
     name: str = required("name used with --only")
     licence: str = required("licence of the content")
@@ -78,18 +78,18 @@ class Extra:
 
 @dataclass(frozen=True)
 class Table:
-    """The keys of sources.yaml."""
+    """The content of sources.yaml."""
 
     hosts: dict[str, str] = required("URL template per host, with {repository}, {revision} and {path}")
     sets: list[DataSet] = required("files of the folder SCALEQUEST_DATA")
     extras: list[Extra] = required("data prepared only on request")
 
     def url(self, source: Source, mirrors: Sequence[str] = ()) -> str:
-        """Where a file is to be had, through the first mirror that is for its host.
+        """Return the URL of a file, using the first mirror for its host.
 
         Args:
             source: the file.
-            mirrors: `URL`, which stands for every host, or `HOST=URL`.
+            mirrors: `URL`, which applies to every host, or `HOST=URL`.
         """
         url = self.hosts[source.host].format(
             repository=source.repository, revision=source.revision, path=source.path
@@ -104,10 +104,10 @@ class Table:
         return url
 
     def chosen(self, names: Sequence[str]) -> tuple[list[DataSet], list[Extra]]:
-        """Sets and extras by name or group; all sets, and no extra, if no name is given.
+        """Return data sets and extras by name or group; all sets, and no extras, if no name is given.
 
         Raises:
-            ConfigError: a name is none of them.
+            ConfigError: a name is unknown.
         """
         known = [*(one.name for one in self.sets), *(one.group for one in self.sets)]
         known += [one.name for one in self.extras]
@@ -126,7 +126,7 @@ def load_table(path: str | Path = TABLE) -> Table:
     """Read the table.
 
     Raises:
-        ConfigError: a key is missing, unknown or of another type.
+        ConfigError: a key is missing, unknown or of the wrong type.
     """
     table: Table = build((Table,), read_yaml(path), str(path))[0]
     return table

@@ -1,4 +1,4 @@
-"""Which chat server is asked, how hard, and what it may cost."""
+"""Settings of the chat server: which one to ask, how hard, and at what maximum cost."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 @dataclass(frozen=True)
 class ServerConfig:
-    """Which server is asked, how hard, and what it may cost."""
+    """Which server to ask, how hard, and at what maximum cost."""
 
     url: str | None = option(
         None, "base URL up to the version, e.g. http://localhost:8000/v1", fingerprint=False
@@ -56,7 +56,7 @@ class ServerConfig:
     extra: dict[str, Any] = option(help="further fields of the request", default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work, and an address that holds a secret."""
+        """Refuse settings that cannot work, and a URL that contains a secret."""
         if self.url is not None:
             parts = urlsplit(self.url)
             if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -66,11 +66,11 @@ class ServerConfig:
                     "server.url: must not contain a user, password or query; put the key into the "
                     "environment variable named by key_variable"
                 )
-        if not _NAME.fullmatch(self.key_variable):  # not shown: it may be the key itself
+        if not _NAME.fullmatch(self.key_variable):  # not shown, because it may be the key itself
             raise ConfigError("server.key_variable: expected the name of an environment variable")
         if self.budget is not None and not self.price_in + self.price_out:
             raise ConfigError("server.budget: also set server.price_in and server.price_out")
 
     def cost(self, prompt_tokens: int, tokens: int) -> float:
-        """Money for so many tokens read and generated."""
+        """Return the cost of this many input and output tokens."""
         return (prompt_tokens * self.price_in + tokens * self.price_out) / 1e6

@@ -1,4 +1,4 @@
-"""Scores with transformers' sequence classifiers: sorted by length, padded on the right."""
+"""Score with transformers' sequence classifiers: sorted by length, padded on the right."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from scalequest.precision import engine_dtype
 
 
 class TransformersScorer:
-    """A `Scorer` on transformers, on the GPU where there is one."""
+    """A `Scorer` that uses transformers, on a GPU if there is one."""
 
     name = "transformers"
 
@@ -29,7 +29,7 @@ class TransformersScorer:
         """Load `model`.
 
         Raises:
-            ConfigError: transformers has no classifier of this architecture, or it has more than one label.
+            ConfigError: transformers has no classifier for this architecture, or it has more than one label.
         """
         self.version: str = transformers.__version__
         trusted = config.trust_remote_code
@@ -67,8 +67,9 @@ class TransformersScorer:
             )
 
     def _values(self, requests: Sequence[Request]) -> list[float]:
-        # A decoder's head is read at the last token that is not padding, told by its id alone: where a text
-        # ends in the padding token (often the stop token is both) it would be read one token too early.
+        # A decoder's head is read at the last non-padding token, which is identified by its id alone. If a
+        # text ends in the padding token (often the stop token is used for both), it would be read one token
+        # too early.
         last = {request.prompt_ids[-1] for request in requests}
         own = self._text.pad_token_id
         pad = own if own is not None and own not in last else min(set(range(len(last) + 1)) - last)
