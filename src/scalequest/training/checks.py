@@ -1,4 +1,4 @@
-"""What is checked before anything is loaded: settings, memory, the hub."""
+"""Checks made before anything is loaded: settings, memory, access to the hub."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ log = logging.getLogger(__name__)
 
 
 def check_settings(args: Any, model_args: Any) -> None:
-    """Refuse settings that would not do what their names say; warn of weights too coarse to learn.
+    """Refuse settings that would not do what their names say; warn about weights too coarse to learn.
 
     Raises:
-        ConfigError: one process sees several GPUs, a checkpoint is named, a run could not go on from its
-            checkpoints, or the model would be saved in pieces.
+        ConfigError: one process sees several GPUs, a checkpoint is named, a run could not resume from its
+            checkpoints, or the model would be saved in shards.
     """
     if args.n_gpu > 1:
         raise ConfigError(
@@ -47,7 +47,7 @@ def check_settings(args: Any, model_args: Any) -> None:
             "DeepSpeed config file): must be true, or the trained model would be saved in "
             "shards that cannot be loaded"
         )
-    # DeepSpeed and accelerate's FSDP2 keep float32 weights for the optimizer, whatever they load.
+    # DeepSpeed and accelerate's FSDP2 keep float32 weights for the optimizer, whatever dtype is loaded.
     kept = bool(zero) or os.environ.get("ACCELERATE_USE_FSDP") == "true"
     if model_args.dtype != "float32" and not (model_args.use_peft or kept) and args.process_index == 0:
         log.warning(
@@ -59,10 +59,10 @@ def check_settings(args: Any, model_args: Any) -> None:
 
 
 def check_publishing(args: Any) -> None:
-    """Refuse to begin a long training whose model could not be published at its end.
+    """Refuse to start a long training run whose model could not be published at the end.
 
     Raises:
-        ConfigError: the hub is off, or nobody is logged in.
+        ConfigError: the hub is offline, or the user is not logged in.
     """
     from huggingface_hub import get_token
     from huggingface_hub.constants import HF_HUB_OFFLINE
@@ -74,17 +74,17 @@ def check_publishing(args: Any) -> None:
 
 
 def memory_check(model: str, args: Any, model_args: Any) -> str:
-    """Say whether a process's memory suffices, and what to change if it does not.
+    """Say whether a process has enough memory, and what to change if it does not.
 
     Args:
-        model: folder or hub id.
+        model: a folder or hub id.
         args: the trainer's config.
         model_args: TRL's `ModelConfig`.
     """
     try:
         config = AutoConfig.from_pretrained(model, revision=model_args.model_revision)
         sizes = estimate.Architecture.of(config)
-    except (AttributeError, ValueError):  # no decoder that transformers and the formula know
+    except (AttributeError, ValueError):  # not a decoder that transformers and the formula know
         return "memory: no estimate for this architecture"
     gpu = args.device.type == "cuda"
     if gpu:

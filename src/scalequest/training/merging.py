@@ -1,4 +1,4 @@
-"""One whole model out of pieces: a LoRA adapter and its base, or the shards of a checkpoint."""
+"""Merge a LoRA adapter with its base model, or the shards of a checkpoint, into one complete model."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from scalequest.chat import load_format, load_tokenizer
 from scalequest.config import ConfigError, option, required
 from scalequest.training.saving import check_model, merge_adapter
 
-FSDP_SHARDS = "pytorch_model_fsdp_0"  # as accelerate calls them
+FSDP_SHARDS = "pytorch_model_fsdp_0"  # accelerate's name for them
 DEEPSPEED_LATEST = "latest"
 GENERATION = "generation_config.json"
 
 
 @dataclass(frozen=True)
 class MergeConfig:
-    """What is merged, and the folder for the result."""
+    """What to merge, and the output folder."""
 
     output_dir: str = required("output folder for the merged model")
     adapter: str | None = option(None, "folder of a LoRA adapter")
@@ -39,16 +39,16 @@ class MergeConfig:
     scorer: bool = option(False, "the model is a scorer: a sequence classifier with one label")
 
     def __post_init__(self) -> None:
-        """Refuse an adapter and a checkpoint together, and neither."""
+        """Require exactly one of adapter and checkpoint."""
         if (self.adapter is None) == (self.checkpoint is None):
             raise ConfigError("set either adapter or checkpoint")
 
 
 def merge(config: MergeConfig) -> Path:
-    """Merge, save, and prove that the result loads.
+    """Merge, save, and check that the result loads.
 
     Raises:
-        ConfigError: a folder lacks what is to be merged, or `output_dir` already has a model.
+        ConfigError: a folder does not contain what is to be merged, or `output_dir` already contains a model.
     """
     folder = Path(config.output_dir)
     if (folder / "config.json").exists():
@@ -56,7 +56,7 @@ def merge(config: MergeConfig) -> Path:
     if config.adapter is not None:
         adapter = Path(config.adapter)
         base = config.model_name_or_path or base_of(adapter)
-        # Its own tokenizer if it has one: the base's may stop at other tokens.
+        # Use its own tokenizer if it has one, because the base model's may stop at other tokens.
         tokenizer = load_tokenizer(str(adapter) if (adapter / "tokenizer_config.json").is_file() else base)
         prepared = (tokenizer, load_format(config.chat_format)) if config.chat_format else None
         dtype = getattr(torch, config.dtype)
@@ -78,7 +78,7 @@ def merge(config: MergeConfig) -> Path:
 
 
 def base_of(adapter: Path) -> str:
-    """The model that an adapter says it was trained on."""
+    """Return the base model that an adapter was trained on, according to the adapter."""
     try:
         return str(read_object(adapter / "adapter_config.json")["base_model_name_or_path"])
     except (OSError, ValueError, KeyError):
@@ -86,10 +86,10 @@ def base_of(adapter: Path) -> str:
 
 
 def gather_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
-    """Gather the weights of a sharded checkpoint on the CPU, each whole, by name.
+    """Gather the complete weights of a sharded checkpoint on the CPU, by name.
 
     Raises:
-        ConfigError: it is no such checkpoint.
+        ConfigError: it is not such a checkpoint.
     """
     if (checkpoint / DEEPSPEED_LATEST).is_file():
         from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
@@ -111,7 +111,7 @@ def gather_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
 
 
 def make_whole(source: str, weights: dict[str, torch.Tensor], scorer: bool) -> Any:
-    """Make a model of the architecture that `source` names, with these weights and as many token rows."""
+    """Make a model of the architecture named in `source`, with these weights and as many token rows."""
     config = AutoConfig.from_pretrained(source)
     embedding = next((w for name, w in weights.items() if name.endswith("embed_tokens.weight")), None)
     if embedding is None:

@@ -1,8 +1,8 @@
-"""A reward model that learns from sampled solutions which of two is right (TRL's RewardTrainer).
+"""A reward model that learns from sampled solutions which of two is correct (TRL's RewardTrainer).
 
-The pairs come from what solve_questions.py wrote: a right and a wrong solution of the same question, told
-apart by a reference answer, or by the majority's if that is clear. So the loop needs no published model: the
-solver's own samples teach the scorer that then chooses among them.
+The pairs come from the output of solve_questions.py: a correct and a wrong solution of the same question,
+distinguished by a reference answer, or by the majority answer if that is clear. The pipeline therefore needs
+no published reward model: the solver's own samples train the scorer that then chooses among them.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from scalequest.training.loading import make_self_loading
 from scalequest.training.preparation import Prepared, read_rows
 from scalequest.training.stage import Rendering, TrainingData, TrainingStage
 
-REWARD_VERSION = 1  # raise by hand when the same settings give other weights
+REWARD_VERSION = 1  # increase by hand when the same settings give other weights
 
 
 @dataclass(frozen=True)
 class SolutionPairs(TrainingData):
-    """What the reward model learns from: rows of `question`, `responses`, `answers`, `finish_reasons`."""
+    """The training data of the reward model: rows of `question`, `responses`, `answers`, `finish_reasons`."""
 
     reference: str = option(
         MAJORITY,
@@ -50,18 +50,18 @@ class SolutionPairs(TrainingData):
 
 @dataclass
 class RewardModelConfig(ByHardware, RewardConfig):
-    """TRL's RewardConfig, in the precision of the hardware."""
+    """TRL's RewardConfig, with the precision chosen by the hardware."""
 
     passes: ClassVar[Passes] = Passes(sides=2, head=False)
 
 
 def pairs_of(row: Row, args: SolutionPairs) -> list[Row]:
-    """Right and wrong solutions of a question side by side; one row without `chosen` if there are none.
+    """Pair correct with wrong solutions of a question; one row without `chosen` if there are no pairs.
 
     Raises:
         ConfigError: the row has no reference.
     """
-    from scalequest.grading import equivalent, majority  # math-verify and sympy: seconds
+    from scalequest.grading import equivalent, majority  # imports math-verify and sympy, which takes seconds
 
     nothing = [{"id": row["id"], "question": row["question"], "chosen": None, "rejected": None}]
     samples = list(zip(row["responses"], row["answers"], row["finish_reasons"], strict=True))
@@ -88,10 +88,10 @@ def pairs_of(row: Row, args: SolutionPairs) -> list[Row]:
 
 
 def render_pair(row: Row, chat: BoundFormat, *, max_length: int | None) -> dict[str, Any]:
-    """Render a pair: the prompt, and what follows it on either side.
+    """Render a pair: the prompt, and the completion of each side.
 
     Raises:
-        FormatError: there is no pair, or a text cannot be put into the format.
+        FormatError: there is no pair, or the chat format cannot represent a text.
         DoesNotFit: a side is longer than `max_length`.
     """
     if row["chosen"] is None:
@@ -115,15 +115,15 @@ def render_solution_pairs(identity: Identity) -> Rendering:
 
 
 def sides_of(row: dict[str, Any]) -> dict[str, Any]:
-    """Both sides with their prompt, as TRL's collator reads them."""
+    """Return both sides with their prompt, in the form that TRL's collator reads."""
     return {side: [*row["prompt_ids"], *row[side]] for side in ("chosen_ids", "rejected_ids")}
 
 
 def reward_trainer(prepared: Prepared) -> RewardTrainer:
-    """Make the trainer; it loads the model itself, with a head of one number.
+    """Make the trainer, which loads the model itself, with a head of one output.
 
     Args:
-        prepared: pairs of solutions.
+        prepared: the pairs of solutions.
 
     Raises:
         ConfigError: the model has no pad token of its own.
@@ -136,7 +136,7 @@ def reward_trainer(prepared: Prepared) -> RewardTrainer:
 
 
 def measure_pairs(trained: Trained) -> str:
-    """Accuracy and margin on the held-out pairs, as `train` evaluated them, for the card."""
+    """Return accuracy and margin on the held-out pairs, as evaluated by `train`, for the card."""
     trainer = trained.trainer
     if trainer.eval_dataset is None:
         return ""

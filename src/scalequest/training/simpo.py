@@ -1,8 +1,9 @@
 """SimPO on questions: preferences without a reference model (Meng et al., arXiv 2405.14734).
 
-The reward of a question is the mean log-probability of its tokens, times `beta`; the chosen question's has to
-exceed the rejected one's by `simpo_gamma`. TRL has it in its CPOTrainer, which reads strings in one method,
-`tokenize_row`: its rows are ours already, and it adds nothing to them.
+The reward of a question is the mean log-probability of its tokens times `beta`; the reward of the chosen
+question should exceed that of the rejected one by `simpo_gamma`. TRL implements this in its CPOTrainer, which
+reads strings in a single method, `tokenize_row`. Our rows already have token ids, so this method adds
+nothing.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ from scalequest.training.loading import check_pad_token, load_model
 from scalequest.training.preparation import Prepared
 from scalequest.training.stage import TrainingStage
 
-SIMPO_VERSION = 1  # raise by hand when the same settings give other weights
+SIMPO_VERSION = 1  # increase by hand when the same settings give other weights
 
 
 @dataclass
 class SimPOConfig(ByHardware, CPOConfig):
-    """TRL's CPOConfig, with the loss of SimPO and its paper's values for Llama-3-Base."""
+    """TRL's CPOConfig with SimPO's loss and its paper's values for Llama-3-Base."""
 
     passes: ClassVar[Passes] = Passes(sides=2, whole_logits=True)
     loss_type: str = field(default="simpo", metadata={"help": "Loss function; SimPO's by default."})
@@ -52,15 +53,15 @@ class SimPOConfig(ByHardware, CPOConfig):
 
 
 class TokenCPOTrainer(CPOTrainer):
-    """CPOTrainer over rows that are token ids already."""
+    """CPOTrainer for rows that already are token ids."""
 
     def tokenize_row(self, feature: Any, model: Any = None) -> dict[str, Any]:
-        """Add nothing to a row."""
+        """Return the row unchanged."""
         return {}
 
 
 def labelled_sides(row: dict[str, Any]) -> dict[str, Any]:
-    """Both sides of a pair with their prompt, which carries no loss, as TRL's collator reads them."""
+    """Return both sides of a pair with their prompt, which has no loss, as TRL's collator reads them."""
     made: dict[str, Any] = {}
     for side in ("chosen", "rejected"):
         completion = row[f"{side}_ids"]
@@ -74,10 +75,10 @@ def simpo_trainer(prepared: Prepared) -> CPOTrainer:
     """Load the model and make its trainer.
 
     Args:
-        prepared: preference pairs.
+        prepared: the preference pairs.
 
     Raises:
-        ConfigError: a setting is not offered, or the model has no pad token of its own.
+        ConfigError: a setting is not supported, or the model has no pad token of its own.
     """
     identity, args = prepared.identity, prepared.identity.training_args
     if args.cpo_alpha or args.generate_during_eval:
@@ -88,7 +89,7 @@ def simpo_trainer(prepared: Prepared) -> CPOTrainer:
         )
     check_pad_token(identity)
     model = load_model(AutoModelForCausalLM, identity, **(args.model_init_kwargs or {}))
-    args.model_init_kwargs = None  # TRL's, for models that it loads itself
+    args.model_init_kwargs = None  # TRL uses it for models that it loads itself
     prepare_tokenizer_and_model(model, identity.tokenizer, identity.format)
     train, holdout = (
         None if rows is None else rows.map(labelled_sides, remove_columns=list(COLUMNS))
