@@ -1,4 +1,4 @@
-"""Benchmarks: one YAML file each, which names the source of the problems and the hash they must have."""
+"""Benchmarks: one YAML file each, with the source of the problems and their expected hash."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from scalequest.records import Row, expand, read_rows, require
 
 @dataclass(frozen=True)
 class AnswerRuleColumns:
-    """What counts as the right answer, beyond equality; most keys name a column, since rows may differ."""
+    """What counts as correct beyond equality; most keys name a column, because rows may differ."""
 
     several: str | None = option(
         None, "column that is true if the reference consists of several answers in any order"
@@ -73,14 +73,14 @@ class BenchmarkFile:
     about: str = option("", "source, licence and known errors")
 
     def __post_init__(self) -> None:
-        """Check the name, which is part of the names of a report's files."""
+        """Check the name, which becomes part of a report's file names."""
         if fault := atomic_files.name_fault(self.name):
             raise ConfigError(f"name: {self.name[:80]!r} cannot be used as a file name: {fault}")
 
 
 @dataclass(frozen=True)
 class Correction:
-    """The right reference for one that is wrong in the source, or several that are all right."""
+    """The correct reference for one that is wrong in the source, or several correct ones."""
 
     id: str = required("id of the problem")
     answer: str | None = option(None, "the complete answer")
@@ -102,7 +102,7 @@ class PatchFile:
 
 @dataclass(frozen=True)
 class LoadedBenchmark:
-    """A benchmark that was read and checked; `problems` are the first `limit` of its problems."""
+    """A benchmark that was read and checked; `problems` are its first `limit` problems."""
 
     name: str
     title: str
@@ -116,7 +116,7 @@ class LoadedBenchmark:
 def load_benchmark(
     path: str | Path, limit: int | None = None, *, patches: bool = False, hub: bool = False
 ) -> LoadedBenchmark:
-    """Read a benchmark by its YAML file. All of its data are checked, even if `limit` keeps only a part.
+    """Read a benchmark from its YAML file. All of its data are checked, even if `limit` keeps only a part.
 
     Args:
         path: the YAML file.
@@ -125,11 +125,11 @@ def load_benchmark(
         hub: read from the hub if the file names a source there.
 
     Raises:
-        ConfigError: the file is wrong, the data are missing, or they are not the data that the file names.
+        ConfigError: the file is wrong, the data are missing, or their hash differs from the one in the file.
     """
     path = Path(path)
     (spec,) = build((BenchmarkFile,), read_yaml(path), str(path))
-    # 1. All rows, which have to be those that the file names
+    # 1. All rows, which must be the ones that the file describes
     source = spec.hub if hub and spec.hub else _source_of(spec, path)
     rows = _read_source(source, spec, path)
     found = _check_rows(rows, source, spec, path)
@@ -181,7 +181,7 @@ def _check_ids(problems: Sequence[BenchmarkProblem], rows: Sequence[int], column
 
 
 def name_if_missing(path: str | Path) -> str | None:
-    """The name of a benchmark if the source in its YAML file is missing; None if it exists, right or wrong.
+    """Return the name of a benchmark whose source is missing; None if the source exists, even if it is wrong.
 
     Raises:
         ConfigError: the file is wrong, or a variable in its source is not set.
@@ -193,7 +193,7 @@ def name_if_missing(path: str | Path) -> str | None:
 
 
 def sha256_of_rows(rows: Sequence[Row], *columns: str) -> str:
-    """Hash some columns, as one JSON line per row: a file and its copy on the hub have the same hash."""
+    """Hash some columns as one JSON line per row, so a file and its copy on the hub have the same hash."""
     digest = hashlib.sha256()
     for row in rows:
         values = [row.get(column) for column in columns]
@@ -258,7 +258,7 @@ def _build_problem(
 
 
 def _reference_of(spec: BenchmarkFile, row: Row, index: int) -> str:
-    """The reference, which may be only a part of its column, as text."""
+    """Return the reference, which may be only a part of its column, as text."""
     answer = text_of_reference(row[spec.answer])
     if spec.answer_after is not None:
         if spec.answer_after not in answer:
@@ -276,7 +276,7 @@ def _reference_of(spec: BenchmarkFile, row: Row, index: int) -> str:
 
 
 def text_of_reference(value: Any) -> str:
-    """A reference as a person writes it: 145.0 as `145`, [4] as `4`, [0, 5] as `0, 5`."""
+    """Return a reference as people write it: 145.0 as `145`, [4] as `4`, [0, 5] as `0, 5`."""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     if isinstance(value, list):
@@ -285,6 +285,6 @@ def text_of_reference(value: Any) -> str:
 
 
 def _join_texts(parts: Sequence[str]) -> str:
-    """Join texts as sentences; some of SVAMP's bodies lack their full stop."""
+    """Join texts as sentences; some of SVAMP's bodies lack their final full stop."""
     ended = [part.strip() if re.search(r"[.?!,:;]\s*$", part) else f"{part.strip()}." for part in parts[:-1]]
     return " ".join([*ended, parts[-1].strip()])

@@ -1,4 +1,4 @@
-r"""Prompts of an evaluation: one YAML file each, which says how a model is asked.
+r"""Prompts of an evaluation: one YAML file each, which defines how a model is asked.
 
     name: worked_examples
     turn: plain                       # solve, user or plain
@@ -8,7 +8,8 @@ r"""Prompts of an evaluation: one YAML file each, which says how a model is aske
     stops: ["\n\nQuestion:"]
 
 `turn: solve` puts the text in the place of the question in the chat format, with the format's instruction;
-`user` is a user's turn without it; `plain` is for base models: the text alone, after the tokenizer's BOS.
+`user` is a user turn without the instruction; `plain` is for base models: only the text, after the
+tokenizer's BOS.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Case:
     otherwise: str = option("", "text for every other value; {value} is replaced by the value")
 
     def text(self, row: Mapping[str, Any]) -> str:
-        """The text for this row."""
+        """Return the text for this row."""
         value = str(row.get(self.column))
         return self.texts.get(value, self.otherwise.replace("{value}", value))
 
@@ -86,16 +87,16 @@ class EvalPrompt:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
     def fill(self, problem: BenchmarkProblem) -> str:
-        """The text for one problem; braces that are not a slot are left as they are."""
+        """Return the text for one problem; braces that are not slots are left unchanged."""
         shots = "".join(_fill_slots(self.shot, asdict(shot)) for shot in self.shots)
         cases = {slot: case.text(problem.row) for slot, case in self.cases.items()}
         return _fill_slots(self.text, {"question": problem.question, "shots": shots, **cases})
 
     def ids(self, problem: BenchmarkProblem, format: BoundFormat) -> list[int]:
-        """The token ids that the model is given, including BOS.
+        """Return the token ids of the model's input, including BOS.
 
         Raises:
-            FormatError: the format cannot hold the text.
+            FormatError: the chat format cannot represent the text.
         """
         text = self.fill(problem)
         if self.turn == "plain":
@@ -119,7 +120,7 @@ def load_eval_prompt(path: str | Path) -> EvalPrompt:
     """Read a prompt file.
 
     Raises:
-        ConfigError: naming the file and what is wrong.
+        ConfigError: names the file and what is wrong.
     """
     (prompt,) = build((EvalPrompt,), read_yaml(path), str(path))
     loaded: EvalPrompt = prompt
@@ -127,5 +128,5 @@ def load_eval_prompt(path: str | Path) -> EvalPrompt:
 
 
 def _fill_slots(template: str, texts: Mapping[str, str]) -> str:
-    """Fill all slots in one pass, so that a question that contains "{shots}" stays as it is."""
+    """Fill all slots in one pass, so that a question that contains "{shots}" is left unchanged."""
     return _SLOT.sub(lambda slot: texts.get(slot[1], slot[0]), template)

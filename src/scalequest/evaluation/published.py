@@ -1,4 +1,4 @@
-"""Published tables with our numbers beside theirs: each has its source and is marked as not ours."""
+"""Published tables next to our results, each with its source and marked as not ours."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class PublishedRow:
 
 @dataclass(frozen=True)
 class PublishedTable:
-    """A table that somebody else published, from a YAML file."""
+    """A table published by others, from a YAML file."""
 
     name: str = required("name, and the stem of the table's files")
     title: str = required("title")
@@ -60,7 +60,7 @@ def load_published(path: str | Path) -> PublishedTable:
     """Read a published table.
 
     Raises:
-        ConfigError: naming the file and what is wrong.
+        ConfigError: names the file and what is wrong.
     """
     (table,) = build((PublishedTable,), read_yaml(path), str(path))
     for row in table.rows:
@@ -73,7 +73,7 @@ def load_published(path: str | Path) -> PublishedTable:
 def published_scores_of(
     published: Sequence[PublishedTable], models: Sequence[str], published_as: Mapping[str, str]
 ) -> tuple[dict[tuple[str, str], str], str]:
-    """Published accuracies by our label and benchmark, and the tables' sources; the first table wins."""
+    """Return published accuracies by our label and benchmark, and their sources; the first table wins."""
     found: dict[tuple[str, str], str] = {}
     for model in models:
         wanted = published_as.get(model, model).casefold()
@@ -91,21 +91,21 @@ def build_published_table(
     """Show a published table as it was printed, marked as not ours.
 
     Args:
-        table: from `load_published`.
-        results: our results, for a column beside each of theirs, empty if there is none; models that the
-            table does not have are added below. None leaves those columns out.
-        published_as: our label to their model's name, if the two differ.
+        table: the table, from `load_published`.
+        results: our results, for a column next to each published one, with empty cells if there is no result;
+            models that the table does not contain are added below. None leaves these columns out.
+        published_as: maps our label to the published model's name, if they differ.
     """
     ours = _group_by_model(results or (), table, published_as or {})
     marks, differing = mark_protocols([result for found in ours.values() for result in found.values()])
     details = list(dict.fromkeys(key for row in table.rows for key in row.detail))
-    # 1. Columns: theirs, and ours beside them
+    # 1. Columns: the published ones, with ours next to them
     columns = ["model", *details]
     for name in [*table.benchmarks, "average"]:
         title = TITLES.get(name, name)
         columns += [title] if results is None else [f"{title} (published)", f"{title} (ours)"]
     columns.append("source")
-    # 2. Rows: their models, then those of ours that they do not have
+    # 2. Rows: the published models, then our models that the table does not contain
     rows = []
     for row in table.rows:
         theirs = [*(row.scores.get(name) for name in table.benchmarks), row.average]
@@ -130,7 +130,7 @@ def build_published_table(
 def _group_by_model(
     results: Sequence[Result], table: PublishedTable, published_as: Mapping[str, str]
 ) -> dict[str, dict[str, Result]]:
-    """Our results on the table's benchmarks, by the published model's name in lower case, else by our label.
+    """Return our results on the table's benchmarks, by the published model's lower-case name or by our label.
 
     Raises:
         ConfigError: two of our models would be in the same cell.
@@ -153,7 +153,7 @@ def _group_by_model(
 def _format_ours(
     found: Mapping[str, Result], benchmarks: Sequence[str], marks: Mapping[tuple[str, str], str]
 ) -> list[str]:
-    """Our cells, the average last: only if all benchmarks are there, and each is complete."""
+    """Return our cells, with the average last, which requires complete results for all benchmarks."""
     cells, values = [], []
     for name in benchmarks:
         result = found.get(name)

@@ -15,7 +15,7 @@ from scalequest.engines.server import ServerConfig
 from scalequest.grading.options import GraderOptions
 from scalequest.records import expand
 
-# Names in an evaluation's folder that no model's folder may have.
+# Names in an evaluation's folder that cannot be used for a model's folder.
 _OWN = ("config.yaml", "receipt.json", "metrics.jsonl", "readme.md", "data", "dropped", "parts", "wandb")
 
 
@@ -83,7 +83,7 @@ class EvaluationConfig:
     )
 
     def __post_init__(self) -> None:
-        """Check labels, which are names of folders, and what belongs together."""
+        """Check the labels, which become folder names, and settings that depend on each other."""
         files: dict[str, str] = {}
         for label in self.models:
             fault, file = atomic_files.name_fault(label), atomic_files.one_file(label)
@@ -124,12 +124,12 @@ class EvaluationConfig:
         The folders of a sweep, e.g. `runs/sft/checkpoint-*`, are ordered by the numbers in their names.
 
         Raises:
-            ConfigError: there is no such folder, or a variable is not set.
+            ConfigError: a folder does not exist, or a variable is not set.
         """
         models: dict[str, str] = {}
         formats: dict[str, str] = {}
         for label, path in self.models.items():
-            # A hub id, a name on a server and `./x` stay as they are written
+            # Hub ids, names on a server and paths such as `./x` are left unchanged.
             path = str(expand(path)) if path.startswith("~") or "$" in path else path
             found = {label: path}
             if "*" in path:
