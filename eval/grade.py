@@ -1,18 +1,18 @@
-r"""Grade a file of answers, or of whole outputs: is each the same as its reference?
+r"""Grade a file of answers or of complete outputs: is each answer equal to its reference?
 
     python eval/grade.py answers.jsonl --prediction prediction --reference reference --output_dir graded
     python eval/grade.py outputs.jsonl.gz --completion output --reference reference --output_dir graded
 
-Hardware: one CPU core per worker; about ten thousand answers per minute that need algebra, far more that do
-not. A cell may be text, a number, or a list as in OlympiadBench, or such a list turned into text
-(`"['2', '3']"`): one element is the answer, several are the elements of a list. Null and NaN are missing: a
-row without a reference is not graded, one without an answer is wrong, and both are counted and named. Each
-comparison that needs more than text and fractions runs in a process with limits of time and memory; an answer
-that exceeds them counts as wrong and is listed. Nothing that a model wrote is executed.
+Hardware: one CPU core per worker, for about ten thousand answers per minute that need algebra, and far more
+that do not. A cell may be text, a number, a list as in OlympiadBench, or such a list converted to text
+(`"['2', '3']"`): a single element is the answer, several are the elements of a list. Null and NaN count as
+missing: rows without a reference are not graded, rows without an answer are wrong, and both are counted and
+listed. Comparisons that need more than text and fractions run in a process with time and memory limits; an
+answer that exceeds them counts as wrong and is listed. Nothing written by a model is executed.
 
 Result: graded.jsonl in the output folder, which has every row of the file with `correct` (null: not graded),
-`layer` (the rule that decided) and `seconds`, with --completion also `extracted` and `extraction_rule`; a
-summary. `--label COLUMN` compares the verdicts with known ones.
+`layer` (the rule that decided) and `seconds`, and with --completion also `extracted` and `extraction_rule`;
+and a summary. `--label COLUMN` compares the verdicts with known ones.
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ class GradeConfig:
 
 @dataclass(frozen=True)
 class Cells:
-    """The columns that are read, one entry per row.
+    """The columns read, with one entry per row.
 
     Attributes:
-        rows: the whole rows.
+        rows: the complete rows.
         answers: the answers, "" if there is none.
-        references: the references; None: missing.
-        found: how the answers were found in whole outputs, if those are given.
+        references: the references; None if missing.
+        found: how the answers were found in complete outputs, if those are given.
         known: the known verdicts, if they are given.
     """
 
@@ -101,7 +101,7 @@ def read_cells(config: GradeConfig) -> Cells:
     """Read the input, and report what is missing.
 
     Raises:
-        ConfigError: the input lacks a column, or a cell is not what its column should have.
+        ConfigError: the input lacks a column, or a cell has the wrong type.
     """
     if config.label in WRITTEN:
         raise ConfigError(
@@ -111,7 +111,7 @@ def read_cells(config: GradeConfig) -> Cells:
     rows = read_rows(config.input)
     asked, label = config.completion or config.prediction, config.label
     for index, row in enumerate(rows):
-        # Answers and references may be null, but their columns have to exist
+        # Answers and references may be null, but their columns must exist.
         absent = [name for name in (config.reference, asked) if name not in row]
         require(row, *absent, *([label] if label else []), source=config.input, index=index)
     known = [parse_verdict(row[label], config, n) for n, row in enumerate(rows, 1)] if label else None
@@ -127,10 +127,10 @@ def read_cells(config: GradeConfig) -> Cells:
 
 
 def prepare_output(config: GradeConfig) -> Path:
-    """Make the folder, and check that the file in it can be written.
+    """Create the folder, and check that the output file can be written.
 
     Raises:
-        ConfigError: it cannot be written.
+        ConfigError: the file cannot be written.
     """
     folder = Path(config.output_dir)
     path = folder / ("graded.jsonl.gz" if config.input.endswith(".gz") else "graded.jsonl")
@@ -163,7 +163,7 @@ def writing(path: Path) -> Iterator[None]:
         raise ConfigError(f"output_dir: {error.filename or path}: {error.strerror or error}") from None
 
 
-# A list that was turned into text: elements in quotes, between commas or, by numpy, spaces
+# A list converted to text: elements in quotes, separated by commas or, if numpy wrote it, by spaces.
 _WRITTEN_ELEMENT = r"""'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*\""""
 _WRITTEN_LIST = re.compile(
     rf"(?:array\()?[\[(]\s*(?:(?:{_WRITTEN_ELEMENT})[\s,]*)+[\])](?:,\s*dtype=[^()]*\))?", re.S
@@ -171,10 +171,10 @@ _WRITTEN_LIST = re.compile(
 
 
 def text_of_cell(value: Any, config: GradeConfig, column: str, row: int) -> str | None:
-    """The content of a cell: text as it is, a number, or the elements of a list; None if it is missing.
+    """Return the content of a cell: its text, a number, or the elements of a list; None if it is missing.
 
     Raises:
-        ConfigError: it is a mapping, or several whole outputs.
+        ConfigError: it is a mapping, or several complete outputs.
     """
     value = None if value == "[]" else value
     if (
@@ -183,7 +183,7 @@ def text_of_cell(value: Any, config: GradeConfig, column: str, row: int) -> str 
         and _WRITTEN_LIST.fullmatch(value.strip())
     ):
         value = [unquote(element) for element in re.findall(_WRITTEN_ELEMENT, value)]
-    if hasattr(value, "tolist"):  # of numpy
+    if hasattr(value, "tolist"):  # a numpy value
         value = value.tolist()
     if isinstance(value, (list, tuple, set)):
         parts = [text_of_cell(one, config, column, row) for one in value]
@@ -219,10 +219,10 @@ def report_missing(values: Sequence[str | None], column: str, what: str) -> None
 
 
 def parse_verdict(value: Any, config: GradeConfig, row: int) -> bool:
-    """Read a known verdict: true, false, 1 or 0, also as text.
+    """Return a known verdict: true, false, 1 or 0, also as text.
 
     Raises:
-        ConfigError: it is something else, e.g. a score.
+        ConfigError: it is anything else, e.g. a score.
     """
     known = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
     found = known.get(str(value).strip().lower())
@@ -232,7 +232,7 @@ def parse_verdict(value: Any, config: GradeConfig, row: int) -> bool:
 
 
 def columns_of(verdict: Verdict | None, found: Extracted | None) -> dict[str, Any]:
-    """The columns that are added to a row; a row without a verdict was not graded."""
+    """Return the columns that are added to a row; a row without a verdict was not graded."""
     added: dict[str, Any] = {
         "correct": verdict.correct if verdict else None,
         "layer": verdict.layer if verdict else "missing",
@@ -269,7 +269,7 @@ def summarise(
 
 
 def with_input(words: Sequence[str]) -> list[str]:
-    """The command line with `--input` before files that come first."""
+    """Return the command line with `--input` before files that come first."""
     return ["--input", *words] if words and not words[0].startswith("-") else list(words)
 
 

@@ -1,4 +1,4 @@
-"""Run a whole pipeline file, stage after stage, skipping what is finished.
+"""Run the stages of a pipeline file one after the other, skipping finished ones.
 
     python recipes/run.py recipes/tiny/pipeline.yaml --output runs/tiny              # the demo: 2 CPU cores
     python recipes/run.py recipes/tiny/pipeline.yaml --output runs/tiny --dry-run    # only what would run
@@ -6,12 +6,12 @@
     python recipes/run.py recipes/tiny/pipeline.yaml --output runs/tiny --to qpo     # up to one stage, and it
     python recipes/run.py recipes/tiny/pipeline.yaml --output runs/tiny --only qft   # one stage
 
-Each stage is its own process, so that memory is returned between engine and trainer; what it prints goes to
-OUTPUT/logs/<stage>.log. A terminal shows a live table. Without one (nohup, Slurm, CI) there is a line every
-30 seconds with what is done, the rate and the time left, here and in the stage's log. Interrupt or kill it
-at any point and run the same command again: it goes on where it stopped. Before the first stage runs, the
-settings of all are read and the files that they name looked for. It works on one machine; on several, hand
-the stages to slurm/launch.py one by one.
+Each stage is a separate process, so its memory is freed between engine and trainer; its output goes to
+OUTPUT/logs/<stage>.log. In a terminal, a live table shows the progress. Otherwise (nohup, Slurm, CI), a line
+every 30 seconds gives what is done, the rate and the time left, here and in the stage's log. You can
+interrupt or kill it at any time; run the same command again to resume. Before the first stage, the settings
+of all stages are read, and the files that they name must exist. This script works on one machine; on several,
+pass the stages to slurm/launch.py one by one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from scalequest.redaction import redacted
 
 
 def main(args: argparse.Namespace) -> int:
-    """Plan, and print or run. Returns the exit status."""
+    """Plan the stages, and print or run them. Return the exit status."""
     output = Path(args.output)
     try:
         spec = load(args.pipeline)
@@ -59,7 +59,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the command-line parser."""
     made = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )

@@ -1,11 +1,11 @@
-r"""Statistics of any dataset of questions and answers: lengths, topics, duplicates, contamination and more.
+r"""Compute statistics of any dataset of questions and answers: lengths, topics, duplicates, contamination.
 
     python scripts/dataset_statistics.py --input runs/tiny/select_solutions \
         --output_dir runs/tiny/statistics --contamination.benchmarks eval/benchmarks/tinymath_test.yaml
     python scripts/dataset_statistics.py --input hub:meta-math/MetaMathQA --columns '{query: query}' \
         --contamination.benchmarks 'eval/benchmarks/*.yaml' --output_dir runs/statistics/metamath
 
-One process on any machine; a few minutes a million rows, and about 4 GB.
+It runs as one process on any machine, with a few minutes per million rows and about 4 GB of memory.
 
 Result: a table in the terminal, and OUTPUT/report.html with plots and OUTPUT/report.json with every number.
 """
@@ -24,7 +24,7 @@ from scalequest.recipe import Recipe, run_recipe
 
 @dataclass(frozen=True)
 class StatisticsConfig:
-    """What is read, and where the report goes."""
+    """What to read, and where to write the report."""
 
     input: list[str] = required("a stage folder, a file, or hub:owner/name")
     output_dir: str = required("output folder for the report")
@@ -39,7 +39,7 @@ class StatisticsConfig:
 
 
 def main(config: StatisticsConfig) -> None:
-    """Read, count, print, write."""
+    """Read, count, print, and write the report."""
     from rich.console import Console
     from rich.table import Table
 
