@@ -321,12 +321,12 @@ def test_another_file_is_refused_and_not_kept(tmp_path: Path, table: Path, serve
     assert done.returncode == 1
     first = done.stderr.splitlines()[0]
     assert first.startswith(
-        "warning: sums_test: own/sums@0123456789ab: sums_test.jsonl: holds other rows: 2 with"
+        "warning: sums_test: own/sums@0123456789ab: sums_test.jsonl: contains different rows: 2 with"
     )
     assert not (tmp_path / "data").exists()
     server.behave = lambda got, before: Sent(body=b"<html>log in</html>")
     assert (
-        "not in the layout 'json_lines'"
+        "does not have the layout 'json_lines'"
         in small(tmp_path / "data", table, server, "--only", "sums_test").stderr
     )
 
@@ -345,7 +345,7 @@ def test_a_server_that_hangs(tmp_path: Path, table: Path, server: FileServer) ->
         tmp_path / "data", table, server, "--only", "sums_test", "--timeout", "0.2", "--retries", "1"
     )
     assert time.monotonic() - begin < 25
-    assert (done.returncode, "no answer within 0.2 s (2 tries)" in done.stderr) == (1, True)
+    assert (done.returncode, "no response within 0.2 s (2 tries)" in done.stderr) == (1, True)
     server.behave = lambda got, before: Sent(hang=30.0 * (before == 2))
     assert small(tmp_path / "data", table, server, "--only", "sums_test", "--timeout", "1").returncode == 0
 

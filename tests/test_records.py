@@ -269,7 +269,7 @@ def test_inputs_of_a_stage_are_read_one_after_the_other(tmp_path: Path) -> None:
         {"id": "one-00000001", "question": "b"},
         {"id": "x", "question": "c"},
     ]
-    with pytest.raises(ConfigError, match="row 2: another row has the id 'x'"):
+    with pytest.raises(ConfigError, match="row 2: duplicate id 'x'"):
         read_inputs([str(one), str(two)], "question", columns=columns)
     with pytest.raises(ConfigError, match="no 'question'"):
         read_inputs([str(one)], "question")
@@ -285,7 +285,7 @@ def test_a_column_of_two_types_is_found_before_the_stage_has_run(tmp_path: Path)
     rows = read_inputs([str(one), str(two)], "question", without=("old",))
     assert [row["id"] for row in rows[-2:]] == ["1499", "x"], "numbers and names are one column"
     assert all("old" not in row for row in rows)
-    with pytest.raises(ConfigError, match=r"two\.jsonl: column 'old' holds values of two types"):
+    with pytest.raises(ConfigError, match=r"two\.jsonl: column 'old' mixes types"):
         read_inputs([str(one), str(two)], "question", without=())
     assert len(read_inputs([str(one), str(two)], "question")) == 1501, "it does not matter where none goes on"
 

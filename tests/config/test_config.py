@@ -115,7 +115,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture
     (tmp_path / "c.yaml").write_bytes(b"a: \xff")
     assert "c.yaml: cannot be read" in refused(capsys, "--config", str(tmp_path / "c.yaml"))
     assert "duplicate key '--config'" in refused(capsys, "--config", "a.yaml", "--config", "b.yaml")
-    assert "--config: expected a YAML file" in refused(capsys, "--config")
+    assert "--config: expected one or more YAML files" in refused(capsys, "--config")
 
 
 # ------------------------------------------------------------------------------ what a key and a value may be
@@ -136,7 +136,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture
         ),
         (
             {"sampling.temperature": 1},
-            "'sampling.temperature'; write it as a map, temperature inside sampling",
+            "'sampling.temperature'; write it as a mapping, temperature inside sampling",
         ),
         ({"learning_rate": "x" * 500}, "xxx…"),
         ({"zzz": 1}, "unknown key 'zzz'; see --help"),
@@ -346,7 +346,7 @@ def test_help(capsys: pytest.CaptureFixture[str], argv: list[str]) -> None:
     assert caught.value.code == 0
     out = capsys.readouterr().out
     assert "Does something.\n\nAt length." in out
-    assert "RunOptions:\n  --output_dir  str  (required)\n      folder of this stage\n" in out
+    assert "RunOptions:\n  --output_dir  str  (required)\n      output folder of this stage\n" in out
     assert "  --learning_rate  float  (default: 0.0001)\n      peak rate; 100 % of it\n" in out
     assert "  --order  longest | shortest  (default: longest)\n" in out
     assert "  --sampling.temperature  float  (default: 0.7)\n      0 is greedy\n" in out

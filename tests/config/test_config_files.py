@@ -178,7 +178,7 @@ def test_a_file_that_goes_over_another_is_not_taken_alone(files: Files) -> None:
     )
     assert files.read("input: [a]\n", above).sampling.top_p == 0.5
     with pytest.raises(
-        ConfigError, match=r"b\.yaml: holds only what differs from a\.yaml; .* a\.yaml b\.yaml"
+        ConfigError, match=r"b\.yaml: contains only the differences from a\.yaml; .* a\.yaml b\.yaml"
     ):
         build((Demo,), {"preset": {"base": ["a.yaml"]}, "input": []}, "b.yaml")
 
@@ -186,6 +186,6 @@ def test_a_file_that_goes_over_another_is_not_taken_alone(files: Files) -> None:
 def test_what_has_to_be_given_with_a_file(files: Files) -> None:
     below, above = "input: [a]\noutput_dir: x\n", "preset: {base: [a.yaml], needs: [output_dir]}\n"
     said = files.refused(below, above)
-    assert said.startswith("error: b.yaml: needs --output_dir, on the command line or in a later file")
+    assert said.startswith("error: b.yaml: set --output_dir on the command line or in a later file")
     assert files.read(below, above, words=("--output_dir", "y")).output_dir == "y"
     assert files.read(below, above, "output_dir: z\n").output_dir == "z"

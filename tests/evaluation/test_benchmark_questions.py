@@ -61,7 +61,7 @@ def test_one_that_is_wanted_twice_is_read_once(tmp_path: Path) -> None:
 def test_what_is_there_has_to_be_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     benchmark(tmp_path, "cut")
     (tmp_path / "cut.jsonl").write_text(json.dumps(ROWS[0]) + "\n")
-    with pytest.raises(ConfigError, match="holds other problems: 1 rows"):
+    with pytest.raises(ConfigError, match="contains different problems: 1 rows"):
         read_benchmark_questions(ContaminationRule(optional=[f"{tmp_path}/*.yaml"]))
     with pytest.raises(ConfigError, match=r"contamination.optional: .*/nothing\*: no such file"):
         read_benchmark_questions(ContaminationRule(optional=[f"{tmp_path}/nothing*"]))

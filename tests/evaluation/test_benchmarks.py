@@ -111,7 +111,7 @@ def test_names_and_ids_that_break_later(tmp_path: Path) -> None:
     path = written(tmp_path)
     for name in ("a/b", ".a", "''"):
         path.write_text(path.read_text().replace("name: small", f"name: {name}"))
-        with pytest.raises(ConfigError, match=r"small.yaml: name: '.*' cannot name a file"):
+        with pytest.raises(ConfigError, match=r"small.yaml: name: '.*' cannot be used as a file name"):
             load_benchmark(path)
         path = written(tmp_path)
     rows = [{"question": "1?", "answer": "1", "n": 7}, {"question": "2?", "answer": "2", "n": 7}]
@@ -136,13 +136,15 @@ def test_the_answer_stands_behind_its_marker(tmp_path: Path) -> None:
 
 
 def test_other_data_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"small.yaml: .* holds other problems: 2 rows .* expected 3"):
+    with pytest.raises(
+        ConfigError, match=r"small.yaml: .* contains different problems: 2 rows .* expected 3"
+    ):
         load_benchmark(written(tmp_path, rows=3))
     path = written(tmp_path)
     (tmp_path / "small.jsonl").write_text(
         json.dumps(ROWS[0]) + "\n" + json.dumps({**ROWS[1], "answer": "4"}) + "\n"
     )
-    with pytest.raises(ConfigError, match="holds other problems"):
+    with pytest.raises(ConfigError, match="contains different problems"):
         load_benchmark(path)
 
 
@@ -172,7 +174,7 @@ def test_the_sum_covers_what_a_verdict_depends_on(tmp_path: Path) -> None:
     (tmp_path / "small.jsonl").write_text(
         "".join(json.dumps(row) + "\n" for row in [{**ROWS[0], "steps": 2}, ROWS[1]])
     )
-    with pytest.raises(ConfigError, match="holds other problems"):
+    with pytest.raises(ConfigError, match="contains different problems"):
         load_benchmark(path)
 
 

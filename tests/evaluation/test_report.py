@@ -128,7 +128,7 @@ def test_rows_that_are_no_longer_there_are_lost(run: Path) -> None:
     (run / "text/data/train-00000-of-00001.parquet").write_bytes(b"")
     (table,), gaps = build_funnel(read_stages(run))
     assert [gap.split(" ")[0] for gap in gaps] == ["text:", "pairs:"]
-    assert "data/train-00000-of-00001.parquet with 9 rows is not there" in gaps[1]
+    assert "data/train-00000-of-00001.parquet with 9 rows is missing" in gaps[1]
     assert table.notes[-1].startswith("ROWS ARE LOST: text")
 
 

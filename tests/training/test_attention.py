@@ -232,7 +232,7 @@ def test_a_gpu_that_runs_the_kernel_gets_it(monkeypatch: pytest.MonkeyPatch) -> 
     for other, why in (
         (model_of("mistral", sliding_window=64), "sliding window of 64"),
         (model_of("llama", attention_dropout=0.1), "attention_dropout is 0.1"),
-        (model_of("gemma"), "not on 'gemma'"),
+        (model_of("gemma"), "not with 'gemma'"),
     ):
         found = chosen(other)
         assert found.name == "sdpa"
@@ -271,7 +271,9 @@ def test_what_was_asked_for_is_obeyed_or_refused() -> None:
     model.set_attn_implementation(attention.VARLEN)
     assert "one document at a time" in chosen(model, attention.VARLEN).why
     narrow = model_of("mistral", sliding_window=64)
-    with pytest.raises(ConfigError, match=r"varlen does not fit .* sliding window of 64 .* leave it out"):
+    with pytest.raises(
+        ConfigError, match=r"varlen does not support .* sliding window of 64 .* remove the setting"
+    ):
         chosen(narrow, attention.VARLEN)
     assert attention.Attention("flash_attention_2", "").joins_batch
 

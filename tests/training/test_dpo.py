@@ -207,7 +207,7 @@ def test_only_the_first_step_of_a_fresh_run_is_checked(
     assert trainer.compute_loss(trainer.model, batch).item() == pytest.approx(math.log(2), abs=1e-4)
     for parameter in (trainer.model if precompute else trainer.ref_model).parameters():
         parameter.data.zero_()
-    with pytest.raises(ConfigError, match="differ by"):
+    with pytest.raises(ConfigError, match="differs by"):
         trainer.compute_loss(trainer.model, batch)
     trainer.state.global_step = 1  # trained, or gone on from a checkpoint
     trainer.compute_loss(trainer.model, batch)
