@@ -4,23 +4,23 @@ One process (one GPU, or the CPU with the tiny profile):
 
     python recipes/filter_questions.py --config recipes/tiny/filter_questions.yaml
 
-One node of 8 GPUs, one model copy and every eighth block of questions each:
+One node with 8 GPUs; each runs a copy of the model and gets every eighth block of questions:
 
     accelerate launch --config_file accelerate_configs/ddp.yaml recipes/filter_questions.py \
         --config recipes/qwen2_math_7b/filter_questions.yaml
 
-Many nodes, once on each, with output_dir on a file system that all of them see:
+Several nodes, run once on each, with output_dir on a shared file system:
 
     accelerate launch --config_file accelerate_configs/ddp.yaml --num_machines 2 --num_processes 16 \
         --machine_rank $SLURM_NODEID --main_process_ip $HEAD_NODE --main_process_port 29500 \
         recipes/filter_questions.py --config recipes/qwen2_math_7b/filter_questions.yaml
 
-Hardware: a 24 GB GPU for each copy of a 7B model, none where no step asks a model; solvability and
-difficulty of the paper's two million questions took 110.6 hours of an A100-40G (its table 4).
+Hardware: a 24 GB GPU per copy of a 7B model, or none if no step asks a model. Solvability and difficulty of
+the paper's two million questions took 110.6 GPU-hours on A100-40G (its table 4).
 
-Result: the questions that go on, with what was measured; the others in dropped/ with the step that stopped
-them; report.html with counts, near-duplicates and benchmark matches side by side. The paper lost 20.1 % to
-language, 19.4 % to solvability and 9.2 % to difficulty, as shares of all.
+Result: the questions that pass, with their measurements; the others in dropped/, each with the step that
+dropped it; report.html with counts, near-duplicates and benchmark matches side by side. The paper dropped
+20.1 % for language, 19.4 % for solvability and 9.2 % for difficulty, as shares of all questions.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from scalequest.stage.script import open_stage, track
 
 
 def main(run: RunOptions, config: FilterConfig, worker: tuple[int, int]) -> None:
-    """Read the questions, load the judge or solver where a step needs one, filter, write."""
+    """Read the questions, load the judge or solver if a step needs one, filter, and write the result."""
     from scalequest.chat import bind, load_format, load_tokenizer
     from scalequest.engines.loading import open_generator
     from scalequest.evaluation.benchmark_questions import (
@@ -48,7 +48,7 @@ def main(run: RunOptions, config: FilterConfig, worker: tuple[int, int]) -> None
     from scalequest.questions.prompts import load_prompt
     from scalequest.records import model_fingerprint, read_inputs, source_fingerprint
 
-    # 1. The folder, and the fingerprint of all that can change a row
+    # 1. The folder, and the fingerprint of everything that can change a row
     model, revision = config.model_name_or_path or "", config.model_revision
     tests = (
         read_benchmark_questions(config.contamination)
@@ -73,7 +73,7 @@ def main(run: RunOptions, config: FilterConfig, worker: tuple[int, int]) -> None
         return
     report_left_out(tests, stage)
 
-    # 2. Steps that look at text run over all rows, then the model is asked about what is left, block by block
+    # 2. Text steps run over all rows; then the model is asked about the remaining rows, block by block
     rows = read_inputs(config.input, "question", columns=config.columns, limit=run.limit, without=())
     with ExitStack() as stack:
         tracker = stack.enter_context(track(stage, run, config, worker=worker[0]))

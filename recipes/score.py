@@ -1,24 +1,24 @@
-r"""Score responses by a reward model, or questions by a trained difficulty scorer.
+r"""Score responses with a reward model, or questions with a trained difficulty scorer.
 
 One process (one GPU, or the CPU with a small model):
 
     python recipes/score.py --config recipes/qwen2_math_7b/score_responses.yaml
 
-One node of 8 GPUs, one model copy and every eighth block of rows each:
+One node with 8 GPUs; each runs a copy of the model and gets every eighth block of rows:
 
     accelerate launch --config_file accelerate_configs/ddp.yaml recipes/score.py \
         --config recipes/qwen2_math_7b/score_responses.yaml
 
-Many nodes, once on each, with output_dir on a file system that all of them see:
+Several nodes, run once on each, with output_dir on a shared file system:
 
     accelerate launch --config_file accelerate_configs/ddp.yaml --num_machines 2 --num_processes 16 \
         --machine_rank $SLURM_NODEID --main_process_ip $HEAD_NODE --main_process_port 29500 \
         recipes/score.py --config recipes/qwen2_math_7b/score_responses.yaml
 
-Hardware: a 24 GB GPU for each copy of a 7B model. The paper scored its five million responses in 112.0
-hours of an A100-40G (its table 4).
+Hardware: a 24 GB GPU per copy of a 7B model. Scoring the paper's five million responses took 112.0 GPU-hours
+on A100-40G (its table 4).
 
-Result: the rows with a column `rewards` (one number a response, null where it was cut), for
+Result: the rows with a column `rewards` (one number per response, null if it was truncated), for
 select_solutions.py; or with a column `difficulty`, for filter_questions.py.
 """
 
@@ -34,13 +34,13 @@ from scalequest.stage.script import open_stage, track
 
 
 def main(run: RunOptions, config: ScoreConfig, worker: tuple[int, int]) -> None:
-    """Read the rows, load the scorer, score, write."""
+    """Read the rows, load the scorer, score, and write the rows."""
     from scalequest.chat import bind, load_format, load_tokenizer
     from scalequest.engines.loading import open_scorer
     from scalequest.records import model_fingerprint, read_inputs, source_fingerprint
     from scalequest.solutions.internlm2 import register
 
-    # 1. The folder, and the fingerprint of all that can change a row
+    # 1. The folder, and the fingerprint of everything that can change a row
     model, revision = config.model_name_or_path, config.model_revision
     inputs = {source: source_fingerprint(source) for source in config.input}
     inputs[model] = model_fingerprint(model, revision)

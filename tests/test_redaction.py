@@ -120,7 +120,7 @@ def test_secrets_inside_texts(text: str, shown: str) -> None:
     "text",
     [
         "a.yaml: hub_token: expected str | null, got 3",
-        "settings are given as --key value",
+        "give settings as --key value",
         "command line: unknown key '--api_key'; did you mean 'seed'?",
         "hub:owner/name@0123abc:train and s3://bucket/a@b",
         "Basic arithmetic: 2 + 3 = 5; max_tokens=512, eos_token=</s>",

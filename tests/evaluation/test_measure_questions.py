@@ -83,7 +83,7 @@ def test_questions_of_the_test_split_are_counted(tmp_path: Path, script: Script,
     assert measures["verbatim"]["value"] == 1.0
 
     again = script("recipes/tiny/measure_questions.py", *words)  # finished: only shown
-    assert "finished before" in again.stdout
+    assert "already finished" in again.stdout
     page = script(
         "report.py", "--questions", tmp_path / "measured", "--output_dir", tmp_path / "report"
     ).stdout

@@ -128,7 +128,7 @@ def test_rows_that_are_no_longer_there_are_lost(run: Path) -> None:
     (run / "text/data/train-00000-of-00001.parquet").write_bytes(b"")
     (table,), gaps = build_funnel(read_stages(run))
     assert [gap.split(" ")[0] for gap in gaps] == ["text:", "pairs:"]
-    assert "data/train-00000-of-00001.parquet with 9 rows is not there" in gaps[1]
+    assert "data/train-00000-of-00001.parquet with 9 rows is missing" in gaps[1]
     assert table.notes[-1].startswith("ROWS ARE LOST: text")
 
 
@@ -246,7 +246,7 @@ def test_altered_results_are_one_line(script: Script, tmp_path: Path) -> None:
     done = script("report.py", "--evaluations", tmp_path, check=False)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     folder = tmp_path / "a"
-    assert done.stderr.startswith(f"error: {folder}: it is not as its stage left it: results.json holds")
+    assert done.stderr.startswith(f"error: {folder}: changed since its stage finished: results.json has")
     (folder / "receipt.json").unlink()  # results that somebody put together
     assert script("report.py", "--evaluations", tmp_path).returncode == 0
 

@@ -244,7 +244,7 @@ def test_signs_of_life_of_a_stage_that_says_nothing_itself(
     monkeypatch.setenv("SCALEQUEST_LIFE_SECONDS", "often")
     status, text = run(pipeline(), tmp_path / "runs")
     assert (status, text.count("error:")) == (2, 1)
-    assert "SCALEQUEST_LIFE_SECONDS: expected seconds above 0, got 'often'" in text
+    assert "SCALEQUEST_LIFE_SECONDS: expected a number of seconds above 0, got 'often'" in text
 
 
 def test_other_settings_are_refused_and_fresh_starts_again(

@@ -461,7 +461,7 @@ def test_fresh_never_removes_what_is_read(
 
 def test_an_output_folder_that_is_read_is_refused_without_fresh_too(tmp_path: Path) -> None:
     run(tmp_path / "a")
-    with pytest.raises(StageError, match=r"give another output_dir$"):
+    with pytest.raises(StageError, match=r"choose another output_dir$"):
         opened(tmp_path / "a", inputs={str(tmp_path / "a"): "x"})
     refuse_overlap(tmp_path / "a/evaluation", False, {"model": str(tmp_path / "a")})
 

@@ -43,7 +43,7 @@ def test_fail_rate_of_rows() -> None:
     row = {"id": "m", "answers": [r"\frac{1}{2}", "0.5", "2"], "solution": r"\frac12"}
     assert fail_rate_of(row, "solution", "") == pytest.approx(1 / 3)
     assert fail_rate_of({"agreement": 0.8}, "majority", "####") == pytest.approx(0.2)
-    with pytest.raises(ConfigError, match=r"row x: no fail_rate, and no answers with 'answer'"):
+    with pytest.raises(ConfigError, match=r"row x: no fail_rate, and no 'answer'"):
         fail_rate_of({"id": "x", "answers": ["1"]}, "answer", "####")
     with pytest.raises(ConfigError, match=r"row y: fail_rate 1.5"):
         fail_rate_of({"id": "y", "fail_rate": 1.5}, "answer", "####")

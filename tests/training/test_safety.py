@@ -40,9 +40,7 @@ def test_a_gradient_that_is_no_number_stops_and_keeps_its_batch(
     settings: Settings, rows: Rows, train: Train, chat: Any
 ) -> None:
     given = {**settings, "input": [str(rows["solutions"])], "packing": False, "shuffle_dataset": False}
-    with pytest.raises(
-        StageError, match=r"the loss of step 2 or its gradient is not a finite number.*not_finite"
-    ):
+    with pytest.raises(StageError, match=r"the loss of step 2 or its gradient is not finite.*not_finite"):
         train("sft", given, learning_rate=1e30, max_grad_norm=1e30, save_strategy="steps", save_steps=2)
     out = Path(given["output_dir"])
     batch = load_file(out / NOT_FINITE / "step-2-rank-0.safetensors")
@@ -126,7 +124,7 @@ def test_nothing_is_published_unless_asked_and_the_hub_is_asked_first(
 def test_rows_are_drawn_by_seed(settings: Settings, rows: Rows, train: Train) -> None:
     out = train("sft", settings, input=[str(rows["solutions"])], draw=12, max_steps=1)
     assert json.loads((out / "receipt.json").read_text())["rows_in"] == 12
-    with pytest.raises(ConfigError, match="draw: 99 rows are to be drawn from 40"):
+    with pytest.raises(ConfigError, match="draw: 99 rows requested, but there are only 40"):
         train("sft", settings, input=[str(rows["solutions"])], draw=99, output_dir=str(out) + "-more")
 
 

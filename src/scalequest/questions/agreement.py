@@ -1,4 +1,4 @@
-"""How far a solver agrees with itself: several sampled solutions per question."""
+"""Measure a solver's agreement with itself over several sampled solutions per question."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class Agreement:
     counted: ClassVar[tuple[str, ...]] = ()
 
     def requests(self, row: Row, chat: BoundFormat) -> list[Request]:
-        """One request per sample."""
+        """Return one request per sample."""
         numbers = range(self.context.samples)
         return sample_requests(
             row, numbers, self.context.seed, "filter_questions", self.context.sampling, chat
         )
 
     def columns(self, completions: Sequence[Completion], chat: BoundFormat) -> Row:
-        """Agreement and fail rate, and the samples themselves if they are kept."""
+        """Return agreement and fail rate, and the samples if they are kept."""
         measures = sampled(completions, chat)
         kept = measures if self.context.keep_responses else {"agreement": measures["agreement"]}
         return kept | {"fail_rate": 1 - measures["agreement"]}

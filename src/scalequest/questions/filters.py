@@ -1,8 +1,8 @@
-"""Which generated questions go on: by language, duplicates, contamination, solvability and difficulty.
+"""Filter generated questions by language, duplicates, contamination, solvability and difficulty.
 
-The order of the paper (section 2.4) is language, solvability, difficulty; duplicates and contamination,
-which it does not have, come before anything that costs a forward pass. Text steps look at all rows at once;
-model steps go block by block.
+The order of the paper (section 2.4) is language, solvability, difficulty; duplicates and contamination, which
+it does not have, come before anything that needs a forward pass. Text steps look at all rows at once; model
+steps go block by block.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from scalequest.stage.block_loop import Drop, completing, stream
 from scalequest.stage.folder import Stage
 from scalequest.tracking import Tracker
 
-VERSION = 6  # raise by hand when the same configuration gives other rows
+VERSION = 6  # increase by hand when the same settings give other rows
 
-# Every filter by its name in `steps`, in the order of the report. Its rule is the option of the same name.
+# Every filter by its name in `steps`, in the order of the report. Its rule is the option with the same name.
 STEPS: dict[str, type[Step]] = {
     "language": LanguageStep,
     "length": LengthStep,
@@ -53,61 +53,69 @@ if TYPE_CHECKING:
 else:
     StepName = Literal[tuple(STEPS)]
 
-_THREADS = 4  # that read text; each holds the arrays of one batch, some 200 MB
+_THREADS = 4  # for reading text; each holds the arrays of one batch, about 200 MB
 
 
 @dataclass(frozen=True)
 class FilterConfig:
-    """The filter stage. It asks at most one model one kind of thing; two kinds are two stages."""
+    """The settings of the filter stage, which asks one model for one kind of reply; else use two stages."""
 
-    input: list[str] = required("question sources, read one after the other", fingerprint=False)
-    steps: list[StepName] = required("the filters, in order; those that ask a model come last")
-    columns: dict[str, str] = option(help="our column names to the input's", default_factory=dict)
+    input: list[str] = required("sources of questions, read one after the other", fingerprint=False)
+    steps: list[StepName] = required("filters, in order; those that ask a model come last")
+    columns: dict[str, str] = option(
+        help="mapping from our column names to those of the input", default_factory=dict
+    )
     language: LanguageRule = option(help="step language", default_factory=LanguageRule)
     length: LengthRule = option(help="step length", default_factory=LengthRule)
     duplicates: DuplicateRule = option(help="step duplicates", default_factory=DuplicateRule)
     contamination: ContaminationRule = option(help="step contamination", default_factory=ContaminationRule)
     solvability: SolvabilityRule = option(help="step solvability", default_factory=SolvabilityRule)
     difficulty: DifficultyRule = option(help="step difficulty", default_factory=DifficultyRule)
-    model_name_or_path: str | None = option(
-        None, "the judge or solver: a folder or hub id", fingerprint=False
+    model_name_or_path: str | None = option(None, "judge or solver: a folder or hub id", fingerprint=False)
+    model_revision: str | None = option(None, "revision of the model on the hub", fingerprint=False)
+    chat_format: str | None = option(
+        None, "chat format of the model: a family or a YAML file", fingerprint=False
     )
-    model_revision: str | None = option(None, "its revision on the hub", fingerprint=False)
-    chat_format: str | None = option(None, "its chat format: a family or a YAML file", fingerprint=False)
-    samples: int = option(5, "solutions sampled per question, if agreement is measured", within=COUNT)
-    keep_responses: bool = option(False, "keep them in the rows, so that solve_questions can reuse them")
-    sampling: Sampling = option(help="how the model is sampled", default_factory=Sampling)
-    engine: EngineConfig = option(help="what it runs on", default_factory=EngineConfig)
+    samples: int = option(
+        5, "number of solutions sampled per question, if agreement is measured", within=COUNT
+    )
+    keep_responses: bool = option(
+        False, "keep the responses in the rows, so that solve_questions can reuse them"
+    )
+    sampling: Sampling = option(help="sampling settings", default_factory=Sampling)
+    engine: EngineConfig = option(help="engine and its settings", default_factory=EngineConfig)
 
     def __post_init__(self) -> None:
         asks = [self._asks(step) for step in self.steps]
         if len(set(self.steps)) != len(self.steps):
-            raise ConfigError(f"steps: {self.steps} names a step twice")
+            raise ConfigError(f"steps: {self.steps} contains a step twice")
         if asks != sorted(asks):
             raise ConfigError(
-                f"steps: {self.steps} asks a model before a step that needs none; put those first"
+                f"steps: {self.steps} has a step that asks a model before one that does not; put "
+                "the latter first"
             )
         if any(asks) and not (self.model_name_or_path and self.chat_format):
-            raise ConfigError(f"steps: {self.steps[-1]} needs model_name_or_path and chat_format")
+            raise ConfigError(f"steps: {self.steps[-1]} requires model_name_or_path and chat_format")
         if self.by_verdict and self._asks("difficulty"):
             raise ConfigError(
-                "steps: difficulty needs samples and solvability.judge: model a verdict; make two stages"
+                "steps: difficulty needs samples, but solvability.judge: model asks for a "
+                "verdict; use two stages"
             )
         for step in self.steps:
             STEPS[step].check(getattr(self, step))
         if any(asks) and not self.by_verdict and self.samples < 2:
-            raise ConfigError(f"samples: {self.samples} cannot agree or disagree; give at least 2")
+            raise ConfigError(f"samples: {self.samples} is too few to measure agreement; set at least 2")
         if self.by_verdict and self.solvability.votes > 1 and self.sampling.temperature == 0:
-            raise ConfigError("solvability.votes: greedy replies are all the same; set sampling.temperature")
+            raise ConfigError("solvability.votes: greedy replies are all identical; set sampling.temperature")
 
     @property
     def by_verdict(self) -> bool:
-        """Whether the model is asked for a verdict, not for solutions."""
+        """Whether the model is asked for a verdict rather than for solutions."""
         return "solvability" in self.steps and self.solvability.judge == "model"
 
     @property
     def asks_model(self) -> bool:
-        """Whether any step needs a model at all."""
+        """Whether any step needs a model."""
         return any(self._asks(step) for step in self.steps)
 
     def _asks(self, step: str) -> bool:
@@ -116,12 +124,12 @@ class FilterConfig:
     def made(
         self, benchmarks: Sequence[TestQuestion] = (), seed: int = 0, prompt: Prompt | None = None
     ) -> dict[str, TextStep | ModelStep]:
-        """The steps of the stage by their names, in the order in which they run.
+        """Return the steps of the stage by name, in the order in which they run.
 
         Args:
-            benchmarks: for the step contamination.
-            seed: of the run.
-            prompt: of the judge, if `solvability.judge` is `model`.
+            benchmarks: the benchmark questions for the step contamination.
+            seed: the run's seed.
+            prompt: the judge's prompt, if `solvability.judge` is `model`.
         """
         context = Context(seed, benchmarks, self.samples, self.sampling, self.keep_responses, prompt)
         return {name: STEPS[name].of(getattr(self, name), context) for name in self.steps}
@@ -129,12 +137,12 @@ class FilterConfig:
 
 @dataclass(frozen=True)
 class TextFindings:
-    """What the text steps found.
+    """The findings of the text steps.
 
     Attributes:
-        reasons: one per row: why it goes no further, or None.
-        columns: what rows get, by row number.
-        outcomes: of each step, by its name.
+        reasons: one per row: why it is dropped, or None.
+        columns: new columns of rows, by row number.
+        outcomes: the outcome of each step, by its name.
     """
 
     reasons: list[str | None]
@@ -143,13 +151,13 @@ class TextFindings:
 
 
 def read_text(rows: Sequence[Row], steps: Mapping[str, TextStep | ModelStep]) -> TextFindings:
-    """Run the text steps over all rows, in order; a row that one drops is not seen by the next.
+    """Run the text steps over all rows, in order; a row dropped by one step is not seen by the next.
 
-    Every worker does so over all rows: which of two equal questions is the first depends on all of them.
+    Every worker processes all rows, because which of two equal questions is the first depends on all of them.
 
     Args:
-        rows: with `id` and `question`.
-        steps: of the stage, by their names.
+        rows: rows with `id` and `question`.
+        steps: the steps of the stage, by name.
     """
     text_steps = {name: step for name, step in steps.items() if isinstance(step, TextStep)}
     found = TextFindings([None] * len(rows), {}, {})
@@ -164,7 +172,7 @@ def read_text(rows: Sequence[Row], steps: Mapping[str, TextStep | ModelStep]) ->
 
 
 def _read(texts: Sequence[str], steps: Sequence[TextStep]) -> list[list[Any]]:
-    """What each step reads of every batch of texts. The tokens of a batch are made once, for all steps."""
+    """Return what each step reads from every batch of texts. The tokens of a batch are computed once."""
     if not steps:
         return []
 
@@ -188,15 +196,15 @@ def _read(texts: Sequence[str], steps: Sequence[TextStep]) -> list[list[Any]]:
 
 @dataclass(frozen=True)
 class Filtering:
-    """What becomes of each row of the filter stage: the hooks of `stream`.
+    """The hooks of `stream` for the filter stage: what happens to each row.
 
     Attributes:
-        rows: all that came in.
-        found: by the text steps.
-        steps: that ask a model.
-        chat: the model's chat format; None asks no model.
-        without: columns of the input that go no further.
-        counted: numbers of the rows for which a counted column is true, by column.
+        rows: all input rows.
+        found: the findings of the text steps.
+        steps: the steps that ask a model.
+        chat: the model's chat format; None if no model is asked.
+        without: columns of the input that are not passed on.
+        counted: by counted column, the numbers of the rows for which it is true.
     """
 
     rows: Sequence[Row]
@@ -207,7 +215,7 @@ class Filtering:
     counted: dict[str, set[int]] = field(default_factory=dict)
 
     def requests(self, number: int) -> Sequence[Request] | Drop:
-        """What the model is asked about a row that the text steps kept."""
+        """Return the requests for a row that the text steps kept."""
         row, reason = self._carried(number), self.found.reasons[number]
         if reason is not None:
             return Drop(row, reason)
@@ -215,12 +223,12 @@ class Filtering:
             return []
         assert self.chat is not None, "a model step without a chat format"
         try:
-            return self.steps[0].asks.requests(row, self.chat)  # the others ask the same
+            return self.steps[0].asks.requests(row, self.chat)  # all model steps have the same requests
         except FormatError as error:
             return Drop(row, str(error))
 
     def row(self, number: int, completions: Sequence[Completion]) -> Row | Drop:
-        """The row with what was measured, or why one of the steps drops it."""
+        """Return the row with its measurements, or drop it with the reason of one of the steps."""
         row = self._carried(number)
         if not self.steps:
             return row
@@ -234,7 +242,7 @@ class Filtering:
         return row if reason is None else Drop(row, reason)
 
     def counts(self, numbers: range) -> dict[str, int]:
-        """How many rows of a block have each counted column."""
+        """Return how many rows of a block have each counted column."""
         names = self.steps[0].asks.counted if self.steps else ()
         return {name: len(self.counted.get(name, set()).intersection(numbers)) for name in names}
 
@@ -255,20 +263,20 @@ def filter_questions(
     prompt: Prompt | None = None,
     tracker: Tracker | None = None,
 ) -> dict[str, Any]:
-    """Filter `rows` and finish the stage; kept and dropped rows carry what was measured.
+    """Filter `rows` and finish the stage; kept and dropped rows carry their measurements.
 
-    Beside the rows, report.html and report.json say what every step did, with flagged pairs side by side.
+    In addition, report.html and report.json describe what every step did, with flagged pairs side by side.
 
     Args:
         stage: an open, unfinished stage.
         rows: question rows.
         config: the steps and their rules.
-        run: gives the seed and the block size.
-        benchmarks: questions for the step contamination.
-        generator: judge or solver, if a step needs one.
-        chat: its chat format.
-        prompt: of the judge, if `solvability.judge` is `model`.
-        tracker: gets rates and sample rows.
+        run: the run's options, for the seed and the block size.
+        benchmarks: the questions for the step contamination.
+        generator: the judge or solver, if a step needs one.
+        chat: the generator's chat format.
+        prompt: the judge's prompt, if `solvability.judge` is `model`.
+        tracker: receives rates and sample rows.
 
     Returns:
         The stage's receipt (empty on workers other than 0).
@@ -278,7 +286,7 @@ def filter_questions(
     found = read_text(rows, steps)
     # Model steps, block by block
     asking = [step for step in steps.values() if isinstance(step, ModelStep)]
-    without = SAMPLE_COLUMNS if config.keep_responses else ()  # a question row counts its own tokens
+    without = SAMPLE_COLUMNS if config.keep_responses else ()  # a question row has its own token count
     rest = Filtering(rows, found, asking, chat, without)
     generate = None
     if asking:
@@ -290,7 +298,7 @@ def filter_questions(
         requests=rest.requests, generate=generate, row=rest.row, counts=rest.counts, tracker=tracker,
     )  # fmt: skip
     # Card and report
-    text = f"Questions that passed {', '.join(config.steps)}. report.html says what each step did."
+    text = f"Questions that passed {', '.join(config.steps)}. report.html shows what each step did."
     shown = ("id", "question", *(asking[0].asks.shown if asking else ()))
     card = dataset_card("Filtered questions", text, to_dict(config), stage.blocks.samples(8), *shown)
 
@@ -314,7 +322,7 @@ def _report(
         for name in STEPS
         if (step := steps.get(name)) is not None
     }
-    by_columns = "difficulty" in found.outcomes  # and so it has shown its own measure
+    by_columns = "difficulty" in found.outcomes  # it has then shown its own measure
     others = [] if by_columns else fail_rates(stage.output_dir)
     order = [reason for step in STEPS.values() for reason in step.reasons]
     filter_report(stage.output_dir, receipt, reports, others, order)

@@ -1,4 +1,4 @@
-"""Prompt files: a template with one `{question}` and, if the reply is parsed, the markers to cut it at."""
+"""Prompt files: a template with one `{question}`, and markers for extracting the reply if it is parsed."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from scalequest.config import ConfigError, build, read_yaml
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a model is asked about a question.
+    """A prompt about a question.
 
     Attributes:
-        template: the user's turn, with `{question}` once; other braces are kept as they are.
-        markers: what may come before the part of the reply that is kept, tried in this order.
+        template: the user turn, with `{question}` exactly once; other braces are left unchanged.
+        markers: strings that may precede the relevant part of the reply, tried in this order.
     """
 
     template: str
     markers: tuple[str, ...] = ()
 
     def fill(self, question: str) -> str:
-        """The template with `question` in it."""
+        """Return the template with `question` filled in."""
         return self.template.replace("{question}", question)
 
     def parse(self, reply: str) -> str | None:
-        """The text after the last occurrence of the first marker that occurs at all; None if none does.
+        """Return the text after the last occurrence of the first marker that occurs; None if none occurs.
 
-        The rule of the authors' code, which calls the second case "" and keeps it.
+        The authors' code has the same rule, except that it returns "" in the second case and keeps it.
         """
         for marker in self.markers:
             if marker in reply:
@@ -36,14 +36,14 @@ class Prompt:
 
 
 def load_prompt(path: str | Path) -> Prompt:
-    """Read a prompt file: keys `template` and, optionally, `markers`.
+    """Read a prompt file with the keys `template` and, optionally, `markers`.
 
     Raises:
-        ConfigError: a key is missing, unknown or of another type, or the template lacks its `{question}`.
+        ConfigError: a key is missing, unknown or of the wrong type, or the template lacks `{question}`.
     """
     prompt: Prompt = build((Prompt,), read_yaml(path), str(path))[0]
     if prompt.template.count("{question}") != 1:
         raise ConfigError(f"{path}: template must be a string that contains {{question}} exactly once")
     if not all(prompt.markers):
-        raise ConfigError(f"{path}: markers: one of them is empty")
+        raise ConfigError(f"{path}: markers: must not contain an empty string")
     return replace(prompt, template=prompt.template.strip())
