@@ -45,7 +45,7 @@ def main(config: StatisticsConfig) -> None:
 
     from scalequest.atomic_files import as_json, write
     from scalequest.evaluation.benchmark_questions import read_benchmark_questions
-    from scalequest.pages.elements import elements
+    from scalequest.pages import elements
     from scalequest.records import read_inputs
     from scalequest.solutions.overview import lines, overview, sections
 

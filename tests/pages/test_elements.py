@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from scalequest.pages.elements import elements
+from scalequest.pages import elements
 
 EVIL = '<script>alert("x")</script>'
 

@@ -172,7 +172,7 @@ def _started(tmp_path: Path) -> tuple[psutil.Popen, Path]:
     code = (
         "import os, sys, time\n"
         "from pathlib import Path\n"
-        "from scalequest.pipeline.runner import preload\n"
+        "from scalequest.pipeline import preload\n"
         "lock = os.open('lock', os.O_CREAT | os.O_RDWR)\n"
         "forks = preload.Preloaded(os.environ, lock, Path('imports.log'))\n"
         "forks.start(['stage.py', 'waits'], Path('waits.log').absolute(), {})\n"

@@ -16,7 +16,7 @@ import pytest
 from scalequest.config import ConfigError
 from scalequest.evaluation.funnel import build_funnel, read_stages
 from scalequest.evaluation.protocol import read_receipt
-from scalequest.pipeline.runner import status_table
+from scalequest.pipeline import status_table
 from scalequest.records import check_rows, model_fingerprint, read_dropped, read_rows, source_fingerprint
 from scalequest.stage.folder import Stage, StageError
 

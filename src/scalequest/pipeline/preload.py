@@ -321,6 +321,6 @@ def _watch(stage: int, told: list[int]) -> int:
 
 
 if __name__ == "__main__":
-    from scalequest.pipeline.runner import preload  # not this copy of it: stages look there
+    from scalequest.pipeline import preload  # not this copy of it: stages look there
 
     sys.exit(preload.main())

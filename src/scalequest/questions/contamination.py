@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from scalequest.config import ConfigError, option, required
 from scalequest.config.ranges import SHARE, Range
-from scalequest.pages.elements import elements
+from scalequest.pages import elements
 from scalequest.questions.steps import Context, Outcome, StepReport, TextStep
 from scalequest.questions.text import I64, U64, Tokens, batches
 from scalequest.records import Row

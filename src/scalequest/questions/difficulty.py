@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from scalequest.config import ConfigError, option
 from scalequest.config.ranges import COUNT, FINITE, SHARE, SHARE_BELOW_1
-from scalequest.pages.elements import elements
+from scalequest.pages import elements
 from scalequest.questions.agreement import Agreement
 from scalequest.questions.steps import Context, ModelStep, Outcome, StepReport, TextStep
 from scalequest.records import Row, row_seed

@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from scalequest import heartbeat
 from scalequest.config import option
 from scalequest.config.ranges import COUNT, SHARE_ABOVE_0
-from scalequest.pages.elements import elements
+from scalequest.pages import elements
 from scalequest.questions.steps import Context, Outcome, StepReport, TextStep
 from scalequest.questions.text import (
     BATCH,

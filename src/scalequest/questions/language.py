@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from scalequest.config import option
 from scalequest.config.ranges import SHARE
-from scalequest.pages.elements import elements
+from scalequest.pages import elements
 from scalequest.questions.steps import Context, Outcome, StepReport, TextStep
 from scalequest.questions.text import ENGLISH, WORD, Tokens, word_hash
 from scalequest.records import Row

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from scalequest.config import ConfigError, option
 from scalequest.config.ranges import COUNT
-from scalequest.pages.elements import elements
+from scalequest.pages import elements
 from scalequest.questions.steps import Context, Outcome, StepReport, TextStep
 from scalequest.questions.text import I64, Tokens
 from scalequest.records import Row

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from scalequest.pages.elements import elements
+from scalequest.pages import elements
 from scalequest.records import written_rows
 
 NAME = "pairs.html"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from scalequest.atomic_files import as_json, write
-from scalequest.pages.elements import elements
+from scalequest.pages import elements
 from scalequest.questions.steps import StepReport
 
 

@@ -11,7 +11,7 @@ from scalequest.chat import BoundFormat
 from scalequest.config import ConfigError, option
 from scalequest.config.ranges import COUNT, SHARE
 from scalequest.engines.base import Completion, Request
-from scalequest.pages.elements import elements
+from scalequest.pages import elements
 from scalequest.questions.agreement import Agreement
 from scalequest.questions.steps import Context, ModelStep, StepReport
 from scalequest.records import Row, row_seed

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from scalequest.grading.extraction import extract
-from scalequest.pages.elements import elements
+from scalequest.pages import elements
 from scalequest.questions.contamination import (
     ContaminationRule,
     Index,
