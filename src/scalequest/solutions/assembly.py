@@ -17,8 +17,8 @@ from scalequest.atomic_files import as_json, write
 from scalequest.config import ConfigError, RunOptions, option, required, to_dict
 from scalequest.config.ranges import COUNT
 from scalequest.grading.latex.boxes import last_box
-from scalequest.pages.cards import dataset_card, markdown_table
 from scalequest.pages import elements
+from scalequest.pages.cards import dataset_card, markdown_table
 from scalequest.pages.markup import inline
 from scalequest.questions.contamination import ContaminationRule, Index, TestQuestion
 from scalequest.questions.duplicates import DuplicateRule, Sketch, find_duplicates, sketch
