@@ -20,7 +20,8 @@ name that server.key_variable gives), here one of our own:
 
     vllm serve Qwen/Qwen2.5-72B-Instruct --port 8000
     python recipes/filter_questions.py --config recipes/qwen2_math_7b/filter_questions.yaml \
-        --solvability.judge server --server.url http://localhost:8000/v1 --server.model Qwen/Qwen2.5-72B-Instruct
+        --solvability.judge server --server.url http://localhost:8000/v1 \
+        --server.model Qwen/Qwen2.5-72B-Instruct
 
 Interrupted, answers that were paid for are not asked for again.
 

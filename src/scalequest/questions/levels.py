@@ -21,40 +21,46 @@ Level = Literal["very easy", "easy", "medium", "hard", "very hard"]
 LEVELS: tuple[Level, ...] = ("very easy", "easy", "medium", "hard", "very hard")
 SCORES: dict[Level, float] = {level: 20.0 * place for place, level in enumerate(LEVELS, 1)}
 
-# Quotes, boxes, bold, brackets and the like, on either side of a word that is given as a value
-_MARKS = r"[\s*_`\"'“”‘’\[\](){}<>$|]*"
+# Quotes, bold, brackets, boxes and the like, on either side of a word that is given as a value
+_OPENERS = r"(?:[\s*_`\"'“”‘’\[\](){}<>$|]|\\[a-z]+\{)*"
 _CLOSERS = r"[*_`\"'“”‘’\])}>$]*"
-_LEVEL = r"(?:(?:very[\s_-]+)?(?:easy|hard)|medium)"
-# "difficulty": "hard" and its relatives. The level has to be all that is said: a range ("easy to medium",
-# "hard/very hard"), a list to choose from ("easy, medium or hard") and "hard to judge" name none.
+_LEVEL = r"(?:(?:very[\s_-]+)?(?:easy|hard)|medium)\b"
+# "difficulty": "hard" and its relatives
 _SAID = re.compile(
-    rf"\bdifficulty(?:[\s_-]+(?:level|rating))?{_MARKS}(?:[:=]|\b(?:is|of|as)\b){_MARKS}(?P<level>{_LEVEL})\b"
-    rf"{_CLOSERS}(?=\s*(?:[.;!(–—}}]|$|-\s|because\b|since\b|,(?!{_MARKS}(?:or\b{_MARKS})?{_LEVEL}\b))|\n)",
+    rf"\bdifficulty(?:[\s_-]+(?:level|rating))?{_OPENERS}(?:[:=]|\b(?:is|of|as)\b){_OPENERS}(?P<level>{_LEVEL})",
     re.IGNORECASE,
 )
-_ALONE = re.compile(rf"{_MARKS}(?P<level>{_LEVEL})\.?{_MARKS}", re.IGNORECASE)
+# What follows a level that is all that is said: a range ("easy to medium", "hard/very hard"), a list to
+# choose from ("easy, medium or hard") and "hard to judge" name none.
+_ENDS = re.compile(
+    rf"{_CLOSERS}(?!\s*(?:[-–—/|,]|\b(?:to|or|and)\b){_OPENERS}(?:(?:or|and)\b{_OPENERS})?{_LEVEL})"
+    r"(?:\s*(?:[.,;!(–—}]|$|-\s|because\b|since\b)|[ \t]*\n)",
+    re.IGNORECASE,
+)
+_ALONE = re.compile(rf"{_OPENERS}(?P<level>{_LEVEL})[.\s*_`\"'“”‘’\])}}>$]*", re.IGNORECASE)
 _TOPIC = re.compile(r"<topic>(.*?)</topic>", re.IGNORECASE | re.DOTALL)
 
 
 def read_level(text: str) -> Level | None:
-    """The last level that a reply gives as the difficulty; None if it gives none.
+    """The last level that a reply gives as the difficulty; None if it gives none there.
 
     A reply that is a level and nothing else gives it, too. A level between others ("easy to medium") and one
     that is not of the five are none.
     """
-    found = [*_SAID.finditer(text)] or [match for match in (_ALONE.fullmatch(text),) if match]
-    if not found:
+    found = [*_SAID.finditer(text)]
+    last = found[-1] if found else _ALONE.fullmatch(text)
+    if last is None or (found and not _ENDS.match(text, last.end())):
         return None
-    return cast(Level, " ".join(re.split(r"[\s_-]+", found[-1]["level"].lower())))
+    return cast(Level, " ".join(re.split(r"[\s_-]+", last["level"].lower())))
 
 
-def read_topic(text: str, choices: Sequence[str]) -> str | None:
-    """The topic between the last pair of TOPIC tags, as `choices` write it; None if it is none of them."""
+def read_topic(text: str, topics: Sequence[str]) -> str | None:
+    """The topic between the last pair of TOPIC tags, as `topics` write it; None if it is none of them."""
     found = _TOPIC.findall(text)
     if not found:
         return None
     said = " ".join(found[-1].split()).strip("*_`\"'. ").casefold()
-    return next((choice for choice in choices if choice.casefold() == said), None)
+    return next((topic for topic in topics if topic.casefold() == said), None)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from scalequest.config import ConfigError, build, read_yaml
 
-_PLACE = re.compile(r"\{(question|response|choices)\}")
+_PLACE = re.compile(r"\{(question|response|topics)\}")
 
 
 @dataclass(frozen=True)
@@ -17,20 +17,19 @@ class Prompt:
     """What a model is asked about a question, or about a response to it.
 
     Attributes:
-        template: the user's turn, with `{question}` once (a judge of responses: `{response}` once, too);
-            `{choices}` lists the choices. Other braces are kept as they are.
+        template: the user's turn, with `{question}` once (a judge of responses: `{response}` once, too; one
+            of topics: `{topics}` once, too). Other braces are kept as they are.
         markers: what may come before the part of the reply that is kept, tried in this order.
-        choices: what a reply may choose from, if it has to choose, e.g. topics.
     """
 
     template: str
     markers: tuple[str, ...] = ()
-    choices: tuple[str, ...] = ()
 
-    def fill(self, question: str, response: str = "") -> str:
+    def fill(self, question: str, *, response: str | None = None, topics: Sequence[str] = ()) -> str:
         """The template with these texts in it; braces within them are text."""
-        texts = {"question": question, "response": response, "choices": ", ".join(self.choices)}
-        return _PLACE.sub(lambda place: texts[place[1]], self.template)
+        given = {"question": question, "response": response, "topics": ", ".join(topics) if topics else None}
+        texts = {f"{{{name}}}": text for name, text in given.items() if text is not None}
+        return _PLACE.sub(lambda place: texts.get(place[0], place[0]), self.template)
 
     def parse(self, reply: str) -> str | None:
         """The text after the last occurrence of the first marker that occurs at all; None if none does.
@@ -44,7 +43,7 @@ class Prompt:
 
 
 def load_prompt(path: str | Path, places: Sequence[str] = ("question",)) -> Prompt:
-    """Read a prompt file: keys `template` and, optionally, `markers` and `choices`.
+    """Read a prompt file: keys `template` and, optionally, `markers`.
 
     Args:
         path: of the file.
@@ -57,10 +56,6 @@ def load_prompt(path: str | Path, places: Sequence[str] = ("question",)) -> Prom
     for place in places:
         if prompt.template.count(f"{{{place}}}") != 1:
             raise ConfigError(f"{path}: template must be a string that contains {{{place}}} exactly once")
-    for key in ("markers", "choices"):
-        if not all(text.strip() for text in getattr(prompt, key)):
-            raise ConfigError(f"{path}: {key}: one of them is empty")
-    folded = [choice.casefold() for choice in prompt.choices]
-    if len(set(folded)) != len(folded):
-        raise ConfigError(f"{path}: choices: one of them is there twice")
+    if not all(prompt.markers):
+        raise ConfigError(f"{path}: markers: one of them is empty")
     return replace(prompt, template=prompt.template.strip())
