@@ -1,7 +1,7 @@
 """What a judge says of questions: whether each can be solved, how difficult it is, and its topic.
 
-Every question is asked about once per aspect (paper, Figs. 12 to 14: GPT-4o). Each row holds every verdict and
-reply, and the reason of every verdict that is missing. `evaluation.judged_questions` makes measures of them.
+Every question is asked about once per aspect (paper, Figs. 12 to 14: GPT-4o). Each row holds every verdict
+and reply, and the reason of every verdict that is missing. `evaluation.judged_questions` measures them.
 """
 
 from __future__ import annotations
