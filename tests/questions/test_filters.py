@@ -13,7 +13,7 @@ from scalequest.questions.difficulty import (
     rank_correlation,
     select_difficulty,
 )
-from scalequest.questions.filters import STEPS, FilterConfig, Filtering, read_text
+from scalequest.questions.filters import FilterConfig, Filtering, read_text
 from scalequest.questions.judges import Said
 from scalequest.questions.prompts import Prompt
 from scalequest.questions.solvability import (

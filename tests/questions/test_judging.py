@@ -213,16 +213,17 @@ def test_labels_and_a_second_judge_are_compared_without_asking_again(
     tmp_path: Path, sets: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """By hand: 4 of 5 verdicts agree, chance would make 14 of 25 do so: kappa is 6/11."""
+    before = {"generator": "before"}
     people = written(
         tmp_path / "people.jsonl",
         [
-            {"id": "q-000", "generator": "before", "solvable": "No", "difficulty": "Very easy", "topic": "Algebra"},
-            {"id": "q-001", "generator": "before", "solvable": True, "difficulty": "easy"},
-            {"id": "q-010", "generator": "before", "solvable": True, "difficulty": "medium"},
-            {"id": "q-011", "generator": "before", "solvable": True, "difficulty": "medium"},
-            {"id": "q-012", "generator": "after", "solvable": True},
+            {**before, "id": "q-000", "solvable": "No", "difficulty": "Very easy", "topic": "Algebra"},
+            {**before, "id": "q-001", "solvable": True, "difficulty": "easy"},
+            {**before, "id": "q-010", "solvable": True, "difficulty": "medium"},
+            {**before, "id": "q-011", "solvable": True, "difficulty": "medium"},
+            {"generator": "after", "id": "q-012", "solvable": True},
         ],
-    )  # fmt: skip
+    )
     first, second = tmp_path / "first", tmp_path / "second"
 
     def lenient(one: Asked) -> Answer:
@@ -260,7 +261,7 @@ def test_labels_and_a_second_judge_are_compared_without_asking_again(
         ({"id": "q-001", "generator": "raw", "solvable": True}, "of generator 'raw' has the id 'q-001'"),
         ({"id": "q-001", "solvable": True}, "before, after all have the id 'q-001'"),
         ({"id": "q-001", "generator": "after"}, "holds none of solvable, difficulty, topic"),
-        ({"id": "q-001", "generator": "after", "difficulty": 3}, "difficulty is 3, which is none of: very easy"),
+        ({"id": "q-001", "generator": "after", "difficulty": 3}, "difficulty is 3, which is none of"),
         ({"id": "q-001", "generator": "after", "solvable": "maybe"}, "solvable is 'maybe'"),
         ({"id": "q-000", "generator": "after", "solvable": True}, "was there before"),
         ({"solvable": True}, "no 'id'"),
@@ -284,7 +285,7 @@ def test_mistakes_in_questions_and_config_are_one_line(tmp_path: Path, sets: dic
     given = settings(tmp_path / "out", sets, "http://localhost:1/v1")
     twice = written(tmp_path / "twice.jsonl", [{"id": "a", "question": "x"}] * 2)
     other = written(tmp_path / "other.jsonl", [{"id": "a", "problem": "x"}])
-    for change, said in (
+    changes = (
         ({"generators": {"one": str(twice)}}, "another row has the id 'a' too"),
         ({"generators": {"one": str(other)}}, r"no text in the column 'question'.*question_columns\.one"),
         ({"question_columns": {"raw": "x"}}, "no generator 'raw'"),
@@ -295,9 +296,10 @@ def test_mistakes_in_questions_and_config_are_one_line(tmp_path: Path, sets: dic
         ({"judge": "function"}, r"FILE\.py:NAME"),
         ({"topics": ["Algebra", "algebra"]}, "topics"),
         ({"prompts": {"topic": PROMPTS["solvability"]}}, r"contains \{topics\} exactly once"),
-    ):
+    )
+    for number, (change, said) in enumerate(changes):
         with pytest.raises(ConfigError, match=said):
-            judge({**given, **change})
+            judge({**given, **change, "output_dir": str(tmp_path / f"out-{number}")})
 
 
 def test_pairs_are_two_sets_and_a_sample_keeps_them_together(tmp_path: Path) -> None:
@@ -343,7 +345,7 @@ def test_a_function_judges_and_says_what_it_does_not_know(tmp_path: Path, sets: 
     given = settings(tmp_path / "out", sets, "http://localhost:1/v1")
     given |= {"judge": "function", "function": f"{code}:rules"}
     made = judge(given)
-    assert made["counts"] == {"no_verdict": 2}
+    assert made["counts"]["no_verdict"] == 2
     found = report(tmp_path / "out")
     assert found["judged_by"] == "function"
     assert found["generators"]["before"]["solvability"]["solvable"]["value"] == 0.95
@@ -389,12 +391,13 @@ def test_a_model_on_an_engine_judges(tmp_path: Path, sets: dict[str, Path]) -> N
         "chat_format": "tinymath",
         "prompts": {"solvability": str(prompt), "difficulty": str(prompt)},
         "engine": {"name": "transformers"},
-        "limit": 6,
+        "limit": 4,
+        "sampling": {"temperature": 0.0, "max_tokens": 24},
     }
     made = judge(given)
     assert made["kept"] == 0
     assert set(made["dropped"]) <= {"unparsed", "truncated"}
-    assert made["counts"]["no_verdict"] == 12
+    assert made["counts"]["no_verdict"] == 8
     assert report(folder)["generators"]["before"]["solvability"]["solvable"]["value"] is None
     assert "Warning: before: 100 % have no verdict on solvability" in (folder / "report.html").read_text()
 

@@ -213,4 +213,5 @@ def _agreements(
             found = rater_agreement(first, second, len(names), quadratic=quadratic)
             weights = "quadratic" if quadratic else "none"
             said = [str(name) if aspect != "solvability" else ("no", "yes")[name] for name in names]
-            yield {"aspect": aspect, "weights": weights, "classes": said, **asdict(found)}
+            about = {"aspect": aspect, "n": len(pairs), "weights": weights, "classes": said}
+            yield {**about, **asdict(found)}

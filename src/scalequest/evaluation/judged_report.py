@@ -70,8 +70,8 @@ def _summary(measures: Mapping[str, Any], asked: Sequence[Aspect]) -> Table:
                     f"Warning: {label}: {share:.0f} % have no verdict on {aspect} and are not in its column."
                 )
     notes.append("In brackets 95 % intervals: Wilson's for shares, the normal one for means.")
-    if spent := measures["spent"]:
-        notes.append(_spent(spent))
+    if measures["judged_by"] != "function":
+        notes.append(_spent(measures["spent"]))
     return Table("judged", "Judged questions", tuple(columns), tuple(rows), tuple(notes))
 
 
