@@ -13,6 +13,7 @@ from scalequest.evaluation.tables import Table, format_percent
 from scalequest.pages import elements
 from scalequest.pages.markup import shorten
 from scalequest.questions.judging import VERDICTS, Aspect
+from scalequest.questions.levels import LEVELS
 from scalequest.records import Row
 
 REPORT, PAGE = "report.json", "report.html"
@@ -72,7 +73,7 @@ def _summary(measures: Mapping[str, Any], asked: Sequence[Aspect]) -> Table:
     notes.append("In brackets 95 % intervals: Wilson's for shares, the normal one for means.")
     if measures["judged_by"] != "function":
         notes.append(_spent(measures["spent"]))
-    return Table("judged", "Judged questions", tuple(columns), tuple(rows), tuple(notes))
+    return Table("judged", "Solvable share and difficulty", tuple(columns), tuple(rows), tuple(notes))
 
 
 def _about(measures: Mapping[str, Any]) -> str:
@@ -165,15 +166,9 @@ def write_report(
     for table in tables_of_judged(measures):
         shown = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
         notes = [f'<p class="note">{elements.text(note)}</p>' for note in table.notes]
-        sections.append(elements.section(table.title, elements.table(shown, table.columns), *notes))
-    for one in measures["agreement"]:
-        title = f"{one['aspect']}: the judge (rows) and {one['with']} (columns)".capitalize()
-        names = one["classes"]
-        cells = [
-            {"": name, **dict(zip(names, row, strict=True))}
-            for name, row in zip(names, one["table"], strict=True)
-        ]
-        sections.append(elements.section(title, elements.table(cells, ["", *names])))
+        plot = _levels_plot(rows, list(measures["generators"])) if table.name == "difficulty" else []
+        sections.append(elements.section(table.title, elements.table(shown, table.columns), *notes, *plot))
+    sections += [_confusion(one) for one in measures["agreement"]]
     for label, verdicts in others.items():
         sections += _disagreements(rows, label, verdicts)
     unsolvable = [row for row in rows if row.get("solvable") is False]
@@ -185,26 +180,55 @@ def write_report(
     write(folder / REPORT, as_json(dict(measures)))
 
 
-def _disagreements(rows: Sequence[Row], label: str, verdicts: Labels) -> list[str]:
-    found = [
-        {
-            "generator": row["generator"],
-            "id": row["id"],
-            "question": shorten(row["question"], 400),
-            "verdict": column,
-            "judge": str(row[column]),
-            label: str(theirs[column]),
-        }
-        for row in rows
-        if (theirs := verdicts.get((row["generator"], row["id"]))) is not None
-        for column in VERDICTS.values()
-        if row.get(column) is not None and theirs[column] is not None and row[column] != theirs[column]
-    ]
-    if not found:
+def _levels_plot(rows: Sequence[Row], labels: Sequence[str]) -> list[str]:
+    """The levels of the first and the last generator, from 1 to 5."""
+    levels = {
+        label: [1 + LEVELS.index(row["difficulty"]) for row in rows
+                if row["generator"] == label and row.get("difficulty") is not None]
+        for label in dict.fromkeys((labels[0], labels[-1]))
+    }  # fmt: skip
+    if not all(levels.values()):
         return []
-    note = f"The first {min(LISTED, len(found))} of {len(found):,}."
-    title = f"Where the judge and {label} differ"
-    return [elements.section(title, elements.table(found[:LISTED]), note=note)]
+    return [elements.histogram(levels, "difficulty, from 1 (very easy) to 5 (very hard)")]
+
+
+def _confusion(one: Mapping[str, Any]) -> str:
+    """Which verdicts were given for which; a class that nobody named is left out."""
+    table, names = one["table"], one["classes"]
+    used = [n for n in range(len(names)) if any(table[n]) or any(row[n] for row in table)]
+    cells = [{"": names[n], **{names[m]: table[n][m] for m in used}} for n in used]
+    title = f"{one['aspect'].capitalize()}: the judge (rows) and {one['with']} (columns)"
+    return elements.section(title, elements.table(cells, ["", *(names[m] for m in used)]))
+
+
+def _disagreements(rows: Sequence[Row], label: str, verdicts: Labels) -> list[str]:
+    """Questions on which the judge and others differ, some of each aspect."""
+    shown, differing = [], 0
+    for column in VERDICTS.values():
+        found = [
+            {
+                "generator": row["generator"],
+                "id": row["id"],
+                "question": shorten(row["question"], 400),
+                "verdict": column,
+                "judge": _said(row[column]),
+                label: _said(theirs[column]),
+            }
+            for row in rows
+            if (theirs := verdicts.get((row["generator"], row["id"]))) is not None
+            and None not in (row.get(column), theirs[column])
+            and row[column] != theirs[column]
+        ]
+        shown += found[: LISTED // 2]
+        differing += len(found)
+    if not shown:
+        return []
+    title, note = f"Where the judge and {label} differ", f"{len(shown)} of {differing:,} verdicts."
+    return [elements.section(title, elements.table(shown), note=note)]
+
+
+def _said(verdict: bool | str) -> str:
+    return verdict if isinstance(verdict, str) else "yes" if verdict else "no"
 
 
 def _examples(title: str, rows: Sequence[Row], aspect: Aspect, *, reasons: bool = False) -> list[str]:
