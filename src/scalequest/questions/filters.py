@@ -19,11 +19,13 @@ from scalequest import heartbeat
 from scalequest.chat import BoundFormat, FormatError
 from scalequest.config import ConfigError, RunOptions, option, required, to_dict
 from scalequest.config.ranges import COUNT
-from scalequest.engines.base import Completion, EngineConfig, Generator, Request, Sampling
+from scalequest.engines.base import EngineConfig, Generator, Sampling
+from scalequest.engines.server import ServerConfig
 from scalequest.pages.cards import dataset_card
 from scalequest.questions.contamination import ContaminationRule, ContaminationStep, TestQuestion
 from scalequest.questions.difficulty import DifficultyRule, DifficultyStep, fail_rates
 from scalequest.questions.duplicates import DuplicateRule, DuplicatesStep
+from scalequest.questions.judges import Judge, Ledger, check_judge
 from scalequest.questions.language import LanguageRule, LanguageStep
 from scalequest.questions.length import LengthRule, LengthStep
 from scalequest.questions.prompts import Prompt
@@ -33,11 +35,12 @@ from scalequest.questions.steps import Context, ModelStep, Outcome, Step, TextSt
 from scalequest.questions.text import BATCH, read_tokens
 from scalequest.records import Row
 from scalequest.samples import SAMPLE_COLUMNS
-from scalequest.stage.block_loop import Drop, completing, stream
+from scalequest.stage.block_loop import Drop, Generate, completing, stream
 from scalequest.stage.folder import Stage
+from scalequest.stage.progress import Gates
 from scalequest.tracking import Tracker
 
-VERSION = 6  # increase by hand when the same settings give other rows
+VERSION = 7  # raise by hand when the same configuration gives other rows
 
 # Every filter by its name in `steps`, in the order of the report. Its rule is the option with the same name.
 STEPS: dict[str, type[Step]] = {
@@ -58,7 +61,7 @@ _THREADS = 4  # for reading text; each holds the arrays of one batch, about 200 
 
 @dataclass(frozen=True)
 class FilterConfig:
-    """The settings of the filter stage, which asks one model for one kind of reply; else use two stages."""
+    """The filter stage. It asks at most one model one kind of thing: solutions, verdicts or levels."""
 
     input: list[str] = required("sources of questions, read one after the other", fingerprint=False)
     steps: list[StepName] = required("filters, in order; those that ask a model come last")
@@ -76,14 +79,19 @@ class FilterConfig:
     chat_format: str | None = option(
         None, "chat format of the model: a family or a YAML file", fingerprint=False
     )
-    samples: int = option(
-        5, "number of solutions sampled per question, if agreement is measured", within=COUNT
+    model_revision: str | None = option(None, "its revision on the hub", fingerprint=False)
+    chat_format: str | None = option(None, "its chat format: a family or a YAML file", fingerprint=False)
+    samples: int = option(5, "solutions sampled per question, if agreement is measured", within=COUNT)
+    keep_responses: bool = option(False, "keep them in the rows, so that solve_questions can reuse them")
+    sampling: Sampling = option(help="how the model is sampled", default_factory=Sampling)
+    engine: EngineConfig = option(help="what it runs on", default_factory=EngineConfig)
+    server: ServerConfig = option(help="judge server: which", default_factory=ServerConfig)
+    system: str | None = option(None, "judge server: text of the system turn; None sends none")
+    gates: Gates = option(
+        help="rates that end it early if a server is asked",
+        default_factory=lambda: Gates(junk=0.99),
+        fingerprint=False,
     )
-    keep_responses: bool = option(
-        False, "keep the responses in the rows, so that solve_questions can reuse them"
-    )
-    sampling: Sampling = option(help="sampling settings", default_factory=Sampling)
-    engine: EngineConfig = option(help="engine and its settings", default_factory=EngineConfig)
 
     def __post_init__(self) -> None:
         asks = [self._asks(step) for step in self.steps]
@@ -94,32 +102,51 @@ class FilterConfig:
                 f"steps: {self.steps} has a step that asks a model before one that does not; put "
                 "the latter first"
             )
-        if any(asks) and not (self.model_name_or_path and self.chat_format):
-            raise ConfigError(f"steps: {self.steps[-1]} requires model_name_or_path and chat_format")
-        if self.by_verdict and self._asks("difficulty"):
-            raise ConfigError(
-                "steps: difficulty needs samples, but solvability.judge: model asks for a "
-                "verdict; use two stages"
-            )
+        kinds = {self._kind(step) for step in self.steps if self._asks(step)}
+        if len(kinds) > 1:
+            said = " and ".join(sorted(f"{what} by {who}" for what, who in kinds))
+            raise ConfigError(f"steps: they ask for {said}, which are two stages; give each its own")
+        if self.judge == "server":
+            check_judge(self, f"{self.steps[-1]}.judge")
+        elif any(asks) and not (self.model_name_or_path and self.chat_format):
+            raise ConfigError(f"steps: {self.steps[-1]} needs model_name_or_path and chat_format")
         for step in self.steps:
             STEPS[step].check(getattr(self, step))
-        if any(asks) and not self.by_verdict and self.samples < 2:
-            raise ConfigError(f"samples: {self.samples} is too few to measure agreement; set at least 2")
+        if any(asks) and self.judge is None and self.samples < 2:
+            raise ConfigError(f"samples: {self.samples} cannot agree or disagree; give at least 2")
         if self.by_verdict and self.solvability.votes > 1 and self.sampling.temperature == 0:
             raise ConfigError("solvability.votes: greedy replies are all identical; set sampling.temperature")
 
     @property
     def by_verdict(self) -> bool:
-        """Whether the model is asked for a verdict rather than for solutions."""
-        return "solvability" in self.steps and self.solvability.judge == "model"
+        """Whether somebody is asked for a verdict on solvability, not for solutions."""
+        return "solvability" in self.steps and self.solvability.judge != "agreement"
+
+    @property
+    def judge(self) -> str | None:
+        """`model` or `server` if one is asked for verdicts or levels; None if nobody or a solver is asked."""
+        judges = [self._kind(step)[1] for step in self.steps if self._asks(step)]
+        return judges[0] if judges and judges[0] != "agreement" else None
+
+    @property
+    def prompt(self) -> str | None:
+        """The judge's prompt file, if there is a judge."""
+        if self.judge is None:
+            return None
+        return self.solvability.prompt if self.by_verdict else self.difficulty.prompt
 
     @property
     def asks_model(self) -> bool:
-        """Whether any step needs a model."""
-        return any(self._asks(step) for step in self.steps)
+        """Whether any step needs a model that is loaded here."""
+        return any(self._asks(step) for step in self.steps) and self.judge != "server"
 
     def _asks(self, step: str) -> bool:
         return step in self.steps and STEPS[step].asks_model(getattr(self, step))
+
+    def _kind(self, step: str) -> tuple[str, str]:
+        """What a step that asks asks for, and whom: two steps that ask alike share their requests."""
+        judge = str(getattr(self, step).judge)
+        return "solutions" if judge == "agreement" else f"{step} in words", judge
 
     def made(
         self, benchmarks: Sequence[TestQuestion] = (), seed: int = 0, prompt: Prompt | None = None
@@ -127,9 +154,9 @@ class FilterConfig:
         """Return the steps of the stage by name, in the order in which they run.
 
         Args:
-            benchmarks: the benchmark questions for the step contamination.
-            seed: the run's seed.
-            prompt: the judge's prompt, if `solvability.judge` is `model`.
+            benchmarks: for the step contamination.
+            seed: of the run.
+            prompt: of the judge, if there is one.
         """
         context = Context(seed, benchmarks, self.samples, self.sampling, self.keep_responses, prompt)
         return {name: STEPS[name].of(getattr(self, name), context) for name in self.steps}
@@ -199,12 +226,13 @@ class Filtering:
     """The hooks of `stream` for the filter stage: what happens to each row.
 
     Attributes:
-        rows: all input rows.
-        found: the findings of the text steps.
-        steps: the steps that ask a model.
-        chat: the model's chat format; None if no model is asked.
-        without: columns of the input that are not passed on.
-        counted: by counted column, the numbers of the rows for which it is true.
+        rows: all that came in.
+        found: by the text steps.
+        steps: that ask a model.
+        chat: the solver's chat format, if one is asked.
+        without: columns of the input that go no further.
+        counted: numbers of the rows for which a counted column is true, by column.
+        ledger: of what a server costs.
     """
 
     rows: Sequence[Row]
@@ -213,38 +241,39 @@ class Filtering:
     chat: BoundFormat | None = None
     without: Sequence[str] = ()
     counted: dict[str, set[int]] = field(default_factory=dict)
+    ledger: Ledger = field(default_factory=Ledger)
 
-    def requests(self, number: int) -> Sequence[Request] | Drop:
-        """Return the requests for a row that the text steps kept."""
+    def requests(self, number: int) -> Sequence[Any] | Drop:
+        """What the model is asked about a row that the text steps kept."""
         row, reason = self._carried(number), self.found.reasons[number]
         if reason is not None:
             return Drop(row, reason)
         if not self.steps:
             return []
-        assert self.chat is not None, "a model step without a chat format"
         try:
             return self.steps[0].asks.requests(row, self.chat)  # all model steps have the same requests
         except FormatError as error:
             return Drop(row, str(error))
 
-    def row(self, number: int, completions: Sequence[Completion]) -> Row | Drop:
-        """Return the row with its measurements, or drop it with the reason of one of the steps."""
+    def row(self, number: int, replies: Sequence[Any]) -> Row | Drop:
+        """The row with what was measured, or why one of the steps drops it."""
         row = self._carried(number)
         if not self.steps:
             return row
-        assert self.chat is not None, "a model step without a chat format"
+        self.ledger.add(number, replies)
         asks = self.steps[0].asks
-        row |= asks.columns(completions, self.chat)
+        row |= asks.columns(replies, self.chat)
         for name in asks.counted:
             if row[name]:
                 self.counted.setdefault(name, set()).add(number)
         reason = next((why for step in self.steps if (why := step.reason(row)) is not None), None)
         return row if reason is None else Drop(row, reason)
 
-    def counts(self, numbers: range) -> dict[str, int]:
-        """Return how many rows of a block have each counted column."""
+    def counts(self, numbers: range) -> dict[str, int | float]:
+        """How many rows of a block have each counted column, and what its requests to a server cost."""
         names = self.steps[0].asks.counted if self.steps else ()
-        return {name: len(self.counted.get(name, set()).intersection(numbers)) for name in names}
+        found = {name: len(self.counted.get(name, set()).intersection(numbers)) for name in names}
+        return {**found, **self.ledger.counts(numbers)}
 
     def _carried(self, number: int) -> Row:
         row = {key: value for key, value in self.rows[number].items() if key not in self.without}
@@ -260,6 +289,7 @@ def filter_questions(
     benchmarks: Sequence[TestQuestion] = (),
     generator: Generator | None = None,
     chat: BoundFormat | None = None,
+    judge: Judge | None = None,
     prompt: Prompt | None = None,
     tracker: Tracker | None = None,
 ) -> dict[str, Any]:
@@ -271,12 +301,13 @@ def filter_questions(
         stage: an open, unfinished stage.
         rows: question rows.
         config: the steps and their rules.
-        run: the run's options, for the seed and the block size.
-        benchmarks: the questions for the step contamination.
-        generator: the judge or solver, if a step needs one.
-        chat: the generator's chat format.
-        prompt: the judge's prompt, if `solvability.judge` is `model`.
-        tracker: receives rates and sample rows.
+        run: gives the seed and the block size.
+        benchmarks: questions for the step contamination.
+        generator: the solver, if a step asks one for solutions.
+        chat: its chat format.
+        judge: whoever is asked in words, if a step has a judge.
+        prompt: of the judge.
+        tracker: gets rates and sample rows.
 
     Returns:
         The stage's receipt (empty on workers other than 0).
@@ -286,16 +317,19 @@ def filter_questions(
     found = read_text(rows, steps)
     # Model steps, block by block
     asking = [step for step in steps.values() if isinstance(step, ModelStep)]
-    without = SAMPLE_COLUMNS if config.keep_responses else ()  # a question row has its own token count
-    rest = Filtering(rows, found, asking, chat, without)
-    generate = None
-    if asking:
+    without = SAMPLE_COLUMNS if config.keep_responses else ()  # a question row counts its own tokens
+    paid = config.judge == "server"
+    ledger = Ledger(config.server if paid else None)
+    rest = Filtering(rows, found, asking, chat, without, ledger=ledger)
+    generate: Generate[Any, Any] | None = judge
+    if asking and judge is None:
         assert generator is not None, "a model step without a model"
         assert chat is not None, "a model step without a chat format"
         generate = completing(generator, config.sampling, chat.solve_stop_ids)
     stream(
         stage, len(rows), run.block_size,
         requests=rest.requests, generate=generate, row=rest.row, counts=rest.counts, tracker=tracker,
+        gates=config.gates if paid else None,
     )  # fmt: skip
     # Card and report
     text = f"Questions that passed {', '.join(config.steps)}. report.html shows what each step did."
