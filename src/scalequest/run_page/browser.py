@@ -54,7 +54,7 @@ class Question:
 
 
 class Browser:
-    """Collects the questions of a run, in the order in which its stages had them."""
+    """Collects the questions of a run; those that came furthest stand first, and benchmarks' problems last."""
 
     def __init__(self, problems: Mapping[str, str] | None = None) -> None:
         """Begin with nothing.
@@ -123,7 +123,7 @@ class Browser:
 
     def index(self) -> dict[str, Any]:
         """The columns that the page searches, filters and sorts by."""
-        every = list(self._questions.values())
+        every = self._in_order()
         for one in every:
             if one.verdicts:
                 right = [value for of in one.verdicts.values() for value in of]
@@ -131,7 +131,7 @@ class Browser:
         generators, fates = (_coded([getattr(one, name) for one in every]) for name in ("generator", "fate"))
         models = list(dict.fromkeys(model for one in every for model in one.verdicts))
         return {
-            "key": [visible(_named(one.key)) for one in every],
+            "key": [visible(one.key.removeprefix("/")) for one in every],
             "question": [_cut(visible(one.text), MOST_SEARCHED)[0] for one in every],
             "stage": [one.stage for one in every],
             "generator": generators,
@@ -142,9 +142,12 @@ class Browser:
             "answers": [[_short(one.answers.get(model)) for one in every] for model in models],
         }
 
+    def _in_order(self) -> list[Question]:
+        return sorted(self._questions.values(), key=lambda one: (bool(one.verdicts), -one.stage))
+
     def chunks(self) -> tuple[list[str], int]:
         """The details, `CHUNK` questions in each, packed; and the most characters of a text in them."""
-        every = list(self._questions.values())
+        every = self._in_order()
         groups = [every[start : start + CHUNK] for start in range(0, len(every), CHUNK)]
         length = next((most for most in LENGTHS if _size_of(groups, most) <= MOST_BYTES), LENGTHS[-1])
         packed, left = [], MOST_BYTES
@@ -173,10 +176,6 @@ def _detail(one: Question, most: int) -> dict[str, Any]:
 
 def _cut(text: str, most: int) -> tuple[str, int]:
     return text[:most], max(0, len(text) - most)
-
-
-def _named(key: str) -> str:
-    return key.removeprefix("/")
 
 
 def _first_text(row: Mapping[str, Any], *names: str) -> str:

@@ -6,7 +6,7 @@ import math
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -54,19 +54,27 @@ class Distribution:
     left_out: tuple[str, ...] = ()
 
 
+class _Source(NamedTuple):
+    """Where numbers come from: a stage (or a generator), a column, and the rows kept or those dropped."""
+
+    name: str
+    column: str
+    kept: bool
+
+
 class Measures:
     """Collects what rows measure, stage by stage."""
 
     def __init__(self) -> None:
         """Begin with nothing."""
-        self._values: dict[str, dict[tuple[str, bool], array[float]]] = {}
+        self._values: dict[str, dict[_Source, array[float]]] = {}
 
     def add(self, stage: StageFacts, one: StageRow) -> None:
         """Take a row: by its generator if the stage only measured questions of several."""
-        source = str(one.row.get("generator")) if not stage.in_funnel else stage.folder
-        for measure, value in _measured(one.row):
-            by_source = self._values.setdefault(measure, {})
-            by_source.setdefault((source, one.reason is None), array("d")).append(value)
+        name = str(one.row.get("generator")) if not stage.in_funnel else stage.folder
+        for measure, column, value in _measured(one.row):
+            source = _Source(name, column, one.reason is None)
+            self._values.setdefault(measure, {}).setdefault(source, array("d")).append(value)
 
     def distributions(self) -> list[Distribution]:
         """One for each measure that varies; samples equal to an earlier one are left out."""
@@ -74,18 +82,19 @@ class Measures:
         return [one for one in made if one is not None]
 
 
-def _measured(row: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    question = row.get("question") or row.get("query")
-    if isinstance(question, str):
-        yield "question_words", float(len(question.split()))
-    for text in _listed(row.get("responses")) + _listed(row.get("response")) + _listed(row.get("completion")):
-        if isinstance(text, str):
-            yield "solution_words", float(len(text.split()))
-            yield "solution_lines", float(sum(bool(line.strip()) for line in text.splitlines()))
-    if isinstance(row.get("tokens"), list) or "completion" in row:
-        yield from (("solution_tokens", float(n)) for n in _listed(row.get("tokens")) if _is_number(n))
+def _measured(row: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]:
+    """What a row measures: measure, column and number."""
+    for column in ("question", "query"):
+        if isinstance(row.get(column), str):
+            yield "question_words", "question", float(len(row[column].split()))
+    for column in ("responses", "response"):
+        for text in (one for one in _listed(row.get(column)) if isinstance(one, str)):
+            yield "solution_words", column, float(len(text.split()))
+            yield "solution_lines", column, float(sum(bool(line.strip()) for line in text.splitlines()))
+    if isinstance(row.get("tokens"), list):
+        yield from (("solution_tokens", "tokens", float(n)) for n in row["tokens"] if _is_number(n))
     for name in _AS_THEY_ARE:
-        yield from ((name, float(value)) for value in _listed(row.get(name)) if _is_number(value))
+        yield from ((name, name, float(value)) for value in _listed(row.get(name)) if _is_number(value))
 
 
 def _listed(value: Any) -> list[Any]:
@@ -96,8 +105,10 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _distribution(measure: str, values: Mapping[tuple[str, bool], array[float]]) -> Distribution | None:
+def _distribution(measure: str, values: Mapping[_Source, array[float]]) -> Distribution | None:
     samples = _samples(values)
+    if not samples:
+        return None
     edges = bin_edges(np.concatenate(list(samples.values())))
     if len(edges) < 3:
         return None
@@ -110,15 +121,20 @@ def _distribution(measure: str, values: Mapping[tuple[str, bool], array[float]])
     return Distribution(measure, MEASURES[measure], tuple(edges), tuple(shown[:MOST_SERIES]), left_out)
 
 
-def _samples(values: Mapping[tuple[str, bool], array[float]]) -> dict[str, Any]:
-    """Name to numbers; a stage that dropped rows with this measure has a sample before and one after."""
+def _samples(values: Mapping[_Source, array[float]]) -> dict[str, Any]:
+    """Name to numbers; a stage that dropped rows with this measure has a sample before and one after.
+
+    What only dropped rows have is left out: a stage may keep one solution of several, and drop a row with all.
+    """
     samples: dict[str, Any] = {}
-    for source in dict.fromkeys(source for source, _ in values):
-        kept, lost = (np.asarray(values.get((source, is_kept), ()), float) for is_kept in (True, False))
-        if len(lost):
-            samples[f"{source}: before"] = np.concatenate([kept, lost])
+    for name, column in dict.fromkeys(source[:2] for source in values):
+        kept, lost = (
+            np.asarray(values.get(_Source(name, column, is_kept), ()), float) for is_kept in (True, False)
+        )
+        if len(kept) and len(lost):
+            samples[f"{name}: before"] = np.concatenate([kept, lost])
         if len(kept):
-            samples[f"{source}: after" if len(lost) else source] = kept
+            samples[f"{name}: after" if len(lost) else name] = kept
     return samples
 
 

@@ -81,7 +81,8 @@ def gather(
         with _noting(notes, stage):
             if stage.makes_rows and stage.stage != "evaluate":
                 for one in read_stage_rows(root, stage, sample):
-                    measures.add(stage, one)
+                    if stage.stage != "evaluate_model":
+                        measures.add(stage, one)
                     if stage.stage != "measure_questions":
                         browser.add(stage, number, one)
     if sample.share < 1:

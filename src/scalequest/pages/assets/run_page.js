@@ -13,7 +13,7 @@
       else if (name === "style") Object.assign(node.style, value);
       else if (value !== null && value !== false) node.setAttribute(name, value === true ? "" : value);
     }
-    for (const child of children.flat()) {
+    for (const child of children.flat(Infinity)) {
       if (child !== null && child !== undefined && child !== false) node.append(child); // text becomes a text node
     }
     return node;
@@ -41,8 +41,8 @@
     return getComputedStyle(probe).color;
   }
   const sections = [];
-  function section(id, title, note, ...parts) {
-    sections.push([id, title]);
+  function section(id, name, title, note, ...parts) {
+    sections.push([id, name]);
     page.append(el("section", { id }, el("h2", {}, title), note && el("p", { class: "note" }, note), ...parts));
   }
 
@@ -61,6 +61,9 @@
       ...notes.filter(Boolean).map((note) => el("p", { class: "note small" }, note)),
     ];
   }
+
+  // Tables in a section, whose headline the first one does not repeat
+  const tables = (found, headline) => found.flatMap((one) => table({ ...one, title: one.title === headline ? null : one.title }));
 
   function stagesTable() {
     const stages = facts.stages;
@@ -104,7 +107,7 @@
     return stages.map((one, at) => {
       const reasons = Object.entries(one.dropped);
       const next = stages[at + 1];
-      const joined = next && next.upstream.includes(one.folder);
+      const joined = next && !one.trains && next.upstream.includes(one.folder); // of a model no rows flow on
       const bar = el("div", { class: one.trains ? "rows model" : "rows", style: { width: wide(one.rows_in) } },
         el("i", { class: "kept", style: { flex: String(one.kept) }, title: `kept: ${whole(one.kept)}` }),
         reasons.map(([reason, n], place) =>
@@ -154,6 +157,12 @@
     return el("div", { class: "chart" }, el("h4", {}, value, title), box, legend);
   }
 
+  function tickText(tick) {
+    const round = +tick.toPrecision(4);
+    const far = Math.abs(round) >= 1e5 || (round && Math.abs(round) < 1e-3);
+    return far ? round.toExponential() : String(round).replace("-", "−");
+  }
+
   function histogram(one) {
     const x = one.edges;
     const steps = one.series.map((series) => [...series.shares, series.shares[series.shares.length - 1]].map((share) => 100 * share));
@@ -174,7 +183,7 @@
     });
     const cells = one.series.map(() => el("td"));
     const legend = el("table", { class: "legend" },
-      el("tr", {}, ["", "n", "mean", "median", "here"].map((name) => el("th", {}, name))),
+      el("tr", {}, ["", "n", "mean", "median", ""].map((name) => el("th", {}, name))),
       one.series.map((series, at) => el("tr", {},
         el("td", {}, el("span", { class: "swatch", style: { background: `var(--s${at})` } }), series.name),
         el("td", {}, whole(series.n)), el("td", {}, short(series.mean)), el("td", {}, short(series.median)), cells[at])));
@@ -185,7 +194,7 @@
   function curve(folder, one) {
     const options = ({ axis, colour, value }) => ({
       scales: { x: { time: false } },
-      axes: [{ ...axis, space: 50, size: 28 }, { ...axis, size: 52, values: (_, ticks) => ticks.map((tick) => (Math.abs(tick) >= 1e5 || (tick && Math.abs(tick) < 1e-3) ? tick.toExponential(0) : String(+tick.toPrecision(6)))) }],
+      axes: [{ ...axis, space: 50, size: 28 }, { ...axis, size: 52, values: (_, ticks) => ticks.map(tickText) }],
       cursor: { y: false, sync: { key: folder }, drag: { x: true, y: false } },
       series: [{}, { label: one.metric, stroke: colour("s0"), width: 1.5, points: { show: one.steps.length < 25, size: 4, fill: colour("s0") } }],
       hooks: { setCursor: [(plot) => {
@@ -318,7 +327,7 @@
       el("div", { class: "first" }, el("div", { dir: "auto" }, index.question[at].slice(0, 220) || "(no text)"),
         el("div", {}, [index.key[at], index.generator.names[index.generator.codes[at]]].filter(Boolean).join(" · "))),
       el("div", { class: fateClass(fate), title: fate }, fate),
-      Object.keys(RANGES).map((name) => el("div", { class: "n" }, short(index[name][at]))));
+      ui.columns.map((name) => el("div", { class: "n" }, short(index[name][at]))));
   }
   function drawList() {
     const from = Math.max(0, Math.floor(ui.view.scrollTop / HEIGHT) - 4);
@@ -344,7 +353,7 @@
     try {
       const detail = await detailOf(wanted);
       if (wanted !== chosen) return;
-      ui.detail.replaceChildren(...detailView(wanted, detail));
+      ui.detail.replaceChildren(...detailView(wanted, detail).flat(Infinity));
     } catch (error) {
       ui.detail.replaceChildren(el("p", { class: "note" }, `This row cannot be unpacked: ${error.message}`));
     }
@@ -371,7 +380,7 @@
       el("button", { class: "back", onclick: () => ui.list.scrollIntoView({ block: "start" }) }, "↑ list"),
       el("h3", {}, index.key[at]),
       el("p", { class: "note small" }, [generator, ...scores].filter(Boolean).join(" · ")),
-      question ? fill(text(question, cut), { class: "text question" }, []) : el("p", { class: "note" }, "No question text."),
+      question ? el("div", { class: "question" }, text(question, cut)) : el("p", { class: "note" }, "No question text."),
       detail.events.flatMap((event) => eventView(event, detail.texts, written)),
     ];
   }
@@ -439,6 +448,7 @@
     };
     const stages = [...new Set(index.stage)].sort((a, b) => a - b).map((at) => [String(at), facts.stages[at].folder]);
     ui.inputs = {};
+    ui.columns = Object.keys(RANGES).filter((name) => index[name].some((value) => value !== null));
     const search = el("input", { type: "search", placeholder: "Search questions and ids", "aria-label": "Search", oninput: () => { state.q = search.value; later(); } });
     ui.inputs.q = search;
     const toggle = el("input", { type: "checkbox", checked: true, style: { width: "auto" }, onchange: () => { formulas = toggle.checked; choose(ui.place || 0, false); } });
@@ -452,17 +462,22 @@
     ui.flips = el("span");
     ui.space = el("div", { role: "presentation" });
     ui.view = el("div", { class: "view", role: "listbox", tabindex: "0", "aria-label": "Rows", onscroll: drawList, onkeydown: move }, ui.space);
-    ui.list = el("div", { class: "list" }, el("div", { class: "line head" }, header("question", "question"), header("fate", "fate"), header("difficulty", "difficulty", "n"), header("agreement", "agree", "n"), header("reward", "reward", "n")), ui.view);
+    ui.list = el("div", { class: "list" }, el("div", { class: "line head" }, header("question", "question"), header("fate", "fate"), ui.columns.map((name) => header(name, name, "n"))), ui.view);
+    ui.list.style.setProperty("--columns", `repeat(${ui.columns.length}, 4.6rem)`);
+    if (!ui.columns.length) ui.list.style.setProperty("--columns", "");
     ui.detail = el("div", { class: "detail", tabindex: "0" });
     const clear = el("button", { onclick: () => { for (const [name, input] of Object.entries(ui.inputs)) { input.value = ""; state[name] = ""; } flips = null; state.sort = ""; update(); } }, "Clear filters");
     ui.body.replaceChildren(
       el("div", { class: "filters" }, el("label", { class: "search" }, search),
         choice("stage", "last stage", stages), choice("fate", "fate", counted(index.fate.codes, index.fate.names)),
         choice("generator", "generator or benchmark", counted(index.generator.codes, index.generator.names)),
-        Object.keys(RANGES).filter((name) => index[name].some((value) => value !== null)).map(range)),
+        ui.columns.map(range)),
       el("div", { class: "status" }, ui.count, ui.flips, el("label", { class: "small" }, toggle, " formulas"), clear),
       el("div", { class: "browser" }, ui.list, ui.detail));
-    new ResizeObserver(drawList).observe(ui.view);
+    new ResizeObserver(() => {
+      ui.list.style.setProperty("--scrollbar", `${ui.view.offsetWidth - ui.view.clientWidth}px`);
+      drawList();
+    }).observe(ui.view);
   }
 
   // ------------------------------------------------------------------------------------------------- flips
@@ -506,33 +521,33 @@
     el("div", { class: "tiles" }, facts.tiles.map((tile) => el("div", { class: "tile" }, el("b", {}, tile.value), el("span", {}, tile.label)))));
   if (facts.notes.length) page.append(el("div", { class: "warnings" }, facts.notes.map((note) => el("p", {}, note))));
   if (facts.stages.some((one) => one.in_funnel)) {
-    section("funnel", "Where the rows went", "Each bar is as long as the rows that came in: what was kept, then what was dropped, by reason.", ...funnel());
+    section("funnel", "Funnel", "Where the rows went", "Each bar is as long as the rows that came in: what was kept, then what was dropped, by reason.", ...funnel());
   }
   if (bench.intervals.length) {
     const note = "Accuracy in % with its 95 % interval." + (bench.intervals.some((one) => one.published !== null) ? " The open diamond is the published number of that model, which is not ours." : "");
-    section("benchmarks", "Benchmarks", note, ...intervals(), ...bench.tables.flatMap((one) => table(one)));
+    section("benchmarks", "Benchmarks", "Benchmarks", note, ...intervals(), ...tables(bench.tables, "Benchmarks"));
   }
   if (facts.distributions.length) {
-    section("distributions", "Distributions", "Shares of the rows. A stage that dropped rows is shown before and after; a sample equal to an earlier one is shown once.",
+    section("distributions", "Distributions", "Distributions", "Shares of the rows. A stage that dropped rows is shown before and after; a sample equal to an earlier one is shown once.",
       el("div", { class: "charts" }, facts.distributions.map(histogram)));
   }
   const curves = Object.entries(facts.curves);
   if (curves.length) {
-    section("training", "Training", "What the trainers logged, over optimizer steps. Drag to zoom, double-click to go back.",
+    section("training", "Training", "Training", "What the trainers logged, over optimizer steps. Drag to zoom, double-click to go back.",
       ...curves.flatMap(([folder, found]) => [el("h3", {}, folder), el("div", { class: "charts narrow" }, found.map((one) => curve(folder, one)))]));
   }
-  section("stages", "What each stage cost", null, ...stagesTable());
-  if (bench.measured.length) section("questions", "Generated questions", null, ...bench.measured.flatMap((one) => table(one)));
+  section("stages", "Cost", "What each stage cost", null, ...stagesTable());
+  if (bench.measured.length) section("questions", "Questions", "Generated questions", null, ...tables(bench.measured, "Generated questions"));
   if (bench.contamination.length) {
-    section("contamination", "Contamination", "Benchmark questions that rows of the run resemble.", ...bench.contamination.flatMap((one) => table(one)));
+    section("contamination", "Contamination", "Contamination", "Benchmark questions that rows of the run resemble.", ...tables(bench.contamination));
   }
   const loading = () => el("p", { class: "note" }, "Unpacking the rows …");
   const flipsBody = el("div", {}, loading());
   const several = facts.stages.filter((one) => one.stage === "evaluate_model" && one.finished).length > 1;
-  if (several) section("flips", "Flips between two models", "Problems that one of two models solves and the other does not. A count shows its rows below.", flipsBody, ...bench.differences.flatMap((one) => table(one)));
+  if (several) section("flips", "Flips", "Flips between two models", "Problems that one of two models solves and the other does not. A count shows its rows below.", flipsBody, ...tables(bench.differences));
   if (facts.rows.count) {
     ui.body = el("div", {}, loading());
-    section("rows", "Rows", `Every question with its solutions, scores and fate. Texts are shown up to ${whole(facts.rows.length)} characters.`, ui.body);
+    section("rows", "Rows", "Rows", `Every question with its solutions, scores and fate. Texts are shown up to ${whole(facts.rows.length)} characters.`, ui.body);
   }
   nav.append(...sections.map(([id, title]) => el("a", { href: `#${id}` }, title)));
 
