@@ -10,7 +10,8 @@ Each stage is its own process, so that memory is returned between engine and tra
 OUTPUT/logs/<stage>.log. A terminal shows a live table. Without one (nohup, Slurm, CI) there is a line every
 30 seconds with what is done, the rate and the time left, here and in the stage's log. Interrupt or kill it
 at any point and run the same command again: it goes on where it stopped. Before the first stage runs, the
-settings of all are read and the files that they name looked for. It works on one machine; on several, hand
+settings of all are read and the files that they name looked for. When it ends, OUTPUT/index.html shows the
+run: stages, distributions, curves, benchmarks, and every row. It works on one machine; on several, hand
 the stages to slurm/launch.py one by one.
 """
 
@@ -25,6 +26,9 @@ from scalequest.config import ConfigError
 from scalequest.pipeline.look_ahead import left_out, look_ahead
 from scalequest.pipeline.runner import Failed, load, plan, run, variables, wanted
 from scalequest.redaction import redacted
+from scalequest.run_page.at_end import write_at_end
+
+PUBLISHED = Path(__file__).parents[1] / "eval/published/table1.yaml"
 
 
 def main(args: argparse.Namespace) -> int:
@@ -50,6 +54,7 @@ def main(args: argparse.Namespace) -> int:
             spec, steps, output, rerun=rerun, fingerprints=ahead.fingerprints,
             start=args.start, end=args.end, only=args.only,
         )  # fmt: skip
+        write_at_end(output, [PUBLISHED])
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
