@@ -53,7 +53,9 @@ def write_app(path: Path, title: str, name: str, facts: Any, blocks: Mapping[str
         f'<script type="application/json" id="facts">{as_json_block(facts)}</script>',
         *(f"<script>{program}</script>" for program in programs),
     ]
-    data = [f'<script type="text/plain" id="{html.escape(key)}">{value}</script>' for key, value in blocks.items()]
+    data = [
+        f'<script type="text/plain" id="{html.escape(key)}">{value}</script>' for key, value in blocks.items()
+    ]
     write(path, "\n".join([*head, *data, _licences(), "</body></html>\n"]).encode())
 
 
@@ -102,6 +104,7 @@ def _policy(programs: list[str]) -> str:
 
 def _licences() -> str:
     parts = "".join(
-        f"<h3>{html.escape(name)}</h3><pre>{html.escape(asset(file))}</pre>" for name, file in _LICENCES.items()
+        f"<h3>{html.escape(name)}</h3><pre>{html.escape(asset(file))}</pre>"
+        for name, file in _LICENCES.items()
     )
     return f'<details class="licences"><summary>Licences of the libraries in this page</summary>{parts}</details>'

@@ -105,7 +105,12 @@ def _intervals_of(
             numbers = (100 * own.value, 100 * own.low, 100 * own.high)
             found.append(
                 Interval(
-                    evaluation, one.title, one.model, *numbers, one.n, None if printed is None else float(printed)
+                    evaluation,
+                    one.title,
+                    one.model,
+                    *numbers,
+                    one.n,
+                    None if printed is None else float(printed),
                 )
             )
     return found
@@ -116,7 +121,11 @@ def _compare(evaluation: Path, results: Sequence[Result]) -> list[Table]:
     models = _models_of(results)
     if len(models) < 2:
         return []
-    rows = {model: comparison.read_outputs(evaluation / model) for model in models if (evaluation / model).is_dir()}
+    rows = {
+        model: comparison.read_outputs(evaluation / model)
+        for model in models
+        if (evaluation / model).is_dir()
+    }
     by_model = {model: [one for one in results if one.model == model] for model in rows}
     first, *others = rows
     found: list[comparison.Comparison] = []
@@ -181,7 +190,9 @@ def _table_of_contamination(stage: str, part: Mapping[str, Any]) -> Table:
     said = ", ".join(f"{rule} {count:,}" for rule, count in flagged.items()) or "none"
     notes = [f"Rows that match a benchmark's question, by the rule that found them: {said}."]
     if part.get("left_out"):
-        notes.append(f"Not compared, since their data are not there: {', '.join(map(str, part['left_out']))}.")
+        notes.append(
+            f"Not compared, since their data are not there: {', '.join(map(str, part['left_out']))}."
+        )
     columns = ("benchmark", "questions", "met by a row", "met by none, %")
     return Table(f"contamination_{stage}", f"Benchmarks met in {stage}", columns, rows, tuple(notes))
 

@@ -18,18 +18,29 @@ from scalequest.run_page.stages import StageFacts
 
 CHUNK = 250  # questions
 MOST_SEARCHED = 1_000  # characters of a question that the search sees
-LENGTHS = (4_000, 2_000, 1_000, 500, 250)  # most characters of a text: the first with which the page is small
+# Most characters of a selected solution or a model's output, and of any other text: the first pair with which
+# the page is small enough
+LENGTHS = (
+    (4_000, 4_000), (4_000, 2_000), (4_000, 1_000), (4_000, 600), (4_000, 300), (2_000, 300), (1_000, 300),
+    (500, 200), (250, 100),
+)  # fmt: skip
 MOST_TEXTS = 16  # solutions of one question at one stage
 MOST_FIELDS = 24
 MOST_FIELD = 200  # characters
-MOST_BYTES = 20_000_000  # of all details, as they stand in the page
-_TRIED = 8  # every so many chunks are packed to see how large all are
+MOST_BYTES = 22_000_000  # of all details, as they stand in the page
+_TRIED = 16  # every so many chunks are packed to see how large all are
 _SHOWN_ELSEWHERE = {
     "id", "question", "query", "rejected", "chosen", "reply", "response", "responses", "answers", "tokens",
     "finish_reasons", "rewards", "completion", "extracted", "correct", "reason", "benchmark", "sample",
     "generator", "prompt_sha256", "seed",
 }  # fmt: skip
-_TEXTS = {"query": "question", "question": "question", "rejected": "rejected", "chosen": "chosen", "reply": "reply"}
+_TEXTS = {
+    "query": "question",
+    "question": "question",
+    "rejected": "rejected",
+    "chosen": "chosen",
+    "reply": "reply",
+}
 _SCORES = ("difficulty", "reward", "agreement")
 
 
@@ -46,11 +57,15 @@ class Question:
     verdicts: dict[str, list[bool]] = field(default_factory=dict)
     answers: dict[str, str] = field(default_factory=dict)
     texts: dict[str, int] = field(default_factory=dict)
+    chosen: set[int] = field(default_factory=set)
     events: list[dict[str, Any]] = field(default_factory=list)
 
-    def note(self, text: str) -> int:
-        """The number of a text; equal ones are kept once."""
-        return self.texts.setdefault(text, len(self.texts))
+    def note(self, text: str, chosen: bool = False) -> int:
+        """The number of a text; equal ones are kept once, and those that were chosen are shown longer."""
+        number = self.texts.setdefault(text, len(self.texts))
+        if chosen:
+            self.chosen.add(number)
+        return number
 
 
 class Browser:
@@ -102,8 +117,14 @@ class Browser:
         found.verdicts.setdefault(model, []).append(bool(row.get("correct")))
         found.answers.setdefault(model, str(row.get("extracted") or ""))
         if not found.events or found.events[-1]["stage"] != number:
-            known = {"reference": row.get("reference"), "metadata": row.get("metadata"), "rule": row.get("rule")}
-            found.events.append({"stage": number, "reason": None, "fields": _fields_of(known), "solutions": []})
+            known = {
+                "reference": row.get("reference"),
+                "metadata": row.get("metadata"),
+                "rule": row.get("rule"),
+            }
+            found.events.append(
+                {"stage": number, "reason": None, "fields": _fields_of(known), "solutions": []}
+            )
         event = found.events[-1]
         if len(event["solutions"]) >= MOST_TEXTS:
             event["more"] = event.get("more", 0) + 1
@@ -111,7 +132,7 @@ class Browser:
         text = row.get("completion")
         event["solutions"].append(
             {
-                "text": None if text is None else found.note(str(text)),
+                "text": None if text is None else found.note(str(text), True),
                 "answer": _short(row.get("extracted")),
                 "tokens": row.get("tokens"),
                 "end": row.get("finish_reason"),
@@ -127,12 +148,14 @@ class Browser:
         for one in every:
             if one.verdicts:
                 right = [value for of in one.verdicts.values() for value in of]
-                one.fate = "right by all" if all(right) else "right by some" if any(right) else "right by none"
+                one.fate = (
+                    "right by all" if all(right) else "right by some" if any(right) else "right by none"
+                )
         generators, fates = (_coded([getattr(one, name) for one in every]) for name in ("generator", "fate"))
         models = list(dict.fromkeys(model for one in every for model in one.verdicts))
         return {
             "key": [visible(one.key.removeprefix("/")) for one in every],
-            "question": [_cut(visible(one.text), MOST_SEARCHED)[0] for one in every],
+            "question": [_cut(one.text, MOST_SEARCHED)[0] for one in every],
             "stage": [one.stage for one in every],
             "generator": generators,
             "fate": fates,
@@ -145,37 +168,37 @@ class Browser:
     def _in_order(self) -> list[Question]:
         return sorted(self._questions.values(), key=lambda one: (bool(one.verdicts), -one.stage))
 
-    def chunks(self) -> tuple[list[str], int]:
-        """The details, `CHUNK` questions in each, packed; and the most characters of a text in them."""
+    def chunks(self) -> tuple[list[str], tuple[int, int]]:
+        """The details, `CHUNK` questions in each, packed; and the most characters of texts in them (`LENGTHS`)."""
         every = self._in_order()
         groups = [every[start : start + CHUNK] for start in range(0, len(every), CHUNK)]
-        length = next((most for most in LENGTHS if _size_of(groups, most) <= MOST_BYTES), LENGTHS[-1])
+        lengths = next((most for most in LENGTHS if _size_of(groups, most) <= MOST_BYTES), LENGTHS[-1])
         packed, left = [], MOST_BYTES
         for group in groups:
-            chunk = pack([_detail(one, length if left > 0 else 0) for one in group])
+            chunk = pack([_detail(one, lengths if left > 0 else (0, 0)) for one in group])
             left -= len(chunk)
             packed.append(chunk)
-        return packed, length
+        return packed, lengths
 
 
-def _size_of(groups: Sequence[Sequence[Question]], most: int) -> float:
+def _size_of(groups: Sequence[Sequence[Question]], most: tuple[int, int]) -> float:
     """About how large all details are if their texts have at most so many characters."""
     tried = groups[::_TRIED]
     size = sum(len(pack([_detail(one, most) for one in group])) for group in tried)
     return size * len(groups) / max(1, len(tried))
 
 
-def _detail(one: Question, most: int) -> dict[str, Any]:
+def _detail(one: Question, most: tuple[int, int]) -> dict[str, Any]:
     """A question as the page shows it; each text with the number of characters that are left out."""
     return {
-        "question": _cut(visible(one.text), max(most, LENGTHS[-1])),
-        "texts": [_cut(visible(text), most) for text in one.texts],
+        "question": _cut(one.text, max(most[0], LENGTHS[-1][0])),
+        "texts": [_cut(text, most[place not in one.chosen]) for text, place in one.texts.items()],
         "events": one.events,
     }
 
 
 def _cut(text: str, most: int) -> tuple[str, int]:
-    return text[:most], max(0, len(text) - most)
+    return visible(text[:most]), max(0, len(text) - most)
 
 
 def _first_text(row: Mapping[str, Any], *names: str) -> str:
@@ -205,7 +228,7 @@ def _solutions_of(found: Question, row: Mapping[str, Any]) -> Iterator[dict[str,
                 "reward": _rounded(_number(_at(row.get("rewards"), place))),
             }
     elif row.get("response") is not None:
-        yield {"text": found.note(str(row["response"])), "selected": True}
+        yield {"text": found.note(str(row["response"]), True), "selected": True}
 
 
 def _at(values: Any, place: int) -> Any:
@@ -252,4 +275,3 @@ def _coded(values: Sequence[str]) -> dict[str, Any]:
     names = sorted(counts, key=lambda name: (-counts[name], name))
     place = {name: number for number, name in enumerate(names)}
     return {"names": [visible(name) for name in names], "codes": [place[value] for value in values]}
-

@@ -134,12 +134,12 @@ def write_run_page(folder: str | Path, output_file: str | Path, **options: Any) 
         ConfigError: see `gather`.
     """
     facts, browser = gather(folder, **options)
-    chunks, length = browser.chunks()
+    chunks, lengths = browser.chunks()
     blocks = {"rows-index": pack(browser.index())}
     blocks |= {f"rows-{number}": chunk for number, chunk in enumerate(chunks)}
     shown = {
         **_as_json(facts),
-        "rows": {"count": len(browser), "chunk": CHUNK, "length": length},
+        "rows": {"count": len(browser), "chunk": CHUNK, "lengths": lengths},
     }
     path = Path(output_file)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -168,8 +168,13 @@ def _table_as_json(table: Table) -> dict[str, Any]:
 def tiles(facts: RunFacts) -> list[tuple[str, str]]:
     """The numbers of a run that are asked for first: name and value."""
     shown = [("stages finished", f"{sum(one.finished for one in facts.stages)} of {len(facts.stages)}")]
-    for stage, label in (("generate_questions", "questions generated"), ("select_solutions", "solutions selected")):
-        if count := sum(one.rows_in if stage.startswith("gen") else one.kept for one in facts.stages if one.stage == stage):
+    for stage, label in (
+        ("generate_questions", "questions generated"),
+        ("select_solutions", "solutions selected"),
+    ):
+        if count := sum(
+            one.rows_in if stage.startswith("gen") else one.kept for one in facts.stages if one.stage == stage
+        ):
             shown.append((label, f"{count:,}"))
     if tokens := sum(one.tokens for one in facts.stages if one.stage != "evaluate"):
         shown.append(("tokens", _compact(tokens)))

@@ -96,6 +96,7 @@ def _funnel(stages: Sequence[StageFacts]) -> Figure:
     axes.set_yticks(range(len(stages)), [_name(one.folder) for one in stages])
     axes.set_xlim(0, 1.35 * most)
     axes.invert_yaxis()
+    axes.xaxis.set_major_formatter(lambda tick, _: f"{tick:,.0f}")
     axes.set_xlabel("rows: kept (blue), trained on (green), dropped by reason")
     return figure
 
@@ -107,7 +108,7 @@ def _distribution(one: Distribution) -> Figure:
         axes.stairs([100 * share for share in series.shares], one.edges, color=COLOURS[number], label=label)
     axes.set_xlabel(one.label)
     axes.set_ylabel("% of the rows")
-    axes.legend(fontsize=6)
+    figure.legend(fontsize=6, loc="outside upper left", ncols=2)
     return figure
 
 
@@ -120,6 +121,7 @@ def _curves(curves: Sequence[Curve]) -> Figure:
         axes.plot(curve.steps, curve.values, color=COLOURS[0])
         axes.set_title(_name(curve.metric), fontsize=8)
         axes.tick_params(labelsize=6)
+        axes.yaxis.set_major_formatter(lambda tick, _: f"{tick:.4g}")
     for axes in places[len(curves) :]:
         axes.set_visible(False)
     for axes in grid[-1]:

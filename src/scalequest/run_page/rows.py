@@ -82,7 +82,13 @@ def read_stage_rows(root: Path, stage: StageFacts, sample: Sample) -> Iterator[S
 
 def _key_of(row: dict[str, Any], stage: StageFacts, number: str) -> str:
     own = row.get("id")
-    name = f"{stage.folder}/{number}" if own is None else f"{row['benchmark']}/{own}" if "benchmark" in row else own
+    name = (
+        f"{stage.folder}/{number}"
+        if own is None
+        else f"{row['benchmark']}/{own}"
+        if "benchmark" in row
+        else own
+    )
     return f"{stage.run}/{name}"
 
 

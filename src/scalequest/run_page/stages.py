@@ -93,7 +93,11 @@ def read_run(folder: Path, price_per_hour: float | None = None) -> list[StageFac
 
 
 def _facts_of(
-    root: Path, folder: str, receipt: Mapping[str, Any], runs: Mapping[str, Mapping[str, Any]], price: float | None
+    root: Path,
+    folder: str,
+    receipt: Mapping[str, Any],
+    runs: Mapping[str, Mapping[str, Any]],
+    price: float | None,
 ) -> dict[str, Any]:
     counts = receipt.get("counts") or {}
     run = max((name for name in runs if _lies_in(folder, name)), key=len, default="")

@@ -23,16 +23,9 @@
   const whole = (n) => Math.round(n).toLocaleString("en");
   const short = (n) => (n === null || n === undefined ? "–" : String(+(+n).toPrecision(3)));
   const percent = (share) => `${(100 * share).toFixed(share > 0 && share < 0.1 ? 1 : 0)} %`;
+  const tenths = (n) => n.toLocaleString("en", { minimumFractionDigits: 1, maximumFractionDigits: 1 });
   const sum = (numbers) => numbers.reduce((one, other) => one + other, 0);
   const plural = (n, word) => `${whole(n)} ${word}${n === 1 ? "" : "s"}`;
-
-  function duration(seconds) {
-    const all = Math.round(seconds);
-    if (seconds < 10) return `${seconds.toFixed(1)} s`;
-    if (all < 60) return `${all} s`;
-    if (all < 3600) return `${Math.floor(all / 60)} min ${all % 60} s`;
-    return `${whole(Math.floor(all / 3600))} h ${Math.floor((all % 3600) / 60)} min`;
-  }
 
   const probe = el("span", { style: { display: "none" } });
   document.body.append(probe);
@@ -75,8 +68,8 @@
       ["in", (one) => whole(one.rows_in)],
       ["kept", (one) => whole(one.kept)],
       has("tokens") && ["tokens", (one) => (one.tokens ? whole(one.tokens) : "–")],
-      ["seconds of work", (one) => (one.seconds === null ? "–" : one.seconds.toFixed(1))],
-      has("wall") && ["with start-up", (one) => (one.wall === null ? "–" : one.wall.toFixed(1))],
+      ["seconds of work", (one) => (one.seconds === null ? "–" : tenths(one.seconds))],
+      has("wall") && ["with start-up", (one) => (one.wall === null ? "–" : tenths(one.wall))],
       has("tokens") && ["tokens per s", (one) => (one.tokens && one.seconds ? whole(one.tokens / one.seconds) : "–")],
       has("cost") && ["cost", (one) => (one.cost === null ? "–" : one.cost.toFixed(2))],
       has("engine") && ["engine", (one) => one.engine || "–"],
@@ -85,8 +78,8 @@
     const own = stages.filter((one) => one.stage !== "evaluate"); // its models are stages of their own
     const totals = {
       folder: "all", tokens: whole(sum(own.map((one) => one.tokens))),
-      "seconds of work": sum(own.map((one) => one.seconds || 0)).toFixed(1),
-      "with start-up": sum(stages.map((one) => one.wall || 0)).toFixed(1),
+      "seconds of work": tenths(sum(own.map((one) => one.seconds || 0))),
+      "with start-up": tenths(sum(stages.map((one) => one.wall || 0))),
       cost: sum(stages.map((one) => one.cost || 0)).toFixed(2),
     };
     rows.push(cells.map(([name]) => totals[name] ?? ""));
@@ -149,7 +142,7 @@
       if (plot) plot.destroy();
       const axis = { stroke: colour("soft"), grid: { stroke: colour("line"), width: 1 }, ticks: { stroke: colour("line"), width: 1, size: 4 }, font: "11px system-ui" };
       const made = options({ axis, colour, value });
-      plot = new uPlot({ width: Math.max(200, box.clientWidth), height: 190, legend: { show: false }, padding: [8, 8, 0, 0], ...made }, data, box);
+      plot = new uPlot({ width: Math.max(200, box.clientWidth), height: 190, legend: { show: false }, padding: [8, 18, 0, 0], ...made }, data, box);
     };
     plots.push(() => box.drawn && box.draw());
     new ResizeObserver(() => plot && plot.setSize({ width: Math.max(200, box.clientWidth), height: 190 })).observe(box);
@@ -547,7 +540,7 @@
   if (several) section("flips", "Flips", "Flips between two models", "Problems that one of two models solves and the other does not. A count shows its rows below.", flipsBody, ...tables(bench.differences));
   if (facts.rows.count) {
     ui.body = el("div", {}, loading());
-    section("rows", "Rows", "Rows", `Every question with its solutions, scores and fate. Texts are shown up to ${whole(facts.rows.length)} characters.`, ui.body);
+    section("rows", "Rows", "Rows", `Every question with its solutions, scores and fate. Selected solutions and models' outputs are shown up to ${whole(facts.rows.lengths[0])} characters, other solutions up to ${whole(facts.rows.lengths[1])}.`, ui.body);
   }
   nav.append(...sections.map(([id, title]) => el("a", { href: `#${id}` }, title)));
 
