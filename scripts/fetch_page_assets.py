@@ -3,9 +3,9 @@
     python scripts/fetch_page_assets.py --check     # are the files those that the manifest has the hashes of?
     python scripts/fetch_page_assets.py             # fetch them again with npm, at the versions named below
 
-Kept in the repository so that a page can be written with no network: uPlot draws the charts, KaTeX the formulas.
-Fetching needs npm and a network; it takes seconds. KaTeX's fonts go into its style sheet as data, in the one
-format that every browser of the last ten years reads. The licences lie beside the files.
+They are kept in the repository so that a page can be written with no network: uPlot draws the charts, KaTeX
+the formulas. Fetching needs npm and a network; it takes seconds. KaTeX's fonts go into its style sheet as
+data, in the one format that every browser of the last ten years reads. The licences lie beside the files.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Write the page of a run, an evaluation or a folder of several runs: one HTML file to look at and pass on.
 
-    python scripts/run_page.py runs/tiny                                          # writes runs/tiny/index.html
-    python scripts/run_page.py runs/tiny/evaluate --output_file evaluation.html   # of an evaluation alone
-    python scripts/run_page.py runs/tiny --plots figures                          # and each plot as SVG and PDF
-    python scripts/run_page.py runs/tiny --price_per_hour 2.5                     # what its hours cost
+    python scripts/run_page.py runs/tiny                                        # writes runs/tiny/index.html
+    python scripts/run_page.py runs/tiny/evaluate --output_file evaluation.html # of an evaluation alone
+    python scripts/run_page.py runs/tiny --plots figures                        # and each plot as SVG and PDF
+    python scripts/run_page.py runs/tiny --price_per_hour 2.5                   # what its hours cost
 
 Shown: what each stage took in, dropped and cost; how long and hard the questions are, before and after each
 stage; training curves; benchmark results beside the published ones; and every question with its solutions,

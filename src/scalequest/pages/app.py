@@ -60,12 +60,12 @@ def write_app(path: Path, title: str, name: str, facts: Any, blocks: Mapping[str
 
 
 def as_json_block(value: Any) -> str:
-    """JSON that is safe inside a `<script>` element: nothing in it can end the element, or is half a character."""
+    """JSON that is safe inside a `<script>` element: nothing in it can end it, or is half a character."""
     return _as_json(_visible(value)).translate(_ESCAPES)
 
 
 def pack(value: Any) -> str:
-    """Anything that JSON can hold, its texts already `visible`; compressed, as base64, for DecompressionStream."""
+    """Anything that JSON can hold, its texts already `visible`, compressed, as base64."""
     data = gzip.compress(_as_json(value).encode("utf-8", "replace"), 6, mtime=0)
     return base64.b64encode(data).decode()
 
@@ -99,7 +99,8 @@ def asset(name: str) -> str:
 def _policy(programs: list[str]) -> str:
     hashes = (base64.b64encode(hashlib.sha256(one.encode()).digest()).decode() for one in programs)
     scripts = " ".join(f"'sha256-{one}'" for one in hashes)
-    return f"default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; font-src data:; base-uri 'none'"
+    styles = "style-src 'unsafe-inline'; font-src data:"
+    return f"default-src 'none'; script-src {scripts}; {styles}; base-uri 'none'; form-action 'none'"
 
 
 def _licences() -> str:
@@ -107,4 +108,5 @@ def _licences() -> str:
         f"<h3>{html.escape(name)}</h3><pre>{html.escape(asset(file))}</pre>"
         for name, file in _LICENCES.items()
     )
-    return f'<details class="licences"><summary>Licences of the libraries in this page</summary>{parts}</details>'
+    title = "<summary>Licences of the libraries in this page</summary>"
+    return f'<details class="licences">{title}{parts}</details>'

@@ -10,7 +10,7 @@ PAGE = "index.html"
 
 
 def write_at_end(run: Path, published: Sequence[Path] = ()) -> None:
-    """Write RUN/index.html unless it is newer than all receipts; print where it is, or why it could not be written.
+    """Write RUN/index.html unless it is newer than all receipts; print where it is, or why it is not there.
 
     A page that cannot be written fails no run. What it needs is imported only if there is something to show.
 

@@ -32,7 +32,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Benchmarks:
-    """What evaluations found: `measured` are tables of generated questions, `notes` what could not be read."""
+    """What evaluations found; `measured`: tables of generated questions, `notes`: what could not be read."""
 
     tables: tuple[Table, ...] = ()
     intervals: tuple[Interval, ...] = ()
@@ -80,10 +80,9 @@ def _results_of(evaluation: Path) -> list[Result]:
 
 def _settings_of(folder: Path) -> Mapping[str, Any]:
     try:
-        found = read_yaml(folder / "config.yaml")
+        return read_yaml(folder / "config.yaml")
     except (ConfigError, OSError):
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _models_of(results: Sequence[Result]) -> list[str]:
@@ -99,20 +98,13 @@ def _intervals_of(
 ) -> list[Interval]:
     found = []
     for one in results:
-        own = one.accuracy
-        if own.value is not None and own.low is not None and own.high is not None:
-            printed = theirs.get((one.model, one.benchmark))
-            numbers = (100 * own.value, 100 * own.low, 100 * own.high)
-            found.append(
-                Interval(
-                    evaluation,
-                    one.title,
-                    one.model,
-                    *numbers,
-                    one.n,
-                    None if printed is None else float(printed),
-                )
-            )
+        value, low, high = one.accuracy.value, one.accuracy.low, one.accuracy.high
+        if value is None or low is None or high is None:
+            continue
+        printed = theirs.get((one.model, one.benchmark))
+        numbers = (100 * value, 100 * low, 100 * high)
+        beside = None if printed is None else float(printed)
+        found.append(Interval(evaluation, one.title, one.model, *numbers, one.n, beside))
     return found
 
 
@@ -121,11 +113,8 @@ def _compare(evaluation: Path, results: Sequence[Result]) -> list[Table]:
     models = _models_of(results)
     if len(models) < 2:
         return []
-    rows = {
-        model: comparison.read_outputs(evaluation / model)
-        for model in models
-        if (evaluation / model).is_dir()
-    }
+    there = [model for model in models if (evaluation / model).is_dir()]
+    rows = {model: comparison.read_outputs(evaluation / model) for model in there}
     by_model = {model: [one for one in results if one.model == model] for model in rows}
     first, *others = rows
     found: list[comparison.Comparison] = []

@@ -1,7 +1,7 @@
 """Every question of a run with its solutions, scores and fate, in a form that a page can search quickly.
 
 The index (one value per question and column) is read as a whole; the details are cut into chunks, of which
-the page unpacks those that are looked at. What is shown per question is bounded, and what is left out is said.
+the page unpacks those that are looked at. What is shown of a question is bounded; what is left out is said.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Question:
 
 
 class Browser:
-    """Collects the questions of a run; those that came furthest stand first, and benchmarks' problems last."""
+    """Collects the questions of a run: those that came furthest first, benchmarks' problems last."""
 
     def __init__(self, problems: Mapping[str, str] | None = None) -> None:
         """Begin with nothing.
@@ -98,7 +98,7 @@ class Browser:
         found.text = found.text or _first_text(row, "question", "query", "rejected")
         found.stage, found.fate = number, one.reason or "kept"
         found.scores |= _scores_of(row)
-        event = {"stage": number, "reason": one.reason, "fields": _fields_of(row)}
+        event: dict[str, Any] = {"stage": number, "reason": one.reason, "fields": _fields_of(row)}
         texts = [
             [label, found.note(str(row[name]))]
             for name, label in _TEXTS.items()
@@ -140,7 +140,7 @@ class Browser:
             }
         )
 
-    # --------------------------------------------------------------------------------------------- for the page
+    # ------------------------------------------------------------------------------------------- for the page
 
     def index(self) -> dict[str, Any]:
         """The columns that the page searches, filters and sorts by."""
@@ -169,7 +169,7 @@ class Browser:
         return sorted(self._questions.values(), key=lambda one: (bool(one.verdicts), -one.stage))
 
     def chunks(self) -> tuple[list[str], tuple[int, int]]:
-        """The details, `CHUNK` questions in each, packed; and the most characters of texts in them (`LENGTHS`)."""
+        """The details, `CHUNK` questions in each, packed; and the lengths of their texts, of `LENGTHS`."""
         every = self._in_order()
         groups = [every[start : start + CHUNK] for start in range(0, len(every), CHUNK)]
         lengths = next((most for most in LENGTHS if _size_of(groups, most) <= MOST_BYTES), LENGTHS[-1])
@@ -235,9 +235,9 @@ def _at(values: Any, place: int) -> Any:
     return values[place] if isinstance(values, list) and place < len(values) else None
 
 
-def _fields_of(row: Mapping[str, Any]) -> list[list[str]]:
+def _fields_of(row: Mapping[str, Any]) -> list[list[str | None]]:
     """The other columns of a row that are not empty, as short text."""
-    shown = []
+    shown: list[list[str | None]] = []
     for name, value in row.items():
         if name not in _SHOWN_ELSEWHERE and value is not None and value != "":
             number = _rounded(_number(value))

@@ -124,7 +124,7 @@ def _distribution(measure: str, values: Mapping[_Source, array[float]]) -> Distr
 def _samples(values: Mapping[_Source, array[float]]) -> dict[str, Any]:
     """Name to numbers; a stage that dropped rows with this measure has a sample before and one after.
 
-    What only dropped rows have is left out: a stage may keep one solution of several, and drop a row with all.
+    What only dropped rows have is left out: a stage may keep one solution, and drop a row with all of them.
     """
     samples: dict[str, Any] = {}
     for name, column in dict.fromkeys(source[:2] for source in values):

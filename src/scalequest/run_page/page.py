@@ -57,7 +57,7 @@ def gather(
 ) -> tuple[RunFacts, Browser]:
     """Read a run, an evaluation, or several runs in one folder.
 
-    Stages that are not finished, were damaged or cannot be read are named in the notes, and the rest is shown.
+    Stages that are not finished, were damaged or cannot be read are named in the notes; the rest is shown.
 
     Args:
         folder: of the run.
@@ -168,13 +168,10 @@ def _table_as_json(table: Table) -> dict[str, Any]:
 def tiles(facts: RunFacts) -> list[tuple[str, str]]:
     """The numbers of a run that are asked for first: name and value."""
     shown = [("stages finished", f"{sum(one.finished for one in facts.stages)} of {len(facts.stages)}")]
-    for stage, label in (
-        ("generate_questions", "questions generated"),
-        ("select_solutions", "solutions selected"),
-    ):
-        if count := sum(
-            one.rows_in if stage.startswith("gen") else one.kept for one in facts.stages if one.stage == stage
-        ):
+    generated = sum(one.rows_in for one in facts.stages if one.stage == "generate_questions")
+    selected = sum(one.kept for one in facts.stages if one.stage == "select_solutions")
+    for label, count in (("questions generated", generated), ("solutions selected", selected)):
+        if count:
             shown.append((label, f"{count:,}"))
     if tokens := sum(one.tokens for one in facts.stages if one.stage != "evaluate"):
         shown.append(("tokens", _compact(tokens)))

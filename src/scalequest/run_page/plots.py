@@ -1,4 +1,4 @@
-"""The plots of a run page for a paper: funnel, distributions, training curves and benchmarks, as SVG and PDF."""
+"""The plots of a run page for a paper, as SVG and PDF: funnel, distributions, training curves, benchmarks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COLUMN = 3.3  # inches: the width of a column of a two-column paper; the plots a
 COLOURS = ("#2a6fb5", "#d9822b", "#2f8f6b", "#a9478a", "#7566cc", "#7d858f")
 REASONS = ("#e0913f", "#c4574c", "#9a6cb0", "#b59f3b", "#5b98a5", "#9aa1a9")
 MOST_CURVES = 8  # of a training, in the order in which the page has them
-_STYLE = {
+_STYLE: Any = {
     "font.size": 8,
     "axes.spines.top": False,
     "axes.spines.right": False,

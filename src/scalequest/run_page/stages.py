@@ -139,18 +139,20 @@ def _runs_in(folder: Path) -> dict[str, Mapping[str, Any]]:
 
 
 def _cost_of(folder: Path, facts: Mapping[str, Any], price_per_hour: float | None) -> float | None:
-    """Money by the prices of the server that a stage asked, else by the time that it took."""
+    """Money by the prices of the server that a stage asked, else by its time."""
     try:
         settings = read_yaml(folder / "config.yaml")
     except (ConfigError, OSError):
         settings = {}
-    engine = settings.get("engine") if isinstance(settings, dict) else None
+    engine = settings.get("engine")
     for prices in (settings.get("server"), engine.get("server") if isinstance(engine, dict) else None):
         if isinstance(prices, dict) and (prices.get("price_in") or prices.get("price_out")):
             read, made = float(prices.get("price_in") or 0), float(prices.get("price_out") or 0)
-            return (facts["prompt_tokens"] * read + facts["tokens"] * made) / 1e6
-    taken = facts["wall"] if facts["wall"] is not None else facts["seconds"]
-    return None if price_per_hour is None or taken is None else taken / 3600 * price_per_hour
+            return float(facts["prompt_tokens"] * read + facts["tokens"] * made) / 1e6
+    taken: float | None = facts["seconds"] if facts["wall"] is None else facts["wall"]
+    if price_per_hour is None or taken is None or facts["stage"] == "evaluate_model":  # its evaluation has it
+        return None
+    return taken / 3600 * price_per_hour
 
 
 def elapsed_seconds(folder: Path) -> float | None:
