@@ -44,7 +44,8 @@
   const NUMERIC = /^[-+]?[\d.,]*( ?%)?( \[[-+\d., ]*\])?( \(n [\d,]+\))?( \[[a-z]\])?$|^–$|^[\d.]+e[-+]?\d+$|^\d+ of \d+$/;
   function table({ columns, rows, notes = [], title = null }, options = {}) {
     const numeric = columns.map((_, at) => rows.some((row) => row[at] !== "") && rows.every((row) => NUMERIC.test(row[at])));
-    const kind = columns.map((_, at) => (numeric[at] ? "n" : at === 0 ? "name" : null));
+    const brief = columns.map((_, at) => rows.every((row) => row[at].length < 28));
+    const kind = columns.map((_, at) => (numeric[at] ? "n" : at === 0 || brief[at] ? "name" : null));
     const head = el("tr", {}, columns.map((name, at) => el("th", { class: kind[at], scope: "col" }, name)));
     const body = rows.map((row) => el("tr", {}, row.map((cell, at) => el("td", { class: kind[at] }, cell))));
     if (options.total && body.length) body[body.length - 1].className = "total";
@@ -456,7 +457,7 @@
     ui.space = el("div", { role: "presentation" });
     ui.view = el("div", { class: "view", role: "listbox", tabindex: "0", "aria-label": "Rows", onscroll: drawList, onkeydown: move }, ui.space);
     ui.list = el("div", { class: "list" }, el("div", { class: "line head" }, header("question", "question"), header("fate", "fate"), ui.columns.map((name) => header(name, name, "n"))), ui.view);
-    ui.list.style.setProperty("--columns", `repeat(${ui.columns.length}, 4.6rem)`);
+    ui.list.style.setProperty("--columns", `repeat(${ui.columns.length}, 4.4rem)`);
     if (!ui.columns.length) ui.list.style.setProperty("--columns", "");
     ui.detail = el("div", { class: "detail", tabindex: "0" });
     const clear = el("button", { onclick: () => { for (const [name, input] of Object.entries(ui.inputs)) { input.value = ""; state[name] = ""; } flips = null; state.sort = ""; update(); } }, "Clear filters");
