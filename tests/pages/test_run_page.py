@@ -245,6 +245,20 @@ def test_texts_get_shorter_until_the_page_is_small(monkeypatch: pytest.MonkeyPat
     assert sum(map(len, chunks)) < 330_000
 
 
+def test_a_page_that_is_full_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(browser_module, "MOST_BYTES", 1_000)
+    monkeypatch.setattr(browser_module, "MOST_INDEX_BYTES", 1_000)
+    found = Browser()
+    facts = StageFacts("solve", "", "solve_questions", finished=True)
+    for n in range(2 * browser_module.CHUNK):
+        found.add(facts, 0, StageRow(f"/{n}", {"question": f"{n} " * 500, "responses": [f"{n}"]}, "lost"))
+    _, second = (json.loads(gzip.decompress(base64.b64decode(chunk))) for chunk in found.chunks()[0])
+    assert second[0]["left_out"]
+    assert second[0]["events"] == [{"stage": 0, "reason": "lost", "fields": []}]
+    index = json.loads(gzip.decompress(base64.b64decode(found.packed_index())))
+    assert len(index["question"][0]) == browser_module.SEARCHED[-1]
+
+
 def test_of_many_questions_the_same_sample_is_read_in_every_stage(run: Path) -> None:
     facts, browser = gather(run, most=6)
     assert 1 <= len(browser) < 12

@@ -17,17 +17,18 @@ from scalequest.run_page.rows import StageRow
 from scalequest.run_page.stages import StageFacts
 
 CHUNK = 250  # questions
-MOST_SEARCHED = 1_000  # characters of a question that the search sees
+SEARCHED = (1_000, 500, 250, 100)  # most characters of a question that the search sees, as with LENGTHS
 # Most characters of a selected solution or a model's output, and of any other text: the first pair with which
 # the page is small enough
 LENGTHS = (
-    (4_000, 4_000), (4_000, 2_000), (4_000, 1_000), (4_000, 600), (4_000, 300), (2_000, 300), (1_000, 300),
-    (500, 200), (250, 100),
+    (4_000, 4_000), (4_000, 2_000), (4_000, 1_000), (4_000, 600), (4_000, 300), (2_000, 300), (1_500, 300),
+    (1_000, 300), (750, 200), (500, 200), (250, 100),
 )  # fmt: skip
 MOST_TEXTS = 16  # solutions of one question at one stage
 MOST_FIELDS = 24
 MOST_FIELD = 200  # characters
-MOST_BYTES = 22_000_000  # of all details, as they stand in the page
+MOST_BYTES = 24_500_000  # of all details, as they stand in the page
+MOST_INDEX_BYTES = 4_000_000
 _TRIED = 16  # every so many chunks are packed to see how large all are
 _SHOWN_ELSEWHERE = {
     "id", "question", "query", "rejected", "chosen", "reply", "response", "responses", "answers", "tokens",
@@ -142,8 +143,16 @@ class Browser:
 
     # ------------------------------------------------------------------------------------------- for the page
 
-    def index(self) -> dict[str, Any]:
-        """The columns that the page searches, filters and sorts by."""
+    def packed_index(self) -> str:
+        """The index, with questions short enough that it is small."""
+        return next(
+            packed
+            for most in SEARCHED
+            if len(packed := pack(self.index(most))) <= MOST_INDEX_BYTES or most == SEARCHED[-1]
+        )
+
+    def index(self, most: int = SEARCHED[0]) -> dict[str, Any]:
+        """The columns that the page searches, filters and sorts by; `most`: characters of a question."""
         every = self._in_order()
         for one in every:
             if one.verdicts:
@@ -155,7 +164,7 @@ class Browser:
         models = list(dict.fromkeys(model for one in every for model in one.verdicts))
         return {
             "key": [visible(one.key.removeprefix("/")) for one in every],
-            "question": [_cut(one.text, MOST_SEARCHED)[0] for one in every],
+            "question": [_cut(one.text, most)[0] for one in every],
             "stage": [one.stage for one in every],
             "generator": generators,
             "fate": fates,
@@ -175,7 +184,7 @@ class Browser:
         lengths = next((most for most in LENGTHS if _size_of(groups, most) <= MOST_BYTES), LENGTHS[-1])
         packed, left = [], MOST_BYTES
         for group in groups:
-            chunk = pack([_detail(one, lengths if left > 0 else (0, 0)) for one in group])
+            chunk = pack([_detail(one, lengths) if left > 0 else _bare(one) for one in group])
             left -= len(chunk)
             packed.append(chunk)
         return packed, lengths
@@ -195,6 +204,12 @@ def _detail(one: Question, most: tuple[int, int]) -> dict[str, Any]:
         "texts": [_cut(text, most[place not in one.chosen]) for text, place in one.texts.items()],
         "events": one.events,
     }
+
+
+def _bare(one: Question) -> dict[str, Any]:
+    """The way of a question through the stages, without what it holds: the page is full."""
+    way = [{"stage": event["stage"], "reason": event["reason"], "fields": []} for event in one.events]
+    return {"question": _cut(one.text, LENGTHS[-1][0]), "texts": [], "events": way, "left_out": True}
 
 
 def _cut(text: str, most: int) -> tuple[str, int]:

@@ -11,7 +11,7 @@ from typing import Any
 from scalequest.config import ConfigError
 from scalequest.evaluation.published import PublishedTable
 from scalequest.evaluation.tables import Table
-from scalequest.pages.app import pack, write_app
+from scalequest.pages.app import write_app
 from scalequest.run_page.benchmarks import Benchmarks, read_benchmarks, read_problems
 from scalequest.run_page.browser import CHUNK, Browser
 from scalequest.run_page.curves import Curve, read_curves
@@ -135,7 +135,7 @@ def write_run_page(folder: str | Path, output_file: str | Path, **options: Any) 
     """
     facts, browser = gather(folder, **options)
     chunks, lengths = browser.chunks()
-    blocks = {"rows-index": pack(browser.index())}
+    blocks = {"rows-index": browser.packed_index()}
     blocks |= {f"rows-{number}": chunk for number, chunk in enumerate(chunks)}
     shown = {
         **_as_json(facts),

@@ -347,7 +347,7 @@
     try {
       const detail = await detailOf(wanted);
       if (wanted !== chosen) return;
-      ui.detail.replaceChildren(...detailView(wanted, detail).flat(Infinity));
+      ui.detail.replaceChildren(...detailView(wanted, detail).flat(Infinity).filter(Boolean));
     } catch (error) {
       ui.detail.replaceChildren(el("p", { class: "note" }, `This row cannot be unpacked: ${error.message}`));
     }
@@ -375,6 +375,7 @@
       el("h3", {}, index.key[at]),
       el("p", { class: "note small" }, [generator, ...scores].filter(Boolean).join(" · ")),
       question ? el("div", { class: "question" }, text(question, cut)) : el("p", { class: "note" }, "No question text."),
+      detail.left_out && el("p", { class: "note small" }, "This page is full: the solutions of this row are left out of it."),
       detail.events.flatMap((event) => eventView(event, detail.texts, written)),
     ];
   }
