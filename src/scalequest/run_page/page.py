@@ -17,7 +17,7 @@ from scalequest.run_page.browser import CHUNK, Browser
 from scalequest.run_page.curves import Curve, read_curves
 from scalequest.run_page.distributions import Distribution, Measures
 from scalequest.run_page.rows import Sample, count_of, read_stage_rows
-from scalequest.run_page.stages import StageFacts, elapsed_seconds, read_run
+from scalequest.run_page.stages import StageFacts, read_run
 
 MOST_QUESTIONS = 50_000
 _TRAINERS = ("loss", "eval_loss")  # whose metrics are curves of a training
@@ -33,7 +33,6 @@ class RunFacts:
         distributions: of what the rows measure.
         curves: by the folder of the training stage.
         benchmarks: what evaluations found.
-        elapsed: seconds from the first start to the last end, or None.
         notes: what could not be read, and what is not shown.
     """
 
@@ -42,7 +41,6 @@ class RunFacts:
     distributions: tuple[Distribution, ...]
     curves: Mapping[str, Sequence[Curve]]
     benchmarks: Benchmarks
-    elapsed: float | None
     notes: tuple[str, ...]
 
 
@@ -98,7 +96,7 @@ def gather(
     notes += [*lacking, *benchmarks.notes]
     facts = RunFacts(
         title or root.resolve().name, tuple(stages), tuple(measures.distributions()), trained, benchmarks,
-        elapsed_seconds(root), tuple(notes),
+        tuple(notes),
     )  # fmt: skip
     return facts, browser
 

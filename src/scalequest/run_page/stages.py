@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -153,16 +152,3 @@ def _cost_of(folder: Path, facts: Mapping[str, Any], price_per_hour: float | Non
     if price_per_hour is None or taken is None or facts["stage"] == "evaluate_model":  # its evaluation has it
         return None
     return taken / 3600 * price_per_hour
-
-
-def elapsed_seconds(folder: Path) -> float | None:
-    """Seconds from the first stage's start to the last one's end, pauses included; None if not known."""
-    times = []
-    for path in folder.rglob("receipt.json"):
-        receipt = read_receipt(path.parent) or {}
-        times += [receipt[key] for key in ("started", "ended") if isinstance(receipt.get(key), str)]
-    try:
-        moments = sorted(map(datetime.fromisoformat, times))
-    except ValueError:
-        return None
-    return (moments[-1] - moments[0]).total_seconds() if moments else None

@@ -22,7 +22,7 @@
   const svg = (tag, attributes, ...children) => fill(SVG(tag), attributes, children);
   const whole = (n) => Math.round(n).toLocaleString("en");
   const short = (n) => (n === null || n === undefined ? "–" : String(+(+n).toPrecision(3)));
-  const percent = (share) => `${(100 * share).toFixed(share > 0 && share < 0.1 ? 1 : 0)} %`;
+  const percent = (share) => (share > 0 && share < 0.001 ? "< 0.1 %" : `${(100 * share).toFixed(share > 0 && share < 0.1 ? 1 : 0)} %`);
   const tenths = (n) => n.toLocaleString("en", { minimumFractionDigits: 1, maximumFractionDigits: 1 });
   const sum = (numbers) => numbers.reduce((one, other) => one + other, 0);
   const plural = (n, word) => `${whole(n)} ${word}${n === 1 ? "" : "s"}`;
