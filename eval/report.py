@@ -13,7 +13,8 @@ evaluations (`results.json`), models of one evaluation compared on the problems 
 these comparisons are computed here, so every number can be traced to its file. The paper's table of four
 benchmarks is shown beside ours if we have a number on one of them. Seconds, on any machine.
 Written: report.md, report.json, and each table as .tex and .csv; with `--track wandb` each as a W&B table;
-with `--lm_eval true` the results in lm-eval's JSON layout. Exit status 1: rows are lost.
+with `--lm_eval true` the results in lm-eval's JSON layout; with `--html FILE` one page to look at, with every
+row to search (also scripts/run_page.py). Exit status 1: rows are lost.
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ class ReportConfig:
     lm_eval: bool = option(False, "also write the results in lm-eval's JSON layout")
     track: Literal["wandb", "none"] = option("none", "log the tables to W&B")
     group: str | None = option(None, "W&B group, usually the pipeline's name")
+    html: str | None = option(None, "also write the page of the run, or of the one evaluation: this file")
     output_dir: str | None = option(None, "folder of the report; null: report/ in the run's folder")
     title: str | None = option(None, "headline")
 
@@ -79,6 +81,8 @@ class ReportConfig:
             raise ConfigError("compare: give at least two folders of models")
         if (self.lm_eval or self.track != "none") and not (self.run or self.output_dir):
             raise ConfigError("output_dir: give one, or a run")
+        if self.html and not self.run and len(self.evaluations) != 1:
+            raise ConfigError("html: a page is of one folder; give a run, or one evaluation")
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,8 @@ def main(args: ReportConfig) -> None:
     if output is not None:
         save(args, output, found, shown, gaps)
         print(f"written to {output}")
+    if args.html:
+        write_html(args, found)
     for gap in gaps:
         print(f"error: rows are lost: {gap}", file=sys.stderr)
     if gaps:
@@ -270,6 +276,19 @@ def export_lm_eval(folder: Path, output: Path) -> None:
     for path in sorted(folder.glob(f"*/{RESULTS}")):
         rows = comparison.read_outputs(path.parent)
         write_lm_eval(output, read_results(path), rows, read_receipt(path.parent))
+
+
+def write_html(args: ReportConfig, found: Found) -> None:
+    """Write the page of the run, or of the one evaluation."""
+    from scalequest.run_page.page import write_run_page
+
+    page = Path(args.html or "")
+    with writing(page):
+        write_run_page(
+            args.run or args.evaluations[0], page,
+            published=found.published, published_as=args.published_as, title=args.title,
+        )  # fmt: skip
+    print(f"written to {page}")
 
 
 def log_tables(args: ReportConfig, output: Path, shown: Sequence[tables.Table]) -> None:

@@ -10,7 +10,8 @@ Each stage is a separate process, so its memory is freed between engine and trai
 OUTPUT/logs/<stage>.log. In a terminal, a live table shows the progress. Otherwise (nohup, Slurm, CI), a line
 every 30 seconds gives what is done, the rate and the time left, here and in the stage's log. You can
 interrupt or kill it at any time; run the same command again to resume. Before the first stage, the settings
-of all stages are read, and the files that they name must exist. This script works on one machine; on several,
+of all stages are read, and the files that they name must exist. When the run ends, OUTPUT/index.html shows
+its stages, distributions, curves, benchmarks and every row. This script works on one machine; on several,
 pass the stages to slurm/launch.py one by one.
 """
 
@@ -25,6 +26,9 @@ from scalequest.config import ConfigError
 from scalequest.pipeline.look_ahead import left_out, look_ahead
 from scalequest.pipeline.runner import Failed, load, plan, run, variables, wanted
 from scalequest.redaction import redacted
+from scalequest.run_page.at_end import write_at_end
+
+PUBLISHED = Path(__file__).parents[1] / "eval/published/table1.yaml"
 
 
 def main(args: argparse.Namespace) -> int:
@@ -50,6 +54,7 @@ def main(args: argparse.Namespace) -> int:
             spec, steps, output, rerun=rerun, fingerprints=ahead.fingerprints,
             start=args.start, end=args.end, only=args.only,
         )  # fmt: skip
+        write_at_end(output, [PUBLISHED])
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -40,6 +40,7 @@ FORBIDDEN = {
     "solutions": ("training", "evaluation", "pipeline"),
     "evaluation": ("training", "pipeline"),
     "training": ("questions", "solutions", "evaluation", "pipeline"),
+    "run_page": ("stage", "chat", "engines", "training", "pipeline", "recipe"),
 }
 INSTRUMENTS = ("tinymath.oracle", "tinymath.world")
 
