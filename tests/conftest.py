@@ -78,6 +78,15 @@ def _data_folder() -> Path | None:
 
 
 @pytest.fixture(scope="session")
+def quick_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Python that has torch, transformers and TRL imported; see forked_python.py for when to use it."""
+    from forked_python import interpreter
+
+    with interpreter(tmp_path_factory.mktemp("python")) as executable:
+        yield executable
+
+
+@pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a model that writes questions and answers in TinyMath's markup, after seconds of training."""
     from tiny_model import build_tiny_model
