@@ -101,7 +101,9 @@ def undisturbed(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return folder
 
 
-def test_killed_between_blocks_and_started_again(tiny_model: Path, undisturbed: Path, tmp_path: Path) -> None:
+def test_killed_between_blocks_and_started_again(
+    tiny_model: Path, undisturbed: Path, quick_python: str, tmp_path: Path
+) -> None:
     folder = tmp_path / "questions"
     words = generation(tiny_model, folder)
     process = subprocess.Popen(
@@ -120,6 +122,7 @@ def test_killed_between_blocks_and_started_again(tiny_model: Path, undisturbed: 
     assert not (folder / "data").exists()
 
     # a part that a person deletes is a block that is done again
+    words[0] = quick_python
     sorted(folder.glob("parts/0*.jsonl"))[1].unlink()
     done = run(words)
     assert done.returncode == 0, done.stderr
