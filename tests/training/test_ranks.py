@@ -81,9 +81,7 @@ def losses(out: Path) -> list[float]:
     return [record["loss"] for record in logged(out) if "loss" in record]
 
 
-def on_two_ranks(
-    topology: str, stage: str, settings: dict[str, Any], folder: Path, head: str
-) -> str:
+def on_two_ranks(topology: str, stage: str, settings: dict[str, Any], folder: Path, head: str) -> str:
     """Run a recipe on two CPU ranks; return what it printed."""
     gloo = {"ddp_backend": "gloo"} if topology in ("ddp", "fsdp2") else {}
     config = write_yaml(folder / f"{stage}.yaml", {**settings, **gloo})
