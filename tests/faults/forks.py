@@ -1,4 +1,4 @@
-"""The fork server of these tests: one process that has imported what recipes import, so that a start costs a fork."""
+"""The fork server of these tests: it has imported what recipes import, so that a start costs a fork."""
 
 from __future__ import annotations
 

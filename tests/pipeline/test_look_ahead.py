@@ -17,7 +17,7 @@ PIPELINE = "recipes/tiny/pipeline.yaml"
 
 @pytest.fixture
 def _quick(quick_python: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Settings are read by a fork; `test_every_fault_is_one_line_and_nothing_runs` starts a process of its own."""
+    """Settings are read by a fork; the test of every fault starts a process of its own."""
     monkeypatch.setattr(sys, "executable", quick_python)
 
 

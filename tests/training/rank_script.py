@@ -1,7 +1,7 @@
 """Runs a script as a rank of DeepSpeed on the CPU without first compiling an operator.
 
-DeepSpeed compiles its shared-memory all-reduce for CPUs, which only its inference uses, whenever it starts on a
-machine without the compiled one; that takes two CPU minutes.
+DeepSpeed compiles its shared-memory all-reduce for CPUs, which only its inference uses, whenever it starts
+on a machine without the compiled one; that takes two CPU minutes.
 
     accelerate launch ... rank_script.py SCRIPT ...
 """
