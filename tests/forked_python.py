@@ -1,10 +1,10 @@
 """A Python whose processes start with torch, transformers and TRL imported, for tests of what a script does.
 
-On two cores a script spends 10 to 30 seconds on these imports. `interpreter` gives the path of an executable
-that takes a script (or `-c`, or `-m`) and its arguments as `python` does, in the same folder and environment and
-on the same standard streams; the script runs in a fork of one process that has imported the libraries, and ends
-with its starter. An evaluation forks the processes of its models, as in the demo. Tests of what a script imports,
-of signals, kills and the processes below a script start `sys.executable` instead.
+On two cores a script spends 10 to 30 seconds on these imports. `interpreter` gives the path of an
+executable that takes a script (or `-c`, or `-m`) and its arguments as `python` does, in the same folder and
+environment and on the same standard streams; the script runs in a fork of one process that has imported the
+libraries, and ends with its starter. An evaluation forks the processes of its models, as in the demo. Tests
+of what a script imports, of signals, kills and the processes below a script start `sys.executable` instead.
 """
 
 from __future__ import annotations
