@@ -12,6 +12,7 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_SILENT", "true")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # models are small, and other tests run beside these
 
 ROOT = Path(__file__).resolve().parents[1]
 REQUIRE = "SCALEQUEST_REQUIRE_DATA"

@@ -48,7 +48,8 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Preloaded
     """The process, importing once for all tests, and a folder with a stage's script."""
     if not possible():
         pytest.skip("stages are forked on Linux without a GPU only")
-    with opened(tmp_path_factory.mktemp("stages"), {**os.environ}) as process:
+    several = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    with opened(tmp_path_factory.mktemp("stages"), several) as process:
         yield process
 
 
