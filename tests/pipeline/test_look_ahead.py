@@ -15,9 +15,9 @@ from scalequest.pipeline.runner import load, plan
 PIPELINE = "recipes/tiny/pipeline.yaml"
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def _quick(quick_python: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Settings are read by a fork; the test of every fault starts a process of its own."""
+    """Settings are read in a fork, except for a pipeline that is run."""
     monkeypatch.setattr(sys, "executable", quick_python)
 
 
@@ -36,7 +36,6 @@ def found(pipeline: Path | str, output: Path) -> list[str]:
     return look_ahead(plan(load(pipeline), output), output).faults
 
 
-@pytest.mark.usefixtures("_quick")
 @pytest.mark.parametrize("profile", ["qwen2_math_7b", "deepseek_math_7b"])
 def test_the_papers_pipelines_lack_what_is_made_by_hand(
     profile: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -57,7 +56,6 @@ def test_the_papers_pipelines_lack_what_is_made_by_hand(
     assert "aime24" not in said, "its data may be missing"
 
 
-@pytest.mark.usefixtures("_quick")
 @pytest.mark.parametrize("profile", ["qwen2_math_7b", "deepseek_math_7b"])
 def test_the_papers_six_files_do(profile: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the paper trains and measures on; what else the filter could have looked at is said."""
@@ -79,7 +77,6 @@ def test_the_papers_six_files_do(profile: str, tmp_path: Path, monkeypatch: pyte
     ]
 
 
-@pytest.mark.usefixtures("_quick")
 def test_nothing_is_missing_for_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SCALEQUEST_DATA", raising=False)
     assert found(PIPELINE, tmp_path) == []
@@ -118,7 +115,6 @@ def test_every_fault_is_one_line_and_nothing_runs(tmp_path: Path) -> None:
     assert not output.exists()
 
 
-@pytest.mark.usefixtures("_quick")
 def test_a_stage_of_several_files_is_read_as_one(tmp_path: Path) -> None:
     """The later file wins, and is the one that is named."""
     content = yaml.safe_load(Path(PIPELINE).read_text())
@@ -135,7 +131,6 @@ def test_a_stage_of_several_files_is_read_as_one(tmp_path: Path) -> None:
     assert fault.startswith(f"stage 'select_solutions': {above}: unknown key 'rul'")
 
 
-@pytest.mark.usefixtures("_quick")
 def test_a_stage_that_would_write_over_what_it_reads(tmp_path: Path) -> None:
     output = tmp_path / "runs"
     (output / "sft").mkdir(parents=True)
