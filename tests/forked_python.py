@@ -31,6 +31,8 @@ from typing import Any
 @contextlib.contextmanager
 def interpreter(folder: Path) -> Iterator[str]:
     """The executable, in `folder`; plain Python where processes cannot be forked."""
+    import multiprocessing.spawn  # it keeps the interpreter that it sees first  # noqa: F401
+
     from scalequest.pipeline.preload import possible
 
     if not possible():
