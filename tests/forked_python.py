@@ -66,8 +66,10 @@ def ask(address: str, words: Sequence[str]) -> int:
     """Have the server run it on the streams of this process; returns or dies of its exit status."""
     content = {"words": list(words), "folder": os.getcwd(), "environment": dict(os.environ)}
     request = json.dumps(content).encode()
+    folder, name = os.path.split(address)
+    os.chdir(folder)  # a socket's path may not be long
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(address)
+        connection.connect(name)
         socket.send_fds(connection, [len(request).to_bytes(8, "big")], [0, 1, 2])
         connection.sendall(request)
         status = int(connection.recv(16) or b"1")
@@ -89,8 +91,10 @@ def serve(address: str) -> None:
         importlib.import_module(name)
     gc.collect()
     gc.freeze()
+    folder, name = os.path.split(address)
+    os.chdir(folder)
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(address)
+        listener.bind(name)
         listener.listen()
         print("ready", flush=True)
         while True:
@@ -133,6 +137,7 @@ def _become(request: dict[str, Any], streams: Sequence[int]) -> int:
     from scalequest.pipeline import preload
 
     preload._forked = True
+    os.setpgid(0, 0)
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
