@@ -33,7 +33,7 @@ def killed(output: Path, ready: Callable[[], bool]) -> None:
     process = subprocess.Popen(
         command(output), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    end = time.monotonic() + 240
+    end = time.monotonic() + 900
     while not ready():
         assert process.poll() is None, "the pipeline ended before it could be killed"
         assert time.monotonic() < end
