@@ -10,7 +10,8 @@ VENV ?= .venv
 PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3.13 python3))
 OUTPUT ?= runs/tiny
 DATA ?= data
-PYTEST_ARGS ?= -n 2 --dist loadfile
+# tests/conftest.py has the order: what takes longest first
+PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 BIN := $(VENV)/bin
 TORCH := 2.13.0

@@ -12,9 +12,17 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_SILENT", "true")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # models are small, and other tests run beside these
 
 ROOT = Path(__file__).resolve().parents[1]
 REQUIRE = "SCALEQUEST_REQUIRE_DATA"
+# Files of minutes, the longest first: two processes that share the files then end at about the same time.
+LONGEST = (
+    *("test_loop.py", "training/test_ranks.py", "evaluation/test_evaluate.py"),
+    *("faults/test_synthesis_faults.py", "faults/test_training_faults.py", "pipeline/test_pipeline.py"),
+    *("pipeline/test_preload.py", "pipeline/test_look_ahead.py", "test_data_recipes.py", "test_proof.py"),
+    *("stage/test_stage_folder.py", "training/test_sft.py"),
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -24,11 +32,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=_turn)
     if _data_folder() is None:
         skip = pytest.mark.skip(reason="SCALEQUEST_DATA is not set to a folder")
         for item in items:
             if item.get_closest_marker("data"):
                 item.add_marker(skip)
+
+
+def _turn(item: pytest.Item) -> int:
+    name = item.path.relative_to(ROOT / "tests").as_posix()
+    return LONGEST.index(name) if name in LONGEST else len(LONGEST)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -75,6 +89,15 @@ def data_dir() -> Path:
 def _data_folder() -> Path | None:
     folder = Path(os.environ.get("SCALEQUEST_DATA") or "/nonexistent")
     return folder if folder.is_dir() else None
+
+
+@pytest.fixture(scope="session")
+def quick_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Python that has torch, transformers and TRL imported; see forked_python.py for when to use it."""
+    from forked_python import interpreter
+
+    with interpreter(tmp_path_factory.mktemp("python")) as executable:
+        yield executable
 
 
 @pytest.fixture(scope="session")

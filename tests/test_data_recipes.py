@@ -101,7 +101,9 @@ def undisturbed(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return folder
 
 
-def test_killed_between_blocks_and_started_again(tiny_model: Path, undisturbed: Path, tmp_path: Path) -> None:
+def test_killed_between_blocks_and_started_again(
+    tiny_model: Path, undisturbed: Path, quick_python: str, tmp_path: Path
+) -> None:
     folder = tmp_path / "questions"
     words = generation(tiny_model, folder)
     process = subprocess.Popen(
@@ -120,6 +122,7 @@ def test_killed_between_blocks_and_started_again(tiny_model: Path, undisturbed: 
     assert not (folder / "data").exists()
 
     # a part that a person deletes is a block that is done again
+    words[0] = quick_python
     sorted(folder.glob("parts/0*.jsonl"))[1].unlink()
     done = run(words)
     assert done.returncode == 0, done.stderr
@@ -136,14 +139,16 @@ def test_killed_between_blocks_and_started_again(tiny_model: Path, undisturbed: 
     assert data_files(folder) == before
 
 
-def test_two_processes_give_the_rows_of_one(tiny_model: Path, undisturbed: Path, tmp_path: Path) -> None:
+def test_two_processes_give_the_rows_of_one(
+    tiny_model: Path, undisturbed: Path, quick_python: str, tmp_path: Path
+) -> None:
     topology = tmp_path / "two.yaml"
     topology.write_text(
         "compute_environment: LOCAL_MACHINE\ndistributed_type: MULTI_GPU\nuse_cpu: true\nnum_machines: 1\n"
         "num_processes: 2\nmachine_rank: 0\nmixed_precision: 'no'\nmain_training_function: main\n"
     )
     folder = tmp_path / "questions"
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(topology)]
+    launch = [quick_python, "-m", "accelerate.commands.launch", "--config_file", str(topology)]
     done = run([*launch, *generation(tiny_model, folder)[1:]])
     assert done.returncode == 0, done.stderr
     assert data_files(folder) == data_files(undisturbed)

@@ -1,4 +1,7 @@
-"""The whole loop as a stranger runs it: killed in two kinds of stage, restarted, finished, skipped."""
+"""The whole loop as a stranger runs it, killed in a data stage, restarted, finished, skipped.
+
+Training that is killed is in tests/faults; a pipeline that is killed in other ways, in tests/pipeline.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,8 @@ import pytest
 PIPELINE = "recipes/tiny/smoke.yaml"
 
 
-def command(output: Path) -> list[str]:
-    return [sys.executable, "recipes/run.py", PIPELINE, "--output", str(output)]
+def command(output: Path, *more: str) -> list[str]:
+    return [sys.executable, "recipes/run.py", PIPELINE, "--output", str(output), *more]
 
 
 def environment() -> dict[str, str]:
@@ -30,7 +33,7 @@ def killed(output: Path, ready: Callable[[], bool]) -> None:
     process = subprocess.Popen(
         command(output), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    end = time.monotonic() + 240
+    end = time.monotonic() + 900
     while not ready():
         assert process.poll() is None, "the pipeline ended before it could be killed"
         assert time.monotonic() < end
@@ -50,9 +53,7 @@ def test_the_loop_survives_kills_and_ends_with_a_table(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     output = tmp_path / "run"
-    killed(output, lambda: bool(receipt(output / "qft")))  # in a training stage
-    assert not receipt(output / "qft")["finished"]
-    killed(output, lambda: (output / "generate_qft/parts").is_dir())  # in a data stage
+    killed(output, lambda: (output / "generate_qft/parts").is_dir())
     assert not receipt(output / "generate_qft")["finished"]
     before = (output / "qft/model.safetensors").stat().st_mtime_ns
 
@@ -80,5 +81,8 @@ def test_the_loop_survives_kills_and_ends_with_a_table(tmp_path: Path) -> None:
     assert load_dataset(str(output / "select_solutions"), split="train").num_rows > 0
     AutoModelForCausalLM.from_pretrained(output / "sft")
 
-    again = subprocess.run(command(output), env=environment(), capture_output=True, text=True, check=True)
-    assert "recipes/qft.py" not in again.stdout  # the second time nothing but the report is started
+    # The report, which is made every time, is left out: for it alone the libraries would be imported
+    last = command(output, "--to", "measure_questions")
+    again = subprocess.run(last, env=environment(), capture_output=True, text=True, check=True)
+    assert "finished before" in again.stdout
+    assert "recipes/qft.py" not in again.stdout

@@ -53,13 +53,12 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def script(root: Path) -> Script:
-    """Run a script of eval/ in a process of its own: `script("report.py", "--run", folder)`."""
+def script(root: Path, quick_python: str) -> Script:
+    """Run a script of eval/ in a fork of its own: `script("report.py", "--run", folder)`."""
 
     def run(name: str, *words: object, check: bool = True) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            command(root, name, *words), capture_output=True, text=True, env=environment(root)
-        )
+        given = [quick_python, *command(root, name, *words)[1:]]
+        done = subprocess.run(given, capture_output=True, text=True, env=environment(root))
         assert done.returncode == 0 or not check, done.stdout + done.stderr
         return done
 

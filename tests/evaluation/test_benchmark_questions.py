@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -72,7 +71,7 @@ def test_what_is_there_has_to_be_right(tmp_path: Path, monkeypatch: pytest.Monke
         read_benchmark_questions(ContaminationRule(optional=[f"{tmp_path}/other/*.yaml"]))
 
 
-def test_the_filter_says_what_it_left_out(tmp_path: Path) -> None:
+def test_the_filter_says_what_it_left_out(tmp_path: Path, quick_python: str) -> None:
     benchmark(tmp_path / "benchmarks", "there")
     benchmark(tmp_path / "benchmarks", "gone", data=False)
     questions = ["3?", "How many eggs?"]
@@ -81,7 +80,7 @@ def test_the_filter_says_what_it_left_out(tmp_path: Path) -> None:
     folder = tmp_path / "filtered"
     settings = f"{{optional: [{tmp_path}/benchmarks/*.yaml], rules: [exact]}}"
     done = subprocess.run(
-        [sys.executable, "recipes/filter_questions.py", "--output_dir", str(folder), "--track", "none",
+        [quick_python, "recipes/filter_questions.py", "--output_dir", str(folder), "--track", "none",
          "--input", str(source), "--steps", "contamination", "--contamination", settings],
         capture_output=True, text=True, check=False,
     )  # fmt: skip

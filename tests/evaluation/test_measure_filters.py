@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from evaluation_support import command, environment
+Script = Callable[..., "subprocess.CompletedProcess[str]"]
 
 QUESTIONS = [
     ("Ann has 3 apples. Ann buys 4 apples. How many apples does Ann have now?", "7"),
@@ -29,7 +30,7 @@ def row(number: int, answers: list[str | None], rewards: list[float], agreement:
     }
 
 
-def test_the_tables_say_what_the_rules_did(tmp_path: Path, root: Path) -> None:
+def test_the_tables_say_what_the_rules_did(tmp_path: Path, script: Script) -> None:
     source = tmp_path / "solved.jsonl"
     rows = [
         row(0, ["7", "8", "8"], [2.0, 0.0, 0.0], 2 / 3),
@@ -37,13 +38,7 @@ def test_the_tables_say_what_the_rules_did(tmp_path: Path, root: Path) -> None:
         row(2, ["1", "2", "3"], [0.0, 0.0, 0.0], 1 / 3),
     ]
     source.write_text("".join(json.dumps(one) + "\n" for one in rows))
-    words = command(
-        root, "recipes/tiny/measure_filters.py", "--solved", source, "--output_dir", tmp_path / "out"
-    )
-    done = subprocess.run(
-        words, capture_output=True, text=True, env=environment(root), timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    done = script("recipes/tiny/measure_filters.py", "--solved", source, "--output_dir", tmp_path / "out")
     assert "Pick accuracy" in done.stdout
     facts = json.loads((tmp_path / "out" / "filters.json").read_text())
     picked = {one["rule"]: one["right"].partition(" ")[0] for one in facts["selection"]}

@@ -6,7 +6,6 @@ A fork server has imported torch once, so a start costs a fork; the child runs t
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import sys
 import time
@@ -14,11 +13,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-PRELOADED = ["torch", "transformers", "pyarrow.parquet", "scalequest.engines.transformers_engine"]
+from forks import context
 
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(PRELOADED)
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def run_recipe(name: str, given: Mapping[str, Any], log: str, variables: Mapping[str, str]) -> None:
@@ -50,7 +47,7 @@ def start(name: str, given: Mapping[str, Any], **variables: str) -> Any:
     log = f"{given['output_dir']}.log"
     # A daemonic process may not start others, as an evaluation starts its grading processes.
     daemonic = name != "evaluate"
-    process = _context.Process(target=run_recipe, args=(name, dict(given), log, variables), daemon=daemonic)
+    process = context.Process(target=run_recipe, args=(name, dict(given), log, variables), daemon=daemonic)
     process.start()
     return process
 

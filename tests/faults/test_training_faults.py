@@ -6,7 +6,6 @@ pytest tests/faults --kills 100 -n0        # over all stages, those that make da
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
 import signal
@@ -18,13 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forks import context
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = ("qft", "qpo", "sft", "difficulty", "reward")
 SAVE_STEPS, STEPS_A_KILL = 4, 8
-
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["torch", "trl", "scalequest.training.dpo", "scalequest.training.sft"])
 
 
 def child(stage: str, settings: dict[str, Any], log: str) -> None:
@@ -87,7 +84,7 @@ def settings_of(stage: str, source: str, model: Path, folder: Path, steps: int) 
 
 
 def start(stage: str, settings: dict[str, Any], folder: Path) -> Any:
-    process = _context.Process(target=child, args=(stage, settings, str(folder) + ".log"))
+    process = context.Process(target=child, args=(stage, settings, str(folder) + ".log"))
     process.start()
     return process
 

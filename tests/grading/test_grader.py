@@ -194,12 +194,12 @@ def test_a_file_is_graded(tmp_path: Path, root: Path) -> None:
     assert len(wrong.stderr.strip().splitlines()) == 1
 
 
-def test_no_answer_is_a_wrong_answer(tmp_path: Path, root: Path) -> None:
+def test_no_answer_is_a_wrong_answer(tmp_path: Path, root: Path, quick_python: str) -> None:
     """An evaluation's own rows have null if nothing was found."""
     source, target = tmp_path / "in.jsonl", tmp_path / "graded.jsonl"
     rows = [{"extracted": None, "reference": "8"}, {"extracted": "8.0", "reference": "8"}]
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    command = [sys.executable, "eval/grade.py", str(source), "--output_dir", str(tmp_path), "--prediction"]
+    command = [quick_python, "eval/grade.py", str(source), "--output_dir", str(tmp_path), "--prediction"]
     done = subprocess.run([*command, "extracted"], capture_output=True, text=True, cwd=root)
     assert done.returncode == 0, done.stderr
     assert [json.loads(line)["correct"] for line in target.read_text().splitlines()] == [False, True]

@@ -15,6 +15,12 @@ from scalequest.pipeline.runner import load, plan
 PIPELINE = "recipes/tiny/pipeline.yaml"
 
 
+@pytest.fixture(autouse=True)
+def _quick(quick_python: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings are read in a fork, except for a pipeline that is run."""
+    monkeypatch.setattr(sys, "executable", quick_python)
+
+
 def changed(folder: Path, *changes: tuple[str, str, object]) -> Path:
     """The demo's pipeline with (stage, argument, value) instead of what it has."""
     content = yaml.safe_load(Path(PIPELINE).read_text())

@@ -20,7 +20,7 @@ from scalequest.config import ConfigError
 from scalequest.pipeline.runner import load, plan
 from scalequest.stage.launch import STOP_SECONDS, STOP_VARIABLE
 
-# A data stage as ours are, which also leaves a helper in a session of its own, as launchers do.
+# A data stage as ours are, which can also leave a helper in a session of its own, as launchers do.
 STAGE = """
 import subprocess, sys, time
 from dataclasses import dataclass
@@ -35,6 +35,7 @@ class Numbers(RunOptions):
     rows: int = option(40)
     pause: float = option(0.0, fingerprint=False)
     die: bool = option(False, fingerprint=False)
+    helper: bool = option(False, fingerprint=False)
 
 def main(config):
     inputs = {config.source: source_fingerprint(config.source)} if config.source else {}
@@ -49,7 +50,7 @@ def main(config):
     rows = [{"id": f"n-{i}", "n": i} for i in range(config.rows)]
     rows = read_rows(config.source) if config.source else rows
     rows = rows[:config.limit]
-    if config.pause:
+    if config.helper:
         subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
     for index, block in stage.blocks.pending(len(rows), 4):
         time.sleep(config.pause)
@@ -97,6 +98,10 @@ if __name__ == "__main__":
 @pytest.fixture
 def pipeline(tmp_path: Path) -> Callable[..., Path]:
     """Write a pipeline of two stages and a report; keywords are the first stage's args."""
+    return pipeline_in(tmp_path)
+
+
+def pipeline_in(tmp_path: Path) -> Callable[..., Path]:
     (tmp_path / "stage.py").write_text(STAGE)
     (tmp_path / "report.py").write_text("print('the report')\n")
     (tmp_path / "rows.yaml").write_text("rows: 40\n")
@@ -128,6 +133,7 @@ def start(path: Path, output: Path, *more: str) -> subprocess.Popen[str]:
     command = [sys.executable, "recipes/run.py", str(path), "--output", str(output), *more]
     return subprocess.Popen(
         command,
+        cwd=Path(__file__).parents[2],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -274,6 +280,14 @@ def test_a_failed_stage_shows_its_last_lines_and_how_to_go_on(
     assert run(pipeline(), tmp_path / "runs")[0] == 0
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the two stages, run in one go."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    assert run(pipeline_in(folder)(), folder / "runs")[0] == 0
+    return folder / "runs"
+
+
 @pytest.mark.parametrize(
     ("who", "number"),
     [
@@ -282,12 +296,10 @@ def test_a_failed_stage_shows_its_last_lines_and_how_to_go_on(
     ],
 )
 def test_nothing_outlives_a_killed_run_and_a_restart_goes_on(
-    pipeline: Callable[..., Path], tmp_path: Path, who: str, number: signal.Signals
+    pipeline: Callable[..., Path], undisturbed: Path, tmp_path: Path, who: str, number: signal.Signals
 ) -> None:
-    undisturbed, output = tmp_path / "undisturbed", tmp_path / "runs"
-    assert run(pipeline(), undisturbed)[0] == 0
-
-    process = start(pipeline(pause=0.3), output)
+    output = tmp_path / "runs"
+    process = start(pipeline(pause=0.3, helper=True), output)
     parts = output / "first/parts"
     wait_for(lambda: len(list(parts.glob("*.jsonl"))) >= 2 if parts.exists() else False)
     family = psutil.Process(process.pid).children(recursive=True)
@@ -303,7 +315,7 @@ def test_nothing_outlives_a_killed_run_and_a_restart_goes_on(
     assert not (output / "first/data").exists()
     left = {file: file.stat().st_mtime_ns for file in parts.glob("*.jsonl")}
 
-    status, text = run(pipeline(pause=0.01), output)
+    status, text = run(pipeline(), output)
     assert status == 0, text
     assert data(output) == data(undisturbed)
     assert left  # the restart went on from these

@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -47,12 +48,28 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Preloaded
     """The process, importing once for all tests, and a folder with a stage's script."""
     if not possible():
         pytest.skip("stages are forked on Linux without a GPU only")
-    folder = tmp_path_factory.mktemp("stages")
+    several = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    with opened(tmp_path_factory.mktemp("stages"), several) as process:
+        yield process
+
+
+@contextmanager
+def opened(folder: Path, environment: dict[str, str]) -> Iterator[tuple[Preloaded, Path]]:
     (folder / "stage.py").write_text(STAGE)
     lock = os.open(folder / "lock", os.O_CREAT | os.O_RDWR)
-    with Preloaded({**os.environ, "PYTHONUNBUFFERED": "1"}, lock, folder / "imports.log") as forks:
+    log = folder / "imports.log"
+    with Preloaded({**environment, "PYTHONUNBUFFERED": "1"}, lock, log) as forks:
         yield forks, folder
     os.close(lock)
+
+
+def torch_alone(folder: Path) -> dict[str, str]:
+    """An environment in which the other libraries that take long to import are not installed."""
+    for name in ("transformers", "vllm"):
+        (folder / f"absent/{name}").mkdir(parents=True)
+        (folder / f"absent/{name}/__init__.py").write_text("raise ImportError('not installed')\n")
+    path = os.pathsep.join([str(folder / "absent"), *sys.path])
+    return {**os.environ, "PYTHONPATH": path}
 
 
 def run(stages: tuple[Preloaded, Path], what: str) -> tuple[int, str]:
@@ -115,8 +132,15 @@ def test_what_a_stage_forks_ends_with_it(stages: tuple[Preloaded, Path]) -> None
         assert not left
 
 
-def test_a_stage_ends_with_the_process_that_forked_it(stages: tuple[Preloaded, Path]) -> None:
+def test_a_stage_ends_with_the_process_that_forked_it(tmp_path: Path) -> None:
     """The pipeline ends what is left of it, and the next stage has a process that forks of its own."""
+    if not possible():
+        pytest.skip("stages are forked on Linux without a GPU only")
+    with opened(tmp_path, torch_alone(tmp_path)) as process:
+        _ends_with_it(process)
+
+
+def _ends_with_it(stages: tuple[Preloaded, Path]) -> None:
     forks, folder = stages
     log = folder / "orphan.log"
     stage = forks.start([str(folder / "stage.py"), "leaves and waits"], log, {})
@@ -136,7 +160,7 @@ def test_a_stage_ends_with_the_process_that_forked_it(stages: tuple[Preloaded, P
 
 
 def test_a_pipeline_killed_during_the_imports_leaves_nothing(tmp_path: Path) -> None:
-    starter, _ = _started(tmp_path)
+    starter, _ = _started(tmp_path, {**os.environ})
     deadline = time.monotonic() + 60
     while not (family := starter.children()) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -152,7 +176,7 @@ def test_a_pipeline_killed_during_the_imports_leaves_nothing(tmp_path: Path) -> 
 
 def test_nothing_outlives_the_pipeline(tmp_path: Path) -> None:
     """Killed with -9, it closes nothing; the process that forks sees its input end, and ends the stage."""
-    starter, log = _started(tmp_path)
+    starter, log = _started(tmp_path, torch_alone(tmp_path))
     deadline = time.monotonic() + 240
     while not (log.exists() and "main" in log.read_text()) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -164,7 +188,7 @@ def test_nothing_outlives_the_pipeline(tmp_path: Path) -> None:
     assert not left
 
 
-def _started(tmp_path: Path) -> tuple[psutil.Popen, Path]:
+def _started(tmp_path: Path, environment: dict[str, str]) -> tuple[psutil.Popen, Path]:
     """A pipeline in a process of its own with a stage that waits, and the stage's log."""
     if not possible():
         pytest.skip("stages are forked on Linux without a GPU only")
@@ -178,4 +202,4 @@ def _started(tmp_path: Path) -> tuple[psutil.Popen, Path]:
         "forks.start(['stage.py', 'waits'], Path('waits.log').absolute(), {})\n"
         "time.sleep(600)\n"
     )
-    return psutil.Popen([sys.executable, "-c", code], cwd=tmp_path), tmp_path / "waits.log"
+    return psutil.Popen([sys.executable, "-c", code], cwd=tmp_path, env=environment), tmp_path / "waits.log"

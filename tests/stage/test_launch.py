@@ -236,16 +236,14 @@ def test_a_launcher_on_each_machine_of_a_step_is_not_refused() -> None:
     assert launch.worker() == (0, 1)
 
 
-def run(tmp_path: Path, *command: str) -> list[dict[str, Any]]:
+def run(tmp_path: Path, *command: str, python: str = sys.executable) -> list[dict[str, Any]]:
     """What each process of a launch says."""
     launched()
     out = tmp_path / "out"
     out.mkdir()
     probe = str(Path(__file__).with_name("launch_probe.py"))
     environment = {**os.environ, "PYTHONPATH": "src"}
-    subprocess.run(
-        [sys.executable, "-m", *command, probe, str(out)], env=environment, check=True, timeout=300
-    )
+    subprocess.run([python, "-m", *command, probe, str(out)], env=environment, check=True, timeout=300)
     return [json.loads(file.read_text()) for file in out.iterdir()]
 
 
@@ -260,14 +258,16 @@ def test_torchrun(tmp_path: Path) -> None:
         assert not set(said[0]["cores"]) & set(said[1]["cores"])
 
 
-def test_accelerate_that_starts_one_process_for_two(tmp_path: Path) -> None:
-    said = run(tmp_path, "accelerate.commands.launch", "--cpu", "--num_processes", "2")
+def test_accelerate_that_starts_one_process_for_two(tmp_path: Path, quick_python: str) -> None:
+    words = ["accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    said = run(tmp_path, *words, python=quick_python)
     assert len(said) == 1
     assert "asked for several processes but started one" in said[0]["worker"]
     assert said[0]["alone"] == said[0]["worker"]
 
 
-def test_accelerate_with_one_process(tmp_path: Path) -> None:
-    (said,) = run(tmp_path, "accelerate.commands.launch", "--cpu", "--num_processes", "1")
+def test_accelerate_with_one_process(tmp_path: Path, quick_python: str) -> None:
+    words = ["accelerate.commands.launch", "--cpu", "--num_processes", "1"]
+    (said,) = run(tmp_path, *words, python=quick_python)
     assert said["worker"] == [0, 1]
     assert said["alone"] is None

@@ -531,6 +531,7 @@ KILLER = """
 import os, shutil, sys
 from pathlib import Path
 
+import pandas, pyarrow.compute  # or pyarrow imports them in each fork, which takes longer than a stage
 import pyarrow.parquet as pq
 from tests.stage.test_stage_folder import data, files, run
 

@@ -222,9 +222,9 @@ def test_resumed_after_sigkill_is_uninterrupted(
     assert steps[-1] == 60, "the resumed run did not report to the end"
 
 
-def test_a_wrong_key_is_one_line(settings: Settings, tmp_path: Path) -> None:
+def test_a_wrong_key_is_one_line(settings: Settings, tmp_path: Path, quick_python: str) -> None:
     config = write_yaml(tmp_path / "qft.yaml", {**settings, "input": ["x"]})
-    command = [sys.executable, str(RECIPES / "qft.py"), "--config", str(config), "--max_lenght", "64"]
+    command = [quick_python, str(RECIPES / "qft.py"), "--config", str(config), "--max_lenght", "64"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1:] == done.stderr.splitlines()
