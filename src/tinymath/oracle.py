@@ -38,7 +38,7 @@ LIMIT = 1_000_000
 
 
 @dataclass(frozen=True)
-class Verdict:
+class OracleVerdict:
     """What the oracle found: three separate facts; `fault`, `answer` and `steps` are set if they exist."""
 
     parses: bool
@@ -543,7 +543,7 @@ def _tell(story: Story, text: str) -> None:
         story.faults.add("two_questions" if story.asked else "no_question")
 
 
-def judge(text: str) -> Verdict:
+def judge(text: str) -> OracleVerdict:
     """Parse any text and decide whether it parses, whether it is well posed, and what the answer is."""
     story, answer = Story(), Expr()
     try:
@@ -552,7 +552,7 @@ def judge(text: str) -> Verdict:
             story.count, story.per, story.span = story.count + 1, None, None
             answer = story.asked[0]()
     except Unread:
-        return Verdict(False, False, None, None, None)
+        return OracleVerdict(False, False, None, None, None)
     for v, why in enumerate(story.unknowns):
         if why == NOTHING:
             story.solved.setdefault(v, Expr())
@@ -568,5 +568,5 @@ def judge(text: str) -> Verdict:
     story.faults |= {"missing_number"} if answer.terms else set()
     for fault in FAULTS:
         if fault in story.faults:
-            return Verdict(True, False, fault, None, None)
-    return Verdict(True, True, None, int(answer.const), len(answer.steps))
+            return OracleVerdict(True, False, fault, None, None)
+    return OracleVerdict(True, True, None, int(answer.const), len(answer.steps))

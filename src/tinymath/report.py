@@ -45,7 +45,7 @@ def confusion(cases: Iterable[Mapping[str, Any]]) -> Counter[tuple[str, str]]:
     return table
 
 
-def people_return(story: world.Problem) -> bool:
+def people_return(story: world.StoryProblem) -> bool:
     """Return whether somebody other than the holder acts who was in the story before.
 
     The world forgets such people: it may compare one with a second number, or let one give away more than is

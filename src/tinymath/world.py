@@ -54,7 +54,7 @@ class Kind:
 
 
 @dataclass(frozen=True)
-class Problem:
+class StoryProblem:
     """A story with everything known about it."""
 
     sentences: tuple[str, ...]
@@ -289,7 +289,7 @@ def _say(rng: random.Random, wording: str, state: State, slots: dict[str, str]) 
     return wording.format(n=state.name, items=state.items, **filled)
 
 
-def problem(rng: random.Random, steps: int, *, held_out: bool = False) -> Problem:
+def problem(rng: random.Random, steps: int, *, held_out: bool = False) -> StoryProblem:
     """Draw a story of `steps` steps.
 
     Without `held_out`, it uses training wordings and no held-out pair of kinds. With it, at least one pair of
@@ -326,7 +326,7 @@ def problem(rng: random.Random, steps: int, *, held_out: bool = False) -> Proble
             sentences.append(_say(rng, wording, states[i], move.slots))
         ask = QUESTION_HELD_OUT if held_out and rng.random() < 0.5 else rng.choice(QUESTIONS)
         question = ask.format(n=states[-1].name, items=states[-1].items)
-        return Problem(tuple(sentences), question, tuple(kinds), tuple(lines), tuple(states), held_out)
+        return StoryProblem(tuple(sentences), question, tuple(kinds), tuple(lines), tuple(states), held_out)
 
 
 def narrative(rng: random.Random, steps: int) -> str:
@@ -420,9 +420,9 @@ def corrupt(rng: random.Random, fault: str, steps: int = 2) -> str:
 
 def problems(
     rng: random.Random, count: int, steps: Sequence[int], *, held_out: bool = False
-) -> list[Problem]:
+) -> list[StoryProblem]:
     """Return `count` stories with different texts, with numbers of steps drawn uniformly from `steps`."""
-    found: dict[str, Problem] = {}
+    found: dict[str, StoryProblem] = {}
     while len(found) < count:
         drawn = problem(rng, rng.choice(steps), held_out=held_out)
         found.setdefault(drawn.text, drawn)
