@@ -9,7 +9,7 @@ from scalequest.questions.prompts import Prompt, load_prompt
 
 PROMPTS = Path(__file__).parents[2] / "recipes" / "prompts"
 
-# The markers of the authors' code, in their order (paper, section 1.2).
+# The markers of the authors' code, in their order (paper, section 2.3).
 SOLVABILITY = (
     "**FINAL QUESTION**:",
     "**FINAL QUESTION:**",
