@@ -119,7 +119,7 @@ def test_a_broken_story_is_no_training_story(fault):
 
 
 def test_an_unknown_fault_is_named():
-    with pytest.raises(ValueError, match="fault 'typo' is not one of missing_number"):
+    with pytest.raises(ValueError, match="unknown fault 'typo'; expected one of missing_number"):
         world.corrupt(random.Random(0), "typo")
 
 
