@@ -1,23 +1,25 @@
-r"""Attention over packed rows: what a mask costs on this GPU, and what computing each document alone saves.
+r"""Measure attention over packed rows: the cost of a mask on this GPU, and the gain without one.
 
     PYTHONPATH=src python bench/attention.py          # one GPU, under a minute
     PYTHONPATH=src python bench/attention.py --small  # a CPU, seconds: only to see that it runs
 
-One JSON line per measurement, on standard output. A way that fails leaves a line with its error, and the next
-one goes on; so does a measurement that would begin after `--seconds`.
+It prints one JSON line per measurement to standard output. A method that fails leaves a line with its error,
+and the next one follows. A measurement that would start after `--seconds` is skipped with a line, too.
 
-The ways, all through transformers' own models:
+The methods, all through transformers' own models:
 
-- `sdpa_mask`: `attn_implementation: sdpa` under the block-diagonal mask made from `position_ids`.
-- `varlen`: torch's flash kernel for sequences of various lengths, by `scalequest.training.attention`.
+- `sdpa_mask`: `attn_implementation: sdpa` with the block-diagonal mask made from `position_ids`.
+- `varlen`: torch's flash kernel for variable-length sequences, through `scalequest.training.attention`.
 - `one_by_one`: one call of `sdpa` per document in a loop, by the same module.
-- `apart`: the documents, equally long, as a batch without a mask. Not packing; what the best kernel does.
-- `causal`: the row as one document. Wrong; what the flash kernel takes for the whole triangle.
-- `flex_attention`: transformers' own, compiled; comes last, because compiling takes most of the time.
+- `apart`: documents of equal length as a batch without a mask. This is not packing; it shows the best
+kernel's speed.
+- `causal`: the row as one document. The result is wrong; it shows the flash kernel's time for the whole
+triangle.
+- `flex_attention`: transformers' own, compiled; it comes last, because compiling takes most of the time.
 
 `kind: op` is the attention of one layer, forward and backward; `kind: model` is four layers with random
-weights and a small vocabulary. `error_out` and `error_grad` are norms of differences over norms, against
-float32 with the documents apart. `peak_gib` is memory above what weights, their gradients and inputs take.
+weights and a small vocabulary. `error_out` and `error_grad` are relative norms of the difference from float32
+with separate documents. `peak_gib` is the memory in addition to weights, their gradients and inputs.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ from scalequest.training import attention
 
 BEGAN = time.monotonic()
 VOCABULARY = 2048
-SHAPES = {  # of a layer: hidden size, intermediate size, heads, key heads, by config.json on the hub
+SHAPES = {  # per layer: hidden size, intermediate size, heads, key heads, from config.json on the hub
     "qwen2_7b": (3584, 18944, 28, 4),
     "qwen2_1.5b": (1536, 8960, 12, 2),
     "small": (64, 128, 4, 2),
@@ -58,15 +60,15 @@ WAYS = ("sdpa_mask", "varlen", "one_by_one", "apart", "causal", "flex_attention"
 
 @dataclass(frozen=True)
 class Job:
-    """What is measured on what.
+    """What to measure, and on what.
 
     Attributes:
         shape: a key of `SHAPES`.
         row: a key of `ROWS`.
         device: "cuda" or "cpu".
-        dtype: of weights and inputs.
-        layers: of the model.
-        turns: timed repetitions.
+        dtype: the dtype of weights and inputs.
+        layers: the number of layers.
+        turns: the number of timed repetitions.
     """
 
     shape: str
@@ -78,17 +80,17 @@ class Job:
 
     @property
     def documents(self) -> tuple[int, int]:
-        """How many, and tokens in each."""
+        """The number of documents, and the tokens in each."""
         return ROWS[self.row]
 
 
 def say(**found: Any) -> None:
-    """One measurement, one line."""
+    """Print one measurement as one line."""
     print(json.dumps({**found, "at_s": round(time.monotonic() - BEGAN, 1)}), flush=True)
 
 
 def settings(job: Job, name: str) -> Any:
-    """A config of the job's shape, under an attention of transformers' name."""
+    """Return a config with the job's shape and an attention implementation of transformers."""
     hidden, intermediate, heads, key_heads = SHAPES[job.shape]
     config = Qwen2Config(
         hidden_size=hidden, intermediate_size=intermediate, num_attention_heads=heads,
@@ -100,12 +102,12 @@ def settings(job: Job, name: str) -> Any:
 
 
 def spelled(way: str) -> str:
-    """The name under which transformers finds what computes a way."""
+    """Return transformers' name for a method."""
     return {"sdpa_mask": "sdpa", "apart": "sdpa", "causal": "sdpa"}.get(way, way)
 
 
 def inputs(job: Job, way: str, ids: torch.Tensor) -> dict[str, Any]:
-    """What a model is given: the row of `ids` (1, tokens), with what says where its documents are."""
+    """Return a model's inputs: the row of `ids` (1, tokens), with the positions of its documents."""
     count, length = job.documents
     if way == "apart":
         return {"input_ids": ids.view(count, length)}
@@ -118,20 +120,20 @@ def inputs(job: Job, way: str, ids: torch.Tensor) -> dict[str, Any]:
 
 
 def one_by_one(module: Any, query: Any, key: Any, value: Any, mask: Any, **kwargs: Any) -> tuple[Any, None]:
-    """`attention.attend` without the flash kernel."""
+    """Run `attention.attend` without the flash kernel."""
     flat = (states.transpose(1, 2).flatten(0, 1) for states in (query, key, value))
     out = attention.one_by_one(*flat, kwargs["cu_seq_lens_q"], kwargs["scaling"])
     return out.unflatten(0, (query.shape[0], query.shape[2])), None
 
 
 def wait(job: Job) -> None:
-    """Until the GPU has done what it was given."""
+    """Wait until the GPU has finished its work."""
     if job.device == "cuda":
         torch.cuda.synchronize()
 
 
 def timed(job: Job, step: Callable[[], Any]) -> dict[str, Any]:
-    """Seconds of the first call, compiling included; milliseconds of later ones; peak memory."""
+    """Return seconds of the first call, including compilation; milliseconds of later ones; peak memory."""
     wait(job)
     began = time.perf_counter()
     step()
@@ -155,7 +157,7 @@ def timed(job: Job, step: Callable[[], Any]) -> dict[str, Any]:
 
 
 def kernels(job: Job, step: Callable[[], Any]) -> list[str]:
-    """The six kernels (on a CPU, operations) of one step that took most of its time, with their share."""
+    """Return the six kernels (on a CPU, operations) that took most of a step's time, with their shares."""
     from torch.profiler import ProfilerActivity, profile
 
     cuda = job.device == "cuda"
@@ -175,7 +177,7 @@ def kernels(job: Job, step: Callable[[], Any]) -> list[str]:
 
 
 def apart(one: torch.Tensor, other: torch.Tensor) -> float:
-    """Norm of the difference over the norm of the second."""
+    """Return the norm of the difference over the norm of the second."""
     other = other.flatten()
     return float(f"{float((one.flatten().float() - other).norm() / other.norm()):.3g}")
 
@@ -184,7 +186,7 @@ def apart(one: torch.Tensor, other: torch.Tensor) -> float:
 
 
 def operation(job: Job, way: str, truth: dict[str, Any]) -> dict[str, Any]:
-    """The attention of one layer, as transformers calls it; fills `truth` in if it is empty."""
+    """Measure the attention of one layer, as transformers calls it; fill `truth` if it is empty."""
     count, length = job.documents
     config = settings(job, spelled(way))
     heads, groups = config.num_attention_heads, config.num_attention_heads // config.num_key_value_heads
@@ -194,7 +196,7 @@ def operation(job: Job, way: str, truth: dict[str, Any]) -> dict[str, Any]:
         torch.randn(1, count * length, n, size, device=job.device)
         for n in (heads, config.num_key_value_heads, config.num_key_value_heads, heads)
     ]
-    # Rounded, so that both types are given the same numbers.
+    # Rounded, so that both dtypes get the same numbers.
     query, key, value, weight = (each.to(job.dtype).float() for each in full)
     batch = (count, length) if way == "apart" else (1, count * length)
 
@@ -247,7 +249,7 @@ def operation(job: Job, way: str, truth: dict[str, Any]) -> dict[str, Any]:
 
 
 def model(job: Job, way: str, truth: dict[str, Any], kept: dict[str, Any]) -> dict[str, Any]:
-    """Forward and backward of a few layers on one packed row; fills `truth` in, and `kept` with the model."""
+    """Measure forward and backward of a few layers on one packed row; fill `truth` and `kept`."""
     count, length = job.documents
     if kept.get("shape") != job.shape:
         kept.clear()
@@ -262,7 +264,7 @@ def model(job: Job, way: str, truth: dict[str, Any], kept: dict[str, Any]) -> di
     def step(model: Any, given: dict[str, Any]) -> torch.Tensor:
         model.zero_grad(set_to_none=False)
         hidden = model.model(**given).last_hidden_state
-        # Every token has the same target, so that no label has to be masked where documents meet.
+        # Every token has the same target, so no label needs masking at the boundaries of documents.
         scores = model.lm_head(hidden).flatten(0, 1)
         targets = ids.flatten().roll(1)
         torch.nn.functional.cross_entropy(scores.float(), targets).backward()
@@ -292,11 +294,11 @@ def model(job: Job, way: str, truth: dict[str, Any], kept: dict[str, Any]) -> di
     return {**took, **found}
 
 
-# -------------------------------------------------------------------------------------------------- all of it
+# ------------------------------------------------------------------------------------------------ everything
 
 
 def plan(small: bool) -> Iterator[tuple[str, str, str]]:
-    """Kind, shape and row."""
+    """Return kind, shape and row."""
     if small:
         yield from (("op", "small", "24=3x8"), ("model", "small", "24=3x8"))
         return
@@ -307,7 +309,7 @@ def plan(small: bool) -> Iterator[tuple[str, str, str]]:
 
 
 def main() -> int:
-    """Measure; 0 even if a way failed, because its line says so."""
+    """Run the measurements; return 0 even if one failed, because its line says so."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
     parser.add_argument("--small", action="store_true", help="use a tiny shape, for a CPU")
     parser.add_argument(

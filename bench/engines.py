@@ -1,20 +1,20 @@
-r"""How much of the engine's speed a stage keeps, and how far ahead of transformers it is.
+r"""Measure how much of the engine's speed a stage keeps, and how much faster it is than transformers.
 
     python bench/engines.py --model runs/smollm2/models/smollm2-135m-instruct
 
-For the numbers that count: SmolLM2-135M in bfloat16 on an otherwise idle machine, half an hour on 2 cores.
-To see that it runs: `--model recipes/tiny/models/tiny-solver --chat-format tinymath --rows 64 --pairs 1`.
+For meaningful numbers: SmolLM2-135M in bfloat16 on an otherwise idle machine, half an hour on 2 cores.
+As a quick test: `--model recipes/tiny/models/tiny-solver --chat-format tinymath --rows 64 --pairs 1`.
 
-A round times our question generation stage on an engine that is up, and right beside it one bare, unseeded
-`LLM.generate` with the same ids on the same engine, and the loop that a user would write with transformers:
-`generate` with sampling at the batch size that was its best, completions decoded and written as JSON lines.
-Our stage is all that recipes/generate_questions.py does behind loading: folder, seeds, decoding, checks,
-gates, progress, tracker, blocks, parquet, card. Ratios are of generated tokens a second, taken within a
-round; the table gives their median.
+A round times our question generation stage on a running engine, and right after it one bare, unseeded
+`LLM.generate` with the same ids on the same engine, and a typical user's loop with transformers: `generate`
+with sampling at its best batch size, with the completions decoded and written as JSON lines. Our stage is
+everything that recipes/generate_questions.py does after loading: folder, seeds, decoding, checks, limits,
+progress, tracker, blocks, parquet, card. Ratios are of generated tokens per second within a round; the table
+gives their median.
 
-Below the line, on fewer rows, once and without a bar: seeds by block instead of by row and the paper's top-p
-(each against a bare call with the same sampling), the stage on our own transformers engine, and vLLM as it
-comes, in its own process.
+Below the line, with fewer rows, measured once and without a target: seeds per block instead of per row, and
+the paper's top-p (each compared with a bare call with the same sampling), the stage on our own transformers
+engine, and vLLM with its default settings, in its own process.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ BARS = {"bare vLLM": 0.95, "transformers": 3.0}
 
 @dataclass(frozen=True)
 class Timed:
-    """One run: rows asked, tokens generated, seconds."""
+    """One run: rows requested, tokens generated, seconds."""
 
     rows: int
     tokens: int
@@ -49,14 +49,14 @@ class Timed:
 
     @property
     def rate(self) -> float:
-        """Generated tokens per second."""
+        """The number of generated tokens per second."""
         return self.tokens / self.seconds
 
 
 def stage(
     generator: Generator, options: argparse.Namespace, sampling: Sampling, scope: Any, rows: int
 ) -> Timed:
-    """Our stage into a fresh folder, tracker and all; `scope` is its `seed_scope`."""
+    """Run our stage into a new folder, including the tracker; `scope` is its `seed_scope`."""
     from scalequest.chat import bind, load_format, load_tokenizer
     from scalequest.questions.generation import VERSION, GenerationConfig, generate_questions
     from scalequest.stage.script import open_stage, track
@@ -79,7 +79,7 @@ def stage(
 
 
 class Loop:
-    """The loop that a user would write with transformers."""
+    """A typical user's loop with transformers."""
 
     def __init__(self, options: argparse.Namespace, prompt: list[int], stops: list[int]) -> None:
         """Load the model."""
@@ -115,7 +115,7 @@ class Loop:
 
 
 def bare(llm: Any, prompt: list[int], stops: list[int], sampling: Sampling, rows: int) -> Timed:
-    """One unseeded `LLM.generate`."""
+    """Run one unseeded `LLM.generate`."""
     from vllm import SamplingParams
 
     params = SamplingParams(
@@ -133,7 +133,7 @@ def bare(llm: Any, prompt: list[int], stops: list[int], sampling: Sampling, rows
 
 
 def as_it_comes(options: argparse.Namespace, prompt: list[int], stops: list[int]) -> Timed:
-    """A bare call under vLLM's own settings, in a process that has none of ours."""
+    """Run a bare call with vLLM's default settings, in a process without ours."""
     names = ("model", "dtype", "max_tokens", "max_model_len")
     asked = {"prompt": prompt, "stops": stops, "rows": options.column_rows}
     asked |= {name: getattr(options, name) for name in names}
@@ -142,14 +142,14 @@ def as_it_comes(options: argparse.Namespace, prompt: list[int], stops: list[int]
     done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
     (result,) = [
         line for line in done.stdout.splitlines() if line.startswith('{"rows"')
-    ]  # vLLM logs there too
+    ]  # vLLM also writes its log there
     return Timed(**json.loads(result))
 
 
 def _as_it_comes(asked: dict[str, Any]) -> None:
     from vllm import LLM
 
-    # Only memory is bounded: by default it would take nearly all of the machine's.
+    # Only the memory is limited, because by default it would take nearly all of the machine's.
     memory = {"max_model_len": asked["max_model_len"], "gpu_memory_utilization": 0.5}
     llm = LLM(asked["model"], dtype=asked["dtype"], **memory)
     sampling = Sampling(1.0, 1.0, asked["max_tokens"])
@@ -158,11 +158,11 @@ def _as_it_comes(asked: dict[str, Any]) -> None:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Run it all on the one model.
+    """Run everything with one model.
 
     Returns:
-        `rounds` (one dict of way to `Timed` a round), `columns` (way to a pair of `Timed`: it and what it is
-        compared with, or None) and `batch`.
+        `rounds` (one dict of method to `Timed` per round), `columns` (method to a pair of `Timed`: the method
+        and what it is compared with, or None) and `batch`.
     """
     from scalequest.chat import bind, load_format, load_tokenizer
 
@@ -213,7 +213,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     if not options.skip_as_it_comes:
         try:
             columns["vLLM with default settings, bare"] = as_it_comes(options, prompt, stops), None
-        except subprocess.CalledProcessError as error:  # the rest took an hour
+        except subprocess.CalledProcessError as error:  # everything before took an hour
             say(f"vLLM with default settings: exit status {error.returncode}, left out")
     return {"rounds": rounds, "columns": columns, "batch": batch}
 
@@ -258,12 +258,12 @@ def show(options: argparse.Namespace, found: dict[str, Any]) -> None:
 
 
 def say(line: str) -> None:
-    """Say how far it is, apart from the table."""
+    """Print the progress separately from the table."""
     print(line, file=sys.stderr, flush=True)
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options, which bench/synthesis.py shares."""
+    """Return the options, which bench/synthesis.py shares."""
     made = argparse.ArgumentParser(allow_abbrev=False)
     made.add_argument("--model", help="folder of a model with its tokenizer")
     made.add_argument("--chat-format", default="smollm2", help="default: smollm2")
@@ -286,14 +286,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 def write(options: argparse.Namespace, found: dict[str, Any]) -> None:
-    """Write what was found to `--output`, where it is given."""
+    """Write the results to `--output`, if given."""
     if options.output:
         timings = {"options": {**vars(options), "output": str(options.output)}, **found}
         options.output.write_text(json.dumps(timings, default=asdict, indent=1) + "\n", encoding="utf-8")
 
 
 def main() -> None:
-    """Parse, measure, show."""
+    """Parse the options, measure, and print the results."""
     arguments = parser()
     arguments.description = (__doc__ or "").partition("\n")[0]
     arguments.add_argument("--as-it-comes", type=json.loads, help=argparse.SUPPRESS)

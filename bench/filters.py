@@ -1,19 +1,21 @@
-r"""How fast the text filters read a million questions, and how much of what was planted they find.
+r"""Measure how fast the text filters process a million questions, and how many planted cases they find.
 
     python bench/filters.py                          # one million rows, about five minutes on 2 cores
     python bench/filters.py --rows 20000 --peer-rows 2000
 
-Rows: 70 % spun from the training questions of GSM8K and MATH (halves of two questions, other numbers, other
-names), 30 % from TinyMath's, 5 % of all planted near-duplicates of other rows, 1 % others that are reworded
-in subtler ways, 1 % that look like another row and ask something else, and 1 % planted test questions, each
-kind of plant in equal parts. Language, exact and near-duplicates and contamination against every
-benchmark then run as the filter stage runs them (`read_text`), at its defaults; the same pieces run once
-more, timed apart. The language identifier is also timed on its own.
+The rows: 70 % derived from the training questions of GSM8K and MATH (halves of two questions, other numbers,
+other names), 30 % from TinyMath's; of all rows, 5 % are planted near-duplicates of other rows, 1 % are others
+reworded in subtler ways, 1 % look like another row but ask something else, and 1 % are planted test
+questions, with each kind of planted row in equal parts. Language, exact and near-duplicates, and
+contamination with every benchmark then run as in the filter stage (`read_text`), with its defaults; the same
+parts run once more, timed separately. The language identifier is also timed on its own.
 
-The peer is datatrove's MinHash deduplication (signatures, buckets, clusters) with the same bands and rows a
-band on the last `--peer-rows` rows, with a tokenizer that only splits at spaces, which is its fastest:
+The other tool is datatrove's MinHash deduplication (signatures, buckets, clusters) with the same bands and
+rows per band on the last `--peer-rows` rows, with a tokenizer that only splits at spaces, which is its
+fastest:
 `pip install --no-deps datatrove humanize fasteners loguru dill multiprocess`.
-Bars: 120 s, 4 GB, recall 0.97 of the planted duplicates, 1 % of other questions dropped, 5 times datatrove.
+Targets: 120 s, 4 GB, recall 0.97 of the planted duplicates, 1 % of other questions dropped, 5 times as fast
+as datatrove.
 """
 
 from __future__ import annotations
@@ -70,7 +72,7 @@ CLAUSES = (
 
 
 def spun(texts: Sequence[str], rng: random.Random) -> Iterator[str]:
-    """Endless questions: the first part of one and the last of another, with other numbers and names."""
+    """Yield endless questions: the first part of one, the last of another, other numbers and names."""
     cut = [re.split(r"(?<=[.?!])\s+", text) for text in texts]
     cut = [sentences for sentences in cut if len(sentences) > 1]
     while True:
@@ -82,7 +84,7 @@ def spun(texts: Sequence[str], rng: random.Random) -> Iterator[str]:
 
 
 def changed(text: str, kind: str, rng: random.Random) -> str:
-    """A text as a generator may write it again."""
+    """Return a text in the form in which a generator may write it again."""
     words = text.split(" ")
     place = rng.randrange(1, max(2, len(words)))
     if kind == "case":
@@ -116,7 +118,7 @@ def changed(text: str, kind: str, rng: random.Random) -> str:
         return " ".join(
             [*words[: long[-1]], rng.choice(("yellow", "sister", "receives")), *words[long[-1] + 1 :]]
         )
-    if kind == "traded" and long and long[-1] > long[0] + 1:  # what is moved by one place asks the same
+    if kind == "traded" and long and long[-1] > long[0] + 1:  # a word moved by one place asks the same
         at, other = long[0], long[-1]
         words[at], words[other] = words[other], words[at]
         return " ".join(words)
@@ -127,14 +129,14 @@ def changed(text: str, kind: str, rng: random.Random) -> str:
 
 DUPLICATES = ("verbatim", "case", "whitespace", "latex", "word", "clause")
 REWORDED = ("typo", "please", "moved")
-OTHERS = ("exchanged", "traded")  # look like another row, and ask something else
+OTHERS = ("exchanged", "traded")  # they look like another row, but ask something else
 TESTS = (*DUPLICATES[:4], "numbers", "clause")
 
 
 def build(
     rows: int, training: Sequence[str], tiny: Sequence[str], tests: Sequence[TestQuestion], seed: int
 ) -> tuple[list[str], dict[int, tuple[str, int]], dict[int, str]]:
-    """Texts; planted twins of other rows, row to kind and original; planted test questions, row to kind."""
+    """Return texts; planted copies, by row: kind and original; planted test questions, by row."""
     rng = random.Random(seed)
     leaks = rows // 100
     plants = {DUPLICATES: rows // 20, REWORDED: rows // 100, OTHERS: rows // 100}
@@ -142,7 +144,7 @@ def build(
     rest = rows - twins - leaks
     sources = spun(training, rng), spun(tiny, rng)
     texts = list(dict.fromkeys(next(sources[rng.random() > 0.7]) for _ in range(rest)))
-    while len(texts) < rest:  # what came up twice by chance
+    while len(texts) < rest:  # the same text came up twice by chance
         texts = list(dict.fromkeys([*texts, *(next(sources[0]) for _ in range(rest - len(texts)))]))
     duplicates: dict[int, tuple[str, int]] = {}
     leaked: dict[int, str] = {}
@@ -162,7 +164,7 @@ def build(
 
 
 def staged(texts: Sequence[str], index: Index) -> dict[str, tuple[float, float]]:
-    """Wall and processor seconds of each step on its own."""
+    """Return the wall-clock and CPU seconds of each step on its own."""
     spent: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
 
     def timed(name: str, call: Callable[[], Any]) -> Any:
@@ -185,14 +187,14 @@ def staged(texts: Sequence[str], index: Index) -> dict[str, tuple[float, float]]
 
 
 def ours(texts: Sequence[str]) -> float:
-    """Seconds of exact and near-duplicate detection alone, tokens included."""
+    """Return the seconds of exact and near-duplicate detection alone, including tokenisation."""
     start, rule = time.perf_counter(), DuplicateRule()
     find_duplicates(texts, Sketch.joined([sketch(tokens, rule) for _, tokens in batches(texts)]), rule)
     return time.perf_counter() - start
 
 
 def theirs(texts: Sequence[str]) -> tuple[float, int]:
-    """Seconds of datatrove's MinHash deduplication with the same bands, and how many rows it would drop."""
+    """Return the seconds of datatrove's MinHash deduplication with these bands, and the rows dropped."""
     os.environ.setdefault("DATATROVE_COLORIZE_LOGS", "0")
     from datatrove.data import Document
     from datatrove.pipeline.dedup import MinhashDedupBuckets, MinhashDedupCluster, MinhashDedupSignature
@@ -218,7 +220,7 @@ def theirs(texts: Sequence[str]) -> tuple[float, int]:
         start = time.perf_counter()
         documents = (Document(text=text, id=str(number)) for number, text in enumerate(texts))
         signature = MinhashDedupSignature(f"{folder}/signatures", config, language=Spaces("en"))
-        signature._hash_func = lambda text: xxh64_intdigest(text.encode())  # it hands xxhash 4 a str
+        signature._hash_func = lambda text: xxh64_intdigest(text.encode())  # it passes a str to xxhash 4
         signature.run(documents)
         for bucket in range(rule.bands):
             step = MinhashDedupBuckets(f"{folder}/signatures", f"{folder}/buckets", config=config)
@@ -230,7 +232,7 @@ def theirs(texts: Sequence[str]) -> tuple[float, int]:
 
 
 def main() -> int:
-    """Build the rows, filter them, print and judge the measures."""
+    """Build the rows, filter them, print the measurements and compare them with the targets."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument(

@@ -1,22 +1,23 @@
-"""What only a GPU can show, in a few minutes of one card: `python bench/gpu.py --output_dir DIR`.
+"""Check what only a GPU can show, in a few minutes on one GPU: `python bench/gpu.py --output_dir DIR`.
 
-Each check prints one JSON line, is bounded in time, and the next one runs if it fails; the most valuable ones
-come first:
+Each check prints one JSON line and has a time limit; if it fails, the next one still runs. The most valuable
+checks come first:
 
-    env        versions, the card, which precision was chosen and why
-    tiny       the recipes qft and qpo of the tiny profile on the card, beside the same on the CPU
-    resume     SIGTERM at a checkpoint, status 75, then the losses of an undisturbed run
+    env        versions, the GPU, which precision was chosen and why
+    tiny       the tiny profile's recipes qft and qpo on the GPU, compared with the same on the CPU
+    resume     SIGTERM at a checkpoint, status 75, then the losses of an uninterrupted run
     cpu        the tiny recipes on two cores of this machine, in bfloat16 and in float32
-    head       TRL's fused head, which GPUs use, against plain logits at the vocabulary of Qwen2-7B
-    attention  packed rows: one mask over the square, or each document alone (bench/attention.py)
+    head       TRL's fused head, which GPUs use, compared with plain logits at Qwen2-7B's vocabulary
+    attention  packed rows: one mask over the square, or each document separately (bench/attention.py)
     lora       recipes/variants/lora.yaml over qwen2_math_7b/sft.yaml, at its shape: memory, tokens/s, MFU
-    full       all weights of a 1.5B shape under ZeRO-3 on one rank; of 7B on a card of 130 GiB or more
+    full       full fine-tuning of a 1.5B shape under ZeRO-3 on one rank; 7B on a GPU with at least 130 GiB
     zero3      sft and qpo at a 0.5B shape under ZeRO-3, from loading to the saved model, side by side
     qlora      recipes/variants/qlora.yaml, likewise
 
-Weights are random and the tokenizer is the tiny one: ids stay below 640, the vocabulary has its real size.
-`tiny`, `resume` and `cpu` measure no speed of the card and run side by side. What was measured, on what and
-when, is kept in bench/gpu_results.jsonl; `--small` runs every check on a CPU, at sizes that say nothing.
+Weights are random and the tokenizer is the tiny one: ids are below 640, while the vocabulary has its real
+size. `tiny`, `resume` and `cpu` do not measure the GPU's speed and run in parallel. bench/gpu_results.jsonl
+contains the results, with device and date; `--small` runs every check on a CPU, with sizes too small to be
+meaningful.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ import psutil
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ROOT / "recipes/tiny/models/tiny-solver"
 GIB = 1 << 30
-PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bf16, by the maker
+PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bf16, according to the vendor
 SHAPES: dict[str, dict[str, int]] = {
     "small": {
         **{"hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 2, "vocab_size": 2048},
@@ -63,7 +64,7 @@ SHAPES: dict[str, dict[str, int]] = {
         **{"num_attention_heads": 28, "num_key_value_heads": 4},
     },
 }
-# Runs a recipe and keeps, each second, the peaks of torch's allocator: the recipe may be killed at any time.
+# Runs a recipe and saves the peaks of torch's allocator every second, because the recipe may be killed.
 WATCHED = """
 import json, os, runpy, sys, threading, time
 import torch
@@ -85,7 +86,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 @dataclass(frozen=True)
 class Place:
-    """The folder for files, whether sizes are for a CPU, and the time at which everything has to be over."""
+    """The output folder, whether to use sizes for a CPU, and the time limit for everything."""
 
     folder: Path
     small: bool
@@ -93,15 +94,15 @@ class Place:
 
     @property
     def left(self) -> float:
-        """Seconds."""
+        """Return the seconds left."""
         return max(self.deadline - time.monotonic(), 1.0)
 
     def shape(self, name: str) -> str:
-        """The shape itself, or the one for a CPU."""
+        """Return the shape itself, or the one for a CPU."""
         return "small" if self.small else name
 
     def pick(self, large: Any, small: Any) -> Any:
-        """One of the two."""
+        """Return one of the two values, depending on the size."""
         return small if self.small else large
 
 
@@ -117,7 +118,7 @@ _MAKING = threading.Lock()
 
 
 def model(place: Place, name: str) -> Path:
-    """A folder of a Qwen2 of this shape: random bfloat16 weights, the tiny tokenizer."""
+    """Write a folder with a Qwen2 of this shape: random bfloat16 weights, the tiny tokenizer."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config
 
@@ -139,7 +140,7 @@ def model(place: Place, name: str) -> Path:
 
 
 def rows(place: Place, count: int, words: int) -> dict[str, Path]:
-    """Files of solutions, questions and pairs, of about this many words a row."""
+    """Write files of solutions, questions and pairs, with about this many words per row."""
     files = {}
     for name in ("solutions", "questions", "pairs"):
         files[name] = place.folder / f"{name}_{count}_{words}.jsonl"
@@ -171,19 +172,19 @@ def recipe(
     limit: float = 300,
     cores: str | None = None,
 ) -> dict[str, Any]:
-    """Run a recipe as a user would and read its log, its metrics and its peaks.
+    """Run a recipe as a user would, and read its log, its metrics and its peaks.
 
     Args:
-        place: where.
-        name: of the run and its folder.
+        place: the output folder and the sizes.
+        name: the name of the run and its folder.
         stage: the recipe's name.
-        config: its YAML file, or several with spaces between.
-        words: settings over it.
-        launch: an accelerate file; without one, plain python.
-        stop_at: send SIGTERM once the checkpoint of this step is whole.
-        steps: kill it once it has logged so many steps: what follows, the saving, is not what is measured.
-        limit: seconds.
-        cores: run on these processor cores alone, and on no GPU.
+        config: the recipe's YAML file, or several separated by spaces.
+        words: settings that override the file's.
+        launch: an accelerate config file; without one, plain python is used.
+        stop_at: send SIGTERM when the checkpoint of this step is complete.
+        steps: kill the recipe after it has logged this many steps, because saving is not measured.
+        limit: the time limit in seconds.
+        cores: run only on these CPU cores, and on no GPU.
     """
     watched = place.folder / "watched.py"
     watched.write_text(WATCHED)
@@ -230,7 +231,7 @@ def recipe(
                 process.send_signal(signal.SIGTERM)
                 stopped = True
             if steps and len(list(logged(folder))) >= steps:
-                time.sleep(2)  # the peaks are written each second
+                time.sleep(2)  # the peaks are saved every second
                 status = "measured"
                 break
             time.sleep(0.2)
@@ -259,7 +260,7 @@ def recipe(
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    """Kill a recipe and all that it started: ranks of a launcher have sessions of their own."""
+    """Kill a recipe and everything that it started; a launcher's ranks have their own sessions."""
     family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
     for member in family:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -269,7 +270,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def _used() -> int:
-    """Bytes of the card that are taken already, by this process's own context for one."""
+    """Return the bytes of GPU memory already in use, for example by this process's own context."""
     import torch
 
     if not torch.cuda.is_available():
@@ -279,12 +280,12 @@ def _used() -> int:
 
 
 def logged(folder: Path) -> Iterator[dict[str, Any]]:
-    """The steps that a run has logged."""
+    """Return the steps that a run has logged."""
     path = folder / "metrics.jsonl"
     for line in path.read_text().splitlines() if path.is_file() else ():
         try:
             entry = json.loads(line)
-        except ValueError:  # being written
+        except ValueError:  # the line is being written
             continue
         if "loss" in entry:
             yield entry
@@ -293,14 +294,15 @@ def logged(folder: Path) -> Iterator[dict[str, Any]]:
 def utilisation(
     shape: str, length: int, rate: float | None, *, lora: bool, checkpointing: bool
 ) -> dict[str, Any]:
-    """Share of the card's peak that training reached.
+    """Return the share of the GPU's peak FLOPS that training reached.
 
     Args:
-        shape: of the model.
-        length: tokens of a sequence; attention is counted over the whole of it, as the estimate does.
+        shape: the model's shape.
+        length: the number of tokens per sequence; attention is counted over its full square, as in the
+            estimate.
         rate: tokens per second.
-        lora: no gradients of the frozen weights are computed.
-        checkpointing: activations are computed twice, which counts as work in `hfu` and not in `mfu`.
+        lora: whether the gradients of the frozen weights are skipped.
+        checkpointing: whether activations are computed twice, which counts as work in `hfu` but not in `mfu`.
     """
     import torch
 
@@ -326,7 +328,7 @@ def utilisation(
 
 
 def env(place: Place) -> None:
-    """Versions, the card, the precision."""
+    """Report versions, the GPU, and the precision."""
     import platform
     from importlib.metadata import PackageNotFoundError, version
 
@@ -369,7 +371,7 @@ def env(place: Place) -> None:
 
 
 def tiny(place: Place) -> None:
-    """The tiny profile's qft and qpo as they are; the first loss of DPO has to be log 2, both rewards 0."""
+    """Run the tiny profile's qft and qpo; the first loss of DPO must be log 2, and both rewards 0."""
     pairs = rows(place, 400, 10)["pairs"]
     words = [
         "--limit",
@@ -391,7 +393,7 @@ def tiny(place: Place) -> None:
 
 
 def resume(place: Place) -> None:
-    """Told to stop after a checkpoint, it leaves with status 75, and goes on as if nothing had happened."""
+    """Stop a run after a checkpoint: it must exit with status 75, and resume with the same losses."""
     words = ["--model_name_or_path", TINY, "--input", rows(place, 400, 10)["solutions"], "--limit", 160]
     words += [
         "--num_train_epochs",
@@ -424,7 +426,7 @@ def resume(place: Place) -> None:
 
 
 def cpu(place: Place) -> None:
-    """Two cores of this machine's processor, the chosen precision beside the other one."""
+    """Train on two cores of this machine's CPU, with the default precision and the other one."""
     cores = sorted(os.sched_getaffinity(0))[-2:]
     model_name = next(
         (
@@ -453,7 +455,7 @@ def cpu(place: Place) -> None:
 
 
 def head(place: Place) -> None:
-    """TRL's fused head against plain logits over one layer: loss, gradient, memory and time of a step."""
+    """Compare TRL's fused head with plain logits over one layer: loss, gradient, memory, time of a step."""
     import torch
     from transformers import AutoModelForCausalLM, Qwen2Config
     from trl.trainer.utils import add_fused_lm_head
@@ -494,7 +496,7 @@ def head(place: Place) -> None:
         found[f"{way}_loss"] = loss.item()
         found[f"{way}_gradient"] = float(made.lm_head.weight.grad.float().norm())
         del made, loss
-        gc.collect()  # its forward holds it
+        gc.collect()  # its forward keeps a reference
         if gpu:
             torch.cuda.empty_cache()
     found["loss_difference"] = abs(found["fused_loss"] / found["plain_loss"] - 1)
@@ -503,7 +505,7 @@ def head(place: Place) -> None:
 
 
 def attention(place: Place) -> None:
-    """bench/attention.py, whose lines come as they are."""
+    """Run bench/attention.py and pass its lines on."""
     command = [sys.executable, str(ROOT / "bench/attention.py"), *(["--small"] if place.small else [])]
     path = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
@@ -545,19 +547,19 @@ def _adapter(place: Place, kind: str, length: int) -> None:
 
 
 def lora(place: Place) -> None:
-    """The adapter's preset at its real shape, at 4,096 tokens."""
+    """Run the adapter's preset at its real shape with 4,096 tokens."""
     _adapter(place, "lora", 4096)
 
 
 def qlora(place: Place) -> None:
-    """The same with weights of four bits; bitsandbytes has no way to train so on a CPU that we use."""
+    """Run the same with 4-bit weights; bitsandbytes has no such training on a CPU that we use."""
     if place.small:
         return say("qlora", left_out="needs a GPU")
     _adapter(place, "qlora", 4096)
 
 
 def full(place: Place) -> None:
-    """All weights under ZeRO-3 on one rank, 16 bytes each: 7B takes 113 GiB, so 1.5B on smaller cards."""
+    """Train all weights under ZeRO-3 on one rank, 16 bytes each: 7B takes 113 GiB; smaller GPUs use 1.5B."""
     import torch
 
     big = torch.cuda.is_available() and torch.cuda.get_device_properties(0).total_memory > 130 * GIB
@@ -573,7 +575,7 @@ def full(place: Place) -> None:
 
 
 def zero3(place: Place) -> None:
-    """ZeRO-3 from loading to saving: SFT with the fused head, QPO with its reference computed first."""
+    """Run ZeRO-3 from loading to saving: SFT with the fused head, QPO with a precomputed reference."""
     name = place.shape("qwen2_0.5b")
     data = rows(place, 256, 60)
     words = ["--model_name_or_path", model(place, name), "--chat_format", "tinymath", "--dtype", "bfloat16"]
@@ -613,7 +615,7 @@ SIDE_BY_SIDE: tuple[Check, ...] = (tiny, resume, cpu)
 
 
 def one(check: Check, place: Place) -> None:
-    """Run a check; whatever it raises is its result."""
+    """Run a check; any exception that it raises becomes its result."""
     began = time.monotonic()
     try:
         if place.deadline - began < 10:
@@ -626,7 +628,7 @@ def one(check: Check, place: Place) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the checks. Returns 0: what failed stands in the lines."""
+    """Run the checks. Return 0, because the lines say what failed."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )

@@ -1,19 +1,19 @@
-r"""How fast and how right the grader is beside math-verify, on the labelled files.
+r"""Compare the speed and accuracy of the grader with those of math-verify, on the labelled files.
 
     SCALEQUEST_DATA=... python bench/grading.py
     python bench/grading.py --reports [--peer NAME=PATH:FUNCTION ...]
 
-Whole outputs (`model_outputs_dev`): extraction and comparison, our one isolated worker against math-verify in
-this process as its authors call it, both after their imports, in turn over the same blocks of rows, so that a
-busy machine slows both. All rows, and those of MATH and OlympiadBench alone, whose answers need algebra.
-Pairs (`grader_cases_dev`): agreement, false positives and negatives, seconds, hostile rows. About three
-minutes on 2 cores.
+Complete outputs (`model_outputs_dev`): extraction and comparison, by our single isolated worker and by
+math-verify in this process, called as its authors do, both after their imports, alternating over the same
+blocks of rows, so that a busy machine slows both. This is done for all rows, and for those of MATH and
+OlympiadBench alone, whose answers need algebra. Pairs (`grader_cases_dev`): agreement, false positives and
+negatives, seconds, hostile rows. It takes about three minutes on 2 cores.
 
-`--reports` counts the cases of `tests/grading/reports` instead, each file whole and its held-out cases alone:
-ours, math-verify in our killable worker, and peers, each a function of prediction and reference in a Python
-file. A peer is asked in a process of its own for each case, with 8 seconds of processor time and 4 GiB; what
-overruns them counts as False. It gets the answer that our extraction finds in a whole output; math-verify
-finds its own.
+With `--reports`, it counts the cases in `tests/grading/reports` instead, for each complete file and for its
+held-out cases: by our grader, by math-verify in our killable worker, and by other graders, each a function of
+prediction and reference in a Python file. Such a grader runs in a separate process for each case, with limits
+of 8 seconds of CPU time and 4 GiB; exceeding them counts as False. It gets the answer that our extraction
+finds in a complete output; math-verify extracts its own.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ HARD = ("math", "olympiadbench")
 
 
 def main(options: argparse.Namespace) -> int:
-    """Measure, print two tables, and return 1 where the ratio misses its bar."""
+    """Measure, print two tables, and return 1 if the ratio misses its target."""
     if options.reports:
         return reports(options)
     data = Path(os.environ["SCALEQUEST_DATA"])
@@ -65,7 +65,7 @@ def main(options: argparse.Namespace) -> int:
 
 
 def timed(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Both graders over the same rows, block by block in turn; ours is fresh and remembers nothing."""
+    """Run both graders over the same rows, alternating by block; ours starts with an empty cache."""
     from scalequest.grading.compare.symbolic import as_published
 
     grader = Grader()
@@ -94,7 +94,7 @@ def timed(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def pair_table(grader: Grader, rows: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
-    """One line of the table of graders; math-verify in our killable worker, its prediction in a box."""
+    """Return one line of the table of graders; math-verify runs in our worker, with boxed predictions."""
     verdicts: list[bool] = []
     longest = 0.0
     start = time.perf_counter()
@@ -163,12 +163,12 @@ def reports(options: argparse.Namespace) -> int:
 
 
 def answer_of(case: dict[str, Any]) -> str:
-    """The answer of a case, found in its output if it has one."""
+    """Return the answer of a case, extracted from its output if it has one."""
     return (extract(case["output"]).answer or "") if "output" in case else str(case["answer"])
 
 
 def peer(place: str) -> Callable[[str, str], bool]:
-    """Load `PATH:FUNCTION`; what is returned asks it in a process that ends when it overruns its limits."""
+    """Load `PATH:FUNCTION`; the result calls it in a process that is killed when it exceeds its limits."""
     path, _, function = place.rpartition(":")
     spec = importlib.util.spec_from_file_location(Path(path).stem, path)
     if spec is None or spec.loader is None:
@@ -177,7 +177,7 @@ def peer(place: str) -> Callable[[str, str], bool]:
     sys.path.insert(0, str(Path(path).parent))
     spec.loader.exec_module(module)
     judge = getattr(module, function)
-    judge("\\frac{x+1}{2}", "\\frac{1+x}{2}")  # loads here what its processes would load each
+    judge("\\frac{x+1}{2}", "\\frac{1+x}{2}")  # loaded here once, and inherited by all its processes
 
     def child(prediction: str, reference: str) -> None:
         resource.setrlimit(resource.RLIMIT_CPU, (PEER_SECONDS, PEER_SECONDS))
@@ -196,7 +196,7 @@ def peer(place: str) -> Callable[[str, str], bool]:
 
 
 def print_table(title: str, rows: Sequence[dict[str, Any]]) -> None:
-    """Print rows under a title."""
+    """Print rows below a title."""
     from rich.console import Console
     from rich.table import Table
 

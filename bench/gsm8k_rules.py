@@ -1,14 +1,15 @@
-r"""The same outputs judged by our grader and by the rules of lm-eval's GSM8K task; every difference printed.
+r"""Compare our verdicts with the rules of lm-eval's GSM8K task on the same outputs; print all differences.
 
     python eval/evaluate.py --models '{smollm2: runs/smollm2/models/smollm2-135m-instruct}' \
         --chat_format smollm2 --benchmarks eval/benchmarks/gsm8k.yaml --sampling.max_tokens 384 \
         --engine.dtype bfloat16 --output_dir runs/smollm2/gsm8k
     python bench/gsm8k_rules.py runs/smollm2/gsm8k/smollm2
 
-lm-eval takes one of two filters to an output, and compares what they find with the reference as text, case,
-commas, dollar signs, everything up to `#### ` and a full stop at the end apart. `strict-match` takes the
-first number behind `####`; `flexible-extract` takes the last number of the output. Both are written here from
-their published regular expressions, as a rule to compare with: nothing in src/ uses them. Seconds, one core.
+lm-eval applies one of two filters to an output and compares the result with the reference as text, ignoring
+case, commas, dollar signs, everything up to `#### ` and a final full stop. `strict-match` takes the first
+number after `####`; `flexible-extract` takes the last number of the output. Both are implemented here from
+their published regular expressions, only for comparison: nothing in src/ uses them. It takes seconds on one
+core.
 """
 
 from __future__ import annotations
@@ -26,19 +27,19 @@ IGNORED = (",", r"\$", "(?s).*#### ", r"\.$")
 
 
 def strict(output: str) -> str | None:
-    """`strict-match`."""
+    """Apply `strict-match`."""
     found = STRICT.search(output)
     return found[1].strip() if found else None
 
 
 def flexible(output: str) -> str | None:
-    """`flexible-extract`."""
+    """Apply `flexible-extract`."""
     found = [next(group for group in match.groups() if group) for match in FLEXIBLE.finditer(output)]
     return found[-1].strip() if found else None
 
 
 def exact_match(answer: str | None, reference: str) -> bool:
-    """lm-eval's comparison of texts."""
+    """Compare texts as lm-eval does."""
     if answer is None:
         return False
     texts = [answer, reference]
@@ -51,13 +52,13 @@ RULES: dict[str, Callable[[str], str | None]] = {"strict-match": strict, "flexib
 
 
 def differing(rows: list[Row], rule: Callable[[str], str | None]) -> list[Row]:
-    """Rows on which a rule's verdict is not ours, with what it found."""
+    """Return the rows on which a rule's verdict differs from ours, with what the rule found."""
     judged = [{**row, "theirs": rule(row["completion"])} for row in rows]
     return [row for row in judged if exact_match(row["theirs"], row["reference"]) != row["correct"]]
 
 
 def main() -> None:
-    """Judge, count, print."""
+    """Judge the outputs, count, and print the results."""
     parser = argparse.ArgumentParser(allow_abbrev=False, description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", help="folder of one model in an evaluation: OUTPUT/LABEL")
     parser.add_argument("--benchmark", default="gsm8k", help="default: gsm8k")

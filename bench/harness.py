@@ -1,16 +1,17 @@
-r"""What the evaluation harness costs beside the bare engine: files, grading, prompts, everything.
+r"""Measure the overhead of the evaluation harness over the bare engine: files, grading, prompts, everything.
 
     python bench/harness.py --model runs/smollm2/models/smollm2-135m-instruct
 
-500 problems of GSM8K, greedy, at most 256 tokens, SmolLM2-135M in bfloat16 on vLLM, on an otherwise idle
-machine; about a quarter of an hour on 2 cores. To see that it runs:
+It uses 500 GSM8K problems, greedy, with at most 256 tokens each, and SmolLM2-135M in bfloat16 on vLLM, on an
+otherwise idle machine; this takes about a quarter of an hour on 2 cores. As a quick test:
 
     python bench/harness.py --model recipes/tiny/models/tiny-solver --chat-format tinymath \
         --benchmark eval/benchmarks/tinymath_test.yaml --problems 64 --max-tokens 64 --pairs 1
 
-A pair times, on one engine that is up, the harness from its first prompt to its result file (grading
-included), and one bare `LLM.generate` with the same ids and sampling; the order alternates and the prefix
-cache is emptied before each. Overhead: what the harness takes longer, over what it takes. The bar is 5 %.
+A pair times, on one running engine, the harness from its first prompt to its result file (including grading),
+and one bare `LLM.generate` with the same ids and sampling settings; the order alternates, and the prefix
+cache is cleared before each run. The overhead is the additional time of the harness over its total time. The
+target is 5 %.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def harness(
     pool: Any,
     block_size: int,
 ) -> tuple[float, int]:
-    """Seconds and tokens of our evaluation: what eval/evaluate.py does once the engine is up."""
+    """Return seconds and tokens of our evaluation: what eval/evaluate.py does once the engine is running."""
     from scalequest.evaluation.evaluated_model import connect_engine
     from scalequest.evaluation.harness import VERSION, collect_results, evaluate
     from scalequest.evaluation.protocol import fingerprints_of_models, identity_of
@@ -63,7 +64,7 @@ def harness(
 
 
 def bare(llm: Any, prompts: list[list[int]], stops: list[int], sampling: Sampling) -> tuple[float, int]:
-    """Seconds and tokens of one `LLM.generate`."""
+    """Return seconds and tokens of one `LLM.generate`."""
     from vllm import SamplingParams
 
     params = SamplingParams(
@@ -81,7 +82,7 @@ def bare(llm: Any, prompts: list[list[int]], stops: list[int], sampling: Samplin
 
 
 def measure(options: argparse.Namespace) -> list[dict[str, tuple[float, int]]]:
-    """One dict of way to seconds and tokens a pair."""
+    """Yield one dict of method to seconds and tokens per pair."""
     from scalequest.chat import bind, load_format, load_tokenizer
     from scalequest.evaluation.output_grading import GradingPool
 
@@ -105,7 +106,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, tuple[float, int]]]:
     found = []
     with GradingPool(config.grading) as pool, open_generator(options.model, engine) as generator:
         llm = generator.llm  # type: ignore[attr-defined]
-        bare(llm, prompts[:8], chat.solve_stop_ids, Sampling(0.0, 1.0, 8))  # warm
+        bare(llm, prompts[:8], chat.solve_stop_ids, Sampling(0.0, 1.0, 8))  # warm-up
         ways = {
             "harness": lambda: harness(generator, chat, config, benchmark, pool, options.block_size),
             "bare": lambda: bare(llm, prompts, chat.solve_stop_ids, sampling),
@@ -121,17 +122,17 @@ def measure(options: argparse.Namespace) -> list[dict[str, tuple[float, int]]]:
 
 
 def overhead(pair: dict[str, tuple[float, int]]) -> float:
-    """Share of the harness's wall that the bare engine does not take."""
+    """Return the share of the harness's wall-clock time that the bare engine does not take."""
     return 1 - pair["bare"][0] / pair["harness"][0]
 
 
 def say(line: str) -> None:
-    """Say how far it is, apart from the result."""
+    """Print the progress separately from the result."""
     print(line, file=sys.stderr, flush=True)
 
 
 def main() -> None:
-    """Parse, measure, show."""
+    """Parse the options, measure, and print the results."""
     parser = argparse.ArgumentParser(allow_abbrev=False, description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--model", required=True, help="folder of a model with its tokenizer")
     parser.add_argument("--chat-format", default="smollm2", help="default: smollm2")

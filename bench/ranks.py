@@ -1,17 +1,18 @@
-"""Whether two ranks train as one does: DDP, ZeRO-2, ZeRO-3 and FSDP2 beside a single process.
+"""Check that two ranks train as one does: DDP, ZeRO-2, ZeRO-3 and FSDP2 compared with a single process.
 
     python bench/ranks.py --output_dir runs/ranks
     python bench/ranks.py --output_dir runs/ranks --stages sft --topologies zero3    # one of them
 
-Each stage (QFT packed, QPO with the reference computed beforehand, SFT with accumulation 2) trains a
-two-layer model in fp32 for 40 steps, on the same global batches in the same order, through its own recipe, on
-two CPU ranks over gloo. All steps lie in one epoch: at the end of one, accelerate fills up the last batch of
-two ranks with rows that one rank does not read again. Printed, and drawn into OUTPUT/ranks.png: every logged
-loss beside that of the single process. Fails where one is off by more than 1e-3 of it, or where the loss
-falls by less than 20 %. About five minutes on two idle cores.
+Each stage (packed QFT, QPO with a precomputed reference, SFT with accumulation 2) trains a two-layer model in
+fp32 for 40 steps, on the same global batches in the same order, through its own recipe, on two CPU ranks over
+gloo. All steps are in one epoch, because at the end of an epoch accelerate fills the last batch of two ranks
+with rows that one rank does not read again. Every logged loss is printed next to that of the single process,
+and plotted in OUTPUT/ranks.png. The check fails if a loss differs by more than a relative 1e-3, or if the
+loss falls by less than 20 %. It takes about five minutes on two idle cores.
 
-On CPU ranks accelerate takes an FSDP file for DDP. It looks at the kind of its processes only, so `--as-gpus`
-tells it that they are GPUs, and FSDP2 is accelerate's own: the same file, sharding, loading and saving.
+On CPU ranks, accelerate treats an FSDP config file as DDP. It only looks at the type of its processes, so
+`--as-gpus` tells it that they are GPUs, and accelerate's own FSDP2 runs: the same config file, sharding,
+loading and saving.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ ROOT = Path(__file__).parents[1]
 STAGES = ("qft", "qpo", "sft")
 TOPOLOGIES = ("ddp", "zero2", "zero3", "fsdp2")
 STEPS, TOLERANCE, FALL = 40, 1e-3, 0.2
-# rows of a forward pass, over all ranks, and forward passes a step
+# rows per forward pass, over all ranks, and forward passes per step
 BATCHES = {"qft": (4, 1), "qpo": (8, 1), "sft": (4, 2)}
 
 
 def make_inputs(folder: Path) -> dict[str, Any]:
-    """Write rows and a model with random weights; return what all runs share."""
+    """Write rows and a model with random weights; return the settings that all runs share."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -114,7 +115,7 @@ def train(folder: Path, stage: str, topology: str, shared: dict[str, Any]) -> li
 
 
 def as_gpus(stage: str, config: str) -> None:
-    """One rank of a recipe that accelerate takes for a GPU's, so that it applies an FSDP file to it."""
+    """Run one rank of a recipe that accelerate treats as a GPU's, so that it applies an FSDP config file."""
     from accelerate import DistributedType, PartialState
 
     from scalequest.recipe import load_recipe
@@ -122,13 +123,13 @@ def as_gpus(stage: str, config: str) -> None:
     recipe = load_recipe(ROOT / f"recipes/{stage}.py")
     assert recipe is not None, stage
     given = recipe.parse(["--config", config])
-    assert given[1].world_size > 1, "the launcher started only one rank"  # this makes the PartialState, too
+    assert given[1].world_size > 1, "the launcher started only one rank"  # this also creates the PartialState
     PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
     recipe(*given)
 
 
 def draw(curves: dict[str, dict[str, list[float]]], path: Path) -> None:
-    """Plot all curves, a panel a stage, the single process as a wide line beneath."""
+    """Plot all curves, one panel per stage, with the single process as a wide line in the background."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4 * len(curves), 3.2), layout="constrained")
@@ -145,7 +146,7 @@ def draw(curves: dict[str, dict[str, list[float]]], path: Path) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run, compare, draw. Returns the exit status."""
+    """Run, compare and plot. Return the exit status."""
     folder = Path(args.output_dir).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     shared = make_inputs(folder)
@@ -172,7 +173,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the command-line parser."""
     made = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -185,7 +186,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    """Parse and run."""
+    """Parse the options and run."""
     args = parser().parse_args(argv)
     if args.as_gpus:
         as_gpus(args.as_gpus, args.config)

@@ -1,13 +1,13 @@
-r"""What a whole synthesis stage keeps of bare vLLM's speed, what seeds and Ray cost, and its memory.
+r"""Measure how much of bare vLLM's speed a synthesis stage keeps, the cost of seeds and Ray, and its memory.
 
     python bench/synthesis.py --model runs/smollm2/models/smollm2-135m-instruct
 
-For the numbers that count: SmolLM2-135M in bfloat16 on an otherwise idle machine, about an hour on 2 cores.
-To see that it runs: `--model recipes/tiny/models/tiny-solver --chat-format tinymath --rows 64 --pairs 1
+For meaningful numbers: SmolLM2-135M in bfloat16 on an otherwise idle machine, about an hour on 2 cores.
+As a quick test: `--model recipes/tiny/models/tiny-solver --chat-format tinymath --rows 64 --pairs 1
 --memory-rows 2000 --memory-mark 500 --ray-rows 128`.
 
-Speed is measured as bench/engines.py does it, and by it. Then the recipe runs as one worker, and as one
-worker that is a task of Ray; and on the tiny model over many rows, where its memory has to stay flat.
+The speed is measured by bench/engines.py. Then the recipe runs as one worker, and as one worker that is a Ray
+task; and with the tiny model over many rows, where its memory must not grow.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ import psutil
 from engines import Timed, measure, parser, say, show, write
 
 ROOT = Path(__file__).resolve().parents[1]
-FLAT = 1.1  # peak at the end against the peak at the mark
+FLAT = 1.1  # peak at the end over peak at the mark
 
 
 def recipe(options: argparse.Namespace, folder: Path, rows: int, *more: str) -> list[str]:
-    """The command of the generation recipe."""
+    """Return the command of the generation recipe."""
     return [
         sys.executable, str(ROOT / "recipes/generate_questions.py"),
         "--output_dir", str(folder), "--track", "none", "--chat_format", options.chat_format,
@@ -42,7 +42,7 @@ def recipe(options: argparse.Namespace, folder: Path, rows: int, *more: str) -> 
 
 
 def ray(options: argparse.Namespace) -> dict[str, Timed]:
-    """One worker by itself and the same as a task of Ray: tokens over the receipt's seconds of work."""
+    """Run one worker alone and as a Ray task; return tokens over the receipt's seconds of work."""
     found = {}
     for way in ("local", "ray"):
         with tempfile.TemporaryDirectory() as folder:
@@ -56,7 +56,7 @@ def ray(options: argparse.Namespace) -> dict[str, Timed]:
 
 
 def memory(options: argparse.Namespace) -> dict[str, float]:
-    """Peak resident bytes of a long run on the tiny model, when the mark was passed and at the end."""
+    """Return the peak resident bytes of a long run with the tiny model, at the mark and at the end."""
     tiny = argparse.Namespace(**{**vars(options), "model": options.memory_model, "chat_format": "tinymath",
                                  "dtype": "float32", "max_tokens": 24, "max_model_len": 128})  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
@@ -101,7 +101,7 @@ def show_rest(options: argparse.Namespace, found: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Parse, measure, show."""
+    """Parse the options, measure, and print the results."""
     arguments = parser()
     arguments.description = (__doc__ or "").partition("\n")[0]
     rows = arguments.add_argument_group("long runs; set their rows to 0 to leave one out")

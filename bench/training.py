@@ -1,25 +1,25 @@
-r"""How fast a training recipe goes, beside what people would write instead; how fast it prepares its rows.
+r"""Measure how fast a training recipe is, compared with common alternatives, and how fast it prepares rows.
 
     python bench/training.py --model runs/smollm2/models/smollm2-135m-instruct \
         --chat-format smollm2 --output_dir runs/bench_training
 
-For the numbers that count: SmolLM2-135M on an otherwise idle machine with SCALEQUEST_DATA set, about an hour
-on 2 cores. To see that it runs: `--model recipes/tiny/models/tiny-base --chat-format tinymath --steps 2
---rounds 1 --rows 2000`.
+For meaningful numbers: SmolLM2-135M on an otherwise idle machine with SCALEQUEST_DATA set, about an hour on 2
+cores. As a quick test: `--model recipes/tiny/models/tiny-base --chat-format tinymath --steps 2 --rounds 1
+--rows 2000`.
 
-One process, one dtype on all sides, the same rows in the same ids, nothing cut but in the column that cuts. A
-useful token is one of a row, not of padding; every column takes as many of them a step (of whole batches, to
-within one). Timed are whole steps (forward, backward, clipping, AdamW), after one to warm up; columns run in
-turn, round after round, and the table gives the median of the ratios within a round.
+All sides use one process, the same dtype and the same rows with the same ids; nothing is cut except in the
+column that cuts. A useful token belongs to a row, not to padding; every column takes the same number of them
+per step (to within one batch). Whole steps are timed (forward, backward, clipping, AdamW), after one warm-up
+step; columns take turns, round after round, and the table gives the median of the ratios within a round.
 
-- ours: `recipes/qft.py`'s own trainer, packed; packing efficiency is useful tokens over all tokens.
-- bare loop: plain PyTorch over the very batches of ours; what Trainer, TRL and we cost on top.
-- TRL padded: stock SFTTrainer, batches of 16 at random; grouped: by length; cut: packed by cutting anywhere.
+- ours: the trainer of `recipes/qft.py`, packed; packing efficiency is the share of useful tokens.
+- bare loop: plain PyTorch over exactly our batches; it shows the overhead of Trainer, TRL and our code.
+- TRL padded: stock SFTTrainer, random batches of 16; grouped: by length; cut: packed by cutting anywhere.
 
-Gradients are checkpointed on all sides: 16 rows padded to 1,000 tokens need more than 24 GiB without.
+Gradients are checkpointed on all sides, because 16 rows padded to 1,000 tokens would need more than 24 GiB.
 
-Preparation: question-answer rows to ids and packed sequences, one process each, in processes of their own for
-their peak memory: ours (`training/data.py`, then TRL's packing) and TRL's own from the same texts.
+Preparation: question-answer rows to ids and packed sequences, in one process each, to measure the peak
+memory: ours (`training/data.py`, then TRL's packing) and TRL's own from the same texts.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ PADDED_BATCH = 16
 
 @dataclass(frozen=True)
 class Side:
-    """One way to train: makes batches, and takes a step on some of them.
+    """A method of training: it makes batches and takes steps on them.
 
     Attributes:
-        name: of the column.
-        batches: endless; each a dict of tensors.
-        forward: a batch to its summed loss over as many targets.
-        useful: of a batch, its tokens that are no padding.
+        name: the name of the column.
+        batches: an endless iterator; each batch is a dict of tensors.
+        forward: returns the loss of a batch, summed and divided by the given number of targets.
+        useful: returns the number of tokens of a batch that are not padding.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Side:
 
 
 def rows_of(kind: str, limit: int | None) -> list[dict[str, Any]]:
-    """GSM8K and MATH questions, or the published question-answer samples."""
+    """Return GSM8K and MATH questions, or the published question-answer samples."""
     from scalequest.records import read_inputs
 
     if kind == "pairs":
@@ -74,7 +74,7 @@ def rows_of(kind: str, limit: int | None) -> list[dict[str, Any]]:
 
 
 def trainers(args: argparse.Namespace, kind: str, folder: Path) -> tuple[list[Side], Any, float, int]:
-    """All sides on one model; with the model, packing efficiency and the rows that did not fit."""
+    """Return all sides with one model; also the model, packing efficiency and rows that did not fit."""
     import torch
     from datasets import Dataset
     from transformers import AutoModelForCausalLM
@@ -128,7 +128,7 @@ def trainers(args: argparse.Namespace, kind: str, folder: Path) -> tuple[list[Si
 
 
 def useful(batch: dict[str, Any]) -> int:
-    """Tokens that are no padding; a packed row's padding is a run of documents of one token."""
+    """Return the tokens that are not padding; a packed row's padding is a run of one-token documents."""
     import torch
 
     if "attention_mask" in batch:
@@ -139,10 +139,10 @@ def useful(batch: dict[str, Any]) -> int:
 
 
 def as_side(name: str, trainer: Any) -> Side:
-    """A trainer's own batches, and its own step; what `train()` would set up before them is set up here."""
+    """Return a trainer's own batches and step, after the set-up that `train()` would do."""
     trainer.create_optimizer_and_scheduler(num_training_steps=10_000)
     trainer.model.gradient_checkpointing_enable({"use_reentrant": False})
-    model = trainer.accelerator.prepare_model(trainer.model)  # autocast is its forward's
+    model = trainer.accelerator.prepare_model(trainer.model)  # autocast is part of its forward
     model.train()
     loader = trainer.get_train_dataloader()
 
@@ -160,7 +160,7 @@ def as_side(name: str, trainer: Any) -> Side:
 
 
 def bare(name: str, trainer: Any, model: Any) -> Side:
-    """What a loop of one's own would do on the same batches: the model's loss, backward, clip, AdamW."""
+    """Return a hand-written loop on the same batches: the model's loss, backward, clipping, AdamW."""
     import torch
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
@@ -190,7 +190,7 @@ def bare(name: str, trainer: Any, model: Any) -> Side:
 
 
 def timed(side: Side, tokens: int, steps: int) -> float:
-    """Useful tokens a second over so many steps of at least `tokens` useful tokens each."""
+    """Return useful tokens per second over this many steps of at least `tokens` useful tokens each."""
     done, seconds = 0, 0.0
     for number in range(steps + 1):
         batches: list[dict[str, Any]] = []
@@ -200,7 +200,7 @@ def timed(side: Side, tokens: int, steps: int) -> float:
         for batch in batches:
             side.forward(dict(batch))
         side.forward.step()  # type: ignore[attr-defined]
-        if number:  # the first one warms up
+        if number:  # the first one is a warm-up
             seconds += time.perf_counter() - start
             done += sum(map(side.useful, batches))
     return done / seconds
@@ -236,7 +236,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def prepare_one(args: argparse.Namespace) -> None:
-    """In a process of its own: prepare `--prepare` rows, print rows a second and the peak memory."""
+    """In a separate process: prepare `--prepare` rows, print rows per second and the peak memory."""
     from datasets import Dataset
     from trl import SFTConfig, pack_dataset
 
@@ -267,7 +267,7 @@ def prepare_one(args: argparse.Namespace) -> None:
                 ]
             )
             config = AutoConfig.from_pretrained(args.model)
-            config.num_hidden_layers = 1  # only its tokenizer counts here
+            config.num_hidden_layers = 1  # only its tokenizer matters here
             settings = SFTConfig(
                 output_dir=folder, max_length=args.max_length, packing=True, use_cpu=True, bf16=False
             )
@@ -283,17 +283,17 @@ def prepare_one(args: argparse.Namespace) -> None:
 
 
 def peak() -> float:
-    """Most memory that this process has had, in GB."""
+    """Return the peak memory of this process in GB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
 def prepare(args: argparse.Namespace) -> dict[str, Any]:
-    """Time both preparations, each in its own process."""
+    """Time both preparations, each in a separate process."""
     found = {}
     for side in ("ours", "TRL"):
         command = [sys.executable, __file__, "--side", side, "--prepare", str(args.prepare)]
         command += ["--model", args.model, "--chat-format", args.chat_format]
-        command += ["--max-length", "4096"]  # SFT's; nothing is dropped here, and nothing cut there
+        command += ["--max-length", "4096"]  # SFT's; ours drops nothing at this length, and TRL cuts nothing
         with tempfile.TemporaryDirectory() as cache:
             env = {**os.environ, "HF_DATASETS_CACHE": cache}
             out = subprocess.run(command, capture_output=True, text=True, env=env, check=True).stdout
@@ -310,7 +310,7 @@ def prepare(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the command-line parser."""
     made = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -330,7 +330,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    """Measure what was asked for, print, write."""
+    """Run the requested measurements, print and write them."""
     if args.side:
         prepare_one(args)
         return

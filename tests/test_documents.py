@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import configparser
 import re
 from itertools import pairwise
@@ -86,3 +87,52 @@ def test_a_page_that_is_named_is_there(path: Path) -> None:
     sections = re.findall(r"^## (\d+)\.", (ROOT / "docs/method.md").read_text(encoding="utf-8"), re.MULTILINE)
     for number in re.findall(r"docs/method\.md (\d+)", text):
         assert number in sections, f"docs/method.md has no section {number}"
+
+
+# Turns of phrase that are not English, with what to write instead.
+FOREIGN_TURNS = {
+    r"\bstands twice\b": "duplicate ...",
+    r"\bcan(not)? be had\b": "cannot be downloaded, is not available",
+    r"\bis no (text|string|number|map|list|file|folder|scorer)\b": "must be a string, got ...",
+    r"\bgave it up\b": "aborted it",
+    r"\bset it right\b": "fix the cause",
+    r"\bholds (other|another) ": "contains different ...",
+    r"\bas its stage left it\b": "changed since its stage finished",
+    r"\b(rows|tokens|seeds?|sequences|steps|pairs|hours) a (row|step|second|block|GPU|card)\b": "... per ...",
+}
+
+
+def messages(path: Path) -> list[tuple[int, str]]:
+    """The strings of a program with their lines, docstrings left out; `{}` stands for a value."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    owners = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    docstrings = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, owners) and node.body and isinstance(node.body[0], ast.Expr)
+    }
+    inner = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            parts = [part.value if isinstance(part, ast.Constant) else "{}" for part in node.values]
+            found.append((node.lineno, "".join(map(str, parts))))
+        elif isinstance(node, ast.Constant) and id(node) not in docstrings | inner:
+            found.append((node.lineno, str(node.value)))
+    return found
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        path
+        for part in ("src/scalequest", "recipes", "scripts", "eval", "bench", "slurm")
+        for path in ROOT.glob(f"{part}/**/*.py")
+    ],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_messages_are_in_plain_english(path: Path) -> None:
+    for line, text in messages(path):
+        for pattern, better in FOREIGN_TURNS.items():
+            found = re.search(pattern, text)
+            assert found is None, f"{path.name}:{line}: '{found and found[0]}': write '{better}'"

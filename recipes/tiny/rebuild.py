@@ -103,7 +103,7 @@ def write_test_split(taken: Sequence[dict[str, Any]]) -> None:
     write_split("test", [problem for problem in found if problem.text not in questions][:1000])
 
 
-def write_split(name: str, problems: Sequence[world.Problem]) -> list[dict[str, Any]]:
+def write_split(name: str, problems: Sequence[world.StoryProblem]) -> list[dict[str, Any]]:
     """Write one benchmark's file, and return its rows."""
     rows = [
         {
@@ -165,7 +165,7 @@ def plain_text(rng: random.Random, taken: set[str]) -> str:
     return world.corrupt(rng, rng.choice(world.FAULTS), rng.choice((1, 2, 3)))
 
 
-def unseen(rng: random.Random, taken: set[str]) -> world.Problem:
+def unseen(rng: random.Random, taken: set[str]) -> world.StoryProblem:
     """Return a problem that is not in any test split."""
     while (found := world.problem(rng, rng.choice(TRAIN_STEPS))).text in taken:
         pass

@@ -1,6 +1,6 @@
 """Sample several solutions per question: build the requests and the resulting columns.
 
-The filters measure a solver's agreement with itself from them, and solving keeps them (paper, section 1.5).
+The filters measure a solver's agreement with itself from them, and solving keeps them (paper, section 2.5).
 """
 
 from __future__ import annotations

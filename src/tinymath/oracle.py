@@ -1,15 +1,17 @@
-"""The oracle: reads an arithmetic story in plain English and says whether it can be answered, and with what.
+"""The oracle: parse an arithmetic story in plain English, decide whether it can be answered, and answer it.
 
-It is an instrument for reports and tests. It is no part of the method: nothing that makes, filters, solves or picks a
-question may import it, nor the two modules it is made of. `reading` writes a sentence in a small alphabet; `RULES` below
-match its clauses, whole or not at all, a sentence being split at its joints where no rule fits all of it; and every
-rule moves the `story` on. What the verdict means:
+It is an instrument for reports and tests, not part of the method: nothing that makes, filters, solves or
+selects a question may import it, nor the two modules that it consists of. `reading` rewrites a sentence in a
+small alphabet. The `RULES` below match its clauses completely or not at all; a sentence that no rule matches
+as a whole is split at its conjunctions. Every rule advances the `story`. The meaning of the verdict:
 
-* `parses`: every sentence was understood, a text without a question too. A slip that leaves a careful reader unsure who
-  did what does not parse, nor does a story about anything but who holds how many, their prices and their rates.
-* `well_posed`: it parses and has none of `FAULTS`, looked for in that order. A number that the answer does not need may
-  be missing, but every number given has to be possible.
-* `steps`: how many clauses change or derive a number that the answer needs. A start given as one number is none.
+* `parses`: every sentence was understood; this also holds for a text without a question. A text whose
+mistakes leave a careful reader unsure who did what does not parse, nor does a story about anything but who
+has how many, prices and rates.
+* `well_posed`: the text parses and has none of `FAULTS`, checked in that order. A number that the answer does
+not need may be missing, but every given number must be possible.
+* `steps`: the number of clauses that change or derive a number that the answer needs. A given initial number
+is not a step.
 """
 
 from __future__ import annotations
@@ -25,19 +27,19 @@ from tinymath.story import MONEY, NOTHING, ONE, SOME, UNHELD, Expr, Story, total
 FAULTS = (
     "no_question",  # nothing is asked
     "two_questions",  # more than one thing is asked
-    "unknown_item",  # the question or a step is about things that nobody was said to hold, or that are gone
+    "unknown_item",  # the question or a step is about things that nobody was said to have, or that are gone
     "contradiction",  # two statements give different numbers
-    "negative",  # somebody would hold less than nothing, or a number is below zero
-    "inexact",  # a share, a part or a number that is not whole; a division by nothing
-    "missing_number",  # the answer hangs on a number that is not given
+    "negative",  # somebody would have less than nothing, or a number is negative
+    "inexact",  # a share, a part or a number that is not an integer; a division by zero
+    "missing_number",  # the answer depends on a number that is not given
     "too_large",  # a number above LIMIT
 )
 LIMIT = 1_000_000
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What the oracle found: three separate facts; `fault`, `answer` and `steps` only where they exist."""
+class OracleVerdict:
+    """What the oracle found: three separate facts; `fault`, `answer` and `steps` are set if they exist."""
 
     parses: bool
     well_posed: bool
@@ -46,8 +48,9 @@ class Verdict:
     steps: int | None
 
 
-# -- the rules: P Q are people, A B C amounts, L several people, K a single noun, I the thing asked for; other words in
-# capitals are the classes of VERBS. An act takes the story and the slots, "text" being the clause.
+# -- the rules: P Q are people, A B C amounts, L several people, K a singular noun, I the thing asked for;
+# other words in capitals are the classes of VERBS. An act takes the story and the slots; "text" is the
+# clause.
 Slots = dict[str, str]
 Act = Callable[[Story, Slots], None]
 RULES: list[tuple[re.Pattern[str], Act, bool]] = []
@@ -66,17 +69,17 @@ def _slot(match: re.Match[str]) -> str:
 
 
 def rule(*patterns: str, asks: bool = False) -> Callable[[Act], Act]:
-    """Let a function act on every clause that fits one of the patterns."""
+    """Register a function for every clause that matches one of the patterns."""
 
     def add(act: Act) -> Act:
-        # A name of a group, as in (?P<down>...), is no slot.
+        # A named group, as in (?P<down>...), is not a slot.
         RULES.extend((re.compile(re.sub(r"(?<!\(\?)\b[A-Z]+\b", _slot, p)), act, asks) for p in patterns)
         return act
 
     return add
 
 
-# -- what is
+# -- statements
 @rule("(?P<first>initially )?P HAVE A(?: left)?(?P<last> initially)?", "P be left with A")
 def _has(s: Story, g: Slots) -> None:
     p, a = s.who(g["P"]), s.amount(g["A"])
@@ -345,13 +348,13 @@ def _for_as_long(s: Story) -> None:
     s.equate(s.pace, s.literal(s.span[0]))
 
 
-# -- questions, answered when everything is read
+# -- questions, answered after everything has been read
 def _asked(s: Story, g: Slots) -> str:
     return s.item if g["I"] == "them" else g["I"]
 
 
 def _held(s: Story, person: str, item: str, initially: bool = False) -> Expr:
-    """What somebody holds of a thing, of all its kinds where there are several."""
+    """What somebody has of a thing, of all its kinds if there are several."""
     kinds = [s.purse(person) or "money"] if item == "money" else [item]
     if (person, item) not in s.hold:
         kinds = [i for p, i in s.hold if p == person and i.endswith("-" + item)] or kinds
@@ -448,7 +451,7 @@ def _ask_price(s: Story, g: Slots) -> None:
 # -- from a sentence to its clauses
 @dataclass(frozen=True)
 class Clause:
-    """A clause that a rule fits, and the time said with it."""
+    """A clause that matches a rule, with its duration."""
 
     act: Act
     slots: Slots
@@ -466,7 +469,7 @@ _PRONOUNS = ("he", "she", "him", "her", "they")
 
 
 def _one(text: str) -> Clause | None:
-    """The clause that the whole text is, if a rule fits it; its time may stand anywhere in it."""
+    """Return the clause that matches the whole text, if any; its duration may be anywhere in it."""
     per, span = re.findall(r"per:(\w+)", text), re.findall(r"d:(\S+):(\w+)", text)
     bare = " ".join(re.sub(r"(?<!\S)(?:per|d):\S+", "", text).split())
     bare = re.sub("^, | ,$", "", bare)
@@ -481,7 +484,7 @@ def _one(text: str) -> Clause | None:
 
 
 def _clauses(text: str) -> list[Clause] | None:
-    """The clauses of a tagged sentence, or None. A clause may borrow the subject, or subject and verb, before it."""
+    """Return the clauses of a tagged sentence, or None. It may reuse the previous subject (and verb)."""
     text = re.sub(r"^(?:(?:if|when|after|while|and|but|so|,) )+", "", text)
     if whole := _one(text):
         return [whole]
@@ -496,14 +499,14 @@ def _clauses(text: str) -> list[Clause] | None:
 
 
 def _read(story: Story, sentence: str) -> list[Clause]:
-    """The clauses of a sentence; none where it says nothing that matters."""
+    """Return the clauses of a sentence; none if it says nothing relevant."""
     text = tag(sentence)
     if _IDLE.fullmatch(text):
         for i, word in enumerate(text.split()):
             if word[0] == "@" or (i == 0 and word.startswith("x:")):
                 story.who(word)
         return []
-    if "howmany" in text:  # who is asked about may be a pronoun in the rest of the sentence
+    if "howmany" in text:  # the rest of the sentence may refer to this person by a pronoun
         names = re.findall(r"@(\w\S+)", text)
         story.seen[:0] = [name for name in names if name not in (*story.seen, *_PRONOUNS)]
     text = re.sub(r"^after (.*?)(?: ,)? (@\S+) ", r"\2 \1 , \2 ", fold(text, story.amounts))
@@ -514,8 +517,8 @@ def _read(story: Story, sentence: str) -> list[Clause]:
 
 
 def _tell(story: Story, text: str) -> None:
-    """Let the story happen, sentence by sentence; a question waits for the end."""
-    strange = 0  # questions that are none of ours
+    """Apply the text to the story, sentence by sentence; questions are answered at the end."""
+    strange = 0  # questions that are not about the domain
     text = re.sub(r"\b(Mrs?|Ms|Dr)\.", r"\1", text.strip())
     for i, sentence in enumerate(re.split(r"(?<=[.!?])\s+", text)):
         try:
@@ -540,8 +543,8 @@ def _tell(story: Story, text: str) -> None:
         story.faults.add("two_questions" if story.asked else "no_question")
 
 
-def judge(text: str) -> Verdict:
-    """Read any text and say whether it parses, whether it is well posed, and what it comes to."""
+def judge(text: str) -> OracleVerdict:
+    """Parse any text and decide whether it parses, whether it is well posed, and what the answer is."""
     story, answer = Story(), Expr()
     try:
         _tell(story, text)
@@ -549,7 +552,7 @@ def judge(text: str) -> Verdict:
             story.count, story.per, story.span = story.count + 1, None, None
             answer = story.asked[0]()
     except Unread:
-        return Verdict(False, False, None, None, None)
+        return OracleVerdict(False, False, None, None, None)
     for v, why in enumerate(story.unknowns):
         if why == NOTHING:
             story.solved.setdefault(v, Expr())
@@ -565,5 +568,5 @@ def judge(text: str) -> Verdict:
     story.faults |= {"missing_number"} if answer.terms else set()
     for fault in FAULTS:
         if fault in story.faults:
-            return Verdict(True, False, fault, None, None)
-    return Verdict(True, True, None, int(answer.const), len(answer.steps))
+            return OracleVerdict(True, False, fault, None, None)
+    return OracleVerdict(True, True, None, int(answer.const), len(answer.steps))

@@ -1,8 +1,9 @@
-"""Plain English in, a small alphabet out: how the oracle sees a sentence.
+"""Rewrite plain English in a small alphabet, in which the oracle sees a sentence.
 
-`tag` writes people as `@Tom`, numbers as `n:12` (`n:?` for "some"), fractions as `f:1/3`, things as `i:apples`, single
-nouns as `x:bus`, rates and durations as `per:day` and `d:3:day`, words it does not know as `u:word`, and verbs as their
-infinitives. `fold` then turns every phrase of quantity into one `Amount`. Nothing here knows what a story means.
+`tag` writes people as `@Tom`, numbers as `n:12` (`n:?` for "some"), fractions as `f:1/3`, things as
+`i:apples`, singular nouns as `x:bus`, rates and durations as `per:day` and `d:3:day`, unknown words as
+`u:word`, and verbs as their infinitives. `fold` then replaces every quantity phrase by one `Amount`. Nothing
+here knows what a story means.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from fractions import Fraction
 
 
 class Unread(Exception):
-    """The text is not understood."""
+    """The text was not understood."""
 
 
 def _list(words: str) -> list[str]:
     return words.split()
 
 
-VERBS = {  # class -> infinitives; in a rule the name of a class stands for any of them
+VERBS = {  # class -> infinitives; in a rule, the name of a class stands for any of them
     "HAVE": "have own hold carry contain",
     "GAIN": "buy get receive find pick collect make bake earn win gain gather catch save grow build open paint write lay",
     "LOSE": "lose eat use throw drop break burn spend donate drink sell waste remove delete cook plant discard pay",
@@ -55,7 +56,7 @@ FUNCTION = frozenset(
     in on at into among between equally together left not all or by percent times number time away off out over up there
     without about initially howmany half whole each per rotten broken""")
 )
-# more words that may open a sentence with a capital and are no names
+# Further words that may start a sentence, and are then capitalised but not names.
 STARTERS = frozenset(
     _list("""he she they his her their then now also some several many few yesterday today later finally afterwards altogether
     originally how every no one next both dozen please lots plenty those i him its this is do does did first""")
@@ -83,7 +84,7 @@ FORMS = _forms()
 
 
 def plural(word: str) -> str:
-    """The plural of a noun, the name under which things are counted."""
+    """Return the plural of a noun, under which things are counted."""
     if word in PLURALS:
         return PLURALS[word]
     return word + "es" if re.search("(s|x|ch|sh)$", word) else re.sub("(?<![aeiou])y$", "ie", word) + "s"
@@ -94,7 +95,7 @@ def _is_plural(word: str) -> bool:
 
 
 _To = str | Callable[[re.Match[str]], str]
-# Phrases, in this order, before words are looked at. What says nothing about numbers becomes nothing.
+# Phrases, replaced in this order before words are examined. Those that say nothing about numbers are deleted.
 _PHRASES: tuple[tuple[str, _To], ...] = (
     (r"to begin with|(?:in|at) the (?:beginning|start)|at first|originally", "initially"),
     (r"(?:in|at) the end|in the (?:morning|afternoon|evening)|(?:at|by) (?:noon|evening|night)", ""),
@@ -128,16 +129,16 @@ _PHRASES: tuple[tuple[str, _To], ...] = (
     (rf"(?:for|in) (?:n:(\S+)|a|an) ({UNITS})s?", lambda m: f"d:{m[1] or 1}:{m[2]}"),
     (rf"(?:an?|per|each) ({UNITS})", r"per:\1"),
 )
-# Nouns, after words are tagged: what a word is follows from what stands before it.
+# Nouns, after words are tagged: the role of a word depends on what precedes it.
 _NOUNS: tuple[tuple[str, _To], ...] = (
     (r"(i:\S+) of u:(?!\S*s\b)\S+", r"\1"),  # bottles of water
     (r"(?<=n:1 )(?:u:\w+ )?u:([\w-]+)", lambda m: "i:" + plural(m[1])),
     (r"(?<=\S )u:([\w-]+) (i:)(?!them|money)(\S+)", r"\2\1-\3"),  # jelly beans, red balls
     (rf"(?:own@\S+|the|a|an) (?:u:[\w-]+ )?u:({FAMILY.replace(' ', '|')})", r"x:\1"),
-    (r"own@(\S+) u:[\w-]+", r"@\1"),  # what Tom's jar holds, Tom holds
+    (r"own@(\S+) u:[\w-]+", r"@\1"),  # what Tom's jar contains, Tom has
     (r"(?:a|an|the) (?:u:[\w-]+ )?u:([\w-]+)", r"x:\1"),
     (r"each u:([\w-]+)", r"each x:\1"),
-    (r"(?:on|in|at|into|under|near|inside|onto|over|for|behind) x:\S+", ""),  # where it is does not matter
+    (r"(?:on|in|at|into|under|near|inside|onto|over|for|behind) x:\S+", ""),  # the place does not matter
 )
 _PHRASE_RULES = [(re.compile(rf"\b(?:{pattern})\b"), to) for pattern, to in _PHRASES]
 _NOUN_RULES = [(re.compile(rf"(?<!\S){pattern}(?!\S)"), to) for pattern, to in _NOUNS]
@@ -146,7 +147,7 @@ _OBJECT_BEFORE = re.compile("([nf]:|[,;]|(and|for|to|the|an?|all)?$)")
 
 
 def _mark_names(sentence: str) -> str:
-    """The sentence in lower case with every name marked by @; a title goes with its name."""
+    """Return the sentence in lower case with every name marked by @; a title belongs to its name."""
     text = re.sub(r"\$(\d[\d,]*)", r"\1 dollars", sentence.replace("’", "'").replace("%", " percent"))
     text = re.sub(r"(?<=\d),(?=\d{3}\b)", "", text).rstrip(". !?")
     words = re.findall(r"-?\d+(?:\.\d+)?|[A-Za-z][A-Za-z'-]*|[,;:]", text)
@@ -169,7 +170,7 @@ def _mark_names(sentence: str) -> str:
 
 
 def tag(sentence: str) -> str:
-    """Write one sentence in the alphabet of the rules. Raises Unread where it has signs that English has not."""
+    """Rewrite one sentence in the alphabet of the rules. Raises Unread if it contains other signs."""
     text = _mark_names(sentence)
     for pattern, to in _PHRASE_RULES:
         text = pattern.sub(to, text)
@@ -210,14 +211,14 @@ def tag(sentence: str) -> str:
 
 @dataclass(frozen=True)
 class Amount:
-    """One phrase of quantity as far as its words go."""
+    """One quantity phrase, as far as its own words go."""
 
     form: str  # the first column of _AMOUNTS
-    item: str = ""  # "" where elided, "them" for a pronoun
-    n: Fraction | None = None  # None where the number is vague
-    m: Fraction | None = None  # how many in each, of a product
+    item: str = ""  # "" if omitted, "them" for a pronoun
+    n: Fraction | None = None  # None if the number is vague
+    m: Fraction | None = None  # for a product: how many in each
     whole: Fraction | None = None  # the 20 of "8 of his 20 cars"
-    pack: str = ""  # the packs of a product
+    pack: str = ""  # for a product: the packs
     sign: int = 0  # 1 for "more", -1 for "fewer"
 
 
@@ -247,12 +248,12 @@ _AMOUNTS = tuple(
 
 
 def number(word: str | None) -> Fraction | None:
-    """The number in a tag, None where it is vague."""
+    """Return the number in a tag; None if it is vague."""
     return Fraction(word[2:]) if word and word != "n:?" else None
 
 
 def fold(text: str, amounts: list[Amount]) -> str:
-    """Write "how many apples" as q:apples (q+ and q- for more and fewer), and every amount as its place in `amounts`."""
+    """Write "how many apples" as q:apples (q+, q- for more, fewer), and amounts as positions in `amounts`."""
     text = re.sub(r"howmany more (?:i:(\S+))?", lambda m: f"q+:{m[1] or 'them'}", text)
     text = re.sub(r"howmany fewer (?:i:(\S+))?", lambda m: f"q-:{m[1] or 'them'}", text)
     text = re.sub(r"howmany(?: (?:of )?(?:the )?i:(\S+))?", lambda m: f"q:{m[1] or 'them'}", text)

@@ -1,7 +1,8 @@
-"""How good TinyMath's instruments are: `python -m tinymath.report --cases tests/tinymath/oracle_cases.yaml`.
+"""Measure TinyMath's instruments: `python -m tinymath.report --cases tests/tinymath/oracle_cases.yaml`.
 
-Three tables: the oracle against hand-written texts, the oracle against the stories that the world writes (sound ones and
-broken ones), and how often the rules of the rewriter do what they should. Needs no accelerator; a minute or two.
+There are three tables: the oracle on hand-written texts, the oracle on the stories that the world writes
+(sound and broken ones), and how often the rewriter's rules do what they should. It needs no accelerator and
+takes a minute or two.
 """
 
 from __future__ import annotations
@@ -24,18 +25,18 @@ _SHORT = {"contradiction": "clash", "negative": "minus", "too_large": "large"}
 
 
 def read_cases(path: str | Path) -> list[dict[str, Any]]:
-    """The hand-written texts: maps with text, verdict, half, and for sound ones answer and steps."""
+    """Return the hand-written texts: mappings of text, verdict, half, and for sound ones answer and steps."""
     return list(load_yaml(path))
 
 
 def verdict(text: str) -> str:
-    """The oracle's verdict in one word: sound, unread or a fault."""
+    """Return the oracle's verdict in one word: sound, unread or a fault."""
     found = judge(text)
     return "sound" if found.well_posed else found.fault or "unread"
 
 
 def confusion(cases: Iterable[Mapping[str, Any]]) -> Counter[tuple[str, str]]:
-    """How often a text of one verdict was given another; a sound one counts as "wrong" if its numbers are."""
+    """Return how often a text with one verdict was given another; wrong numbers count as "wrong"."""
     table: Counter[tuple[str, str]] = Counter()
     for case in cases:
         found, said = judge(case["text"]), verdict(case["text"])
@@ -44,11 +45,11 @@ def confusion(cases: Iterable[Mapping[str, Any]]) -> Counter[tuple[str, str]]:
     return table
 
 
-def people_return(story: world.Problem) -> bool:
-    """Whether somebody else than the holder acts who was in the story before.
+def people_return(story: world.StoryProblem) -> bool:
+    """Return whether somebody other than the holder acts who was in the story before.
 
-    The world forgets such people: it may compare one with a second number, or let one give away more than is left. A
-    careful reader then finds a contradiction, and so does the oracle.
+    The world forgets such people: it may compare one with a second number, or let one give away more than is
+    left. A careful reader then finds a contradiction, and so does the oracle.
     """
     seen = {story.states[0].name}
     for sentence, state in zip(story.sentences[1:], story.states, strict=False):
@@ -60,9 +61,10 @@ def people_return(story: world.Problem) -> bool:
 
 
 def agreement(seed: int, count: int) -> dict[str, tuple[int, int]]:
-    """(agreed, of) for sound stories whose people stay apart, for those in which somebody returns, and for each fault.
+    """Return (agreed, of) for sound stories without a returning person, those with one, and each fault.
 
-    Sound stories have one to four steps, half of them held-out wordings, and agree where answer and steps are right.
+    Sound stories have one to four steps and half of them use held-out wordings; they agree if answer and
+    steps do.
     """
     rng = random.Random(seed)
     found: dict[str, tuple[int, int]] = {}
@@ -83,7 +85,7 @@ def agreement(seed: int, count: int) -> dict[str, tuple[int, int]]:
 
 
 def mutilate(rng: random.Random, text: str) -> str:
-    """Lose, double, swap or change one word or two, as a small model does."""
+    """Delete, double, swap or change one word or two, as a small model does."""
     words = text.split()
     for _ in range(rng.randint(1, 2)):
         i = rng.randrange(1, len(words))
@@ -101,7 +103,7 @@ def mutilate(rng: random.Random, text: str) -> str:
 
 
 def mixture(rng: random.Random, count: int) -> list[str]:
-    """Questions to rewrite: a third as the world writes them, a third with a known fault, a third mutilated."""
+    """Return questions to rewrite: one third as the world writes them, one with a fault, one mutilated."""
     texts = []
     for i in range(count):
         steps = 1 + i // 3 % 3
@@ -112,10 +114,10 @@ def mixture(rng: random.Random, count: int) -> list[str]:
 
 
 def rewrites(texts: Sequence[str], direction: str, rng: random.Random) -> Counter[str]:
-    """What became of texts: `same` (not counted as success or failure if sound), `done`, or what is wrong instead.
+    """Return the results for texts: `same` (not counted if sound), `done`, or what is wrong instead.
 
-    A rewrite for solvability is done if the oracle finds it well posed; one for difficulty if it has more steps, too.
-    A text that was broken and came back as it was is `missed`.
+    A rewrite for solvability is `done` if the oracle finds it well posed; one for difficulty must also have
+    more steps. A text that was broken and is unchanged is `missed`.
     """
     table: Counter[str] = Counter()
     for text in texts:
@@ -132,7 +134,7 @@ def rewrites(texts: Sequence[str], direction: str, rng: random.Random) -> Counte
 
 
 def success(table: Counter[str]) -> float:
-    """The share done of all that was changed or should have been."""
+    """Return the share of `done` among all texts that were changed or should have been."""
     return table["done"] / max(1, table.total() - table["same"])
 
 

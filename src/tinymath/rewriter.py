@@ -1,11 +1,11 @@
-"""Rules that rewrite a TinyMath question: they stand where the method has a large model that improves questions.
+"""Rules that rewrite a TinyMath question; they replace the large model that improves questions in the method.
 
-The rules know the training sentences of the domain and look at one sentence after the other with a running guess of who
-holds how many of what. In both directions they mend what looks wrong on the spot; for "difficulty" they then put one
-more step before the question. They work by local cues and are wrong now and then: the running number passes over parts and
-percentages, which are let stand as they come; what a rate adds up to is not weighed against what is held; a number filled
-in is not looked at twice; and people who stood in the story before are forgotten. `report` measures how often a rewrite
-is what it should be.
+The rules know the training sentences of the domain and process one sentence after the other, keeping a
+running guess of who has how many of what. In both directions they repair what looks wrong locally; for
+"difficulty" they then insert one more step before the question. They work by local cues and are sometimes
+wrong: the running number ignores parts and percentages, which are left as they are; the total of a rate is
+not compared with what somebody has; a number that was filled in is not checked again; and people who appeared
+earlier in the story are forgotten. `report` measures how often a rewrite is as it should be.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _SLOTS = {
 
 @dataclass(frozen=True)
 class Guess:
-    """Who seems to hold how many of what after the sentences so far."""
+    """The guess of who has how many of what after the sentences so far."""
 
     name: str
     items: str
@@ -40,7 +40,7 @@ class Guess:
 
 @dataclass(frozen=True)
 class Sentence:
-    """A sentence that was recognised: its kind, its wording, and what stands in the slots."""
+    """A recognised sentence: its kind, its wording, and the values of its slots."""
 
     kind: str
     wording: str
@@ -67,7 +67,7 @@ _PATTERNS = [(kind, text, _pattern(text)) for kind, text in _WORDINGS]
 
 
 def _recognise(text: str, name: str = "") -> Sentence | None:
-    """What a sentence may be; where it may be two things, the one that is about the person named."""
+    """Return what a sentence may be; if there are two readings, the one about the named person."""
     matches = [(kind, wording, pattern.fullmatch(text)) for kind, wording, pattern in _PATTERNS]
     found = [Sentence(kind, wording, match.groupdict()) for kind, wording, match in matches if match]
     return next(
@@ -85,7 +85,7 @@ def _other(rng: random.Random, name: str) -> str:
 
 
 def _set(sentence: Sentence, guess: Guess, rng: random.Random) -> Sentence:
-    """The sentence with its people and things set to those of the guess; numbers stay as they are."""
+    """Return the sentence with its people and things replaced by the guess's; numbers are unchanged."""
     slots = {**sentence.slots, "n": guess.name, "items": guess.items, **_pronouns(guess.name)}
     if sentence.slots.get("He") not in (guess.name, slots["he"].capitalize()):
         slots["He"] = slots["he"].capitalize()
@@ -97,7 +97,7 @@ def _set(sentence: Sentence, guess: Guess, rng: random.Random) -> Sentence:
 
 
 def _after(step: Sentence, guess: Guess) -> Guess:
-    """The guess after a step, in plain whole-number arithmetic on the numbers that stand in it."""
+    """Return the guess after a step, computed with the step's numbers in integer arithmetic."""
     kind, slots, value = step.kind, step.slots, guess.value
     items = {"sell": "coins", "pack": "bags", "trade": slots["things"]}.get(kind) or guess.items
     name = slots["o"] if kind in ("more_than", "fewer_than", "times_as_many") else guess.name
@@ -116,14 +116,14 @@ def _after(step: Sentence, guess: Guess) -> Guess:
 
 
 def _fits(kind: str, guess: Guess) -> bool:
-    """Whether a step can be about these things at all."""
+    """Return whether a step can be about these things."""
     if kind == "spend":
         return guess.items == "coins"
     return kind not in ("sell", "pack", "trade") or guess.items not in ("coins", "bags")
 
 
 def _number(rng: random.Random, kind: str, slot: str) -> str:
-    """A number of the size that is usual there."""
+    """Return a number of the usual size for this place."""
     if kind == "start":
         return str(rng.randint(10, 60))
     if kind.startswith("percent"):
@@ -133,7 +133,7 @@ def _number(rng: random.Random, kind: str, slot: str) -> str:
 
 
 def _mend_numbers(step: Sentence, guess: Guess, rng: random.Random) -> Sentence | None:
-    """The step with numbers that look possible, or None where there are none."""
+    """Return the step with numbers that look possible, or None if there are none."""
     slots = dict(step.slots)
     vague = [slot for slot in ("a", "b") if re.fullmatch(_VAGUE, slots.get(slot) or "")]
     if vague:
@@ -151,7 +151,7 @@ def _mend_numbers(step: Sentence, guess: Guess, rng: random.Random) -> Sentence 
 
 
 def _draw(kinds: tuple[str, ...], guess: Guess, rng: random.Random) -> Sentence:
-    """A step of one of these kinds, in one of its wordings, with numbers drawn."""
+    """Return a step of one of these kinds, in one of its wordings, with random numbers."""
     while True:
         kind = rng.choice([kind for kind in kinds if _fits(kind, guess)])
         wording = rng.choice(KINDS[kind].wordings)
@@ -164,22 +164,22 @@ def _draw(kinds: tuple[str, ...], guess: Guess, rng: random.Random) -> Sentence:
             return step
 
 
-# What a story is made harder with.
+# Steps that make a story more difficult.
 _HARDER = ("gain", "loss", "multiply", "share", "fraction", "percent_loss", "more_than", "fewer_than", "times_as_many",
            "together", "rate_gain", "rate_loss", "packs", "sell", "pack", "trade")  # fmt: skip
 
 
 def rewrite(question: str, direction: str, rng: random.Random) -> str:
-    """Mend a question ("solvability"), or mend it and make it one step longer ("difficulty").
+    """Repair a question ("solvability"), or repair it and add one step ("difficulty").
 
     Args:
-        question: the text, anything.
+        question: any text.
         direction: "solvability" or "difficulty".
-        rng: decides everything that is drawn; the same state gives the same rewrite.
+        rng: the source of all random choices; the same state gives the same rewrite.
 
     Returns:
-        The rewritten text. A text in which fewer than two sentences, or less than half of them, are recognised
-        comes back as it is.
+        The rewritten text. A text in which fewer than two sentences, or less than half of them, are
+        recognised is returned unchanged.
     """
     if direction not in ("solvability", "difficulty"):
         raise ValueError(f"direction must be 'solvability' or 'difficulty', got {direction!r}")

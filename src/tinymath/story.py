@@ -1,7 +1,8 @@
-"""What everybody holds of everything while the oracle reads: numbers as linear expressions of those not known yet.
+"""The state of a story while the oracle reads it: numbers are linear expressions of the unknown ones.
 
-A number may come late or follow backwards from a later one: "Tom ate 3 and has 5 left" finds what Tom had. Every number
-remembers the steps it took, and every number that was ever held is checked in the end.
+A number may be given late or be implied by a later one: "Tom ate 3 and has 5 left" determines what Tom had.
+Every number remembers the steps that led to it, and every number that somebody ever had is checked at the
+end.
 """
 
 from __future__ import annotations
@@ -18,23 +19,23 @@ GENDER = {
     **dict.fromkeys((*MALE, "him", "he", "brother", "father", "uncle", "grandpa", "king"), "he"),
     **dict.fromkeys((*FEMALE, "her", "she", "sister", "mother", "aunt", "grandma", "queen"), "she"),
 }
-# Why a number is not known; the first kinds are found out first where one equation could tell two of them.
-UNSAID = "unsaid"  # nobody said so far
-UNHELD = "unheld"  # it is of things that somebody was never said to have, though others were
-NOTHING = "nothing"  # what somebody had before getting the first: nothing, unless the text says more
+# Why a number is unknown; if one equation could determine two of them, the first kinds are determined first.
+UNSAID = "unsaid"  # nobody has said it so far
+UNHELD = "unheld"  # about things that somebody was never said to have, although others were
+NOTHING = "nothing"  # what somebody had before getting the first: nothing, unless the text says otherwise
 SOME = "some"  # the text is vague
 
 
 @dataclass(frozen=True)
 class Expr:
-    """A linear expression of unknown numbers, with the steps it took."""
+    """A linear expression of unknown numbers, with the steps that led to it."""
 
     const: Fraction = Fraction(0)
     terms: tuple[tuple[int, Fraction], ...] = ()
     steps: frozenset[int] = frozenset()
 
     def plus(self, other: Expr, k: Fraction | int = 1) -> Expr:
-        """This and `k` times the other."""
+        """Return this plus `k` times the other."""
         terms = dict(self.terms)
         for v, c in other.terms:
             terms[v] = terms.get(v, Fraction(0)) + k * c
@@ -42,7 +43,7 @@ class Expr:
         return Expr(self.const + k * other.const, kept, self.steps | other.steps)
 
     def by(self, k: Fraction | int) -> Expr:
-        """This times `k`."""
+        """Return this times `k`."""
         return Expr().plus(self, k)
 
 
@@ -50,7 +51,7 @@ ONE = Expr(Fraction(1))
 
 
 def total(values: list[Expr]) -> Expr:
-    """The sum of the values."""
+    """Return the sum of the values."""
     whole = Expr()
     for value in values:
         whole = whole.plus(value)
@@ -59,7 +60,7 @@ def total(values: list[Expr]) -> Expr:
 
 @dataclass
 class Story:
-    """The state of a story, and what was asked about it."""
+    """The state of a story and its questions."""
 
     amounts: list[Amount] = field(default_factory=list)
     hold: dict[tuple[str, str], Expr] = field(default_factory=dict)  # (who, what) -> how many now
@@ -67,54 +68,54 @@ class Story:
     gone: set[tuple[str, str]] = field(default_factory=set)  # sold, traded, packed or given away as a whole
     solved: dict[int, Expr] = field(default_factory=dict)
     unknowns: list[str] = field(default_factory=list)
-    checks: list[Expr] = field(default_factory=list)  # have to be whole and not negative
+    checks: list[Expr] = field(default_factory=list)  # must be integers and not negative
     events: list[tuple[str, str, str, Expr]] = field(default_factory=list)  # who, gain/lose, what, how many
     prices: dict[str, tuple[str, Expr]] = field(default_factory=dict)
     faults: set[str] = field(default_factory=set)
     asked: list[Callable[[], Expr]] = field(default_factory=list)
-    seen: list[str] = field(default_factory=list)  # people, the one named last at the end
+    seen: list[str] = field(default_factory=list)  # people, the last one named at the end
     gender: dict[str, str] = field(default_factory=lambda: dict(GENDER))
-    focus: str | None = None  # whom the story is about
-    item: str = ""  # what it is about
-    each: tuple[str, Expr] | None = None  # what one share came to
-    aside: str = ""  # the things that a clause just set apart
-    pace: Expr | None = None  # for how long a rate went on that was given without
-    per: str | None = None  # the rate and the duration said with the clause at hand
+    focus: str | None = None  # the person whom the story is about
+    item: str = ""  # the thing that it is about
+    each: tuple[str, Expr] | None = None  # the size of one share
+    aside: str = ""  # the things that a clause has just set apart
+    pace: Expr | None = None  # how long a rate given without a duration continued
+    per: str | None = None  # the rate and the duration given with the current clause
     span: tuple[Fraction | None, str] | None = None
     count: int = 0  # of clauses
 
     # -- numbers
     def unknown(self, why: str) -> Expr:
-        """A new number that is not known."""
+        """Return a new unknown number."""
         self.unknowns.append(why)
         return Expr(terms=((len(self.unknowns) - 1, Fraction(1)),))
 
     def known(self, value: Expr) -> Expr:
-        """The value with everything put in that was found out since."""
+        """Return the value with everything substituted that has been determined since."""
         while found := next(((v, c) for v, c in value.terms if v in self.solved), None):
             rest = replace(value, terms=tuple(term for term in value.terms if term != found))
             value = rest.plus(self.solved[found[0]], found[1])
         return value
 
     def open(self, value: Expr) -> bool:
-        """Whether the value hangs on a number that the text has not given so far."""
+        """Return whether the value depends on a number that the text has not given so far."""
         return any(self.unknowns[v] != NOTHING for v, _ in self.known(value).terms)
 
     def factor(self, n: Fraction | None) -> Expr:
-        """A number of the text that may be broken."""
+        """Return a number of the text that may be fractional."""
         return self.unknown(SOME) if n is None else Expr(n)
 
     def literal(self, n: Fraction | None) -> Expr:
-        """A number of the text that counts things."""
+        """Return a number of the text that counts things."""
         self.checks.append(value := self.factor(n))
         return value
 
     def step(self, value: Expr) -> Expr:
-        """The same number, one step later."""
+        """Return the same number, one step later."""
         return replace(value, steps=value.steps | {self.count})
 
     def times(self, left: Expr, right: Expr) -> Expr:
-        """The product; of two unknown numbers, an unknown one."""
+        """Return the product; the product of two unknown numbers is unknown."""
         left, right = self.known(left), self.known(right)
         if left.terms and right.terms:
             return self.unknown(SOME)
@@ -122,7 +123,7 @@ class Story:
         return replace(product, steps=left.steps | right.steps)
 
     def over(self, value: Expr, parts: Expr) -> Expr:
-        """The quotient, which has to come out."""
+        """Return the quotient, which must be an integer."""
         parts = self.known(parts)
         if parts.terms or not parts.const:
             self.faults |= set() if parts.terms else {"inexact"}
@@ -131,7 +132,7 @@ class Story:
         return value.by(1 / parts.const)
 
     def equate(self, left: Expr, right: Expr) -> None:
-        """Learn that two numbers are the same: one of the unknown ones follows, or the text contradicts itself."""
+        """Set two numbers equal: this determines an unknown one, or the text contradicts itself."""
         rest = self.known(left.plus(right, -1))
         if not rest.terms:
             self.faults |= {"contradiction"} if rest.const else set()
@@ -141,7 +142,7 @@ class Story:
 
     # -- people and things
     def who(self, word: str, other: str | None = None) -> str:
-        """The person a word stands for; a pronoun is whom the story is about, else who was named last, not `other`."""
+        """Return the person for a word; a pronoun means the subject, else the last one named, not `other`."""
         candidates = [p for p in (self.focus, *reversed(self.seen)) if p and p != other]
         found: str | None = None
         if word == "it":
@@ -161,7 +162,7 @@ class Story:
         return found
 
     def people(self, words: str, item: str = "") -> list[str]:
-        """Several people; "they" are all who hold the item."""
+        """Return several people; "they" are all who have the item."""
         if words != "@they":
             return [self.who(word) for word in words.split() if word[0] in "@x"]
         if not (found := list(dict.fromkeys(p for p, i in self.hold if i == self.key(p, item)[1]))):
@@ -169,16 +170,16 @@ class Story:
         return found
 
     def holds(self, person: str) -> bool:
-        """Whether anything was said of what the person has."""
+        """Return whether anything was said about what the person has."""
         return any(p == person for p, _ in self.hold)
 
     def key(self, person: str, item: str) -> tuple[str, str]:
-        """The place of a holding: "beans" finds jelly beans where there are no others."""
+        """Return the key of a holding: "beans" finds jelly beans if there are no other beans."""
         alike = [k for k in self.hold if k[0] == person and k[1].endswith("-" + item)]
         return alike[0] if (person, item) not in self.hold and len(alike) == 1 else (person, item)
 
     def owner(self, item: str) -> str:
-        """Who is meant where a thing is named without its holder."""
+        """Return the person meant if a thing is named without its holder."""
         holders = {p for p, i in self.hold if (p, i) == self.key(p, item)}
         if self.focus and (self.focus in holders or len(holders) != 1):
             return self.focus
@@ -187,17 +188,17 @@ class Story:
         return holders.pop()
 
     def about(self, *people: str) -> None:
-        """The story stays with the person it is about while that person takes part."""
+        """Keep the story about its present person as long as that person takes part."""
         if self.focus not in people:
             self.focus = next((p for p in people if self.holds(p)), people[0])
 
     def purse(self, person: str) -> str | None:
-        """The money a person was said to have."""
+        """Return the money that a person was said to have."""
         return next((money for money in MONEY if (person, money) in self.hold), None)
 
     # -- amounts
     def amount(self, word: str) -> Amount:
-        """The amount at a place, with its item filled in."""
+        """Return the amount at a position, with its item filled in."""
         amount = (
             Amount("count", plural(word[2:]), Fraction(1)) if word[0] == "x" else self.amounts[int(word[1:])]
         )
@@ -208,7 +209,7 @@ class Story:
         return amount
 
     def number(self, amount: Amount) -> Expr:
-        """How many a count or a product is, in all the time said with it."""
+        """Return the value of a count or a product, over the whole duration given with it."""
         if amount.form not in ("count", "product") or amount.pack == amount.item:
             raise Unread(amount.form)
         value = self.literal(amount.n)
@@ -224,7 +225,7 @@ class Story:
         return value
 
     def part(self, person: str, amount: Amount) -> Expr:
-        """How many an amount is of what somebody holds."""
+        """Return the value of an amount relative to what somebody has."""
         if amount.whole is not None:
             self.state(person, amount.item, self.literal(amount.whole))
         if amount.form in ("count", "product"):
@@ -239,9 +240,9 @@ class Story:
         share = self.times(held, self.factor(amount.n))
         return share if amount.form == "part" else share.by(Fraction(1, 100))
 
-    # -- what happens
+    # -- events
     def get(self, person: str, item: str, why: str | None = None) -> Expr:
-        """What somebody holds of something; what was never said is an unknown number."""
+        """Return what somebody has of something; if it was never said, an unknown number."""
         key = self.key(person, item)
         if key not in self.hold:
             others = any(p == person or i == item for p, i in self.hold)
@@ -251,7 +252,7 @@ class Story:
         return self.hold[key]
 
     def put(self, person: str, item: str, value: Expr) -> None:
-        """From now on somebody holds this many."""
+        """Set what somebody has from now on."""
         key = self.key(person, item)
         self.hold[key] = value
         self.first.setdefault(key, value)
@@ -260,7 +261,7 @@ class Story:
         self.item = item
 
     def state(self, person: str, item: str, value: Expr, initially: bool = False) -> None:
-        """The text says what somebody holds, now or at first."""
+        """Record a statement about what somebody has, now or at first."""
         key = self.key(person, item)
         if key in self.hold:
             self.equate((self.first if initially else self.hold)[key], value)
@@ -269,7 +270,7 @@ class Story:
         self.focus, self.item = person, item
 
     def lose(self, person: str, item: str, value: Expr, why: str | None = None, whole: bool = False) -> None:
-        """Somebody has that many fewer."""
+        """Subtract from what somebody has."""
         self.put(person, item, self.step(self.get(person, item, why).plus(value, -1)))
         self.checks.append(value)
         self.events.append((person, "lose", item, value))
@@ -278,7 +279,7 @@ class Story:
             self.gone.add(self.key(person, item))
 
     def gain(self, person: str, item: str, value: Expr, more: bool = False, given: bool = False) -> None:
-        """Somebody has that many more; the first that is heard of a thing may be a start, unless it is "more"."""
+        """Add to what somebody has; the first mention of a thing may be a start, unless it says "more"."""
         key, others = self.key(person, item), self.holds(person)
         self.checks.append(value)
         self.events.append((person, "gain", item, value))
@@ -291,7 +292,7 @@ class Story:
             self.put(person, item, base.plus(self.step(value) if given else value))
 
     def transfer(self, giver: str, taker: str, amount: Amount) -> None:
-        """Things go from one to another, who goes on being told about if the giver has nothing left."""
+        """Move things from one person to another, who becomes the subject if the giver has nothing left."""
         if giver == taker:
             raise Unread("to oneself")
         value = self.part(taker if amount.form == "percent_more" else giver, amount)
@@ -303,7 +304,7 @@ class Story:
             self.focus = taker
 
     def compare(self, left: str, right: str, item: str, factor: Expr, more: Expr) -> None:
-        """The left one holds `factor` times what the right one holds, and `more`; the story goes on with who is new."""
+        """Record that left is `factor` times right plus `more`; a new person becomes the subject."""
         if left == right:
             self.faults.add("contradiction")
         new = self.key(left, item) in self.hold and self.key(right, item) not in self.hold
@@ -314,7 +315,7 @@ class Story:
         self.focus, self.item = (right if new else left), item
 
     def pay(self, person: str, money: str, value: Expr) -> None:
-        """Money goes; that of somebody whose purse was never mentioned is only spent."""
+        """Spend money; if somebody's money was never mentioned, only the spending counts."""
         if self.holds(person):
             self.lose(person, money, value)
         else:
@@ -322,7 +323,7 @@ class Story:
         self.about(person)
 
     def use(self, person: str, amount: Amount) -> Expr:
-        """How much is divided, packed, sold or traded; of somebody not heard of before it is all there is."""
+        """Return how much is divided, packed, sold or traded; for a new person, that is everything."""
         if amount.form in ("count", "product") and not self.holds(person):
             self.state(person, amount.item, self.number(amount))
             amount = replace(amount, form="all", whole=None)

@@ -1,9 +1,10 @@
 """TinyMath: a procedural micro-domain of arithmetic stories, small enough for a model of a few megabytes.
 
-A story follows one running quantity: somebody holds a number of things, one to four steps change the number, the
-holder or the things, and the last sentence asks for what is held at the end. Every number is a whole number from 1
-to 200. `problem` makes a story with its worked solution, `narrative` tells one as plain prose, `corrupt` breaks one
-in a known way. Wordings marked held out, and pairs of step kinds in `HELD_OUT_PAIRS`, stand in one test split only.
+A story follows one running quantity: somebody has a number of things, one to four steps change the number,
+the holder or the things, and the last sentence asks for what the holder has at the end. Every number is an
+integer from 1 to 200. `problem` makes a story with its worked solution, `narrative` tells one as plain prose,
+and `corrupt` breaks one in a known way. Held-out wordings, and the pairs of step kinds in `HELD_OUT_PAIRS`,
+occur in one test split only.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ PERCENTS = (10, 20, 25, 50)
 
 @dataclass(frozen=True)
 class State:
-    """Who holds how many of what."""
+    """Who has how many of what."""
 
     name: str
     items: str
@@ -35,7 +36,7 @@ class State:
 
 @dataclass(frozen=True)
 class Move:
-    """One step drawn for a state: the slots of its sentence, the lines that work it out, the state after it."""
+    """One step drawn for a state: its sentence's slots, the lines of its solution, the state after it."""
 
     slots: dict[str, str]
     lines: tuple[str, ...]
@@ -44,7 +45,7 @@ class Move:
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of step: its sentences for training, the one held out, and how to draw it (None where it cannot be)."""
+    """One kind of step: its training sentences, the held-out one, and how to draw it (or None)."""
 
     name: str
     wordings: tuple[str, ...]
@@ -53,7 +54,7 @@ class Kind:
 
 
 @dataclass(frozen=True)
-class Problem:
+class StoryProblem:
     """A story with everything known about it."""
 
     sentences: tuple[str, ...]
@@ -65,17 +66,17 @@ class Problem:
 
     @property
     def text(self) -> str:
-        """The whole question, as a model sees it."""
+        """The complete question, in the form that a model sees."""
         return " ".join((*self.sentences, self.question))
 
     @property
     def answer(self) -> int:
-        """What is held at the end."""
+        """The number held at the end."""
         return self.states[-1].value
 
     @property
     def solution(self) -> str:
-        """The worked solution: one line an operation, the answer in a box."""
+        """The worked solution: one line per operation, with the answer in a box."""
         return "\n".join((*self.lines, f"The answer is \\boxed{{{self.answer}}}."))
 
 
@@ -171,7 +172,7 @@ def _rate(sign: int) -> Callable[[random.Random, State], Move | None]:
 def _hand_over(
     draw: Callable[[random.Random, State], Move | None],
 ) -> Callable[[random.Random, State], Move | None]:
-    """Comparisons go on with the other person's number."""
+    """Continue comparisons with the other person's number."""
 
     def handed(rng: random.Random, state: State) -> Move | None:
         move = draw(rng, state)
@@ -207,8 +208,9 @@ def _trade(rng: random.Random, state: State) -> Move | None:
     )
 
 
-# Slots: {n} holder, {he} {his} {him} {He} pronouns, {o} another person, {items} what is held, {things} other things,
-# {a} {b} numbers, {f} a fraction in words. The plural is kept everywhere, so that no number needs agreement.
+# Slots: {n} holder, {he} {his} {him} {He} pronouns, {o} another person, {items} the things held, {things}
+# other things, {a} {b} numbers, {f} a fraction in words. Everything is in the plural, so that no number needs
+# agreement.
 KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
@@ -266,7 +268,7 @@ QUESTIONS = (
 )
 QUESTION_HELD_OUT = "In the end, how many {items} does {n} have?"
 
-# Orders of two kinds that no training text contains: an eighth of all, spread over the kinds.
+# Ordered pairs of kinds that no training text contains: an eighth of all pairs, spread over the kinds.
 HELD_OUT_PAIRS = frozenset(
     (first, second)
     for i, first in enumerate(KINDS)
@@ -281,17 +283,17 @@ def _pronouns(name: str) -> dict[str, str]:
 
 
 def _say(rng: random.Random, wording: str, state: State, slots: dict[str, str]) -> str:
-    # The name instead of a leading pronoun every third time: both are plain English, and a model needs both.
+    # Every third time, the name replaces a leading pronoun: both are plain English, and a model needs both.
     leading = {"He": state.name} if rng.random() < 1 / 3 else {}
     filled = {"o": _other(rng, state.name), **_pronouns(state.name), **leading, **slots}
     return wording.format(n=state.name, items=state.items, **filled)
 
 
-def problem(rng: random.Random, steps: int, *, held_out: bool = False) -> Problem:
+def problem(rng: random.Random, steps: int, *, held_out: bool = False) -> StoryProblem:
     """Draw a story of `steps` steps.
 
-    Without `held_out` it uses training wordings and no held-out pair of kinds. With it, at least one pair of kinds is
-    held out (where there are two steps or more) and at least one sentence uses a held-out wording.
+    Without `held_out`, it uses training wordings and no held-out pair of kinds. With it, at least one pair of
+    kinds is held out (if there are at least two steps) and at least one sentence uses a held-out wording.
     """
     while True:
         start = State(rng.choice(MALE + FEMALE), rng.choice(ITEMS), rng.randint(3, 60))
@@ -303,7 +305,7 @@ def problem(rng: random.Random, steps: int, *, held_out: bool = False) -> Proble
             if move is None or move.after.value > LARGEST:
                 break
             if move.after.name != states[-1].name and move.after.name in {state.name for state in states}:
-                break  # a second number for someone whom the story has given one would contradict it
+                break  # a second number for somebody to whom the story has given one would contradict it
             kinds.append(name)
             lines.extend(move.lines)
             moves.append(move)
@@ -324,11 +326,11 @@ def problem(rng: random.Random, steps: int, *, held_out: bool = False) -> Proble
             sentences.append(_say(rng, wording, states[i], move.slots))
         ask = QUESTION_HELD_OUT if held_out and rng.random() < 0.5 else rng.choice(QUESTIONS)
         question = ask.format(n=states[-1].name, items=states[-1].items)
-        return Problem(tuple(sentences), question, tuple(kinds), tuple(lines), tuple(states), held_out)
+        return StoryProblem(tuple(sentences), question, tuple(kinds), tuple(lines), tuple(states), held_out)
 
 
 def narrative(rng: random.Random, steps: int) -> str:
-    """Tell a story as prose that says what is held after each step: the language of the domain, with nothing asked."""
+    """Tell a story as prose that states what is held after each step, without a question."""
     told = problem(rng, steps)
     parts = [told.sentences[0]]
     for sentence, state in zip(told.sentences[1:], told.states[1:], strict=True):
@@ -337,7 +339,7 @@ def narrative(rng: random.Random, steps: int) -> str:
 
 
 def arithmetic(rng: random.Random, lines: int) -> str:
-    """Bare calculations in the notation of the solutions, unconnected with one another."""
+    """Return bare calculations in the notation of the solutions, unrelated to each other."""
     return "\n".join(_calculation(rng) for _ in range(lines))
 
 
@@ -362,7 +364,7 @@ def _calculation(rng: random.Random) -> str:
     return f"{share} percent of {whole} = {whole * share // 100}"
 
 
-# How a text can be broken; the names are those that the oracle reports.
+# The ways to break a text; their names are those that the oracle reports.
 FAULTS = (
     "missing_number",
     "negative",
@@ -375,7 +377,7 @@ FAULTS = (
 
 
 def corrupt(rng: random.Random, fault: str, steps: int = 2) -> str:
-    """A story with exactly one fault of the kind named in `FAULTS`."""
+    """Return a story with exactly one fault of the given kind in `FAULTS`."""
     while True:
         told = problem(rng, steps)
         start, last = told.states[0], told.states[-1]
@@ -418,9 +420,9 @@ def corrupt(rng: random.Random, fault: str, steps: int = 2) -> str:
 
 def problems(
     rng: random.Random, count: int, steps: Sequence[int], *, held_out: bool = False
-) -> list[Problem]:
-    """`count` stories with different texts, the numbers of steps drawn evenly from `steps`."""
-    found: dict[str, Problem] = {}
+) -> list[StoryProblem]:
+    """Return `count` stories with different texts, with numbers of steps drawn uniformly from `steps`."""
+    found: dict[str, StoryProblem] = {}
     while len(found) < count:
         drawn = problem(rng, rng.choice(steps), held_out=held_out)
         found.setdefault(drawn.text, drawn)

@@ -313,7 +313,7 @@ def test_outputs_are_not_graded_against_other_questions(
     )
     done = script("evaluate.py", "--regrade", before, "--output_dir", tmp_path / "after", check=False)
     assert done.returncode == 2
-    assert "regrade: tinymath_test is not what was asked: benchmark_sha256 " in done.stderr
+    assert "regrade: tinymath_test differs from the original evaluation in benchmark_sha256 " in done.stderr
     assert "instead of 000000000000" in done.stderr
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "after" / "one").exists()

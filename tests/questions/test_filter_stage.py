@@ -9,7 +9,7 @@ import pytest
 from scalequest.config import RunOptions
 from scalequest.engines.base import Sampling
 from scalequest.grading import majority
-from scalequest.questions.contamination import Benchmark, ContaminationRule, TestQuestion
+from scalequest.questions.contamination import BenchmarkSource, ContaminationRule, TestQuestion
 from scalequest.questions.difficulty import DifficultyRule
 from scalequest.questions.filters import FilterConfig, filter_questions
 from scalequest.questions.judges import model_judge
@@ -36,7 +36,7 @@ def test_text_steps_need_no_model(tmp_path: Path) -> None:
         tmp_path,
         ["What is 3 + 4?", "What is  3 + 4 ?", "小明", "What is 5 + 4?", "How old is <b>Ann</b>?"],
         steps=["language", "duplicates", "contamination"],
-        contamination=ContaminationRule(against=[Benchmark(source="tests.jsonl")]),
+        contamination=ContaminationRule(against=[BenchmarkSource(source="tests.jsonl")]),
         benchmarks=[TestQuestion("tests", "7", "what is 5 + 4")],
     )
     assert receipt["dropped"] == {"contamination": 1, "duplicate": 1, "language": 1}

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from scalequest.config import ConfigError
-from scalequest.questions.contamination import Benchmark, ContaminationRule, TestQuestion
+from scalequest.questions.contamination import BenchmarkSource, ContaminationRule, TestQuestion
 from scalequest.questions.difficulty import (
     DifficultyRule,
     outside_difficulty,
@@ -109,7 +109,7 @@ def test_steps_run_in_the_order_given_and_the_first_of_equals_stays() -> None:
     config = FilterConfig(
         input=["x"],
         steps=["language", "duplicates", "contamination"],
-        contamination=ContaminationRule(against=[Benchmark(source="tests.jsonl")]),
+        contamination=ContaminationRule(against=[BenchmarkSource(source="tests.jsonl")]),
     )
     questions = rows(
         "What is 3 + 4?",

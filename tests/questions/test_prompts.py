@@ -12,7 +12,7 @@ from scalequest.solutions.judged_scores import read_marks
 
 PROMPTS = Path(__file__).parents[2] / "recipes" / "prompts"
 
-# The markers of the authors' code, in their order (paper, section 1.2).
+# The markers of the authors' code, in their order (paper, section 2.3).
 SOLVABILITY = (
     "**FINAL QUESTION**:",
     "**FINAL QUESTION:**",

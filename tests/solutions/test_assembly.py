@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from scalequest.config import ConfigError, RunOptions
-from scalequest.questions.contamination import Benchmark, ContaminationRule, TestQuestion
+from scalequest.questions.contamination import BenchmarkSource, ContaminationRule, TestQuestion
 from scalequest.solutions.assembly import AssembleConfig, Part, assemble, check, cost_lines, parses
 from scalequest.solutions.overview import answer_type, lines, overview, topic
 from stage_support import dropped, kept, killed_once_sealed, opened, receipt
@@ -48,7 +48,7 @@ def test_every_check_has_its_reason() -> None:
 
 def built(folder: Path, rows: list[dict[str, Any]], seed: int = 1) -> dict[str, Any]:
     run = RunOptions(output_dir=str(folder), block_size=4, track="none", seed=seed)
-    rule = ContaminationRule(against=[Benchmark(source="t")])
+    rule = ContaminationRule(against=[BenchmarkSource(source="t")])
     config = AssembleConfig(parts=[Part(source="a"), Part(source="b", rows=3)], contamination=rule)
     tests = [TestQuestion("held <b>out</b>", "0", "How old is Ann?")]
     stage = opened("assemble_dataset", run, config)

@@ -61,8 +61,8 @@ def other_rows(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda folder: (folder / ONE).unlink(), f"{ONE} with 10 rows is not there"),
-        (lambda folder: shutil.rmtree(folder / "data"), f"{ONE} with 10 rows is not there"),
+        (lambda folder: (folder / ONE).unlink(), f"{ONE} with 10 rows is missing"),
+        (lambda folder: shutil.rmtree(folder / "data"), f"{ONE} with 10 rows is missing"),
         (
             lambda folder: shutil.copy(folder / ONE, folder / "data/x.parquet"),
             "data/x.parquet was not written",
@@ -146,8 +146,8 @@ def model(folder: Path) -> Path:
         ("model.safetensors", b"weights", "model.safetensors has different content"),
         ("model.safetensors", None, "no weights"),
         ("config.json", b"[]", "config.json has different content"),
-        ("config.json", None, "config.json is not there"),
-        ("model-00002.safetensors", b"more", "model-00002.safetensors was not written by it"),
+        ("config.json", None, "config.json is missing"),
+        ("model-00002.safetensors", b"more", "model-00002.safetensors was not written by the stage"),
     ],
 )
 def test_a_model_is_the_one_that_was_saved(

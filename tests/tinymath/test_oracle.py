@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tinymath import report, world
-from tinymath.oracle import FAULTS, Verdict, judge
+from tinymath.oracle import FAULTS, OracleVerdict, judge
 
 HERE = Path(__file__).parent
 CASES = report.read_cases(HERE / "oracle_cases.yaml")
@@ -107,7 +107,7 @@ def test_any_text_has_a_verdict_that_hangs_together():
             assert verdict.steps is not None
         else:
             assert verdict.parses == (verdict.fault in FAULTS)
-            assert verdict == Verdict(verdict.parses, False, verdict.fault, None, None)
+            assert verdict == OracleVerdict(verdict.parses, False, verdict.fault, None, None)
 
 
 def test_the_method_never_asks_the_oracle():

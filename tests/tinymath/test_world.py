@@ -17,7 +17,7 @@ HELD_OUT = [looks_like(kind.held_out) for kind in world.KINDS.values()]
 HELD_OUT += [looks_like(wording) for wording in (world.STARTS_HELD_OUT, world.QUESTION_HELD_OUT)]
 
 
-def held_out_sentences(story: world.Problem) -> list[str]:
+def held_out_sentences(story: world.StoryProblem) -> list[str]:
     told = (*story.sentences, story.question)
     return [sentence for sentence in told if any(pattern.fullmatch(sentence) for pattern in HELD_OUT)]
 
@@ -37,13 +37,13 @@ def calculate(line: str) -> tuple[int, int]:
 
 
 @pytest.fixture(scope="module")
-def training() -> list[world.Problem]:
+def training() -> list[world.StoryProblem]:
     rng = random.Random(1)
     return [world.problem(rng, 1 + i % 4) for i in range(1000)]
 
 
 @pytest.fixture(scope="module")
-def combinations() -> list[world.Problem]:
+def combinations() -> list[world.StoryProblem]:
     rng = random.Random(2)
     return [world.problem(rng, 1 + i % 4, held_out=True) for i in range(500)]
 
@@ -119,7 +119,7 @@ def test_a_broken_story_is_no_training_story(fault):
 
 
 def test_an_unknown_fault_is_named():
-    with pytest.raises(ValueError, match="fault 'typo' is not one of missing_number"):
+    with pytest.raises(ValueError, match="unknown fault 'typo'; expected one of missing_number"):
         world.corrupt(random.Random(0), "typo")
 
 

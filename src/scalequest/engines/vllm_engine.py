@@ -158,8 +158,8 @@ def _checked(extra: dict[str, Any]) -> dict[str, Any]:
             close = difflib.get_close_matches(key, known, 1)
             hint = f"; did you mean '{close[0]}'?" if close else ""
             raise ConfigError(f"engine.extra: unknown key '{key}' (vllm {__version__}){hint}")
-    if (format := extra.get("load_format")) in _PICKLES:
-        raise ConfigError(f"engine.extra.load_format: {format} loads pickle files; remove it")
+    if (weights := extra.get("load_format")) in _PICKLES:
+        raise ConfigError(f"engine.extra.load_format: {weights} loads pickle files; remove it")
     return extra
 
 

@@ -54,7 +54,7 @@ class EvaluatedModel(Generic[Q, A]):
 
 
 def connect_engine(
-    generator: Generator, format: BoundFormat, sampling: Sampling
+    generator: Generator, chat: BoundFormat, sampling: Sampling
 ) -> EvaluatedModel[Request, Completion]:
     """Connect to a loaded model, which is asked in its chat format."""
     # The samples of one problem follow each other, so the last prompt is cached.
@@ -64,22 +64,22 @@ def connect_engine(
         key: str, prompt: EvalPrompt, problem: BenchmarkProblem, seed: int | None
     ) -> tuple[Request, str]:
         if not last or last[0][0] is not prompt or last[0][1] is not problem:
-            ids = prompt.ids(problem, format)
+            ids = prompt.ids(problem, chat)
             last[:] = [(prompt, problem, ids, sha256_of(json.dumps(ids)))]
         _, _, ids, digest = last[0]
         return Request(key, ids, seed, stop_check(prompt)), digest
 
     def stop_check(prompt: EvalPrompt) -> Callable[[Sequence[int]], bool] | None:
         # In a chat turn the stop ids end an output, and a stop string inside the reasoning must not end it.
-        plain = prompt.turn == "plain" and not opens_reasoning(format.format, prompt)
-        return stop_check_of(prompt.stops, format) if plain else None
+        plain = prompt.turn == "plain" and not opens_reasoning(chat.format, prompt)
+        return stop_check_of(prompt.stops, chat) if plain else None
 
-    decode = decoder_of(format)
+    decode = decoder_of(chat)
     return EvaluatedModel(
         prepare=prepare,
-        generate=completing(generator, sampling, format.solve_stop_ids),
+        generate=completing(generator, sampling, chat.solve_stop_ids),
         read=lambda completion: (decode(completion.ids), None),
-        opens_reasoning=lambda prompt: opens_reasoning(format.format, prompt),
+        opens_reasoning=lambda prompt: opens_reasoning(chat.format, prompt),
     )
 
 
@@ -104,14 +104,14 @@ def connect_server(server: ChatServer) -> EvaluatedModel[Chat, ChatReply]:
     )
 
 
-def opens_reasoning(format: ChatFormat, prompt: EvalPrompt) -> bool:
+def opens_reasoning(chat_format: ChatFormat, prompt: EvalPrompt) -> bool:
     """Return whether the model's input ends by opening a reasoning block."""
-    solve = format.solve.prompt if format.solve is not None else None
-    given = {"solve": solve, "user": format.user, "plain": prompt.text}[prompt.turn]
+    solve = chat_format.solve.prompt if chat_format.solve is not None else None
+    given = {"solve": solve, "user": chat_format.user, "plain": prompt.text}[prompt.turn]
     return (given or "").rstrip().endswith(OPENINGS)
 
 
-def stop_check_of(stops: Sequence[str], format: BoundFormat) -> Callable[[Sequence[int]], bool] | None:
+def stop_check_of(stops: Sequence[str], chat: BoundFormat) -> Callable[[Sequence[int]], bool] | None:
     """Return a check for stop strings in generated ids; None if there are no stop strings.
 
     The engine calls it every `CHECK_EVERY` tokens, so it only looks back as far as a stop string may begin
@@ -122,24 +122,24 @@ def stop_check_of(stops: Sequence[str], format: BoundFormat) -> Callable[[Sequen
     window = max(len(stop.encode()) for stop in stops) + CHECK_EVERY + 1
 
     def contains_stop(ids: Sequence[int]) -> bool:
-        said = format.decode_part(ids[-window:])
+        said = chat.decode_part(ids[-window:])
         return any(stop in said for stop in stops)
 
     return contains_stop
 
 
-def decoder_of(format: BoundFormat) -> Callable[[Sequence[int]], str]:
+def decoder_of(chat: BoundFormat) -> Callable[[Sequence[int]], str]:
     """Return a decoder of completions that keeps the end of a reasoning block, even a special token."""
     # Looked up here once: the vocabulary is a new dict at every call, which takes 19 ms for 49K tokens.
-    close = format.tokenizer.get_vocab().get(THOUGHT)
-    if close not in format.special_ids:
-        return format.decode
+    close = chat.tokenizer.get_vocab().get(THOUGHT)
+    if close not in chat.special_ids:
+        return chat.decode
 
     def decode(ids: Sequence[int]) -> str:
         if close not in ids:
-            return format.decode(ids)
+            return chat.decode(ids)
         place = len(ids) - 1 - list(ids)[::-1].index(close)
-        return f"{format.decode(ids[:place])}{THOUGHT}{format.decode(ids[place + 1 :])}"
+        return f"{chat.decode(ids[:place])}{THOUGHT}{chat.decode(ids[place + 1 :])}"
 
     return decode
 

@@ -330,7 +330,7 @@ def submissions_of(
     """
     problems = {(b.name, p.id): (b, p) for b in benchmarks for p in b.problems}
     prompts = {(b.name, prompt.name): prompt for b in benchmarks for prompt in b.prompts}
-    format = None if config.server.url is not None else load_format(config.format_of(label))
+    chat_format = None if config.server.url is not None else load_format(config.format_of(label))
     found = []
     for row in rows:
         known = problems.get((row["benchmark"], row["id"]))
@@ -341,7 +341,7 @@ def submissions_of(
                 f"{row['benchmark']}; use the benchmarks and prompts of the original evaluation"
             )
         benchmark, problem = known
-        thinks = format is not None and opens_reasoning(format, prompt)
+        thinks = chat_format is not None and opens_reasoning(chat_format, prompt)
         text, reason = row["completion"], row["finish_reason"]
         truncated, submission = submission_of(text, reason, prompt, problem, thinks=thinks)
         columns = ModelRequest(benchmark, prompt, problem, row["sample"]).columns

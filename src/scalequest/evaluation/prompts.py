@@ -92,7 +92,7 @@ class EvalPrompt:
         cases = {slot: case.text(problem.row) for slot, case in self.cases.items()}
         return _fill_slots(self.text, {"question": problem.question, "shots": shots, **cases})
 
-    def ids(self, problem: BenchmarkProblem, format: BoundFormat) -> list[int]:
+    def ids(self, problem: BenchmarkProblem, chat: BoundFormat) -> list[int]:
         """Return the token ids of the model's input, including BOS.
 
         Raises:
@@ -100,12 +100,12 @@ class EvalPrompt:
         """
         text = self.fill(problem)
         if self.turn == "plain":
-            encoded = format.tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)
+            encoded = chat.tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)
             ids = list(encoded["input_ids"])
-            if any(token in format.special_ids for token in ids):
+            if any(token in chat.special_ids for token in ids):
                 raise FormatError("special_token_in_text")
-            return ids if format.bos_id is None else [format.bos_id, *ids]
-        return format.user_prompt_ids(text) if self.turn == "user" else format.solve_prompt_ids(text)
+            return ids if chat.bos_id is None else [chat.bos_id, *ids]
+        return chat.user_prompt_ids(text) if self.turn == "user" else chat.solve_prompt_ids(text)
 
     def cut(self, text: str) -> tuple[str, bool]:
         """Return an output up to the first of `stops`, and whether it contains one."""

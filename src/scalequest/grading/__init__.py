@@ -1,7 +1,7 @@
-"""Answers: found in a model's output, then compared with the reference.
+"""Extract the answer from a model's output and compare it with the reference.
 
-`GRADER_VERSION` and `GraderOptions` are part of every protocol fingerprint: the version is raised when a
-verdict can change.
+`GRADER_VERSION` and `GraderOptions` are part of every protocol fingerprint; the version is increased whenever
+a verdict can change.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A page of the rows on which this grader and math-verify differ, to be read by a person."""
+"""Write a page of the rows on which this grader and math-verify differ, for people to read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from scalequest.grading.grader import Grader
 from scalequest.pages.elements import section, table, write_page
 
-_TAIL = 600  # characters of an output that a page shows, its end
+_TAIL = 600  # number of characters shown from the end of an output
 
 
 def audit(
@@ -18,25 +18,25 @@ def audit(
     *,
     grader: Grader | None = None,
 ) -> list[dict[str, Any]]:
-    """Give graded outputs to math-verify too, and write a page of those on which it differs.
+    """Grade outputs with math-verify, too, and write a page of those with a different verdict.
 
-    It finds the answer itself and runs as its authors call it, in a worker that can be killed.
+    math-verify extracts the answer itself, called as its authors do, in a worker that can be killed.
 
     Args:
-        rows: each with `completion` (what of the output counts), `references` (each of them is right), and
-            our verdict: `correct`, `extracted`, `rule`, `layer`. `benchmark` and `id` are shown if they
-            are there.
-        output_html: the page: one static file, everything that a model wrote escaped.
-        grader: whose workers are used; by default one of its own.
+        rows: rows with `completion` (the part of the output that counts), `references` (each of them is
+            correct), and our verdict: `correct`, `extracted`, `rule`, `layer`. `benchmark` and `id` are shown
+            if they exist.
+        output_html: the path of the page, a static file in which all model output is escaped.
+        grader: the grader whose workers are used; by default a new one.
 
     Returns:
         The differing rows: number, our answer and rule, both verdicts, the layer that decided.
     """
-    # A grader of its own, unless one is given
+    # A new grader, unless one is given
     owned = Grader() if grader is None else None
     asked = owned or grader
     assert asked is not None
-    # The rows on which the two differ
+    # The rows on which the verdicts differ
     differing: list[dict[str, Any]] = []
     total = 0
     try:
@@ -70,7 +70,7 @@ def audit(
 
 
 def _math_verify(output: str, references: Sequence[str], grader: Grader) -> bool | None:
-    """Whether it takes the output for any of the references; None if it was killed before it did."""
+    """Return whether math-verify accepts the output for any reference; None if it was killed before."""
     late = False
     for reference in references:
         verdict = grader.math_verify(output, reference)

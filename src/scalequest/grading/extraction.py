@@ -1,4 +1,4 @@
-"""The final answer in a whole output: a box, `####`, an answer phrase, or the last number."""
+"""Extract the final answer from a complete output: a box, `####`, an answer phrase, or the last number."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ Rule = Literal["boxed", "hash", "phrase", "number", "none"]
 
 _HASH = re.compile(r"####[ \t]*([^\n]+)")
 _PHRASE = re.compile(
-    r"(?:(?=[acfor答故])"  # which is quicker than trying each of these
+    r"(?:(?=[acfor答故])"  # faster than trying each of these
     r"(?:\b(?:(?:final|correct)\s+)?"
     r"(?:answers?|(?<=final )result|result(?=\s+is)|(?<=correct )(?:option|choice))[*_]*"
     r"(?:(?:,\s\w{2,15},)?\s+(?:is|are|(?:would|must|should|will)\s+be)\b\s*:?|\s*(?:[:：]|=>?))"
     r"|\bans\s*[.:]|^A:|答案[*_]*(?:是|为|[:：])[:：]?|答[:：]|故选[:：]?)"
-    # a heading with the answer below it; or set off by a dash
+    # a heading with the answer below it, or set off by a dash
     r"|^[ \t#>*_]*(?:(?:the|my|our)\s)?(?:(?:final|correct)\s)?answers?[*_ \t]*"
     r"(?:$(?=\s*\S)|\s(?:[-–—→]|[-=]>)\s))[*_]*",
     re.I | re.M,
@@ -31,60 +31,61 @@ _NUMBER = re.compile(
 _MATH = re.compile(r"^\s*(?:\$\$(.+?)\$\$|\$(.+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\])", re.S)
 _JOINT = re.compile(r"\s*(?:,\s*(?:and|or)\b|,|;|\band\b|\bor\b)")
 _NOTHING_MORE = re.compile(r"\s*\**\s*(?:[.!。]|\n|$)")
-_NUMBER_THEN_WORDS = re.compile(  # in Chinese "7 个", but neither 7 万 nor 7 分之 2
+_NUMBER_THEN_WORDS = re.compile(  # in Chinese, "7 个", but neither 7 万 nor 7 分之 2
     rf"^\\?\$?({_NUMBER.pattern})\s*%?(?=[,;]\s+[a-z]|\s?(?![十百千万亿分又])[\u4e00-\u9fff])"
 )
 _BOLD = re.compile(r"(?<![\w)])\*\*|\*\*(?![\w(])")
 
-# "18 dollars for each of the 3 boxes", but not "12 divided by 4, so 3": the beginning of a clause that
-# only explains the number before it, and of one that goes on calculating with it.
+# "18 dollars for each of the 3 boxes", but not "12 divided by 4, so 3": the start of a clause that only
+# explains the number before it, and of one that continues to calculate with it.
 _ASIDE = re.compile(r"\s\(|,?\s(?:which|as|for|when|where|after|if|but|not)\b")
 _GOES_ON = re.compile(
     r"[-+*/^=<>×÷·%\\]|\b(?:is|are|equals?|gives?|makes?|or|to|so|times|plus|minus|divided|multiplied)\b"
     r"|\b(?:more|less|fewer)\b|(?:,|\band)\s*\$?\d"
 )
 
-# "12 apples (since 3 * 4 = 12)": a remark in brackets behind a number, with numbers of its own
+# "12 apples (since 3 * 4 = 12)": a remark in brackets after a number, with numbers of its own
 _REMARK = re.compile(r"\s\((?!mod\b|base\b)(?=[^()]*(?:\b[a-z]{2,}\s|=))(?=[^()]*\d)[^()]*\)\s*$")
 
-_TRIES = 50  # phrases and formulas looked at: a text of thousands has to cost little
-_WIDEST = 2_000  # characters before and after a number in which its formula begins and ends
+_TRIES = 50  # maximum number of phrases and formulas examined, to keep long texts cheap
+_WIDEST = 2_000  # maximum distance from a number to the ends of its formula, in characters
 
 
 _TAG = re.compile(r"<(/?)answer>", re.I)
-# What a model may begin an answer with, and what may surround it.
+# What a model may start an answer with, and what may surround it.
 _LEAD = re.compile(
     r"(?:(?:therefore|thus|then|hence|simply|indeed|clearly)\b[\s,:]*|not\b[^.\n]{1,60}?\bbut(?: rather)?\b"
     r"|\n[ \t]*(?:[-•>]|```[a-z]+$)[ \t]*|[\s*_`\"“]|\.{2,}|…)+",
     re.I | re.M,
 )
-# How a base model goes on with another problem, or a chat model with another turn.
+# How a base model continues with another problem, or a chat model with another turn.
 _NEXT = re.compile(r"\n[^\S\n]*\n[^\S\n]*(?:\*\*)?(?:Q|Question|Problem|Exercise)\s?\d{0,6}\s?[:.]")
 _END = re.compile(r"<\|(?:endoftext|im_end|eot_id|end_of_text|end)\|>|</s>|<｜end▁of▁sentence｜>")
-# Formulas as they are set; a `$` counts as one's edge only if a command is inside, else it is money.
+# Typeset formulas; a `$` only delimits a formula if a command is inside, otherwise it means money.
 _FORMULA = re.compile(r"\$\$(.+?)\$\$|\\\[(.+?)\\\]|\\\((.+?)\\\)|\$([^$\n]*\\[A-Za-z][^$\n]*)\$", re.S)
 _THOUGHT = re.compile(r"</?think(?:ing)?>")
 
 
 @dataclass(frozen=True)
 class Extracted:
-    """An answer as it is written, and the rule that found it; `none` comes with `answer` None."""
+    """An answer as written, and the rule that found it; for `none`, `answer` is None."""
 
     answer: str | None
     rule: Rule
 
 
 def extract(text: str, *, boxes: Literal["joined", "last"] = "joined", thinking: bool = False) -> Extracted:
-    r"""Find the final answer in a model's whole output.
+    r"""Extract the final answer from a model's complete output.
 
-    The last complete `\boxed{...}` wins wherever it is, then the last `####`, then the last phrase such
-    as "the answer is", then the last number. A box that is never closed, as in a truncated output, is
-    passed over. Only what follows the thoughts is looked at; nothing, if the output ends inside them.
+    The last complete `\boxed{...}` takes precedence wherever it is, then the last `####`, then the last
+    phrase such as "the answer is", then the last number. A box that is never closed, as in a truncated
+    output, is ignored. Only the text after the reasoning counts; there is none if the output ends within it.
 
     Args:
         text: the output.
-        boxes: "joined" takes `\boxed{1} and \boxed{2}` as the one answer `1, 2`; "last" takes the last alone.
-        thinking: the prompt has opened a block of thoughts, so that the output need not.
+        boxes: "joined" reads `\boxed{1} and \boxed{2}` as the single answer `1, 2`; "last" uses only the last
+            one.
+        thinking: whether the prompt has opened a reasoning block, so that the output need not open one.
     """
     said = after_thoughts(text, opened=thinking)
     if said is None:
@@ -103,7 +104,7 @@ def extract(text: str, *, boxes: Literal["joined", "last"] = "joined", thinking:
     near = text[max(0, last.start() - _WIDEST) : last.end() + _WIDEST]
     place = min(last.start(), _WIDEST)
     around = [match for match in _FORMULA.finditer(near) if match.start() < place < match.end()]
-    if around:  # the number is a part of a formula, and not what the formula says
+    if around:  # the number is part of a formula, but not its result
         return Extracted(next(group for group in around[-1].groups() if group).strip(" .\n"), "number")
     return Extracted(last.group().strip(), "number")
 
@@ -121,7 +122,7 @@ def _marked(text: str, boxes: Literal["joined", "last"]) -> Extracted | None:
 
 
 def _first_turn(text: str) -> str:
-    """The text before the first token that ends a turn and has anything before it."""
+    """Return the text before the first token that ends a turn and has text before it."""
     for match in _END.finditer(text):
         if text[: match.start()].strip():
             return text[: match.start()]
@@ -129,7 +130,7 @@ def _first_turn(text: str) -> str:
 
 
 def _is_bare(text: str) -> bool:
-    """Whether the whole output is an answer: one word, or one line with no word beside its formula."""
+    """Return whether the whole output is an answer: one word, or one line with nothing but a formula."""
     text = text.strip()
     words = re.findall(r"(?<![\\A-Za-z])[A-Za-z]{2,}", text)
     told = (
@@ -143,7 +144,7 @@ def _is_bare(text: str) -> bool:
 
 
 def after_thoughts(text: str, *, opened: bool = False) -> str | None:
-    """What follows the last `</think>` or `</thinking>`; None if the text ends inside a block of thoughts.
+    """Return the text after the last `</think>` or `</thinking>`; None if it ends within a reasoning block.
 
     Args:
         text: an output, or a prompt.
@@ -156,7 +157,7 @@ def after_thoughts(text: str, *, opened: bool = False) -> str | None:
 
 
 def _last_tagged(text: str) -> str | None:
-    """The content of the last `<answer>` that is closed."""
+    """Return the content of the last complete `<answer>`."""
     end = None
     for tag in reversed(list(_TAG.finditer(text))):
         if tag[1]:
@@ -183,7 +184,7 @@ def _last_phrase(text: str) -> str | None:
 
 
 def _said(text: str) -> str | None:
-    """The answer that a text begins with: its first formulas, else a number or all of its first sentence."""
+    """Return the answer that a text starts with: its first formulas, else a number or its first sentence."""
     if lead := _LEAD.match(text):
         text = text[lead.end() :]
     if formulas := _formulas(text):
@@ -204,7 +205,7 @@ def _said(text: str) -> str | None:
 
 
 def _formulas(text: str) -> str | None:
-    """The formula that a text begins with; several, if the sentence says no more than `$2$ and $3$`."""
+    """Return the formula that a text starts with; several if the sentence only consists of `$2$ and $3$`."""
     found: list[str] = []
     ends: list[int] = []
     place = 0

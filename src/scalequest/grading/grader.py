@@ -1,4 +1,4 @@
-"""Verdicts: cheap comparisons here, all others in worker processes with limits of time and memory."""
+"""Grade answers: cheap comparisons in this process, all others in workers with limits on time and memory."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ _REMEMBERED = 20_000
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether two answers are the same, the deepest layer that was needed, and the wall seconds it took.
+    """Whether two answers are equal, the deepest layer that was needed, and the wall-clock seconds it took.
 
-    `timed_out`: the comparison overran its limit of time or memory and was killed; it then is not correct.
+    `timed_out`: the comparison exceeded its limit on time or memory and was killed; it then counts as not
+    correct.
     """
 
     correct: bool
@@ -35,14 +36,14 @@ class Verdict:
 
 
 class Grader:
-    """Grades pairs, with up to `workers` processes that start when they are first needed.
+    """Grades pairs with up to `workers` processes, which start when they are first needed.
 
-    May be used from any thread, in a fork (which starts workers of its own), and pickled. A comparison that a
-    worker made is remembered. `timeouts` lists the pairs that were killed.
+    It may be used from any thread, in a fork (which starts its own workers), and pickled. Comparisons made by
+    workers are cached. `timeouts` lists the pairs that were killed.
     """
 
     def __init__(self, options: GraderOptions | None = None, workers: int = 1) -> None:
-        """Start nothing yet."""
+        """Set up the grader without starting a worker."""
         self.options = options or GraderOptions()
         self.workers = workers
         self.timeouts: list[tuple[str, str]] = []
@@ -51,7 +52,7 @@ class Grader:
         self._known: dict[tuple[str, str], tuple[bool, Layer] | None] = {}
 
     def grade(self, prediction: str, reference: str) -> Verdict:
-        """Compare a prediction with a reference. Bounded in time for any text; never raises on one."""
+        """Compare a prediction with a reference. The time is limited for any text, and no text raises."""
         began = time.perf_counter()
         verdict = quick(prediction, reference)
         seconds = time.perf_counter() - began
@@ -63,7 +64,7 @@ class Grader:
         return Verdict(*verdict, seconds)
 
     def grade_all(self, pairs: Iterable[tuple[str, str]]) -> Iterator[Verdict]:
-        """Compare pairs of prediction and reference; verdicts come in their order."""
+        """Compare pairs of prediction and reference; yield the verdicts in the same order."""
         if self.workers == 1:
             yield from (self.grade(*pair) for pair in pairs)
             return
@@ -71,7 +72,7 @@ class Grader:
             yield from threads.map(lambda pair: self.grade(*pair), pairs)
 
     def math_verify(self, output: str, reference: str) -> bool | None:
-        """What math-verify, as published, says of a whole output; None if it overran our limits."""
+        """Return the verdict of math-verify, as published, on a complete output; None beyond our limits."""
         worker = self._take()
         try:
             verdict = worker.ask(output, reference, "math-verify")
@@ -96,7 +97,7 @@ class Grader:
 
     def _ask(self, prediction: str, reference: str) -> tuple[tuple[bool, Layer] | None, float]:
         key = (prediction, reference)
-        with suppress(KeyError):  # one look-up: another thread may clear what two would find and fetch
+        with suppress(KeyError):  # one look-up, because another thread may clear the cache between two
             return self._known[key], 0.0
         worker = self._take()
         try:
@@ -136,17 +137,17 @@ def _shared(options: GraderOptions) -> Grader:
 
 
 def grade(prediction: str, reference: str, options: GraderOptions | None = None) -> Verdict:
-    """Compare one pair, on this process's own worker if one is needed; see `Grader.grade`."""
+    """Compare one pair, using this process's own worker if one is needed; see `Grader.grade`."""
     return _shared(options or GraderOptions()).grade(prediction, reference)
 
 
 def equivalent(prediction: str, reference: str, options: GraderOptions | None = None) -> bool:
-    """Whether `prediction` is the same answer as `reference`; see `Grader.grade`."""
+    """Return whether `prediction` and `reference` are the same answer; see `Grader.grade`."""
     return grade(prediction, reference, options).correct
 
 
 def groups(answers: Sequence[str | None], options: GraderOptions | None = None) -> list[int | None]:
-    """Number the answers from 0 in order of appearance, equal ones alike; None for a missing answer."""
+    """Number the answers from 0 in order of appearance; equal ones share a number, missing ones get None."""
     firsts: list[str] = []
     found: list[int | None] = []
     for answer in answers:
@@ -162,9 +163,9 @@ def groups(answers: Sequence[str | None], options: GraderOptions | None = None) 
 
 
 def majority(answers: Sequence[str | None]) -> tuple[str | None, float]:
-    """The answer given most often, as first written, and its share of all answers, missing ones included.
+    """Return the most frequent answer, as first written, and its share of all answers (missing ones count).
 
-    Ties go to the answer that came first. `(None, 0.0)` if no answer was given.
+    Ties are won by the answer that came first. Returns `(None, 0.0)` if there is no answer.
     """
     numbers = groups(answers)
     counts = Counter(number for number in numbers if number is not None)

@@ -1,4 +1,4 @@
-"""Decisions on which reasonable graders differ, each a named option with its default."""
+"""Decisions on which reasonable graders differ, each as a named option with a default."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Literal
 from scalequest.config import option
 from scalequest.config.ranges import COUNT, NOT_NEGATIVE, POSITIVE
 
-GRADER_VERSION = 5  # raised when a verdict can change; part of every protocol fingerprint
+GRADER_VERSION = 5  # increased whenever a verdict can change; part of every protocol fingerprint
 
 Layer = Literal["text", "exact", "structure", "numeric", "symbolic"]
 
 
 @dataclass(frozen=True)
 class GraderOptions:
-    """What counts as the same answer if mathematics alone does not say. Symmetric but for `choice`."""
+    """What counts as the same answer if mathematics alone does not decide. Symmetric except for `choice`."""
 
     units: Literal["optional", "required"] = option(
         "optional",

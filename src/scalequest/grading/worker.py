@@ -1,11 +1,12 @@
-"""Compare answers in a process that may be killed.
+"""Compare answers in a process that can be killed.
 
-Two processes. The first bounds its memory and forks the second, which reads pairs from standard input and
-writes verdicts, one JSON line each. Before each pair the second sets two alarms, of processor and of wall
-time, whose default action ends it, inside any C code and without anyone's help, so that it also ends after
-everything else has gone. The first then says so in place of the verdict and forks the next one, within
-milliseconds. It also loads sympy, when a pair first needs it. Plain `Popen` and pipes, because daemonic
-processes (those of a DataLoader, for one) may not start others by `multiprocessing`.
+There are two processes. The first one limits its memory and forks the second one, which reads pairs from
+standard input and writes verdicts, one JSON line each. Before each pair, the second process sets two alarms,
+for CPU time and for wall-clock time, whose default action ends it, inside any C code and without anyone's
+help, so it also ends after everything else has gone. The first process then reports this instead of the
+verdict and forks the next one within milliseconds. It also loads sympy, when a pair first needs it. We use
+plain `Popen` and pipes, because daemonic processes (such as those of a DataLoader) cannot start others
+through `multiprocessing`.
 """
 
 from __future__ import annotations
@@ -27,26 +28,26 @@ from scalequest.grading.compare import symbolic
 from scalequest.grading.options import GraderOptions, Layer
 
 _COMMAND = "import sys; from scalequest.grading.worker import main; sys.exit(main())"
-_START_SECONDS = 120.0  # to import what it needs on a machine that does other things
-_NEEDS_SYMPY = 3  # exit status of the second process: load it, fork me again, give me the pair again
+_START_SECONDS = 120.0  # time to import everything on a busy machine
+_NEEDS_SYMPY = 3  # exit status of the second process: load sympy, fork again, and send the pair again
 
 
 class Worker:
-    """A handle on one worker, started when it is first asked and again when it was lost. Not thread-safe."""
+    """A handle on one worker, started when first needed and again after it was lost. Not thread-safe."""
 
     def __init__(self, options: GraderOptions) -> None:
-        """Start nothing yet."""
+        """Set up the handle without starting the process."""
         self.options = options
         self.process: subprocess.Popen[bytes] | None = None
         self.kills = 0
-        self.seconds = 0.0  # that the last pair took, start and loading left out
+        self.seconds = 0.0  # time of the last pair, without start-up and loading
         self._close: weakref.finalize[..., Any] | None = None
 
     def start(self) -> None:
         """Start the process if there is none, and wait until it is ready.
 
         Raises:
-            RuntimeError: it does not come up.
+            RuntimeError: the process does not start.
         """
         if self.process is not None and self.process.poll() is None:
             return
@@ -58,7 +59,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": path},
-            start_new_session=True,  # Ctrl-C is the caller's to handle
+            start_new_session=True,  # Ctrl-C is handled by the caller
         )
         self._close = weakref.finalize(self, _end, self.process, os.getpid())
         if self._line(_START_SECONDS) != b"ready\n":
@@ -68,12 +69,12 @@ class Worker:
     def ask(
         self, prediction: str, reference: str, judge: Literal["ours", "math-verify"] = "ours"
     ) -> tuple[bool, Layer] | None:
-        """Return the verdict, or None if the worker overran its limits and was killed.
+        """Return the verdict, or None if the worker exceeded its limits and was killed.
 
         Args:
-            prediction: an answer; for "math-verify", as published, a whole output.
-            reference: an answer.
-            judge: who is asked.
+            prediction: an answer; for "math-verify" as published, a complete output.
+            reference: the reference answer.
+            judge: the method of comparison.
         """
         self.start()
         process = self.process
@@ -99,7 +100,7 @@ class Worker:
         return correct, layer
 
     def _line(self, seconds: float) -> bytes:
-        """Read a line; as much as there is of it if the time is over or the process is gone."""
+        """Read a line, or as much of it as there is when the time is up or the process is gone."""
         process = self.process
         assert process is not None
         assert process.stdout is not None
@@ -113,14 +114,14 @@ class Worker:
         return line
 
     def close(self) -> None:
-        """End the process, whatever it does."""
+        """End the process, whatever it is doing."""
         if self._close is not None:
             self._close()
         self.process = None
 
 
 def _end(process: subprocess.Popen[bytes], owner: int) -> None:
-    if os.getpid() != owner:  # a fork of the owner: the worker is not ours
+    if os.getpid() != owner:  # in a fork of the owner, the worker is not ours
         return
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
@@ -135,7 +136,7 @@ def main() -> int:
     """Answer requests until standard input ends."""
     options = GraderOptions(**json.loads(sys.argv[1]))
     answers = os.dup(1)
-    os.dup2(2, 1)  # what a library prints is not a verdict
+    os.dup2(2, 1)  # output printed by a library is not a verdict
     from scalequest.grading.compare.equivalence import compare
 
     compare("x+y", "y+x", options)
@@ -153,7 +154,7 @@ def main() -> int:
             return 0
         if code == _NEEDS_SYMPY:
             symbolic.load_here = True
-            symbolic.math_verify("x(x+1)", "x^2+x")  # a second or two, once
+            symbolic.math_verify("x(x+1)", "x^2+x")  # takes a second or two, once
             symbolic.load_here = False
         os.write(answers, b"again\n" if code == _NEEDS_SYMPY else b"killed\n")
 

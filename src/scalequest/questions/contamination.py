@@ -41,7 +41,7 @@ _SHOWN = 100  # pairs in the report; dropped/ has all of them in the column `mat
 
 
 @dataclass(frozen=True)
-class Benchmark:
+class BenchmarkSource:
     """Questions that must not be trained on."""
 
     source: str = required("file, stage folder or hub:owner/name of the benchmark")
@@ -52,7 +52,7 @@ class Benchmark:
 class ContaminationRule:
     """The benchmarks to compare with, and what happens to flagged questions."""
 
-    against: list[Benchmark] = option(
+    against: list[BenchmarkSource] = option(
         help="benchmarks given by source and column", default_factory=list, fingerprint=False
     )
     benchmarks: list[str] = option(

@@ -1,4 +1,4 @@
-"""Sample several solutions per question and extract the answer of each (paper, section 1.5)."""
+"""Sample several solutions per question and extract the answer of each (paper, section 2.5)."""
 
 from __future__ import annotations
 

@@ -159,7 +159,7 @@ def check_start(metrics: Mapping[str, float], beta: float) -> None:
     for side in ("chosen", "rejected"):
         apart, known = metrics[f"rewards/{side}"] / beta, metrics[f"logps/{side}"]
         limit = START_NATS + START_SHARE * abs(known)
-        if abs(apart) > limit:  # False for NaN, which `Guard` reports
+        if abs(apart) > limit:  # False for NaN, which `StopCallback` reports
             raise ConfigError(
                 f"qpo: before the first step, the log-probability of {side} questions differs by "
                 f"{apart:+.1f} nats between policy and reference (limit {limit:.1f}, "

@@ -35,8 +35,8 @@ from scalequest.training.safety import (
     REQUEUE,
     SEAL,
     STOPPED,
-    Guard,
     Seal,
+    StopCallback,
     tell_stopped,
     whole_checkpoint,
 )
@@ -234,9 +234,9 @@ def train(run: OpenRun, prepared: Prepared) -> Trained:
     _add_callbacks(run, trainer, fingerprint, clock)
     _add_samples(run, prepared, trainer)
     heartbeat.now("starting the training")
-    with Guard(identity.name, identity.folder, identity.tokenizer, trainer) as guard:
+    with StopCallback(identity.name, identity.folder, identity.tokenizer, trainer) as stop:
         trainer.train(resume_from_checkpoint=str(sealed) if sealed else None)
-    if guard.stopped:
+    if stop.stopped:
         _stop(run, trainer)
     if trainer.eval_dataset is not None:
         trainer.evaluate()

@@ -117,7 +117,7 @@ def identify(stage: TrainingStage, args: Any, training_args: Any, model_args: An
     folder = expand(model_args.model_name_or_path)
     model = str(folder) if folder.is_dir() else model_args.model_name_or_path
     tokenizer = load_tokenizer(model, model_args.model_revision)
-    format = load_format(args.chat_format)
+    chat_format = load_format(args.chat_format)
     inputs, model_read = once(training_args, lambda: _read_sources(args, training_args, model_args, model))
     # The fingerprint
     identity = Identity(
@@ -127,10 +127,10 @@ def identify(stage: TrainingStage, args: Any, training_args: Any, model_args: An
         model_args=model_args,
         model=model,
         tokenizer=tokenizer,
-        format=format,
-        chat=bind(format, tokenizer),
+        format=chat_format,
+        chat=bind(chat_format, tokenizer),
         inputs=inputs,
-        fingerprint=_fingerprint_of(args, training_args, model_args, format, model_read),
+        fingerprint=_fingerprint_of(args, training_args, model_args, chat_format, model_read),
         publishes=publishes,
     )
     if identity.main:
@@ -168,13 +168,13 @@ def _read_sources(args: Any, training_args: Any, model_args: Any, model: str) ->
 
 
 def _fingerprint_of(
-    args: Any, training_args: Any, model_args: Any, format: ChatFormat, model_read: str
+    args: Any, training_args: Any, model_args: Any, chat_format: ChatFormat, model_read: str
 ) -> dict[str, Any]:
     batch = training_args.per_device_train_batch_size * training_args.gradient_accumulation_steps
     start, trainer = fingerprint_fields(model_args), fingerprint_fields(training_args)
     return {
         **fingerprint_fields(args),
-        "chat_format": dataclasses.asdict(format),
+        "chat_format": dataclasses.asdict(chat_format),
         "model": model_read,
         "global_batch": batch * training_args.world_size,
         **{key: value for key, value in start.items() if key not in _START},

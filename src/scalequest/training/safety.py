@@ -71,7 +71,7 @@ class Seal(TrainerCallback):
         rotate_checkpoints(str(self.folder), self.keep, best, use_mtime=True)
 
 
-class Guard(TrainerCallback):
+class StopCallback(TrainerCallback):
     """Ends training on all ranks together if a loss is not finite or a rank was told to stop.
 
     Before each optimizer step, the ranks exchange their state in one small reduction, so none of them waits
@@ -109,7 +109,7 @@ class Guard(TrainerCallback):
         trainer.add_callback(self)
         self._before: Any = None
 
-    def __enter__(self) -> Guard:
+    def __enter__(self) -> StopCallback:
         """Install the SIGTERM handler; only possible in a process's main thread."""
         if threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGTERM, self._tell)
@@ -197,7 +197,7 @@ def leave_when_told(folder: Path) -> None:
     """Handle SIGTERM while there is nothing to save: rows are tokenised, or a model is loaded or checked.
 
     The next start repeats what was done since the last checkpoint, so the process exits at once. Only a
-    process's main thread can handle the signal; during training, the stop guard does.
+    process's main thread can handle the signal; during training, `StopCallback` does.
     """
 
     def leave(number: int, frame: Any) -> None:

@@ -1,1 +1,1 @@
-"""Deciding equality: values, sets, relations, and conditions of what `latex` has read."""
+"""Decide whether values, sets, relations and conditions read by `latex` are equal."""

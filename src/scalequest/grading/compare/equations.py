@@ -1,4 +1,4 @@
-"""Equations and inequalities beside each other, and beside values and sets."""
+"""Compare equations and inequalities with each other, and with values and sets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FUNCTION_OF = re.compile(r"([A-Za-z])\s?\(([a-z])\)")
 
 
 def same_relation(comparison: Comparison, left: Form, right: Form) -> bool:
-    """Compare two answers of which at least one is an equation, an inequality or a membership."""
+    """Compare two answers, at least one of which is an equation, an inequality or a membership."""
     if left.kind == right.kind:
         return _both_relations(comparison, left, right)
     relation, other, swapped = (left, right, False) if left.kind == "relation" else (right, left, True)
@@ -30,7 +30,7 @@ def same_relation(comparison: Comparison, left: Form, right: Form) -> bool:
         return False  # `1 < x < 2` is `(1, 2)`, but never the two numbers
     sets = solution_set(relation), solution_set(other) or other
     if sets[0] is None:
-        # `0 < x > 1` is not a chain, and costs sympy seconds
+        # `0 < x > 1` is not a chain, and would cost sympy seconds
         opposed = len({sign[0] for sign in relation.signs} & {"<", ">"}) == 2
         return not opposed and ask_symbolic(comparison, left, right)
     return same_sets(comparison, sets[0], sets[1])
@@ -65,7 +65,7 @@ def _both_relations(comparison: Comparison, left: Form, right: Form) -> bool:
 
 
 def _same_function(left: Form, right: Form) -> bool:
-    """Compare `f(x) = 2x` with `f(t) = 2t`: the letter of the argument is a bound one."""
+    """Compare `f(x) = 2x` with `f(t) = 2t`: the letter of the argument is a bound variable."""
     heads = [_FUNCTION_OF.fullmatch(form.parts[0].text) for form in (left, right)]
     if heads[0] is None or heads[1] is None or heads[0][1] != heads[1][1]:
         return False
@@ -106,6 +106,6 @@ def _equation_and_value(comparison: Comparison, relation: Form, other: Form, swa
 
 
 def _mentions(form: Form, name: Form) -> bool:
-    """Whether a right side holds the single letter that its left side names, as in `x = 2x - 1`."""
+    """Return whether a right side contains the single letter on its left side, as in `x = 2x - 1`."""
     letter = name.text.strip()
     return len(letter) == 1 and any(letter in names(tree) for tree in trees_in(form))

@@ -1,7 +1,7 @@
-"""Whether two answers are the same: normalised text, exact numbers, structures, values, math-verify.
+"""Compare two answers: by normalised text, exact numbers, structures, values, math-verify.
 
-`quick` decides what needs no more than text and rational arithmetic, in the caller's process. `compare` is
-the whole, and runs in a worker that can be killed (`grader`).
+`quick` decides cases that need only text and rational arithmetic, in the caller's process. `compare` is the
+complete comparison and runs in a worker that can be killed (`grader`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MAX_PAIRS = 2_000
 
 
 def quick(prediction: str, reference: str) -> tuple[bool, Layer] | None:
-    """Decide by normalised text and exact rational numbers; None if more is needed."""
+    """Decide by normalised text and exact rational numbers; return None if more is needed."""
     if prediction.strip() == reference.strip():
         return bool(reference.strip()), "text"
     if not prediction.strip() or not reference.strip() or max(len(prediction), len(reference)) > LONGEST:
@@ -47,7 +47,7 @@ def quick(prediction: str, reference: str) -> tuple[bool, Layer] | None:
 
 
 def compare(prediction: str, reference: str, options: GraderOptions) -> tuple[bool, Layer]:
-    """Whether two answers are the same, and the deepest layer that was needed to say so."""
+    """Return whether two answers are equal, and the deepest layer that was needed to decide."""
     decided = quick(prediction, reference)
     if decided is not None:
         return decided
@@ -56,13 +56,13 @@ def compare(prediction: str, reference: str, options: GraderOptions) -> tuple[bo
     try:
         left, right = (read(normalise(text, priced=priced)) for text in (prediction, reference))
         verdict = comparison.same(left, right)
-    except RecursionError:  # nested deeper than any answer is
+    except RecursionError:  # nested more deeply than any answer
         verdict = False
     return verdict, comparison.layer
 
 
 def _in_other_money(prediction: str, reference: str) -> bool:
-    """Whether currencies tell two amounts apart, so that they have to stay."""
+    """Return whether currencies distinguish two amounts, so that they must be kept."""
     named = currencies(opened(prediction))
     return bool(named) and differ(named, currencies(opened(reference)))
 
@@ -99,7 +99,7 @@ def _same(comparison: Comparison, left: Form, right: Form) -> bool:
 
 
 def _same_reals(comparison: Comparison, left: Form, right: Form) -> bool | None:
-    """Compare two sets of reals; None if one of them is none, may be no set, or has rounded ends."""
+    """Compare two sets of reals; None if one of them is not a set, may not be one, or has rounded ends."""
     verdicts: list[bool | None] = []
     for least in (1, 0):
         a, b = (_solutions(form, least) for form in (left, right))
@@ -125,7 +125,7 @@ def _solutions(form: Form, least: int) -> tuple[Solution, ...]:
 
 
 def _same_qualified(comparison: Comparison, left: Form, right: Form) -> bool:
-    """Compare two answers of which at least one says something of its letters."""
+    """Compare two answers, at least one of which states conditions on its letters."""
     comparison.use("structure")
     bodies = tuple(replace(form, conditions=(), whole="") for form in (left, right))
     for least in (1, 0):

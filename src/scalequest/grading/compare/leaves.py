@@ -1,4 +1,4 @@
-"""Two answers without outer structure: times, angles, ratios, units, numbers, and formulas."""
+"""Compare two answers without outer structure: times, angles, ratios, units, numbers, and formulas."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _units(comparison: Comparison, a: str, b: str) -> bool | None:
         if unit is not None and there is None and len(unit.text) == 1 and core:
             letters = {name for tree in trees_of(other) for name in names(tree)}
             if unit.text in {letter.casefold() for letter in letters}:
-                return None  # `\frac{8h}{5}` and `\frac{8}{5} h`: no hours
+                return None  # in `\frac{8h}{5}` and `\frac{8}{5} h`, h does not mean hours
     left, right = read(core_a), read(core_b)
     if unit_a is not None and unit_b is not None:
         rate = conversion(unit_a, unit_b)
@@ -106,7 +106,7 @@ def _same_ratio(comparison: Comparison, a: str, b: str) -> bool:
 
 
 def same_trees(comparison: Comparison, left: Form, right: Form, a: Sequence[Node], b: Sequence[Node]) -> bool:
-    """Compare two leaves, of which `a` and `b` are the readings as formulas."""
+    """Compare two leaves, given their readings `a` and `b` as formulas."""
     if (not a and _begins(comparison, left, b)) or (not b and _begins(comparison, right, a)):
         return True
     if not a or not b:
@@ -130,11 +130,11 @@ def same_trees(comparison: Comparison, left: Form, right: Form, a: Sequence[Node
 
 
 def ask_symbolic(comparison: Comparison, left: Form, right: Form) -> bool:
-    """Ask math-verify if both sides are as they were written, and formulas."""
+    """Ask math-verify if both sides are formulas in their original form."""
     if left.tree is not None or right.tree is not None or not _worth_asking(left.text, right.text):
         return False
     if (ELLIPSIS in left.text) != (ELLIPSIS in right.text):
-        return False  # math-verify reads over it
+        return False  # math-verify ignores it
     comparison.use("symbolic")
     return math_verify(left.text, right.text) or math_verify(right.text, left.text)
 
@@ -145,7 +145,7 @@ def _same_pairs(comparison: Comparison, a: Node, b: Node) -> bool:
 
 
 def _begins(comparison: Comparison, shown: Form, exact: Sequence[Node]) -> bool:
-    """Whether a decimal that ends in dots shows a value with no finite decimal."""
+    """Return whether a decimal that ends in dots shows a value without a finite decimal expansion."""
     if not comparison.options.rounding_digits or len(exact) != 1 or names(exact[0]):
         return False
     fraction = rational(exact[0])
@@ -156,7 +156,7 @@ def _begins(comparison: Comparison, shown: Form, exact: Sequence[Node]) -> bool:
 
 
 def _rounded(comparison: Comparison, left: Form, right: Form, a: Sequence[Node], b: Sequence[Node]) -> bool:
-    """Whether one side is a decimal, and the other an exact value that rounds to it."""
+    """Return whether one side is a decimal and the other an exact value that rounds to it."""
     if not comparison.options.rounding_digits:
         return False
     for text, tree, exact, other in (
@@ -187,7 +187,7 @@ def _is_rounded(decimal: Node, exact: Node, text: str, places: int, digits: int)
         return False
     a, b = rational(decimal), numeric.value(exact)
     gap = Fraction(1, 2) / Fraction(10) ** places
-    if a is not None and count >= _FLOAT_DIGITS:  # a float as it is printed, or cut: its last digits are off
+    if a is not None and count >= _FLOAT_DIGITS:  # a printed or truncated float: its last digits are wrong
         gap = max(gap, abs(a) / 10 ** (_FLOAT_DIGITS - 1))
     return a is not None and b is not None and numeric.within(a, b, gap)
 
@@ -198,14 +198,14 @@ def _exact(text: str) -> Fraction | None:
 
 
 def trees_in(form: Form) -> tuple[Node, ...]:
-    """Readings of a leaf as a formula; none if it has none, or is not a leaf."""
+    """Return the readings of a leaf as a formula; none if there are none, or if it is not a leaf."""
     if form.tree is not None:
         return (form.tree,)
     return trees_of(form.text) if form.kind == "leaf" else ()
 
 
 def trees_of(text: str) -> tuple[Node, ...]:
-    """Readings of a text as a formula; none if it has none."""
+    """Return the readings of a text as a formula; none if there are none."""
     try:
         return readings(text)
     except Unreadable:
@@ -213,14 +213,14 @@ def trees_of(text: str) -> tuple[Node, ...]:
 
 
 def is_decimal_comma(prediction: str, reference: str) -> bool:
-    """Whether a prediction is `1,22` and the reference `1.22`; in a reference `1,22` are two numbers."""
+    """Return whether a prediction is `1,22` and the reference `1.22`; a reference `1,22` is two numbers."""
     comma = re.fullmatch(r"([-+]?\d+),(\d+)", prediction)
     point = re.fullmatch(r"[-+]?\d*\.\d+", reference)
     return bool(comma and point and value(f"{comma[1]}.{comma[2]}") == value(reference))
 
 
 def _worth_asking(a: str, b: str) -> bool:
-    """Whether math-verify may know more: both sides are formulas, neither is a plain number beside a name."""
+    """Return whether to ask math-verify: both sides are formulas, and not a plain number and a name."""
     if any(re.fullmatch(r"\w+_\{?\d+\}?", text) for text in (a, b)):
-        return False  # a numeral of some base, or an indexed letter
+        return False  # a numeral in some base, or an indexed letter
     return all(re.search(r"\d|\\[A-Za-z]|[-+*/^=()]", text) and not is_prose(text) for text in (a, b))

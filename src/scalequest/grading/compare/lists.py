@@ -1,4 +1,4 @@
-"""Lists, tuples, sets, and unions of intervals: in order or in any order, with brackets or without."""
+"""Compare lists, tuples, sets, and unions of intervals: in order or not, with or without brackets."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def same_sets(comparison: Comparison, left: Form, right: Form) -> bool:
 
 
 def same_items(comparison: Comparison, left: Form, right: Form) -> bool:
-    """Compare two answers of which at least one has elements, and the other has, too, or is a leaf."""
+    """Compare two answers, at least one of which has elements, while the other has, too, or is a leaf."""
     if "leaf" in (left.kind, right.kind):
         leaf, items, swapped = (left, right, False) if left.kind == "leaf" else (right, left, True)
         return _leaf_and_items(comparison, leaf, items, swapped)
@@ -52,7 +52,7 @@ def same_items(comparison: Comparison, left: Form, right: Form) -> bool:
             or left.either
             or right.either
         ):
-            return False  # `(1, 2)` is perhaps `1, 2`, but no set, and not `1 or 2`
+            return False  # `(1, 2)` may be `1, 2`, but not a set, and not `1 or 2`
         a, b = _unnamed(left), _unnamed(right)
         return (
             len(a) == len(b) and _agree(left.brackets, right.brackets, len(a)) and comparison.in_order(a, b)
@@ -68,7 +68,7 @@ def same_items(comparison: Comparison, left: Form, right: Form) -> bool:
 
 
 def _same_series(comparison: Comparison, a: Sequence[Form], b: Sequence[Form]) -> bool:
-    r"""Compare `2, 4, \ldots, n` with `2, 4, 6, \ldots, n`: one may show more of the start."""
+    r"""Compare `2, 4, \ldots, n` with `2, 4, 6, \ldots, n`: one may show more of the beginning."""
     starts = [[part.text for part in side].index(ELLIPSIS) if _omits(side) else -1 for side in (a, b)]
     if -1 in starts:
         return False
@@ -87,8 +87,8 @@ def _leaf_and_items(comparison: Comparison, leaf: Form, items: Form, swapped: bo
     if written and is_decimal_comma(items.text, leaf.text):
         return True
     if (point := re.fullmatch(r"[A-Z]'?\s?(\(.*\))", leaf.text)) and items.brackets == "()":
-        return comparison.same(read(point[1]), items)  # `A(1, 2)` names the point
-    if re.fullmatch(r"[-+]?\d{1,3}(,\d{3})+", leaf.text):  # thousands, or a list after all
+        return comparison.same(read(point[1]), items)  # in `A(1, 2)`, A names the point
+    if re.fullmatch(r"[-+]?\d{1,3}(,\d{3})+", leaf.text):  # thousands separators, or a list after all
         parts = tuple(Form("leaf", part) for part in leaf.text.split(","))
         return comparison.same(Form("items", leaf.text + " ", parts), items)
     trees = trees_in(leaf)
@@ -99,7 +99,7 @@ def _leaf_and_items(comparison: Comparison, leaf: Form, items: Form, swapped: bo
     if not items.brackets and len({compact(part.text) for part in items.parts}) == len(items.parts) > 1:
         first, *others = items.parts
         if comparison.same(first, leaf) and all(comparison.same(first, other) for other in others):
-            return True  # one answer written in several ways, `5/2 or 2.5`
+            return True  # one answer written in several ways, e.g. `5/2 or 2.5`
     unfolded = _unfolded((leaf,))
     if len(unfolded) == 1 or items.brackets not in ("", "{}"):
         return False
@@ -108,7 +108,7 @@ def _leaf_and_items(comparison: Comparison, leaf: Form, items: Form, swapped: bo
 
 
 def _cells(matrix: Node) -> tuple[Node, ...]:
-    """The cells of a matrix of one row or one column; none of a larger one."""
+    """Return the cells of a matrix with one row or one column; none for a larger one."""
     rows = matrix.args
     if len(rows[0].args) == 1:
         return tuple(row.args[0] for row in rows)
@@ -116,7 +116,7 @@ def _cells(matrix: Node) -> tuple[Node, ...]:
 
 
 def _unfolded(parts: Sequence[Form]) -> tuple[Form, ...]:
-    r"""Return a list with `a \pm b` as two elements, and names before values dropped."""
+    r"""Return a list with `a \pm b` as two elements, and without names before values."""
     found: list[Form] = []
     for part in parts:
         inner = part.parts[1] if named(part) else part
@@ -133,7 +133,7 @@ def _omits(parts: Sequence[Form]) -> bool:
 
 
 def _goes_on(parts: Sequence[Form], seen: int) -> bool:
-    """Whether three numbers, or two and the last, are seen to have the equal steps or ratios of them all."""
+    """Return whether three numbers, or two and the last, show the equal steps or ratios of the whole list."""
     values = [value(part.text) for part in parts]
     known = [number for number in values if number]
     if seen < 3 or len(known) != len(values):
@@ -142,21 +142,21 @@ def _goes_on(parts: Sequence[Form], seen: int) -> bool:
 
 
 def _agree(left: str, right: str, count: int) -> bool:
-    """Whether two pairs of brackets mean the same: with two elements they may be an interval's."""
+    """Return whether two pairs of brackets mean the same; with two elements they may be an interval's."""
     if not left or not right:
         return {left, right} <= {"", "()", "[]"}  # a half-open interval is not a list
     return left == right or (count != 2 and {left, right} <= {"()", "[]"})
 
 
 def _names(form: Form) -> frozenset[str]:
-    """The names of a list in which every value has one: `x = 1, y = 2`."""
+    """Return the names in a list in which every value has one: `x = 1, y = 2`."""
     return (
         frozenset(part.parts[0].text for part in form.parts) if all(map(named, form.parts)) else frozenset()
     )
 
 
 def _unnamed(form: Form) -> tuple[Form, ...]:
-    """Elements without the names before them: `x = a, y = b`, `x = a, b`, `(x, y) = (a, b), (b, a)`."""
+    """Return elements without their names: `x = a, y = b`, `x = a, b`, `(x, y) = (a, b), (b, a)`."""
     first = named(form.parts[0]) and not any(part.kind == "relation" for part in form.parts[1:])
     if first or all(map(named, form.parts)):
         return tuple(part.parts[1] if part.kind == "relation" else part for part in form.parts)

@@ -1,9 +1,9 @@
-"""Whether two formulas have the same value: exactly if both are rational, else at sample points.
+"""Compare the values of two formulas: exactly if both are rational, else at sample points.
 
-A point gives every symbol a number. Both trees are evaluated there with 50 digits, and if they differ once
-more with 100: a difference that stays is a proof, one that shrinks with the precision is a zero. Points are
-positive, of mixed sign, and whole; if a formula has no real value at a point, the point does not count.
-That equal formulas are found equal, and others not, holds up to coincidences of 40 digits at every point.
+A point assigns a number to every symbol. Both trees are evaluated there with 50 digits, and if they differ
+once more with 100: a difference that stays is a proof, one that shrinks with the precision counts as zero.
+Points are positive, of mixed sign, or integers; a point at which a formula has no real value does not count.
+The result is correct except for coincidences of 40 digits at every point.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from typing import Any
 from scalequest.grading.compare.values import context, evaluate, real
 from scalequest.grading.latex.exact import TooLarge, Undefined, rational
 from scalequest.grading.latex.trees import Node, has, number, substituted
-from scalequest.grading.latex.trees import names as names  # so that callers need this module only
+from scalequest.grading.latex.trees import names as names  # so that callers only need this module
 
 _DIGITS = (50, 100, 200)
 
-# (signs of the symbols in turn, lower end, width); the last two are whole numbers
+# (signs of the symbols in turn, lower end, width); the last two points are integers
 _POINTS = (
     (1, 0.05, 0.5),
     (1, 0.3, 0.65),
@@ -42,10 +42,10 @@ _IRRATIONAL = tuple(
 
 
 def same(left: Node, right: Node, renamed: str = "") -> bool | None:
-    """Whether two trees have the same value wherever both have one; None if that cannot be told.
+    """Return whether two trees have the same value wherever both have one; None if that cannot be determined.
 
-    With `renamed` "c", the arbitrary constants of one side may be called as those of the other; with "n" also
-    the letters for any integer.
+    With `renamed` "c", arbitrary constants may have different names on the two sides; with "n", so may the
+    letters for any integer.
     """
     if left == right:
         return True
@@ -97,7 +97,7 @@ def _equal_here(left: Node, right: Node, here: Mapping[str, Any], imaginary: boo
     """Compare two values (or matrices of them) at a point.
 
     Raises:
-        Undefined, TooLarge: one of them cannot be told.
+        Undefined, TooLarge: one of them cannot be computed.
     """
     previous: Any = None
     for digits in _DIGITS:
@@ -126,7 +126,7 @@ def _equal_here(left: Node, right: Node, here: Mapping[str, Any], imaginary: boo
 
 
 def _gap(x: Any, y: Any, digits: int) -> Any:
-    """How far two values are apart: 0 if they agree to the last digits, None if more are needed."""
+    """Return how far two values are apart: 0 if they agree to the last digits, None if more are needed."""
     if context.isnan(x) or context.isnan(y):
         raise Undefined("nan")
     if context.isinf(x) or context.isinf(y):
@@ -135,13 +135,11 @@ def _gap(x: Any, y: Any, digits: int) -> Any:
     size = max(abs(x), abs(y))
     if difference > size * context.mpf(10) ** (5 - digits):
         return difference
-    return (
-        None if context.mag(size) > 3 * digits - 30 else 0
-    )  # too few digits to see the ones before the point
+    return None if context.mag(size) > 3 * digits - 30 else 0  # too few digits to see those before the point
 
 
 def value(node: Node, digits: int = 30) -> Any:
-    """Real or complex value of a tree; None if it has none, or has symbols."""
+    """Return the real or complex value of a tree; None if it has none, or contains symbols."""
     if names(node):
         return None
     try:
@@ -152,7 +150,7 @@ def value(node: Node, digits: int = 30) -> Any:
 
 
 def ratio(a: Node, b: Node) -> Any:
-    """Real value of `a / b` at the first point where it has one that is not zero; None if it has none."""
+    """Return the real value of `a / b` at the first point where it is not zero; None if there is none."""
     letters = sorted(set(names(a)) | set(names(b)))
     for point in _points(len(letters)):
         try:
@@ -164,12 +162,12 @@ def ratio(a: Node, b: Node) -> Any:
 
 
 def fixed_point(letters: Sequence[str]) -> dict[str, Node]:
-    """One point at which letters are replaced by numbers."""
+    """A point at which letters are replaced by numbers."""
     return {name: number(Fraction(7 + 5 * j * j, 4 + j)) for j, name in enumerate(letters)}
 
 
 def within(a: Fraction, b: Any, gap: Fraction) -> bool:
-    """Whether a value is no further from a rational than `gap`."""
+    """Return whether a value is at most `gap` away from a rational number."""
     with context.workdps(30):
         return not isinstance(b, context.mpc) and bool(
             abs(real(a) - b) <= real(gap) * context.mpf("1.0000000001")
@@ -180,9 +178,9 @@ _PRINTED = re.compile(r"[-+]?\d*\.(\d{15,16})(?:[eE]-\d+|\s?(?:\\times|\\cdot|\*
 
 
 def vanishes(text: str, value: Fraction) -> bool:
-    """Whether a decimal is what double precision leaves of zero, as a program prints it.
+    """Return whether a decimal is the remainder of zero in double precision, as a program prints it.
 
-    It has 16 or 17 digits, as `1.1102230246251565e-16`, and terms up to about 50 leave no more than 1e-14.
+    It has 16 or 17 digits, like `1.1102230246251565e-16`; terms up to about 50 leave at most 1e-14.
     """
     return _PRINTED.fullmatch(text) is not None and abs(value) < Fraction(1, 10**14)
 
@@ -191,7 +189,7 @@ _ELIDED = re.compile(r"[-+]?\d*\.(\d+)\\ldots")
 
 
 def begins(text: str, value: Any, digits: int) -> bool:
-    r"""Whether `3.1415\ldots` shows a value's first digits, or the rounded ones; `digits` at least."""
+    r"""Return whether `3.1415\ldots` shows a value's first digits, or rounded ones; at least `digits`."""
     match = _ELIDED.fullmatch(text)
     shown = text.partition("\\")[0]
     if not match or value is None or len(re.sub(r"\D", "", shown).lstrip("0")) < max(digits, 1):
@@ -205,7 +203,7 @@ _ARBITRARY = {"c": ("c", "C", "k", "K"), "n": ("c", "C", "k", "K", "n", "m", "l"
 
 
 def _renamings(left: Node, right: Node, renamed: str) -> list[Node]:
-    """Return `right` with its arbitrary constants called as those of `left`, in every order."""
+    """Yield `right` with its arbitrary constants renamed to those of `left`, in every order."""
     letters = _ARBITRARY[renamed]
     sides = []
     for side in (left, right):

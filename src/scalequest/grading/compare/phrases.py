@@ -1,4 +1,4 @@
-"""Answers that words decide: none, undefined, all reals, dates, sentences, amounts, multiple choice."""
+"""Compare answers by words: none, undefined, all reals, dates, sentences, amounts, multiple choice."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _JUNCTION = re.compile(r"(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])")
 
 
 def same_phrases(comparison: Comparison, left: Form, right: Form) -> bool | None:
-    """Compare two answers by what they say in words; None if these decide nothing."""
+    """Compare two answers by their words; None if the words do not decide."""
     a, b = left.text, right.text
     for says in (says_none, says_undefined):
         if says(a) or says(b):
@@ -56,7 +56,7 @@ def same_phrases(comparison: Comparison, left: Form, right: Form) -> bool | None
 
 
 def _mixed_amounts(comparison: Comparison, a: str, b: str) -> bool | None:
-    """Compare `3 hours 25 minutes` with one unit, or none; None if neither side is such a sum."""
+    """Compare `3 hours 25 minutes` with an amount in one unit or none; None if neither side is such a sum."""
     amounts = amount(a), amount(b)
     if amounts[0] is not None and amounts[1] is not None:
         return amounts[0][:2] == amounts[1][:2]
@@ -73,11 +73,11 @@ def _mixed_amounts(comparison: Comparison, a: str, b: str) -> bool | None:
 
 
 def _adds(form: Form) -> bool:
-    """Whether words name further elements of a list, as in `1, all primes` and `3 and its multiples`."""
+    """Return whether words name further elements of a list, as in `1, all primes`, `3 and its multiples`."""
     listed = any(value(part.text) is not None for part in form.parts) and _JUNCTION.search(form.whole)
     return bool(listed) or any(in_words(part.text) for part in form.parts)
 
 
 def _said(text: str) -> str:
-    """What a text says, without case, fonts, colons and spaces."""
+    """Return the words of a text without case, fonts, colons and spaces."""
     return re.sub(r"[\s:]", "", plain(text))

@@ -1,4 +1,4 @@
-"""What an answer says of its letters, and when two answers say the same."""
+"""Compare the conditions that answers state for their letters."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from scalequest.grading.latex.trees import MINUS_ONE, Node, names, number, signs
 
 _MAX_LETTERS = 4
 _MAX_VALUES = 12
-_FARTHEST, _FINEST = 10**6, 60  # of values in a family, in its steps
-_INTEGER_LETTERS = frozenset("ijklmn")  # by custom
+_FARTHEST, _FINEST = 10**6, 60  # limits for the values of a family, in its steps
+_INTEGER_LETTERS = frozenset("ijklmn")  # by convention
 _BOUND = re.compile(r"[<>]|\\(?:[lg]e|ne)(?![a-z])|!=")
 
 
-Family = tuple[str, Reals]  # a letter, and the integers it stands for
+Family = tuple[str, Reals]  # a letter, and the integers that it stands for
 
 
 @dataclass(frozen=True)
 class Said:
-    """The numbers that letters of an answer stand for, and other conditions.
+    """The numbers that the letters of an answer stand for, and other conditions.
 
-    `free` are the letters of which it changes nothing if the other answer is silent about them.
+    `free` are the letters that make no difference if the other answer does not mention them.
     """
 
     letters: Mapping[str, Reals]
@@ -42,7 +42,7 @@ class Said:
 
 
 def said(form: Form, least: int) -> Said:
-    r"""Read the conditions of an answer; `least` is the smallest number of `\mathbb{N}`."""
+    r"""Parse the conditions of an answer; `least` is the smallest number of `\mathbb{N}`."""
     letters: dict[str, Reals] = {}
     bounded: set[str] = set()
     others: list[Form] = []
@@ -61,14 +61,14 @@ def said(form: Form, least: int) -> Said:
 
 
 def _atoms(form: Form) -> list[str]:
-    """The conditions one by one, without those that only name a letter, e.g. `for all x`."""
+    """Return the individual conditions, without those that only name a letter, e.g. `for all x`."""
     pieces = [piece for text in form.conditions for piece in split(joined(text), (r"\wedge",))]
     atoms = [piece.strip(" ,") for text in pieces for piece in _at_commas(text)]
     return [atom for atom in atoms if atom and not _names_only(atom)]
 
 
 def _at_commas(text: str) -> list[str]:
-    r"""Cut at commas, but keep `x \ne 0, 1` and the like in one."""
+    r"""Split at commas, but keep `x \ne 0, 1` and the like together."""
     found: list[str] = []
     for piece in split(text, (",",)):
         if found and not related(piece)[1] and in_words(piece) is None and r"\notin" not in piece:
@@ -92,16 +92,16 @@ def _letters(atom: str) -> list[str]:
 
 
 def _of_custom(letter: str, numbers: Reals, bounded: bool) -> Reals:
-    r"""Read `n \ge 1` as a bound of integers."""
+    r"""Read `n \ge 1` as a bound on integers."""
     return both(numbers, INTEGERS) if bounded and letter[0] in _INTEGER_LETTERS else numbers
 
 
 def _narrows_nothing(letter: str, letters: Mapping[str, Reals], form: Form, bounded: bool) -> bool:
-    """Whether an answer means the same without what it says of a letter.
+    """Return whether an answer means the same without its condition on a letter.
 
-    The argument of a function goes through the numbers that the question is about, an index through the
-    integers from 0 or 1, and a letter among others that all stand for any integer, or any real number,
-    would do so without being mentioned.
+    The argument of a function runs over the numbers that the question is about, an index runs over the
+    integers from 0 or 1, and a letter among others that all stand for any integer, or any real number, would
+    do so without being mentioned.
     """
     numbers = letters[letter]
     head = form.parts[0].text if form.signs == ("=",) else ""
@@ -127,7 +127,7 @@ _DOMAINS = tuple(
 
 
 def _family(letters: Mapping[str, Reals], form: Form) -> Family | None:
-    """The letter of values that go through a set of integers; none of a function or a sequence."""
+    """Return the letter of values that run over a set of integers; none for a function or a sequence."""
     if len(letters) != 1 or form.brackets not in ("", "{}"):
         return None
     ((letter, numbers),) = letters.items()
@@ -136,7 +136,7 @@ def _family(letters: Mapping[str, Reals], form: Form) -> Family | None:
 
 
 def same_families(sides: Sequence[Form], families: Sequence[Family]) -> bool:
-    r"""Whether formulas of first degree give the same values, e.g. `k\pi` for odd `k` and `(2k + 1)\pi`."""
+    r"""Return whether linear formulas give the same values, e.g. `k\pi` for odd `k` and `(2k + 1)\pi`."""
     trees = [_values(side) for side in sides]
     if not all(trees) or max(map(len, trees)) > _MAX_VALUES:
         return False
@@ -161,7 +161,7 @@ def same_families(sides: Sequence[Form], families: Sequence[Family]) -> bool:
 
 
 def _values(form: Form) -> list[Node]:
-    """The formulas of a list without brackets, or of a set, without a name before them."""
+    """Return the formulas of a list without brackets, or of a set, without a name before them."""
     parts = form.parts if form.kind == "items" else (form,)
     leaves = [part.parts[1] if named(part) else part for part in parts]
     trees = [leaf.tree or tree_of(leaf.text) for leaf in leaves if leaf.kind == "leaf"]
@@ -170,7 +170,7 @@ def _values(form: Form) -> list[Node]:
 
 
 def _scaled(line: tuple[Node, Node], unit: tuple[Node, Node]) -> tuple[Fraction, Fraction] | None:
-    """Step and offset of a line in steps of another, from its offset."""
+    """Return step and offset of a line in units of another line's steps, from its offset."""
     step = _quotient(line[0], unit[0])
     start = _quotient(Node("+", (line[1], Node("*", (MINUS_ONE, unit[1])))), unit[0])
     return None if step is None or start is None else (step, start)
@@ -185,7 +185,7 @@ def _quotient(size: Node, of: Node) -> Fraction | None:
 
 
 def paired_letters(left: Said, right: Said) -> Iterator[dict[str, str]]:
-    """Yield what the letters of the right side have to be called so that both say the same of them."""
+    """Yield the renamings of the right side's letters under which both sides state the same conditions."""
     mine, theirs = dict(left.letters), dict(right.letters)
     for letter in set(mine) & set(theirs):
         if same_set(mine[letter], theirs[letter]):
@@ -200,7 +200,7 @@ def paired_letters(left: Said, right: Said) -> Iterator[dict[str, str]]:
 
 
 def renamed(form: Form, table: Mapping[str, str]) -> Form:
-    """Return an answer with other letters."""
+    """Return an answer with its letters renamed."""
     if not table:
         return form
     if form.kind != "leaf":

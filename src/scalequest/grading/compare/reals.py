@@ -1,8 +1,8 @@
-r"""Sets of real numbers: what they are made of, and whether two have the same numbers.
+r"""Sets of real numbers: their representation, and whether two contain the same numbers.
 
 A set is a formula over spans and kinds of numbers, e.g. `x > 2` and integer. The ends of the spans of two
-sets cut the line into points and gaps, and the sets are the same if they agree on every point, and in every
-gap on a number of each kind in it.
+sets divide the line into points and gaps; the sets are equal if they agree at every point, and in every gap
+on a number of each kind in it.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _MAX_PARTS = 100
 _MAX_MODULUS = 360
 _MAX_WORK = 300_000
 _MAX_BITS = 10_000
-_PRIMES_WITHIN = 1_000  # how far into a gap a prime of each residue is looked for
-_LARGEST = 10**6  # an end of a set of primes: there are some of each residue so near to it
+_PRIMES_WITHIN = 1_000  # how far into a gap to search for a prime of each residue
+_LARGEST = 10**6  # limit for the ends of a set of primes, which have some of each residue near them
 _CLOSE = Fraction(1, 10**20)
 
 
 @dataclass(frozen=True)
 class Reals:
-    """A set: `span` between `ends` (None: infinite), a `kind` of numbers, or `or`, `and`, `not` of `parts`.
+    """A set: a `span` between `ends` (None: infinite), a `kind` of numbers, or `or`, `and`, `not` of `parts`.
 
     `kind` is Q, Z, prime, or `residue` modulo `modulus`. The whole line is an `and` of nothing.
     """
@@ -51,12 +51,12 @@ INTEGERS, RATIONALS, PRIMES = (Reals("kind", kind=kind) for kind in ("Z", "Q", "
 
 
 def union(*parts: Reals) -> Reals:
-    """Return the numbers of any part."""
+    """Return the union of the parts."""
     return Reals("or", parts)
 
 
 def both(*parts: Reals) -> Reals:
-    """Return the numbers of all parts."""
+    """Return the intersection of the parts."""
     return Reals("and", parts)
 
 
@@ -66,17 +66,17 @@ def without(whole: Reals, holes: Reals) -> Reals:
 
 
 def span(low: Node | None, high: Node | None, closed: tuple[bool, bool] = (False, False)) -> Reals:
-    """Return the numbers between two ends; None is infinite."""
+    """Return the numbers between two ends; None means infinite."""
     return Reals("span", ends=(low, high), closed=closed)
 
 
 def point(value: Node) -> Reals:
-    """Return the set of one number."""
+    """Return the set of a single number."""
     return span(value, value, (True, True))
 
 
 def congruent(modulus: int, residue: int) -> Reals:
-    """Return the integers that leave a residue."""
+    """Return the integers with a given residue."""
     return Reals("kind", kind="residue", modulus=modulus, residue=residue % modulus)
 
 
@@ -85,7 +85,7 @@ def congruent(modulus: int, residue: int) -> Reals:
 
 @dataclass(frozen=True)
 class _Sample:
-    """A number of a gap (even `place`) or at an end (odd), an integer or of another kind."""
+    """A number in a gap (even `place`) or at an end (odd), an integer or of another kind."""
 
     place: int
     integer: int | None
@@ -93,7 +93,7 @@ class _Sample:
 
 
 def same_set(left: Reals, right: Reals) -> bool | None:
-    """Whether two sets have the same numbers; None if they are too large, or their ends cannot be ordered."""
+    """Return whether two sets contain the same numbers; None if too large, or if ends cannot be ordered."""
     leaves = [*_leaves(left), *_leaves(right)]
     if len(leaves) > _MAX_PARTS:
         return None
@@ -115,7 +115,7 @@ def same_set(left: Reals, right: Reals) -> bool | None:
 
 
 def _flat(part: Reals) -> Reals:
-    """The same formula without a union in a union, and so on."""
+    """Return the same formula without nested unions and the like."""
     if part.op not in ("or", "and"):
         return Reals("not", (_flat(part.parts[0]),)) if part.op == "not" else part
     parts = [_flat(inner) for inner in part.parts]
@@ -124,7 +124,7 @@ def _flat(part: Reals) -> Reals:
 
 
 def _alike(left: Reals, right: Reals) -> bool:
-    """Whether two formulas are the same but for the order of their parts and the spelling of their ends."""
+    """Return whether two formulas are equal except for the order of parts and the spelling of ends."""
     shape, other = ((x.op, x.closed, x.kind, x.modulus, x.residue, len(x.parts)) for x in (left, right))
     if shape != other or not all(_same_end(*ends) for ends in zip(left.ends, right.ends, strict=True)):
         return False
@@ -148,7 +148,7 @@ def _leaves(part: Reals) -> Iterator[Reals]:
 
 
 def _ordered(ends: set[Node], *, exact: bool) -> tuple[dict[Node, int], list[tuple[Node, Any]]] | None:
-    """The rank of every end, equal ones sharing theirs, and one end of each rank with its value."""
+    """Return the rank of every end, equal ends sharing a rank, and one end of each rank with its value."""
     origin = next((end for end in ends if names(end)), None)
     if origin is not None and exact:
         return None
@@ -170,7 +170,7 @@ def _ordered(ends: set[Node], *, exact: bool) -> tuple[dict[Node, int], list[tup
 
 
 def _height(end: Node, origin: Node | None) -> Any:
-    """Value of an end; above `origin`, an end with letters, if the letters cancel, else None."""
+    """Return the value of an end; relative to `origin`, an end with letters, if these cancel, else None."""
     if origin is None:
         found = numeric.value(end)
         return None if found is None or found.imag else _fraction(found.real)
@@ -188,7 +188,7 @@ def _height(end: Node, origin: Node | None) -> Any:
 
 
 def _fraction(value: Any) -> Fraction | None:
-    """Exact value of a number of mpmath; None if it is not real or not finite, or too large to hold."""
+    """Return the exact value of an mpmath number; None if it is not real, not finite, or too large."""
     if value.imag:
         return None
     sign, mantissa, exponent, bits = value.real._mpf_
@@ -199,7 +199,7 @@ def _fraction(value: Any) -> Fraction | None:
 
 
 def _samples(values: Sequence[tuple[Node, Any]], within: int) -> Iterator[_Sample]:
-    """A number of each kind in every gap, and every end; `within` is 0 if kinds do not matter."""
+    """Return a number of each kind in every gap, and every end; `within` is 0 if kinds do not matter."""
     for place, (low, high) in enumerate(pairwise([None, *(height for _, height in values), None])):
         yield _Sample(2 * place, None, False)
         yield _Sample(2 * place, None, True)
@@ -210,7 +210,7 @@ def _samples(values: Sequence[tuple[Node, Any]], within: int) -> Iterator[_Sampl
 
 
 def _integers(low: Any, high: Any, count: int) -> range:
-    """The first integers of a gap; those up to `count`, at least as many, if the gap has no lower end."""
+    """Return the first integers of a gap; at least those up to `count` if the gap has no lower end."""
     if low is None:
         last = count if high is None else min(math.ceil(high) - 1, count)
         return range(last - 2 * count, last + 1)
@@ -222,7 +222,7 @@ def _at(end: tuple[Node, Any], place: int, *, exact: bool) -> _Sample:
     if not exact:
         return _Sample(place, None, False)
     value = rational(end[0])
-    if value is None:  # the root of a square, perhaps
+    if value is None:  # possibly the root of a square
         guess = Fraction(end[1]).limit_denominator(10**6)
         value = guess if numeric.same(end[0], number(guess)) else None
     integer = int(value) if value is not None and value.denominator == 1 else None
@@ -256,7 +256,7 @@ def _is_prime(n: int) -> bool:
 
 
 def image(of: Reals, step: int, offset: int) -> Reals | None:
-    """Return the set of `step * k + offset` for `k` of a set of integers; None for any other set."""
+    """Return the set of `step * k + offset` for `k` in a set of integers; None for any other set."""
     if not _within_integers(of):
         return None
     return _moved(of, step, offset)

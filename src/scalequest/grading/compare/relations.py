@@ -1,4 +1,4 @@
-"""Equations and inequalities: whether two have the same solutions, and inequalities in one letter as sets."""
+"""Compare the solutions of equations and inequalities, and read inequalities in one letter as sets."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from scalequest.grading.latex.forms import INFINITY, MINUS_INFINITY, Form
 from scalequest.grading.latex.tokens import Unreadable
 from scalequest.grading.latex.trees import MINUS_ONE, Node, has, names, number, signs, substituted
 
-_VALUE_OF = re.compile(r"[a-z]\s?\([a-z]\)")  # the value of a function is asked for like a letter
+_VALUE_OF = re.compile(r"[a-z]\s?\([a-z]\)")  # a function's value can be asked for like a letter
 _OPPOSITE = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
 
 
 def same_equation(left: Form, right: Form, renamed: str) -> bool:
-    """Whether one equation is a multiple of the other, or gives the letter that the other is solved for."""
+    """Return whether one equation is a multiple of the other, or solves it for a letter."""
     if len(left.parts) != len(right.parts) or len(left.parts) != 2:
         return _same_chain(left, right)
     a, b = _gap(left), _gap(right)
@@ -29,7 +29,7 @@ def same_equation(left: Form, right: Form, renamed: str) -> bool:
 
 
 def same_inequality(left: Form, right: Form) -> bool:
-    """Whether two inequalities of any letters are multiples of each other, with the same sense."""
+    """Return whether two inequalities in any letters are multiples of each other, with the same direction."""
     gaps = []
     for form in (left, right):
         gap = _gap(form)
@@ -82,7 +82,7 @@ def _all_unequal(form: Form) -> Form:
 
 
 def inequality(form: Form) -> Form | None:
-    """Return one inequality in a letter as an interval, or a union of two, with its `letter`."""
+    """Return one inequality in a letter as an interval, or as a union of two, with its `letter`."""
     parts, signs = form.parts, form.signs
     if len(signs) == 1 and (solved := _of_modulus(form)):
         return solved
@@ -107,7 +107,7 @@ def inequality(form: Form) -> Form | None:
 
 
 def _of_modulus(form: Form) -> Form | None:
-    """Solve `|ax + b| < c` and its like: an interval, or the two outside it."""
+    """Solve `|ax + b| < c` and the like: an interval, or the two rays outside it."""
     (left, right), sign = form.parts, form.signs[0]
     if (tree := _tree(left)) is None or tree.op != "abs":
         (left, right), sign = (right, left), _OPPOSITE.get(sign, sign)
@@ -134,7 +134,7 @@ def _of_modulus(form: Form) -> Form | None:
 
 
 def _of_first_degree(form: Form) -> Form | None:
-    """Solve `2x - 1 < 5` and its like."""
+    """Solve `2x - 1 < 5` and the like."""
     gap, sign = _gap(form), form.signs[0]
     if gap is None or len(names(gap)) != 1 or sign not in _OPPOSITE:
         return None
@@ -150,7 +150,7 @@ def _of_first_degree(form: Form) -> Form | None:
 
 
 def affine(tree: Node, letter: str) -> tuple[Node, Node] | None:
-    """Step and offset of a formula of first degree in a letter; None for any other."""
+    """Return step and offset of a linear formula in a letter; None for any other formula."""
     if letter not in names(tree):
         return None
     at = [substituted(tree, {letter: number(k)}) for k in range(3)]
@@ -160,13 +160,13 @@ def affine(tree: Node, letter: str) -> tuple[Node, Node] | None:
 
 
 def _slope(step: Node) -> Any:
-    """Value of a step; 0 unless it is real."""
+    """Return the value of a step; 0 if it is not real."""
     found = numeric.value(step)
     return 0 if found is None or found.imag != 0 else found.real
 
 
 def _reached(line: tuple[Node, Node], height: Node) -> Form:
-    """The place at which a line of this step and offset has a height."""
+    """Return where a line with this step and offset has a given height."""
     step, offset = line
     return Form("leaf", "", tree=Node("/", (Node("+", (height, Node("*", (MINUS_ONE, offset)))), step)))
 
@@ -218,7 +218,7 @@ def _below(low: Form, high: Form) -> bool:
 
 
 def _gap(form: Form) -> Node | None:
-    """Left side minus right side."""
+    """Return the left side minus the right side."""
     sides = [_tree(part) for part in form.parts]
     if len(sides) != 2 or sides[0] is None or sides[1] is None:
         return None
@@ -226,7 +226,7 @@ def _gap(form: Form) -> Node | None:
 
 
 def _proportional(a: Node, b: Node, *, positive: bool) -> bool:
-    """Whether `a` is a constant times `b`, the constant not zero."""
+    """Return whether `a` is a nonzero constant times `b`."""
     letters = sorted(set(names(a)) & set(names(b)))
     if not letters or names(a) != names(b):
         return False
@@ -239,9 +239,9 @@ def _proportional(a: Node, b: Node, *, positive: bool) -> bool:
 
 
 def _solved_by(solved: Form, gap: Node) -> bool:
-    """Whether `solved` is `letter = f(...)` and putting f for the letter makes the other equation true.
+    """Return whether `solved` is `letter = f(...)` and substituting f for it satisfies the other equation.
 
-    The other has to be of first degree in the letter, and f to have no value where the letter's factor
+    The other equation must be linear in the letter, and f must have no value where the letter's factor
     vanishes (as in `y = 1/x` and `xy = 1`), so that there is no further solution.
     """
     letter, value = (_tree(part) for part in solved.parts)

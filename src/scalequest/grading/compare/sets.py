@@ -1,4 +1,4 @@
-r"""Texts that say which real numbers are meant: intervals, inequalities, set builders, operations, words."""
+r"""Read texts that denote sets of real numbers: intervals, inequalities, set builders, operations, words."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from scalequest.grading.latex.tokens import Unreadable
 from scalequest.grading.latex.trees import MINUS_ONE, Node, names, number, signs
 from scalequest.grading.latex.words import says_all_reals, says_none
 
-_LONGEST, _DEEPEST = 400, 20  # characters and brackets of a text that is read as a set
+_LONGEST, _DEEPEST = 400, 20  # limits on characters and nested brackets of a text that is read as a set
 
 
 @dataclass(frozen=True)
 class Solution:
-    """A set as it was said: of which letter, and whether nothing but a set of numbers can be meant."""
+    """A set as it was stated: for which letter, and whether it can only mean a set of numbers."""
 
     numbers: Reals
     letter: str = ""
@@ -98,7 +98,7 @@ def solutions(text: str, least: int = 0) -> tuple[Solution, ...]:
 
 @lru_cache(maxsize=4096)
 def conditioned(text: str, conditions: tuple[str, ...], least: int = 0) -> tuple[Solution, ...]:
-    """Read a formula of first degree with what is said of its letter as a set of integers."""
+    """Read a linear formula with the condition on its letter as a set of integers."""
     name = re.fullmatch(rf"({LETTER})\s*=(?!=)(.*)", text, re.S)
     term = name[2] if name else text
     numbers = _Reader(least).family(term, [joined(condition) for condition in conditions])
@@ -106,12 +106,12 @@ def conditioned(text: str, conditions: tuple[str, ...], least: int = 0) -> tuple
 
 
 def said_of(text: str, letter: str, least: int = 0) -> Reals | None:
-    """Read a condition, already `joined`, as the numbers that a letter may be."""
+    """Read a condition, already `joined`, as the set of numbers that a letter may be."""
     return _Reader(least).statement(text, letter)
 
 
 def _may_be_pair(text: str) -> bool:
-    """Whether brackets around two numbers may also be a point or a list."""
+    """Return whether brackets around two numbers may also denote a point or a list."""
     interval = _INTERVAL.fullmatch(text)
     return (
         interval is not None
@@ -145,7 +145,7 @@ class _Reader:
         return self.difference(text) or self.primary(text)
 
     def difference(self, text: str) -> Reals | None:
-        r"""Read `\mathbb{R} - \{1\}`, and the same with a slash or, its backslash lost, with nothing."""
+        r"""Read `\mathbb{R} - \{1\}`, also with a slash or, if its backslash was lost, with nothing."""
         match = re.fullmatch(r"(.+?)\s*[-/]?\s*(\\\{.*\\\}|[-/]\s*[\[(].*[\])])", text, re.S)
         if match is None or (whole := self.set(match[1])) is None:
             return None
@@ -210,7 +210,7 @@ class _Reader:
         return self.family(head, [condition])
 
     def progression(self, pieces: Sequence[str]) -> Reals | None:
-        r"""Read `1, 3, 5, \ldots`: three integers and more in equal steps, without an end."""
+        r"""Read `1, 3, 5, \ldots`: at least three integers in equal steps, without an end."""
         if len(pieces) < 4 or pieces[-1] != r"\ldots":
             return None
         from_below = pieces[0] == r"\ldots"
@@ -235,7 +235,7 @@ class _Reader:
         return congruent(sizes[0], 0) if sizes == [sizes[0] * k for k in range(1, len(sizes) + 1)] else None
 
     def family(self, term: str, conditions: Sequence[str]) -> Reals | None:
-        r"""Read `2k + 1, k \in \mathbb{Z}`: what a formula of first degree gives for integers."""
+        r"""Read `2k + 1, k \in \mathbb{Z}`: the values of a linear formula for integers."""
         tree = tree_of(term)
         if tree is None or len(names(tree)) != 1:
             return None
@@ -295,7 +295,7 @@ class _Reader:
     # --------------------------------------------------------------------------------------------- statements
 
     def unknowns(self, text: str) -> list[str]:
-        """Letters and values of functions that a statement may be about."""
+        """Return letters and values of functions that a statement may be about."""
         found = re.findall(rf"[a-z]\s?\([a-z]\)|{LETTER}", text)
         return list(dict.fromkeys(item for item in found if item in letters_of(text) or "(" in item))[:4]
 
@@ -309,7 +309,7 @@ class _Reader:
         return None if None in parts else both(*(part for part in parts if part is not None))
 
     def listed(self, text: str, letter: str) -> Reals | None:
-        r"""Read atoms between commas: all hold, or, if they cannot, any; `x \ne 0, 1` has two holes."""
+        r"""Read atoms between commas: all must hold, or, if they cannot, any; `x \ne 0, 1` has two holes."""
         atoms: list[Reals] = []
         before = ""
         for piece in split(text, (",",)):
@@ -393,7 +393,7 @@ _TURNED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
 
 
 def _of_form(form: Form) -> Reals | None:
-    """An interval, or a union of them, as a set."""
+    """Return an interval, or a union of them, as a set."""
     if form.kind == "union":
         parts = [_of_form(part) for part in form.parts]
         return None if None in parts else union(*(part for part in parts if part is not None))
@@ -406,7 +406,7 @@ def _of_form(form: Form) -> Reals | None:
 
 @lru_cache(maxsize=4096)
 def tree_of(text: str) -> Node | None:
-    """Read a formula in its strict reading; None if it is none."""
+    """Read a formula in its strict reading; None if it is not a formula."""
     try:
         return readings(text)[0]
     except Unreadable:
@@ -427,7 +427,7 @@ def _is_negative(tree: Node | None) -> bool:
 
 
 def _rises(low: Node, high: Node, closed: bool) -> bool:
-    """Whether an interval is meant: its ends rise, as far as they are known, or are one point, `[a, a]`."""
+    """Return whether an interval is meant: its ends increase, as far as known, or are one point, `[a, a]`."""
     values = [numeric.value(end) for end in (low, high)]
     if None in values:
         return low != high or closed

@@ -11,17 +11,17 @@ _ORDER: tuple[Layer, ...] = ("text", "exact", "structure", "numeric", "symbolic"
 
 
 class Comparison:
-    """One comparison under options; what compares lists, equations and leaves asks it about their parts.
+    """One comparison under given options; comparing lists, equations and leaves uses it for their parts.
 
     Attributes:
-        options: the caller's.
-        layer: the deepest layer that was needed so far.
-        integers: whether letters for any integer may have other names.
-        pairs: how many pairs of parts have been compared.
+        options: the caller's options.
+        layer: the deepest layer needed so far.
+        integers: whether letters for any integer may have different names.
+        pairs: the number of pairs of parts compared so far.
     """
 
     def __init__(self, options: GraderOptions, judge: Callable[[Comparison, Form, Form], bool]) -> None:
-        """Start at the layer of text; `judge` compares two answers of any structure."""
+        """Start at the text layer; `judge` compares two answers of any structure."""
         self.options = options
         self.layer: Layer = "text"
         self.integers = False
@@ -29,7 +29,7 @@ class Comparison:
         self._judge = judge
 
     def use(self, layer: Layer) -> None:
-        """Note that a layer was needed."""
+        """Record that a layer was needed."""
         if _ORDER.index(layer) > _ORDER.index(self.layer):
             self.layer = layer
 
@@ -38,11 +38,11 @@ class Comparison:
         return self._judge(self, left, right)
 
     def in_order(self, a: Sequence[Form], b: Sequence[Form]) -> bool:
-        """Whether two lists of one length agree element by element."""
+        """Return whether two lists of equal length agree element by element."""
         return all(self.same(x, y) for x, y in zip(a, b, strict=True))
 
     def paired(self, a: Sequence[Form], b: Sequence[Form]) -> bool:
-        """Whether each element of one list has its own equal in the other, and both have the same length."""
+        """Return whether the elements of two lists of equal length can be paired as equals."""
         rest = list(b)
         if len(a) != len(rest):
             return False
@@ -54,7 +54,7 @@ class Comparison:
         return True
 
     def distinct(self, parts: Sequence[Form]) -> tuple[Form, ...]:
-        """Return the elements of a list without those that equal an earlier one."""
+        """Return the elements of a list without duplicates of earlier ones."""
         kept: list[Form] = []
         for part in parts:
             if not any(self.same(part, other) for other in kept):

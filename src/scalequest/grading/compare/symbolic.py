@@ -1,4 +1,4 @@
-"""The last layer: math-verify, asked about what this package's own grammar cannot read."""
+"""The last layer: ask math-verify about answers that this package's own grammar cannot read."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ import re
 import sys
 from typing import Any
 
-logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns at every call that its alarm is off
+logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns in every call that its alarm is off
 
 _BARE_NAME = re.compile(r"(?<![\\A-Za-z])(pi|exp|ln|log|(?:arc)?(?:sin|cos|tan))(?![A-Za-z])")
 _BARE_ROOT = re.compile(r"(?<![\\A-Za-z])sqrt\(([^()]*)\)")
 _PIECE = re.compile(r"\\[A-Za-z]+|\\.|\*\*|\d+|\S", re.S)
 _POWER = ("^", "**")
-_LARGEST = 1_000  # exponents, products of the exponents of a power of powers, and arguments of factorials
+_LARGEST = 1_000  # limit on exponents, products of nested exponents, and arguments of factorials
 _MAX_LENGTH = 600
 
 
-load_here = True  # False in a worker, whose parent loads sympy once for all that follow
+load_here = True  # False in a worker, whose parent loads sympy once for all later workers
 
 
 class NotLoadedError(RuntimeError):
-    """The comparison needs math-verify, which is not to be loaded in this process."""
+    """The comparison needs math-verify, which must not be loaded in this process."""
 
 
 def math_verify(prediction: str, reference: str) -> bool:
-    """Ask math-verify, the reference first and both boxed; False if it cannot be asked safely.
+    """Ask math-verify, with the reference first and both boxed; return False if it cannot be asked safely.
 
-    To be called in a process that can be killed: its own time limit is off, because it is an alarm.
+    Call this in a process that can be killed: math-verify's own time limit is off, because it uses an alarm.
 
     Raises:
-        NotLoadedError: math-verify is needed, and this process may not load it.
+        NotLoadedError: math-verify is needed, but this process must not load it.
     """
     if any(len(text) > _MAX_LENGTH or explosive(text) for text in (prediction, reference)):
         return False
@@ -49,21 +49,21 @@ def math_verify(prediction: str, reference: str) -> bool:
         if evaluated != [gold, target] and (verdict := _same_constants(*evaluated)) is not None:
             return verdict
         return bool(verify(*evaluated, timeout_seconds=None, raise_on_error=False))
-    except Exception:  # whatever sympy or antlr throws on a malformed answer, the answer is not the reference
+    except Exception:  # whatever sympy or antlr raises on a malformed answer, it is not the reference
         return False
 
 
 def _is_series(one: Any) -> bool:
-    """Whether it holds a sum or product without end and letters: comparing one by value takes seconds."""
+    """Return whether it contains an infinite sum or product with letters, slow to compare by value."""
     from sympy import Basic, Product, Sum, oo
 
     return isinstance(one, Basic) and bool(one.free_symbols) and one.has(Sum, Product) and one.has(oo)
 
 
 def _evaluated(parsed: list[Any]) -> list[Any]:
-    """What was parsed, with integrals, sums and limits worked out: `verify` would take seconds for one.
+    """Return the parsed answer with integrals, sums and limits evaluated, which `verify` would do in seconds.
 
-    Those with letters stay, because a series of functions can take longer than any limit.
+    Those with letters are kept, because a series of functions can exceed any limit.
     """
     from sympy import Derivative, Expr, Integral, Limit, Product, Sum
 
@@ -75,7 +75,7 @@ def _evaluated(parsed: list[Any]) -> list[Any]:
 
 
 def _same_constants(gold: list[Any], target: list[Any]) -> bool | None:
-    """Whether two finite exact constants agree in 20 digits; None if one side is something else."""
+    """Return whether two finite exact constants agree to 20 digits; None if one side is something else."""
     from sympy import Expr, Float
 
     a, b = (side[0] if side else None for side in (gold, target))
@@ -87,11 +87,11 @@ def _same_constants(gold: list[Any], target: list[Any]) -> bool | None:
 
 
 def explosive(text: str) -> bool:
-    """Whether a formula may have a value that no memory holds: sympy finds a value before it sees its size.
+    """Return whether a formula's value may not fit into memory: sympy computes it before it sees its size.
 
-    Such are a power or a factorial of numbers in an exponent (`2^{3^4}`, but not `e^{-x^2}`), the factorial
-    of either, and a number of `_LARGEST` or more as an exponent or before a factorial. That powers merely
-    follow one another is no danger.
+    This is the case for a power or a factorial of numbers in an exponent (`2^{3^4}`, but not `e^{-x^2}`), the
+    factorial of either, and a number of at least `_LARGEST` as an exponent or before a factorial. A mere
+    sequence of powers is safe.
     """
     pieces = _PIECE.findall(text)
     partner = _partners(pieces)
@@ -109,7 +109,7 @@ def explosive(text: str) -> bool:
 
 
 def _partners(pieces: list[str]) -> dict[int, int]:
-    """The place of the other bracket of each."""
+    """Return the position of the matching bracket for each bracket."""
     partner: dict[int, int] = {}
     opened: list[int] = []
     for at, piece in enumerate(pieces):
@@ -122,7 +122,7 @@ def _partners(pieces: list[str]) -> dict[int, int]:
 
 
 def _exponent(pieces: list[str], partner: dict[int, int], at: int) -> list[str]:
-    """What follows a sign of power: its own sign, and a piece or group; a command with its groups."""
+    """Return what follows a power sign: its own sign, and a piece or group; a command with its groups."""
     end = at + 1
     while pieces[end : end + 1] in (["-"], ["+"]):
         end += 1
@@ -142,7 +142,7 @@ def _largest(pieces: list[str]) -> int:
 
 
 def _tower(exponent: list[str]) -> bool:
-    """Whether an exponent holds a power or factorial of a number, rather than of a letter."""
+    """Return whether an exponent contains a power or factorial of a number rather than of a letter."""
     letters = any(piece.isalpha() for piece in exponent)
     return any(
         piece in (*_POWER, "!")
@@ -153,7 +153,7 @@ def _tower(exponent: list[str]) -> bool:
 
 
 def as_published(output: str, reference: str) -> bool:
-    """Judge a whole output as math-verify's authors do: it finds the answer itself."""
+    """Grade a complete output as math-verify's authors do: it extracts the answer itself."""
     if not load_here and "math_verify" not in sys.modules:
         raise NotLoadedError
     from math_verify import parse, verify

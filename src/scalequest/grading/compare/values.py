@@ -1,4 +1,4 @@
-"""Values of trees at a point, with many digits."""
+"""Evaluate trees at a point, with many digits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mpmath.libmp import NoConvergence  # type: ignore[import-untyped]
 from scalequest.grading.latex.exact import TooLarge, Undefined
 from scalequest.grading.latex.trees import Node
 
-_MAX_EXPONENT = 10**7  # bits: beyond it a power is not held
+_MAX_EXPONENT = 10**7  # in bits; larger powers are not computed
 _MAX_FACTORIAL = 10**9
 _MAX_TERMS = 3_000
 _MAX_NODES = 1_500
@@ -25,11 +25,11 @@ Table = list[list[Any]]
 
 
 def evaluate(node: Node, here: Mapping[str, Any], digits: int, imaginary: bool) -> Table:
-    """Value of a tree at a point, as a table of 1 x 1 unless it is a matrix.
+    """Return the value of a tree at a point, as a 1 x 1 table unless it is a matrix.
 
     Raises:
-        Undefined: it has none there, or with `imaginary` False none that is real on the way.
-        TooLarge: it is beyond the bounds of this module.
+        Undefined: it has no value there, or with `imaginary` False, no real value on the way.
+        TooLarge: it exceeds the limits of this module.
     """
     if _size(node) > _MAX_NODES:
         raise TooLarge("formula")
@@ -43,7 +43,7 @@ def evaluate(node: Node, here: Mapping[str, Any], digits: int, imaginary: bool) 
 
 
 def _is_table(node: Node) -> bool:
-    """Whether a tree holds a matrix outside a determinant."""
+    """Return whether a tree contains a matrix outside a determinant."""
     return node.op == "matrix" or (node.op != "det" and any(_is_table(part) for part in node.args))
 
 
@@ -78,7 +78,7 @@ class _Evaluation:
             return self.big(node)
         if op in ("pm", "mp", "row", "matrix"):
             raise Undefined(op)
-        if op == "det":  # of a letter it says nothing
+        if op == "det":  # it has no meaning for a letter
             if node.args[0].op != "matrix":
                 raise Undefined(op)
             return context.det(context.matrix(self.table(node.args[0])))
@@ -163,7 +163,7 @@ class _Evaluation:
 
 
 def real(number: Any) -> Any:
-    """Return a number of Python as one of `context`."""
+    """Return a Python number as a number of `context`."""
     return (
         context.mpf(number.numerator) / number.denominator
         if isinstance(number, Fraction)
@@ -176,7 +176,7 @@ def _real_part(number: Any) -> Any:
 
 
 def _stepped(op: str, x: Any) -> Any:
-    """Floor or ceiling, not decided by the last digits: a value that close to an integer is one."""
+    """Return floor or ceiling without relying on the last digits: a value so close to an integer is one."""
     nearest = context.nint(x)
     if abs(x - nearest) < context.mpf(10) ** (-context.dps // 2):
         return nearest

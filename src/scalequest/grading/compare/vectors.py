@@ -1,4 +1,4 @@
-r"""Vectors written with unit vectors, e.g. `2\mathbf{i} - \mathbf{k}`, as their components."""
+r"""Read vectors written with unit vectors, e.g. `2\mathbf{i} - \mathbf{k}`, as their components."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _UNIT = re.compile(
     r"\\(?:mathbf|mathrm|vec|hat|boldsymbol|bm|overrightarrow|overline)\s*\{?\s*(?:\\hat\s*\{?\s*)?"
     r"(?:\\mathbf\s*\{?\s*)?(?:\\([ij])math|([ijk]))(?![A-Za-z])\s*\}{0,3}"
 )
-_NAMES = ("e_1", "e_2", "e_3")  # as they come out of the parser
+_NAMES = ("e_1", "e_2", "e_3")  # the parser's names for them
 
 
 def unit_vector(text: str) -> Form | None:

@@ -1,1 +1,1 @@
-"""Reading what is written: characters, tokens, numbers, words, formulas, and the structure of an answer."""
+"""Parse answers: characters, tokens, numbers, words, formulas, and the structure of an answer."""

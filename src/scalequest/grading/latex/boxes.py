@@ -1,4 +1,4 @@
-r"""Boxes in a text: the contents of `\boxed{...}` and `\fbox{...}`, nested braces included."""
+r"""Find boxes in a text: the contents of `\boxed{...}` and `\fbox{...}`, including nested braces."""
 
 from __future__ import annotations
 
@@ -6,39 +6,39 @@ import re
 from collections.abc import Iterator
 
 _BOX = re.compile(r"(?<!\\)\\+(?:boxed|fbox)(?![a-zA-Z])[^\S\n]*(?:\n\s*(?=\{))?")
-# What TeX would put into a box that has no braces: one atom of a formula, and here all that is written on
-# to it. A word is none, so that a remark about `\boxed` has no content.
+# What TeX would put into a box without braces: one atom of a formula, and here everything attached to it. A
+# word does not count, so a remark about `\boxed` has no content.
 _TAKES_MORE = re.compile(r"\\(?:[dtc]?frac|[dt]?binom|sqrt|left|bigl?|Bigl?)[^\S\n]*")
 _ATOM = re.compile(
     r"\\[A-Za-z]{2,}|\\%|[-+±](?:[^\S\n](?=[\d\\.(]))?|\d+(?:,\d{3})*(?:\.\d+)?|\.\d+"
     r"|(?<![A-Za-z])[A-Za-z](?![A-Za-z])|[*/=<>^_!'|%°√π∞≤≥·×÷]"
 )
 _CLOSED = re.compile(r"[^\S\n]*(?:\$|\\[)\]]|[.,;:!?)\]}]|\n|$)")
-# Boxes that only show where an answer belongs.
+# Boxes that only mark the place for an answer.
 _PLACEHOLDER = re.compile(
     r"(?:\\(?:[lcd]?dots|q?quad|square|underline|[,;:! _]|[hv]?phantom\{[^{}]*\}|(?:text|mathrm)(?=\{))"
     r"|[\s{}._…?~])*"
     r"(?:[<\[]?(?:(?:your|the|my)[\s_])?(?:final[\s_])?(?:answer|result)(?:[\s_](?:goes\s)?here)?[\s{}._…?>\]]*)?",
     re.I,
 )
-_APART = 200  # characters between two boxes of one answer
+_APART = 200  # maximum distance in characters between two boxes of one answer
 # What may separate the boxes of one answer: "and", commas, math delimiters, the next one's name.
 _BETWEEN = re.compile(
     r"(?:\s|[$,;&~]|\\[\[\]()\\,;]|\\q?quad(?![a-z])|\\(?:text|mbox)\s*\{\s*(?:,?\s*and|or|,)\s*\}"
     r"|\b(?:and|or)\b|\b[a-zA-Z](?:_\w)?\s*=)*"
 )
-_BRACE = re.compile(r"\\.|[{}]", re.S)  # an escaped one is none
-_TRIES = 50  # boxes looked at, from the last one back: a text of thousands has to cost little
-_WIDEST = 2_000  # characters of a box without braces
+_BRACE = re.compile(r"\\.|[{}]", re.S)  # an escaped brace does not count
+_TRIES = 50  # maximum number of boxes examined, from the last one back, to keep long texts cheap
+_WIDEST = 2_000  # maximum length of a box without braces, in characters
 
 
 def last_box(text: str) -> str | None:
-    r"""Content of the last complete, non-empty `\boxed{...}` or `\fbox{...}`, nested braces included."""
+    r"""Return the content of the last complete, non-empty `\boxed{...}` or `\fbox{...}`."""
     return next((content for _, content, _ in _boxes(text)), None)
 
 
 def joined_boxes(text: str) -> str | None:
-    """Contents of the last box and of those beside it, each once, separated by commas."""
+    """Return the contents of the last box and of those next to it, each once, separated by commas."""
     contents: list[str] = []
     begin = -1
     for start, content, end in _boxes(text):
@@ -51,7 +51,7 @@ def joined_boxes(text: str) -> str | None:
 
 
 def _boxes(text: str) -> Iterator[tuple[int, str, int]]:
-    """Yield begin, content and end of complete boxes, the last one first."""
+    """Yield start, content and end of complete boxes, the last one first."""
     found = list(_BOX.finditer(text)) if "box" in text else []
     for match in found[: -_TRIES - 1 : -1]:
         inside, end = _argument(text, match.end())
@@ -60,7 +60,7 @@ def _boxes(text: str) -> Iterator[tuple[int, str, int]]:
 
 
 def _argument(text: str, begin: int) -> tuple[str, int]:
-    r"""Content of the box whose command ends at `begin`, and the place behind it; `""` if it has none."""
+    r"""Return the content of the box whose command ends at `begin`, and its end; `""` if it has none."""
     if text.startswith("{", begin):
         inside = braced(text[begin:]) or ""
         return inside, begin + len(inside) + 2
@@ -79,7 +79,7 @@ def _argument(text: str, begin: int) -> tuple[str, int]:
 
 
 def _closing(text: str, begin: int) -> int | None:
-    """Where the bracket that opens at `begin` is closed; None if none does, or not on its line."""
+    """Return where the bracket that opens at `begin` closes; None if it does not, or not on its line."""
     depth, line = 0, text[begin : begin + _WIDEST].partition("\n")[0]
     if line[:1] not in ("(", "[", "{"):
         return None
@@ -91,7 +91,7 @@ def _closing(text: str, begin: int) -> int | None:
 
 
 def braced(text: str) -> str | None:
-    """Text between the brace that opens `text` and the one that closes it; None if none does."""
+    """Return the text between the opening brace of `text` and its closing one; None if there is none."""
     depth = 0
     for match in _BRACE.finditer(text):
         depth += (match[0] == "{") - (match[0] == "}")

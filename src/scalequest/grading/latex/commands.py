@@ -1,7 +1,7 @@
-r"""What follows a command or the name of a function in a formula: arguments, powers, bounds, rows.
+r"""Read what follows a command or a function name in a formula: arguments, powers, bounds, rows.
 
-The functions below go on with a parser (`expressions`) behind the token that called them, and return the tree
-of what they consumed.
+The functions below continue a parser (`expressions`) after the token that called them, and return the tree of
+what they consumed.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ _ACCENTS = frozenset(
 _INVERSE = {name: f"arc{name}" for name in ("sin", "cos", "tan", "cot", "sinh", "cosh", "tanh")}
 _BIG = {r"\sum": "sum", r"\prod": "prod"}
 _MATRICES = ("pmatrix", "bmatrix", "matrix", "vmatrix", "Bmatrix", "Vmatrix", "smallmatrix", "array")
-# Commands between formulas or around them, never foreign inside one.
+# Commands between or around formulas, which are never foreign inside one.
 _OUTER = frozenset(
     (r"\cup", r"\cap", r"\le", r"\ge", r"\ne", r"\in", r"\end", r"\circ", r"\approx", r"\prime")
 )
 
 
 def command(parser: Parser) -> Node:
-    r"""Read a command that is neither a letter nor a function, with its arguments: `\frac`, `\sum`, `\begin`.
+    r"""Read a command other than a letter or a function, with its arguments: `\frac`, `\sum`, `\begin`.
 
     Raises:
         Foreign: this grammar does not know it.
-        Unreadable: no formula has it here.
+        Unreadable: it cannot occur here in a formula.
     """
     token = parser.take()
     if token == r"\frac":
@@ -63,7 +63,7 @@ def command(parser: Parser) -> Node:
 
 
 def function(parser: Parser, name: str) -> Node:
-    r"""Read what follows the name of a function: `_2`, `^2`, the `[3]` of a root, and the argument."""
+    r"""Read what follows a function name: `_2`, `^2`, the `[3]` of a root, and the argument."""
     power: Node | None = None
     base: Node | None = None
     root: Node | None = None
@@ -126,7 +126,7 @@ def _listed(parser: Parser) -> tuple[Node, ...]:
 
 
 def _refuse_derivative(parser: Parser) -> None:
-    r"""Refuse `\frac{dy}{dx}` and its like, which is not a quotient of products."""
+    r"""Refuse `\frac{dy}{dx}` and the like, which is not a quotient of products."""
     if parser.tokens[parser.at : parser.at + 2] in (["{", "d"], ["{", r"\partial"]):
         below = parser.tokens[parser.closing(parser.at) + 1 :][:4]
         if below[1:2] in (["d"], [r"\partial"]) and below[3:] in (["}"], ["^"]):

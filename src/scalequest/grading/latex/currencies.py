@@ -1,4 +1,4 @@
-"""Money: the signs, codes (ISO 4217) and words that name a currency, and amounts without or with them."""
+"""Currencies: the signs, codes (ISO 4217) and words that name them, and amounts with or without them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PYG QAR RON RSD RUB RWF SAR SBD SCR SDG SEK SGD SHP SLE SOS SRD SSP STN SVC SYP 
 TTD TWD TZS UAH UGX USD UYU UZS VED VES VND VUV WST XAF XCD XOF XPF YER ZAR ZMW ZWG
 """
 _CODES = frozenset(_ISO_4217.split())
-# What several currencies are called; any other sign or code names one of its own.
+# Names shared by several currencies; any other sign or code names a single one.
 _SHARED = """
 USD AUD BBD BMD BND BSD BZD CAD FJD GYD HKD JMD KYD LRD NAD NZD SBD SGD SRD TTD TWD XCD: dollar buck
 ARS CLP COP CUP DOP MXN PHP UYU: peso
@@ -75,7 +75,7 @@ _MAY_NAME = re.compile(r"[$¢]|[^\W\d_]{2}|[^\x00-\x7f]")
 
 @lru_cache(maxsize=4096)
 def codes(name: str) -> frozenset[str]:
-    """Return the currencies that a sign, code or word may mean; none if it names no money."""
+    """Return the currencies that a sign, code or word may mean; none if it does not name money."""
     if name in _CODES:
         return frozenset((name,))
     low = re.sub(r"[\\ ]", "", name).casefold()
@@ -84,7 +84,7 @@ def codes(name: str) -> frozenset[str]:
     area, sign = (low[:-6], "$") if low.endswith("dollar") else (low[:-1], low[-1:])
     if sign not in ("$", *_SIGNS):
         return frozenset()
-    known = _NAMES.get(sign, frozenset())  # that of an area, e.g. HK$, has its code
+    known = _NAMES.get(sign, frozenset())  # that of a region, e.g. HK$, has its code
     return frozenset(code for code in known if code.startswith(area.upper())) or frozenset((low,))
 
 
@@ -100,12 +100,12 @@ def currencies(text: str) -> frozenset[str]:
 
 
 def differ(left: frozenset[str], right: frozenset[str]) -> bool:
-    """Whether two amounts are told in different money, so that their numbers alone say nothing."""
+    """Return whether two amounts are in different currencies, so that their numbers alone mean nothing."""
     return bool(left and right) and (left.isdisjoint(right) or ("cent" in left) != ("cent" in right))
 
 
 def spelt(text: str, *, kept: bool) -> str:
-    r"""Take the currencies off the amounts of a text; `kept` writes them as units, `€29` as `29\text{ €}`."""
+    r"""Remove the currencies from the amounts of a text; `kept` makes them units, `€29` is `29\text{ €}`."""
 
     def amount(match: re.Match[str]) -> str:
         name = match["name"].rstrip(".").replace("\\", "")

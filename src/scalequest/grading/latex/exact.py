@@ -1,4 +1,4 @@
-"""Exact rational values of plain arithmetic, written as LaTeX or text, or already read as a tree."""
+"""Compute exact rational values of plain arithmetic, written as LaTeX or text, or parsed as a tree."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ _PLAIN = re.compile(r"([-+]?)\s?([1-9]\d{0,2}(?:,\d{3})+|\d+)?(\.\d+)?\.?")
 _ARITHMETIC = re.compile(r"(?:[-+*/^(){}!\s\d.,eE]|\\(?:frac|cdot|times|div)(?![A-Za-z]))+")
 _NUMERAL = re.compile(r"(-?)(?:\\text\s*)?\{?([0-9A-Z]+)(?:\.([0-9A-Z]+))?\}?_\{?\s*(\d{1,2})\s*\}?")
 _MAX_LENGTH = 300
-_FINITE_PLACES = 10  # a rational with so many decimals or fewer has a finite spelling, and is not rounded
+_FINITE_PLACES = 10  # a rational with at most this many decimals has a finite spelling and is not rounded
 _MAX_BITS = 40_000
 _MAX_FACTORIAL = 3_000
 
 
 class Undefined(ValueError):
-    """A formula has no value, or no real one, at this point."""
+    """A formula has no value, or no real value, at this point."""
 
 
 class TooLarge(ValueError):
-    """The value of a formula, or the work to find it, is beyond the bounds of the grader."""
+    """The value of a formula, or the work to compute it, exceeds the limits of the grader."""
 
 
 @lru_cache(maxsize=4096)  # one answer is compared with many
 def value(text: str) -> Fraction | None:
-    r"""Value of an integer, decimal, fraction, or expression over `+ - * / ^ !`, `\frac`, `\cdot`, `\times`.
+    r"""Return the value of an integer, decimal or expression with `+-*/^!`, `\frac`, `\cdot`, `\times`.
 
-    Thousands are grouped by commas. None for everything else, and for what is too large to hold (`rational`).
+    Thousands may be grouped by commas. None for everything else, and for values too large to store
+    (`rational`).
     """
     text = text.strip()
     if len(text) > _MAX_LENGTH or not any(char.isdigit() for char in text):
@@ -52,7 +53,7 @@ def value(text: str) -> Fraction | None:
 
 
 def _in_base(numeral: re.Match[str]) -> Fraction | None:
-    """Value of `120_3` or `B7_{12}`; None if a digit is not one of its base."""
+    """Return the value of `120_3` or `B7_{12}`; None if a digit does not belong to its base."""
     whole, part, base = numeral[2], numeral[3] or "", int(numeral[4])
     if not (2 <= base <= 36 and any(digit.isdigit() for digit in whole)):
         return None
@@ -63,7 +64,7 @@ def _in_base(numeral: re.Match[str]) -> Fraction | None:
 
 
 def rational(node: Node) -> Fraction | None:
-    """Value of a tree over the rationals; None if it has none, or one that is too large to hold."""
+    """Return the rational value of a tree; None if it has none, or one that is too large to store."""
     try:
         return _rational(node)
     except (Undefined, TooLarge, ZeroDivisionError, RecursionError):
@@ -115,5 +116,5 @@ def _power(base: Fraction, exponent: Fraction) -> Fraction:
 
 
 def terminates(number: Fraction) -> bool:
-    """Whether a number is exactly a decimal of at most `_FINITE_PLACES` places."""
+    """Return whether a number is exactly a decimal with at most `_FINITE_PLACES` places."""
     return bool((number * 10**_FINITE_PLACES).denominator == 1)

@@ -1,8 +1,8 @@
-r"""Formulas, in LaTeX or as plain text, to trees: a recursive-descent parser, nothing is evaluated as code.
+r"""Parse formulas, in LaTeX or plain text, into trees by recursive descent; nothing is evaluated as code.
 
-If a spelling has two usual readings, the parser takes the strict one or the loose one and says that it met
-such a spot: `\ln (x)^2` (the power of the logarithm, or of x), `\sin a/b`, `1/2x`, and `\log` (natural, or to
-base 10).
+If a spelling has two common readings, the parser chooses the strict or the loose one and notes that it met
+such a place: `\ln (x)^2` (the power of the logarithm, or of x), `\sin a/b`, `1/2x`, and `\log` (natural, or
+to base 10).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _OVER = frozenset(("/", r"\div"))
 
 
 def readings(text: str) -> tuple[Node, ...]:
-    """Parse a formula: one tree, or two if the spelling has two usual readings.
+    """Parse a formula into one tree, or two if the spelling has two common readings.
 
     Raises:
         Unreadable: the text is not a formula.
@@ -34,7 +34,7 @@ def readings(text: str) -> tuple[Node, ...]:
 
 
 def is_foreign(text: str) -> bool:
-    """Whether a formula cannot be read only because of a command that this grammar does not know."""
+    """Return whether a formula cannot be parsed only because of a command that this grammar does not know."""
     return isinstance(_read(text), Foreign)
 
 
@@ -61,7 +61,7 @@ class Parser:
         self.ambiguous = False
         self.bound: list[str] = []
         self.depth = 0
-        self.bars = 0  # how many |...| are open
+        self.bars = 0  # number of open |...|
 
     def whole(self) -> Node:
         """Read the whole text."""
@@ -71,7 +71,7 @@ class Parser:
         return tree
 
     def chosen(self) -> Node:
-        r"""Read a sum, or the two of `n \choose k`."""
+        r"""Read a sum, or the two sums of `n \choose k`."""
         above = self.sum()
         if self.peek() != r"\choose":
             return above
@@ -79,11 +79,11 @@ class Parser:
         return Node("binom", (above, self.sum()))
 
     def peek(self, ahead: int = 0) -> str:
-        """Return a token without taking it; "" behind the last."""
+        """Return a token without consuming it; "" after the last one."""
         return self.tokens[self.at + ahead] if self.at + ahead < len(self.tokens) else ""
 
     def take(self, *wanted: str) -> str:
-        """Take a token, which has to be one of those wanted if any are given."""
+        """Consume a token, which must be one of `wanted` if any are given."""
         token = self.peek()
         if not token or (wanted and token not in wanted):
             raise Unreadable(f"expected {' or '.join(wanted)}, got {token!r}")
@@ -91,7 +91,7 @@ class Parser:
         return token
 
     def sum(self) -> Node:
-        """Read terms with signs between them."""
+        """Read terms separated by signs."""
         self.depth += 1
         if self.depth > _MAX_DEPTH:
             raise Unreadable("too deep")
@@ -104,7 +104,7 @@ class Parser:
         return terms[0] if len(terms) == 1 else Node("+", tuple(terms))
 
     def product(self) -> Node:
-        """Read factors with `*`, `/` or nothing between them."""
+        """Read factors separated by `*`, `/` or nothing."""
         total = self.signed()
         while True:
             token = self.peek()
@@ -125,13 +125,13 @@ class Parser:
                 return total
 
     def beside(self, left: Node) -> Node:
-        """Read a factor that no sign separates from the one before."""
+        """Read a factor that follows the previous one without a sign."""
         if self.peek()[0] in "0123456789." and self.tokens[self.at - 1][-1] in "0123456789.":
             raise Unreadable("two numbers side by side")
         return Node("*", (left, self.power()))
 
     def begins_factor(self) -> bool:
-        """Whether the next token can be the first of a factor."""
+        """Return whether the next token can start a factor."""
         token = self.peek()
         if not token or token in _TIMES or token in _OVER:
             return False
@@ -195,7 +195,7 @@ class Parser:
         return self.power()
 
     def postfix(self, base: Node) -> Node:
-        """Read on behind a factor: `!`, `%`, and the primes of a name."""
+        """Read what may follow a factor: `!`, `%`, and the primes of a name."""
         while True:
             token = self.peek()
             if token == "!":
@@ -229,7 +229,7 @@ class Parser:
         return self.atom()
 
     def atom(self) -> Node:
-        """Read a number, a letter, a name, a group, or what a command begins."""
+        """Read a number, a letter, a name, a group, or what a command starts."""
         token = self.peek()
         if not token:
             raise Unreadable("ends early")
@@ -260,7 +260,7 @@ class Parser:
         return command(self)
 
     def numeral(self) -> Node:
-        r"""Read a number, also one with its base, `120_3`, or a fraction behind it, `5\frac{2}{7}`."""
+        r"""Read a number, also with its base, `120_3`, or with a fraction after it, `5\frac{2}{7}`."""
         token = self.take()
         if len(token) > _MAX_DIGITS:
             raise Unreadable("too many digits")
@@ -280,7 +280,7 @@ class Parser:
         return number(Fraction(mantissa.rstrip(".")) * Fraction(10) ** int(exponent or 0))
 
     def mixed(self, whole: int) -> Node:
-        r"""Read on behind the 5 of `5\frac{2}{7}`; with anything but a proper fraction it is a product."""
+        r"""Continue after the 5 of `5\frac{2}{7}`; with anything but a proper fraction it is a product."""
         here, before = self.at, list(self.tokens)
         fraction = command(self)
         above, below = fraction.args
@@ -322,7 +322,7 @@ class Parser:
         raise Unreadable("open brace")
 
     def plain_text(self) -> str:
-        """Take an argument as it is written, without fonts, braces and spaces."""
+        """Return an argument as written, without fonts, braces and spaces."""
         begin = self.at
         if self.peek() in FONTS:
             self.take()

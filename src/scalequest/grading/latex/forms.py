@@ -1,4 +1,4 @@
-"""The outer structure of an answer: lists, tuples, sets, intervals, unions, equations, inequalities."""
+"""Parse the outer structure of an answer: lists, tuples, sets, intervals, unions, equations, inequalities."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _WORD_SEPARATOR = re.compile(
 )
 _THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?")
 _GROUPED = re.compile(r"(?<![\d,.])[1-9]\d{0,2}(?:,\d{3})+(?!\d|,\d)")
-# brackets of the French kind, `]1, 2[`: one that opens where nothing can close, and the other way round
+# French brackets, `]1, 2[`: one that opens where nothing can close, and vice versa
 _FRENCH_OPEN = re.compile(
     r"(^|\\(?:cup|cap|backslash|in)(?![a-z])|[=,]|(?<![A-Za-z])(?:and|or)(?![A-Za-z]))(\s*)\](?=[^\[\]]*[\[\]])"
 )
@@ -62,8 +62,9 @@ Kind = Literal["leaf", "items", "union", "relation"]
 class Form:
     """An answer and its parts.
 
-    `brackets` of items: `""` if a list has none, else the two around it, `{}` for a set. `signs` are
-    those between the parts of a relation. `tree` is set if a leaf was derived rather than written.
+    `brackets` are those around the items: `""` if a list has none, otherwise both of them, `{}` for a set.
+    `signs` are those between the parts of a relation. `tree` is set if a leaf was derived rather than
+    written.
     """
 
     kind: Kind
@@ -72,20 +73,20 @@ class Form:
     brackets: str = ""
     signs: tuple[str, ...] = ()
     tree: Node | None = None
-    letter: str = ""  # of a solution set
+    letter: str = ""  # the letter of a solution set
     either: bool = False  # a list joined by "or"
-    conditions: tuple[str, ...] = ()  # what was said of its letters, e.g. `k \in \mathbb{Z}`
+    conditions: tuple[str, ...] = ()  # stated conditions on its letters, e.g. `k \in \mathbb{Z}`
     whole: str = ""  # the text with conditions, "and" and "or"
 
 
 INFINITY = Form("leaf", "", tree=Node("inf"))
 MINUS_INFINITY = Form("leaf", "", tree=Node("*", (MINUS_ONE, Node("inf"))))
-ELLIPSIS = r"\ldots"  # as `normalise` writes it
+ELLIPSIS = r"\ldots"  # in the spelling of `normalise`
 
 
 @lru_cache(maxsize=4096)
 def read(text: str) -> Form:
-    """Read the structure of a normalised text."""
+    """Parse the structure of a normalised text."""
     text = _upright(spoken(text.strip()))
     elements = _elements(text) if _MAYBE_QUALIFIED.search(text) else []
     if not any(conditions for _, conditions in elements[:-1]):
@@ -98,7 +99,7 @@ def read(text: str) -> Form:
 
 
 def _upright(text: str) -> str:
-    """Write `]1;2[` as `(1, 2)`, and the letters of sets as commands."""
+    """Rewrite `]1;2[` as `(1, 2)`, and the letters of sets as commands."""
     text = text.translate(_LETTERS_OF_SETS).replace(";", ", ")
     if "[" in text or "]" in text:
         text = _FRENCH_CLOSE.sub(")", _FRENCH_OPEN.sub(r"\1\2(", text))
@@ -120,7 +121,7 @@ def _list(text: str) -> Form:
 
 
 def _elements(text: str) -> list[tuple[str, tuple[str, ...]]]:
-    """Cut a list into its elements, each with what is said of its letters; nothing if it is prose."""
+    """Split a list into its elements, each with its conditions; nothing if it is prose."""
     segments = _indexed(_with_letters([segment for segment in _segments(text) if segment[1]]))
     free = [set() if lead in CONNECTIVES else letters_of(piece) - _bounded(piece) for lead, piece in segments]
     found: list[tuple[str, tuple[str, ...]]] = [("", ())]
@@ -144,7 +145,7 @@ def _elements(text: str) -> list[tuple[str, tuple[str, ...]]]:
 
 
 def _segments(text: str) -> list[tuple[str, str]]:
-    """Cut at commas and at words like "for" outside brackets: what leads each segment, and the segment."""
+    """Split at commas and at words like "for" outside brackets; return each segment with what precedes it."""
     found: list[tuple[str, str]] = []
     lead, begin, depth = "", 0, 0
     for match in re.finditer(rf"[A-Za-z]+|{_PIECE.pattern}", text, re.S):
@@ -190,13 +191,13 @@ def _indexed(segments: list[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 def _is_mathematical(text: str) -> bool:
-    """Whether what follows "for" is about letters or numbers, rather than `each child`."""
+    """Return whether the text after "for" is about letters or numbers, and not e.g. `each child`."""
     text = re.sub(r"\b[aAI]\b", "", text)
     return bool(re.search(rf"\d|{LETTER}", text) or related(text)[1] or in_words(text))
 
 
 def _bounded(piece: str) -> set[str]:
-    """Letters that are a side of an inequality: it is about them."""
+    """Return letters that are one side of an inequality, which is about them."""
     return set(related(piece)[0]) if _bounds(piece) else set()
 
 
@@ -205,7 +206,7 @@ def _bounds(piece: str) -> bool:
 
 
 def _qualifies(piece: str, letters: set[str]) -> bool:
-    r"""Whether a piece only says something of letters of the others, e.g. `k \in \mathbb{Z}`, `n even`."""
+    r"""Return whether a piece is only a condition on others' letters, e.g. `k \in \mathbb{Z}`, `n even`."""
     if (found := in_words(piece)) is not None:
         about, piece = found.rest, found.rest
         if LETTERS.fullmatch(about):
@@ -221,7 +222,7 @@ def _is_number(text: str) -> bool:
 
 
 def single(text: str) -> Form:
-    """Read a text without commas outside brackets."""
+    """Parse a text without commas outside brackets."""
     text = text.strip()
     if (cases := _CASES.fullmatch(text)) and (text.startswith("\\{") or cases[1] != "array"):
         return _cases(text, cases[2])
@@ -270,7 +271,7 @@ def _cases(text: str, body: str) -> Form:
 
 
 def builder(body: str) -> tuple[str, str] | None:
-    """Head and condition of the content of a set builder's braces."""
+    """Return head and condition of the content of a set builder's braces."""
     head, *rest = split(body, ("|", ":"))
     condition = body.strip()[len(head) :].lstrip()[1:].strip()
     return (head, condition) if rest and head and condition else None
@@ -287,7 +288,7 @@ def union_of_list(form: Form) -> Form | None:
 
 
 def encloses(body: str) -> bool:
-    """Whether the brackets around `body` belong together: its own never close more than they open."""
+    """Return whether the brackets around `body` match: those inside never close more than they open."""
     depth = 0
     for match in _PIECE.finditer(body):
         depth += (match[0] in _OPEN) - (match[0] in _CLOSE)
@@ -297,7 +298,7 @@ def encloses(body: str) -> bool:
 
 
 def split(text: str, separators: tuple[str, ...]) -> list[str]:
-    """Split where no bracket is open."""
+    """Split at places outside all brackets."""
     parts: list[str] = []
     depth = begin = 0
     for match in _PIECE.finditer(text):
@@ -310,7 +311,7 @@ def split(text: str, separators: tuple[str, ...]) -> list[str]:
 
 
 def related(text: str) -> tuple[list[str], list[str]]:
-    """Cut a text at its signs of equality, order and membership outside brackets: members, and the signs."""
+    """Split a text at signs of equality, order and membership outside brackets; return members and signs."""
     members: list[str] = []
     signs: list[str] = []
     depth = begin = 0
@@ -325,7 +326,7 @@ def related(text: str) -> tuple[list[str], list[str]]:
 
 
 def is_related(text: str) -> bool:
-    """Whether a text has signs of relations outside all brackets."""
+    """Return whether a text has relation signs outside all brackets."""
     return bool(related(text)[1])
 
 
@@ -340,17 +341,17 @@ _NAME = re.compile(
 
 
 def is_name(text: str) -> bool:
-    """Whether a left side only names what is asked: `x`, `f(x)`, `I_{max}`, `(p, q)`, `|AB|`, words."""
+    """Return whether a left side names what is asked: `x`, `f(x)`, `I_{max}`, `(p, q)`, `|AB|`, words."""
     return _NAME.fullmatch(text) is not None or bool(re.fullmatch(r"[A-Za-z ]{3,60}", plain(text)))
 
 
 def same_name(left: str, right: str) -> bool:
-    """Whether two left sides ask for the same: the same name, with an argument or not; `y` is any f(x)."""
+    """Return whether two left sides ask for the same: equal names, with argument or not; `y` is any f(x)."""
     names = [re.sub(r"\\math\w+\s?\{(\w)\}|\s", r"\1", text) for text in (left, right)]
     bare = [re.sub(r"\(\w\)$", "", name) for name in names]
     return bare[0] == bare[1] or (bare != names and "y" in bare)
 
 
 def named(form: Form) -> bool:
-    """Whether it is `name = value`."""
+    """Return whether it is `name = value`."""
     return form.kind == "relation" and form.signs == ("=",) and is_name(form.parts[0].text)

@@ -1,4 +1,4 @@
-"""Quotation marks and light markdown, which are no part of the answer inside them."""
+"""Remove quotation marks and light Markdown, which do not belong to the answer inside them."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ _AROUND = (
     ('"', '"'),
 )
 _CODE = re.compile(r"^```[a-z]*\n([^`]*)\n```$|(`{1,3})([^`]+)\2")
-_MOST = 4  # pairs around one another
-# A quotation mark opens only if nothing precedes it that could carry a prime or be a number of feet.
+_MOST = 4  # nested pairs
+# A quotation mark only opens if nothing precedes it that could carry a prime or be a number of feet.
 _ITEM = re.compile(r"((?:^\(?|[,;\[{])\s*)(['\"])([^'\"]+)\2(?=\s*(?:[,;\]})]|$))")
-# `2**3` is a power: emphasis has no operand beside it.
+# `2**3` is a power: emphasis has no operand next to it.
 _BOLD = re.compile(r"(?<![\w)}\]*])(\*\*|__)(?=[^\s*_])([^*_]+)(?<=\S)\1(?![\w({\[*\\])")
 _BOLD_LABEL = re.compile(r"^\*\*([^*:]{1,60}:)\*\*")
 _STRUCK = re.compile(r"(?:^|(?<=\s))~~(?=\S)[^~]+(?<=\S)~~(?=$|[\s.,;])")
 
 
 def unmarked(text: str) -> str:
-    """Take quotation marks, emphasis and code marks off an answer and its elements; what is struck out goes.
+    """Remove quotation marks, emphasis and code marks from an answer and its elements, and struck-out text.
 
-    Primes (`f'`), feet (`5'`), powers (`2**3`) and indices (`a_1`) stay.
+    Primes (`f'`), feet (`5'`), powers (`2**3`) and indices (`a_1`) are kept.
     """
     if not _MARK.search(text):
         return text
@@ -42,7 +42,7 @@ def unmarked(text: str) -> str:
 
 
 def _inner(text: str) -> str:
-    """Take off one pair of marks around the whole text."""
+    """Remove one pair of marks around the whole text."""
     body = text.rstrip(" .,")
     for start, end in _AROUND:
         inner = body[len(start) : -len(end)]

@@ -1,4 +1,4 @@
-"""One spelling for what is only set differently: spacing, wrappers, fonts, labels, money, fractions."""
+"""Normalise what is only typeset differently: spacing, wrappers, fonts, labels, money, fractions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from scalequest.grading.latex.signs import in_ascii
 from scalequest.grading.latex.tokens import FUNCTIONS
 from scalequest.grading.latex.words import denies, plain
 
-LONGEST = 4_000  # characters; no answer is, and the expressions below are not meant for more
+LONGEST = 4_000  # characters; no answer is longer, and the expressions below are not designed for more
 
 _DELIMITERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"))
 _ALL_IN_FONT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
@@ -108,11 +108,11 @@ _DIGIT_WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "
 
 @lru_cache(maxsize=4096)  # one answer is compared with many
 def normalise(text: str, *, priced: bool = False) -> str:
-    """Return the text in the spelling that the other modules read. Costs linear time, never raises.
+    """Return the text in the spelling that the other modules read. Takes linear time and never raises.
 
     Args:
         text: an answer.
-        priced: keep its currencies, as units of the amounts.
+        priced: whether to keep its currencies, as units of the amounts.
     """
     text = opened(text)
     if currencies.currencies(text) or "$" in text:
@@ -145,7 +145,7 @@ def opened(text: str) -> str:
     """Return the text in one alphabet and one spelling of LaTeX, without wrappers, marks and labels."""
     spelt = in_ascii(text)
     text = (spelt if len(spelt) <= LONGEST else text).strip()
-    text = _END_OF_PROOF.sub("", re.sub(r"\s{2,}", " ", text))  # long runs would cost square time below
+    text = _END_OF_PROOF.sub("", re.sub(r"\s{2,}", " ", text))  # long runs would take quadratic time below
     if text.count('"') == 1:
         text = text.strip('"').strip()
     text = _unwrap(text.replace("\\\\$", "$"))
@@ -168,7 +168,7 @@ def opened(text: str) -> str:
 
 
 def _unlabelled(text: str) -> str:
-    """Take the label off `Area: 7`; labels of several answers name them, as in `Mean: 5, Median: 6`."""
+    """Remove the label of `Area: 7`; labels of several answers become names, as in `Mean: 5, Median: 6`."""
     text = _LABEL_FONT.sub(r"\1: ", text)
     if lead := _LEAD.match(text):
         text = _unwrap(text[lead.end() :])
@@ -185,14 +185,14 @@ def _unlabelled(text: str) -> str:
         return text
     rest = _unwrap(text[label.end() :])
     if len(label["name"]) == 1 and (label["name"] in "ABCDEFGHIJabcdefghij" or _ARROW.search(rest)):
-        return text  # a choice, or a map
+        return text  # a choice, or a mapping
     name = re.sub(r"[^A-Za-z ]", "", label["name"]).strip()
     value = name and re.search(r"[\d\\]", rest) and not forms.is_related(rest)
     return f"{name} = {rest}" if value else rest
 
 
 def _unwrap(text: str) -> str:
-    """Take off math delimiters that enclose the whole text, and whatever surrounds a box."""
+    """Remove math delimiters around the whole text, and whatever surrounds a box."""
     while True:
         before = text
         text = unmarked(text)
@@ -223,7 +223,7 @@ def _repeating(match: re.Match[str]) -> str:
 
 
 def _fraction(whole: str, fixed: str, again: str) -> str:
-    """The fraction of a decimal whose last digits go on for ever."""
+    """Return the fraction for a decimal whose last digits repeat forever."""
     below = (10 ** len(again) - 1) * 10 ** len(fixed)
     above = int(whole + fixed + again) - int(whole + fixed or "0")
     return rf"\frac{{{above}}}{{{below}}}"
@@ -232,8 +232,8 @@ def _fraction(whole: str, fixed: str, again: str) -> str:
 def _printed(match: re.Match[str]) -> str:
     """Read `0.30000000000000004` as 0.3.
 
-    A program prints up to 17 significant digits of a double, which holds 15. If these are at most twelve and
-    zeros, the others are noise; a number of 18 digits or more is not a double.
+    A program prints up to 17 significant digits of a double, of which 15 are reliable. If these are at most
+    twelve digits and zeros, the others are noise; a number with 18 or more digits is not a double.
     """
     if not 16 <= len(match[0].replace(".", "").lstrip("0")) <= 17:
         return match[0]
@@ -242,7 +242,7 @@ def _printed(match: re.Match[str]) -> str:
 
 
 def _elided(match: re.Match[str]) -> str:
-    r"""Read `0.8333...` as 5/6: its end was seen three times, or twice if nothing precedes it."""
+    r"""Read `0.8333...` as 5/6: the repeating end must occur three times, or twice if nothing precedes it."""
     whole, digits = match[1].replace(",", ""), match[2]
     for size in range(1, len(digits) // 2 + 1):
         start = len(digits) - size
@@ -260,7 +260,7 @@ def _base(match: re.Match[str]) -> str:
 
 @lru_cache(maxsize=4096)  # one answer is compared with many
 def compact(text: str) -> str:
-    """Spelling without spaces and fonts; words and single letters also without case."""
+    """Return a spelling without spaces and fonts; for words and single letters, also without case."""
     bare = plain(text)
     if re.fullmatch(r"[a-z ]+", bare):
         return bare

@@ -1,4 +1,4 @@
-"""Numbers written out, alone or behind a numeral: `two hundred and five`, `2.5 million`, `3 quarters`."""
+"""Read numbers in words, alone or after a numeral: `two hundred and five`, `2.5 million`, `3 quarters`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SCALES |= {
     for n, prefix in enumerate(("m", "b", "tr", "quadr", "quint", "sext", "sept", "oct", "non", "dec"), 1)
 }
 _COUNTS = {"dozen": 12, "gross": 144, "score": 20}
-# Whoever writes `3 score` counts in twenties; `85 scores` are scores. All others may have an s.
+# In `3 score`, the unit is twenty; `85 scores` are scores. All others may have an s.
 _MULTIPLIERS = {"hundred": 100, **_SCALES, **_COUNTS}
 _MULTIPLIERS |= {f"{word}s": size for word, size in _MULTIPLIERS.items() if word not in ("gross", "score")}
 _MULTIPLIERS["tens"] = 10
@@ -33,7 +33,7 @@ def _ordinal(word: str) -> str:
     return _ORDINALS.get(word) or (f"{word[:-1]}ieth" if word.endswith("y") else f"{word}th")
 
 
-# One second is a time, and a first is no part: denominators begin with the third.
+# One second is a time, and a first is not a fraction: denominators start with the third.
 _PARTS = {_ordinal(word): n for word, n in (*islice(_SMALL.items(), 3, None), *_TENS.items())}
 _PARTS |= {_ordinal(word): n for word, n in {"hundred": 100, **_SCALES}.items()} | {"quarter": 4}
 _PLURAL_PARTS = {f"{word}s": n for word, n in _PARTS.items()} | {"halves": 2}
@@ -55,8 +55,8 @@ _ABBREVIATED = re.compile(rf"([-+]?(?:{_NUMERAL}))({'|'.join(_LETTERS)})")
 _SHORT = re.compile(rf"(?<![\w.,]){_ABBREVIATED.pattern}(?= [a-z]{{3}})")  # 1.2M people
 _PLAIN_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
 _FONT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mbox)\s*\{([^{}]*)\}")
-_LONGEST_UNIT = 5  # words behind a number: more are a sentence
-_BEFORE = ("", *"=([{<>:;&$")  # where an answer or an element of it may begin
+_LONGEST_UNIT = 5  # maximum number of words after a number; more are a sentence
+_BEFORE = ("", *"=([{<>:;&$")  # where an answer or an element of it may start
 _OPERATORS = tuple("+*/^_!(-")
 _JOINTS = (",", "and", "or", "to", "out", "of")
 _NO_UNIT_WORDS = """
@@ -65,7 +65,7 @@ mod of in out to from by not point at least most past
 """
 _NO_UNIT = frozenset(_NO_UNIT_WORDS.split())
 _MAX_DIGITS = 400
-_LONGEST = 500  # characters of numbers in words: more are prose
+_LONGEST = 500  # maximum number of characters of numbers in words; more are prose
 
 
 @dataclass(frozen=True)
@@ -80,9 +80,9 @@ class _Number:
 def in_digits(text: str) -> str:
     r"""Write the numbers of an answer in digits: `two and a half hours` is `5/2 hours`, `5 dozen` is `60`.
 
-    Reads a number with a unit behind it, and lists of them, if nothing else precedes them; sentences
-    stay as they are. `and` adds if what follows is less than the hundred or thousand before it, or a proper
-    fraction (`two hundred and five`, `two and a half`); else it separates (`two and three`).
+    It reads a number with a unit after it, and lists of them, if nothing else precedes them; sentences are
+    left unchanged. `and` adds if what follows is less than the hundred or thousand before it, or a proper
+    fraction (`two hundred and five`, `two and a half`); otherwise it separates (`two and three`).
     """
     if len(text) > _LONGEST or not (" of " in text or _SHORT.search(text) or _has_number_word(text)):
         return text
@@ -118,7 +118,7 @@ def _phrases(tokens: list[re.Match[str]]) -> Iterator[tuple[list[re.Match[str]],
 
 
 def _items(tokens: list[re.Match[str]]) -> list[tuple[tuple[int, int], str]]:
-    """Find the numbers of a list: places in the text, and what to write there; none unless all is a list."""
+    """Find the numbers of a list: positions and replacements; none unless all of it is a list."""
     words = [token[0].casefold() for token in tokens]
     found: list[tuple[tuple[int, int], str]] = []
     at = 0
@@ -139,14 +139,14 @@ def _items(tokens: list[re.Match[str]]) -> list[tuple[tuple[int, int], str]]:
 
 
 def _parts(words: list[str], begin: int, at: int) -> bool:
-    """Whether a list goes on at this word, with `and` or with the next number of `six feet two inches`."""
+    """Return whether a list goes on at this word, with `and` or the next number of `six feet two inches`."""
     if words[at] in (",", "and", "or", "to") or words[at : at + 2] == ["out", "of"]:
         return True
     return at > begin and (words[at] in _SMALL or words[at] in _TENS or words[at][-1].isdigit())
 
 
 def _unit(tokens: list[re.Match[str]], words: list[str], number: _Number) -> int | None:
-    """How many words lead from a number to its unit, e.g. 2 in `half of an hour`; None if it has none."""
+    """Return how many words lead from a number to its unit, 2 in `half of an hour`; None without a unit."""
     if not words:
         return 0
     first = 0
@@ -187,7 +187,7 @@ def _signed(words: list[str], at: int) -> _Number | None:
 
 
 def _number(words: list[str], at: int) -> _Number | None:
-    """Read a fraction, a mixed number, a decimal or a cardinal, and the multipliers behind it."""
+    """Read a fraction, a mixed number, a decimal or a cardinal, and the multipliers after it."""
     cardinal = _cardinal(words, at)
     number = _mixed(words, cardinal) or _fraction(words, at, cardinal) or _decimal(words, cardinal)
     number = number or cardinal
@@ -266,7 +266,7 @@ def _decimal(words: list[str], cardinal: _Number | None) -> _Number | None:
 
 
 def _cardinal(words: list[str], at: int) -> _Number | None:
-    """Read groups below a thousand, each with its scale, the scales falling."""
+    """Read groups below a thousand, each with its scale, in decreasing order."""
     total, limit, end = Fraction(0), None, -1
     fork: tuple[Fraction, int] | None = None
     point = False
@@ -301,7 +301,7 @@ def _hundreds(words: list[str]) -> bool:
 
 
 def _group(words: list[str], at: int) -> _Number | None:
-    """Read a number below a hundred or of hundreds, e.g. `two hundred and five`; a numeral."""
+    """Read a number below a hundred or a number of hundreds, e.g. `two hundred and five`; or a numeral."""
     first = _below_hundred(words, at)
     if first is None or not _hundreds(words[first.end : first.end + 1]):
         return first
@@ -347,7 +347,7 @@ def _numeral(word: str) -> Fraction | None:
 
 
 def abbreviated(text: str) -> Fraction | None:
-    """Value of `45k`, `2.5M` or `3bn`, without a space before the letters; None for anything else."""
+    """Return the value of `45k`, `2.5M` or `3bn`, without a space before the letters; None otherwise."""
     match = _ABBREVIATED.fullmatch(text)
     if match is None or len(text) > _MAX_DIGITS:
         return None

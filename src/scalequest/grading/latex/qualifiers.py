@@ -1,7 +1,7 @@
-r"""Words that say which numbers a letter stands for, and the letters of a formula.
+r"""Read words that state which numbers a letter stands for, and the letters of a formula.
 
-`2k where k is a positive integer` and `2k, k \in \mathbb{Z}^+` say the same of `k`. The vocabulary is that of
-school mathematics: kinds of numbers, bounds, and the words between them.
+`2k where k is a positive integer` and `2k, k \in \mathbb{Z}^+` state the same about `k`. The vocabulary is
+that of school mathematics: kinds of numbers, bounds, and the words between them.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _RUN = re.compile(r"(?<![A-Za-z\\])([A-Za-z]+)((?:_(?:\w|\{\w+\}))?)")
 
 @dataclass(frozen=True)
 class InWords:
-    """What is said in words: kinds of numbers, bounds (sign and number), and the formulas in between."""
+    """The content of a condition in words: kinds of numbers, bounds (sign and number), formulas."""
 
     words: frozenset[str]
     bounds: tuple[tuple[str, str], ...]
@@ -63,7 +63,7 @@ class InWords:
 
 
 def in_words(text: str) -> InWords | None:
-    """Take `any integer n > 2` apart; None unless it has words, and all are of the vocabulary."""
+    """Parse `any integer n > 2`; None unless it contains words that all belong to the vocabulary."""
     text = re.sub(r"\b(non)[- ](?=[a-z])", r"\1", text)
     bounds: list[tuple[str, str]] = []
     for sign, pattern in _BOUNDS:
@@ -79,7 +79,7 @@ def in_words(text: str) -> InWords | None:
 
 
 def spoken(text: str) -> str:
-    r"""Write out `\text{...}` that holds more than a unit or a name: a comma, "and", "for", "integer"."""
+    r"""Expand `\text{...}` if it contains more than a unit or a name: a comma, "and", "for", "integer"."""
     said = _FONT.sub(lambda match: f" {match[1]} " if _SPOKEN.search(match[1]) else match[0], text)
     return text if said == text else " ".join(said.split())
 
@@ -93,7 +93,7 @@ def joined(text: str) -> str:
 
 
 def letters_of(text: str) -> set[str]:
-    """Letters of a formula, each by itself, with its index."""
+    """Return the letters of a formula, each separately, with its index."""
     text = re.sub(r"\\math(?:bb|cal)\s*(?:\{\s*[A-Z]\s*\}|[A-Z])|\\(?:text|mbox)\s*\{[^{}]*\}", " ", text)
     found = set(re.findall(rf"\\(?:{_GREEK})(?![A-Za-z])(?:_(?:\w|\{{\w+\}}))?", text))
     for run, index in _RUN.findall(re.sub(r"\\[A-Za-z]+", " ", text)):

@@ -1,4 +1,4 @@
-r"""One spelling of characters: `½`, `x²`, `−5`, `４２` as LaTeX and ASCII write them."""
+r"""Normalise characters: `½`, `x²`, `−5`, `４２` as LaTeX and ASCII write them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _COMMANDS = {
     **{"¢": " cents ", "。": ".", "、": ",", "،": ",", "٫": ".", "٬": ","},
 }
 _UNSEEN = {"INVISIBLE TIMES": r"\cdot ", "INVISIBLE PLUS": "+", "INVISIBLE SEPARATOR": ","}
-# These enclose powers and indices until neighbouring ones have been joined.
+# These enclose powers and indices until adjacent ones have been joined.
 _UP, _DOWN, _END = "\ue000", "\ue001", "\ue002"
 _ROOT = re.compile(r"([√∛∜])\s*(\d+(?:\.\d+)?)?")
 _ROOTS = {"√": r"\sqrt", "∛": r"\sqrt[3]", "∜": r"\sqrt[4]"}
@@ -36,7 +36,7 @@ _FOREIGN_UNIT = re.compile(rf"(?<=[\d}}])\s*({_RUN}(?:\s{_RUN}){{0,3}})(?=\s*(?:
 
 
 def in_ascii(text: str) -> str:
-    """Spell the characters of a text in ASCII and LaTeX, as far as Unicode says what they stand for."""
+    """Rewrite the characters of a text in ASCII and LaTeX, as far as Unicode defines their meaning."""
     if text.isascii():
         return text
     text = unicodedata.normalize("NFC", text)
@@ -59,7 +59,7 @@ class _Spellings(dict[int, str]):
 
 
 def _spelling(char: str) -> str:
-    """Spell one character by what Unicode knows of it: name, category, decomposition."""
+    """Rewrite one character by its Unicode properties: name, category, decomposition."""
     if char.isascii():
         return char
     if char in _COMMANDS:
@@ -96,7 +96,7 @@ def _letter(name: str) -> str:
 
 
 def _decomposed(char: str) -> str:
-    """Spell what a character is made of, for the font, width, circle or square that it only shows."""
+    """Rewrite a character by its decomposition if it is a font, width, circled or squared variant."""
     kind, _, rest = unicodedata.decomposition(char).partition(" ")
     if not kind.startswith("<"):
         return char  # no decomposition, or accents
@@ -114,7 +114,7 @@ _SPELLINGS = _Spellings()  # each character is looked up once
 
 
 def _counted(match: re.Match[str]) -> str:
-    r"""Read signs for powers of ten behind a numeral, e.g. those for ten thousand of Chinese and Japanese."""
+    r"""Read signs for powers of ten after a numeral, e.g. ten thousand in Chinese and Japanese."""
     sizes = [unicodedata.numeric(char, 0) for char in match[2]]
     first = next((i for i, size in enumerate(sizes) if size < 10), len(sizes))
     power = 1
@@ -126,7 +126,7 @@ def _counted(match: re.Match[str]) -> str:
 
 
 def _unit(match: re.Match[str]) -> str:
-    """Set a unit in letters of another script as text."""
+    """Write a unit in letters of another script as text."""
     letters = [char for char in match[1] if char.isalpha() and not char.isascii()]
     foreign = any("GREEK" not in unicodedata.name(char, "") for char in letters)
     return rf"\text{{ {match[1]}}}" if foreign else match[0]

@@ -1,4 +1,4 @@
-"""The words of formulas: names of functions and letters, and how a text is cut into them."""
+"""The vocabulary of formulas: function names and letters, and how a text is split into them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _WORDS = (
     "pi",
     "inf",
 )
-# Names that a run of letters may begin with, the longest first; any other letter is a symbol of its own.
+# Names that a run of letters may start with, the longest first; any other letter is a separate symbol.
 _NAMES = sorted((*FUNCTIONS, *SYNONYMS, *_WORDS), key=len, reverse=True)
 _RUN = re.compile("|".join(map(re.escape, _NAMES)) + "|[A-Za-z]")
 SYMBOLS = frozenset(_GREEK.split())
@@ -43,18 +43,18 @@ _TOKEN = re.compile(
 
 
 class Unreadable(ValueError):
-    """The text is not a formula of the kinds that this grammar knows."""
+    """The text is not a formula of the kinds that this grammar supports."""
 
 
 class Foreign(Unreadable):
-    """It uses a command that this grammar does not know, and another may."""
+    """The text uses a command that this grammar does not know, but another one may."""
 
 
 def tokens(text: str) -> list[str]:
-    """Split a formula into numbers, commands, letters with the names of functions kept whole, and signs.
+    """Split a formula into numbers, commands, letters (with function names kept together), and signs.
 
     Raises:
-        Unreadable: a character that no formula has, or too many of them.
+        Unreadable: there is a character that cannot occur in a formula, or there are too many of them.
     """
     if len(text) > MAX_CHARACTERS:
         raise Unreadable("too long")

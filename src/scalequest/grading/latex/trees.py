@@ -1,4 +1,4 @@
-"""Formulas as trees."""
+"""Trees that represent formulas."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class Node:
     r"""A formula: `op` applied to `args`, or a leaf with its `value`.
 
     Leaves: `num` (Fraction), `sym` (name), `pi`, `e`, `i`, `inf`. `sum` and `prod` have the arguments symbol,
-    from, to, term; `index` is an indexed symbol whose index holds a bound one; a `matrix` has rows of nodes;
-    `pm` is +1 or -1, `mp` the opposite.
+    from, to, term; `index` is an indexed symbol whose index contains a bound one; a `matrix` has rows of
+    nodes; `pm` is +1 or -1, `mp` the opposite.
     """
 
     op: str
@@ -30,7 +30,7 @@ MINUS_ONE = number(-1)
 
 
 def names(node: Node) -> list[str]:
-    """Free symbols of a tree."""
+    """Return the free symbols of a tree."""
     found: set[str] = set()
     _names(node, found)
     return sorted(found)
@@ -40,7 +40,7 @@ def _names(node: Node, found: set[str]) -> None:
     if node.op == "sym":
         found.add(str(node.value))
     elif node.op in ("sum", "prod"):
-        for bound in node.args[1:3]:  # their symbols are not the one that runs
+        for bound in node.args[1:3]:  # their symbols are not the bound one
             _names(bound, found)
         inner: set[str] = set()
         _names(node.args[3], inner)
@@ -51,7 +51,7 @@ def _names(node: Node, found: set[str]) -> None:
 
 
 def has(node: Node, op: str) -> bool:
-    """Whether a tree holds a node of this kind."""
+    """Return whether a tree contains a node of this kind."""
     return node.op == op or any(has(part, op) for part in node.args)
 
 

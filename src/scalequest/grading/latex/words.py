@@ -1,4 +1,4 @@
-"""Answers in words: numbers, units, times, dates, letters of multiple choice, and the ways to say 'none'."""
+"""Read answers in words: numbers, units, times, dates, multiple-choice letters, and ways to say 'none'."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _IN_FONT = re.compile(_FONT + r"\{([^{}]*)\}")
 
 
 def plain(text: str) -> str:
-    r"""Return the words of `\text{...}` and their like without the command, in lower case, evenly spaced."""
+    r"""Return the words of `\text{...}` and the like without the command, lower case, single spaces."""
     text = _IN_FONT.sub(r" \1 ", text)
     text = re.sub(r"[\".,!?*]+(?=\s|$)|\\(?=[%$ ])", " ", text)
     return re.sub(r"^(?:the|an?) (?=[a-z]{3})", "", " ".join(text.casefold().split()))
@@ -29,7 +29,7 @@ _NO_PROSE |= {"asin", "acos", "atan", "pmatrix", "bmatrix", "matrix", "array", "
 
 
 def is_prose(text: str) -> bool:
-    """Whether a text says something in words, beside or instead of a formula."""
+    """Return whether a text says something in words, in addition to or instead of a formula."""
     text = _IN_FONT.sub(r" \1 ", text).strip()
     words = [text] if re.fullmatch(r"[A-Za-z]{3}", text) else _WORD.findall(text)
     return any(word.casefold() not in _NO_PROSE for word in words)
@@ -44,17 +44,17 @@ _ANYTHING = re.compile(r"(?:all real numbers|all reals|every real number|any rea
 
 
 def says_none(text: str) -> bool:
-    """Whether a text says that nothing solves the problem."""
+    """Return whether a text says that the problem has no solution."""
     return _NONE.fullmatch(plain(text)) is not None
 
 
 def says_undefined(text: str) -> bool:
-    """Whether a text says that there is no such value."""
+    """Return whether a text says that there is no such value."""
     return _UNDEFINED.fullmatch(plain(text)) is not None
 
 
 def says_all_reals(text: str) -> bool:
-    """Whether a text names the whole real line."""
+    """Return whether a text names the whole real line."""
     return _ANYTHING.fullmatch(plain(text)) is not None
 
 
@@ -65,7 +65,7 @@ _CHOICE = re.compile(
 
 
 def choice(text: str) -> tuple[str, str] | None:
-    """Return the letter of a multiple choice and what follows it: `(B) 12` to `B`, `12`."""
+    """Return the letter of a multiple-choice answer and the text after it: `(B) 12` to `B`, `12`."""
     text = " ".join(_IN_FONT.sub(r" \1 ", text).replace("\\ ", " ").split())
     match = _CHOICE.fullmatch(text)
     return ((match[1] or match[2]).upper(), (match[3] or "").strip()) if match else None
@@ -81,7 +81,7 @@ _FORMULA = re.compile(
 )
 
 
-# A sentence that denies its number, only bounds it, or is about another that is made of it.
+# A sentence that negates its number, only bounds it, or is about another number derived from it.
 _ANOTHER = re.compile(
     r"\b(?:not|cannot|\w+n't|never|wrong|incorrect|undefined|except|no such|no (?:real )?solutions?)\b"
     r"|\bat (?:least|most)\b|\b(?:less|more|fewer|greater|larger|smaller|bigger|higher|lower) than\b"
@@ -94,12 +94,12 @@ _ANOTHER = re.compile(
 
 
 def denies(text: str) -> bool:
-    """Whether words deny a number, bound it, or speak of another that is made of it."""
+    """Return whether words negate a number, bound it, or are about another number derived from it."""
     return _ANOTHER.search(text) is not None
 
 
 def number_of_sentence(text: str) -> str | None:
-    """Return the number of a sentence of two words and more that holds exactly one; else None."""
+    """Return the number of a sentence with at least two words and exactly one number; else None."""
     text = _IN_FONT.sub(r" \1 ", text).strip()
     if len(re.findall(r"[A-Za-z]{2,}", text)) < 2 or any(sign in text for sign in "=\\^{"):
         return None
@@ -131,7 +131,7 @@ _DATE = re.compile(
 
 @dataclass(frozen=True)
 class Clock:
-    """A time of day in seconds; `half` is am or pm if it was said."""
+    """A time of day in seconds; `half` is am or pm if stated."""
 
     seconds: int
     half: str
@@ -151,13 +151,13 @@ def clock(text: str) -> Clock | None:
 
 
 def same_time(a: Clock, b: Clock) -> bool:
-    """Whether two clocks agree; if only one says am or pm, the other may mean it on a face of 12 hours."""
+    """Return whether two times agree; if only one says am or pm, the other may be on a 12-hour clock."""
     half_day = bool(a.half) != bool(b.half)
     return a.seconds == b.seconds or (half_day and (a.seconds - b.seconds) % 43_200 == 0)
 
 
 def date(text: str) -> tuple[int, int, int] | None:
-    """Year (0 if it is not said), month and day of `March 5, 2020`, `5 Mar 2020`, `2020-03-05`."""
+    """Return year (0 if not stated), month and day of `March 5, 2020`, `5 Mar 2020`, `2020-03-05`."""
     match = _DATE.fullmatch(re.sub(r"(?<=\d)(?:st|nd|rd|th)\b|,", "", plain(text)))
     if match is None:
         return None
@@ -235,7 +235,7 @@ _PLAIN_NUMBER = re.compile(
 
 @dataclass(frozen=True)
 class Unit:
-    """A unit as it is written, and by dimension if all of it is known: factor to the basic unit."""
+    """A unit as written, and by dimension if all of it is known: the factor to the basic unit."""
 
     text: str
     dimension: tuple[tuple[str, int], ...] | None
@@ -244,7 +244,7 @@ class Unit:
 
 
 def split_unit(text: str) -> tuple[str, Unit | None]:
-    r"""Split `10 \text{ cm}^2` into `10` and its unit; words with nothing before them stay."""
+    r"""Split `10 \text{ cm}^2` into `10` and its unit; words with nothing before them are left unchanged."""
     sign = _TAIL_SIGN.search(text)
     if sign and sign.start() > 0:
         core = text[: sign.start()].strip()
@@ -278,9 +278,9 @@ _AMOUNT = re.compile(r"(?:^|\s*,?\s*(?:and\s)?\s*)(\d+(?:\.\d+)?)\s*([a-z]+)\.?"
 
 
 def amount(text: str) -> tuple[str, Fraction, Fraction] | None:
-    """Dimension, size in its basic unit, and that unit's first one of `3 hours 25 minutes`; else None.
+    """Return dimension, size in the basic unit, and its first unit for `3 hours 25 minutes`; else None.
 
-    The units have to fall, and each amount has to be less than one of the unit before.
+    The units must decrease, and each amount must be less than one of the previous unit.
     """
     text, end, total = plain(text), 0, Fraction(0)
     found: list[tuple[str, Fraction]] = []
@@ -355,7 +355,7 @@ def _unit(text: str) -> Unit:
 
 
 def _without_money(unit: Unit, other: Unit) -> tuple[tuple[str, int], ...]:
-    """Dimension of `dollars per hour` beside `per hour`, from which the sign was taken."""
+    """Return the dimension of `dollars per hour` for comparison with `per hour`, whose sign was removed."""
     told = unit.dimension or ()
     if ("money", 1) not in told or len(told) == 1 or "cent" in unit.text.split():
         return told
@@ -363,7 +363,7 @@ def _without_money(unit: Unit, other: Unit) -> tuple[tuple[str, int], ...]:
 
 
 def conversion(left: Unit, right: Unit) -> Fraction | None:
-    """What one `left` is in `right`; None if one is not the other, as far as that is known."""
+    """Return the value of one `left` in units of `right`; None if not convertible, as far as known."""
     if left.currencies and right.currencies and left.currencies.isdisjoint(right.currencies):
         return None
     if left.dimension is not None and right.dimension is not None:
