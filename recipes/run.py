@@ -6,12 +6,19 @@
     python recipes/run.py recipes/tiny/pipeline.yaml --output runs/tiny --to qpo     # up to one stage, and it
     python recipes/run.py recipes/tiny/pipeline.yaml --output runs/tiny --only qft   # one stage
 
+    python recipes/run.py recipes/qwen2_math_7b/pipeline.yaml --output runs/qwen2_math_7b --launch slurm
+
 Each stage is its own process, so that memory is returned between engine and trainer; what it prints goes to
 OUTPUT/logs/<stage>.log. A terminal shows a live table. Without one (nohup, Slurm, CI) there is a line every
 30 seconds with what is done, the rate and the time left, here and in the stage's log. Interrupt or kill it
 at any point and run the same command again: it goes on where it stopped. Before the first stage runs, the
-settings of all are read and the files that they name looked for. It works on one machine; on several, hand
-the stages to slurm/launch.py one by one.
+settings of all are read and the files that they name looked for.
+
+With `--launch slurm` the stages become jobs of a cluster instead, each on the machines and GPUs of its
+accelerate file, behind those that make its input; this command then ends. A job that is told to stop goes
+back into the queue. The same command again submits what is neither finished nor in the queue: after a
+failure, that is all there is to do. Everything has to lie where all machines see it. Not run by us on a
+cluster: there was none.
 """
 
 from __future__ import annotations
@@ -24,6 +31,7 @@ from pathlib import Path
 from scalequest.config import ConfigError
 from scalequest.pipeline.look_ahead import left_out, look_ahead
 from scalequest.pipeline.runner import Failed, load, plan, run, variables, wanted
+from scalequest.pipeline.slurm import chain
 from scalequest.redaction import redacted
 
 
@@ -36,15 +44,23 @@ def main(args: argparse.Namespace) -> int:
         if args.dry_run:
             if given := redacted(variables(spec)):
                 print(f"# environment: {shlex.join(f'{key}={value}' for key, value in given.items())}")
-            for step in steps:
+            for step in steps if args.launch == "local" else ():
                 print(f"# {step.spec.name}\n{step.shown}")
             for line in left_out(steps):
                 print(f"note: {line}; their data are not there", file=sys.stderr)
         ahead = look_ahead(wanted(steps, args.start, args.end, args.only), output)
         for fault in ahead.faults:
             print(f"{'not yet' if args.dry_run else 'error'}: {fault}", file=sys.stderr)
-        if args.dry_run or ahead.faults:
-            return 0 if args.dry_run else 2
+        if ahead.faults and not args.dry_run:
+            return 2
+        if args.launch == "slurm":
+            chain(
+                spec, steps, wanted(steps, args.start, args.end, args.only), output,
+                fingerprints=ahead.fingerprints, extra=shlex.split(args.sbatch), dry_run=args.dry_run,
+            )  # fmt: skip
+            return 0
+        if args.dry_run:
+            return 0
         rerun = shlex.join(["python", *sys.argv])
         run(
             spec, steps, output, rerun=rerun, fingerprints=ahead.fingerprints,
@@ -67,7 +83,13 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--output", required=True, metavar="DIR", help="folder of the stages' folders, logs and run.json"
     )
-    made.add_argument("--dry-run", action="store_true", help="print the commands, run nothing")
+    made.add_argument("--dry-run", "--dry_run", action="store_true", help="print the commands, run nothing")
+    made.add_argument(
+        "--launch", choices=("local", "slurm"), default="local", help="slurm: submit the stages as jobs"
+    )
+    made.add_argument(
+        "--sbatch", default="", metavar="OPTIONS", help="slurm: further options of sbatch, as one text"
+    )
     made.add_argument("--from", dest="start", metavar="STAGE", help="leave out the stages before this one")
     made.add_argument("--to", dest="end", metavar="STAGE", help="leave out the stages after this one")
     made.add_argument("--only", metavar="STAGE", help="run this stage alone")
