@@ -622,9 +622,9 @@ def _print_check(console: Any, config: PlanConfig, stages: Sequence[Stage]) -> N
     faster = sum(one.hours for one in beside_table_4(config, stages, _FASTER))
     console.print(
         "  The paper's hours are per row of its table, times these rows; it has 522.9 in all. Sampling fail "
-        "rates, the difficulty scorer's training, SFT and evaluation are in none of its lines. What moves the "
-        f"total most is the share of peak: with {_FASTER.arithmetic:.0%} instead of "
-        f"{VLLM_2024.arithmetic:.0%} for sampling and scoring it would be {faster / paper:.2f} of the paper's.\n"
+        "rates, the difficulty scorer's training, SFT and evaluation are in none of its lines. The share of "
+        f"peak moves the total most: with {_FASTER.arithmetic:.0%} instead of {VLLM_2024.arithmetic:.0%} for "
+        f"sampling and scoring it would be {faster / paper:.2f} of the paper's.\n"
     )
 
 
@@ -634,8 +634,8 @@ def assumptions(config: PlanConfig) -> str:
     return (
         "A step of sampling takes the longer of its arithmetic and its reading of weights, keys and values. "
         f"Assumed for every stage alike: {now.arithmetic:.0%} of peak in arithmetic (measured by us, H100), "
-        f"{now.bandwidth:.0%} of memory bandwidth (vLLM on an A100-40G), the GPU at work {now.busy:.0%} of the "
-        f"time (vLLM 0.6.0; {then.busy:.0%} before, by its own profile): sources in "
+        f"{now.bandwidth:.0%} of memory bandwidth (vLLM on an A100-40G), the GPU at work {now.busy:.0%} of "
+        f"the time (vLLM 0.6.0; {then.busy:.0%} before, by its own profile): sources in "
         "src/scalequest/inference_cost.py. "
         f"{config.question_tokens:g} tokens a question, {config.solution_tokens:g} a response or a judge's "
         f"reply, {config.prompt_tokens:g} around a question; filters keep what the paper's kept; "

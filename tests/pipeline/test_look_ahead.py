@@ -133,3 +133,108 @@ def test_a_stage_that_would_write_over_what_it_reads(tmp_path: Path) -> None:
     (fault,) = found(pipeline, output)
     assert fault.startswith("stage 'sft': output_dir: ")
     assert "which this stage reads" in fault
+
+
+def small(folder: Path, *stages: tuple[str, str, dict[str, object]]) -> Path:
+    """A pipeline of the demo's stages: name, recipe and arguments of each."""
+    made = [
+        {
+            "name": name,
+            "script": f"recipes/{recipe}.py",
+            "config": f"recipes/tiny/{recipe}.yaml",
+            "args": args,
+        }
+        for name, recipe, args in stages
+    ]
+    path = folder / "pipeline.yaml"
+    path.write_text(yaml.safe_dump({"name": "small", "stages": made}, sort_keys=False))
+    return path
+
+
+def test_an_input_without_the_columns_that_a_stage_needs(tmp_path: Path) -> None:
+    """One line for each input; what `columns` names is found, and a stage's finished folder is looked into."""
+    (tmp_path / "problems.jsonl").write_text('{"problem": "1 + 1?", "answer": "2"}\n')
+    (tmp_path / "pairs.jsonl").write_text('{"chosen": "a", "rejected": null}\n')
+    (tmp_path / "empty.jsonl").write_text("")
+    problems, pairs = str(tmp_path / "problems.jsonl"), str(tmp_path / "pairs.jsonl")
+    pipeline = small(
+        tmp_path,
+        ("filter", "filter_questions", {"input": [problems, str(tmp_path / "empty.jsonl")]}),
+        ("renamed", "filter_questions", {"input": [problems + "[:1]"], "columns": {"question": "problem"}}),
+        ("qpo", "qpo", {"input": [pairs]}),
+        ("sft", "sft", {"input": [problems, pairs]}),
+    )
+    assert found(pipeline, tmp_path / "runs") == [
+        f"stage 'filter': input: {problems}: row 1: no 'question' (it has problem, answer); name it with "
+        "`columns`",
+        f"stage 'qpo': input: {pairs}: row 1: no 'rejected' (it has chosen); name it with `columns`",
+        f"stage 'sft': input: {problems}: row 1: no 'query' (it has problem, answer); name it with `columns`",
+        f"stage 'sft': input: {pairs}: row 1: no 'query' (it has chosen); name it with `columns`",
+    ]
+
+
+def test_of_rows_that_a_stage_will_make_only_what_is_certain_is_said(tmp_path: Path) -> None:
+    elsewhere = str(tmp_path / "mine.jsonl")
+    Path(elsewhere).write_text('{"question": "1 + 1?", "query": "1 + 1?", "response": "2"}\n')
+    questions = "${output}/generate_questions"
+    pipeline = small(
+        tmp_path,
+        ("generate_questions", "generate_questions", {}),
+        ("qpo", "qpo", {"input": [questions], "model_name_or_path": "recipes/tiny/models/tiny-solver"}),
+        ("filter", "filter_questions", {"input": [questions]}),
+        ("solve", "solve_questions", {"input": ["${output}/filter"]}),
+        ("sft", "sft", {"input": ["${output}/solve[:10]"]}),
+        ("select", "select_solutions", {"input": ["${output}/solve"]}),
+        (
+            "named",
+            "sft",
+            {"input": ["${output}/solve"], "columns": {"query": "question", "response": "best"}},
+        ),
+        # rows of one's own go on with all their columns
+        ("kept", "filter_questions", {"input": [elsewhere]}),
+        ("other", "sft", {"input": ["${output}/kept", "${output}/select"]}),
+    )
+    output = tmp_path / "runs"
+    said = [fault for fault in found(pipeline, output) if "model_name_or_path" not in fault]
+    assert said == [
+        f"stage 'qpo': input: {output}/generate_questions: its rows will have no 'chosen' and no 'rejected'",
+        f"stage 'sft': input: {output}/solve[:10]: its rows will have no 'query' and no 'response'",
+    ]
+
+
+def test_the_columns_are_those_that_the_stages_read_and_write(tmp_path: Path) -> None:
+    """The table beside what the recipes themselves refuse, and what TRL's stages render."""
+    from types import SimpleNamespace
+
+    from scalequest.pipeline.columns import NEEDED
+    from scalequest.training import difficulty_scorer, dpo, reward, sft, simpo
+
+    args = SimpleNamespace(shuffle_pairs=False, paper_exact=False)
+    identity = SimpleNamespace(training_args=SimpleNamespace(max_length=8, seed=0), args=args)
+    stages = (sft.QFT, sft.SFT, dpo.QPO, simpo.SIMPO, difficulty_scorer.DIFFICULTY, reward.REWARD)
+    assert {one.name: one.rendering_of(identity).needs for one in stages} == {  # type: ignore[arg-type]
+        name: NEEDED[name] for name in ("qft", "sft", "qpo", "simpo", "difficulty", "reward")
+    }
+    (tmp_path / "rows.jsonl").write_text('{"nothing": 1}\n')
+    for name in ("filter_questions", "solve_questions", "optimize_questions"):
+        done = subprocess.run(
+            [sys.executable, f"recipes/{name}.py", "--config", f"recipes/tiny/{name}.yaml",
+             "--input", str(tmp_path / "rows.jsonl"), "--output_dir", str(tmp_path / name)],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert f"no '{NEEDED[name][0]}' (it has nothing)" in done.stderr, name
+
+
+@pytest.mark.parametrize(
+    ("recipe", "given", "there"),
+    [("qpo", "sigmiod", "sigmoid_norm"), ("simpo", "dpo", "hinge, ipo, sigmoid, simpo")],
+)
+def test_a_loss_that_trl_does_not_know(recipe: str, given: str, there: str, tmp_path: Path) -> None:
+    """Said before the reference pass, with TRL's own list."""
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text('{"chosen": "a", "rejected": "b"}\n')
+    model = "recipes/tiny/models/tiny-solver"
+    args = {"input": [str(pairs)], "loss_type": given, "model_name_or_path": model}
+    (fault,) = found(small(tmp_path, (recipe, recipe, args)), tmp_path / "runs")
+    assert f"loss_type: '{given}' is not one of " in fault
+    assert there in fault

@@ -72,7 +72,7 @@ class Cluster:
         return subprocess.run(
             [sys.executable, str(ROOT / "recipes/run.py"), str(self.folder / "pipeline.yaml"),
              "--output", str(self.output), "--launch", "slurm", *options],
-            cwd=self.cwd, env=self.environment, capture_output=True, text=True, check=False, timeout=120,
+            cwd=self.cwd, env=self.environment, capture_output=True, text=True, check=False, timeout=600,
         )  # fmt: skip
 
     def states(self) -> list[str]:
@@ -95,7 +95,8 @@ def cluster(tmp_path: Path) -> Cluster:
             {"name": "first", "script": "stage.py", "config": "rows.yaml",
              "args": {"fail": str(tmp_path / "broken"), "pause": 0.1}},
             {"name": "other", "script": "stage.py", "config": "rows.yaml"},
-            {"name": "second", "script": "stage.py", "config": "rows.yaml", "args": {"source": "${output}/first"}},
+            {"name": "second", "script": "stage.py", "config": "rows.yaml",
+             "args": {"source": "${output}/first"}},
             {"name": "report", "script": "report.py", "needs": ["second"]},
         ]
     )  # fmt: skip
