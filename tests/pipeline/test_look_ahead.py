@@ -152,7 +152,7 @@ def small(folder: Path, *stages: tuple[str, str, dict[str, object]]) -> Path:
 
 
 def test_an_input_without_the_columns_that_a_stage_needs(tmp_path: Path) -> None:
-    """One line for each input; what `columns` names is found, and a stage's finished folder is looked into."""
+    """One line for each input; what `columns` names is found."""
     (tmp_path / "problems.jsonl").write_text('{"problem": "1 + 1?", "answer": "2"}\n')
     (tmp_path / "pairs.jsonl").write_text('{"chosen": "a", "rejected": null}\n')
     (tmp_path / "empty.jsonl").write_text("")
