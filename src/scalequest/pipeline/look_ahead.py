@@ -68,17 +68,9 @@ def look_ahead(steps: Sequence[Step], output: Path) -> Ahead:
                 found.append(f"stage '{step.spec.name}': {fault}")
             unset |= {variable} - {""}
     asked = [step for step in steps if step.spec.configs]
-    given = [
-        {
-            "words": step.command[step.command.index(step.spec.script) :],
-            "finished": bool(read_receipt(step.output_dir).get("finished")),
-            "fresh": "--fresh" in step.command,
-            "output_dir": str(step.output_dir),
-        }
-        for step in asked
-    ]
+    given = json.dumps(requests(asked))
     child = subprocess.run(
-        [sys.executable, "-c", _CHILD], input=json.dumps(given), capture_output=True, text=True, check=False
+        [sys.executable, "-c", _CHILD], input=given, capture_output=True, text=True, check=False
     )
     if child.returncode:
         raise ConfigError(f"the stages' settings could not be read: {child.stderr.strip()[-500:]}")
@@ -167,19 +159,37 @@ def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
 # ------------------------------------------------------------------------------------------- the child's part
 
 
+def requests(steps: Sequence[Step]) -> list[dict[str, Any]]:
+    """What is asked about each stage, as JSON can hold it."""
+    return [
+        {
+            "words": step.command[step.command.index(step.spec.script) :],
+            "finished": bool(read_receipt(step.output_dir).get("finished")),
+            "fresh": "--fresh" in step.command,
+            "output_dir": str(step.output_dir),
+        }
+        for step in steps
+    ]
+
+
 def parse_all() -> int:
     """Read the settings of each command on standard input, and print what is wrong and each fingerprint.
 
     Fingerprints are worked out for stages that are finished. Returns the exit status.
     """
+    print(json.dumps(read_all(json.load(sys.stdin))))
+    return 0
+
+
+def read_all(asked: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Answer `requests` in their order: what is wrong with a stage, and its fingerprint if it is finished."""
     made: dict[str, frozenset[str] | None] = {}
     said = []
-    for one in json.load(sys.stdin):
+    for one in asked:
         if one["fresh"] or not one["finished"]:  # else its rows are there to be looked at
             made[one["output_dir"]] = None
         said.append(_read(*one["words"], finished=one["finished"], made=made, folder=one["output_dir"]))
-    print(json.dumps(said))
-    return 0
+    return said
 
 
 def _read(
