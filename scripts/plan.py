@@ -14,6 +14,7 @@ short run of your own on one such GPU a worker takes the place of the estimate f
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +24,8 @@ from glob import glob
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from scalequest import estimate, inference_cost
 from scalequest.config import ConfigError, option, read_configs, read_facts, read_yaml
@@ -74,6 +77,9 @@ class PlanConfig:
     profiles: list[str] = option(
         help="without pipelines: folders under recipes/ whose pipeline.yaml is taken",
         default_factory=lambda: ["qwen2_math_7b", "deepseek_math_7b"],
+    )
+    variables: dict[str, str] = option(
+        help="of the pipelines, over their files': as --set of recipes/run.py", default_factory=dict
     )
     clusters: list[str] = option(
         help="machines: number x GPU", default_factory=lambda: ["8xA100-40G", "64xH100"]
@@ -162,9 +168,9 @@ def stages_of(config: PlanConfig) -> list[Stage]:
     pipelines = config.pipelines or [str(RECIPES / name / "pipeline.yaml") for name in config.profiles]
     steps = []
     for file in pipelines:
-        spec = load(file)
+        spec = load(file, config.variables) if config.variables else load(file)
         steps += [(spec.name, step) for step in read_steps(spec, Path("runs") / spec.name, source=file)]
-    settings = [{**read_configs(*step.spec.configs), **step.settings} for _, step in steps]
+    settings = [{**read_configs(*step.spec.configs), **_typed(step.settings)} for _, step in steps]
     made: dict[str, Rows] = {}
     models: dict[str, str] = {}
     readers = {source: _kind(step) for (_, step), one in zip(steps, settings, strict=True)
@@ -184,6 +190,21 @@ def stages_of(config: PlanConfig) -> list[Stage]:
         made[folder], models[folder] = stage.made, model
         found.append(stage)
     return found
+
+
+def _typed(value: Any) -> Any:
+    """Arguments as the command line reads them: a variable's number is a text, and so is a map in a list."""
+    if isinstance(value, Mapping):
+        return {key: _typed(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_typed(item) for item in value]
+    if isinstance(value, str) and (value.startswith("{") or value in ("null", "true", "false")):
+        return _typed(yaml.safe_load(value))
+    if isinstance(value, str):
+        for number in (int, float):
+            with contextlib.suppress(ValueError):
+                return number(value)
+    return value
 
 
 def _kind(step: Step) -> str:
