@@ -17,8 +17,9 @@ settings of all are read and the files that they name looked for.
 With `--launch slurm` the stages become jobs of a cluster instead, each on the machines and GPUs of its
 accelerate file, behind those that make its input; this command then ends. A job that is told to stop goes
 back into the queue. The same command again submits what is neither finished nor in the queue: after a
-failure, that is all there is to do. Everything has to lie where all machines see it. Not run by us on a
-cluster: there was none.
+failure, that is all there is to do. A stage with a model and no accelerate file asks for one GPU (on a
+cluster without any: `--sbatch "--gpus-per-node=0"`). Everything has to lie where all machines see it. Not run
+by us on a cluster: there was none.
 """
 
 from __future__ import annotations
