@@ -25,10 +25,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from scalequest import estimate, inference_cost
 from scalequest.config import ConfigError, option, read_configs, read_facts, read_yaml
+from scalequest.config.bounded_yaml import load as load_yaml
 from scalequest.config.ranges import NOT_NEGATIVE, POSITIVE, SHARE_ABOVE_0
 from scalequest.estimate import DEVICES, GIB, START_SECONDS, Architecture, Device
 from scalequest.inference_cost import VLLM_2024, VLLM_TODAY, Cost, Efficiency, Engine
@@ -199,7 +198,7 @@ def _typed(value: Any) -> Any:
     if isinstance(value, list):
         return [_typed(item) for item in value]
     if isinstance(value, str) and (value.startswith("{") or value in ("null", "true", "false")):
-        return _typed(yaml.safe_load(value))
+        return _typed(load_yaml(value))
     if isinstance(value, str):
         for number in (int, float):
             with contextlib.suppress(ValueError):

@@ -19,10 +19,9 @@ from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from scalequest import atomic_files
 from scalequest.config import ConfigError, read_configs, read_yaml
+from scalequest.config.bounded_yaml import load as load_yaml
 from scalequest.estimate import Topology
 from scalequest.pipeline.runner import (
     PipelineSpec,
@@ -149,7 +148,7 @@ def _gpus(launch: str | None, spread: Topology, settings: Mapping[str, object], 
         return 0
     engine = settings.get("engine")
     if isinstance(engine, str):  # as the command line has it
-        engine = yaml.safe_load(engine)
+        engine = load_yaml(engine)
     group = engine.get("tensor_parallel_size", 1) if isinstance(engine, Mapping) else 1
     copies = int(str(settings.get("engine.tensor_parallel_size", group)))
     models = settings.get("model_name_or_path") or settings.get("models")
