@@ -6,13 +6,21 @@
     python recipes/run.py recipes/tiny/pipeline.yaml --output runs/tiny --to qpo     # up to one stage, and it
     python recipes/run.py recipes/tiny/pipeline.yaml --output runs/tiny --only qft   # one stage
 
+    python recipes/run.py recipes/qwen2_math_7b/pipeline.yaml --output runs/qwen2_math_7b --launch slurm
+
 Each stage is a separate process, so its memory is freed between engine and trainer; its output goes to
 OUTPUT/logs/<stage>.log. In a terminal, a live table shows the progress. Otherwise (nohup, Slurm, CI), a line
 every 30 seconds gives what is done, the rate and the time left, here and in the stage's log. You can
 interrupt or kill it at any time; run the same command again to resume. Before the first stage, the settings
 of all stages are read, and the files that they name must exist. When the run ends, OUTPUT/index.html shows
-its stages, distributions, curves, benchmarks and every row. This script works on one machine; on several,
-pass the stages to slurm/launch.py one by one.
+its stages, distributions, curves, benchmarks and every row.
+
+With `--launch slurm`, the stages become jobs on a cluster. Each job asks for the nodes and GPUs of its
+accelerate file and starts after the jobs that make its inputs; this command then ends. A job that is told to
+stop is requeued. Run the same command again to submit what is neither finished nor in the queue, for example
+after a failure. A stage with a model but without an accelerate file asks for one GPU (on a cluster without
+GPUs: `--sbatch "--gpus-per-node=0"`). All files must be on a file system that every node can see. We had no
+cluster to try this on.
 """
 
 from __future__ import annotations
@@ -25,6 +33,7 @@ from pathlib import Path
 from scalequest.config import ConfigError
 from scalequest.pipeline.look_ahead import left_out, look_ahead
 from scalequest.pipeline.runner import Failed, load, plan, run, variables, wanted
+from scalequest.pipeline.slurm import chain
 from scalequest.redaction import redacted
 from scalequest.run_page.at_end import write_at_end
 
@@ -40,15 +49,23 @@ def main(args: argparse.Namespace) -> int:
         if args.dry_run:
             if given := redacted(variables(spec)):
                 print(f"# environment: {shlex.join(f'{key}={value}' for key, value in given.items())}")
-            for step in steps:
+            for step in steps if args.launch == "local" else ():
                 print(f"# {step.spec.name}\n{step.shown}")
             for line in left_out(steps):
                 print(f"note: {line}; their data are missing", file=sys.stderr)
         ahead = look_ahead(wanted(steps, args.start, args.end, args.only), output)
         for fault in ahead.faults:
             print(f"{'not yet' if args.dry_run else 'error'}: {fault}", file=sys.stderr)
-        if args.dry_run or ahead.faults:
-            return 0 if args.dry_run else 2
+        if ahead.faults and not args.dry_run:
+            return 2
+        if args.launch == "slurm":
+            chain(
+                spec, steps, wanted(steps, args.start, args.end, args.only), output,
+                fingerprints=ahead.fingerprints, extra=shlex.split(args.sbatch), dry_run=args.dry_run,
+            )  # fmt: skip
+            return 0
+        if args.dry_run:
+            return 0
         rerun = shlex.join(["python", *sys.argv])
         run(
             spec, steps, output, rerun=rerun, fingerprints=ahead.fingerprints,
@@ -75,7 +92,15 @@ def parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="output folder for the stages' folders, the logs and run.json",
     )
-    made.add_argument("--dry-run", action="store_true", help="print the commands without running them")
+    made.add_argument(
+        "--dry-run", "--dry_run", action="store_true", help="print the commands without running them"
+    )
+    made.add_argument(
+        "--launch", choices=("local", "slurm"), default="local", help="slurm: submit the stages as jobs"
+    )
+    made.add_argument(
+        "--sbatch", default="", metavar="OPTIONS", help="slurm: more options for sbatch, as one string"
+    )
     made.add_argument("--from", dest="start", metavar="STAGE", help="skip the stages before this one")
     made.add_argument("--to", dest="end", metavar="STAGE", help="skip the stages after this one")
     made.add_argument("--only", metavar="STAGE", help="run only this stage")

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -124,13 +124,10 @@ def row(preset: Preset, model: str, sizes: dict[str, dict[str, Any]]) -> dict[st
     sides = 2 if work.reference else 1
     batch = work.rows // sides * work.accumulation * preset.topology.processes
     packed = getattr(training, "packing", False)
-    rows, row_tokens = preset.facts.rows or 0, preset.facts.tokens or 0.0
-    tokens = rows * row_tokens * training.num_train_epochs
-    length = training.max_length if packed else row_tokens
-    sequences = tokens / length * (1 if packed else sides)
-    # Padded rows are as long as the longest of a few rows, not as the limit; the memory must suffice for the
-    # limit.
-    in_time = work if packed else replace(work, length=round(row_tokens / sides))
+    row_tokens = preset.facts.tokens or 0.0
+    in_time, sequences, tokens = estimate.sequences_of(
+        work, preset.facts.rows or 0, row_tokens, training.num_train_epochs, packed
+    )
     needs = estimate.memory(architecture, work, preset.topology).total / estimate.GIB
 
     def hours(device: estimate.Device) -> str:
@@ -146,7 +143,7 @@ def row(preset: Preset, model: str, sizes: dict[str, dict[str, Any]]) -> dict[st
         "stage": preset.stage,
         "topology": f"{preset.topology.name} x {preset.topology.processes}",
         "batch": tagged("gradient_accumulation_steps", f"{batch} {'pairs' if sides == 2 else 'sequences'}"),
-        "tokens per step": f"{round(batch * length):,}",
+        "tokens per step": f"{round(batch * (training.max_length if packed else row_tokens)):,}",
         "lr": tagged("learning_rate", f"{training.learning_rate:g}"),
         "epochs": tagged("num_train_epochs", f"{training.num_train_epochs:g}"),
         "GiB per GPU": f"{needs:.0f}",

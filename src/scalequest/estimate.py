@@ -29,10 +29,11 @@ SUB_GROUP = 1e9  # weights that ZeRO-3 updates at a time: DeepSpeed's sub_group_
 CONTEXT = 1.5 * GIB  # CUDA, NCCL and kernels, before any tensor
 FRAGMENTS = 0.08  # of all tensors, lost between them
 START_SECONDS = 240  # imports, loading and saving, in which all GPUs wait
+MFU = 0.32  # share of peak that arithmetic reaches: LoRA of 7B on an H100 (hfu in bench/gpu_results.jsonl)
 QUANTISED = 0.516  # bytes per weight in NF4 with double quantisation
 ASSUMPTIONS = (
-    "Assumed: 32 % of peak in arithmetic on an H100 (measured), 40 % on an A100; a micro-step takes the "
-    "longest of arithmetic, traffic and, under ZeRO-3, what the host needs "
+    f"Assumed: {MFU:.0%} of peak in arithmetic (measured on an H100); a micro-step takes the longest of "
+    "arithmetic, traffic and, under ZeRO-3, what the host needs "
     f"({1000 * HOOKS:.0f} ms per block, measured beside an H100); "
     f"{START_SECONDS // 60} minutes to load and save; {CONTEXT / GIB:.1f} GiB for CUDA and NCCL and "
     f"{FRAGMENTS:.0%} for fragmentation; ZeRO-3 keeps {LIVE_PARAMETERS / 1e9:.0f}B weights gathered; logits "
@@ -48,19 +49,32 @@ class Device:
         name: of the card.
         memory: in GiB.
         peak: dense bf16 TFLOP/s.
-        mfu: share of that which arithmetic reaches, recomputation counted as work.
         bandwidth: between cards, GB/s that a collective sees (assumed).
+        reads: from its own memory, GB/s (the maker's data sheet).
+        sequences: that vLLM runs at a time unless told otherwise.
+        price: dollars per hour, None if not known here.
+        mfu: share of `peak` that arithmetic reaches, recomputation counted as work.
     """
 
     name: str
     memory: float
     peak: float
-    mfu: float
     bandwidth: float
+    reads: float
+    sequences: int = 256
+    price: float | None = None
+    mfu: float = MFU
 
 
-A100_40G = Device("A100-40G PCIe", 40, 312, 0.4, 20)  # the paper's
-H100 = Device("H100-80G SXM", 80, 989, 0.32, 300)
+# The paper's card, at the price of its table 4: $323.8 for 251.0 hours.
+A100_40G = Device("A100-40G PCIe", 40, 312, 20, 1555, price=1.29)
+H100 = Device("H100-80G SXM", 80, 989, 300, 3350, 1024)
+DEVICES = {
+    "A100-40G": A100_40G,
+    "A100-80G": Device("A100-80G SXM", 80, 312, 200, 2039),
+    "H100": H100,
+    "H200": Device("H200-141G SXM", 140, 989, 300, 4800, 1024),
+}
 
 
 @dataclass(frozen=True)
@@ -91,13 +105,14 @@ class Architecture:
         )
 
     @property
-    def _kv(self) -> int:
+    def keys(self) -> int:
+        """Numbers in the keys of a token and block, and as many in its values."""
         return self.hidden_size // self.num_attention_heads * self.num_key_value_heads
 
     @property
     def layer(self) -> int:
         """Weights in the matrices of one block."""
-        attention = 2 * self.hidden_size * (self.hidden_size + self._kv)
+        attention = 2 * self.hidden_size * (self.hidden_size + self.keys)
         return attention + 3 * self.hidden_size * self.intermediate_size
 
     @property
@@ -107,7 +122,7 @@ class Architecture:
 
     def parameters(self, head: bool = True) -> int:
         """All weights; without the head for a scorer, whose own is one row."""
-        small = 2 * self.hidden_size + (self.hidden_size + 2 * self._kv if self.qkv_bias else 0)
+        small = 2 * self.hidden_size + (self.hidden_size + 2 * self.keys if self.qkv_bias else 0)
         copies = 1 if self.tie_word_embeddings or not head else 2
         extra = 0 if head else self.hidden_size
         total = self.num_hidden_layers * (self.layer + small) + self.hidden_size
@@ -116,7 +131,7 @@ class Architecture:
     def lora(self, rank: int) -> int:
         """Weights of an adapter of this rank on all matrices of all blocks."""
         hidden, inner = self.hidden_size, self.intermediate_size
-        sides = 2 * (hidden + hidden) + 2 * (hidden + self._kv) + 3 * (hidden + inner)
+        sides = 2 * (hidden + hidden) + 2 * (hidden + self.keys) + 3 * (hidden + inner)
         return self.num_hidden_layers * rank * sides
 
 
@@ -349,7 +364,7 @@ def _gathered(model: Architecture, work: Work, spread: Topology) -> float:
 def _activations(model: Architecture, work: Work) -> float:
     """Bytes of what the forward pass keeps for the backward pass."""
     compute, tokens = _compute_bytes(work), work.rows * work.length
-    block = compute * tokens * (10 * model.hidden_size + 2 * model._kv + 4 * model.intermediate_size)
+    block = compute * tokens * (10 * model.hidden_size + 2 * model.keys + 4 * model.intermediate_size)
     block += compute * work.rows * work.length**2  # the mask
     kept = compute * tokens * model.hidden_size * model.num_hidden_layers
     # Logits, their log-probabilities, and the gradient of either
@@ -398,6 +413,33 @@ def gpu_hours(
     step = max(arithmetic, traffic * share / (device.bandwidth * 1e9), hooks)
     seconds = micro_steps * step + START_SECONDS
     return seconds * spread.processes / 3600
+
+
+def spread_over(spread: Topology, work: Work, count: int) -> tuple[Topology, Work]:
+    """The same global batch on at most `count` processes: on the most among which its parts can be shared."""
+    parts = spread.processes * work.accumulation
+    processes = max(number for number in range(1, min(count, parts) + 1) if parts % number == 0)
+    return replace(spread, processes=processes), replace(work, accumulation=parts // processes)
+
+
+def sequences_of(
+    work: Work, rows: float, row_tokens: float, epochs: float, packed: bool
+) -> tuple[Work, float, float]:
+    """What `gpu_hours` takes for a data set: work at its sequences' length, their number and their tokens.
+
+    Args:
+        work: at the longest length, which memory is for.
+        rows: of the data set.
+        row_tokens: mean tokens of a row, both sides of a pair together.
+        epochs: times that it is read.
+        packed: whether rows fill sequences of the longest length.
+    """
+    tokens = rows * row_tokens * epochs
+    if packed:
+        return work, tokens / work.length, tokens
+    # Padded rows are as long as a few rows' longest, not as the limit.
+    sides = 2 if work.reference else 1
+    return replace(work, length=round(row_tokens / sides)), tokens / row_tokens * sides, tokens
 
 
 def remedies(model: Architecture, work: Work, spread: Topology, capacity: float) -> list[str]:

@@ -71,7 +71,7 @@ def read_rows(
     Raises:
         ConfigError: names the source, and the line or row of the error.
     """
-    whole, first = _first_rows(source)
+    whole, first = first_rows(source)
     rows = list(islice(islice(_rows(whole), first), limit))
     if first is not None and limit is None and len(rows) < first:
         raise ConfigError(
@@ -90,8 +90,8 @@ def read_rows(
 
 
 def whole_source(source: str | Path) -> str:
-    """Return a source without the suffix that limits its rows."""
-    return str(_first_rows(source)[0])
+    """A source without the number of rows that is taken of it."""
+    return str(first_rows(source)[0])
 
 
 def read_dropped(folder: str | Path) -> list[Row]:
@@ -111,7 +111,8 @@ def written_rows(folder: Path) -> Iterator[Row]:
     return (row for file in sorted(folder.glob("*.parquet")) for row in _parquet_rows(file))
 
 
-def _first_rows(source: str | Path) -> tuple[str | Path, int | None]:
+def first_rows(source: str | Path) -> tuple[str | Path, int | None]:
+    """A source, and the number of rows that is taken of it, if not all."""
     match = _FIRST_ROWS.fullmatch(str(source))
     return (match["source"], int(match["rows"])) if match else (source, None)
 
@@ -427,7 +428,7 @@ def source_fingerprint(source: str | Path) -> str:
     without bit equality may write other rows under the same settings. For a file, it is the sha256 of its
     bytes; for the hub, the name and the commit.
     """
-    whole, first = _first_rows(source)
+    whole, first = first_rows(source)
     if first is not None:
         return f"{source_fingerprint(whole)}[:{first}]"
     if str(source).startswith("hub:"):

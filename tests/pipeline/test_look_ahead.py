@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from scalequest.pipeline.look_ahead import left_out, look_ahead
+from scalequest.pipeline.look_ahead import left_out, look_ahead, read_all, requests
 from scalequest.pipeline.runner import load, plan
 
 PIPELINE = "recipes/tiny/pipeline.yaml"
@@ -139,3 +139,109 @@ def test_a_stage_that_would_write_over_what_it_reads(tmp_path: Path) -> None:
     (fault,) = found(pipeline, output)
     assert fault.startswith("stage 'sft': output_dir: ")
     assert "which this stage reads" in fault
+
+
+def small(folder: Path, *stages: tuple[str, str, dict[str, object]]) -> Path:
+    """A pipeline of the demo's stages: name, recipe and arguments of each."""
+    made = [
+        {
+            "name": name,
+            "script": f"recipes/{recipe}.py",
+            "config": f"recipes/tiny/{recipe}.yaml",
+            "args": args,
+        }
+        for name, recipe, args in stages
+    ]
+    path = folder / "pipeline.yaml"
+    path.write_text(yaml.safe_dump({"name": "small", "stages": made}, sort_keys=False))
+    return path
+
+
+def said_of(pipeline: Path, output: Path) -> list[str]:
+    """What the child process of the look ahead finds, in this process."""
+    steps = plan(load(pipeline), output)
+    answers = read_all(requests(steps))
+    return [
+        f"{step.spec.name}: {fault}"
+        for step, one in zip(steps, answers, strict=True)
+        for fault in one["faults"]
+    ]
+
+
+def test_an_input_without_the_columns_that_a_stage_needs(tmp_path: Path) -> None:
+    """One line for each input; what `columns` names is found."""
+    (tmp_path / "problems.jsonl").write_text('{"problem": "1 + 1?", "answer": "2"}\n')
+    (tmp_path / "pairs.jsonl").write_text('{"chosen": "a", "rejected": null}\n')
+    (tmp_path / "empty.jsonl").write_text("")
+    problems, pairs = str(tmp_path / "problems.jsonl"), str(tmp_path / "pairs.jsonl")
+    pipeline = small(
+        tmp_path,
+        ("filter", "filter_questions", {"input": [problems, str(tmp_path / "empty.jsonl")]}),
+        ("renamed", "filter_questions", {"input": [problems + "[:1]"], "columns": {"question": "problem"}}),
+        ("qpo", "qpo", {"input": [pairs]}),
+        ("sft", "sft", {"input": [problems, pairs]}),
+    )
+    assert said_of(pipeline, tmp_path / "runs") == [
+        f"filter: input: {problems}: row 1: no 'question' (it has problem, answer); name it with `columns`",
+        f"qpo: input: {pairs}: row 1: no 'rejected' (it has chosen); name it with `columns`",
+        f"sft: input: {problems}: row 1: no 'query' (it has problem, answer); name it with `columns`",
+        f"sft: input: {pairs}: row 1: no 'query' (it has chosen); name it with `columns`",
+    ]
+
+
+def test_of_rows_that_a_stage_will_make_only_what_is_certain_is_said(tmp_path: Path) -> None:
+    elsewhere = str(tmp_path / "mine.jsonl")
+    Path(elsewhere).write_text('{"question": "1 + 1?", "query": "1 + 1?", "response": "2"}\n')
+    questions = "${output}/generate_questions"
+    pipeline = small(
+        tmp_path,
+        ("generate_questions", "generate_questions", {}),
+        ("qpo", "qpo", {"input": [questions], "model_name_or_path": "recipes/tiny/models/tiny-solver"}),
+        ("filter", "filter_questions", {"input": [questions]}),
+        ("solve", "solve_questions", {"input": ["${output}/filter"]}),
+        ("sft", "sft", {"input": ["${output}/solve[:10]"]}),
+        ("select", "select_solutions", {"input": ["${output}/solve"]}),
+        (
+            "named",
+            "sft",
+            {"input": ["${output}/solve"], "columns": {"query": "question", "response": "best"}},
+        ),
+        # rows of one's own go on with all their columns
+        ("kept", "filter_questions", {"input": [elsewhere]}),
+        ("other", "sft", {"input": ["${output}/kept", "${output}/select"]}),
+    )
+    output = tmp_path / "runs"
+    assert said_of(pipeline, output) == [
+        f"qpo: input: {output}/generate_questions: its rows will have no 'chosen' and no 'rejected'",
+        f"sft: input: {output}/solve[:10]: its rows will have no 'query' and no 'response'",
+    ]
+
+
+def test_the_columns_are_those_that_training_stages_render() -> None:
+    """The table beside what the training stages render."""
+    from types import SimpleNamespace
+
+    from scalequest.pipeline.columns import NEEDED
+    from scalequest.training import difficulty_scorer, dpo, reward, sft, simpo
+
+    args = SimpleNamespace(shuffle_pairs=False, paper_exact=False)
+    identity = SimpleNamespace(training_args=SimpleNamespace(max_length=8, seed=0), args=args)
+    stages = (sft.QFT, sft.SFT, dpo.QPO, simpo.SIMPO, difficulty_scorer.DIFFICULTY, reward.REWARD)
+    assert {one.name: one.rendering_of(identity).needs for one in stages} == {  # type: ignore[arg-type]
+        name: NEEDED[name] for name in ("qft", "sft", "qpo", "simpo", "difficulty", "reward")
+    }
+
+
+@pytest.mark.parametrize(
+    ("recipe", "given", "there"),
+    [("qpo", "sigmiod", "sigmoid_norm"), ("simpo", "dpo", "hinge, ipo, sigmoid, simpo")],
+)
+def test_a_loss_that_trl_does_not_know(recipe: str, given: str, there: str, tmp_path: Path) -> None:
+    """Said before the reference pass, with TRL's own list."""
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text('{"chosen": "a", "rejected": "b"}\n')
+    model = "recipes/tiny/models/tiny-solver"
+    args = {"input": [str(pairs)], "loss_type": given, "model_name_or_path": model}
+    (fault,) = said_of(small(tmp_path, (recipe, recipe, args)), tmp_path / "runs")
+    assert f"loss_type: '{given}' is not one of " in fault
+    assert there in fault

@@ -42,6 +42,28 @@ def test_topology_is_the_accelerate_files() -> None:
     assert subprocess.run(["bash", "-n"], input=text, text=True, check=False).returncode == 0
 
 
+@pytest.mark.parametrize(
+    ("launch", "words", "gpus"),
+    [
+        ("ddp", ["--engine.tensor_parallel_size", "2"], 16),
+        ("ddp", ["--engine", "{tensor_parallel_size: 4}"], 32),
+        (None, ["--engine", "{tensor_parallel_size: 4}"], 4),
+        (None, [], 1),
+        (None, ["--use_cpu", "true"], 0),
+        ("cpu", [], 0),
+    ],
+)
+def test_gpus_are_those_of_all_model_copies(launch: str | None, words: list[str], gpus: int) -> None:
+    """A copy that is spread over several GPUs needs them all; a stage without an accelerate file has one."""
+    from scalequest.pipeline.slurm import script as text_of
+
+    command = ["recipes/solve_questions.py", "--config", "recipes/qwen2_math_7b/solve_questions.yaml", *words]
+    file = f"accelerate_configs/{launch}.yaml" if launch else None
+    text = text_of(file, command, None, ())
+    asked = re.search(r"--gpus-per-node=(\d+)", text)
+    assert int(asked[1] if asked else 0) == gpus
+
+
 def test_ranks_have_time_to_save_and_the_script_has_more(monkeypatch: pytest.MonkeyPatch) -> None:
     """torchrun reads it; what `scontrol` needs afterwards still fits in before the end of the job."""
     from torch.distributed.launcher.api import LaunchConfig

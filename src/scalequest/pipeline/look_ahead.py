@@ -21,6 +21,7 @@ from typing import Any
 from scalequest.atomic_files import StageError
 from scalequest.config import ConfigError, read_configs, read_yaml
 from scalequest.hardware import has_gpu
+from scalequest.pipeline import columns
 from scalequest.pipeline.runner import Step
 from scalequest.pipeline.status_table import read_receipt
 from scalequest.recipe import load_recipe
@@ -50,7 +51,8 @@ def look_ahead(steps: Sequence[Step], output: Path) -> Ahead:
     """Look for all that would end a stage at its start, and for the stages that have nothing to do.
 
     Settings are read as the stage would read them, by its own script, in one process for all; files and model
-    folders that no stage makes have to be there. Models and data on the hub are not looked at.
+    folders that no stage makes have to be there, and inputs have to have the columns that the stage needs.
+    Models and data on the hub are not looked at.
 
     Args:
         steps: of `pipeline.plan`.
@@ -66,22 +68,16 @@ def look_ahead(steps: Sequence[Step], output: Path) -> Ahead:
                 found.append(f"stage '{step.spec.name}': {fault}")
             unset |= {variable} - {""}
     asked = [step for step in steps if step.spec.configs]
-    given = [
-        {
-            "words": step.command[step.command.index(step.spec.script) :],
-            "finished": bool(read_receipt(step.output_dir).get("finished")),
-        }
-        for step in asked
-    ]
+    given = json.dumps(requests(asked))
     child = subprocess.run(
-        [sys.executable, "-c", _CHILD], input=json.dumps(given), capture_output=True, text=True, check=False
+        [sys.executable, "-c", _CHILD], input=given, capture_output=True, text=True, check=False
     )
     if child.returncode:
         raise ConfigError(f"the stages' settings could not be read: {child.stderr.strip()[-500:]}")
     said = dict(
         zip((step.spec.name for step in asked), json.loads(child.stdout.splitlines()[-1]), strict=True)
     )
-    found += [f"stage '{name}': {one['fault']}" for name, one in said.items() if one["fault"]]
+    found += [f"stage '{name}': {fault}" for name, one in said.items() for fault in one["faults"]]
     return Ahead(found, {name: one["fingerprint"] for name, one in said.items() if one["fingerprint"]})
 
 
@@ -163,17 +159,43 @@ def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
 # ------------------------------------------------------------------------------------------- the child's part
 
 
+def requests(steps: Sequence[Step]) -> list[dict[str, Any]]:
+    """What is asked about each stage, as JSON can hold it."""
+    return [
+        {
+            "words": step.command[step.command.index(step.spec.script) :],
+            "finished": bool(read_receipt(step.output_dir).get("finished")),
+            "fresh": "--fresh" in step.command,
+            "output_dir": str(step.output_dir),
+        }
+        for step in steps
+    ]
+
+
 def parse_all() -> int:
     """Read the settings of each command on standard input, and print what is wrong and each fingerprint.
 
     Fingerprints are worked out for stages that are finished. Returns the exit status.
     """
-    print(json.dumps([_read(*one["words"], finished=one["finished"]) for one in json.load(sys.stdin)]))
+    print(json.dumps(read_all(json.load(sys.stdin))))
     return 0
 
 
-def _read(script: str, *words: str, finished: bool) -> dict[str, str | None]:
-    said: dict[str, str | None] = {"fault": None, "fingerprint": None}
+def read_all(asked: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Answer `requests` in their order: what is wrong with a stage, and its fingerprint if it is finished."""
+    made: dict[str, frozenset[str] | None] = {}
+    said = []
+    for one in asked:
+        if one["fresh"] or not one["finished"]:  # else its rows are there to be looked at
+            made[one["output_dir"]] = None
+        said.append(_read(*one["words"], finished=one["finished"], made=made, folder=one["output_dir"]))
+    return said
+
+
+def _read(
+    script: str, *words: str, finished: bool, made: dict[str, frozenset[str] | None], folder: str
+) -> dict[str, Any]:
+    said: dict[str, Any] = {"faults": [], "fingerprint": None}
     recipe = load_recipe(script)
     if recipe is None:  # a script that reads no settings as ours do
         return said
@@ -185,8 +207,11 @@ def _read(script: str, *words: str, finished: bool) -> dict[str, str | None]:
             told = "use_cpu" not in names or "--use_cpu" in words or has_gpu()
             values = recipe.parse([*words, *([] if told else ["--use_cpu", "true"])])
         except SystemExit:
-            said["fault"] = error.getvalue().strip().rpartition("error: ")[2]
+            said["faults"] = [error.getvalue().strip().rpartition("error: ")[2]]
         else:
+            said["faults"] = list(columns.faults(recipe.name, values, made))
+            if folder in made:
+                made[folder] = columns.written(recipe.name, values, made)
             if finished:
                 with contextlib.suppress(Exception, SystemExit):  # the stage is started, and says so itself
                     said["fingerprint"] = recipe.fingerprint(*values)

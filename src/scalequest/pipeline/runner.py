@@ -109,6 +109,11 @@ class Step:
         head = self.command[: len(self.command) - len(_arguments(self.settings))]
         return str(redacted(shlex.join([*head, *_arguments(redacted(self.settings))])))
 
+    @property
+    def words(self) -> list[str]:
+        """The script and its arguments, without what starts it."""
+        return list(self.command[self.command.index(self.spec.script) :])
+
 
 # --------------------------------------------------------------------------------------------------- planning
 
@@ -327,11 +332,9 @@ def run(
     began = time.monotonic()
     # The folder, its lock, and what earlier runs noted
     (output / "logs").mkdir(parents=True, exist_ok=True)
-    lock = _lock(output)
-    state = _read_state(output)
-    state.setdefault("group", f"{spec.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}")
-    _write_state(output, state)
-    environment = _environment(spec, state["group"])
+    lock = take_lock(output)
+    state = start_state(spec, output)
+    environment = environment_of(spec, state["group"])
     forks = None
     if spec.preload and possible():
         forks = Preloaded(environment, lock, output / "logs" / "imports.log")
@@ -395,7 +398,7 @@ class _Run:
             line.receipt, line.seconds = read_receipt(step.output_dir), noted.get("seconds")
             self.table.say(f"{prefix}: {line.state}", live=False)
             return
-        _check_needs(step, self.steps, self.state)
+        check_needs(step, self.steps, self.state)
         self.table.say(f"{prefix}: {step.shown}")
         log, before = self.output / "logs" / f"{name}.log", read_receipt(step.output_dir)
         status, from_byte = self._start(step, log, prefix)
@@ -417,7 +420,7 @@ class _Run:
 
     def _note(self, name: str, what: Mapping[str, Any]) -> None:
         self.state["stages"][name] = what
-        _write_state(self.output, self.state)
+        write_state(self.output, self.state)
 
     def _start(self, step: Step, log: Path, prefix: str) -> tuple[int, int]:
         """Run a stage, with signs of life that begin with `prefix` if there is no terminal.
@@ -461,7 +464,7 @@ class _Run:
         return status, from_byte
 
 
-def _environment(spec: PipelineSpec, group: str) -> dict[str, str]:
+def environment_of(spec: PipelineSpec, group: str) -> dict[str, str]:
     """The environment of every stage."""
     return {
         STOP_VARIABLE: str(STOP_SECONDS),  # for stages that a launcher starts; we wait as long as they take
@@ -497,7 +500,12 @@ def wanted(
     return list(steps[first : last + 1])
 
 
-def _check_needs(step: Step, steps: Sequence[Step], state: Mapping[str, Any]) -> None:
+def check_needs(step: Step, steps: Sequence[Step], state: Mapping[str, Any]) -> None:
+    """Refuse a stage whose input is not there.
+
+    Raises:
+        ConfigError: what it needs is not finished.
+    """
     by_name = {other.spec.name: other for other in steps}
     for need in step.needs:
         receipt = read_receipt(by_name[need].output_dir)
@@ -527,7 +535,7 @@ def _tail(log: Path, from_byte: int, lines: int | None) -> str:
 # ------------------------------------------------------------------------------------------ state and display
 
 
-def _lock(output: Path) -> int:
+def take_lock(output: Path) -> int:
     """Lock the output folder; a killed run's last processes are given ten seconds to go."""
     file = os.open(output / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     deadline = time.monotonic() + 10
@@ -542,7 +550,16 @@ def _lock(output: Path) -> int:
             time.sleep(0.1)
 
 
-def _read_state(output: Path) -> dict[str, Any]:
+def start_state(spec: PipelineSpec, output: Path) -> dict[str, Any]:
+    """What `run.json` holds, with the W&B group of all runs in this folder."""
+    state = read_state(output)
+    state.setdefault("group", f"{spec.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}")
+    write_state(output, state)
+    return state
+
+
+def read_state(output: Path) -> dict[str, Any]:
+    """What `run.json` holds; no stage if there is none."""
     with contextlib.suppress(OSError, ValueError):
         state = json.loads((output / STATE).read_text(encoding="utf-8"))
         if isinstance(state, dict) and isinstance(state.get("stages"), dict):
@@ -550,5 +567,6 @@ def _read_state(output: Path) -> dict[str, Any]:
     return {"stages": {}}
 
 
-def _write_state(output: Path, state: Mapping[str, Any]) -> None:
+def write_state(output: Path, state: Mapping[str, Any]) -> None:
+    """Write `run.json`, whole."""
     atomic_files.write(output / STATE, atomic_files.as_json(state))

@@ -6,11 +6,14 @@ on our token ids (tests/training/test_dpo.py checks this for the installed TRL).
 
 from __future__ import annotations
 
+import ast
+import inspect
 import logging
 import os
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from operator import attrgetter
 from typing import Any, ClassVar
 from unittest import mock
@@ -76,6 +79,43 @@ class QPOConfig(ByHardware, DPOConfig):
             "the model with its adapter disabled."
         },
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_losses(DPOTrainer, self.loss_type)
+
+
+@cache
+def known_losses(trainer: type) -> tuple[str, ...]:
+    """Return the loss types that a trainer of TRL computes, sorted; none if its code no longer says so.
+
+    TRL keeps no list of them: they are what the method that refuses all others compares `loss_type` with.
+    """
+    for function in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(trainer)))):
+        if isinstance(function, ast.FunctionDef) and "Unknown loss type" in ast.unparse(function):
+            compared = [node for node in ast.walk(function) if isinstance(node, ast.Compare)]
+            return tuple(
+                sorted(
+                    str(node.comparators[0].value)
+                    for node in compared
+                    if ast.unparse(node.left).endswith("loss_type")
+                    and isinstance(node.ops[0], ast.Eq)
+                    and isinstance(node.comparators[0], ast.Constant)
+                )
+            )
+    return ()
+
+
+def check_losses(trainer: type, given: Sequence[str]) -> None:
+    """Refuse a loss that TRL's trainer would refuse too, but only at the first training step.
+
+    Raises:
+        ConfigError: naming the loss types that there are.
+    """
+    known = known_losses(trainer)
+    for loss in given:
+        if known and loss not in known:
+            raise ConfigError(f"loss_type: {loss!r} is not one of {', '.join(known)}")
 
 
 class TokenDPOTrainer(DPOTrainer):

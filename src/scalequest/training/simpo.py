@@ -22,7 +22,7 @@ from scalequest.config.ranges import NOT_NEGATIVE, POSITIVE
 from scalequest.estimate import Passes
 from scalequest.precision import ByHardware
 from scalequest.training import data
-from scalequest.training.dpo import COLUMNS, QuestionPairs, render_pairs
+from scalequest.training.dpo import COLUMNS, QuestionPairs, check_losses, render_pairs
 from scalequest.training.loading import check_pad_token, load_model
 from scalequest.training.preparation import Prepared
 from scalequest.training.stage import TrainingStage
@@ -50,6 +50,10 @@ class SimPOConfig(ByHardware, CPOConfig):
             "within": NOT_NEGATIVE,
         },
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_losses(CPOTrainer, [self.loss_type])
 
 
 class TokenCPOTrainer(CPOTrainer):

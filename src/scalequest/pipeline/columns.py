@@ -1,0 +1,114 @@
+"""Whether the inputs of a stage have the columns that it needs, before anything runs.
+
+An input that exists is opened, and its first row looked at. Of one that an earlier stage will make, only that
+is said which is certain: these stages write rows of their own, and those pass rows on and add to them. What
+comes from anywhere else may have any column.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from scalequest.atomic_files import StageError
+from scalequest.config import ConfigError
+from scalequest.records import expand, read_inputs, whole_source
+from scalequest.samples import SAMPLE_COLUMNS
+
+# Columns that every input row of a recipe must have (of `select_solutions` and `score`, by their settings).
+NEEDED: dict[str, tuple[str, ...]] = {
+    "qft": ("question",),
+    "qpo": ("chosen", "rejected"),
+    "simpo": ("chosen", "rejected"),
+    "sft": ("query", "response"),
+    "difficulty": ("question",),
+    "reward": ("question", "responses", "answers", "finish_reasons"),
+    "optimize_questions": ("question",),
+    "filter_questions": ("question",),
+    "solve_questions": ("question",),
+    "assemble_dataset": ("query", "response"),
+}
+# Of all columns that any recipe needs, those that the rows of these have, and
+WRITTEN: dict[str, frozenset[str]] = {
+    "generate_questions": frozenset({"question"}),
+    "optimize_questions": frozenset({"chosen", "rejected"}),
+    "select_solutions": frozenset({"query", "response"}),
+}
+# those that these may add to the rows that they pass on.
+ADDED: dict[str, frozenset[str]] = {
+    "filter_questions": frozenset(SAMPLE_COLUMNS),
+    "solve_questions": frozenset(SAMPLE_COLUMNS),
+    "score": frozenset({"rewards"}),
+}
+KNOWN = frozenset().union(*NEEDED.values(), *WRITTEN.values(), *ADDED.values())
+
+# Folders that stages of this run make, with the columns that they may have; None if that is not known.
+Made = Mapping[str, frozenset[str] | None]
+
+
+def needed(recipe: str, values: Sequence[Any]) -> tuple[str, ...]:
+    """Columns that every input row must have.
+
+    Args:
+        recipe: its name.
+        values: its settings.
+    """
+    for value in values:
+        if recipe == "score" and hasattr(value, "what"):
+            return ("question", "responses", "finish_reasons") if value.what == "responses" else ("question",)
+        if recipe == "select_solutions" and hasattr(value, "needed"):
+            return tuple(value.needed)
+    return NEEDED.get(recipe, ())
+
+
+def written(recipe: str, values: Sequence[Any], made: Made) -> frozenset[str] | None:
+    """Which of the known columns the rows of a stage may have; None if that is not certain."""
+    if recipe in WRITTEN:
+        return WRITTEN[recipe]
+    before = [_made(source, made) for source in sources(values)]
+    if recipe not in ADDED or not before or None in before or _renamed(values):
+        return None
+    return ADDED[recipe].union(*(columns for columns in before if columns is not None))
+
+
+def faults(recipe: str, values: Sequence[Any], made: Made) -> Iterator[str]:
+    """Say which inputs lack a column, one line for each.
+
+    Args:
+        recipe: the stage's.
+        values: its settings.
+        made: by folder, what stages of this run will have made before.
+    """
+    keys, columns = needed(recipe, values), _renamed(values)
+    for source in sources(values) if keys else ():
+        try:
+            path = str(expand(whole_source(source)))
+            if _within(path, made) is not None:
+                there = _made(source, made)
+                absent = [] if there is None else [key for key in keys if key in KNOWN - there]
+                if absent := [key for key in absent if key not in columns]:
+                    yield f"input: {source}: its rows will have no {' and no '.join(map(repr, absent))}"
+            elif not source.startswith("hub:") and expand(whole_source(source)).exists():
+                read_inputs([source], *keys, columns=columns, limit=1)
+        except (ConfigError, StageError, OSError) as error:
+            if "environment variable" not in str(error):  # which is said for all files at once
+                yield f"input: {error}"
+
+
+def sources(values: Sequence[Any]) -> list[str]:
+    """The row sources that settings name."""
+    found = [str(source) for value in values for source in getattr(value, "input", None) or ()]
+    return found + [str(part.source) for value in values for part in getattr(value, "parts", None) or ()]
+
+
+def _renamed(values: Sequence[Any]) -> dict[str, str]:
+    return {key: name for value in values for key, name in (getattr(value, "columns", None) or {}).items()}
+
+
+def _within(path: str, made: Made) -> str | None:
+    return next((folder for folder in made if path == folder or path.startswith(f"{folder}/")), None)
+
+
+def _made(source: str, made: Made) -> frozenset[str] | None:
+    """What a source may have; None if no stage of this run makes it, or that is not known."""
+    return made.get(str(expand(whole_source(source))))

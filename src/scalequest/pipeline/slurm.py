@@ -1,0 +1,335 @@
+"""Stages as jobs of Slurm: the batch script of one, and a pipeline as a chain of them.
+
+A job waits for those that make its input (`--dependency=afterok`), and leaves the queue if one of them fails.
+One that was told to stop puts itself back into the queue under its number, so what waits for it goes on
+waiting. The chain's folder holds `slurm.json`, the number of each stage's last job: the same command again
+submits what is neither finished nor in the queue.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise, takewhile
+from pathlib import Path
+from typing import Any
+
+from scalequest import atomic_files
+from scalequest.config import ConfigError, read_configs, read_yaml
+from scalequest.config.bounded_yaml import load as load_yaml
+from scalequest.estimate import Topology
+from scalequest.pipeline.runner import (
+    PipelineSpec,
+    Step,
+    check_needs,
+    environment_of,
+    finished,
+    read_state,
+    start_state,
+    take_lock,
+)
+from scalequest.recipe import Recipe, load_recipe
+from scalequest.redaction import redacted
+from scalequest.stage.launch import STOP_SECONDS, STOP_VARIABLE
+
+JOBS = "slurm.json"  # in the pipeline's folder: the last job of each stage
+TOLD_SECONDS = STOP_SECONDS + 60  # before the end: time for one step and one checkpoint, then for the script
+PORT = 29500
+CORES = 8  # a GPU; without a word, Slurm gives one to the one task of a machine, and so to all its ranks
+
+
+# ----------------------------------------------------------------------------------------------- one job
+
+
+def script(
+    launch: str | None,
+    command: Sequence[str],
+    nodes: int | None,
+    extra: Sequence[str],
+    *,
+    name: str | None = None,
+    log: str = "%x-%j.log",
+) -> str:
+    """Text of the batch script.
+
+    Args:
+        launch: the accelerate file; None starts one process.
+        command: the script and its settings.
+        nodes: machines, where not those of the file.
+        extra: further options of sbatch.
+        name: of the job; None is the recipe's, and refuses what is none.
+        log: file that the job's output is added to.
+
+    Raises:
+        ConfigError: the settings name no folder, or the global batch cannot stay.
+    """
+    # As the recipes read `--key=value`; what follows changes or adds to words.
+    words = [part for word in command for part in (word.split("=", 1) if word[:2] == "--" else [word])]
+    settings, recipe = given(words), load_recipe(words[0])
+    if name is None:
+        if "output_dir" not in settings:
+            raise ConfigError("output_dir: neither the config nor the command names it")
+        if recipe is None:
+            raise ConfigError(f"{words[0]}: not a recipe: it defines no RECIPE")
+        name = recipe.name
+    spread = Topology.of(launch) if launch else Topology()
+    machines = nodes or spread.machines
+    gpus = _gpus(launch, spread, settings, recipe)
+    if machines > 1 and recipe is not None and recipe.kind == "training":  # a data stage has no batch
+        words = _same_batch(words, settings, machines)
+    processes = machines * (spread.processes // spread.machines)
+    inner = f"exec {shlex.join([sys.executable, *words])}"
+    if launch:
+        start = [
+            _accelerate(), "launch", "--config_file", launch, "--num_machines", str(machines),
+            "--num_processes", str(processes), "--main_process_port", str(PORT),
+        ]  # fmt: skip
+        inner = f'exec {shlex.join(start)} --machine_rank "$SLURM_NODEID" --main_process_ip "$HEAD_NODE" '
+        inner += shlex.join(words)
+    lines = [
+        "#!/bin/bash",
+        f"#SBATCH --job-name={name}",
+        f"#SBATCH --nodes={machines}",
+        "#SBATCH --ntasks-per-node=1",
+        *([f"#SBATCH --gpus-per-node={gpus}"] if gpus else []),
+        f"#SBATCH --cpus-per-task={CORES * max(gpus, 1)}",
+        f"#SBATCH --signal=B:TERM@{TOLD_SECONDS}",
+        "#SBATCH --requeue",
+        "#SBATCH --open-mode=append",
+        f"#SBATCH --output={log}",
+        *(f"#SBATCH {option}" for option in extra),
+        "set -u",
+        "# srun no longer takes this from the job.",
+        'export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"',
+        "# Time that a launcher leaves its ranks to save in, before it kills them.",
+        f'export {STOP_VARIABLE}="${{{STOP_VARIABLE}:-{STOP_SECONDS}}}"',
+        'HEAD_NODE=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
+        "export HEAD_NODE",
+        *_watched(inner, settings.get("output_dir"), recipe),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _watched(inner: str, folder: object, recipe: Recipe | None) -> list[str]:
+    """Lines that run the step, tell it to stop, and put the job back into the queue if it did."""
+    stopped = shlex.quote(f"{folder}/stopped.json") if folder else ""
+    # A data stage ends at once when it is told to; its finished blocks are kept.
+    left = f" || [ -f {stopped} ]" if stopped else ""
+    lasting = recipe is not None and recipe.kind != "training"
+    told = ' || { [ "$told" = 1 ] && [ "$status" != 0 ]; }' if lasting else ""
+    return [
+        "told=0",
+        *([f"rm -f {stopped}  # of an earlier stop"] if stopped else []),
+        f"srun --kill-on-bad-exit=0 bash -c {shlex.quote(inner)} &",
+        "step=$!",
+        "# To the ranks, through Slurm: srun itself would answer SIGTERM by killing them.",
+        """trap 'told=1; scancel --signal=TERM "$SLURM_JOB_ID.0"' TERM""",
+        'wait "$step"; status=$?',
+        "# A trapped signal ends the first wait early.",
+        'if [ "$told" = 1 ]; then wait "$step"; status=$?; fi',
+        f'if [ "$status" = 75 ]{left}{told}; then',
+        '  echo "stopped in time: back into the queue"',
+        '  scontrol requeue "$SLURM_JOB_ID"',
+        "  exit 0",
+        "fi",
+        'exit "$status"',
+    ]
+
+
+def _gpus(launch: str | None, spread: Topology, settings: Mapping[str, object], recipe: Recipe | None) -> int:
+    """GPUs of a machine: one for each process, times those that a model copy is spread over."""
+    on_cpu = settings.get("use_cpu") in (True, "true") or (launch and read_yaml(launch).get("use_cpu"))
+    if on_cpu or recipe is None:
+        return 0
+    engine = settings.get("engine")
+    if isinstance(engine, str):  # as the command line has it
+        engine = load_yaml(engine)
+    group = engine.get("tensor_parallel_size", 1) if isinstance(engine, Mapping) else 1
+    copies = int(str(settings.get("engine.tensor_parallel_size", group)))
+    models = settings.get("model_name_or_path") or settings.get("models")
+    if launch is None and not models:
+        return 0
+    return spread.processes // spread.machines * copies
+
+
+def _same_batch(words: list[str], settings: Mapping[str, object], machines: int) -> list[str]:
+    """The words with as many fewer micro-steps as there are more machines."""
+    steps = int(str(settings.get("gradient_accumulation_steps", 1)))
+    kept, rest = divmod(steps, machines)
+    if rest:
+        raise ConfigError(
+            f"gradient_accumulation_steps: {steps} on one machine cannot be shared by {machines}; take a "
+            "number of machines that divides it, or lower per_device_train_batch_size and raise it"
+        )
+    key = "--gradient_accumulation_steps"
+    if key not in words:
+        return [*words, key, str(kept)]
+    at = words.index(key) + 1
+    return [*words[:at], str(kept), *words[at + 1 :]]
+
+
+def _accelerate() -> str:
+    beside = Path(sys.executable).with_name("accelerate")
+    return str(beside) if beside.exists() else "accelerate"
+
+
+def given(command: Sequence[str]) -> dict[str, object]:
+    """The settings of a recipe's command line: its configs, and what stands after them."""
+    after = iter(command[command.index("--config") + 1 :] if "--config" in command else ())
+    settings = read_configs(*takewhile(lambda word: not word.startswith("--"), after))
+    pairs = pairwise(command)
+    return settings | {key[2:]: value for key, value in pairs if key.startswith("--") and key != "--config"}
+
+
+def shown(command: Sequence[str]) -> list[str]:
+    """The words of a command line without its secrets."""
+    words: list[str] = []
+    for word in command:
+        key, joined, value = word.partition("=")
+        if joined and key.startswith("--"):
+            words.append(f"{key}={redacted({key[2:]: value})[key[2:]]}")
+        elif words and words[-1].startswith("--") and not word.startswith("--"):
+            words.append(str(redacted({words[-1][2:]: word})[words[-1][2:]]))
+        else:
+            words.append(str(redacted(word)))
+    return words
+
+
+def submit(text: str, *options: str, environment: Mapping[str, str] | None = None) -> str:
+    """Hand a batch script to sbatch; returns the job's number.
+
+    Raises:
+        ConfigError: there is no sbatch, or it refuses.
+    """
+    # A federation's answer is "number;cluster".
+    return _slurm(["sbatch", "--parsable", *options], text, environment).strip().partition(";")[0]
+
+
+def _slurm(command: Sequence[str], text: str = "", environment: Mapping[str, str] | None = None) -> str:
+    try:
+        done = subprocess.run(
+            command, input=text, capture_output=True, text=True, env=environment, check=False
+        )
+    except FileNotFoundError:
+        raise ConfigError(f"{command[0]}: not found; submit where Slurm's commands are") from None
+    if done.returncode:
+        raise ConfigError(f"{command[0]}: {' '.join(done.stderr.split()) or f'status {done.returncode}'}")
+    return done.stdout
+
+
+# ----------------------------------------------------------------------------------------------- the chain
+
+
+def chain(
+    spec: PipelineSpec,
+    steps: Sequence[Step],
+    chosen: Sequence[Step],
+    output: Path,
+    *,
+    fingerprints: Mapping[str, str],
+    extra: Sequence[str] = (),
+    dry_run: bool = False,
+) -> None:
+    """Submit the stages that are neither finished nor in the queue, each behind those that it needs.
+
+    Args:
+        spec: the pipeline.
+        steps: all its stages, from `plan`.
+        chosen: those to submit.
+        output: its folder, which all machines see.
+        fingerprints: of finished stages, as they would be now, from the look ahead.
+        extra: further options of sbatch for every job.
+        dry_run: print what would be submitted.
+
+    Raises:
+        ConfigError: a stage that is needed is not finished, starts from nothing, or Slurm refuses a job.
+    """
+    for step in chosen:
+        if "--fresh" in step.command:
+            raise ConfigError(
+                "--fresh: a job that goes back into the queue would start from nothing again; remove the "
+                "stage's folder instead"
+            )
+    if dry_run:
+        _submit_all(spec, steps, chosen, output, fingerprints, extra, None)
+        return
+    (output / "logs").mkdir(parents=True, exist_ok=True)
+    lock = take_lock(output)
+    try:
+        group = start_state(spec, output)["group"]
+        _submit_all(spec, steps, chosen, output, fingerprints, extra, environment_of(spec, group))
+    finally:
+        os.close(lock)
+
+
+def _submit_all(
+    spec: PipelineSpec,
+    steps: Sequence[Step],
+    chosen: Sequence[Step],
+    output: Path,
+    fingerprints: Mapping[str, str],
+    extra: Sequence[str],
+    environment: Mapping[str, str] | None,
+) -> None:
+    """Submit with this environment, or only print without one."""
+    jobs, state = _read_jobs(output), read_state(output)
+    queue = _queue(must=environment is not None)
+    waited = {name: job for name, job in jobs.items() if job in queue}
+    for step in chosen:
+        name = step.spec.name
+        if name in waited:
+            print(f"{name}: in the queue as job {waited[name]}")
+            continue
+        behind = [waited[need] for need in step.needs if need in waited]
+        if finished(step, None if behind else fingerprints.get(name), {}):
+            print(f"{name}: finished before")
+            continue
+        there = tuple(need for need in step.needs if need not in waited)
+        check_needs(replace(step, needs=there), steps, state)
+        options = [f"--dependency=afterok:{':'.join(behind)}", "--kill-on-invalid-dep=yes"] if behind else []
+        if environment is None:
+            waited[name] = f"<{name}>"
+            print(f"sbatch --parsable {' '.join([*options, *extra])}".rstrip() + f"  # {name}: {_size(step)}")
+            print(f"  {step.shown}")
+            continue
+        log = str((output / "logs" / f"{name}.log").absolute())
+        text = script(step.spec.launch, step.words, None, extra, name=f"{spec.name}-{name}", log=log)
+        waited[name] = jobs[name] = submit(text, *options, environment=environment)
+        atomic_files.write(output / JOBS, atomic_files.as_json(jobs))
+        print(
+            f"{name}: submitted as job {waited[name]}" + (f", behind {', '.join(behind)}" if behind else "")
+        )
+
+
+def _size(step: Step) -> str:
+    """Machines and GPUs of a stage's job."""
+    said = {}
+    for line in script(step.spec.launch, step.words, None, (), name="x").splitlines():
+        key, _, value = line.removeprefix("#SBATCH --").partition("=")
+        said[key] = value
+    return f"{said['nodes']} x {said.get('gpus-per-node', 'no')} GPUs"
+
+
+def _read_jobs(output: Path) -> dict[str, str]:
+    try:
+        jobs: dict[str, Any] = json.loads((output / JOBS).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        raise ConfigError(f"{output / JOBS}: no JSON; look at squeue, then remove it") from None
+    return {name: str(job) for name, job in jobs.items()}
+
+
+def _queue(must: bool) -> set[str]:
+    """Numbers of this user's jobs that wait or run."""
+    try:
+        return set(_slurm(["squeue", "--me", "--noheader", "--format=%A"]).split())
+    except ConfigError:
+        if must:
+            raise
+        return set()
