@@ -21,7 +21,7 @@ from scalequest.config.ranges import COUNT, FINITE, SHARE, SHARE_BELOW_1
 from scalequest.pages import elements
 from scalequest.questions.agreement import Agreement
 from scalequest.questions.steps import Context, ModelStep, Outcome, StepReport, TextStep
-from scalequest.records import Row, row_seed
+from scalequest.records import Row, quota, row_seed
 
 _DIGITS = 9  # 1 - 0.8 is a little less than 0.2, and no bound of 0.2 means that
 
@@ -107,14 +107,16 @@ def measured(rows: Sequence[Row], columns: Sequence[str]) -> list[float]:
     return [float(value) for value in values.mean(axis=1)]
 
 
-def select_difficulty(rows: Sequence[Row], rule: DifficultyRule, seed: int) -> list[str | None]:
+def select_difficulty(
+    rows: Sequence[Row], rule: DifficultyRule, seed: int, limit: int | None = None
+) -> list[str | None]:
     """A reason or None for every row: `too_easy`, `too_hard`, `off_target`.
 
     Shares are of the rows that may be dropped. Equal difficulties are told apart by a hash of seed and id,
     so the outcome does not depend on the order of the rows.
 
     Raises:
-        ConfigError: a row lacks a measure, or fewer than `keep` rows are left.
+        ConfigError: a row lacks a measure, or fewer than `keep` rows are left and no `limit` is why.
     """
     reasons: list[str | None] = [None] * len(rows)
     values = measured(rows, rule.columns)
@@ -130,11 +132,7 @@ def select_difficulty(rows: Sequence[Row], rule: DifficultyRule, seed: int) -> l
             reasons[n] = reasons[n] or outside_difficulty(rows[n], rule)
     if rule.keep is not None:
         left = [n for n in order if reasons[n] is None]
-        if len(left) < rule.keep:
-            raise ConfigError(
-                f"difficulty.keep: {rule.keep} questions are asked for, and {len(left)} are left"
-            )
-        for n in left[: len(left) - rule.keep]:
+        for n in left[: len(left) - quota(rule.keep, len(left), "difficulty.keep", limit=limit)]:
             reasons[n] = "too_easy"
     if not rule.target:
         return reasons
@@ -168,12 +166,13 @@ class DifficultyStep(TextStep):
 
     rule: DifficultyRule
     seed: int
+    limit: int | None
     reasons: ClassVar[tuple[str, ...]] = ("too_easy", "too_hard", "off_target")
 
     @classmethod
     def of(cls, rule: DifficultyRule, context: Context) -> DifficultyStep | FailRateStep:
         """The step for these columns, or for none."""
-        return cls(rule, context.seed) if rule.columns else FailRateStep(rule, Agreement(context))
+        return cls(rule, context.seed, context.limit) if rule.columns else FailRateStep(rule, Agreement(context))
 
     @classmethod
     def asks_model(cls, rule: DifficultyRule) -> bool:
@@ -185,7 +184,8 @@ class DifficultyStep(TextStep):
         numbers = np.flatnonzero(left).tolist()
         some = [rows[number] for number in numbers]
         reasons: list[str | None] = [None] * len(rows)
-        for number, reason in zip(numbers, select_difficulty(some, self.rule, self.seed), strict=True):
+        found = select_difficulty(some, self.rule, self.seed, self.limit)
+        for number, reason in zip(numbers, found, strict=True):
             reasons[number] = reason
         values = measured(some, self.rule.columns)
         kept = [value for value, number in zip(values, numbers, strict=True) if reasons[number] is None]

@@ -114,7 +114,11 @@ class FilterConfig:
         return step in self.steps and STEPS[step].asks_model(getattr(self, step))
 
     def made(
-        self, benchmarks: Sequence[TestQuestion] = (), seed: int = 0, prompt: Prompt | None = None
+        self,
+        benchmarks: Sequence[TestQuestion] = (),
+        seed: int = 0,
+        prompt: Prompt | None = None,
+        limit: int | None = None,
     ) -> dict[str, TextStep | ModelStep]:
         """The steps of the stage by their names, in the order in which they run.
 
@@ -122,8 +126,9 @@ class FilterConfig:
             benchmarks: for the step contamination.
             seed: of the run.
             prompt: of the judge, if `solvability.judge` is `model`.
+            limit: rows that were read at most.
         """
-        context = Context(seed, benchmarks, self.samples, self.sampling, self.keep_responses, prompt)
+        context = Context(seed, benchmarks, self.samples, self.sampling, self.keep_responses, prompt, limit)
         return {name: STEPS[name].of(getattr(self, name), context) for name in self.steps}
 
 
@@ -274,7 +279,7 @@ def filter_questions(
         The stage's receipt (empty on workers other than 0).
     """
     # Text steps over all rows
-    steps = config.made(benchmarks, run.seed, prompt)
+    steps = config.made(benchmarks, run.seed, prompt, run.limit)
     found = read_text(rows, steps)
     # Model steps, block by block
     asking = [step for step in steps.values() if isinstance(step, ModelStep)]

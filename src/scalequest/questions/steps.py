@@ -39,6 +39,7 @@ class Context:
         sampling: how the model is sampled.
         keep_responses: whether the rows carry these solutions.
         prompt: of the judge.
+        limit: rows that were read at most; None is all of them.
     """
 
     seed: int = 0
@@ -47,6 +48,7 @@ class Context:
     sampling: Sampling = field(default_factory=Sampling)
     keep_responses: bool = False
     prompt: Prompt | None = None
+    limit: int | None = None
 
 
 @dataclass(frozen=True)
