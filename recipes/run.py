@@ -5,6 +5,7 @@
     python recipes/run.py recipes/tiny/pipeline.yaml --output runs/tiny --from sft   # from one stage on
     python recipes/run.py recipes/tiny/pipeline.yaml --output runs/tiny --to qpo     # up to one stage, and it
     python recipes/run.py recipes/tiny/pipeline.yaml --output runs/tiny --only qft   # one stage
+    python recipes/run.py recipes/paper/table3.yaml --output runs/paper --set profile=tiny    # a variable
 
 Each stage is its own process, so that memory is returned between engine and trainer; what it prints goes to
 OUTPUT/logs/<stage>.log. A terminal shows a live table. Without one (nohup, Slurm, CI) there is a line every
@@ -31,7 +32,7 @@ def main(args: argparse.Namespace) -> int:
     """Plan, and print or run. Returns the exit status."""
     output = Path(args.output)
     try:
-        spec = load(args.pipeline)
+        spec = load(args.pipeline, dict(args.set))
         steps = plan(spec, output, limit=args.limit, fresh=args.fresh, source=args.pipeline)
         if args.dry_run:
             if given := redacted(variables(spec)):
@@ -58,6 +59,14 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
+def variable(text: str) -> tuple[str, str]:
+    """What `--set` gives."""
+    name, equals, value = text.partition("=")
+    if not (name.isidentifier() and equals):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected NAME=TEXT, e.g. profile=tiny")
+    return name, value
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(
@@ -67,6 +76,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--output", required=True, metavar="DIR", help="folder of the stages' folders, logs and run.json"
     )
+    made.add_argument(
+        "--set", action="append", default=[], type=variable, metavar="NAME=TEXT",
+        help="a variable of the pipeline, over its file's; can be given several times",
+    )  # fmt: skip
     made.add_argument("--dry-run", action="store_true", help="print the commands, run nothing")
     made.add_argument("--from", dest="start", metavar="STAGE", help="leave out the stages before this one")
     made.add_argument("--to", dest="end", metavar="STAGE", help="leave out the stages after this one")
