@@ -26,7 +26,7 @@ COLUMNS = ("id", "query", "response", "answer", "agreement", "reward", "margin",
 # the paper's code keeps a response that holds one
 ANSWER_PHRASES = ("boxed", "he answer is", "final answer is")
 
-Rule = Literal["majority", "reward", "majority_reward", "reward_vote", "correct"]
+Rule = Literal["majority", "first", "reward", "majority_reward", "reward_vote", "correct"]
 NEED_REWARDS = ("reward", "majority_reward", "reward_vote")
 
 
@@ -38,7 +38,7 @@ class SelectConfig:
     columns: dict[str, str] = option(help="our column names to the input's", default_factory=dict)
     rule: Rule = option(
         "majority",
-        "majority: the first response with the majority's answer; reward: the highest reward (paper); "
+        "majority: the first response with the majority's answer; first: the first with an answer; reward: the highest reward (paper); "
         "majority_reward: the highest among those; reward_vote: the highest of the answer whose rewards, "
         "each squashed to 0..1, sum highest; correct: the best one that agrees with the column `reference`",
     )
@@ -106,7 +106,7 @@ def select(row: Row, config: SelectConfig) -> Row | Drop:
         chosen = [one for one in chosen if any(phrase in one.response for phrase in ANSWER_PHRASES)]
         if not chosen:
             return Drop(row, "no_answer_phrase")
-    by_reward = config.rule != "majority" and all(one.reward is not None for one in chosen)
+    by_reward = config.rule not in ("majority", "first") and all(one.reward is not None for one in chosen)
     one = max(chosen, key=_reward) if by_reward else chosen[0]  # max takes the first of equals
     if config.min_reward is not None and _reward(one) < config.min_reward:
         return Drop(row, "low_reward")
@@ -133,6 +133,8 @@ def _eligible(
 ) -> list[Candidate] | str:
     """The responses that a rule may choose from, those with an answer alone, or why there are none."""
     answered = [one for one in complete if one.answer is not None]
+    if config.rule == "first":
+        return answered
     if config.rule == "correct":
         reference = str(row["reference"])
         if config.answer_after:
