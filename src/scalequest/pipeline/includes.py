@@ -23,7 +23,6 @@ from scalequest.config import ConfigError, read_yaml
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^${}]*))?\}")
 _MOST_CHARACTERS = 100_000  # that variables may put into one text
-_DEEPEST = 10  # files that include one another
 
 
 def read_pipeline(path: str | Path, given: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -38,7 +37,7 @@ def read_pipeline(path: str | Path, given: Mapping[str, str] | None = None) -> d
     """
     given = dict(given or {})
     whole: dict[str, Any] = {"vars": {}, "stages": [], "env": {}}
-    _take_in(str(path), {}, given, whole, seen=set(), depth=0)
+    _take_in(str(path), {}, given, whole, seen=set(), within=())
     whole["vars"] |= given
     return whole
 
@@ -50,15 +49,16 @@ def _take_in(
     whole: dict[str, Any],
     *,
     seen: set[str],
-    depth: int,
+    within: tuple[str, ...],
 ) -> None:
     """Add a file and what it includes to `whole`; `own` replaces the `${name}`s of this file alone."""
-    key = json.dumps([os.path.realpath(path), own], sort_keys=True)
+    file = os.path.realpath(path)
+    if file in within:
+        raise ConfigError(f"{path}: include: it includes itself, or a file that includes it")
+    key = json.dumps([file, own], sort_keys=True)
     if key in seen:
         return
     seen.add(key)
-    if depth > _DEEPEST:
-        raise ConfigError(f"{path}: include: more than {_DEEPEST} files deep; do they include one another?")
     content = _filled(read_yaml(path), own)
     variables = _map(content.pop("vars", None), f"{path}: vars")
     for one in _list(content.pop("stages", None), f"{path}: stages"):
@@ -68,14 +68,14 @@ def _take_in(
         if one.keys() - {"include", "vars"} or not isinstance(one["include"], str):
             raise ConfigError(f"{path}: stages: {one}: expected `include`, a file, and perhaps `vars`")
         known = known_variables({**whole["vars"], **variables, **given})
-        file = substitute(one["include"], known, f"{path}: include")
-        _take_in(file, _map(one.get("vars"), path), given, whole, seen=seen, depth=depth + 1)
+        part = substitute(one["include"], known, f"{path}: include")
+        _take_in(part, _map(one.get("vars"), path), given, whole, seen=seen, within=(*within, file))
     whole["vars"] |= variables
     whole["env"] |= _map(content.pop("env", None), f"{path}: env")
     for flag in ("hub", "preload"):
         if content.pop(flag, False):
             whole[flag] = True
-    if depth:
+    if within:
         content.pop("name", None)
         if content:
             raise ConfigError(f"{path}: unknown key '{next(iter(content))}' in a file that is included")
