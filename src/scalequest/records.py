@@ -357,7 +357,9 @@ def read_inputs(
             row = {"id": f"{name}-{index:08d}", **row}
             row["id"] = str(row["id"])  # numbers in one source and names in another are one column
             if row["id"] in seen:
-                raise ConfigError(f"{source}: row {index + 1}: another row has the id '{row['id']}' too{SAME_ID}")
+                raise ConfigError(
+                    f"{source}: row {index + 1}: another row has the id '{row['id']}' too{SAME_ID}"
+                )
             seen.add(row["id"])
             for column in without or ():
                 row.pop(column, None)

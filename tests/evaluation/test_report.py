@@ -170,14 +170,15 @@ def test_the_report_fails_where_rows_are_lost(run: Path, script: Script) -> None
 
 
 def test_the_papers_table_is_the_default(script: Script, tmp_path: Path) -> None:
-    """Ours are empty where nothing was run, and nothing looks like ours."""
+    """Where nothing was run there are no columns of ours, and nothing looks like ours."""
     shown = script("report.py", "--output_dir", tmp_path, "--track", "wandb").stdout
     assert "Mistral-7B-ScaleQuest" in shown
     assert "Published, not ours" in shown
     lines = (tmp_path / "published_table1.csv").read_text().splitlines()
     assert len(lines) == 29
     row = next(line for line in lines if line.startswith("Qwen2-Math-7B-ScaleQuest"))
-    assert row == "Qwen2-Math-7B-ScaleQuest,Qwen2-Math-7B-Ins,89.7,,73.4,,50.0,,38.5,,62.9,,P2"
+    assert row == "Qwen2-Math-7B-ScaleQuest,Qwen2-Math-7B-Ins,89.7,73.4,50.0,38.5,62.9,P2"
+    assert "(ours)" not in shown
     assert (tmp_path / "published_table1.tex").exists()
     logged = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     (table,) = [line for line in logged if line.get("event") == "table"]

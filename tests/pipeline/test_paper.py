@@ -47,8 +47,6 @@ def test_a_file_says_what_it_is_and_what_is_not_known(path: Path) -> None:
     assert f"python recipes/run.py {path} --output runs/paper" in head
     for word in ("Hardware:", "Not known:", "Shares"):
         assert word in head, word
-    for name in load(path).vars.values() if JUDGE.exists() else ():
-        assert name
 
 
 def test_every_published_table_that_a_report_names_is_there() -> None:
@@ -59,7 +57,7 @@ def test_every_published_table_that_a_report_names_is_there() -> None:
 
 
 def test_who_rewrites_is_one_variable(tmp_path: Path) -> None:
-    """A server by default, as in the paper; a 70B in one process, over all GPUs; the solver, one copy per GPU."""
+    """By default a server, as in the paper; a 70B in one process over all GPUs; the solver on each GPU."""
     commands = {}
     for rewriter in ("server", "llama3_1_70b", "solver"):
         spec = load(PAPER / "table1.yaml", {"rewriter": rewriter})

@@ -47,7 +47,11 @@ def test_every_check_has_its_reason() -> None:
 
 
 def built(
-    folder: Path, rows: list[dict[str, Any]], seed: int = 1, quota: int | None = None, limit: int | None = None
+    folder: Path,
+    rows: list[dict[str, Any]],
+    seed: int = 1,
+    quota: int | None = None,
+    limit: int | None = None,
 ) -> dict[str, Any]:
     run = RunOptions(output_dir=str(folder), block_size=4, track="none", seed=seed, limit=limit)
     rule = ContaminationRule(against=[Benchmark(source="t")])
@@ -84,7 +88,9 @@ def test_parts_are_mixed_checked_and_shuffled_and_every_row_is_accounted_for(tmp
 def test_a_quota_is_exact_or_an_error(tmp_path: Path) -> None:
     rows = [pair(n, f"What is {n} + {n}?", part=n % 2) for n in range(8)]
     assert built(tmp_path / "exact", rows, quota=4)["kept"] == 8
-    with pytest.raises(ConfigError, match="parts: b asks for 5 rows, and 4 are left: take that many or fewer"):
+    with pytest.raises(
+        ConfigError, match="parts: b asks for 5 rows, and 4 are left: take that many or fewer"
+    ):
         built(tmp_path / "short", rows, quota=5)
     rows[1]["response"] = "no box"
     with pytest.raises(ConfigError, match="b asks for 4 rows, and 3 are left"):
@@ -97,8 +103,8 @@ def test_two_parts_with_one_id_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as refused:
         built(tmp_path, rows)
     assert str(refused.value) == (
-        "parts: a and b both have a row 'q-1'; generate one of the sources with another `seed` or `id_prefix`, "
-        "or leave one out"
+        "parts: a and b both have a row 'q-1'; generate one of the sources with another `seed` or "
+        "`id_prefix`, or leave one out"
     )
 
 

@@ -1,13 +1,13 @@
 """Pipeline files that are made of others, and variables by which one file serves several times.
 
     stages:
-      - include: recipes/paper/${profile:-7b}.yaml      # its vars, and its stages if it has any
+      - include: recipes/paper/${profile:-7b}.yaml     # its vars, and its stages if it has any
       - include: recipes/paper/parts/answers.yaml       # its stages, with these texts for its ${name}s
         vars: {name: metamath, questions: "hub:meta-math/MetaMathQA"}
 
-The stages of an included file come where it is included. A file that is included twice with the same `vars` is
-taken once, so that experiments share what they have in common. `vars` of the including file go over those of
-the included ones, and what the command line sets over both.
+The stages of an included file come where it is included. A file that is included twice with the same `vars`
+is taken once, so that experiments share what they have in common. `vars` of the including file go over those
+of the included ones, and what the command line sets over both.
 """
 
 from __future__ import annotations

@@ -172,7 +172,9 @@ class DifficultyStep(TextStep):
     @classmethod
     def of(cls, rule: DifficultyRule, context: Context) -> DifficultyStep | FailRateStep:
         """The step for these columns, or for none."""
-        return cls(rule, context.seed, context.limit) if rule.columns else FailRateStep(rule, Agreement(context))
+        return (
+            cls(rule, context.seed, context.limit) if rule.columns else FailRateStep(rule, Agreement(context))
+        )
 
     @classmethod
     def asks_model(cls, rule: DifficultyRule) -> bool:

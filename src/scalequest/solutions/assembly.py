@@ -42,7 +42,11 @@ class Part:
     """One generator's share of the dataset."""
 
     source: str = required("a select_solutions folder, a file, or hub:owner/name")
-    rows: int | None = option(None, "exactly so many, drawn by seed from those that pass the checks; fewer are an error; None takes all", within=COUNT)
+    rows: int | None = option(
+        None,
+        "exactly so many, drawn by seed from those that pass the checks; fewer are an error; None takes all",
+        within=COUNT,
+    )
 
 
 @dataclass(frozen=True)
@@ -203,8 +207,7 @@ def assemble(
 
 def _about(config: AssembleConfig) -> str:
     quotas = "; ".join(
-        f"{inline(part.source)}: {'all' if part.rows is None else f'{part.rows:,}'}"
-        for part in config.parts
+        f"{inline(part.source)}: {'all' if part.rows is None else f'{part.rows:,}'}" for part in config.parts
     )
     looked = "No benchmark was given to compare with." if not config.contamination.given else (
         "Rows that match a benchmark were dropped." if config.contamination.drop

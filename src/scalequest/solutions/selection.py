@@ -38,7 +38,8 @@ class SelectConfig:
     columns: dict[str, str] = option(help="our column names to the input's", default_factory=dict)
     rule: Rule = option(
         "majority",
-        "majority: the first response with the majority's answer; first: the first with an answer; reward: the highest reward (paper); "
+        "majority: the first response with the majority's answer; first: the first response with any answer; "
+        "reward: the highest reward (paper); "
         "majority_reward: the highest among those; reward_vote: the highest of the answer whose rewards, "
         "each squashed to 0..1, sum highest; correct: the best one that agrees with the column `reference`",
     )

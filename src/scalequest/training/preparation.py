@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scalequest import heartbeat
-from scalequest.config import ConfigError, fingerprint_fields
+from scalequest.config import fingerprint_fields
 from scalequest.records import Row, quota, read_inputs
 from scalequest.training import data
 from scalequest.training.identity import Identity
