@@ -21,7 +21,6 @@ from typing import Any
 import table
 
 from scalequest.config import read_configs, read_yaml
-from scalequest.pages.cards import markdown_table
 from scalequest.pipeline.runner import Step, load, plan
 
 PAPER = Path("recipes/paper")
@@ -36,9 +35,10 @@ RATES = {
     "solve_questions": 5e6 / 251.0,
     "score": 5e6 / 112.0,
 }
-PASSED = 1 - 0.201 - 0.194  # of a million questions: language and solvability (paper App. B, shares of all)
+PASSED = 1 - 0.201 - 0.194  # language and solvability, shares of all (paper App. B)
 SETS = {"MetaMathQA": 395_000, "MMIQC": 2_294_000, "dart-math-hard": 585_000, "NuminaMath-CoT": 860_000,
         "orca-math-word-problems-200k": 200_000, "ScaleQuest-Math": 1_003_467}  # fmt: skip
+PROBLEMS = 1_319 + 5_000 + 2_818 + 675  # of the four benchmarks
 SEEDS = {"gsm8k_train": 7_473, "math_train": 7_500}
 # Bytes of a row: twice its characters (JSON lines beside parquet), and 200 of ids and numbers (docs/method.md 8).
 QUESTION, RESPONSE = 2 * 195 + 200, 2 * 1214 + 200
@@ -77,6 +77,8 @@ def _cost(step: Step, known: dict[str, Cost]) -> Cost:
         if kind == "difficulty":
             rows /= _SOLUTIONS
         return Cost(rows, _training(step, rows), MODEL)
+    if kind == "evaluate":  # every problem is one response
+        return Cost(0, len(settings["models"]) * PROBLEMS / RATES["solve_questions"])
     if kind == "generate_questions":
         rows = int(settings["num_questions"])
         return Cost(rows, rows / RATES[kind], rows * QUESTION)
@@ -145,12 +147,16 @@ def lines() -> list[str]:
             {
                 "experiment": f"[{name}]({name}.yaml)",
                 "command": f"`python recipes/run.py {path} --output {OUTPUT}`",
-                "GPU-hours": f"{sum(cost.hours for cost in own.values()):,.0f}",
-                "after table 1": f"{sum(cost.hours for cost in after.values()):,.0f}",
+                "GPU-hours": _hours(own),
+                "after table 1": _hours(after),
                 "disk, GB": f"{sum(cost.size for cost in own.values()) / 1e9:,.0f}",
             }
         )
-    return markdown_table(rows, *rows[0])
+    return table.aligned(rows)
+
+
+def _hours(costs_of: dict[str, Cost]) -> str:
+    return f"{sum(cost.hours for cost in costs_of.values()):,.0f}"
 
 
 def main() -> int:
