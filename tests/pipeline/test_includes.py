@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -80,3 +82,18 @@ def test_what_cannot_be_included_is_one_line(tmp_path: Path, stages: list, said:
     with pytest.raises(ConfigError, match=said) as refused:
         load(tmp_path / "top.yaml")
     assert "\n" not in str(refused.value)
+
+
+def test_what_is_set_has_a_name_and_a_text() -> None:
+    words = [
+        sys.executable,
+        "recipes/run.py",
+        "recipes/tiny/pipeline.yaml",
+        "--output",
+        "x",
+        "--set",
+        "profile",
+    ]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "'profile': expected NAME=TEXT" in done.stderr

@@ -71,6 +71,18 @@ def test_who_rewrites_is_one_variable(tmp_path: Path) -> None:
     assert (PAPER / "rewriters/solver.yaml").read_text().startswith("# NOT what the paper trains on")
 
 
+def test_the_readme_shows_what_the_tools_compute_and_leaves_out_no_experiment() -> None:
+    text = (PAPER / "README.md").read_text()
+    shown = text.partition("--write -->\n")[2].partition("\n<!-- end of costs")[0]
+    done = subprocess.run(
+        [sys.executable, "scripts/paper_costs.py"], capture_output=True, text=True, check=True
+    )
+    assert shown == done.stdout.rstrip("\n"), "python scripts/paper_costs.py --write"
+    for path in EXPERIMENTS:
+        assert f"]({path.name})" in shown
+    assert "Table 9" in text
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("names", [["table1_released", "table1_from_pairs", "table3", "fig1"]], ids=["four"])
