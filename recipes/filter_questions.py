@@ -15,11 +15,22 @@ Many nodes, once on each, with output_dir on a file system that all of them see:
         --machine_rank $SLURM_NODEID --main_process_ip $HEAD_NODE --main_process_port 29500 \
         recipes/filter_questions.py --config recipes/qwen2_math_7b/filter_questions.yaml
 
-Hardware: a 24 GB GPU for each copy of a 7B model, none where no step asks a model; solvability and
+With a judge behind a chat server (its url, prices and a budget; the key comes from the environment, under the
+name that server.key_variable gives), here one of our own:
+
+    vllm serve Qwen/Qwen2.5-72B-Instruct --port 8000
+    python recipes/filter_questions.py --config recipes/qwen2_math_7b/filter_questions.yaml \
+        --solvability.judge server --server.url http://localhost:8000/v1 \
+        --server.model Qwen/Qwen2.5-72B-Instruct
+
+Interrupted, answers that were paid for are not asked for again.
+
+Hardware: a 24 GB GPU for each copy of a 7B model, none if no step asks a model here; solvability and
 difficulty of the paper's two million questions took 110.6 hours of an A100-40G (its table 4).
 
 Result: the questions that go on, with what was measured; the others in dropped/ with the step that stopped
-them; report.html with counts, near-duplicates and benchmark matches side by side. The paper lost 20.1 % to
+them; report.html with counts, near-duplicates and benchmark matches side by side; what a server cost in
+receipt.json. The paper lost 20.1 % to
 language, 19.4 % to solvability and 9.2 % to difficulty, as shares of all.
 """
 
@@ -36,7 +47,7 @@ from scalequest.stage.script import open_stage, track
 
 
 def main(run: RunOptions, config: FilterConfig, worker: tuple[int, int]) -> None:
-    """Read the questions, load the judge or solver where a step needs one, filter, write."""
+    """Read the questions, load or call the judge or solver if a step needs one, filter, write."""
     from scalequest.chat import bind, load_format, load_tokenizer
     from scalequest.engines.loading import open_generator
     from scalequest.evaluation.benchmark_questions import (
@@ -45,8 +56,9 @@ def main(run: RunOptions, config: FilterConfig, worker: tuple[int, int]) -> None
         report_left_out,
         sha256_of_questions,
     )
+    from scalequest.questions.judges import judge_identity, open_judge
     from scalequest.questions.prompts import load_prompt
-    from scalequest.records import model_fingerprint, read_inputs, source_fingerprint
+    from scalequest.records import read_inputs, source_fingerprint
 
     # 1. The folder, and the fingerprint of all that can change a row
     model, revision = config.model_name_or_path or "", config.model_revision
@@ -59,11 +71,11 @@ def main(run: RunOptions, config: FilterConfig, worker: tuple[int, int]) -> None
     identity: dict[str, Any] = {"benchmarks": sha256_of_questions(tests.questions)}
     prompt = None
     if config.asks_model:
-        inputs[model] = model_fingerprint(model, revision)
-        chat_format = load_format(config.chat_format or "")
-        identity["chat_format"] = to_dict(chat_format)
-    if config.by_verdict:
-        prompt = load_prompt(config.solvability.prompt or "")
+        models, more = judge_identity(config)
+        inputs |= models
+        identity |= more
+    if config.prompt:
+        prompt = load_prompt(config.prompt)
         identity["prompt"] = to_dict(prompt)
     stage = open_stage(
         RECIPE.name, RECIPE.version, run, config,
@@ -77,16 +89,18 @@ def main(run: RunOptions, config: FilterConfig, worker: tuple[int, int]) -> None
     rows = read_inputs(config.input, "question", columns=config.columns, limit=run.limit, without=())
     with ExitStack() as stack:
         tracker = stack.enter_context(track(stage, run, config, worker=worker[0]))
-        generator = chat = None
-        if config.asks_model:
-            chat = bind(chat_format, load_tokenizer(model, revision))
+        generator = chat = judge = None
+        if config.judge:
+            judge = stack.enter_context(open_judge(config, stage, run, worker))
+        elif config.asks_model:
+            chat = bind(load_format(config.chat_format or ""), load_tokenizer(model, revision))
             generator = stack.enter_context(
                 open_generator(model, config.engine, revision=revision, seed=run.seed)
             )
             stage.receipt["engine"] = f"{generator.name} {generator.version}"
         filter_questions(
             stage, rows, config, run, benchmarks=tests.questions,
-            generator=generator, chat=chat, prompt=prompt, tracker=tracker,
+            generator=generator, chat=chat, judge=judge, prompt=prompt, tracker=tracker,
         )  # fmt: skip
 
 

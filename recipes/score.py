@@ -1,4 +1,4 @@
-r"""Score responses by a reward model, or questions by a trained difficulty scorer.
+r"""Score responses or questions: by a reward model, a difficulty scorer, or a judge that is asked in words.
 
 One process (one GPU, or the CPU with a small model):
 
@@ -15,11 +15,21 @@ Many nodes, once on each, with output_dir on a file system that all of them see:
         --machine_rank $SLURM_NODEID --main_process_ip $HEAD_NODE --main_process_port 29500 \
         recipes/score.py --config recipes/qwen2_math_7b/score_responses.yaml
 
+With a judge behind a chat server (its url, prices and a budget; the key comes from the environment, under the
+name that server.key_variable gives), here one of our own:
+
+    vllm serve Qwen/Qwen2.5-72B-Instruct --port 8000
+    python recipes/score.py --config recipes/qwen2_math_7b/judge_responses.yaml \
+        --server.url http://localhost:8000/v1 --server.model Qwen/Qwen2.5-72B-Instruct
+
+Interrupted, answers that were paid for are not asked for again.
+
 Hardware: a 24 GB GPU for each copy of a 7B model. The paper scored its five million responses in 112.0
 hours of an A100-40G (its table 4).
 
-Result: the rows with a column `rewards` (one number a response, null where it was cut), for
-select_solutions.py; or with a column `difficulty`, for filter_questions.py.
+Result: the rows with a column `rewards` (one number per response, null if it was cut or the judge gave none),
+for select_solutions.py; or with a column `difficulty`, for filter_questions.py. A judge's replies that gave
+nothing have their reasons in the rows, and what a server cost is in receipt.json.
 """
 
 from __future__ import annotations
@@ -34,20 +44,30 @@ from scalequest.stage.script import open_stage, track
 
 
 def main(run: RunOptions, config: ScoreConfig, worker: tuple[int, int]) -> None:
-    """Read the rows, load the scorer, score, write."""
+    """Read the rows, load the scorer or call the judge, score, write."""
     from scalequest.chat import bind, load_format, load_tokenizer
     from scalequest.engines.loading import open_scorer
+    from scalequest.questions.judges import judge_identity, open_judge
+    from scalequest.questions.prompts import load_prompt
     from scalequest.records import model_fingerprint, read_inputs, source_fingerprint
     from scalequest.solutions.internlm2 import register
+    from scalequest.solutions.judged_scores import score_by_judge
 
     # 1. The folder, and the fingerprint of all that can change a row
-    model, revision = config.model_name_or_path, config.model_revision
+    model, revision = config.model_name_or_path or "", config.model_revision
     inputs = {source: source_fingerprint(source) for source in config.input}
-    inputs[model] = model_fingerprint(model, revision)
-    identity: dict[str, Any] = {"reward_token": reward_token(model, revision)}
-    if config.chat_format:
-        chat_format = load_format(config.chat_format)
-        identity["chat_format"] = to_dict(chat_format)
+    identity: dict[str, Any] = {}
+    if config.judge != "scorer":
+        models, identity = judge_identity(config)
+        inputs |= models
+        prompt = load_prompt(config.prompt or "", config.places)
+        identity["prompt"] = to_dict(prompt)
+    else:
+        inputs[model] = model_fingerprint(model, revision)
+        identity["reward_token"] = reward_token(model, revision)
+        if config.chat_format:
+            chat_format = load_format(config.chat_format)
+            identity["chat_format"] = to_dict(chat_format)
     stage = open_stage(RECIPE.name, RECIPE.version, run, config, inputs=inputs, worker=worker, **identity)
     if stage.finished:
         return
@@ -55,16 +75,18 @@ def main(run: RunOptions, config: ScoreConfig, worker: tuple[int, int]) -> None:
     # 2. Score block by block
     needed = ("question", "responses", "finish_reasons") if config.what == "responses" else ("question",)
     rows = read_inputs(config.input, *needed, columns=config.columns, limit=run.limit, without=())
-    register()
-    tokenizer = load_tokenizer(config.tokenizer or model, None if config.tokenizer else revision)
-    chat = bind(chat_format, tokenizer) if config.chat_format else None
-    with (
-        track(stage, run, config, worker=worker[0]) as tracker,
-        open_scorer(model, config.engine, revision=revision) as scorer,
-    ):
-        stage.receipt["engine"] = f"{scorer.name} {scorer.version}"
-        token = identity["reward_token"]
-        score(stage, rows, scorer, chat, tokenizer, config, run, end_token=token, tracker=tracker)
+    with track(stage, run, config, worker=worker[0]) as tracker:
+        if config.judge != "scorer":
+            with open_judge(config, stage, run, worker) as judge:
+                score_by_judge(stage, rows, judge, prompt, config, run, tracker=tracker)
+            return
+        register()
+        tokenizer = load_tokenizer(config.tokenizer or model, None if config.tokenizer else revision)
+        chat = bind(chat_format, tokenizer) if config.chat_format else None
+        with open_scorer(model, config.engine, revision=revision) as scorer:
+            stage.receipt["engine"] = f"{scorer.name} {scorer.version}"
+            token = identity["reward_token"]
+            score(stage, rows, scorer, chat, tokenizer, config, run, end_token=token, tracker=tracker)
 
 
 RECIPE = Recipe("score", VERSION, "data", lambda: (RunOptions, ScoreConfig), main)

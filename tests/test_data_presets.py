@@ -9,9 +9,11 @@ import yaml
 
 from scalequest.chat import load_format
 from scalequest.config import RunOptions, build, parse, read_facts, read_yaml
+from scalequest.functions import load_function
 from scalequest.pipeline.runner import load, plan
 from scalequest.questions.filters import FilterConfig
 from scalequest.questions.generation import GenerationConfig
+from scalequest.questions.judging import JudgeConfig
 from scalequest.questions.prompts import load_prompt
 from scalequest.questions.rewriting import RewriteConfig
 from scalequest.solutions.assembly import AssembleConfig
@@ -28,6 +30,8 @@ STAGES = {
     "filter_by_difficulty": FilterConfig,
     "solve_questions": SolveConfig,
     "score_": ScoreConfig,
+    "judge_responses": ScoreConfig,
+    "judge_questions": JudgeConfig,
     "select_solutions": SelectConfig,
     "assemble_dataset": AssembleConfig,
 }
@@ -44,8 +48,10 @@ def test_a_preset_parses_and_names_what_is_there(path: Path) -> None:
     if isinstance(config, RewriteConfig) and config.rewriter == "local":
         assert load_prompt(config.prompts.solvability).markers
         assert load_prompt(config.prompts.difficulty).markers
-    if isinstance(config, FilterConfig) and config.by_verdict:
-        load_prompt(config.solvability.prompt)
+    if isinstance(config, FilterConfig | ScoreConfig) and config.prompt:
+        load_prompt(config.prompt, getattr(config, "places", ("question",)))
+    if isinstance(config, JudgeConfig) and config.judge == "function":
+        load_function(config.function, "function", "question")
 
 
 VARIANTS = [path for path in sorted(RECIPES.glob("*/*.yaml")) if read_facts(path).base]

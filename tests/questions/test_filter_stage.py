@@ -12,6 +12,7 @@ from scalequest.grading import majority
 from scalequest.questions.contamination import Benchmark, ContaminationRule, TestQuestion
 from scalequest.questions.difficulty import DifficultyRule
 from scalequest.questions.filters import FilterConfig, filter_questions
+from scalequest.questions.judges import model_judge
 from scalequest.questions.prompts import Prompt
 from scalequest.questions.solvability import SolvabilityRule
 from stage_support import dropped, kept, killed_once_sealed, opened, receipt
@@ -22,7 +23,7 @@ MODEL = {"model_name_or_path": "m", "chat_format": "tinymath"}
 
 
 def filtered(folder: Path, questions: list[str], *, benchmarks: Any = (), **more: Any) -> dict[str, Any]:
-    given = {name: more.pop(name) for name in ("generator", "chat", "prompt") if name in more}
+    given = {name: more.pop(name) for name in ("generator", "chat", "judge", "prompt") if name in more}
     run = RunOptions(output_dir=str(folder), block_size=4, track="none")
     config = FilterConfig(input=["x"], **more)
     rows = [{"id": f"q-{n:03d}", "question": text} for n, text in enumerate(questions)]
@@ -114,34 +115,35 @@ def test_agreement_is_measured_kept_and_cut_at(tmp_path: Path, tiny_generator: A
 def test_a_judge_is_asked_once_and_unparsed_is_its_own_outcome(
     tmp_path: Path, tiny_generator: Any, tiny_chat: Any
 ) -> None:
-    judge = {"generator": tiny_generator, "chat": tiny_chat, **MODEL, "prompt": Prompt("{question}")}
-    rule = {"judge": "model", "prompt": "p.yaml"}
-    how = {"steps": ["solvability"], "sampling": Sampling(0.0, 1.0, 40)}
+    def how(tokens: int, **more: Any) -> dict[str, Any]:
+        sampling = Sampling(0.0, 1.0, tokens)
+        judge = model_judge(tiny_generator, tiny_chat, sampling)
+        given = {"steps": ["solvability"], "sampling": sampling, "judge": judge, **MODEL}
+        return {**given, "prompt": Prompt("{question}"), "solvability": SolvabilityRule(**rule, **more)}
+
+    rule: dict[str, Any] = {"judge": "model", "prompt": "p.yaml"}
     # the tiny model answers with a solution, which holds no verdict
-    receipt = filtered(tmp_path / "lax", QUESTIONS, solvability=SolvabilityRule(**rule), **how, **judge)
+    receipt = filtered(tmp_path / "lax", QUESTIONS, **how(40))
     assert receipt["dropped"] == {"verdict_unparsed": len(QUESTIONS)}
     assert receipt["counts"]["rules_disagree"] == 0
     report = json.loads((tmp_path / "lax" / "report.json").read_text())
     assert report["solvability"]["no_verdict_share"] == 1
     assert "boxed" in dropped(tmp_path / "lax")[0]["verdict_text"]
-    exact = SolvabilityRule(**rule, paper_exact=True)
-    receipt = filtered(tmp_path / "exact", QUESTIONS, solvability=exact, **how, **judge)
+    receipt = filtered(tmp_path / "exact", QUESTIONS, **how(40, paper_exact=True))
     assert receipt["dropped"] == {"unsolvable": len(QUESTIONS)}
-    how["sampling"] = Sampling(0.0, 1.0, 3)
-    receipt = filtered(tmp_path / "cut", QUESTIONS, solvability=SolvabilityRule(**rule), **how, **judge)
+    receipt = filtered(tmp_path / "cut", QUESTIONS, **how(3))
     assert receipt["dropped"] == {"verdict_truncated": len(QUESTIONS)}
 
 
 def test_votes_are_sampled_apart(tmp_path: Path, tiny_generator: Any, tiny_chat: Any) -> None:
-    votes = SolvabilityRule(judge="model", prompt="p.yaml", votes=3)
+    sampling = Sampling(1.0, 1.0, 40)
     receipt = filtered(
         tmp_path,
         QUESTIONS[:4],
         steps=["solvability"],
-        solvability=votes,
-        sampling=Sampling(1.0, 1.0, 40),
-        generator=tiny_generator,
-        chat=tiny_chat,
+        solvability=SolvabilityRule(judge="model", prompt="p.yaml", votes=3),
+        sampling=sampling,
+        judge=model_judge(tiny_generator, tiny_chat, sampling),
         prompt=Prompt("{question}"),
         **MODEL,
     )

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 
 from scalequest.config import ConfigError
-from scalequest.engines.base import Completion
 from scalequest.questions.contamination import Benchmark, ContaminationRule, TestQuestion
 from scalequest.questions.difficulty import (
     DifficultyRule,
@@ -14,7 +13,8 @@ from scalequest.questions.difficulty import (
     rank_correlation,
     select_difficulty,
 )
-from scalequest.questions.filters import STEPS, FilterConfig, Filtering, read_text
+from scalequest.questions.filters import FilterConfig, Filtering, read_text
+from scalequest.questions.judges import Said
 from scalequest.questions.prompts import Prompt
 from scalequest.questions.solvability import (
     SolvabilityRule,
@@ -67,6 +67,10 @@ def test_votes_need_more_than_half_of_the_verdicts_given() -> None:
     assert voted(["hm", ""]) is None
 
 
+def cut(text: str) -> Said:
+    return Said(text, finish_reason="length")
+
+
 def test_rows_on_which_the_two_rules_disagree() -> None:
     rule = SolvabilityRule(judge="model", prompt="p.yaml")
     for text, disagree in (
@@ -75,26 +79,26 @@ def test_rows_on_which_the_two_rules_disagree() -> None:
         ("Yesterday. No.", True),
         ("Yes we can tell", True),
     ):
-        assert judged([text], ["stop"], rule)["rules_disagree"] is disagree, text
+        assert judged([Said(text)], rule)["rules_disagree"] is disagree, text
     exact = dataclasses.replace(rule, paper_exact=True)
-    assert judged(["Yesterday. No."], ["stop"], exact)["verdict"] is True
-    assert judged(["Yesterday. No."], ["stop"], exact)["rules_disagree"]
-    votes = judged(["Yesterday. No.", "Yesterday. No.", "No."], ["stop"] * 3, exact)
+    assert judged([Said("Yesterday. No.")], exact)["verdict"] is True
+    assert judged([Said("Yesterday. No.")], exact)["rules_disagree"]
+    votes = judged(list(map(Said, ("Yesterday. No.", "Yesterday. No.", "No."))), exact)
     assert (votes["verdict"], votes["rules_disagree"]) == (True, True), "votes under the paper's rule, too"
 
 
 def test_a_reply_that_was_cut_has_no_vote() -> None:
     """A yes or no in half a reply is a step on the way; the authors' code counts it."""
     rule = SolvabilityRule(judge="model", prompt="p.yaml")
-    half = judged(["Is the price given? Yes. Is the"], ["length"], rule)
+    half = judged([cut("Is the price given? Yes. Is the")], rule)
     assert (half["verdict"], half["verdict_finish_reason"]) == (None, "length")
     assert unsolvable(half, rule) == "verdict_truncated"
     assert half["rules_disagree"], "the paper's rule keeps it"
-    voted_on = judged(["Yes. But", "So no.", "Yes. And"], ["length", "stop", "length"], rule)
+    voted_on = judged([cut("Yes. But"), Said("So no."), cut("Yes. And")], rule)
     assert (voted_on["verdict"], voted_on["verdicts"]) == (False, [None, False, None])
-    assert judged(["Yes. But", "hm"], ["length", "stop"], rule)["verdict_finish_reason"] == "stop"
+    assert judged([cut("Yes. But"), Said("hm")], rule)["verdict_finish_reason"] == "stop"
     exact = dataclasses.replace(rule, paper_exact=True)
-    assert judged(["Yes. But"], ["length"], exact)["verdict"] is True
+    assert judged([cut("Yes. But")], exact)["verdict"] is True
 
 
 def rows(*questions: str) -> list[dict[str, Any]]:
@@ -242,7 +246,7 @@ def test_difficulty_by_columns_asks_no_model() -> None:
         DifficultyRule(drop_easiest=0.1)
 
 
-def test_a_model_step_judges_the_columns_without_a_folder(tiny_chat: Any) -> None:
+def test_a_model_step_judges_the_columns_without_a_folder() -> None:
     """And what a text step dropped is not asked for."""
     config = FilterConfig(
         input=["x"], steps=["duplicates", "solvability"], model_name_or_path="m", chat_format="tinymath",
@@ -251,21 +255,17 @@ def test_a_model_step_judges_the_columns_without_a_folder(tiny_chat: Any) -> Non
     questions = rows("What is 3 + 4?", "What is 3 + 4?")
     steps = config.made(prompt=Prompt("{question}"))
     found = read_text(questions, steps)
-    hooks = Filtering(questions, found, [steps["solvability"]], tiny_chat)  # type: ignore[list-item]
+    hooks = Filtering(questions, found, [steps["solvability"]])  # type: ignore[list-item]
     assert [request.key for request in hooks.requests(0)] == ["q-0/0", "q-0/1"]  # type: ignore[union-attr]
     assert hooks.requests(1) == Drop(questions[1] | {"duplicate_of": "q-0"}, "duplicate")
-    ids = tuple(tiny_chat.tokenizer("Yes.", add_special_tokens=False)["input_ids"])
-    made = hooks.row(0, [Completion(f"q-0/{n}", ids, "stop", 9, len(ids) + 1) for n in range(2)])
+    made = hooks.row(0, [Said("Yes.", tokens=3)] * 2)
     assert not isinstance(made, Drop)
-    assert (made["verdict"], made["verdicts"], made["verdict_tokens"]) == (True, [True, True], 2 * len(ids))
-    cut = hooks.row(0, [Completion(f"q-0/{n}", ids, "length", 9, len(ids)) for n in range(2)])
-    assert isinstance(cut, Drop)
-    assert cut.reason == "verdict_truncated"
-    assert hooks.counts(range(2)) == {"rules_disagree": 1}, "the paper's rule counts half a reply"
-
-
-def test_every_step_has_its_rule_in_the_config() -> None:
-    config = FilterConfig(input=["x"], steps=[])
-    assert all(hasattr(config, name) for name in STEPS)
-    reasons = [reason for step in STEPS.values() for reason in step.reasons]
-    assert len(reasons) == len(set(reasons))
+    assert (made["verdict"], made["verdicts"], made["verdict_tokens"]) == (True, [True, True], 6)
+    dropped = hooks.row(0, [cut("Yes.")] * 2)
+    assert isinstance(dropped, Drop)
+    assert dropped.reason == "verdict_truncated"
+    lost = hooks.row(0, [Said("", "no_reply"), Said("Maybe.")])
+    assert isinstance(lost, Drop)
+    assert lost.reason == "no_reply", "a vote that never came is no No"
+    half = hooks.row(0, [Said("", "no_reply"), Said("Yes.")])
+    assert not isinstance(half, Drop)

@@ -19,7 +19,7 @@ HEADLINE = {
     "solve_questions": "answered",
     "select_solutions": "selected",
 }
-NOT_DATA = ("evaluate", "evaluate_model", "measure_questions")
+NOT_DATA = ("evaluate", "evaluate_model", "measure_questions", "judge_questions")
 _SOURCE = re.compile(r"(?P<made>.+?)(?:\[:(?P<rows>\d+)\])?")  # as `records.source_fingerprint` writes it
 
 

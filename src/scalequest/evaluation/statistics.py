@@ -33,11 +33,11 @@ def share_of(successes: int, n: int) -> Estimate:
         raise ValueError(f"{successes} successes of {n}")
     if n == 0:
         return Estimate(None, None, None, 0)
-    return Estimate(successes / n, *_wilson_interval_of(successes / n, n), n)
+    return Estimate(successes / n, *wilson_interval(successes / n, n), n)
 
 
-def _wilson_interval_of(p: float, n: float) -> tuple[float, float]:
-    """Both shares from which `p` is `Z95` standard errors of n trials away."""
+def wilson_interval(p: float, n: float) -> tuple[float, float]:
+    """Wilson's score interval: both shares from which `p` is `Z95` standard errors of n trials away."""
     middle, half = p + Z95**2 / (2 * n), Z95 * math.sqrt(p * (1 - p) / n + (Z95 / (2 * n)) ** 2)
     scale = 1 + Z95**2 / n
     return (middle - half) / scale if p else 0.0, (middle + half) / scale if p < 1 else 1.0
@@ -68,7 +68,7 @@ def accuracy_of(scores: Sequence[float]) -> Estimate:
     variance = fmean([(score - p) ** 2 for score in scores])
     if variance < 1e-12:  # equal shares of all problems do not say how problems vary
         return Estimate(p, None, None, n)
-    return Estimate(p, *_wilson_interval_of(p, n * p * (1 - p) / variance), n)
+    return Estimate(p, *wilson_interval(p, n * p * (1 - p) / variance), n)
 
 
 def paired_difference(differences: Sequence[float], seed: int = 0) -> Estimate:
@@ -110,6 +110,24 @@ def paired_difference(differences: Sequence[float], seed: int = 0) -> Estimate:
     )
     low, high = (float(bound) for bound in found.confidence_interval)
     return Estimate(fmean(differences), low, high, n)
+
+
+def independent_difference(first: Estimate, second: Estimate) -> Estimate:
+    """The first minus the second, of two samples that have nothing to do with each other.
+
+    The interval is made of theirs (Zou and Donner, Statistics in Medicine 27, 2008), which for shares with
+    Wilson's is Newcombe's (Statistics in Medicine 17, 1998, method 10). `n` is the smaller one. There is no
+    interval if one of them has none.
+    """
+    n = min(first.n, second.n)
+    if first.value is None or second.value is None:
+        return Estimate(None, None, None, n)
+    difference = first.value - second.value
+    if first.low is None or first.high is None or second.low is None or second.high is None:
+        return Estimate(difference, None, None, n)
+    below = math.hypot(first.value - first.low, second.high - second.value)
+    above = math.hypot(first.high - first.value, second.value - second.low)
+    return Estimate(difference, difference - below, difference + above, n)
 
 
 def _tango_bound_of(gained: int, lost: int, n: int) -> float:

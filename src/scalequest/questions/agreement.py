@@ -21,15 +21,17 @@ class Agreement:
     shown: ClassVar[tuple[str, ...]] = ("agreement", "fail_rate")
     counted: ClassVar[tuple[str, ...]] = ()
 
-    def requests(self, row: Row, chat: BoundFormat) -> list[Request]:
+    def requests(self, row: Row, chat: BoundFormat | None) -> list[Request]:
         """One request per sample."""
+        assert chat is not None, "a solver without a chat format"
         numbers = range(self.context.samples)
         return sample_requests(
             row, numbers, self.context.seed, "filter_questions", self.context.sampling, chat
         )
 
-    def columns(self, completions: Sequence[Completion], chat: BoundFormat) -> Row:
+    def columns(self, replies: Sequence[Completion], chat: BoundFormat | None) -> Row:
         """Agreement and fail rate, and the samples themselves if they are kept."""
-        measures = sampled(completions, chat)
+        assert chat is not None, "a solver without a chat format"
+        measures = sampled(replies, chat)
         kept = measures if self.context.keep_responses else {"agreement": measures["agreement"]}
         return kept | {"fail_rate": 1 - measures["agreement"]}

@@ -1,8 +1,8 @@
 """Which difficulties stay: a cut, or a target distribution, for all generators or for some.
 
-The measure is the solver's fail rate, the score of a trained model, or both. The paper (section 2.4) cuts
-off "overly simple" questions of one generator by a scorer that was never published, at a cut that it does
-not give.
+The measure is the solver's fail rate, the score of a trained model, both, or a judge's level. The paper
+(section 2.4) cuts off "overly simple" questions of one generator by a scorer that was never published, at a
+cut that it does not give.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,8 @@ from scalequest.config import ConfigError, option
 from scalequest.config.ranges import COUNT, FINITE, SHARE, SHARE_BELOW_1
 from scalequest.pages import elements
 from scalequest.questions.agreement import Agreement
+from scalequest.questions.judges import FAULTS
+from scalequest.questions.levels import LEVELS, Level, Levels
 from scalequest.questions.steps import Context, ModelStep, Outcome, StepReport, TextStep
 from scalequest.records import Row, quota, row_seed
 
@@ -30,6 +32,14 @@ _DIGITS = 9  # 1 - 0.8 is a little less than 0.2, and no bound of 0.2 means that
 class DifficultyRule:
     """Which difficulties stay."""
 
+    judge: Literal["agreement", "model", "server"] = option(
+        "agreement", "who is asked if no column is named: the solver, or a model, here or behind a server"
+    )
+    prompt: str | None = option(
+        None, "judge model or server: YAML file of the prompt, whose reply gives a level", fingerprint=False
+    )
+    min_level: Level = option("very easy", "judge model or server: easier ones are dropped")
+    max_level: Level = option("very hard", "judge model or server: harder ones are dropped")
     min_fail_rate: float = option(0.0, "easier ones are dropped (fail rate: 1 - agreement)", within=SHARE)
     max_fail_rate: float = option(1.0, "harder ones are dropped", within=SHARE)
     columns: list[str] = option(
@@ -69,6 +79,10 @@ class DifficultyRule:
             raise ConfigError(f"target: shares have to sum to 1, not {sum(self.target):g}")
         if self.min_fail_rate > self.max_fail_rate:
             raise ConfigError("min_fail_rate is above max_fail_rate, so that no question would stay")
+        if LEVELS.index(self.min_level) > LEVELS.index(self.max_level):
+            raise ConfigError("min_level is harder than max_level, so that no question would stay")
+        if self.columns and self.judge != "agreement":
+            raise ConfigError(f"columns: nobody is asked then; leave them or judge: {self.judge} out")
         cuts = self.drop_easiest, self.drop_hardest
         if sum(cuts) >= 1:
             raise ConfigError("drop_easiest, drop_hardest: together below 1, so that something is left")
@@ -86,6 +100,18 @@ def outside_difficulty(measures: Row, rule: DifficultyRule) -> str | None:
     if rate < rule.min_fail_rate:
         return "too_easy"
     return "too_hard" if rate > rule.max_fail_rate else None
+
+
+def outside_levels(measures: Row, rule: DifficultyRule) -> str | None:
+    """Drop what the judge finds too easy or too hard, and what it gave no level."""
+    level = measures["difficulty_level"]
+    if level is None:
+        fault = str(measures["difficulty_fault"])
+        return fault if fault not in ("truncated", "unparsed") else f"level_{fault}"
+    place = LEVELS.index(level)
+    if place < LEVELS.index(rule.min_level):
+        return "too_easy"
+    return "too_hard" if place > LEVELS.index(rule.max_level) else None
 
 
 def measured(rows: Sequence[Row], columns: Sequence[str]) -> list[float]:
@@ -167,14 +193,24 @@ class DifficultyStep(TextStep):
     rule: DifficultyRule
     seed: int
     limit: int | None
-    reasons: ClassVar[tuple[str, ...]] = ("too_easy", "too_hard", "off_target")
+    reasons: ClassVar[tuple[str, ...]] = (
+        "level_truncated", "level_unparsed", "too_easy", "too_hard", "off_target",
+    )  # fmt: skip
 
     @classmethod
-    def of(cls, rule: DifficultyRule, context: Context) -> DifficultyStep | FailRateStep:
-        """The step for these columns, or for none."""
-        return (
-            cls(rule, context.seed, context.limit) if rule.columns else FailRateStep(rule, Agreement(context))
-        )
+    def of(cls, rule: DifficultyRule, context: Context) -> DifficultyStep | FailRateStep | LevelStep:
+        """The step for these columns, or for whoever is asked."""
+        if rule.columns:
+            return cls(rule, context.seed, context.limit)
+        if rule.judge == "agreement":
+            return FailRateStep(rule, Agreement(context))
+        return LevelStep(rule, Levels(context.prompt, context.sampling, context.seed))
+
+    @classmethod
+    def check(cls, rule: DifficultyRule) -> None:
+        """A judge has to have a prompt."""
+        if rule.judge != "agreement" and not rule.prompt:
+            raise ConfigError(f"difficulty.prompt: judge: {rule.judge} needs a prompt file")
 
     @classmethod
     def asks_model(cls, rule: DifficultyRule) -> bool:
@@ -209,6 +245,28 @@ class FailRateStep(ModelStep):
     def reason(self, row: Row) -> str | None:
         """`outside_difficulty` of the row."""
         return outside_difficulty(row, self.rule)
+
+
+@dataclass(frozen=True)
+class LevelStep(ModelStep):
+    """Drops what a judge finds too easy or too hard."""
+
+    rule: DifficultyRule
+    asks: Levels
+
+    def reason(self, row: Row) -> str | None:
+        """`outside_levels` of the row."""
+        return outside_levels(row, self.rule)
+
+    def report(self, receipt: Mapping[str, Any]) -> StepReport:
+        """How many got a level; the levels themselves are in the rows."""
+        drops = receipt["dropped"]
+        without = sum(drops.get(name, 0) for name in ("level_truncated", "level_unparsed", *FAULTS))
+        outside = drops.get("too_easy", 0) + drops.get("too_hard", 0)
+        facts = {"judged": without + outside + receipt["kept"], "no_level": without}
+        facts |= {name: drops.get(name, 0) for name in ("too_easy", "too_hard")}
+        note = f"Kept: {self.rule.min_level} to {self.rule.max_level}, as the judge says."
+        return StepReport([elements.section("Difficulty", elements.table([facts]), note=note)], facts)
 
 
 def fail_rates(folder: Path) -> list[str]:

@@ -19,11 +19,13 @@ from scalequest import heartbeat
 from scalequest.chat import BoundFormat, FormatError
 from scalequest.config import ConfigError, RunOptions, option, required, to_dict
 from scalequest.config.ranges import COUNT
-from scalequest.engines.base import Completion, EngineConfig, Generator, Request, Sampling
+from scalequest.engines.base import EngineConfig, Generator, Sampling
+from scalequest.engines.server import ServerConfig
 from scalequest.pages.cards import dataset_card
 from scalequest.questions.contamination import ContaminationRule, ContaminationStep, TestQuestion
 from scalequest.questions.difficulty import DifficultyRule, DifficultyStep, fail_rates
 from scalequest.questions.duplicates import DuplicateRule, DuplicatesStep
+from scalequest.questions.judges import Judge, Ledger, check_judge
 from scalequest.questions.language import LanguageRule, LanguageStep
 from scalequest.questions.length import LengthRule, LengthStep
 from scalequest.questions.prompts import Prompt
@@ -33,11 +35,12 @@ from scalequest.questions.steps import Context, ModelStep, Outcome, Step, TextSt
 from scalequest.questions.text import BATCH, read_tokens
 from scalequest.records import Row
 from scalequest.samples import SAMPLE_COLUMNS
-from scalequest.stage.block_loop import Drop, completing, stream
+from scalequest.stage.block_loop import Drop, Generate, completing, stream
 from scalequest.stage.folder import Stage
+from scalequest.stage.progress import Gates
 from scalequest.tracking import Tracker
 
-VERSION = 6  # raise by hand when the same configuration gives other rows
+VERSION = 7  # raise by hand when the same configuration gives other rows
 
 # Every filter by its name in `steps`, in the order of the report. Its rule is the option of the same name.
 STEPS: dict[str, type[Step]] = {
@@ -58,7 +61,7 @@ _THREADS = 4  # that read text; each holds the arrays of one batch, some 200 MB
 
 @dataclass(frozen=True)
 class FilterConfig:
-    """The filter stage. It asks at most one model one kind of thing; two kinds are two stages."""
+    """The filter stage. It asks at most one model one kind of thing: solutions, verdicts or levels."""
 
     input: list[str] = required("question sources, read one after the other", fingerprint=False)
     steps: list[StepName] = required("the filters, in order; those that ask a model come last")
@@ -78,6 +81,13 @@ class FilterConfig:
     keep_responses: bool = option(False, "keep them in the rows, so that solve_questions can reuse them")
     sampling: Sampling = option(help="how the model is sampled", default_factory=Sampling)
     engine: EngineConfig = option(help="what it runs on", default_factory=EngineConfig)
+    server: ServerConfig = option(help="judge server: which", default_factory=ServerConfig)
+    system: str | None = option(None, "judge server: text of the system turn; None sends none")
+    gates: Gates = option(
+        help="rates that end it early if a server is asked",
+        default_factory=lambda: Gates(junk=0.99),
+        fingerprint=False,
+    )
 
     def __post_init__(self) -> None:
         asks = [self._asks(step) for step in self.steps]
@@ -87,31 +97,51 @@ class FilterConfig:
             raise ConfigError(
                 f"steps: {self.steps} asks a model before a step that needs none; put those first"
             )
-        if any(asks) and not (self.model_name_or_path and self.chat_format):
+        kinds = {self._kind(step) for step in self.steps if self._asks(step)}
+        if len(kinds) > 1:
+            said = " and ".join(sorted(f"{what} by {who}" for what, who in kinds))
+            raise ConfigError(f"steps: they ask for {said}, which are two stages; give each its own")
+        if self.judge == "server":
+            check_judge(self, f"{self.steps[-1]}.judge")
+        elif any(asks) and not (self.model_name_or_path and self.chat_format):
             raise ConfigError(f"steps: {self.steps[-1]} needs model_name_or_path and chat_format")
-        if self.by_verdict and self._asks("difficulty"):
-            raise ConfigError(
-                "steps: difficulty needs samples and solvability.judge: model a verdict; make two stages"
-            )
         for step in self.steps:
             STEPS[step].check(getattr(self, step))
-        if any(asks) and not self.by_verdict and self.samples < 2:
+        if any(asks) and self.judge is None and self.samples < 2:
             raise ConfigError(f"samples: {self.samples} cannot agree or disagree; give at least 2")
         if self.by_verdict and self.solvability.votes > 1 and self.sampling.temperature == 0:
             raise ConfigError("solvability.votes: greedy replies are all the same; set sampling.temperature")
 
     @property
     def by_verdict(self) -> bool:
-        """Whether the model is asked for a verdict, not for solutions."""
-        return "solvability" in self.steps and self.solvability.judge == "model"
+        """Whether somebody is asked for a verdict on solvability, not for solutions."""
+        return "solvability" in self.steps and self.solvability.judge != "agreement"
+
+    @property
+    def judge(self) -> str | None:
+        """`model` or `server` if one is asked for verdicts or levels; None if nobody or a solver is asked."""
+        judges = [self._kind(step)[1] for step in self.steps if self._asks(step)]
+        return judges[0] if judges and judges[0] != "agreement" else None
+
+    @property
+    def prompt(self) -> str | None:
+        """The judge's prompt file, if there is a judge."""
+        if self.judge is None:
+            return None
+        return self.solvability.prompt if self.by_verdict else self.difficulty.prompt
 
     @property
     def asks_model(self) -> bool:
-        """Whether any step needs a model at all."""
-        return any(self._asks(step) for step in self.steps)
+        """Whether any step needs a model that is loaded here."""
+        return any(self._asks(step) for step in self.steps) and self.judge != "server"
 
     def _asks(self, step: str) -> bool:
         return step in self.steps and STEPS[step].asks_model(getattr(self, step))
+
+    def _kind(self, step: str) -> tuple[str, str]:
+        """What a step that asks asks for, and whom: two steps that ask alike share their requests."""
+        judge = str(getattr(self, step).judge)
+        return "solutions" if judge == "agreement" else f"{step} in words", judge
 
     def made(
         self,
@@ -125,7 +155,7 @@ class FilterConfig:
         Args:
             benchmarks: for the step contamination.
             seed: of the run.
-            prompt: of the judge, if `solvability.judge` is `model`.
+            prompt: of the judge, if there is one.
             limit: rows that were read at most.
         """
         context = Context(seed, benchmarks, self.samples, self.sampling, self.keep_responses, prompt, limit)
@@ -199,9 +229,10 @@ class Filtering:
         rows: all that came in.
         found: by the text steps.
         steps: that ask a model.
-        chat: the model's chat format; None asks no model.
+        chat: the solver's chat format, if one is asked.
         without: columns of the input that go no further.
         counted: numbers of the rows for which a counted column is true, by column.
+        ledger: of what a server costs.
     """
 
     rows: Sequence[Row]
@@ -210,38 +241,39 @@ class Filtering:
     chat: BoundFormat | None = None
     without: Sequence[str] = ()
     counted: dict[str, set[int]] = field(default_factory=dict)
+    ledger: Ledger = field(default_factory=Ledger)
 
-    def requests(self, number: int) -> Sequence[Request] | Drop:
+    def requests(self, number: int) -> Sequence[Any] | Drop:
         """What the model is asked about a row that the text steps kept."""
         row, reason = self._carried(number), self.found.reasons[number]
         if reason is not None:
             return Drop(row, reason)
         if not self.steps:
             return []
-        assert self.chat is not None, "a model step without a chat format"
         try:
             return self.steps[0].asks.requests(row, self.chat)  # the others ask the same
         except FormatError as error:
             return Drop(row, str(error))
 
-    def row(self, number: int, completions: Sequence[Completion]) -> Row | Drop:
+    def row(self, number: int, replies: Sequence[Any]) -> Row | Drop:
         """The row with what was measured, or why one of the steps drops it."""
         row = self._carried(number)
         if not self.steps:
             return row
-        assert self.chat is not None, "a model step without a chat format"
+        self.ledger.add(number, replies)
         asks = self.steps[0].asks
-        row |= asks.columns(completions, self.chat)
+        row |= asks.columns(replies, self.chat)
         for name in asks.counted:
             if row[name]:
                 self.counted.setdefault(name, set()).add(number)
         reason = next((why for step in self.steps if (why := step.reason(row)) is not None), None)
         return row if reason is None else Drop(row, reason)
 
-    def counts(self, numbers: range) -> dict[str, int]:
-        """How many rows of a block have each counted column."""
+    def counts(self, numbers: range) -> dict[str, int | float]:
+        """How many rows of a block have each counted column, and what its requests to a server cost."""
         names = self.steps[0].asks.counted if self.steps else ()
-        return {name: len(self.counted.get(name, set()).intersection(numbers)) for name in names}
+        found = {name: len(self.counted.get(name, set()).intersection(numbers)) for name in names}
+        return {**found, **self.ledger.counts(numbers)}
 
     def _carried(self, number: int) -> Row:
         row = {key: value for key, value in self.rows[number].items() if key not in self.without}
@@ -257,6 +289,7 @@ def filter_questions(
     benchmarks: Sequence[TestQuestion] = (),
     generator: Generator | None = None,
     chat: BoundFormat | None = None,
+    judge: Judge | None = None,
     prompt: Prompt | None = None,
     tracker: Tracker | None = None,
 ) -> dict[str, Any]:
@@ -270,9 +303,10 @@ def filter_questions(
         config: the steps and their rules.
         run: gives the seed and the block size.
         benchmarks: questions for the step contamination.
-        generator: judge or solver, if a step needs one.
+        generator: the solver, if a step asks one for solutions.
         chat: its chat format.
-        prompt: of the judge, if `solvability.judge` is `model`.
+        judge: whoever is asked in words, if a step has a judge.
+        prompt: of the judge.
         tracker: gets rates and sample rows.
 
     Returns:
@@ -284,15 +318,18 @@ def filter_questions(
     # Model steps, block by block
     asking = [step for step in steps.values() if isinstance(step, ModelStep)]
     without = SAMPLE_COLUMNS if config.keep_responses else ()  # a question row counts its own tokens
-    rest = Filtering(rows, found, asking, chat, without)
-    generate = None
-    if asking:
+    paid = config.judge == "server"
+    ledger = Ledger(config.server if paid else None)
+    rest = Filtering(rows, found, asking, chat, without, ledger=ledger)
+    generate: Generate[Any, Any] | None = judge
+    if asking and judge is None:
         assert generator is not None, "a model step without a model"
         assert chat is not None, "a model step without a chat format"
         generate = completing(generator, config.sampling, chat.solve_stop_ids)
     stream(
         stage, len(rows), run.block_size,
         requests=rest.requests, generate=generate, row=rest.row, counts=rest.counts, tracker=tracker,
+        gates=config.gates if paid else None,
     )  # fmt: skip
     # Card and report
     text = f"Questions that passed {', '.join(config.steps)}. report.html says what each step did."

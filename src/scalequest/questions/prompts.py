@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from scalequest.config import ConfigError, build, read_yaml
 
+_PLACE = re.compile(r"\{(question|response|topics)\}")
+
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a model is asked about a question.
+    """What a model is asked about a question, or about a response to it.
 
     Attributes:
-        template: the user's turn, with `{question}` once; other braces are kept as they are.
+        template: the user's turn, with `{question}` once (a judge of responses: `{response}` once, too; one
+            of topics: `{topics}` once, too). Other braces are kept as they are.
         markers: what may come before the part of the reply that is kept, tried in this order.
     """
 
     template: str
     markers: tuple[str, ...] = ()
 
-    def fill(self, question: str) -> str:
-        """The template with `question` in it."""
-        return self.template.replace("{question}", question)
+    def fill(self, question: str, *, response: str | None = None, topics: Sequence[str] = ()) -> str:
+        """The template with these texts in it; braces within them are text."""
+        given = {"question": question, "response": response, "topics": ", ".join(topics) if topics else None}
+        texts = {f"{{{name}}}": text for name, text in given.items() if text is not None}
+        return _PLACE.sub(lambda place: texts.get(place[0], place[0]), self.template)
 
     def parse(self, reply: str) -> str | None:
         """The text after the last occurrence of the first marker that occurs at all; None if none does.
@@ -35,15 +42,20 @@ class Prompt:
         return None
 
 
-def load_prompt(path: str | Path) -> Prompt:
+def load_prompt(path: str | Path, places: Sequence[str] = ("question",)) -> Prompt:
     """Read a prompt file: keys `template` and, optionally, `markers`.
 
+    Args:
+        path: of the file.
+        places: what the template has to have a place for, once each.
+
     Raises:
-        ConfigError: a key is missing, unknown or of another type, or the template lacks its `{question}`.
+        ConfigError: a key is missing, unknown or of another type, or the template lacks one of its places.
     """
     prompt: Prompt = build((Prompt,), read_yaml(path), str(path))[0]
-    if prompt.template.count("{question}") != 1:
-        raise ConfigError(f"{path}: template must be a string that contains {{question}} exactly once")
+    for place in places:
+        if prompt.template.count(f"{{{place}}}") != 1:
+            raise ConfigError(f"{path}: template must be a string that contains {{{place}}} exactly once")
     if not all(prompt.markers):
         raise ConfigError(f"{path}: markers: one of them is empty")
     return replace(prompt, template=prompt.template.strip())

@@ -10,9 +10,9 @@ from typing import Any, ClassVar, Literal
 from scalequest.chat import BoundFormat
 from scalequest.config import ConfigError, option
 from scalequest.config.ranges import COUNT, SHARE
-from scalequest.engines.base import Completion, Request
 from scalequest.pages import elements
 from scalequest.questions.agreement import Agreement
+from scalequest.questions.judges import FAULTS, Ask, Said
 from scalequest.questions.steps import Context, ModelStep, StepReport
 from scalequest.records import Row, row_seed
 
@@ -30,17 +30,21 @@ _VERDICT = re.compile(
 class SolvabilityRule:
     """Who says whether a question can be solved."""
 
-    judge: Literal["agreement", "model"] = option(
-        "agreement", "the solver's agreement with itself, or a verdict"
+    judge: Literal["agreement", "model", "server"] = option(
+        "agreement", "the solver's agreement with itself, or the verdict of a model, here or behind a server"
     )
     min_agreement: float = option(
         0.5, "judge agreement: smallest share of the samples that give the majority's answer", within=SHARE
     )
-    prompt: str | None = option(None, "judge model: YAML file of the prompt", fingerprint=False)
+    prompt: str | None = option(None, "judge model or server: YAML file of the prompt", fingerprint=False)
     votes: int = option(
-        1, "judge model: replies per question; more than half of their verdicts must be Yes", within=COUNT
+        1,
+        "judge model or server: replies per question; more than half of their verdicts must be Yes",
+        within=COUNT,
     )
-    paper_exact: bool = option(False, "judge model: 'yes' anywhere in the reply counts as Yes (paper's code)")
+    paper_exact: bool = option(
+        False, "judge model or server: 'yes' anywhere in the reply counts as Yes (paper's code)"
+    )
 
 
 def verdict(text: str, paper_exact: bool = False) -> bool | None:
@@ -62,25 +66,35 @@ def voted(texts: Sequence[str], paper_exact: bool = False) -> bool | None:
     return 2 * sum(given) > len(given) if given else None
 
 
-def judged(texts: Sequence[str], finish_reasons: Sequence[str], rule: SolvabilityRule) -> Row:
+def judged(replies: Sequence[Said], rule: SolvabilityRule) -> Row:
     """Columns of a judged question: the verdict, what the paper's substring rule says, the first reply.
 
     A reply that was cut has no vote: a yes or no in half of it is a step on the way. The authors' code counts
-    it, and so does `paper_exact`. The two rules disagree if they come to different decisions.
+    it, and so does `paper_exact`. A question to which no reply came (`Said.fault`) has no vote by either
+    rule. The two rules disagree if they come to different decisions.
     """
-    whole = [text if end == "stop" else "" for text, end in zip(texts, finish_reasons, strict=True)]
-    explicit, substring = voted(whole), voted(texts, paper_exact=True)
-    said, counted = (substring, texts) if rule.paper_exact else (explicit, whole)
-    votes = {"verdicts": [verdict(text, rule.paper_exact) for text in counted]} if len(texts) > 1 else {}
-    cut = said is None and all(reason == "length" for reason in finish_reasons)
+    came = [reply for reply in replies if reply.fault is None]
+    explicit = voted([reply.whole for reply in came])
+    substring = voted([reply.text for reply in came], paper_exact=True)
+    said = substring if rule.paper_exact else explicit
+    votes = {"verdicts": [_vote(reply, rule) for reply in replies]} if len(replies) > 1 else {}
+    cut = said is None and all(reply.finish_reason == "length" for reply in replies)
+    faults = [reply.fault for reply in replies if reply.fault]
     return {
         "verdict": said,
         **votes,
         "verdict_by_substring": substring,
         "rules_disagree": (explicit is True) != bool(substring),
-        "verdict_text": texts[0],
-        "verdict_finish_reason": "length" if cut else "stop" if said is None else finish_reasons[0],
+        "verdict_text": replies[0].text,
+        "verdict_finish_reason": "length" if cut else "stop" if said is None else replies[0].finish_reason,
+        "verdict_fault": faults[0] if said is None and faults else None,
     }
+
+
+def _vote(reply: Said, rule: SolvabilityRule) -> bool | None:
+    if reply.fault is not None:
+        return None
+    return verdict(reply.text if rule.paper_exact else reply.whole, rule.paper_exact)
 
 
 def unsolvable(measures: Row, rule: SolvabilityRule) -> str | None:
@@ -88,6 +102,8 @@ def unsolvable(measures: Row, rule: SolvabilityRule) -> str | None:
     if rule.judge == "agreement":
         return "unsolvable" if measures["agreement"] < rule.min_agreement else None
     if measures["verdict"] is None:
+        if fault := measures.get("verdict_fault"):
+            return str(fault)
         return "verdict_truncated" if measures["verdict_finish_reason"] == "length" else "verdict_unparsed"
     return None if measures["verdict"] else "unsolvable"
 
@@ -104,22 +120,19 @@ class Verdicts:
     shown: ClassVar[tuple[str, ...]] = ("verdict",)
     counted: ClassVar[tuple[str, ...]] = ("rules_disagree",)
 
-    def requests(self, row: Row, chat: BoundFormat) -> list[Request]:
-        """One request per vote."""
-        assert self.context.prompt is not None, "judge: model without a prompt"
-        ids = chat.user_prompt_ids(self.context.prompt.fill(row["question"]))
-        return [Request(f"{row['id']}/{vote}", ids, self._seed(row, vote)) for vote in range(self.rule.votes)]
+    def requests(self, row: Row, chat: BoundFormat | None = None) -> list[Ask]:
+        """One question per vote."""
+        assert self.context.prompt is not None, "a judge without a prompt"
+        text = self.context.prompt.fill(row["question"])
+        return [Ask(f"{row['id']}/{vote}", text, self._seed(row, vote)) for vote in range(self.rule.votes)]
 
     def _seed(self, row: Row, vote: int) -> int | None:
         greedy = self.context.sampling.temperature == 0
         return None if greedy else row_seed(self.context.seed, "judge", row["id"], vote)
 
-    def columns(self, completions: Sequence[Completion], chat: BoundFormat) -> Row:
+    def columns(self, replies: Sequence[Said], chat: BoundFormat | None = None) -> Row:
         """Those of `judged`, and the tokens of all replies."""
-        replies = [chat.decode(completion.ids) for completion in completions]
-        ends = [completion.finish_reason for completion in completions]
-        tokens = sum(len(completion.ids) for completion in completions)
-        return judged(replies, ends, self.rule) | {"verdict_tokens": tokens}
+        return judged(replies, self.rule) | {"verdict_tokens": sum(reply.tokens for reply in replies)}
 
 
 @dataclass(frozen=True)
@@ -128,7 +141,7 @@ class SolvabilityStep(ModelStep):
 
     rule: SolvabilityRule
     asks: Agreement | Verdicts
-    reasons: ClassVar[tuple[str, ...]] = ("verdict_truncated", "verdict_unparsed", "unsolvable")
+    reasons: ClassVar[tuple[str, ...]] = (*FAULTS, "verdict_truncated", "verdict_unparsed", "unsolvable")
 
     @classmethod
     def of(cls, rule: SolvabilityRule, context: Context) -> SolvabilityStep:
@@ -138,8 +151,8 @@ class SolvabilityStep(ModelStep):
     @classmethod
     def check(cls, rule: SolvabilityRule) -> None:
         """A judge has to have a prompt."""
-        if rule.judge == "model" and not rule.prompt:
-            raise ConfigError("solvability.prompt: judge: model needs a prompt file")
+        if rule.judge != "agreement" and not rule.prompt:
+            raise ConfigError(f"solvability.prompt: judge: {rule.judge} needs a prompt file")
 
     def reason(self, row: Row) -> str | None:
         """`unsolvable` of the row."""
@@ -150,7 +163,7 @@ class SolvabilityStep(ModelStep):
         drops, counts = receipt["dropped"], receipt.get("counts", {})
         if "rules_disagree" not in counts:
             return None
-        unparsed = sum(drops.get(name, 0) for name in ("verdict_unparsed", "verdict_truncated"))
+        unparsed = sum(drops.get(name, 0) for name in ("verdict_unparsed", "verdict_truncated", *FAULTS))
         judged_rows = drops.get("unsolvable", 0) + unparsed + receipt["kept"]
         facts = {
             "judged": judged_rows,

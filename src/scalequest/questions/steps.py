@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scalequest.chat import BoundFormat
-from scalequest.engines.base import Completion, Request, Sampling
+from scalequest.engines.base import Sampling
 from scalequest.questions.prompts import Prompt
 from scalequest.questions.text import Tokens
 from scalequest.records import Row
@@ -140,15 +140,15 @@ class Asking(Protocol):
     shown: ClassVar[tuple[str, ...]]
     counted: ClassVar[tuple[str, ...]]
 
-    def requests(self, row: Row, chat: BoundFormat) -> list[Request]:
-        """Requests for one row.
+    def requests(self, row: Row, chat: BoundFormat | None) -> list[Any]:
+        """What is asked about one row: `Request`s of a solver, or `Ask`s of a judge, who needs no format.
 
         Raises:
             FormatError: the chat format cannot hold the question.
         """
 
-    def columns(self, completions: Sequence[Completion], chat: BoundFormat) -> Row:
-        """What the row gets from their completions."""
+    def columns(self, replies: Sequence[Any], chat: BoundFormat | None) -> Row:
+        """What the row gets from the solver's completions, or from what the judge said."""
 
 
 class ModelStep(Step):

@@ -1,6 +1,7 @@
 """Scores from a model with a one-number head: rewards of solutions, or difficulties of questions.
 
-A reward model reads question and response in its own chat format and gives one number at the last token.
+A judge that is asked in words gives them in `judged_scores`. A reward model reads question and response in
+its own chat format and gives one number at the last token.
 Sequence classifiers need nothing else; InternLM2-Reward (the paper's, section 2.5) wants a line break after
 the last turn and then its own token, whose id its config gives as `reward_token_id`: `suffix` gives the
 first, and the second is appended whenever a model's config has one. As in the paper the user's turn is the
@@ -16,13 +17,16 @@ from typing import Any, Literal
 
 from scalequest.chat import BoundFormat, FormatError
 from scalequest.config import ConfigError, RunOptions, option, required, to_dict
-from scalequest.engines.base import Block, EngineConfig, Request
+from scalequest.engines.base import Block, EngineConfig, Request, Sampling
 from scalequest.engines.scoring import Score, Scorer
+from scalequest.engines.server import ServerConfig
 from scalequest.pages.cards import dataset_card
 from scalequest.pages.markup import inline
+from scalequest.questions.judges import check_judge
 from scalequest.records import Row, expand, model_label
 from scalequest.stage.block_loop import Drop, Generate, stream
 from scalequest.stage.folder import Stage
+from scalequest.stage.progress import Gates
 from scalequest.tracking import Tracker
 
 VERSION = 2  # raise by hand when the same configuration gives other rows
@@ -33,20 +37,51 @@ class ScoreConfig:
     """The scoring stage."""
 
     input: list[str] = required("solution or question sources, read one after the other", fingerprint=False)
-    model_name_or_path: str = required("the scorer: a model folder or hub id", fingerprint=False)
+    judge: Literal["scorer", "model", "server"] = option(
+        "scorer",
+        "scorer: a model with a one-number head; model, server: a judge that is asked in words",
+    )
+    model_name_or_path: str | None = option(
+        None, "the scorer or judge: a model folder or hub id", fingerprint=False
+    )
+    prompt: str | None = option(
+        None,
+        "judge model and server: YAML file of what it is asked; its reply gives marks (responses) or a level",
+        fingerprint=False,
+    )
     what: Literal["responses", "question"] = option(
         "responses", "responses: one reward each (column rewards); question: its difficulty"
     )
     chat_format: str | None = option(
-        None, "responses: the reward model's chat format, a family or a YAML file", fingerprint=False
+        None, "the reward model's, or judge's, chat format: a family or a YAML file", fingerprint=False
     )
     tokenizer: str | None = option(None, "folder of its tokenizer; None is the model's", fingerprint=False)
     suffix: str = option("", "responses: text after the response's end (InternLM2-Reward: a line break)")
     columns: dict[str, str] = option(help="our column names to the input's", default_factory=dict)
     model_revision: str | None = option(None, "its revision on the hub", fingerprint=False)
     engine: EngineConfig = option(help="what it runs on", default_factory=EngineConfig)
+    sampling: Sampling = option(
+        help="judge model and server: how", default_factory=lambda: Sampling(0.0, 1.0, 2048)
+    )
+    server: ServerConfig = option(help="judge server: which", default_factory=ServerConfig)
+    system: str | None = option(None, "judge server: text of the system turn; None sends none")
+    gates: Gates = option(
+        help="judge model and server: rates that end it early", default_factory=Gates, fingerprint=False
+    )
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """What the judge's prompt has to have a place for."""
+        return ("question", "response") if self.what == "responses" else ("question",)
 
     def __post_init__(self) -> None:
+        if self.judge != "scorer":
+            check_judge(self)
+            if not self.prompt:
+                raise ConfigError(f"prompt: judge: {self.judge} needs a prompt file")
+            return
+        if not self.model_name_or_path:
+            raise ConfigError("model_name_or_path: name the scorer, a model folder or hub id")
         if self.what == "responses" and not self.chat_format:
             raise ConfigError("chat_format: a reward model needs the format that it was trained in")
 
@@ -133,7 +168,7 @@ class ResponseScoring:
         rewards: list[float | None] = [None] * len(row["responses"])
         for one in finite:
             rewards[int(one.key.rpartition("/")[2])] = one.value
-        return row | {"rewards": rewards, "reward_model": model_label(self.config.model_name_or_path)}
+        return row | {"rewards": rewards, "reward_model": model_label(self.config.model_name_or_path or "")}
 
     def counts(self, numbers: range) -> dict[str, int]:
         """Scores that are not finite, and responses."""
@@ -173,7 +208,7 @@ class QuestionScoring:
         self.not_finite[number] = sum(one.value is not None for one in scores) - len(finite)
         if not finite:
             return Drop(row, "no_score" if self.not_finite[number] else "too_long")
-        label = model_label(self.config.model_name_or_path)
+        label = model_label(self.config.model_name_or_path or "")
         return row | {"difficulty": finite[0].value, "difficulty_by": label}
 
     def counts(self, numbers: range) -> dict[str, int]:
@@ -218,10 +253,8 @@ def score(
     Returns:
         The stage's receipt (empty on workers other than 0).
     """
-    # Score, block by block
-    of_responses = config.what == "responses"
     hooks: ResponseScoring | QuestionScoring
-    if of_responses:
+    if config.what == "responses":
         assert chat is not None, "responses without a chat format"
         hooks = ResponseScoring(rows, chat, config, end_token)
     else:
@@ -231,9 +264,13 @@ def score(
         requests=hooks.requests, generate=scoring(scorer), row=hooks.row, counts=hooks.counts,
         tracker=tracker,
     )  # fmt: skip
-    # Card
+    return finish_scores(stage, len(rows), config, model_label(config.model_name_or_path or ""))
+
+
+def finish_scores(stage: Stage, rows_in: int, config: ScoreConfig, label: str) -> dict[str, Any]:
+    """Write the card and finish the stage; `label` names the scorer or judge."""
+    of_responses = config.what == "responses"
     shown = ("id", "question", "rewards" if of_responses else "difficulty")
-    label = inline(model_label(config.model_name_or_path))
-    text = f"{'Rewards of the responses' if of_responses else 'Difficulty'} by {label}."
+    text = f"{'Rewards of the responses' if of_responses else 'Difficulty'} by {inline(label)}."
     card = dataset_card("Scored rows", text, to_dict(config), stage.samples(4), *shown)
-    return stage.finish(rows_in=len(rows), card=card, columns=("id", "question"))
+    return stage.finish(rows_in=rows_in, card=card, columns=("id", "question"))

@@ -1,0 +1,269 @@
+"""Whoever is asked for a verdict in words: a model on an engine, or one behind a chat server.
+
+Both take `Ask`s and give `Said`s, in the numbered blocks of `stream`. What is said is read by the stage that
+asks; what it costs is kept by a `Ledger`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+from scalequest.chat import BoundFormat, FormatError, bind, load_format, load_tokenizer
+from scalequest.config import ConfigError, RunOptions, to_dict
+from scalequest.engines.base import Completion, EngineConfig, FinishReason, Generator, Request, Sampling
+from scalequest.engines.server import Chat, ChatReply, ChatServer, ServerConfig, user
+from scalequest.records import model_fingerprint, model_label
+from scalequest.stage.block_loop import Generate, completing
+from scalequest.stage.folder import Stage
+from scalequest.stage.progress import Reply
+
+# Why a server brought no reply to a question, as `ChatReply.fault` says
+FAULTS = ("refused", "content_filter", "nonsense", "no_reply")
+
+Q = TypeVar("Q")
+A = TypeVar("A", bound=Reply)
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What a judge is asked: the user's turn, under a key that is unique in its stage.
+
+    `seed` is of this question alone; None if replies are greedy.
+    """
+
+    key: str
+    text: str
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a judge said.
+
+    Attributes:
+        text: the reply, "" if `fault` says why there is none.
+        fault: the reason of a `FormatError` or of a `ChatReply`; None if there is a reply to read.
+        finish_reason: "stop" or "length".
+        tokens: generated for it.
+        prompt_tokens: read for it.
+        requests: attempts at a server.
+    """
+
+    text: str
+    fault: str | None = None
+    finish_reason: FinishReason = "stop"
+    tokens: int = 0
+    prompt_tokens: int = 0
+    requests: int = 0
+
+    @property
+    def whole(self) -> str:
+        """The reply; nothing of one that was cut: a verdict in half of it is a step on the way."""
+        return self.text if self.finish_reason == "stop" else ""
+
+    @property
+    def why_none(self) -> str:
+        """Why a reply in which no verdict was found has none."""
+        return self.fault or ("truncated" if self.finish_reason == "length" else "unparsed")
+
+
+Judge = Generate[Ask, Said]
+
+
+@dataclass(frozen=True)
+class ModelJudge:
+    """A model on an engine; a `Judge`."""
+
+    chat: BoundFormat
+    generate: Generate[Request, Completion]
+
+    def __call__(self, blocks: Iterator[tuple[int, list[Ask]]]) -> Iterator[tuple[int, list[Said]]]:
+        """Ask everything of every block."""
+        return _said(blocks, self.request, self.generate, self.read)
+
+    def request(self, ask: Ask) -> Request | str:
+        """What the engine gets, or why the chat format cannot hold the text."""
+        try:
+            return Request(ask.key, self.chat.user_prompt_ids(ask.text), ask.seed)
+        except FormatError as error:
+            return str(error)
+
+    def read(self, completion: Completion) -> Said:
+        """What the completion says."""
+        text, end = self.chat.decode(completion.ids), completion.finish_reason
+        return Said(text, None, end, completion.tokens, completion.prompt_tokens)
+
+
+@dataclass(frozen=True)
+class ServerJudge:
+    """A model behind an OpenAI-compatible server, with a system turn if one is given; a `Judge`."""
+
+    server: ChatServer
+    system: str | None = None
+
+    def __call__(self, blocks: Iterator[tuple[int, list[Ask]]]) -> Iterator[tuple[int, list[Said]]]:
+        """Ask everything of every block."""
+        return _said(blocks, self.request, self.server.answer, self.read)
+
+    def request(self, ask: Ask) -> Chat:
+        """What the server gets."""
+        return Chat(ask.key, user(ask.text, self.system), ask.seed)
+
+    def read(self, reply: ChatReply) -> Said:
+        """What the reply says."""
+        end, tokens = reply.finish_reason, (reply.tokens, reply.prompt_tokens)
+        return Said(reply.text, reply.fault, end, *tokens, reply.requests)
+
+
+def _said(
+    blocks: Iterator[tuple[int, list[Ask]]],
+    request: Callable[[Ask], Q | str],
+    generate: Generate[Q, A],
+    read: Callable[[A], Said],
+) -> Iterator[tuple[int, list[Said]]]:
+    """Ask everything that has a request; a string in place of a request is the fault."""
+    taken: dict[int, list[Q | str]] = {}
+
+    def requests() -> Iterator[tuple[int, list[Q]]]:
+        for index, asks in blocks:
+            taken[index] = [request(ask) for ask in asks]
+            yield index, [asked for asked in taken[index] if not isinstance(asked, str)]
+
+    for index, replies in generate(requests()):
+        reply = iter(replies)
+        asked = taken.pop(index)
+        yield index, [Said("", one) if isinstance(one, str) else read(next(reply)) for one in asked]
+
+
+# ------------------------------------------------------------------------------------------------- in a stage
+
+
+class Judging(Protocol):
+    """The settings by which a stage names its judge, under the same names in every stage."""
+
+    @property
+    def judge(self) -> str | None:
+        """`model`, `server`, or another way to a verdict that needs neither."""
+
+    @property
+    def model_name_or_path(self) -> str | None:
+        """Judge model: its folder or hub id."""
+
+    @property
+    def model_revision(self) -> str | None:
+        """Its revision on the hub."""
+
+    @property
+    def chat_format(self) -> str | None:
+        """Its chat format."""
+
+    @property
+    def sampling(self) -> Sampling:
+        """How either is sampled."""
+
+    @property
+    def engine(self) -> EngineConfig:
+        """What the model runs on."""
+
+    @property
+    def server(self) -> ServerConfig:
+        """Judge server: which."""
+
+    @property
+    def system(self) -> str | None:
+        """Text of the system turn."""
+
+
+def check_judge(config: Judging, where: str = "judge") -> None:
+    """Refuse a judge that cannot be asked.
+
+    Args:
+        config: of the stage.
+        where: the key that names the judge, for messages.
+
+    Raises:
+        ConfigError: what it needs is not given.
+    """
+    if config.judge == "model" and not (config.model_name_or_path and config.chat_format):
+        raise ConfigError(f"{where}: model needs model_name_or_path and chat_format")
+    if config.judge == "server" and not (config.server.url and config.server.model):
+        raise ConfigError(f"{where}: server needs server.url and server.model")
+
+
+def judge_label(config: Judging) -> str:
+    """What rows call the judge: the model's name."""
+    name = config.server.model if config.judge == "server" else config.model_name_or_path
+    return model_label(name or "")
+
+
+@contextmanager
+def open_judge(
+    config: Judging, stage: Stage, run: RunOptions, worker: tuple[int, int] = (0, 1)
+) -> Iterator[Judge]:
+    """Load the model, or make ready to ask the server: its answers are kept in the stage's folder.
+
+    Args:
+        config: names the judge.
+        stage: open and unfinished.
+        run: gives the seed.
+        worker: this process's number and how many there are; they share a server's budget.
+    """
+    if config.judge == "server":
+        journal = stage.output_dir / "parts"
+        with ChatServer(config.server, config.sampling, journal=journal, worker=worker) as server:
+            yield ServerJudge(server, config.system)
+        return
+    from scalequest.engines.loading import open_generator
+
+    model, revision = config.model_name_or_path or "", config.model_revision
+    chat = bind(load_format(config.chat_format or ""), load_tokenizer(model, revision))
+    with open_generator(model, config.engine, revision=revision, seed=run.seed) as generator:
+        stage.receipt["engine"] = f"{generator.name} {generator.version}"
+        yield model_judge(generator, chat, config.sampling)
+
+
+def model_judge(generator: Generator, chat: BoundFormat, sampling: Sampling) -> Judge:
+    """`ModelJudge` on a loaded model."""
+    return ModelJudge(chat, completing(generator, sampling, chat.solve_stop_ids))
+
+
+def judge_identity(config: Judging) -> tuple[dict[str, str], dict[str, Any]]:
+    """The model with its fingerprint, and the chat format: nothing of either for a server.
+
+    The rest of what can change a reply (the server's model, sampling, system turn) is among the settings.
+    """
+    if config.judge == "server":
+        return {}, {}
+    model = config.model_name_or_path or ""
+    chat_format = load_format(config.chat_format or "")
+    return {model: model_fingerprint(model, config.model_revision)}, {"chat_format": to_dict(chat_format)}
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """What replies cost, by row number, until their block is written.
+
+    Attributes:
+        server: whose prices count; None if no server is asked, and nothing is counted.
+        spent: requests and money.
+    """
+
+    server: ServerConfig | None = None
+    spent: dict[int, tuple[int, float]] = field(default_factory=dict)
+
+    def add(self, number: int, replies: Sequence[Said]) -> None:
+        """Note the replies of a row."""
+        if self.server is not None:
+            cost = self.server.cost
+            money = sum(cost(reply.prompt_tokens, reply.tokens) for reply in replies)
+            self.spent[number] = sum(reply.requests for reply in replies), money
+
+    def counts(self, numbers: range) -> Mapping[str, int | float]:
+        """`requests` and `cost` of a block, for the receipt."""
+        if self.server is None:
+            return {}
+        entries = [self.spent.pop(number) for number in numbers if number in self.spent]
+        return {"requests": sum(n for n, _ in entries), "cost": sum(cost for _, cost in entries)}
