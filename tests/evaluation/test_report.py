@@ -72,6 +72,15 @@ def test_the_funnel_follows_rows_from_stage_to_stage(run: Path) -> None:
     assert table.notes[-1] == "Every row is accounted for."
 
 
+def test_pairs_that_went_into_a_set_are_followed_to_the_model(run: Path) -> None:
+    whole = stage(run / "set", "assemble_dataset", 7, ["over_quota"] * 2, [run / "pairs"])
+    model(run / "student", "sft", 7, whole)
+    (table,), gaps = build_funnel(read_stages(run))
+    assert not gaps
+    line = next(note for note in table.notes if note.startswith("pairs: "))
+    assert line.endswith(" → 9 selected → 9 pairs trained on (sft) → 7 pairs trained on (student).")
+
+
 def test_the_first_rows_of_a_stage_have_come_from_it(run: Path) -> None:
     used = {f"{run / 'pairs'}[:5]": source_fingerprint(f"{run / 'pairs'}[:5]")}
     made = Stage.open(run / "few", name="select_solutions", version=1, config={}, fingerprint={}, inputs=used)
