@@ -40,7 +40,7 @@ SETS = {"MetaMathQA": 395_000, "MMIQC": 2_294_000, "dart-math-hard": 585_000, "N
         "orca-math-word-problems-200k": 200_000, "ScaleQuest-Math": 1_003_467}  # fmt: skip
 PROBLEMS = 1_319 + 5_000 + 2_818 + 675  # of the four benchmarks
 SEEDS = {"gsm8k_train": 7_473, "math_train": 7_500}
-# Bytes of a row: twice its characters (JSON lines beside parquet), and 200 of ids and numbers (docs/method.md 8).
+# Bytes of a row: twice its characters (JSON lines and parquet), and 200 of ids (docs/method.md 8).
 QUESTION, RESPONSE = 2 * 195 + 200, 2 * 1214 + 200
 MODEL = 7.2e9 * 2  # bytes of a saved 7B in bfloat16
 ORDER = ("table1", "table1_released", "table1_from_pairs", "table1_from_generators", "table1_baselines",
