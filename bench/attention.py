@@ -309,12 +309,15 @@ def plan(small: bool) -> Iterator[tuple[str, str, str]]:
 def main() -> int:
     """Measure; 0 even if a way failed, because its line says so."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--small", action="store_true", help="a tiny shape, for a CPU")
+    parser.add_argument("--small", action="store_true", help="use a tiny shape, for a CPU")
     parser.add_argument(
-        "--seconds", type=float, default=55, help="begin no measurement after so many (default 55)"
+        "--seconds",
+        type=float,
+        default=55,
+        help="do not start a measurement after this many seconds (default 55)",
     )
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, help="only these")
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="only these")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, help="run only these")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="run only these")
     args = parser.parse_args()
     attention.register()
     AttentionInterface.register("one_by_one", one_by_one)

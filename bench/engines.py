@@ -199,7 +199,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
         nucleus = replace(sampling, top_p=0.99)
         columns: dict[str, tuple[Timed, Timed | None]] = {
-            "our stage, seeds by block": (
+            "our stage, seeds per block": (
                 stage(ours, options, sampling, "block", options.column_rows),
                 bare(llm, prompt, stops, sampling, options.column_rows),
             ),
@@ -212,9 +212,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         columns["our stage on transformers"] = stage(own, options, sampling, "row", few), None
     if not options.skip_as_it_comes:
         try:
-            columns["vLLM as it comes, bare"] = as_it_comes(options, prompt, stops), None
+            columns["vLLM with default settings, bare"] = as_it_comes(options, prompt, stops), None
         except subprocess.CalledProcessError as error:  # the rest took an hour
-            say(f"vLLM as it comes: exit status {error.returncode}, left out")
+            say(f"vLLM with default settings: exit status {error.returncode}, left out")
     return {"rounds": rounds, "columns": columns, "batch": batch}
 
 
@@ -249,9 +249,10 @@ def show(options: argparse.Namespace, found: dict[str, Any]) -> None:
     console = Console(width=None if sys.stdout.isatty() else 110)
     console.print(table)
     console.print(
-        f"scalequest {scalequest.__version__}, {os.cpu_count()} cores, "
-        f"load {os.getloadavg()[0]:.1f} at the end; transformers on {rounds[0]['transformers'].rows} rows, "
-        f"what stands below the line on {options.column_rows}",
+        f"scalequest {scalequest.__version__}, {os.cpu_count()} cores, load "
+        f"{os.getloadavg()[0]:.1f} at the end; transformers on "
+        f"{rounds[0]['transformers'].rows} rows, the entries below the line on "
+        f"{options.column_rows}",
         highlight=False,
     )
 
@@ -267,16 +268,20 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--model", help="folder of a model with its tokenizer")
     made.add_argument("--chat-format", default="smollm2", help="default: smollm2")
     made.add_argument("--dtype", default="bfloat16", help="default: bfloat16")
-    made.add_argument("--rows", type=int, default=2000, help="rows of a run (2000)")
+    made.add_argument("--rows", type=int, default=2000, help="number of rows of a run (2000)")
     made.add_argument(
-        "--transformers-rows", type=int, default=256, help="rows of a run of transformers (256)"
+        "--transformers-rows", type=int, default=256, help="number of rows of a run of transformers (256)"
     )
-    made.add_argument("--column-rows", type=int, default=500, help="rows of the ways without a bar (500)")
+    made.add_argument(
+        "--column-rows", type=int, default=500, help="number of rows of the runs without a target (500)"
+    )
     made.add_argument("--pairs", type=int, default=5, help="rounds (5)")
     made.add_argument("--max-tokens", type=int, default=64, help="default: 64")
     made.add_argument("--max-model-len", type=int, default=512, help="default: 512")
-    made.add_argument("--skip-as-it-comes", action="store_true", help="leave out vLLM under its own settings")
-    made.add_argument("--output", type=Path, help="write all timings as JSON, too")
+    made.add_argument(
+        "--skip-as-it-comes", action="store_true", help="leave out vLLM with its default settings"
+    )
+    made.add_argument("--output", type=Path, help="also write all timings as JSON")
     return made
 
 

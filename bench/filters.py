@@ -233,13 +233,17 @@ def main() -> int:
     """Build the rows, filter them, print and judge the measures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
     parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--peer-rows", type=int, default=50_000, help="rows for datatrove; 0 leaves it out")
+    parser.add_argument(
+        "--peer-rows", type=int, default=50_000, help="number of rows for datatrove; 0 leaves it out"
+    )
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--benchmarks", default="eval/benchmarks/*.yaml", help="pattern of YAML files")
+    parser.add_argument(
+        "--benchmarks", default="eval/benchmarks/*.yaml", help="pattern of benchmark YAML files"
+    )
     parser.add_argument("--gsm8k", default="$SCALEQUEST_DATA/gsm8k_train.jsonl.gz")
     parser.add_argument("--math", default="$SCALEQUEST_DATA/math_train.jsonl.gz")
     parser.add_argument("--tinymath", default="recipes/tiny/data/seed_questions.jsonl.gz")
-    parser.add_argument("--output", help="also write the measures to this JSON file")
+    parser.add_argument("--output", help="also write the measurements to this JSON file")
     options = parser.parse_args()
 
     tests = [
@@ -268,13 +272,13 @@ def main() -> int:
     found = read_text(rows, config.made(tests))
     wall, own = time.perf_counter() - wall, time.process_time() - own
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"all steps: {wall:.1f} s, {own:.1f} s of processor, peak {peak:.2f} GB")
+    print(f"all steps: {wall:.1f} s, {own:.1f} s of CPU time, peak {peak:.2f} GB")
     print("dropped:", dict(Counter(filter(None, found.reasons))))
 
     facts: dict[str, Any] = {"rows": len(texts), "seconds": wall, "processor_seconds": own, "peak_gb": peak}
     facts["steps"] = staged(texts, Index(tests, config.contamination))
     for name, (step_wall, step_own) in facts["steps"].items():
-        print(f"  {name:14} {step_wall:7.1f} s {step_own:7.1f} s of processor")
+        print(f"  {name:14} {step_wall:7.1f} s {step_own:7.1f} s of CPU time")
 
     kept = found.outcomes["duplicates"].found.kept
     hits: dict[str, list[bool]] = defaultdict(list)
@@ -309,14 +313,14 @@ def main() -> int:
     gsm8k = training[:7473]
     false = [n for start, tokens in batches(gsm8k) for n, m in enumerate(train.matches(tokens), start) if m]
     facts["gsm8k_train_flagged"] = len(false)
-    print(f"GSM8K train against its test set: {len(false)} of {len(gsm8k):,} flagged")
+    print(f"GSM8K train compared with its test set: {len(false)} of {len(gsm8k):,} flagged")
 
     sample = texts[:2000]
     start = time.perf_counter()
     for text in sample:
         identified(text)
     facts["identifier_us"] = (time.perf_counter() - start) / len(sample) * 1e6
-    print(f"language identifier on every row: {facts['identifier_us']:.0f} µs a row")
+    print(f"language identifier on every row: {facts['identifier_us']:.0f} µs per row")
 
     bars = {
         "seconds <= 120": wall <= 120,

@@ -631,15 +631,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument(
-        "--output_dir", type=Path, required=True, help="folder for models, logs and runs; large"
+        "--output_dir",
+        type=Path,
+        required=True,
+        help="output folder for models, logs and runs; needs much space",
     )
-    parser.add_argument("--small", action="store_true", help="sizes for a CPU")
-    parser.add_argument("--seconds", type=float, default=460, help="for everything together (default: 460)")
-    parser.add_argument("checks", nargs="*", metavar="CHECK", help="default: all, in the order above")
+    parser.add_argument("--small", action="store_true", help="use sizes for a CPU")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=460,
+        help="time limit in seconds for all checks together (default: 460)",
+    )
+    parser.add_argument(
+        "checks", nargs="*", metavar="CHECK", help="checks to run; default: all, in the order above"
+    )
     args = parser.parse_args(argv)
     known = {check.__name__ for check in CHECKS}
     if unknown := set(args.checks) - known:
-        parser.error(f"no check is called {', '.join(sorted(unknown))}; there are {', '.join(sorted(known))}")
+        parser.error(
+            f"unknown checks {', '.join(sorted(unknown))}; expected some of {', '.join(sorted(known))}"
+        )
     sys.path.insert(0, str(ROOT / "src"))
     args.output_dir.mkdir(parents=True, exist_ok=True)
     place = Place(args.output_dir.resolve(), args.small, time.monotonic() + args.seconds)

@@ -55,7 +55,7 @@ def main(options: argparse.Namespace) -> int:
     with Grader() as grader:
         grader.start()
         judged = [pair_table(grader, pairs, name) for name in ("ours", "math-verify")]
-    print_table("Whole outputs a second", [{"rows": name, **row} for name, row in speed.items()])
+    print_table("Complete outputs per second", [{"rows": name, **row} for name, row in speed.items()])
     print_table("Answer pairs", judged)
     if options.output:
         Path(options.output).write_text(json.dumps({"outputs": speed, "pairs": judged}, indent=1) + "\n")
@@ -172,7 +172,7 @@ def peer(place: str) -> Callable[[str, str], bool]:
     path, _, function = place.rpartition(":")
     spec = importlib.util.spec_from_file_location(Path(path).stem, path)
     if spec is None or spec.loader is None:
-        raise SystemExit(f"--peer: {place}: expected NAME=PATH:FUNCTION, the path of a Python file")
+        raise SystemExit(f"--peer: {place}: expected NAME=PATH:FUNCTION, where PATH is a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.path.insert(0, str(Path(path).parent))
     spec.loader.exec_module(module)
@@ -212,7 +212,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--step", type=int, default=1, help="every so many outputs only, to see that it runs")
+    parser.add_argument("--step", type=int, default=1, help="use only every Nth output, as a quick test")
     parser.add_argument("--reports", action="store_true", help="count the reported kinds of answers instead")
     parser.add_argument(
         "--peer",
@@ -221,7 +221,7 @@ if __name__ == "__main__":
         metavar="NAME=PATH:FUNCTION",
         help="another grader, with --reports",
     )
-    parser.add_argument("--output", help="a JSON file for the figures")
+    parser.add_argument("--output", help="also write the results to this JSON file")
     arguments = parser.parse_args()
     if "SCALEQUEST_DATA" not in os.environ and not arguments.reports:
         parser.error("set SCALEQUEST_DATA to the folder of the labelled files")

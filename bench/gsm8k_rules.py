@@ -61,18 +61,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(allow_abbrev=False, description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", help="folder of one model in an evaluation: OUTPUT/LABEL")
     parser.add_argument("--benchmark", default="gsm8k", help="default: gsm8k")
-    parser.add_argument("--rows", type=int, default=40, help="differing rows printed for each rule (40)")
+    parser.add_argument("--rows", type=int, default=40, help="number of differing rows printed per rule (40)")
     options = parser.parse_args()
     rows = [row for row in read_rows(options.folder) if row["benchmark"] == options.benchmark]
     ours = sum(row["correct"] for row in rows)
-    print(f"{len(rows)} outputs; ours: {ours} right ({100 * ours / max(1, len(rows)):.1f} %)")
+    print(f"{len(rows)} outputs; ours: {ours} correct ({100 * ours / max(1, len(rows)):.1f} %)")
     for name, rule in RULES.items():
         right = sum(exact_match(rule(row["completion"]), row["reference"]) for row in rows)
         rest = differing(rows, rule)
         only = Counter("only ours" if row["correct"] else "only theirs" for row in rest)
         print(
-            f"\n{name}: {right} right ({100 * right / max(1, len(rows)):.1f} %); {len(rest)} verdicts differ "
-            f"({only['only ours']} right only by ours, {only['only theirs']} only by theirs)"
+            f"\n{name}: {right} correct ({100 * right / max(1, len(rows)):.1f} %); "
+            f"{len(rest)} verdicts differ ({only['only ours']} correct only by ours, "
+            f"{only['only theirs']} only by theirs)"
         )
         for row in rest[: options.rows]:
             who = "ours" if row["correct"] else name

@@ -139,11 +139,11 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=500, help="default: 500")
     parser.add_argument("--max-tokens", type=int, default=256, help="default: 256")
     parser.add_argument("--max-model-len", type=int, default=1024, help="default: 1024")
-    parser.add_argument("--block-size", type=int, default=64, help="rows a part file (64)")
+    parser.add_argument("--block-size", type=int, default=64, help="number of rows per part file (64)")
     parser.add_argument("--dtype", default="bfloat16", help="default: bfloat16")
-    parser.add_argument("--compile", action="store_true", help="let vLLM compile, on CPU, too")
+    parser.add_argument("--compile", action="store_true", help="let vLLM compile, also on CPU")
     parser.add_argument("--pairs", type=int, default=3, help="default: 3")
-    parser.add_argument("--output", type=Path, help="write all timings as JSON, too")
+    parser.add_argument("--output", type=Path, help="also write all timings as JSON")
     options = parser.parse_args()
     pairs = measure(options)
     shares = [overhead(pair) for pair in pairs]
@@ -158,8 +158,8 @@ def main() -> None:
     )
     print(
         f"overhead {100 * statistics.median(shares):.1f} % ({100 * min(shares):.1f} to "
-        f"{100 * max(shares):.1f}; bar: at most {100 * BAR:.0f}); {os.cpu_count()} cores, "
-        f"load {os.getloadavg()[0]:.1f} at the end"
+        f"{100 * max(shares):.1f}; limit: {100 * BAR:.0f}); {os.cpu_count()} cores, load "
+        f"{os.getloadavg()[0]:.1f} at the end"
     )
 
 

@@ -122,7 +122,7 @@ def as_gpus(stage: str, config: str) -> None:
     recipe = load_recipe(ROOT / f"recipes/{stage}.py")
     assert recipe is not None, stage
     given = recipe.parse(["--config", config])
-    assert given[1].world_size > 1, "the launcher started one rank"  # this makes the PartialState, too
+    assert given[1].world_size > 1, "the launcher started only one rank"  # this makes the PartialState, too
     PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
     recipe(*given)
 
@@ -176,7 +176,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    made.add_argument("--output_dir", help="folder of runs, logs, curves and plot")
+    made.add_argument("--output_dir", help="output folder for runs, logs, curves and the plot")
     made.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
     made.add_argument("--topologies", nargs="+", choices=TOPOLOGIES, default=TOPOLOGIES)
     made.add_argument("--as-gpus", choices=STAGES, help=argparse.SUPPRESS)
@@ -191,7 +191,7 @@ def run(argv: Sequence[str] | None = None) -> int:
         as_gpus(args.as_gpus, args.config)
         return 0
     if not args.output_dir:
-        parser().error("--output_dir is needed")
+        parser().error("--output_dir is required")
     return main(args)
 
 

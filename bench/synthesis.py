@@ -74,7 +74,7 @@ def memory(options: argparse.Namespace) -> dict[str, float]:
             if not mark and sum(1 for _ in out.glob("parts/[0-9]*.jsonl")) * 256 >= options.memory_mark:
                 mark = peak
         if process.wait() or not mark:
-            raise SystemExit("the memory run failed, or ended before its mark")
+            raise SystemExit("the memory run failed, or ended before it reached --memory_mark")
         return {"mark": mark, "end": peak}
 
 
@@ -104,10 +104,14 @@ def main() -> None:
     """Parse, measure, show."""
     arguments = parser()
     arguments.description = (__doc__ or "").partition("\n")[0]
-    rows = arguments.add_argument_group("long runs; 0 rows leaves one out")
-    rows.add_argument("--ray-rows", type=int, default=1000, help="rows of the run under Ray")
-    rows.add_argument("--memory-rows", type=int, default=100_000, help="rows of the run whose memory is read")
-    rows.add_argument("--memory-mark", type=int, default=10_000, help="rows from which memory has to be flat")
+    rows = arguments.add_argument_group("long runs; set their rows to 0 to leave one out")
+    rows.add_argument("--ray-rows", type=int, default=1000, help="number of rows of the run under Ray")
+    rows.add_argument(
+        "--memory-rows", type=int, default=100_000, help="number of rows of the run whose memory is measured"
+    )
+    rows.add_argument(
+        "--memory-mark", type=int, default=10_000, help="number of rows after which the memory must not grow"
+    )
     rows.add_argument("--memory-model", default=str(ROOT / "recipes/tiny/models/tiny-solver"))
     options = arguments.parse_args()
     if options.model is None:

@@ -231,7 +231,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
             f"\n{kind}: packing efficiency {efficiency:.3f} (bar {BARS['packing']}), {dropped} rows dropped\n"
         )
         shown = [(name, f"{rates[name]:,.0f}", f"{ratios[name]:.2f}", BARS.get(name)) for name in rates]
-        print("\n".join(table_lines(("side", "useful tokens/s", "ours over it", "bar"), shown)))
+        print("\n".join(table_lines(("side", "useful tokens/s", "ours / theirs", "bar"), shown)))
     return measured
 
 
@@ -305,7 +305,7 @@ def prepare(args: argparse.Namespace) -> dict[str, Any]:
         for side, one in found.items()
     ]
     print("\n".join(table_lines(("side", "rows/s", "peak GB", "sequences"), shown)))
-    print(f"\nours over TRL's: {ratio:.2f} (bar {BARS['TRL preparation']})")
+    print(f"\nours / TRL's: {ratio:.2f} (target {BARS['TRL preparation']})")
     return {**found, "ratio": ratio}
 
 
@@ -316,15 +316,15 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--model", required=True, help="folder of a model")
     made.add_argument("--chat-format", required=True, help="its chat format")
-    made.add_argument("--output_dir", help="folder for training.json")
+    made.add_argument("--output_dir", help="output folder for training.json")
     made.add_argument("--kinds", nargs="*", default=["questions", "pairs"], choices=["questions", "pairs"])
-    made.add_argument("--rows", type=int, help="only the first so many questions")
-    made.add_argument("--steps", type=int, default=6, help="timed steps a round")
+    made.add_argument("--rows", type=int, help="use only the first N questions")
+    made.add_argument("--steps", type=int, default=6, help="timed steps per round")
     made.add_argument("--rounds", type=int, default=3)
-    made.add_argument("--tokens", type=int, default=2048, help="useful tokens a step")
+    made.add_argument("--tokens", type=int, default=2048, help="useful tokens per step")
     made.add_argument("--max-length", type=int, default=1024)
-    made.add_argument("--bf16", action="store_true", help="autocast on all sides")
-    made.add_argument("--prepare", type=int, default=200_000, help="rows to prepare; 0: none")
+    made.add_argument("--bf16", action="store_true", help="use autocast for all sides")
+    made.add_argument("--prepare", type=int, default=200_000, help="number of rows to prepare; 0: none")
     made.add_argument("--side", choices=["ours", "TRL"], help=argparse.SUPPRESS)
     return made
 

@@ -1,16 +1,16 @@
 r"""Evaluate models on benchmarks: zero-shot, greedy, chain of thought, every answer graded.
 
-One machine, from a config or all on the command line:
+One machine, with a config file or everything on the command line:
 
     python eval/evaluate.py --config recipes/tiny/evaluate.yaml
     python eval/evaluate.py --models '{base: runs/base, tuned: runs/sft}' --chat_format qwen2_math \
         --benchmarks eval/benchmarks/gsm8k.yaml eval/benchmarks/math.yaml --output_dir runs/evaluation
 
-One node of 8 GPUs, each with a copy of the model and an eighth of the problems:
+One node with 8 GPUs, each with a copy of the model and an eighth of the problems:
 
     accelerate launch --config_file accelerate_configs/ddp.yaml eval/evaluate.py --config ...
 
-Many nodes, once on each, with output_dir on a shared file system:
+Several nodes, run once on each, with output_dir on a shared file system:
 
     accelerate launch --config_file accelerate_configs/ddp.yaml --num_machines 2 --num_processes 16 \
         --machine_rank $SLURM_NODEID --main_process_ip $HEAD_NODE --main_process_port 29500 \
@@ -19,27 +19,28 @@ Many nodes, once on each, with output_dir on a shared file system:
 Other ways to ask:
 
     --models '{sft: "runs/sft/checkpoint-*"}'             a sweep, one row of the table per folder
-    --models '{lora: runs/sft/adapter}'                   a LoRA adapter on the base that it names
+    --models '{lora: runs/sft/adapter}'                   a LoRA adapter with the base model that it names
     --prompts eval/prompts/four_shots.yaml                worked examples, for a base model
     --samples 16 --sampling.temperature 0.7               pass@k, maj@k, avg@k and the spread over samples
     --server.url http://localhost:8000/v1 --models '{remote: name-on-the-server}'
 
-Grade saved outputs again with today's grader, without asking a model; likewise best@k, by the scores that
-another program gave the outputs (rows with benchmark, id, prompt, sample and a column `reward`):
+To grade saved outputs again with the current grader, without asking a model, or to compute best@k from scores
+that another program assigned to the outputs (rows with benchmark, id, prompt, sample and a column `reward`):
 
     python eval/evaluate.py --regrade runs/tiny/evaluate --output_dir runs/tiny/regraded
     python eval/evaluate.py --regrade runs/16 --output_dir runs/best --score reward --scores '{sft: s.jsonl}'
 
-Write OUTPUT/<label>/audit.html, the outputs on which math-verify's verdict differs, even once finished:
+To write OUTPUT/<label>/audit.html, the outputs for which math-verify's verdict differs, also later:
 
     python eval/evaluate.py --config recipes/tiny/evaluate.yaml --audit true
 
-Hardware: a 24 GB GPU for each copy of a 7B model, or 2 CPU cores for the tiny ones. Each model runs in
-its own process, whose engine starts once for all benchmarks; answers are graded beside it. An interrupted
-evaluation, started again, goes on after its last whole block.
+Hardware: a 24 GB GPU per copy of a 7B model, or 2 CPU cores for the tiny ones. Each model runs in its own
+process, whose engine starts once for all benchmarks; answers are graded in parallel. Run the same command
+again to resume an interrupted evaluation after its last complete block.
 
-Result: the table; OUTPUT/<label>/ with every completion, extracted answer and verdict (data/*.parquet) and
-results.json: accuracy, n, 95 % interval, shares of truncated and answerless outputs, protocol fingerprint.
+Result: the table; OUTPUT/<label>/ with every completion, extracted answer and verdict (data/*.parquet), and
+results.json with accuracy, n, 95 % interval, shares of truncated and answerless outputs, protocol
+fingerprint.
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ from scalequest.pipeline.preload import forked, preloaded
 from scalequest.pipeline.subreaper import SupervisedProcess, forward_signals
 from scalequest.recipe import Recipe, run_recipe
 from scalequest.records import Row, read_dropped, read_rows, source_fingerprint
-from scalequest.stage.folder import Stage, clear
+from scalequest.stage.folder import Stage
+from scalequest.stage.opening import clear
 from scalequest.stage.script import open_stage, run_script, track
 
 AUDIT = "audit.html"
@@ -81,14 +83,14 @@ def main(run: RunOptions, config: EvaluationConfig) -> None:
         evaluate_one(run, config, config.only, benchmarks)
         return
 
-    # 1. The folder of the whole evaluation, which the first process of a launch holds
+    # 1. The folder of the whole evaluation, which the first launched process keeps open
     first = heartbeat.first_rank()
     if config.regrade is not None and not first:
-        return  # there is no engine to run, and one process holds the folder
+        return  # there is no engine to run, and one process has the folder
     stage = open_folder("evaluate", run, config, list(config.models), benchmarks) if first else None
     results = [Path(run.output_dir) / label / RESULTS for label in config.models]
     if stage is not None and stage.finished and not all(path.is_file() for path in results):
-        # A model's folder was removed: that model is run again, and the results of all are gathered again
+        # A model's folder was removed: evaluate that model again, and gather the results of all models again
         clear(run.output_dir, keep=config.models)
         stage = open_folder("evaluate", run, config, list(config.models), benchmarks)
 
@@ -98,12 +100,12 @@ def main(run: RunOptions, config: EvaluationConfig) -> None:
             if config.regrade is not None:
                 regrade_one(run, config, label, benchmarks)
                 continue
-            with heartbeat.quiet():  # the child gives the signs of life
+            with heartbeat.quiet():  # the child process reports its progress
                 status = evaluate_in_process(run, given, label)
             if status:
                 sys.exit(status)
 
-    # 3. One table of all
+    # 3. One table of all models
     if stage is not None:
         gather_results(stage, config)
         if config.audit:
@@ -119,19 +121,19 @@ def read_benchmarks(run: RunOptions, config: EvaluationConfig) -> list[LoadedBen
     if not config.models or not config.benchmarks:
         raise ConfigError(f"{'benchmarks' if config.models else 'models'}: give at least one")
     if config.regrade is not None and Path(config.regrade).resolve() == Path(run.output_dir).resolve():
-        raise ConfigError("output_dir: give another folder than that of the outputs, which stay as they are")
+        raise ConfigError("output_dir: must differ from the folder of the outputs, which is left unchanged")
     loaded = [
         load_benchmark(path, run.limit, patches=config.patches, hub=config.hub) for path in config.benchmarks
     ]
     benchmarks = protocol.apply_prompts(loaded, config)
     if len({atomic_files.one_file(benchmark.name) for benchmark in benchmarks}) < len(benchmarks):
-        raise ConfigError("benchmarks: two files have the same name, or differ only by its case")
+        raise ConfigError("benchmarks: two files have the same name, or names that differ only in case")
     by_title: dict[str, str] = {}
     for benchmark in benchmarks:
         if (other := by_title.setdefault(benchmark.title, benchmark.name)) != benchmark.name:
             raise ConfigError(
-                f"benchmarks: '{other}' and '{benchmark.name}' have the same title, '{benchmark.title}', by "
-                "which tables name them; give one file another"
+                f"benchmarks: '{other}' and '{benchmark.name}' have the same title, "
+                f"'{benchmark.title}', which tables use as a heading; change one"
             )
     return benchmarks
 
@@ -223,7 +225,7 @@ def regrade_one(
     harness.collect_results(run.output_dir, config, label, benchmarks, earlier)
     regraded = zip(rows, read_rows(run.output_dir), strict=True)
     changed = [new for old, new in regraded if old["correct"] != new["correct"]]
-    print(f"{label}: {len(rows)} outputs graded again, {len(changed)} verdicts changed")
+    print(f"{label}: graded {len(rows)} outputs again, {len(changed)} verdicts changed")
     for new in changed:
         now = "right" if new["correct"] else "wrong"
         print(f"  {new['benchmark']} {new['id']}: now {now}: {new['extracted']!r} for {new['reference']!r}")
@@ -264,8 +266,8 @@ def gather_results(stage: Stage, config: EvaluationConfig) -> None:
     if not stage.finished:
         receipts = [protocol.read_receipt(folder) for folder in folders.values()]
         spent = {key: sum(receipt[key] for receipt in receipts) for key in ("tokens", "seconds")}
-        stage.blocks(len(results), len(results))
-        stage.write_block(0, [row_of_result(result) for result in results], **spent)
+        stage.blocks.cut(len(results), len(results))
+        stage.blocks.write(0, [row_of_result(result) for result in results], **spent)
         stage.finish(rows_in=len(results), card=tables.format_markdown(shown, title="Evaluation"))
     tables.print_tables(shown)
 
@@ -284,7 +286,7 @@ def audit_models(stage: Stage, config: EvaluationConfig, benchmarks: Sequence[Lo
             differing = audit(graded, page, grader=grader)
             killed = sum(one["math-verify"] == "killed" for one in differing)
             late = f", and was killed on {killed}" if killed else ""
-            otherwise = f"{len(differing) - killed} of {len(rows)} outputs otherwise{late}"
+            otherwise = f"{len(differing) - killed} of {len(rows)} outputs differently{late}"
             print(f"{label}: math-verify judges {otherwise}: {page}")
 
 

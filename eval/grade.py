@@ -1,18 +1,18 @@
-r"""Grade a file of answers, or of whole outputs: is each the same as its reference?
+r"""Grade a file of answers or of complete outputs: is each answer equal to its reference?
 
     python eval/grade.py answers.jsonl --prediction prediction --reference reference --output_dir graded
     python eval/grade.py outputs.jsonl.gz --completion output --reference reference --output_dir graded
 
-Hardware: one CPU core per worker; about ten thousand answers per minute that need algebra, far more that do
-not. A cell may be text, a number, or a list as in OlympiadBench, or such a list turned into text
-(`"['2', '3']"`): one element is the answer, several are the elements of a list. Null and NaN are missing: a
-row without a reference is not graded, one without an answer is wrong, and both are counted and named. Each
-comparison that needs more than text and fractions runs in a process with limits of time and memory; an answer
-that exceeds them counts as wrong and is listed. Nothing that a model wrote is executed.
+Hardware: one CPU core per worker, for about ten thousand answers per minute that need algebra, and far more
+that do not. A cell may be text, a number, a list as in OlympiadBench, or such a list converted to text
+(`"['2', '3']"`): a single element is the answer, several are the elements of a list. Null and NaN count as
+missing: rows without a reference are not graded, rows without an answer are wrong, and both are counted and
+listed. Comparisons that need more than text and fractions run in a process with time and memory limits; an
+answer that exceeds them counts as wrong and is listed. Nothing written by a model is executed.
 
 Result: graded.jsonl in the output folder, which has every row of the file with `correct` (null: not graded),
-`layer` (the rule that decided) and `seconds`, with --completion also `extracted` and `extraction_rule`; a
-summary. `--label COLUMN` compares the verdicts with known ones.
+`layer` (the rule that decided) and `seconds`, and with --completion also `extracted` and `extraction_rule`;
+and a summary. `--label COLUMN` compares the verdicts with known ones.
 """
 
 from __future__ import annotations
@@ -44,24 +44,26 @@ WRITTEN = ("correct", "layer", "seconds", "extracted", "extraction_rule")  # col
 class GradeConfig:
     """What to grade."""
 
-    input: str = required("the file: .jsonl or .jsonl.gz; --input may be left out if it comes first")
-    output_dir: str = required("folder of graded.jsonl, or of graded.jsonl.gz if the input is a .gz file")
+    input: str = required("input file, .jsonl or .jsonl.gz; --input may be omitted if the file comes first")
+    output_dir: str = required(
+        "output folder for graded.jsonl, or graded.jsonl.gz if the input is a .gz file"
+    )
     prediction: str = option("prediction", "column of the answers")
     reference: str = option("reference", "column of the reference answers")
-    completion: str | None = option(None, "column of whole outputs, in which the answer has to be found")
-    label: str | None = option(None, "column of known verdicts, true or false (or 1 or 0), to compare with")
-    workers: int = option(1, "processes that compare", within=COUNT)
+    completion: str | None = option(None, "column of complete outputs, from which the answer is extracted")
+    label: str | None = option(None, "column of known verdicts, true or false (or 1 or 0), for comparison")
+    workers: int = option(1, "number of processes that compare", within=COUNT)
 
 
 @dataclass(frozen=True)
 class Cells:
-    """The columns that are read, one entry per row.
+    """The columns read, with one entry per row.
 
     Attributes:
-        rows: the whole rows.
+        rows: the complete rows.
         answers: the answers, "" if there is none.
-        references: the references; None: missing.
-        found: how the answers were found in whole outputs, if those are given.
+        references: the references; None if missing.
+        found: how the answers were found in complete outputs, if those are given.
         known: the known verdicts, if they are given.
     """
 
@@ -79,7 +81,8 @@ def main(config: GradeConfig, options: GraderOptions) -> None:
     given = [index for index, reference in enumerate(cells.references) if reference is not None]
     if cells.rows and not given:
         raise ConfigError(
-            f"{config.input}: '{config.reference}' is missing in every row; name it with --reference"
+            f"{config.input}: '{config.reference}' is missing in every row; set --reference "
+            "to the right column"
         )
     with Grader(options, config.workers) as grader:
         pairs = ((cells.answers[index], cells.references[index] or "") for index in given)
@@ -98,16 +101,17 @@ def read_cells(config: GradeConfig) -> Cells:
     """Read the input, and report what is missing.
 
     Raises:
-        ConfigError: the input lacks a column, or a cell is not what its column should have.
+        ConfigError: the input lacks a column, or a cell has the wrong type.
     """
     if config.label in WRITTEN:
         raise ConfigError(
-            f"label: '{config.label}' is a column that grading writes; rename that of the input"
+            f"label: '{config.label}' is the name of a column that grading writes; rename the "
+            "column in the input"
         )
     rows = read_rows(config.input)
     asked, label = config.completion or config.prediction, config.label
     for index, row in enumerate(rows):
-        # Answers and references may be null, but their columns have to exist
+        # Answers and references may be null, but their columns must exist.
         absent = [name for name in (config.reference, asked) if name not in row]
         require(row, *absent, *([label] if label else []), source=config.input, index=index)
     known = [parse_verdict(row[label], config, n) for n, row in enumerate(rows, 1)] if label else None
@@ -123,17 +127,17 @@ def read_cells(config: GradeConfig) -> Cells:
 
 
 def prepare_output(config: GradeConfig) -> Path:
-    """Make the folder, and check that the file in it can be written.
+    """Create the folder, and check that the output file can be written.
 
     Raises:
-        ConfigError: it cannot be written.
+        ConfigError: the file cannot be written.
     """
     folder = Path(config.output_dir)
     path = folder / ("graded.jsonl.gz" if config.input.endswith(".gz") else "graded.jsonl")
     with writing(path):
         folder.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
-            raise IsADirectoryError(EISDIR, "is a folder; give another output_dir", str(path))
+            raise IsADirectoryError(EISDIR, "is a folder; choose another output_dir", str(path))
         atomic_files.write(trial := path.with_name(f".{path.name}.trial"), b"")
         trial.unlink()
     return path
@@ -159,7 +163,7 @@ def writing(path: Path) -> Iterator[None]:
         raise ConfigError(f"output_dir: {error.filename or path}: {error.strerror or error}") from None
 
 
-# A list that was turned into text: elements in quotes, between commas or, by numpy, spaces
+# A list converted to text: elements in quotes, separated by commas or, if numpy wrote it, by spaces.
 _WRITTEN_ELEMENT = r"""'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*\""""
 _WRITTEN_LIST = re.compile(
     rf"(?:array\()?[\[(]\s*(?:(?:{_WRITTEN_ELEMENT})[\s,]*)+[\])](?:,\s*dtype=[^()]*\))?", re.S
@@ -167,10 +171,10 @@ _WRITTEN_LIST = re.compile(
 
 
 def text_of_cell(value: Any, config: GradeConfig, column: str, row: int) -> str | None:
-    """The content of a cell: text as it is, a number, or the elements of a list; None if it is missing.
+    """Return the content of a cell: its text, a number, or the elements of a list; None if it is missing.
 
     Raises:
-        ConfigError: it is a mapping, or several whole outputs.
+        ConfigError: it is a mapping, or several complete outputs.
     """
     value = None if value == "[]" else value
     if (
@@ -179,13 +183,13 @@ def text_of_cell(value: Any, config: GradeConfig, column: str, row: int) -> str 
         and _WRITTEN_LIST.fullmatch(value.strip())
     ):
         value = [unquote(element) for element in re.findall(_WRITTEN_ELEMENT, value)]
-    if hasattr(value, "tolist"):  # of numpy
+    if hasattr(value, "tolist"):  # a numpy value
         value = value.tolist()
     if isinstance(value, (list, tuple, set)):
         parts = [text_of_cell(one, config, column, row) for one in value]
         if column == config.completion and len(parts) > 1:
             raise ConfigError(
-                f"{config.input}: row {row}: {column}: {len(parts)} outputs; give each a row of its own"
+                f"{config.input}: row {row}: {column}: {len(parts)} outputs; write one row per output"
             )
         return ", ".join(part for part in parts if part is not None) or None
     if isinstance(value, dict):
@@ -215,20 +219,20 @@ def report_missing(values: Sequence[str | None], column: str, what: str) -> None
 
 
 def parse_verdict(value: Any, config: GradeConfig, row: int) -> bool:
-    """Read a known verdict: true, false, 1 or 0, also as text.
+    """Return a known verdict: true, false, 1 or 0, also as text.
 
     Raises:
-        ConfigError: it is something else, e.g. a score.
+        ConfigError: it is anything else, e.g. a score.
     """
     known = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
     found = known.get(str(value).strip().lower())
     if found is None:
-        raise ConfigError(f"{config.input}: row {row}: {config.label}: {value!r} is neither true nor false")
+        raise ConfigError(f"{config.input}: row {row}: {config.label}: expected true or false, got {value!r}")
     return found
 
 
 def columns_of(verdict: Verdict | None, found: Extracted | None) -> dict[str, Any]:
-    """The columns that are added to a row; a row without a verdict was not graded."""
+    """Return the columns that are added to a row; a row without a verdict was not graded."""
     added: dict[str, Any] = {
         "correct": verdict.correct if verdict else None,
         "layer": verdict.layer if verdict else "missing",
@@ -246,7 +250,7 @@ def summarise(
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{sum(v.correct for v in verdicts):,} of {len(verdicts):,} right")
+    table = Table(title=f"{sum(v.correct for v in verdicts):,} of {len(verdicts):,} correct")
     for name in ("decided by", "rows", "right", "seconds"):
         table.add_column(name, justify="left" if name == "decided by" else "right")
     for layer, count in Counter(v.layer for v in verdicts).most_common():
@@ -265,7 +269,7 @@ def summarise(
 
 
 def with_input(words: Sequence[str]) -> list[str]:
-    """The command line with `--input` before files that come first."""
+    """Return the command line with `--input` before files that come first."""
     return ["--input", *words] if words and not words[0].startswith("-") else list(words)
 
 

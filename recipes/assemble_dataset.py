@@ -1,14 +1,14 @@
-r"""Mix selected solutions into a dataset to publish: checks, shuffle, parquet, card, report.
+r"""Merge selected solutions into a dataset for publication: checks, shuffle, parquet files, card, report.
 
     python recipes/assemble_dataset.py --config recipes/qwen2_math_7b/assemble_dataset.yaml
     python recipes/assemble_dataset.py --config ... --push_to_hub owner/name        # uploads it, privately
 
-One process on any machine; nothing to launch. Some ten minutes a million rows, most of them reading and
-writing.
+It runs as one process on any machine, without a launcher, in about ten minutes per million rows, most of
+which is reading and writing.
 
-Result: data/*.parquet with query, response and where each row comes from, which `datasets.load_dataset`
-reads; the card README.md with funnel, cost, distributions, clean ratios and licence; report.html with
-plots; what was left out in dropped/, with its reason.
+Result: data/*.parquet with query, response and the source of each row, which `datasets.load_dataset` reads;
+the card README.md with funnel, cost, distributions, clean ratios and licence; report.html with plots; and the
+dropped rows with their reasons in dropped/.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from scalequest.stage.script import open_stage, track
 
 
 def main(run: RunOptions, config: AssembleConfig, worker: tuple[int, int]) -> None:
-    """Read all parts, check, shuffle, write; upload on request."""
+    """Read all parts, check, shuffle and write them; upload the result if requested."""
     from scalequest.evaluation.benchmark_questions import (
         read_benchmark_questions,
         report_left_out,
@@ -32,7 +32,7 @@ def main(run: RunOptions, config: AssembleConfig, worker: tuple[int, int]) -> No
     )
     from scalequest.records import read_inputs, source_fingerprint
 
-    # 1. The folder, and the fingerprint of all that can change a row
+    # 1. The folder, and the fingerprint of everything that can change a row
     tests = read_benchmark_questions(config.contamination)
     inputs = {part.source: source_fingerprint(part.source) for part in config.parts}
     quotas = [part.rows for part in config.parts]
@@ -52,13 +52,13 @@ def main(run: RunOptions, config: AssembleConfig, worker: tuple[int, int]) -> No
             funnel = cost_lines(receipts(config.run, inputs))
             assemble(stage, rows, config, run, tests=tests.questions, funnel=funnel, tracker=tracker)
 
-    # 3. The hub, only where it is asked for
+    # 3. The hub, only if requested
     if config.push_to_hub and worker[0] == 0:
         upload(run.output_dir, config.push_to_hub)
 
 
 def receipts(folder: str | None, inputs: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Receipts of the stages below a run folder that made these inputs, in the order in which they ran."""
+    """Return the receipts of the stages below a run folder that led to these inputs, in their order."""
     from scalequest.receipts import made_by, read_receipt
     from scalequest.records import expand
 
@@ -69,7 +69,7 @@ def receipts(folder: str | None, inputs: Mapping[str, str]) -> list[dict[str, An
             known[made_by(receipt)] = receipt
     found, queue = dict[str, dict[str, Any]](), list(inputs.values())
     while queue:
-        name = queue.pop().partition("[")[0]  # `[:600]` takes a part of it
+        name = queue.pop().partition("[")[0]  # `[:600]` selects a part of it
         if name in known and name not in found:
             found[name] = known[name]
             queue += known[name]["inputs"].values()

@@ -4,12 +4,12 @@ One process (one GPU, or the CPU with the tiny profile):
 
     python recipes/filter_questions.py --config recipes/tiny/filter_questions.yaml
 
-One node of 8 GPUs, one model copy and every eighth block of questions each:
+One node with 8 GPUs; each runs a copy of the model and gets every eighth block of questions:
 
     accelerate launch --config_file accelerate_configs/ddp.yaml recipes/filter_questions.py \
         --config recipes/qwen2_math_7b/filter_questions.yaml
 
-Many nodes, once on each, with output_dir on a file system that all of them see:
+Several nodes, run once on each, with output_dir on a shared file system:
 
     accelerate launch --config_file accelerate_configs/ddp.yaml --num_machines 2 --num_processes 16 \
         --machine_rank $SLURM_NODEID --main_process_ip $HEAD_NODE --main_process_port 29500 \
@@ -60,7 +60,7 @@ def main(run: RunOptions, config: FilterConfig, worker: tuple[int, int]) -> None
     from scalequest.questions.prompts import load_prompt
     from scalequest.records import read_inputs, source_fingerprint
 
-    # 1. The folder, and the fingerprint of all that can change a row
+    # 1. The folder, and the fingerprint of everything that can change a row
     model, revision = config.model_name_or_path or "", config.model_revision
     tests = (
         read_benchmark_questions(config.contamination)
@@ -85,7 +85,7 @@ def main(run: RunOptions, config: FilterConfig, worker: tuple[int, int]) -> None
         return
     report_left_out(tests, stage)
 
-    # 2. Steps that look at text run over all rows, then the model is asked about what is left, block by block
+    # 2. Text steps run over all rows; then the model is asked about the remaining rows, block by block
     rows = read_inputs(config.input, "question", columns=config.columns, limit=run.limit, without=())
     with ExitStack() as stack:
         tracker = stack.enter_context(track(stage, run, config, worker=worker[0]))

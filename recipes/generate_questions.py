@@ -1,28 +1,29 @@
-r"""Sample new questions: a question generator completes the bare head of a user's turn.
+r"""Sample new questions: a question generator completes the bare header of a user turn.
 
 One process (one GPU, or the CPU with the tiny profile):
 
     python recipes/generate_questions.py --config recipes/tiny/generate_questions.yaml
 
-One node of 8 GPUs, one model copy and every eighth block of rows each:
+One node with 8 GPUs; each runs a copy of the model and gets every eighth block of rows:
 
     accelerate launch --config_file accelerate_configs/ddp.yaml recipes/generate_questions.py \
         --config recipes/qwen2_math_7b/generate_questions.yaml
 
-Many nodes, once on each, with output_dir on a file system that all of them see:
+Several nodes, run once on each, with output_dir on a shared file system:
 
     accelerate launch --config_file accelerate_configs/ddp.yaml --num_machines 2 --num_processes 16 \
         --machine_rank $SLURM_NODEID --main_process_ip $HEAD_NODE --main_process_port 29500 \
         recipes/generate_questions.py --config recipes/qwen2_math_7b/generate_questions.yaml
 
-A cluster on which `ray start` has been run, or this machine (slurm/ray_cluster.sbatch starts one):
+On a Ray cluster started with `ray start`, or on this machine (slurm/ray_cluster.sbatch starts a cluster):
 
     python recipes/generate_questions.py --config recipes/qwen2_math_7b/generate_questions.yaml --launch ray
 
-Hardware: a 24 GB GPU for each copy of a 7B model; the paper's two million questions took 38.4 hours of an
-A100-40G (its table 4). Interrupted, it goes on behind its last whole block when started again.
+Hardware: a 24 GB GPU per copy of a 7B model; the paper's two million questions took 38.4 GPU-hours on
+A100-40G (its table 4). Run the same command again to resume after the last complete block.
 
-Result: question rows, each with its seed; cut, empty and garbled ones in dropped/, a few per cent after QFT.
+Result: question rows with their seeds; truncated, empty and garbled ones, a few per cent after QFT, in
+dropped/.
 """
 
 from __future__ import annotations
@@ -36,12 +37,12 @@ from scalequest.stage.script import open_stage, track
 
 
 def main(run: RunOptions, config: GenerationConfig, worker: tuple[int, int]) -> None:
-    """Load the generator, sample, write."""
+    """Load the generator, sample, and write the questions."""
     from scalequest.chat import bind, load_format, load_tokenizer
     from scalequest.engines.loading import open_generator
     from scalequest.records import model_fingerprint, row_seed
 
-    # 1. The folder, and the fingerprint of all that can change a row
+    # 1. The folder, and the fingerprint of everything that can change a row
     chat_format = load_format(config.chat_format)
     model, revision = config.model_name_or_path, config.model_revision
     stage = open_stage(
@@ -53,8 +54,9 @@ def main(run: RunOptions, config: GenerationConfig, worker: tuple[int, int]) -> 
 
     # 2. Sample every row with its own seed, block by block
     chat = bind(chat_format, load_tokenizer(model, revision))
-    # Where an engine of several processes cannot be seeded by block, no two workers or restarts start alike.
-    seed = row_seed(run.seed, "engine", worker[0], stage.written())
+    # If an engine with several processes cannot be seeded per block, every worker and restart starts
+    # differently.
+    seed = row_seed(run.seed, "engine", worker[0], stage.blocks.written())
     with (
         track(stage, run, config, worker=worker[0]) as tracker,
         open_generator(model, config.engine, revision=revision, seed=seed) as generator,

@@ -51,7 +51,7 @@ def main(run: RunOptions, config: JudgeConfig, worker: tuple[int, int]) -> None:
     """Read the questions, load or call the judge, judge, report."""
     from scalequest.evaluation.judged_questions import measure, read_labels
     from scalequest.evaluation.judged_report import PAGE, REPORT, tables_of_judged, write_report
-    from scalequest.evaluation.tables import format_markdown
+    from scalequest.evaluation.tables import Table, format_markdown
     from scalequest.functions import load_function
     from scalequest.questions.judges import judge_identity, open_judge
     from scalequest.questions.prompts import load_prompt
@@ -83,30 +83,32 @@ def main(run: RunOptions, config: JudgeConfig, worker: tuple[int, int]) -> None:
         label: read_labels(label, source, rows, config.topics) for label, source in config.against.items()
     }
 
+    folder = stage.output_dir
+    tables: list[Table] = []
+
     def report(receipt: Mapping[str, Any], judged: Sequence[Row]) -> None:
         spent = {**receipt.get("counts", {}), "tokens": receipt["tokens"]}
         measures = measure(judged, config, others, spent, run.seed)
-        write_report(stage.output_dir, judged, measures, others)
-        print(format_markdown(tables_of_judged(measures)))
+        write_report(folder, judged, measures, others)
+        tables.extend(tables_of_judged(measures))
 
-    # 3. Finished before: the report anew, since others' verdicts may have come
-    folder = stage.output_dir
-    if stage.finished:
-        if worker[0] == 0:
-            report(stage.receipt, [*read_rows(folder), *read_dropped(folder)])
-        return
-
-    # 4. Ask about every question, and report
     def report_rows(made: Mapping[str, Any]) -> None:
         report(made, [*written_rows(folder / "data"), *written_rows(folder / "dropped")])
 
-    with ExitStack() as stack:
-        tracker = stack.enter_context(track(stage, run, config, worker=worker[0]))
-        judge = stack.enter_context(open_judge(config, stage, run, worker)) if prompts else None
-        judge_questions(
-            stage, rows, judge, config, run, prompts=prompts, function=function.call if function else None,
-            beside=report_rows, tracker=tracker,
-        )  # fmt: skip
+    # 3. Ask about every question, and report; if that was done before, report anew: labels may have come
+    if not stage.finished:
+        with ExitStack() as stack:
+            tracker = stack.enter_context(track(stage, run, config, worker=worker[0]))
+            judge = stack.enter_context(open_judge(config, stage, run, worker)) if prompts else None
+            called = function.call if function else None
+            judge_questions(
+                stage, rows, judge, config, run,
+                prompts=prompts, function=called, beside=report_rows, tracker=tracker,
+            )  # fmt: skip
+    elif worker[0] == 0:
+        report(stage.receipt, [*read_rows(folder), *read_dropped(folder)])
+    if tables:
+        print(format_markdown(tables))
 
 
 RECIPE = Recipe("judge_questions", VERSION, "data", lambda: (RunOptions, JudgeConfig), main)

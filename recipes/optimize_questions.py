@@ -1,37 +1,37 @@
-r"""Make preference pairs for QPO: rewrite each question in one random direction, solvable or harder.
+r"""Make preference pairs for QPO: rewrite each question in one random direction, solvable or more difficult.
 
-One process (a function, or one GPU):
+One process (a function as the rewriter, or one GPU):
 
     python recipes/optimize_questions.py --config recipes/tiny/optimize_questions.yaml
 
-One node of 8 GPUs, one model copy and every eighth block of questions each:
+One node with 8 GPUs; each runs a copy of the model and gets every eighth block of questions:
 
     accelerate launch --config_file accelerate_configs/ddp.yaml recipes/optimize_questions.py \
         --config recipes/qwen2_math_7b/optimize_questions.yaml
 
-Many nodes, once on each, with output_dir on a file system that all of them see:
+Several nodes, run once on each, with output_dir on a shared file system:
 
     accelerate launch --config_file accelerate_configs/ddp.yaml --num_machines 2 --num_processes 16 \
         --machine_rank $SLURM_NODEID --main_process_ip $HEAD_NODE --main_process_port 29500 \
         recipes/optimize_questions.py --config recipes/qwen2_math_7b/optimize_questions.yaml
 
-With a server, here one of our own; any other OpenAI-compatible one wants its url, prices and a budget, and
-its key in the environment (server.key_variable says under which name):
+With a server, here our own; any other OpenAI-compatible server needs its url, prices and a budget, and its
+key in the environment (server.key_variable names the variable):
 
     vllm serve Qwen/Qwen2-Math-7B-Instruct --port 8000
     python recipes/optimize_questions.py --config recipes/qwen2_math_7b/optimize_questions.yaml \
         --rewriter server --server.url http://localhost:8000/v1 --server.model Qwen/Qwen2-Math-7B-Instruct
 
-A cluster on which `ray start` has been run, or this machine (slurm/ray_cluster.sbatch starts one):
+On a Ray cluster started with `ray start`, or on this machine (slurm/ray_cluster.sbatch starts a cluster):
 
     python recipes/optimize_questions.py --config recipes/qwen2_math_7b/optimize_questions.yaml --launch ray
 
-Hardware: none for a function or a server elsewhere; a 24 GB GPU for each copy of a 7B model. The paper's
-10,000 pairs a generator cost it about $3 of an API each (its table 4). Interrupted, answers that were paid
-for are not asked for again.
+Hardware: none for a function or a remote server; a 24 GB GPU per copy of a 7B model. The API for the paper's
+10,000 pairs cost about $3 per generator (its table 4). After an interruption, paid answers are not requested
+again.
 
 Result: rows of chosen (rewritten) and rejected (original) questions, twenty of them in pairs.html; rewrites
-that were cut, unparsed, unchanged or not in English in dropped/; what a server cost in receipt.json.
+that were truncated, unparsed, unchanged or not in English in dropped/; the cost of a server in receipt.json.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ from scalequest.stage.script import open_stage, track
 
 
 def main(run: RunOptions, config: RewriteConfig, worker: tuple[int, int]) -> None:
-    """Read the questions, load the rewriter, rewrite, write."""
+    """Read the questions, load the rewriter, rewrite, and write the pairs."""
     from scalequest.chat import bind, load_format, load_tokenizer
     from scalequest.engines.loading import open_generator
     from scalequest.engines.server import ChatServer
@@ -63,7 +63,7 @@ def main(run: RunOptions, config: RewriteConfig, worker: tuple[int, int]) -> Non
     from scalequest.questions.prompts import load_prompt
     from scalequest.records import model_fingerprint, read_inputs, source_fingerprint
 
-    # 1. The folder, and the fingerprint of all that can change a row
+    # 1. The folder, and the fingerprint of everything that can change a row
     model, revision = config.model_name_or_path or "", config.model_revision
     inputs = {source: source_fingerprint(source) for source in config.input}
     identity: dict[str, Any] = {}
@@ -85,7 +85,7 @@ def main(run: RunOptions, config: RewriteConfig, worker: tuple[int, int]) -> Non
     if stage.finished:
         return
 
-    # 2. Rewrite each question in the direction that its id draws
+    # 2. Rewrite each question in the direction drawn by its id
     rows = read_inputs(config.input, "question", columns=config.columns, limit=run.limit)
     with ExitStack() as stack:
         tracker = stack.enter_context(track(stage, run, config, worker=worker[0]))

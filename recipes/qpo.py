@@ -1,8 +1,8 @@
-r"""Question preference optimisation (QPO): teach a question generator to prefer questions that were improved.
+r"""Question preference optimisation (QPO): teach a question generator to prefer improved questions.
 
-DPO, with the bare header as prompt, the rewritten question as chosen and the generator's own as rejected
-(paper, section 2.3). The reference is the generator that it starts from, its log-probabilities computed once
-before training.
+This is DPO with the bare header as the prompt, the rewritten question as chosen and the generator's own as
+rejected (paper, section 2.3). The reference is the generator at the start of training; its log-probabilities
+are computed once before training.
 
 One machine (one GPU, or the CPU with the tiny profile):
 
@@ -13,21 +13,21 @@ One node of 8 GPUs:
     accelerate launch --config_file accelerate_configs/zero3.yaml \
         recipes/qpo.py --config recipes/qwen2_math_7b/qpo.yaml
 
-Many nodes, once on each (under srun, with its own rank):
+Several nodes, run once on each (under srun, with its own rank):
 
     accelerate launch --config_file accelerate_configs/multi_node.yaml --machine_rank $SLURM_NODEID \
         --main_process_ip $HEAD_NODE recipes/qpo.py --config recipes/qwen2_math_7b/qpo.yaml \
         --gradient_accumulation_steps 1
 
-Two controls: `--shuffle_pairs` swaps the sides of about half the pairs and must show no gain; plain SFT on
-the chosen side is `recipes/qft.py` on the same rows with `--columns '{question: chosen}'`.
+There are two controls: `--shuffle_pairs` swaps the sides of about half of the pairs and must show no gain;
+plain SFT on the chosen side is `recipes/qft.py` on the same rows with `--columns '{question: chosen}'`.
 
-Hardware: 8 GPUs of 40 GB for 7B with ZeRO-3, 3.3 GPU-hours for 10K pairs (paper, table 4: 6.6 for two
-generators); 2 CPU cores and a minute or two for the tiny profile. Interrupted, it goes on from its last whole
-checkpoint when started again.
+Hardware: 8 GPUs with 40 GB each for a 7B model with ZeRO-3, 3.3 GPU-hours for 10K pairs (paper, table 4: 6.6
+for two generators); 2 CPU cores and a minute or two for the tiny profile. Run the same command again to
+resume from the last complete checkpoint.
 
-Result: a model folder for generate_questions.py. `rewards/accuracies` rises from 0.5; a line warns when the
-chosen questions, too, become much less likely than they were.
+Result: a model folder for generate_questions.py. `rewards/accuracies` rises from 0.5; a warning is logged if
+the chosen questions become much less likely, too.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from scalequest.recipe import Recipe, run_recipe
 
 
 def main(args: Any, training_args: Any, model_args: Any) -> None:
-    """Tokenise, train, save; nothing is done twice."""
+    """Tokenise, train and save; finished steps are not repeated."""
     from scalequest.training.dpo import QPO
     from scalequest.training.finishing import run_training
 
@@ -47,7 +47,7 @@ def main(args: Any, training_args: Any, model_args: Any) -> None:
 
 
 def types() -> tuple[type, ...]:
-    """The dataclasses whose fields are this recipe's keys."""
+    """Return the dataclasses whose fields are this recipe's keys."""
     from scalequest.training.dpo import QPO
 
     return QPO.configs()

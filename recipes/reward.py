@@ -1,8 +1,8 @@
-r"""A reward model from sampled solutions: of two solutions to one question, the right one scores higher.
+r"""Train a reward model on sampled solutions: of two solutions to a question, the correct one scores higher.
 
-TRL's RewardTrainer on pairs of a right and a wrong solution, told apart by a reference answer or by a clear
-majority of the samples of solve_questions.py. The paper takes a published reward model; this one needs
-nothing but the solver.
+It uses TRL's RewardTrainer on pairs of a correct and a wrong solution, distinguished by a reference answer or
+by a clear majority of the samples of solve_questions.py. The paper uses a published reward model; this one
+needs nothing but the solver.
 
 One machine (one GPU, or the CPU with a small model):
 
@@ -15,14 +15,14 @@ One node of 8 GPUs:
     accelerate launch --config_file accelerate_configs/zero3.yaml recipes/reward.py \
         --config recipes/qwen2_math_7b/reward.yaml
 
-Many nodes, once on each (under srun, with its own rank):
+Several nodes, run once on each (under srun, with its own rank):
 
     accelerate launch --config_file accelerate_configs/multi_node.yaml --machine_rank $SLURM_NODEID \
         --main_process_ip $HEAD_NODE recipes/reward.py --config recipes/qwen2_math_7b/reward.yaml \
         --gradient_accumulation_steps 2
 
-Hardware: 8 GPUs of 40 GB for 7B with ZeRO-3; 2 CPU cores and minutes for the tiny profile. Interrupted, it
-goes on from its last whole checkpoint when started again.
+Hardware: 8 GPUs with 40 GB each for a 7B model with ZeRO-3; 2 CPU cores and minutes for the tiny profile. Run
+the same command again to resume from the last complete checkpoint.
 
 Result: a plain sequence-classification model with one output, for score.py; its card has the accuracy on
 held-out pairs.
@@ -37,7 +37,7 @@ from scalequest.recipe import Recipe, run_recipe
 
 
 def main(args: Any, training_args: Any, model_args: Any) -> None:
-    """Pair, tokenise, train, measure, save; nothing is done twice."""
+    """Make pairs, tokenise, train, evaluate and save; finished steps are not repeated."""
     from scalequest.training.finishing import run_training
     from scalequest.training.reward import REWARD
 
@@ -45,7 +45,7 @@ def main(args: Any, training_args: Any, model_args: Any) -> None:
 
 
 def types() -> tuple[type, ...]:
-    """The dataclasses whose fields are this recipe's keys."""
+    """Return the dataclasses whose fields are this recipe's keys."""
     from scalequest.training.reward import REWARD
 
     return REWARD.configs()

@@ -1,4 +1,4 @@
-"""Run a whole pipeline file, stage after stage, skipping what is finished.
+"""Run the stages of a pipeline file one after the other, skipping finished ones.
 
     python recipes/run.py recipes/tiny/pipeline.yaml --output runs/tiny              # the demo: 2 CPU cores
     python recipes/run.py recipes/tiny/pipeline.yaml --output runs/tiny --dry-run    # only what would run
@@ -7,12 +7,12 @@
     python recipes/run.py recipes/tiny/pipeline.yaml --output runs/tiny --only qft   # one stage
     python recipes/run.py recipes/paper/table3.yaml --output runs/paper --set profile=tiny    # a variable
 
-Each stage is its own process, so that memory is returned between engine and trainer; what it prints goes to
-OUTPUT/logs/<stage>.log. A terminal shows a live table. Without one (nohup, Slurm, CI) there is a line every
-30 seconds with what is done, the rate and the time left, here and in the stage's log. Interrupt or kill it
-at any point and run the same command again: it goes on where it stopped. Before the first stage runs, the
-settings of all are read and the files that they name looked for. It works on one machine; on several, hand
-the stages to slurm/launch.py one by one.
+Each stage is a separate process, so its memory is freed between engine and trainer; its output goes to
+OUTPUT/logs/<stage>.log. In a terminal, a live table shows the progress. Otherwise (nohup, Slurm, CI), a line
+every 30 seconds gives what is done, the rate and the time left, here and in the stage's log. You can
+interrupt or kill it at any time; run the same command again to resume. Before the first stage, the settings
+of all stages are read, and the files that they name must exist. This script works on one machine; on several,
+pass the stages to slurm/launch.py one by one.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from scalequest.redaction import redacted
 
 
 def main(args: argparse.Namespace) -> int:
-    """Plan, and print or run. Returns the exit status."""
+    """Plan the stages, and print or run them. Return the exit status."""
     output = Path(args.output)
     try:
         spec = load(args.pipeline, dict(args.set))
@@ -40,7 +40,7 @@ def main(args: argparse.Namespace) -> int:
             for step in steps:
                 print(f"# {step.spec.name}\n{step.shown}")
             for line in left_out(steps):
-                print(f"note: {line}; their data are not there", file=sys.stderr)
+                print(f"note: {line}; their data are missing", file=sys.stderr)
         ahead = look_ahead(wanted(steps, args.start, args.end, args.only), output)
         for fault in ahead.faults:
             print(f"{'not yet' if args.dry_run else 'error'}: {fault}", file=sys.stderr)
@@ -68,24 +68,27 @@ def variable(text: str) -> tuple[str, str]:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the command-line parser."""
     made = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    made.add_argument("pipeline", help="a pipeline YAML file")
+    made.add_argument("pipeline", help="pipeline YAML file")
     made.add_argument(
-        "--output", required=True, metavar="DIR", help="folder of the stages' folders, logs and run.json"
+        "--output",
+        required=True,
+        metavar="DIR",
+        help="output folder for the stages' folders, the logs and run.json",
     )
     made.add_argument(
         "--set", action="append", default=[], type=variable, metavar="NAME=TEXT",
         help="a variable of the pipeline, over its file's; can be given several times",
     )  # fmt: skip
-    made.add_argument("--dry-run", action="store_true", help="print the commands, run nothing")
-    made.add_argument("--from", dest="start", metavar="STAGE", help="leave out the stages before this one")
-    made.add_argument("--to", dest="end", metavar="STAGE", help="leave out the stages after this one")
-    made.add_argument("--only", metavar="STAGE", help="run this stage alone")
-    made.add_argument("--limit", type=int, metavar="N", help="every stage takes its first N inputs only")
-    made.add_argument("--fresh", action="store_true", help="the stages that run start again from nothing")
+    made.add_argument("--dry-run", action="store_true", help="print the commands without running them")
+    made.add_argument("--from", dest="start", metavar="STAGE", help="skip the stages before this one")
+    made.add_argument("--to", dest="end", metavar="STAGE", help="skip the stages after this one")
+    made.add_argument("--only", metavar="STAGE", help="run only this stage")
+    made.add_argument("--limit", type=int, metavar="N", help="every stage uses only its first N inputs")
+    made.add_argument("--fresh", action="store_true", help="start the stages again from scratch")
     return made
 
 

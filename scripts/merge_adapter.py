@@ -1,16 +1,17 @@
-"""One whole model out of pieces, which `from_pretrained` and every engine load.
+"""Merge pieces into one complete model, which `from_pretrained` and every engine can load.
 
-A LoRA adapter and its base (the SFT recipe does this by itself at its end):
+A LoRA adapter and its base model (the SFT recipe does this itself at the end):
 
     python scripts/merge_adapter.py --adapter runs/x/sft/adapter --output_dir runs/x/merged
 
-A checkpoint of DeepSpeed or FSDP that lies in shards, e.g. of a run that will not go on:
+A checkpoint saved in shards by DeepSpeed or FSDP, for example of a run that will not be resumed:
 
     python scripts/merge_adapter.py --checkpoint runs/x/sft/checkpoint-500 --output_dir runs/x/whole
 
-Hardware: CPU, and memory for the model twice in fp32 (7B: 60 GB); minutes.
+Hardware: a CPU, memory for two copies of the model in fp32 (60 GB for 7B), and a few minutes.
 
-Result: a model folder with its tokenizer, loaded once to be sure. It has no receipt: it is no stage's.
+Result: a model folder with its tokenizer, loaded once as a check. It has no receipt, because no stage made
+it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from scalequest.recipe import Recipe, run_recipe
 
 
 def main(config: Any) -> None:
-    """Merge, and say where to."""
+    """Merge the model and print its folder."""
     from scalequest.stage.launch import check_world
     from scalequest.training.merging import merge
 
@@ -31,7 +32,7 @@ def main(config: Any) -> None:
 
 
 def types() -> tuple[type, ...]:
-    """The dataclass whose fields are this script's keys."""
+    """Return the dataclass whose fields are this script's keys."""
     from scalequest.training.merging import MergeConfig
 
     return (MergeConfig,)

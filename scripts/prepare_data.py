@@ -1,30 +1,31 @@
-"""Fetch the train sets and benchmarks that the YAML files name, into the folder `SCALEQUEST_DATA`.
+"""Download the training sets and benchmarks that the YAML files refer to, into the folder `SCALEQUEST_DATA`.
 
     python scripts/prepare_data.py --output_dir data                        # all of them, 12 MB
     python scripts/prepare_data.py --output_dir data --only gsm8k math      # some of them, by set or group
     python scripts/prepare_data.py --output_dir data --list                 # what there is, and what is there
     export SCALEQUEST_DATA=$PWD/data
 
-The same command again goes on after an interruption, and leaves alone what is there and right: every file is
-checked by its number of rows and their sha256. Upstream's commits, licences and sums are in
-src/scalequest/data/sources.yaml. Every set keeps its own licence; some are for evaluation or non-commercial
-use only, as the table at the end says.
+Run the same command again to resume after an interruption; files that exist and are correct are left
+unchanged. Every file is checked by its number of rows and their sha256. Upstream's commits, licences and
+checksums are in src/scalequest/data/sources.yaml. Every data set keeps its own licence; some are for
+evaluation or non-commercial use only, as the table printed at the end says.
 
-Behind a firewall: `--mirror URL` is asked instead of every host, `--mirror HOST=URL` instead of that one;
-what stands behind the host in the address stays. The environment variable SCALEQUEST_MIRROR does the same,
-several separated by spaces, and HF_ENDPOINT is known, too. `--from DIR` uses no network: DIR has the
-finished files, or upstream's repositories as DIR/OWNER/NAME.
+Behind a firewall, `--mirror URL` replaces every host and `--mirror HOST=URL` replaces one; the rest of each
+address is unchanged. The environment variable SCALEQUEST_MIRROR does the same, with several values separated
+by spaces, and HF_ENDPOINT is supported, too. `--from DIR` uses no network: DIR contains the finished files,
+or upstream's repositories as DIR/OWNER/NAME.
 
-Two things are made only by name:
+Two items are only prepared if requested by name:
 
     python scripts/prepare_data.py --only internlm2_tokenizer --model_dir DIR    # of score_responses.yaml
     python scripts/prepare_data.py --only authors_prompts --output_dir data      # the paper's own prompts
 
-The first converts the SentencePiece file of internlm/internlm2-7b-reward (DIR: a snapshot of that model; from
-the hub without it) into the fast tokenizer that score.py loads, and runs none of that repository's code. The
-second writes the authors' three prompts to OUTPUT_DIR/authors_prompts in the format of recipes/prompts.
+The first converts the SentencePiece file of internlm/internlm2-7b-reward (DIR is a snapshot of that model;
+without it, the file comes from the hub) into the fast tokenizer that score.py loads, without running code
+from that repository. The second writes the authors' three prompts to OUTPUT_DIR/authors_prompts in the format
+of recipes/prompts.
 
-Exit status: 0 if all that was asked for is there, 1 if something is missing, 2 for a mistake in the command.
+Exit status: 0 if everything requested is there, 1 if something is missing, 2 after a mistake in the command.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from scalequest.data.sources import DataSet, load_table
 
 
 def main(args: argparse.Namespace) -> int:
-    """Make what was asked for, or list it. Returns the exit status."""
+    """Prepare or list the requested data. Return the exit status."""
     try:
         return prepare(args)
     except ConfigError as error:
@@ -53,13 +54,13 @@ def main(args: argparse.Namespace) -> int:
         print(f"error: {error.filename or args.output_dir}: {error.strerror or error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; the same command again goes on", file=sys.stderr)
+        print("interrupted; run the same command again to resume", file=sys.stderr)
         return 130
 
 
 def prepare(args: argparse.Namespace) -> int:
-    """The command, step by step; its mistakes are raised."""
-    # 1. What is asked for, and where it may be had
+    """Run the command step by step; raise an error for its mistakes."""
+    # 1. What is requested, and where to look for it
     table = load_table(args.sources) if args.sources else load_table()
     sets, extras = table.chosen(args.only)
     output = Path(args.output_dir)
@@ -72,7 +73,7 @@ def prepare(args: argparse.Namespace) -> int:
         print(table_of([_listed(one, output) for one in sets]))
         return 0
 
-    # 2. One after the other; what cannot be had does not stop the others
+    # 2. One item after the other; a failure does not stop the others
     outcomes: list[Outcome] = []
     with alone(output):
         for number, one in enumerate(sets, 1):
@@ -89,11 +90,13 @@ def prepare(args: argparse.Namespace) -> int:
             else:
                 outcomes.append(write_prompts(extra, places, output / extra.name, _complain))
 
-    # 3. What came of it
+    # 3. The outcome
     print(f"\n{table_of(outcomes)}")
     missing = [one.name for one in outcomes if not one.done]
     if missing:
-        print(f"error: missing: {', '.join(missing)}; the same command again tries those", file=sys.stderr)
+        print(
+            f"error: missing: {', '.join(missing)}; run the same command again to retry them", file=sys.stderr
+        )
     elif sets:
         print(f"\nexport SCALEQUEST_DATA={output.resolve()}")
     return 1 if missing else 0
@@ -101,7 +104,7 @@ def prepare(args: argparse.Namespace) -> int:
 
 def _listed(one: DataSet, output: Path) -> Outcome:
     wrong = there(one, output)
-    status = "there" if wrong is None else "not there" if not wrong else "holds other rows"
+    status = "there" if wrong is None else "not there" if not wrong else "contains different rows"
     return Outcome(one.name, one.rows, one.licence, one.sources[0].label, status)
 
 
@@ -110,27 +113,40 @@ def _complain(line: str) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the command-line parser."""
     made = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     add = made.add_argument
     add(
-        "--output_dir", default="data", metavar="DIR", help="the folder that SCALEQUEST_DATA will name (data)"
+        "--output_dir",
+        default="data",
+        metavar="DIR",
+        help="output folder, to which SCALEQUEST_DATA will point (data)",
     )
-    add("--only", nargs="+", default=[], metavar="SET", help="sets or groups; without it all sets")
-    add("--list", action="store_true", help="print the sets and what is there, fetch nothing")
-    add("--mirror", nargs="+", default=[], metavar="[HOST=]URL", help="asked instead of a host")
-    add("--from", dest="local", metavar="DIR", help="a local copy; no network is used")
-    add("--model_dir", metavar="DIR", help="of internlm2_tokenizer: a snapshot of the model")
+    add("--only", nargs="+", default=[], metavar="SET", help="sets or groups to prepare; default: all sets")
+    add("--list", action="store_true", help="print the sets and their state without downloading anything")
+    add("--mirror", nargs="+", default=[], metavar="[HOST=]URL", help="URL to use instead of a host")
+    add("--from", dest="local", metavar="DIR", help="read a local copy instead of the network")
+    add("--model_dir", metavar="DIR", help="internlm2_tokenizer: folder with a snapshot of the model")
     add(
         "--tokenizer_dir", default="models/internlm2-7b-reward-tokenizer", metavar="DIR",
-        help="of internlm2_tokenizer: where it goes (models/internlm2-7b-reward-tokenizer)",
+        help="internlm2_tokenizer: output folder (models/internlm2-7b-reward-tokenizer)",
     )  # fmt: skip
-    add("--timeout", type=float, default=30.0, help="seconds without a byte before a try is given up (30)")
-    add("--retries", type=int, default=5, help="tries after the first (5)")
-    add("--wait", type=float, default=1.0, help="seconds before the first retry, doubled each time (1)")
-    add("--sources", metavar="FILE", help="another table of sources than ours")
+    add(
+        "--timeout",
+        type=float,
+        default=30.0,
+        help="seconds without any data after which an attempt is aborted (30)",
+    )
+    add("--retries", type=int, default=5, help="number of retries (5)")
+    add(
+        "--wait",
+        type=float,
+        default=1.0,
+        help="delay in seconds before the first retry, doubled each time (1)",
+    )
+    add("--sources", metavar="FILE", help="use a different table of sources")
     return made
 
 

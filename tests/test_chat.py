@@ -317,7 +317,7 @@ def test_an_unknown_format_is_named(name: str, said: str) -> None:
         ("prefix: <|user|>", "prefix: 'User: '", "ends in a space: move that to question.lead"),
         ("  end: <|end|>", "  end: nothing", "question.end: has to end in one of question.stops"),
         ("pad: <pad>", "pad: <|end|>", "padding would hide it"),
-        ("{question}", "question", "solve.prompt: has to hold {question} exactly once"),
+        ("{question}", "question", "solve.prompt: must contain {question} exactly once"),
         ("{text}", "text", "user: has to hold {text} exactly once"),
         ("  stops:", "  stop:", "did you mean 'question.stops'"),
     ],

@@ -129,7 +129,7 @@ def test_killed_between_blocks_and_started_again(tiny_model: Path, undisturbed: 
 
     # finished: the same command does nothing, another setting refuses
     before = data_files(folder)
-    assert "finished before" in run(words).stdout
+    assert "already finished" in run(words).stdout
     refused = run([*words, "--sampling.temperature", "0.9"])
     assert refused.returncode == 2
     assert "sampling.temperature: 1.0 -> 0.9" in refused.stderr

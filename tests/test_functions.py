@@ -42,10 +42,10 @@ def test_the_fingerprint_is_of_the_text_not_of_the_place(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("keep", "not of the form FILE.py:FUNCTION or MODULE:FUNCTION"),
-        (":keep", "not of the form"),
-        ("mine.py:", "not of the form"),
-        ("mine.py:a b", "not of the form"),
+        ("keep", "expected FILE.py:FUNCTION or MODULE:FUNCTION, got"),
+        (":keep", "expected FILE.py:FUNCTION"),
+        ("mine.py:", "expected FILE.py:FUNCTION"),
+        ("mine.py:a b", "expected FILE.py:FUNCTION"),
         ("nowhere.py:keep", "nowhere.py: no such file"),
         ("no.such.module:keep", "cannot import no.such.module: ModuleNotFoundError"),
         ("..x:keep", "cannot import ..x: "),

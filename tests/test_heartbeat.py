@@ -62,7 +62,10 @@ def test_the_first_process_alone_speaks(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_a_wrong_interval_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (said,) = lines(tmp_path, monkeypatch, seconds="soon")
-    assert said == "error: environment variable SCALEQUEST_LIFE_SECONDS: expected seconds above 0, got 'soon'"
+    assert said == (
+        "error: environment variable SCALEQUEST_LIFE_SECONDS: expected a number of seconds above 0, "
+        "got 'soon'"
+    )
     for wrong in ("0", "-1", "nan", ""):
         monkeypatch.setenv(heartbeat.SECONDS, wrong)
         with pytest.raises(ConfigError):

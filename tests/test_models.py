@@ -73,7 +73,7 @@ def test_settings_of_loading_that_do_not_suit(tiny_model: Path) -> None:
 
 def test_a_new_head_may_be_missing(tiny_model: Path) -> None:
     assert load_whole(AutoModelForSequenceClassification, str(tiny_model), new="score", num_labels=1)
-    with pytest.raises(ConfigError, match=r"the model is not whole: score\.weight"):
+    with pytest.raises(ConfigError, match=r"the model is incomplete: score\.weight"):
         load_whole(AutoModelForSequenceClassification, str(tiny_model), num_labels=1)
 
 

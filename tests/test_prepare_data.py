@@ -272,7 +272,7 @@ def test_only_what_is_asked_for(tmp_path: Path, table: Path, server: FileServer)
     assert len(server.got) == 2
     wrong = small(tmp_path / "data", table, server, "--only", "sum_train")
     assert (wrong.returncode, wrong.stdout) == (2, "")
-    assert wrong.stderr == "error: --only: no set 'sum_train'; did you mean 'sums_train'?\n"
+    assert wrong.stderr == "error: --only: unknown set 'sum_train'; did you mean 'sums_train'?\n"
 
 
 def test_a_server_that_fails_twice_is_asked_a_third_time(
@@ -294,7 +294,7 @@ def test_a_server_that_always_fails_is_one_line(tmp_path: Path, table: Path, ser
     assert done.stderr.splitlines() == [
         f"warning: sums_test: {server.url}/own/sums/{COMMIT}/sums_test.jsonl: status 503 Service Unavailable "
         "(4 tries)",
-        "error: missing: sums_test; the same command again tries those",
+        "error: missing: sums_test; run the same command again to retry them",
     ]
     assert done.stdout.splitlines()[-1].split()[-1] == "MISSING"
     assert holds(tmp_path / "data", "sums_train"), "the other sets are made all the same"
@@ -321,12 +321,12 @@ def test_another_file_is_refused_and_not_kept(tmp_path: Path, table: Path, serve
     assert done.returncode == 1
     first = done.stderr.splitlines()[0]
     assert first.startswith(
-        "warning: sums_test: own/sums@0123456789ab: sums_test.jsonl: holds other rows: 2 with"
+        "warning: sums_test: own/sums@0123456789ab: sums_test.jsonl: contains different rows: 2 with"
     )
     assert not (tmp_path / "data").exists()
     server.behave = lambda got, before: Sent(body=b"<html>log in</html>")
     assert (
-        "not in the layout 'json_lines'"
+        "does not have the layout 'json_lines'"
         in small(tmp_path / "data", table, server, "--only", "sums_test").stderr
     )
 
@@ -335,7 +335,7 @@ def test_another_file_is_refused_and_not_kept(tmp_path: Path, table: Path, serve
     table.write_text(yaml.safe_dump(content))
     server.behave = lambda got, before: Sent()
     done = small(tmp_path / "data", table, server, "--only", "sums_test")
-    assert (done.returncode, "sums_test.jsonl: another file: its sha256 is" in done.stderr) == (1, True)
+    assert (done.returncode, "sums_test.jsonl: unexpected content: its sha256 is" in done.stderr) == (1, True)
 
 
 def test_a_server_that_hangs(tmp_path: Path, table: Path, server: FileServer) -> None:
@@ -345,7 +345,7 @@ def test_a_server_that_hangs(tmp_path: Path, table: Path, server: FileServer) ->
         tmp_path / "data", table, server, "--only", "sums_test", "--timeout", "0.2", "--retries", "1"
     )
     assert time.monotonic() - begin < 25
-    assert (done.returncode, "no answer within 0.2 s (2 tries)" in done.stderr) == (1, True)
+    assert (done.returncode, "no response within 0.2 s (2 tries)" in done.stderr) == (1, True)
     server.behave = lambda got, before: Sent(hang=30.0 * (before == 2))
     assert small(tmp_path / "data", table, server, "--only", "sums_test", "--timeout", "1").returncode == 0
 
@@ -372,7 +372,7 @@ def test_redirects_are_followed_as_far_as_it_makes_sense(
 def test_a_coding_that_was_not_asked_for_is_refused(tmp_path: Path, table: Path, server: FileServer) -> None:
     server.behave = lambda got, before: Sent(headers={"Content-Encoding": "gzip"})
     done = small(tmp_path / "data", table, server, "--only", "sums_test")
-    assert (done.returncode, "sent as 'gzip'" in done.stderr) == (1, True)
+    assert (done.returncode, "sent with encoding 'gzip'" in done.stderr) == (1, True)
 
 
 def test_nobody_is_there(tmp_path: Path, table: Path, server: FileServer) -> None:
@@ -484,7 +484,10 @@ def test_two_at_once(tmp_path: Path, table: Path, server: FileServer) -> None:
         time.sleep(0.01)
     second = small(output, table, server, "--only", "sums_test")
     assert second.returncode == 2
-    assert second.stderr == f"error: {output}: another prepare_data.py is at work here; wait for it\n"
+    assert (
+        second.stderr
+        == f"error: {output}: another prepare_data.py is writing to this folder; wait until it has finished\n"
+    )
     assert first.wait() == 0
 
 
@@ -605,9 +608,12 @@ def test_a_tokenizer_of_another_kind_is_one_line(tmp_path: Path) -> None:
     (model / "tokenizer.model").write_bytes(b"no model")
     said = run(tmp_path / "data", *words)
     assert said.returncode == 1
-    assert said.stderr.startswith("warning: internlm2_tokenizer: tokenizer.model: no")
+    assert said.stderr.startswith("warning: internlm2_tokenizer: tokenizer.model: not ")
     (model / "tokenizer.model").unlink()
-    assert "--model_dir names a folder with tokenizer.model and" in run(tmp_path / "data", *words).stderr
+    assert (
+        "set --model_dir to a folder that contains tokenizer.model and"
+        in run(tmp_path / "data", *words).stderr
+    )
     assert not (tmp_path / "made").exists()
 
 

@@ -92,7 +92,7 @@ def test_the_shape_is_that_of_a_1_5b_model(recipe: Any) -> None:
         assert 1.3e9 < AutoModelForCausalLM.from_config(config).num_parameters() < 1.5e9
 
 
-@pytest.mark.parametrize(("shape", "said"), [((128, 4, 704), "smaller"), ((264, 4, 704), "no multiple")])
+@pytest.mark.parametrize(("shape", "said"), [((128, 4, 704), "smaller"), ((264, 4, 704), "not a multiple")])
 def test_a_shape_that_cannot_hold_the_tiny_model_is_refused(
     recipe: Any, shape: tuple[int, int, int], said: str
 ) -> None:

@@ -120,7 +120,7 @@ def test_secrets_inside_texts(text: str, shown: str) -> None:
     "text",
     [
         "a.yaml: hub_token: expected str | null, got 3",
-        "settings are given as --key value",
+        "give settings as --key value",
         "command line: unknown key '--api_key'; did you mean 'seed'?",
         "hub:owner/name@0123abc:train and s3://bucket/a@b",
         "Basic arithmetic: 2 + 3 = 5; max_tokens=512, eos_token=</s>",
@@ -218,8 +218,8 @@ def test_a_stages_folder_holds_no_secret_and_goes_on_with_a_new_key(tmp_path: Pa
         )
 
     stage = opened(KEY)
-    stage.blocks(1, 1)
-    stage.write_block(0, [{"id": "a"}])
+    stage.blocks.cut(1, 1)
+    stage.blocks.write(0, [{"id": "a"}])
     stage.finish(rows_in=1, card="# card")
     for file in (path for path in tmp_path.rglob("*") if path.is_file()):
         assert not leaks(file.read_bytes().decode(errors="replace")), file

@@ -84,14 +84,14 @@ def test_names_that_lead_to_a_pickle(tmp_path: Path) -> None:
     index.write_text(
         json.dumps({"weight_map": {"a": "x.safetensors", "b": "pytorch_model.bin", "c": "y.safetensors"}})
     )
-    with pytest.raises(ConfigError, match=r"index\.json: names pytorch_model\.bin"):
+    with pytest.raises(ConfigError, match=r"index\.json: refers to pytorch_model\.bin"):
         check_safetensors(tmp_path)
     index.write_text("[" * 100_000)
     with pytest.raises(ConfigError, match="unreadable"):
         check_safetensors(tmp_path)
     index.unlink()
     (tmp_path / "config.json").write_text('{"transformers_weights": "adapter_model.bin"}')
-    with pytest.raises(ConfigError, match=r"config\.json: names adapter_model\.bin"):
+    with pytest.raises(ConfigError, match=r"config\.json: refers to adapter_model\.bin"):
         check_safetensors(tmp_path)
 
 
@@ -114,7 +114,7 @@ def test_the_trainers_load_no_pickle(bin_only: Path) -> None:
     """What the check does not see, e.g. a repository on the hub, `from_pretrained` refuses itself."""
     from transformers import AutoModelForCausalLM
 
-    with pytest.raises(ConfigError, match="no weights in safetensors") as caught, loading(bin_only):
+    with pytest.raises(ConfigError, match="no safetensors weights") as caught, loading(bin_only):
         AutoModelForCausalLM.from_pretrained(bin_only, use_safetensors=True)
     assert "\n" not in str(caught.value)
 
@@ -160,5 +160,5 @@ def test_vllm_is_told_so_too(tiny_model: Path) -> None:
     assert arguments()["load_format"] == "safetensors"
     assert arguments(load_format="dummy")["load_format"] == "dummy"
     for format in ("pt", "npcache", "auto"):
-        with pytest.raises(ConfigError, match=f"load_format: {format} opens pickles"):
+        with pytest.raises(ConfigError, match=f"load_format: {format} loads pickle files"):
             arguments(load_format=format)

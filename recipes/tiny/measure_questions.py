@@ -5,11 +5,11 @@
         --generators '{untuned: runs/tiny/raw, QFT: runs/tiny/qft_questions}' \
         --training recipes/tiny/data/seed_questions.jsonl.gz --output_dir runs/tiny/measured
 
-For every generator: the share that parses, the share well posed among those, their mean number of steps,
-the share that is word for word in the training set, the share of distinct questions, each with n and a
-95 % interval; the kinds of fault; and how many equal a test question, word for word or but for names and
-numbers. Seconds on one core; printed and written to OUTPUT/questions.json, with every question's verdict in
-OUTPUT/data/.
+For every generator, this reports the share that parses, the share of these that is well posed, their mean
+number of steps, the share that occurs verbatim in the training set, and the share of distinct questions, each
+with n and a 95 % interval; also the kinds of fault, and how many questions equal a test question, verbatim or
+except for names and numbers. It takes seconds on one core. The results are printed and written to
+OUTPUT/questions.json, with every question's verdict in OUTPUT/data/.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from scalequest.records import Row, read_dropped, read_rows, source_fingerprint
 from scalequest.stage.script import open_stage
 from tinymath.oracle import judge
 
-VERSION = 1  # raise by hand when the same configuration gives other rows
+VERSION = 1  # increase by hand when the same settings give other rows
 QUESTIONS = "questions.json"
 
 
@@ -42,10 +42,10 @@ class MeasureConfig:
     """What to measure, and what to compare it with."""
 
     generators: dict[str, str] = required(
-        "label: folder of generated questions, or a file", fingerprint=False
+        "folders of generated questions, or files, by label", fingerprint=False
     )
     training: list[str] = required(
-        "sources of the questions that the generators were tuned on", fingerprint=False
+        "sources of the questions that the generators were trained on", fingerprint=False
     )
     benchmarks: list[str] = option(
         None,
@@ -71,13 +71,13 @@ def main(run: RunOptions, args: MeasureConfig) -> None:
         training = {normalised(row["question"]) for source in args.training for row in read_rows(source)}
         tests = [p.question for path in args.benchmarks for p in load_benchmark(path).problems]
         verbatim, alike = set(map(normalised, tests)), set(map(masked, tests))
-        for index, block in stage.pending(len(rows), run.block_size):
-            stage.write_block(
+        for index, block in stage.blocks.pending(len(rows), run.block_size):
+            stage.blocks.write(
                 index, [measure_question(rows[number], training, verbatim, alike) for number in block]
             )
-        text = "What the oracle says about every generated question; no stage of the pipeline reads this."
+        text = "The oracle's verdict on every generated question; no stage of the pipeline reads this."
         shown = ("generator", "question", "parses", "well_posed", "fault", "steps")
-        card = dataset_card("Measured questions", text, to_dict(args), stage.samples(8), *shown)
+        card = dataset_card("Measured questions", text, to_dict(args), stage.blocks.samples(8), *shown)
         stage.finish(rows_in=len(rows), card=card)
     rows = read_rows(run.output_dir)
     measures = {
@@ -92,14 +92,14 @@ def main(run: RunOptions, args: MeasureConfig) -> None:
 
 
 def inputs_of(args: MeasureConfig) -> list[str]:
-    """All files and folders that are read."""
+    """Return all input files and folders."""
     return list(dict.fromkeys([*args.generators.values(), *args.training, *args.benchmarks]))
 
 
 def read_generated(label: str, source: str, limit: int | None) -> list[Row]:
-    """A generator's questions, including those that its stage dropped (column `dropped` says why)."""
+    """Return a generator's questions, including those that its stage dropped (column `dropped` says why)."""
     rows = [{**row, "reason": None} for row in read_rows(source)] + read_dropped(source)
-    rows.sort(key=lambda row: str(row.get("id", "")))  # ids count up as questions were generated
+    rows.sort(key=lambda row: str(row.get("id", "")))  # ids are numbered in the order of generation
     return [
         {"generator": label, "question": row["question"] or "", "dropped": row["reason"]}
         for row in rows[:limit]
@@ -107,7 +107,7 @@ def read_generated(label: str, source: str, limit: int | None) -> list[Row]:
 
 
 def measure_question(row: Row, training: set[str], tests: set[str], tests_masked: set[str]) -> Row:
-    """A question with the oracle's verdict, and whether it is in the training or test set."""
+    """Return a question with the oracle's verdict, and whether it is in the training or test set."""
     if row["dropped"] is not None:
         nothing = dict.fromkeys(("parses", "well_posed", "in_training", "in_test", "in_test_masked"), False)
         return {**row, **nothing, "fault": f"dropped: {row['dropped']}", "steps": None, "key": None}
@@ -126,9 +126,9 @@ def measure_question(row: Row, training: set[str], tests: set[str], tests_masked
 
 
 def summarise(rows: Sequence[Row]) -> dict[str, Any]:
-    """The measures of one generator; estimates are maps of value, low, high, n.
+    """Return the measures of one generator; estimates are mappings of value, low, high, n.
 
-    The interval of the distinct share treats each question as new or not on its own, which is an
+    The interval of the distinct share treats each question as new or not independently, which is an
     approximation.
     """
     complete = [row for row in rows if row["dropped"] is None]

@@ -1,10 +1,10 @@
-"""Measure a TinyMath difficulty scorer from outside, in comparison with the oracle's number of steps.
+"""Measure a TinyMath difficulty scorer by the oracle's number of steps.
 
     python recipes/tiny/measure_scorer.py runs/tiny/difficulty
 
-For the held-out questions that the oracle can read: the rank correlation of fail rates with the scorer's
-predictions, and with the number of steps by the oracle, which no stage may use; with 95 % intervals. Takes
-seconds.
+For the held-out questions that the oracle can parse, this prints the rank correlation of fail rates with the
+scorer's predictions, and with the oracle's number of steps, which no stage may use, with 95 % intervals. It
+takes seconds.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tinymath.oracle import judge
 class MeasureConfig:
     """What to measure."""
 
-    scorer: str = required("folder of the scorer; --scorer may be left out")
+    scorer: str = required("folder of the scorer; --scorer may be omitted")
 
 
 def main(config: MeasureConfig) -> None:
@@ -41,11 +41,11 @@ def main(config: MeasureConfig) -> None:
     shown = [(name, n, f"{rank:.3f}", f"{low:.3f} to {high:.3f}") for name, n, rank, low, high in found]
     print("\n".join(table_lines(("Spearman with held-out fail rates", "n", "value", "95 %"), shown)))
     ill = len(rows) - found[-1][1]
-    print(f"\nTraining took {receipt['seconds']:.0f} s; {ill} of {len(rows)} questions are ill posed.")
+    print(f"\nTraining took {receipt['seconds']:.0f} s; {ill} of {len(rows)} questions are ill-posed.")
 
 
 def measure_scorer(rows: Sequence[dict[str, Any]]) -> list[tuple[str, int, float, float, float]]:
-    """Name, n, correlation and interval of the scorer's predictions and of the oracle's steps."""
+    """Return name, n, correlation and interval for the scorer's predictions and for the oracle's steps."""
     judged = [(row, judge(row["question"])) for row in rows]
     read = [(row, found.steps) for row, found in judged if found.well_posed]
     fail_rates = [row["fail_rate"] for row, _ in read]

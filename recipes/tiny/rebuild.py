@@ -1,11 +1,12 @@
-"""Rebuild everything that the `tiny` profile carries: questions, test splits, tokenizer and both models.
+"""Rebuild the files that the `tiny` profile uses: questions, test splits, tokenizer and both models.
 
     python recipes/tiny/rebuild.py
 
-`tiny-base` reads plain text of the domain (stories told with their numbers, bare calculations, questions,
-some of them broken, as text is) and never a worked solution. `tiny-solver` is that model trained further, on
-worked solutions with the question masked; every fourth batch is plain text again, or it would forget how the
-domain's sentences go. Everything follows from the seed. Hardware: one CPU core, 46 minutes; prints
+`tiny-base` is trained on plain text of the domain (stories told with their numbers, bare calculations,
+questions, some of them broken, as in real text) and never on a worked solution. `tiny-solver` is that model
+trained further on worked solutions with the question masked; every fourth batch is plain text again, because
+the model would otherwise forget how sentences of the domain look. Everything follows from the seed. Hardware:
+one CPU core, 46 minutes. The script prints seconds, accuracies and the hashes of its output.
 seconds, accuracies and the hashes of what it wrote.
 """
 
@@ -28,11 +29,13 @@ HERE = Path(__file__).resolve().parent
 SPLITS_FOLDER = HERE.parents[1] / "eval" / "benchmarks" / "data"
 SEED = 2410
 TRAIN_STEPS = (1, 2, 3)
-# What each is drawn from: a seed, how many steps, with combinations and wordings kept out of training?
+# For each split: its seed, its numbers of steps, and whether it uses combinations and wordings held out of
+# training.
 SPLITS = {
-    "dev": (f"{SEED} test", TRAIN_STEPS, False),  # the demo's settings were chosen on it
+    "dev": (f"{SEED} test", TRAIN_STEPS, False),  # used to choose the demo's settings
     "combinations": (f"{SEED} combinations", (2, 3), True),
     "longer": (f"{SEED} longer", (4,), False),
+    "five_steps": (f"{SEED} five steps", (5,), False),
 }
 SPECIALS = ("<pad>", "<s>", "<|end|>", "<|user|>", "<|assistant|>")
 FOREIGN = (
@@ -48,11 +51,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--base-tokens", type=float, default=5e6, help="tokens of plain text")
-    parser.add_argument("--solver-tokens", type=float, default=5e6, help="tokens of questions and solutions")
-    parser.add_argument("--models", type=Path, default=HERE / "models", help="folder of the two models")
-    parser.add_argument("--data-only", action="store_true", help="stop after the questions and the splits")
-    parser.add_argument("--solver-only", action="store_true", help="start from the tiny-base in --models")
+    parser.add_argument("--base-tokens", type=float, default=5e6, help="number of tokens of plain text")
+    parser.add_argument(
+        "--solver-tokens", type=float, default=5e6, help="number of tokens of questions and solutions"
+    )
+    parser.add_argument(
+        "--models", type=Path, default=HERE / "models", help="output folder for the two models"
+    )
+    parser.add_argument(
+        "--data-only", action="store_true", help="stop after writing the questions and the splits"
+    )
+    parser.add_argument(
+        "--solver-only", action="store_true", help="start from the tiny-base model in --models"
+    )
     args = parser.parse_args()
 
     tests = write_splits()
@@ -78,7 +89,7 @@ def main() -> None:
 
 
 def write_splits() -> dict[str, list[dict[str, Any]]]:
-    """Three splits of 1,000: as in training, held-out combinations and wordings, one step more."""
+    """Write splits of 1,000 problems: as in training, held-out combinations, one and two more steps."""
     return {
         name: write_split(name, world.problems(random.Random(seed), 1000, steps, held_out=held_out))
         for name, (seed, steps, held_out) in SPLITS.items()
@@ -86,14 +97,14 @@ def write_splits() -> dict[str, list[dict[str, Any]]]:
 
 
 def write_test_split(taken: Sequence[dict[str, Any]]) -> None:
-    """1,000 more problems like those of `dev`: no setting was chosen by looking at accuracy on them."""
+    """Write 1,000 more problems like those of `dev`, on which no setting was chosen."""
     questions = {row["question"] for row in taken}
     found = world.problems(random.Random(f"{SEED} fresh"), 1100, TRAIN_STEPS)
     write_split("test", [problem for problem in found if problem.text not in questions][:1000])
 
 
 def write_split(name: str, problems: Sequence[world.Problem]) -> list[dict[str, Any]]:
-    """One benchmark's file, and its rows."""
+    """Write one benchmark's file, and return its rows."""
     rows = [
         {
             "id": f"tinymath-{name}-{i:04d}",
@@ -108,7 +119,7 @@ def write_split(name: str, problems: Sequence[world.Problem]) -> list[dict[str, 
 
 
 def write_seed_questions(tests: Sequence[dict[str, Any]], count: int = 3000) -> list[dict[str, Any]]:
-    """What QFT learns from: mostly sound questions, some foreign, broken and repeated ones among them."""
+    """Write the training data of QFT: mostly sound questions, with some foreign, broken and repeated ones."""
     rng = random.Random(f"{SEED} seed questions")
     taken = {row["question"] for row in tests}
     texts: list[str] = []
@@ -132,7 +143,7 @@ def write_seed_questions(tests: Sequence[dict[str, Any]], count: int = 3000) -> 
 
 
 def write_jsonl(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """JSON lines under gzip without a time stamp, so that the same rows are the same bytes."""
+    """Write gzipped JSON lines without a time stamp, so that the same rows give the same bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     path.write_bytes(gzip.compress(text.encode(), 9, mtime=0))
@@ -143,7 +154,7 @@ def write_jsonl(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def plain_text(rng: random.Random, taken: set[str]) -> str:
-    """One document of plain text: the language and the arithmetic, never a question with its solution."""
+    """Return one document of plain text: language and arithmetic, never a question with its solution."""
     draw = rng.random()
     if draw < 0.45:
         return world.narrative(rng, rng.choice(TRAIN_STEPS))
@@ -155,14 +166,14 @@ def plain_text(rng: random.Random, taken: set[str]) -> str:
 
 
 def unseen(rng: random.Random, taken: set[str]) -> world.Problem:
-    """A problem that stands in no test split."""
+    """Return a problem that is not in any test split."""
     while (found := world.problem(rng, rng.choice(TRAIN_STEPS))).text in taken:
         pass
     return found
 
 
 def train_tokenizer() -> Any:
-    """Byte-level BPE of 1,024 tokens in which every digit stands alone."""
+    """Train a byte-level BPE tokenizer with 1,024 tokens in which every digit is a separate token."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -195,7 +206,7 @@ def train_tokenizer() -> Any:
 def plain_batches(
     tokenizer: Any, taken: set[str], rows: int = 8, length: int = 256
 ) -> Iterator[tuple[Any, Any]]:
-    """Documents one after another, cut into rows; loss on every token."""
+    """Yield documents joined and cut into rows, with loss on every token."""
     import torch
 
     rng = random.Random(f"{SEED} plain")
@@ -211,7 +222,7 @@ def plain_batches(
 
 
 def solution_batches(tokenizer: Any, taken: set[str], tokens: int = 2048) -> Iterator[tuple[Any, Any]]:
-    """Questions with their solutions, padded among rows of like length; loss on the solutions only."""
+    """Yield questions with their solutions, padded in rows of similar length, with loss on solutions only."""
     import torch
 
     rng = random.Random(f"{SEED} solutions")
@@ -232,7 +243,7 @@ def solution_batches(tokenizer: Any, taken: set[str], tokens: int = 2048) -> Ite
                 batches.append(batch)
                 batch, longest = [], len(prompt) + len(target)
             batch.append((prompt, target))
-        rng.shuffle(batches)  # the short remainder is dropped: new problems come without end
+        rng.shuffle(batches)  # the short remainder is dropped, because new problems never run out
         for batch in batches:
             width = max(len(p) + len(t) for p, t in batch)
             ids = [p + t + [pad] * (width - len(p) - len(t)) for p, t in batch]
@@ -241,7 +252,7 @@ def solution_batches(tokenizer: Any, taken: set[str], tokens: int = 2048) -> Ite
 
 
 def interleaved(most: Iterator[Any], rest: Iterator[Any], every: int) -> Iterator[Any]:
-    """Batches of `most`, each `every`-th one from `rest`."""
+    """Yield batches from `most`, with every `every`-th one from `rest`."""
     return (next(rest if number % every == 0 else most) for number in itertools.count(1))
 
 
@@ -249,7 +260,7 @@ def interleaved(most: Iterator[Any], rest: Iterator[Any], every: int) -> Iterato
 
 
 def new_model(tokenizer: Any) -> Any:
-    """A Llama of 3.4 million parameters; its heads are 32 wide, which vLLM's CPU attention can take."""
+    """Make a Llama with 3.4 million parameters; vLLM's CPU attention supports its head size of 32."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -273,7 +284,7 @@ def new_model(tokenizer: Any) -> Any:
 def fit(
     model: Any, batches: Iterator[tuple[Any, Any]], tokens: int, label: str, peak: float = 1.5e-3
 ) -> float:
-    """AdamW, short warm-up, linear decay to zero over a budget of tokens. Returns seconds."""
+    """Train with AdamW, a short warm-up and linear decay to zero over a token budget. Return the seconds."""
     import torch
 
     optimiser = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.05)
@@ -304,7 +315,7 @@ def fit(
 
 
 def load(folder: Path) -> tuple[Any, Any]:
-    """The tokenizer and the model of a folder, the model in float32 to be trained on."""
+    """Load the tokenizer and the model of a folder, with the model in float32 for further training."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -314,7 +325,7 @@ def load(folder: Path) -> tuple[Any, Any]:
 
 
 def save(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Model in bfloat16 and tokenizer, as `from_pretrained` wants them."""
+    """Save the model in bfloat16 and the tokenizer, in the form for `from_pretrained`."""
     import copy
 
     import torch
@@ -332,7 +343,7 @@ def save(model: Any, tokenizer: Any, folder: Path) -> None:
 def report(
     label: str, model: Any, tokenizer: Any, tests: dict[str, list[dict[str, Any]]], seconds: float
 ) -> None:
-    """Print greedy accuracy on 300 questions of each split: the boxed number must be the answer."""
+    """Print the greedy accuracy on 300 questions of each split; the boxed number must be the answer."""
     import re
 
     import torch

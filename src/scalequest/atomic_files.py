@@ -1,4 +1,4 @@
-"""Files that are there whole or as they were before, whatever is killed; their names; JSON files read."""
+"""Write files atomically, check file names, and read JSON files."""
 
 from __future__ import annotations
 
@@ -14,40 +14,40 @@ from typing import Any
 from scalequest.config import ConfigError
 from scalequest.redaction import redacted
 
-DEEPEST = 32  # lists and objects in each other; parquet is read to 100 levels, a list taking two or three
+DEEPEST = 32  # nested lists and objects; parquet is read to 100 levels, and a list takes two or three
 
-# Devices of Windows, whatever extension follows; a run's folder may be copied there, or to its disks.
+# Names that Windows reserves for devices, with any extension; a run's folder may be copied to such a system.
 _DEVICE = re.compile(r"(con|prn|aux|nul|(com|lpt)[0-9\u00b9\u00b2\u00b3])(\..*)?", re.IGNORECASE)
-_MOST_BYTES = 128  # what is added to a name leaves it below the 255 that file systems take
+_MOST_BYTES = 128  # leaves room for suffixes below the 255 bytes that file systems allow
 
 
 def name_fault(name: str) -> str | None:
-    """Why a name that a user gives cannot name one file or folder on every system; None if it can."""
+    """Return why a user's name cannot be a file or folder name on every system; None if it can."""
     if not name:
         return "it is empty"
     if not name.isprintable():
-        return "it holds a character that is not printable"
+        return "it contains a character that is not printable"
     if wrong := re.search(r'[/\\:*?"<>|]', name):
-        return f"it holds '{wrong[0]}'"
+        return f"it contains '{wrong[0]}'"
     if name[0] in ".- " or name[-1] in ". ":
-        return "it begins with '.', '-' or a space, or ends with '.' or a space"
+        return "it starts with '.', '-' or a space, or ends with '.' or a space"
     if _DEVICE.fullmatch(name):
-        return "Windows has a device of this name"
+        return "Windows reserves this name for a device"
     if len(name.encode()) > _MOST_BYTES:
         return f"it is longer than {_MOST_BYTES} bytes"
     return None
 
 
 def one_file(name: str) -> str:
-    """What is equal for names that are one file where case, or how an accent is written, does not count."""
+    """Return a key that is equal for names that are the same file if case or accent encoding is ignored."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 class StageError(RuntimeError):
-    """Why a stage cannot start, go on or finish, in one line that says what to do."""
+    """A stage cannot start, resume or finish; one line that says why and what to do."""
 
     def __init__(self, message: str) -> None:
-        """Keep the message to one line, and secrets out of it."""
+        """Keep the message on one line and free of secrets."""
         super().__init__(redacted(" ".join(message.split())))
 
 
@@ -58,13 +58,13 @@ def one_line(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise StageError(
-            f"{error.filename or path}: {error.strerror or error}; nothing is marked finished, and blocks "
-            "already written are kept: set it right and run again"
+            f"{error.filename or path}: {error.strerror or error}; nothing was marked "
+            "finished, and blocks already written are kept: fix the cause and run again"
         ) from error
 
 
 def write(path: Path, data: bytes) -> None:
-    """Write a file so that, killed or powered off at any moment, it is there whole or as it was before."""
+    """Write a file atomically: after a kill or a power cut it is either complete or unchanged."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -79,7 +79,7 @@ def write(path: Path, data: bytes) -> None:
 
 
 def sync(path: Path) -> None:
-    """Bring a file, or a folder's names, to the disk."""
+    """Flush a file, or the names in a folder, to the disk."""
     file = os.open(path, os.O_RDONLY)
     try:
         os.fsync(file)
@@ -88,12 +88,12 @@ def sync(path: Path) -> None:
 
 
 def as_json(value: Any) -> bytes:
-    """Indented JSON, as people read it."""
+    """Return indented JSON for people to read."""
     return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def as_yaml(value: Mapping[str, Any]) -> bytes:
-    """YAML in the mapping's own order."""
+    """Return YAML with the keys in the mapping's own order."""
     from io import BytesIO
 
     from ruamel.yaml import YAML
@@ -107,14 +107,14 @@ def as_yaml(value: Mapping[str, Any]) -> bytes:
 
 
 def parse_json(data: bytes, where: str | Path) -> Any:
-    """Parse JSON that any file can hold: UTF-8, no half of a surrogate pair, nesting that parquet can store.
+    """Parse JSON that every file format here can store: UTF-8, no lone surrogates, limited nesting.
 
     Args:
-        data: the text's bytes, with or without a byte order mark.
-        where: what an error is to name.
+        data: the text as bytes, with or without a byte order mark.
+        where: the place that an error message names.
 
     Raises:
-        ConfigError: it is not that.
+        ConfigError: the text is not such JSON.
     """
     value, escapes = parse_text(data, where)
     check_json(value, escapes, where)
@@ -122,28 +122,28 @@ def parse_json(data: bytes, where: str | Path) -> Any:
 
 
 def parse_text(data: bytes, where: str | Path) -> tuple[Any, bool]:
-    """The value of a JSON text, for `check_json` to look at, and whether the text has escapes.
+    """Return the value of a JSON text, for `check_json` to check, and whether the text has escapes.
 
     Raises:
-        ConfigError: it is not UTF-8, or not JSON.
+        ConfigError: the text is not UTF-8 or not JSON.
     """
     try:
-        text = data.decode("utf-8-sig")  # `json` takes surrogates for UTF-8, and guesses other encodings
+        text = data.decode("utf-8-sig")  # `json` accepts surrogates as UTF-8 and guesses other encodings
         return json.loads(text), "\\u" in text
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{where}: not JSON: {error}") from None
 
 
 def check_json(value: Any, escapes: bool, where: str | Path) -> None:
-    """Check that files can hold a value that was parsed.
+    """Check that files can store a parsed value.
 
     Args:
-        value: of JSON.
-        escapes: whether its text had any.
-        where: what an error is to name.
+        value: a parsed JSON value.
+        escapes: whether the text contained escapes.
+        where: the place that an error message names.
 
     Raises:
-        ConfigError: half of a surrogate pair, which is valid JSON, or nesting deeper than `DEEPEST`.
+        ConfigError: a lone surrogate, which is valid JSON, or nesting deeper than `DEEPEST`.
     """
     try:
         if _depth(value) > DEEPEST:
@@ -158,23 +158,23 @@ def read_json(path: str | Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        FileNotFoundError: there is none.
-        ConfigError: it cannot be read.
+        FileNotFoundError: the file does not exist.
+        ConfigError: the file cannot be read.
     """
     try:
         return parse_json(Path(path).read_bytes(), path)
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise ConfigError(f"{path}: unreadable: {error.strerror or error}") from None
+        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
 def read_object(path: str | Path) -> dict[str, Any]:
-    """Read a JSON file that holds one object.
+    """Read a JSON file that contains one object.
 
     Raises:
-        FileNotFoundError: there is none.
-        ConfigError: it cannot be read, or holds something else.
+        FileNotFoundError: the file does not exist.
+        ConfigError: the file cannot be read, or contains something else.
     """
     value = read_json(path)
     if not isinstance(value, dict):
@@ -183,7 +183,7 @@ def read_object(path: str | Path) -> dict[str, Any]:
 
 
 def _depth(value: Any) -> int:
-    """How many lists and objects lie in each other, found without recursion."""
+    """Return the nesting depth of lists and objects, computed without recursion."""
     deepest, level = 0, [value]
     while level := [one for one in level if isinstance(one, dict | list)]:
         deepest += 1

@@ -1,14 +1,14 @@
-"""Characters that nobody sees: by their properties in Unicode, so that no list has to name them all."""
+"""Invisible characters, recognised by their Unicode properties instead of a list."""
 
 from __future__ import annotations
 
 import unicodedata
 
-_MARKS = ("VARIATION SELECTOR", "COMBINING GRAPHEME JOINER", "FILLER")  # no format characters, yet unseen
+_MARKS = ("VARIATION SELECTOR", "COMBINING GRAPHEME JOINER", "FILLER")  # not format characters, but invisible
 
 
 def is_invisible(char: str) -> bool:
-    """Whether a character has no width and no sign of its own: joiners, marks of direction, soft hyphens."""
+    """Return whether a character is invisible: joiners, direction marks, soft hyphens and the like."""
     if char.isascii():
         return False
     category = unicodedata.category(char)

@@ -1,4 +1,4 @@
-"""Functions that users hand in by name: `my_rules.py:keep`, or `package.module:keep`."""
+"""Load functions that users name in a config: `my_rules.py:keep` or `package.module:keep`."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from scalequest.config import ConfigError
 
 @dataclass(frozen=True)
 class NamedFunction:
-    """A function that a config names.
+    """A function named in a config.
 
     Attributes:
-        name: as the config gives it.
-        sha256: of the file that defines it, for a stage's fingerprint; what that file imports is not in it.
+        name: the name as given in the config.
+        sha256: hash of the file that defines it, for a stage's fingerprint; files that it imports are not
+            covered.
         call: the function.
     """
 
@@ -31,25 +32,25 @@ class NamedFunction:
 
     @property
     def identity(self) -> dict[str, str]:
-        """What of it can change a row."""
+        """The part of it that can change a row."""
         return {"function": self.name.rpartition(":")[2], "sha256": self.sha256}
 
 
 def load_function(name: str, key: str, *parameters: str) -> NamedFunction:
-    """Import the function that a config names.
+    """Import a function named in a config.
 
     Args:
-        name: `FILE.py:FUNCTION`, the path being relative to the working directory, or `MODULE:FUNCTION`.
-        key: of the config, for messages.
-        parameters: what it is called with by position, for messages and a check of its signature.
+        name: `FILE.py:FUNCTION`, with a path relative to the working directory, or `MODULE:FUNCTION`.
+        key: the config key, for error messages.
+        parameters: names of its positional arguments, for error messages and a check of its signature.
 
     Raises:
-        ConfigError: there is no such file, module or function, importing it raises, or it takes other
+        ConfigError: the file, module or function does not exist, importing it fails, or it takes other
             arguments.
     """
     where, colon, function = name.rpartition(":")
     if not (colon and where and function.isidentifier()):
-        raise ConfigError(f"{key}: '{name}' is not of the form FILE.py:FUNCTION or MODULE:FUNCTION")
+        raise ConfigError(f"{key}: expected FILE.py:FUNCTION or MODULE:FUNCTION, got '{name}'")
     module = _import_file(Path(where), key) if where.endswith(".py") else _import_module(where, key)
     found = getattr(module, function, None)
     if not callable(found):
@@ -65,7 +66,7 @@ def load_function(name: str, key: str, *parameters: str) -> NamedFunction:
 def _import_file(path: Path, key: str) -> Any:
     if not path.is_file():
         raise ConfigError(f"{key}: {path}: no such file")
-    # Under a name of its own in sys.modules, where dataclasses and pickled functions look for their module.
+    # Registered in sys.modules under its own name, where dataclasses and pickle look up a function's module.
     name = f"scalequest_user_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
     if name in sys.modules:
         return sys.modules[name]

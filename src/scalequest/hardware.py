@@ -1,4 +1,4 @@
-"""Which GPUs this process may use, found without importing torch.
+"""Find the GPUs that this process may use, without importing torch.
 
 torch reads OMP_NUM_THREADS and CUDA_VISIBLE_DEVICES when it is imported, and a worker sets both before that.
 """
@@ -11,13 +11,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 GPU_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
-GPU_FOLDER = Path("/dev")  # holds one file nvidia<number> per GPU
+GPU_FOLDER = Path("/dev")  # contains one file nvidia<number> per GPU
 
 
 def has_gpu() -> bool:
-    """Whether this machine has a GPU that the caller lets us use.
+    """Return whether this machine has a GPU that we may use.
 
-    A laptop with a GPU and the CPU environment of `make setup` has none for us.
+    A laptop that has a GPU, but the CPU environment of `make setup`, counts as having none.
     """
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return False
@@ -28,21 +28,21 @@ def has_gpu() -> bool:
 
 @cache
 def _cpu_build() -> bool:
-    """Whether the installed torch was built without GPUs."""
+    """Return whether the installed torch was built without GPU support."""
     return version("torch").endswith("+cpu")
 
 
 def told_cpu() -> bool:
-    """Whether a launcher was told to use the CPU."""
+    """Return whether a launcher was told to use the CPU."""
     return os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
 
 
 def listed_gpus() -> list[str]:
-    """The GPUs that CUDA_VISIBLE_DEVICES names; empty if it names none."""
+    """Return the GPUs listed in CUDA_VISIBLE_DEVICES; an empty list if there are none."""
     listed = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     return [] if listed == "-1" else [gpu.strip() for gpu in listed.split(",") if gpu.strip()]
 
 
 def count_gpus() -> int:
-    """How many NVIDIA GPUs the machine has, whoever may use them."""
+    """Return the number of NVIDIA GPUs in the machine, whether or not this process may use them."""
     return len(list(GPU_FOLDER.glob("nvidia[0-9]*")))

@@ -1,16 +1,16 @@
-"""Signs of life: a stage whose output is not a terminal says at least every 30 seconds how far it is.
+"""Progress lines: without a terminal, a stage reports its progress at least every 30 seconds.
 
-A log that stays silent for minutes looks like a hang. Work reports in its own time (a block may take minutes,
-`logging_steps` may be hours apart), so one thread per process keeps the time instead, and asks the work:
-
+A log that is silent for minutes looks like a hang. Work reports at its own pace (a block may take minutes,
+and `logging_steps` may be hours apart), so one thread per process watches the clock and asks for the
+progress:
     with signs(speaks=rank == 0):            # once, around a script
         with doing("loading the model"):     # "loading the model, 34 s"
             ...
         with doing("tokenising", total=200_000) as work:
             work.done += 1_000               # "tokenising: 1,000 of 200,000 rows, 512 rows/s, 0:06:29 left"
 
-What the thread reads are numbers that the working thread sets, so nothing has to be locked. Engines call
-`finished` and `decoding`, which is how requests are counted while their block is still open.
+The thread only reads numbers that the working thread sets, so no locks are needed. Engines call `finished`
+and `decoding`, so requests are counted even while their block is still open.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from pathlib import Path
 
 from scalequest.config import ConfigError
 
-SECONDS = "SCALEQUEST_LIFE_SECONDS"  # between two lines; 30 if it is not set
-FILE = "SCALEQUEST_LIFE_FILE"  # the newest line, kept up to date for recipes/run.py
-_RANKS = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")  # what launchers tell a process
+SECONDS = "SCALEQUEST_LIFE_SECONDS"  # interval between two lines; 30 if unset
+FILE = "SCALEQUEST_LIFE_FILE"  # file with the latest line, kept up to date for recipes/run.py
+_RANKS = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")  # in which launchers pass the rank
 _TICK = 3.0  # seconds between two writes of the file
 
 logger = logging.getLogger(__name__)
@@ -38,15 +38,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(eq=False)
 class Work:
-    """Something that takes a while.
+    """A piece of work that takes a while.
 
     Attributes:
-        what: in words.
-        total: how many there are to do, if that is known.
-        unit: of `total` and `done`.
-        done: how many are done.
-        told: gives the whole line from the seconds spent so far, if counts alone do not say enough.
-        began: when, on the monotonic clock.
+        what: a description in words.
+        total: the number of items, if known.
+        unit: the unit of `total` and `done`.
+        done: the number of finished items.
+        told: makes the whole line from the seconds spent so far, if counts alone are not enough.
+        began: the start time on the monotonic clock.
     """
 
     what: str
@@ -57,7 +57,7 @@ class Work:
     began: float = field(default_factory=time.monotonic)
 
     def line(self) -> str:
-        """How far it is: done, total, rate and time left."""
+        """Return the progress: done, total, rate and time left."""
         seconds = time.monotonic() - self.began
         if self.told is not None:
             return self.told(seconds)
@@ -73,11 +73,11 @@ class Work:
 
 @dataclass
 class Requests:
-    """What this process's engine has finished, and how far the batch is that it is decoding."""
+    """What this process's engine has finished, and the progress of the batch that it is decoding."""
 
     count: int = 0
     tokens: int = 0
-    batch: tuple[int, int, int] | None = None  # requests, tokens made for each, most tokens of each
+    batch: tuple[int, int, int] | None = None  # requests, tokens generated for each, maximum for each
 
 
 requests = Requests()
@@ -90,7 +90,7 @@ _heard = 0.0
 
 
 def every() -> float:
-    """Seconds between two lines.
+    """Return the seconds between two lines.
 
     Raises:
         ConfigError: the environment variable is not a positive number.
@@ -99,26 +99,26 @@ def every() -> float:
     with contextlib.suppress(ValueError):
         if (seconds := float(text)) > 0:
             return seconds
-    raise ConfigError(f"environment variable {SECONDS}: expected seconds above 0, got {text!r}")
+    raise ConfigError(f"environment variable {SECONDS}: expected a number of seconds above 0, got {text!r}")
 
 
 def first_rank() -> bool:
-    """Whether this is the first of the launched processes, the one that speaks."""
+    """Return whether this is the first of the launched processes, which writes the lines."""
     return all(os.environ.get(name, "0") == "0" for name in _RANKS)
 
 
 @contextlib.contextmanager
 def signs(speaks: bool) -> Iterator[None]:
-    """Give signs of life while the body runs, unless the output is a terminal or another process speaks.
+    """Report progress while the body runs, unless the output is a terminal or another process reports.
 
     Args:
-        speaks: whether this process is the one of the stage that does.
+        speaks: whether this is the process that reports for the stage.
 
     Raises:
         ConfigError: the interval is not a positive number.
     """
     global _name, _base, _silent
-    _name, _base, _silent = Path(sys.argv[0]).stem, Work("starting"), 0  # a fork has its parent's
+    _name, _base, _silent = Path(sys.argv[0]).stem, Work("starting"), 0  # a fork inherits these
     if not speaks or sys.stdout.isatty():
         yield
         return
@@ -148,7 +148,7 @@ def _beat(over: threading.Event, seconds: float) -> None:
 
 def _keep(file: Path, text: str) -> None:
     whole = file.with_name(f"{file.name}.{os.getpid()}")
-    with contextlib.suppress(OSError):  # a full disk is the stage's to report
+    with contextlib.suppress(OSError):  # a full disk is reported by the stage itself
         whole.write_text(text + "\n", encoding="utf-8")
         whole.replace(file)
 
@@ -156,36 +156,36 @@ def _keep(file: Path, text: str) -> None:
 def _say(text: str) -> None:
     if logging.getLogger().handlers and logger.isEnabledFor(logging.INFO):
         logger.info("%s", text)
-    else:  # the stage has not set up its log yet
+    else:  # the stage has not set up its logger yet
         print(text, flush=True)
 
 
 def line() -> str:
-    """What this process is doing, and how far it is."""
+    """Return what this process is doing, with its progress."""
     work = _works[-1] if _works else _base
     return f"{_subject}: {work.line()}" if _subject else work.line()
 
 
 def heard() -> None:
-    """A line with the progress was just logged: the next one is due `every` seconds from now."""
+    """Note that a progress line was just logged, so the next one is due in `every` seconds."""
     global _heard
     _heard = time.monotonic()
 
 
 def named(name: str) -> None:
-    """Say whose lines these are: the stage's."""
+    """Set the name of the stage that the lines start with."""
     global _name
     _name = name
 
 
 def about(subject: str) -> None:
-    """Say what of a stage's several subjects the lines are about, e.g. which model is evaluated."""
+    """Set which of a stage's several subjects the lines are about, e.g. the model being evaluated."""
     global _subject
     _subject = subject
 
 
 def now(what: str, told: Callable[[float], str] | None = None) -> None:
-    """From here on this is what the process is doing, whenever it is not `doing` something in particular."""
+    """Set what this process is doing whenever no `doing` block is active."""
     global _base
     _base = Work(what, told=told)
 
@@ -194,7 +194,7 @@ def now(what: str, told: Callable[[float], str] | None = None) -> None:
 def doing(
     what: str, total: int | None = None, unit: str = "rows", told: Callable[[float], str] | None = None
 ) -> Iterator[Work]:
-    """Say what the body does; it counts in the `done` of what it is given. See `Work` for the arguments."""
+    """Report the body as a piece of work, whose `done` it updates. See `Work` for the arguments."""
     work = Work(what, total, unit, told=told)
     _works.append(work)
     try:
@@ -205,7 +205,7 @@ def doing(
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Leave the lines to the processes that the body waits for."""
+    """Be silent while the body waits for other processes, which report themselves."""
     global _silent
     _silent += 1
     try:
@@ -216,25 +216,25 @@ def quiet() -> Iterator[None]:
 
 
 def finished(count: int = 1, tokens: int = 0) -> None:
-    """An engine has finished so many requests, with so many generated tokens."""
+    """Note that an engine has finished this many requests with this many generated tokens."""
     requests.count += count
     requests.tokens += tokens
     requests.batch = None
 
 
 def decoding(batch: int, made: int, most: int) -> None:
-    """An engine that decodes a whole batch at a time has made so many tokens of at most so many for each."""
+    """Note the progress of a batch that an engine decodes as a whole: tokens generated and their maximum."""
     requests.batch = batch, made, most
 
 
 def rate(value: float, unit: str) -> str:
-    """A rate in words; per minute if it is slow."""
+    """Return a rate in words; per minute if it is slow."""
     if value and value < 0.1:
         return f"{60 * value:.2g} {unit}/min"
     return f"{value:,.1f} {unit}/s" if value < 100 else f"{value:,.0f} {unit}/s"
 
 
 def clock(seconds: float) -> str:
-    """Hours, minutes and seconds, rounded up."""
+    """Return hours, minutes and seconds, rounded up."""
     minutes, rest = divmod(math.ceil(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

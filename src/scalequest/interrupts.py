@@ -1,8 +1,8 @@
-"""Ctrl-C that is not lost, and does not leave an event loop half done.
+"""Handle Ctrl-C so that it is never lost and never leaves an event loop in an inconsistent state.
 
-By default Python raises `KeyboardInterrupt` between any two instructions. If these are in a `__del__`, in a
-callback of a weak reference or in one that C code calls, the exception is printed and dropped, and the
-program goes on as if nobody had pressed anything. If they are in asyncio's own code, its loop is left in a
+By default, Python raises `KeyboardInterrupt` between any two instructions. If these belong to a `__del__`
+method, to a callback of a weak reference or to one called from C code, the exception is printed and dropped,
+and the program continues as if nothing had happened. If they belong to asyncio itself, its loop is left in a
 state in which the next `run` fails.
 """
 
@@ -16,16 +16,16 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-_AGAIN = 0.05  # seconds until a dropped interrupt is sent once more, by then outside of what dropped it
+_AGAIN = 0.05  # seconds until a dropped interrupt is sent again, by then outside of the code that dropped it
 
 
 class Interrupts:
-    """Ctrl-C while the body of `with` runs is counted instead of raised; may be entered again and again.
+    """Count Ctrl-C instead of raising it while the body of `with` runs; may be entered repeatedly.
 
-    Only in the main thread, and only if Ctrl-C does what it does by default: else nothing changes.
+    This only works in the main thread and if Ctrl-C has its default handler; otherwise nothing changes.
 
     Attributes:
-        count: how many have come.
+        count: the number of interrupts so far.
     """
 
     def __init__(self) -> None:
@@ -49,10 +49,10 @@ class Interrupts:
         self.count += 1
 
     def check(self) -> None:
-        """Raise what has come.
+        """Raise a pending interrupt.
 
         Raises:
-            KeyboardInterrupt: at least one has.
+            KeyboardInterrupt: there was at least one.
         """
         if self.count:
             raise KeyboardInterrupt
@@ -60,12 +60,12 @@ class Interrupts:
 
 @contextlib.contextmanager
 def sent_again() -> Iterator[None]:
-    """While the body runs, an interrupt that Python would drop comes once more, a moment later."""
+    """Send interrupts that Python would drop once more, a moment later, while the body runs."""
     before, main = sys.unraisablehook, threading.main_thread().ident
 
     def hook(unraisable: Any) -> None:
         if unraisable.exc_type is KeyboardInterrupt:
-            # A real signal, which ends a sleep or a wait, too
+            # A real signal, because it also ends a sleep or a wait.
             threading.Timer(_AGAIN, signal.pthread_kill, (main, signal.SIGINT)).start()
         else:
             before(unraisable)

@@ -1,6 +1,6 @@
-"""Models are loaded whole and from safetensors alone; what keeps one from being loaded is one line.
+"""Load models completely and from safetensors only, with one-line errors if that fails.
 
-A pickle can run code when it is opened.
+A pickle can execute code when it is opened.
 """
 
 from __future__ import annotations
@@ -15,21 +15,22 @@ from typing import Any
 from scalequest.atomic_files import StageError, read_object
 from scalequest.config import ConfigError
 
-_LONGEST = 400  # characters of a library's message, which may list all that it knows
+_LONGEST = 400  # characters kept of a library's message, which may list everything that it supports
 
 
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 _CONVERT = (
-    "weights are taken from safetensors alone, since a pickle can run code; where you trust it, load it with "
-    "from_pretrained(..., weights_only=True) and save it again with save_pretrained"
+    "weights are read from safetensors only, because a pickle can execute code; if "
+    "you trust it, load it with from_pretrained(..., weights_only=True) and save it "
+    "again with save_pretrained"
 )
 
 
 def check_safetensors(folder: str | Path) -> None:
-    """Refuse a model's or an adapter's folder whose weights lie in pickles.
+    """Refuse a model or adapter folder whose weights are stored as pickles.
 
     Raises:
-        ConfigError: it holds pickles only, or its index names one.
+        ConfigError: the folder contains only pickles, or its index refers to one.
     """
     folder = Path(folder)
     files = {path.name for path in folder.iterdir() if path.is_file()}
@@ -39,7 +40,7 @@ def check_safetensors(folder: str | Path) -> None:
             named[index] = part if not str(part).endswith(".safetensors") else named.get(index, part)
     for source, name in named.items():
         if not str(name).endswith((".safetensors", ".safetensors.index.json")):
-            raise ConfigError(f"{folder / source}: names {name!s:.80}; {_CONVERT}")
+            raise ConfigError(f"{folder / source}: refers to {name!s:.80}; {_CONVERT}")
     adapter = {name for name in files if name.startswith("adapter_model.")}
     lora = "adapter_config.json" in files
     if lora:
@@ -51,7 +52,7 @@ def check_safetensors(folder: str | Path) -> None:
 def _check_files(folder: Path, files: set[str]) -> None:
     pickles = sorted(name for name in files if name.endswith(_PICKLES))
     if pickles and not any(name.endswith((".safetensors", ".gguf")) for name in files):
-        raise ConfigError(f"{folder}: holds {pickles[0]} and no safetensors; {_CONVERT}")
+        raise ConfigError(f"{folder}: contains {pickles[0]} but no safetensors; {_CONVERT}")
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -60,50 +61,51 @@ def _read(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: unreadable: {type(error).__name__}: {error}") from None
+        raise ConfigError(f"{path}: cannot be read: {type(error).__name__}: {error}") from None
     return content if isinstance(content, dict) else {}
 
 
 @contextmanager
 def loading(model: str | Path) -> Iterator[None]:
-    """Turn whatever a library raises while it loads a model into one line.
+    """Turn any exception that a library raises while loading a model into a one-line error.
 
     Args:
-        model: what the line is to name.
+        model: the name for the error message.
 
     Raises:
         ConfigError: the model cannot be loaded.
     """
-    # Without safetensors on the hub, transformers would have a service convert the pickle, and load that.
+    # If a hub model has no safetensors, transformers would ask a service to convert the pickle and load the
+    # result.
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     try:
         yield
     except (ConfigError, StageError):
         raise
-    except Exception as error:  # cut weights, unknown kernels, broken configs: each library has its own kinds
+    except Exception as error:  # every library raises its own types
         if isinstance(error, OSError) and "safetensors" in str(error):
-            raise ConfigError(f"{model}: cannot be loaded: no weights in safetensors; {_CONVERT}") from error
+            raise ConfigError(f"{model}: cannot be loaded: no safetensors weights; {_CONVERT}") from error
         said = " ".join(str(error).split())
         said = said if len(said) <= _LONGEST else f"{said[:_LONGEST]}…"
         raise ConfigError(
-            f"{model}: the model cannot be loaded: {type(error).__name__}: {said}; see that its folder is "
-            "whole and that the settings suit it"
+            f"{model}: the model cannot be loaded: {type(error).__name__}: {said}; check that "
+            "its folder is complete and that the settings match it"
         ) from error
 
 
 def load_whole(auto: Any, model: str, *, new: str | None = None, **how: Any) -> Any:
-    """Load a model with `from_pretrained`, all of its weights from its files.
+    """Load a model with `from_pretrained`, with all of its weights taken from its files.
 
-    transformers only warns of weights that are missing, and draws them at random.
+    transformers only warns about missing weights and initialises them at random.
 
     Args:
-        auto: a class of transformers, e.g. `AutoModelForCausalLM`.
-        model: folder or hub id.
-        new: name of the layer that is to be drawn, e.g. a new head.
+        auto: a transformers class, e.g. `AutoModelForCausalLM`.
+        model: a folder or hub id.
+        new: name of a layer that is meant to be initialised at random, e.g. a new head.
         how: further arguments of `from_pretrained`.
 
     Raises:
-        ConfigError: it cannot be loaded, or weights are missing or of another shape.
+        ConfigError: the model cannot be loaded, or weights are missing or have a different shape.
     """
     with loading(model):
         loaded, report = auto.from_pretrained(
@@ -111,22 +113,22 @@ def load_whole(auto: Any, model: str, *, new: str | None = None, **how: Any) -> 
         )
     if faults := [name for name in missing(report) if new is None or not name.startswith(f"{new}.")]:
         raise ConfigError(
-            f"{model}: the model is not whole: {', '.join(faults[:3])} ({len(faults)} weights) missing or of "
-            "another shape"
+            f"{model}: the model is incomplete: {', '.join(faults[:3])} ({len(faults)} "
+            "weights) missing or of a different shape"
         )
     return loaded
 
 
 def missing(report: Any) -> list[str]:
-    """The weights that were not read, by transformers' report of a loading."""
+    """Return the weights that were not loaded, according to transformers' loading report."""
     return sorted({*report["missing_keys"], *(str(key) for key in report["mismatched_keys"])})
 
 
 def adapter_base(model: str | Path) -> str | None:
-    """The model that a LoRA adapter belongs to, by `adapter_config.json`; None where `model` is no adapter.
+    """Return the base model of a LoRA adapter from `adapter_config.json`; None if `model` is not an adapter.
 
     Raises:
-        ConfigError: the adapter does not name its base.
+        ConfigError: the adapter does not name its base model.
     """
     folder = Path(model).expanduser()
     path = folder / "adapter_config.json"
@@ -134,5 +136,7 @@ def adapter_base(model: str | Path) -> str | None:
         return None
     base = read_object(path).get("base_model_name_or_path")
     if not base:
-        raise ConfigError(f"{path}: no base_model_name_or_path; merge the adapter, or name its base there")
+        raise ConfigError(
+            f"{path}: no base_model_name_or_path; merge the adapter, or name its base model there"
+        )
     return str(base)

@@ -1,9 +1,10 @@
-"""Which precision this machine computes natively: decided only here, for training and for engines.
+"""Decide which precision this machine computes natively, in one place for training and for engines.
 
-A processor without instructions for bfloat16 (most of Intel's before Sapphire Rapids, AMD's before Zen 4,
-most laptops) emulates it, on one thread: the first stage of the demo then runs at 120 tokens/s instead of
-3,200. So settings that are left open (`bf16: null`, `engine.dtype: auto` or `native`) follow the hardware.
-One line of the log says what was chosen and why, and fingerprints hold it. A user's own setting is obeyed.
+A processor without bfloat16 instructions (most Intel processors before Sapphire Rapids, AMD processors before
+Zen 4, most laptops) emulates bfloat16 on one thread: the first stage of the demo then runs at 120 tokens/s
+instead of 3,200. Settings that are left open (`bf16: null`, `engine.dtype: auto` or `native`) therefore
+follow the hardware. One log line says what was chosen and why, and fingerprints include it. Explicit settings
+are obeyed.
 """
 
 from __future__ import annotations
@@ -24,20 +25,20 @@ from scalequest.hardware import has_gpu
 log = logging.getLogger(__name__)
 
 BF16, FP16, FP32 = "bfloat16", "float16", "float32"
-# Settings that hold the precision of a run, as fingerprints name them.
+# Settings that determine the precision of a run, by their names in fingerprints.
 SETTINGS = ("bf16", "fp16", "dtype", "engine.dtype")
-COST = "it is emulated on one thread there, up to 27 times slower than float32"
-_AMPERE, _VOLTA = (8, 0), (7, 0)  # compute capabilities from which NVIDIA's tensor cores take bf16 and fp16
+COST = "this hardware emulates it on one thread, up to 27 times slower than float32"
+_AMPERE, _VOLTA = (8, 0), (7, 0)  # compute capabilities whose tensor cores first support bf16 and fp16
 
 
 @dataclass(frozen=True)
 class Native:
-    """What a device computes without emulating it.
+    """The precision that a device computes without emulation.
 
     Attributes:
         device: "cpu", "cuda" or "mps".
-        dtype: the fastest type that it computes and that training is stable in.
-        why: in words, to follow "it computes in <dtype>: ".
+        dtype: the fastest dtype that the device computes and that training is stable in.
+        why: the reason in words, to follow "computing in <dtype>: ".
     """
 
     device: str
@@ -46,21 +47,21 @@ class Native:
 
     @property
     def emulates_bf16(self) -> bool:
-        """Whether bfloat16 would be emulated."""
+        """Return whether bfloat16 would be emulated."""
         return self.device == "cpu" and self.dtype == FP32
 
 
 def native(*, cpu: bool = False) -> Native:
-    """Say what this process's device computes natively.
+    """Return what this process's device computes natively.
 
     Args:
-        cpu: look at the processor even if there is a GPU.
+        cpu: consider only the processor, even if there is a GPU.
     """
     if not cpu:
         if has_gpu():
             return _gpu()
         if _mps():
-            return Native("mps", FP32, "bfloat16 on Apple's GPUs has not been tried")
+            return Native("mps", FP32, "bfloat16 on Apple's GPUs is untested")
     return _cpu(os.environ.get("ONEDNN_MAX_CPU_ISA"))
 
 
@@ -68,7 +69,8 @@ def native(*, cpu: bool = False) -> Native:
 def _cpu(_: str | None) -> Native:
     import torch
 
-    # The first says what oneDNN may use, ONEDNN_MAX_CPU_ISA included; it says yes to AVX512 without bfloat16.
+    # The first call says what oneDNN may use, subject to ONEDNN_MAX_CPU_ISA; it also accepts AVX512 without
+    # bfloat16.
     allowed = (
         bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) if torch.backends.mkldnn.is_available() else False
     )
@@ -80,7 +82,7 @@ def _cpu(_: str | None) -> Native:
 
 
 def _instructions() -> dict[str, bool]:
-    """Instructions for bfloat16, by name, and whether this processor has them."""
+    """Return the names of instructions for bfloat16 and whether this processor has them."""
     import torch
 
     flags: set[str] = set()
@@ -99,7 +101,7 @@ def _instructions() -> dict[str, bool]:
 def _cpuinfo() -> str:
     try:
         return Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:  # another system than Linux
+    except OSError:  # not Linux
         return ""
 
 
@@ -113,17 +115,17 @@ def _mps() -> bool:
 def _gpu() -> Native:
     capability = _capability()
     if capability is None:
-        return Native("cuda", BF16, "this GPU is not one of NVIDIA's, and taken to have bfloat16")
+        return Native("cuda", BF16, "this GPU is not from NVIDIA and is assumed to support bfloat16")
     shown = f"compute capability {capability[0]}.{capability[1]}"
     if capability >= _AMPERE:
-        return Native("cuda", BF16, f"this GPU has it ({shown})")
+        return Native("cuda", BF16, f"this GPU supports it ({shown})")
     if capability >= _VOLTA:
         return Native("cuda", FP16, f"this GPU has no native bfloat16 ({shown})")
     return Native("cuda", FP32, f"this GPU has neither bfloat16 nor fast float16 ({shown})")
 
 
 def _capability() -> tuple[int, int] | None:
-    """The lowest compute capability of this machine's GPUs, from the driver: no GPU is initialised for it."""
+    """Return the lowest compute capability of the GPUs from the driver, without initialising a GPU."""
     if (tool := shutil.which("nvidia-smi")) is None:
         return None
     command = [tool, "--query-gpu=compute_cap", "--format=csv,noheader"]
@@ -140,7 +142,7 @@ def _capability() -> tuple[int, int] | None:
 
 
 class ByHardware:
-    """Gives a trainer's config `bf16: null`, "as the hardware computes"; the first of its bases."""
+    """Gives a trainer's config the default `bf16: null`, "follow the hardware"; must be its first base."""
 
     def __post_init__(self) -> None:
         """Decide, before transformers reads `bf16`, `fp16` and `use_cpu`."""
@@ -149,10 +151,10 @@ class ByHardware:
 
 
 def settle_training(args: Any) -> None:
-    """Fill in the precision of a trainer's config, before its own `__post_init__`, if it is left open.
+    """Fill in the precision of a trainer's config, before its own `__post_init__`, if it was left open.
 
-    `bf16: null` becomes true or false (and `fp16` true on GPUs that have only that). If there is no GPU,
-    `use_cpu` is set, too: transformers refuses bf16 on a CPU without it.
+    `bf16: null` becomes true or false (and `fp16` becomes true on GPUs that only support that). Without a
+    GPU, `use_cpu` is set, too, because transformers otherwise refuses bf16 on a CPU.
 
     Args:
         args: a `TrainingArguments` whose `bf16` may be None.
@@ -168,23 +170,23 @@ def settle_training(args: Any) -> None:
 
 
 def say_training(stage: str, args: Any) -> None:
-    """Log the precision that a trainer computes in and why; warn if it is emulated.
+    """Log the precision that a trainer computes in, and why; warn if it is emulated.
 
     Args:
-        stage: its name, for the head of the line.
+        stage: the stage's name, for the start of the line.
         args: a `TrainingArguments`.
     """
     found = native(cpu=args.device.type == "cpu")
     chosen = BF16 if args.bf16 else FP16 if args.fp16 else FP32
     if args.bf16 and found.emulates_bf16:
         log.warning(
-            "%s: WARNING bf16: true, but %s: %s; leave bf16 out, and it is chosen by the hardware",
+            "%s: WARNING bf16: true, but %s: %s; remove bf16 to let the hardware decide",
             stage, found.why, COST,
         )  # fmt: skip
     elif chosen == found.dtype:
-        log.info("%s: computes in %s on %s: %s", stage, chosen, found.device, found.why)
+        log.info("%s: computing in %s on %s: %s", stage, chosen, found.device, found.why)
     else:
-        log.info("%s: computes in %s on %s, as its settings say", stage, chosen, found.device)
+        log.info("%s: computing in %s on %s, as configured", stage, chosen, found.device)
 
 
 # ---------------------------------------------------------------------------------------------------- engines
@@ -193,14 +195,14 @@ def say_training(stage: str, args: Any) -> None:
 def engine_dtype(
     asked: str, model: str, *, revision: str | None = None, trust_remote_code: bool = False
 ) -> str:
-    """Say in which type an engine has to load a model: a name that vLLM and transformers both know.
+    """Return the dtype in which an engine loads a model, by a name that vLLM and transformers share.
 
     Args:
-        asked: `auto` (as the checkpoint was saved, unless this device would emulate that), `native` (whatever
-            this device computes fastest, however the checkpoint was saved) or a type's own name.
-        model: folder or hub id; of a LoRA adapter, the base's type counts.
-        revision: of the model on the hub.
-        trust_remote_code: of the engine's settings.
+        asked: `auto` (the checkpoint's dtype, unless this device would emulate it), `native` (the dtype that
+            this device computes fastest, whatever the checkpoint has) or the name of a dtype.
+        model: a folder or hub id; for a LoRA adapter, the dtype of its base model counts.
+        revision: the model's revision on the hub.
+        trust_remote_code: the engine's setting.
     """
     if asked not in ("auto", "native"):
         return asked
@@ -208,7 +210,7 @@ def engine_dtype(
     if asked == "native":
         return found.dtype
     saved = saved_dtype(model, revision=revision, trust_remote_code=trust_remote_code)
-    # Apple's GPUs have not been tried: there the checkpoint's type stays, which takes half the memory.
+    # Apple's GPUs are untested, so the checkpoint's dtype is kept there, which takes half the memory.
     if saved == FP32 or found.dtype == BF16 or found.device == "mps":
         return saved
     return found.dtype
@@ -217,7 +219,7 @@ def engine_dtype(
 def say_engine(
     asked: str, model: str, *, revision: str | None = None, trust_remote_code: bool = False
 ) -> None:
-    """Log the precision that an engine computes in and why; warn if it is emulated.
+    """Log the precision that an engine computes in, and why; warn if it is emulated.
 
     The arguments are those of `engine_dtype`.
     """
@@ -225,22 +227,22 @@ def say_engine(
     dtype = engine_dtype(asked, model, revision=revision, trust_remote_code=trust_remote_code)
     if dtype in (BF16, FP16) and found.emulates_bf16:
         log.warning(
-            "engine: WARNING dtype %s, but %s: %s; leave engine.dtype out, and it is chosen by the hardware",
+            "engine: WARNING dtype %s, but %s: %s; remove engine.dtype to let the hardware decide",
             dtype, found.why, COST,
         )  # fmt: skip
     elif asked in ("auto", "native") and dtype == found.dtype:
-        log.info("engine: computes in %s on %s: %s", dtype, found.device, found.why)
+        log.info("engine: computing in %s on %s: %s", dtype, found.device, found.why)
     else:
-        why = "as the checkpoint was saved" if asked == "auto" else "as its settings say"
-        log.info("engine: computes in %s on %s, %s", dtype, found.device, why)
+        why = "as configured" if asked == "auto" else "as its settings say"
+        log.info("engine: computing in %s on %s, %s", dtype, found.device, why)
 
 
 @cache
 def saved_dtype(model: str, *, revision: str | None = None, trust_remote_code: bool = False) -> str:
-    """The type of a checkpoint's weights, by its config.json; float32 if that does not say.
+    """Return the dtype of a checkpoint's weights from its config.json; float32 if it has none.
 
     Raises:
-        OSError: the model is not there, or cannot be downloaded.
+        OSError: the model does not exist or cannot be downloaded.
     """
     from scalequest.models import adapter_base
 

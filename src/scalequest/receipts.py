@@ -1,4 +1,4 @@
-"""Receipts of stages, and whether the files of a finished stage are still those that its receipt counts."""
+"""Read the receipts of stages, and check that the files of a finished stage still match its receipt."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Literal, cast
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
-from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
+from typing_extensions import TypedDict  # pydantic requires this one before Python 3.12
 
 from scalequest.atomic_files import as_json, read_json, write
 from scalequest.config import ConfigError
@@ -21,7 +21,7 @@ Part = Literal["data", "dropped"]
 
 
 class FileRecord(TypedDict, total=False):
-    """A file that a stage has written: its size, its hash (of weights: of their ends), its rows if any."""
+    """A file written by a stage: its size, its hash (for weights: of their ends), and its rows, if any."""
 
     bytes: Count
     sha256: str
@@ -31,7 +31,7 @@ class FileRecord(TypedDict, total=False):
 
 @with_config(ConfigDict(strict=True, extra="allow"))
 class Receipt(TypedDict, total=False):
-    """What `receipt.json` may hold; further keys are let through."""
+    """The known keys of `receipt.json`; further keys are allowed."""
 
     stage: str
     version: int
@@ -57,7 +57,7 @@ class Receipt(TypedDict, total=False):
     files: dict[str, FileRecord]
 
 
-_FINISHED = ("stage", "fingerprint", "output")  # what the receipt of a finished stage cannot do without
+_FINISHED = ("stage", "fingerprint", "output")  # required in the receipt of a finished stage
 
 
 @cache
@@ -66,10 +66,10 @@ def _kinds() -> TypeAdapter[Any]:
 
 
 def read_receipt(folder: str | Path) -> dict[str, Any] | None:
-    """The receipt in a folder, finished or not; None if there is none.
+    """Return the receipt in a folder, finished or not; None if there is none.
 
     Raises:
-        ConfigError: it cannot be read, or it is not one.
+        ConfigError: the file cannot be read or is not a receipt.
     """
     path = Path(folder) / RECEIPT
     try:
@@ -88,17 +88,17 @@ def read_receipt(folder: str | Path) -> dict[str, Any] | None:
 
 
 def finished_receipt(folder: str | Path) -> dict[str, Any]:
-    """The receipt of a finished stage.
+    """Return the receipt of a finished stage.
 
     Raises:
-        ConfigError: there is none, it cannot be read, or its stage is not finished.
+        ConfigError: there is no receipt, it cannot be read, or its stage is not finished.
     """
     receipt = read_receipt(folder)
     if receipt is None:
-        raise ConfigError(f"{folder}: no {RECEIPT}, so not the folder of a stage")
+        raise ConfigError(f"{folder}: contains no {RECEIPT}, so it is not a stage folder")
     if not receipt.get("finished"):
         raise ConfigError(
-            f"{folder}: the stage '{receipt.get('stage')}' is not finished; run it again to go on"
+            f"{folder}: the stage '{receipt.get('stage')}' is not finished; run it again to resume"
         )
     if lacking := [key for key in _FINISHED if key not in receipt]:
         raise ConfigError(f"{folder}/{RECEIPT}: not a stage's receipt (no '{lacking[0]}'); {_AGAIN}")
@@ -106,7 +106,7 @@ def finished_receipt(folder: str | Path) -> dict[str, Any]:
 
 
 def made_by(receipt: Mapping[str, Any]) -> str:
-    """By what the receipts of later stages call the output of this one."""
+    """Return the name by which receipts of later stages refer to the output of this stage."""
     return f"{receipt['fingerprint']}/{receipt['output']}"
 
 
@@ -114,7 +114,7 @@ def made_by(receipt: Mapping[str, Any]) -> str:
 
 
 def file_record(path: Path, **more: int) -> FileRecord:
-    """The size and the hash of a file, as a receipt notes them."""
+    """Return the size and the hash of a file, in the form in which a receipt records them."""
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": _sha256(file), **more}  # type: ignore[typeddict-item]
 
@@ -130,38 +130,39 @@ def add_file(folder: Path, name: str) -> None:
 
 
 def check_file(folder: Path, name: str) -> None:
-    """Check that a file is the one that the receipt beside it has the hash of, if there is one.
+    """Check a file against its hash in the receipt of its folder, if there is one.
 
     Raises:
-        ConfigError: it is not, or the receipt cannot be read.
+        ConfigError: the file differs, or the receipt cannot be read.
     """
     record = ((read_receipt(folder) or {}).get("files") or {}).get(name)
     if record is not None and file_record(folder / name)["sha256"] != record.get("sha256"):
-        raise damaged(folder, f"{name} holds other bytes")
+        raise damaged(folder, f"{name} has different content")
 
 
 def _sha256(file: BinaryIO) -> str:
-    # The fastest hash of the standard library on processors that compute it: 1.2 GB a second and more
+    # The fastest hash in the standard library on processors with instructions for it: at least 1.2 GB per
+    # second.
     return hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
 
 
 def holds_rows(folder: Path, receipt: Mapping[str, Any]) -> bool:
-    """Whether a finished stage made rows, not a model."""
+    """Return whether a finished stage produced rows rather than a model."""
     if "files" not in receipt:
         return (folder / "data").is_dir() or not any(folder.glob("*.safetensors"))
     return any(name.startswith("data/") for name in receipt["files"])
 
 
 def damage(folder: Path, receipt: Mapping[str, Any], part: Part) -> str | None:
-    """What has become of the rows of a finished stage by the names, sizes and rows of their files, or None.
+    """Return how the row files of a finished stage differ from its receipt in names, sizes or rows; or None.
 
-    Nothing but the ends of the files is read. A receipt that was written before files were noted has the
-    number of rows alone.
+    Only the ends of the files are read. A receipt written before files were recorded has only the number of
+    rows.
 
     Args:
-        folder: of the stage.
-        receipt: as it stands there.
-        part: the rows that it kept (`data`), or those that it did not (`dropped`).
+        folder: the stage's folder.
+        receipt: the receipt found there.
+        part: the kept rows (`data`) or the dropped rows (`dropped`).
     """
     there = {f"{part}/{path.name}": path for path in sorted((folder / part).glob("*.parquet"))}
     counted = receipt.get("kept") if part == "data" else sum((receipt.get("dropped") or {}).values())
@@ -169,20 +170,22 @@ def damage(folder: Path, receipt: Mapping[str, Any], part: Part) -> str | None:
     if noted or (there and "files" in receipt):
         return next(_differing(there, noted), None)
     if part == "data" and not there:
-        return "data/*.parquet is not there"
+        return "data/*.parquet is missing"
     found = sum(_rows(path) for path in there.values())
-    return None if counted in (None, found) else f"{part}/ holds {found} rows, and its receipt says {counted}"
+    return (
+        None if counted in (None, found) else f"{part}/ contains {found} rows, but the receipt says {counted}"
+    )
 
 
 def _differing(there: Mapping[str, Path], noted: Mapping[str, FileRecord]) -> Iterator[str]:
     for name in sorted(noted.keys() - there.keys()):
         rows = f" with {noted[name]['rows']} rows" if "rows" in noted[name] else ""
-        yield f"{name}{rows} is not there"
+        yield f"{name}{rows} is missing"
     for name in sorted(there.keys() - noted.keys()):
-        yield f"{name} was not written by it"
+        yield f"{name} was not written by the stage"
     for name, of in noted.items():
         if (size := there[name].stat().st_size) != of["bytes"]:
-            yield f"{name} has {size} bytes, and had {of['bytes']}"
+            yield f"{name} has {size} bytes instead of {of['bytes']}"
 
 
 def _rows(path: Path) -> int:
@@ -196,13 +199,15 @@ def _rows(path: Path) -> int:
 
 
 def row_files(folder: Path, receipt: Mapping[str, Any], part: Part) -> list[tuple[Path, str | None]]:
-    """The files of a finished stage's rows, each with the hash that it has to have (None: not noted).
+    """Return the row files of a finished stage, each with its expected hash (None: not recorded).
 
     Raises:
-        ConfigError: they are not those that the stage has written.
+        ConfigError: the files are not the ones that the stage wrote.
     """
     if not holds_rows(folder, receipt):
-        raise ConfigError(f"{folder}: the stage '{receipt['stage']}' made a model: there are no rows to read")
+        raise ConfigError(
+            f"{folder}: the stage '{receipt['stage']}' produced a model: there are no rows to read"
+        )
     if (what := damage(folder, receipt, part)) is not None:
         raise damaged(folder, what)
     noted = receipt.get("files", {})
@@ -213,19 +218,19 @@ def row_files(folder: Path, receipt: Mapping[str, Any], part: Part) -> list[tupl
 
 
 def damaged(folder: Path, what: str) -> ConfigError:
-    """The error that says so, and what to do."""
+    """Return the error for a changed file, with the remedy."""
     return ConfigError(
-        f"{folder}: it is not as its stage left it: {what}; restore it from a copy, or run that stage again "
-        "with --fresh"
+        f"{folder}: changed since its stage finished: {what}; restore it from a copy, or "
+        "run that stage again with --fresh"
     )
 
 
 def check_bytes(path: Path, file: BinaryIO, sha256: str) -> None:
-    """Check that an open file of a stage holds what the stage wrote, and go back to its start.
+    """Check that an open file has the content that its stage wrote, and rewind it.
 
     Raises:
-        ConfigError: it does not.
+        ConfigError: the content differs.
     """
     if _sha256(file) != sha256:
-        raise damaged(path.parent.parent, f"{path.parent.name}/{path.name} holds other bytes")
+        raise damaged(path.parent.parent, f"{path.parent.name}/{path.name} has different content")
     file.seek(0)

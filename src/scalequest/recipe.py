@@ -1,14 +1,14 @@
-"""What a recipe is, in one value, and how its script runs.
+"""A recipe: one value that describes a script, and the code that runs it.
 
-Each script of `recipes/` and `eval/` that reads settings ends in
+Each script in `recipes/` and `eval/` that reads settings ends in
 
     RECIPE = Recipe("sft", version=1, kind="training", configs=types, main=main)
 
     if __name__ == "__main__":
         sys.exit(run_recipe(RECIPE, __doc__))
 
-Whoever has to know something about a stage without running it (the look ahead, the Slurm launcher, tables,
-benches, tests) asks `load_recipe` for this value.
+Code that needs to know about a stage without running it (the pipeline's look-ahead, the Slurm launcher,
+tables, benchmarks, tests) gets this value from `load_recipe`.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from scalequest.stage.folder import Asked, asking
 from scalequest.stage.launch import on_ray, worker
 from scalequest.stage.script import run_script
 
-# data: workers share the blocks of a folder; training: the processes train one model together;
-# evaluation: one process per model; tool: reads settings, and leaves no stage folder.
+# data: workers share the blocks of a folder; training: the processes train one model together; evaluation:
+# one process per model; tool: reads settings and leaves no stage folder.
 Kind = Literal["data", "training", "evaluation", "tool"]
 
 
@@ -36,13 +36,13 @@ class Recipe:
     """A stage or a tool.
 
     Attributes:
-        name: as receipts and logs have it.
-        version: raised by hand when the same settings give other rows or weights; part of the fingerprint.
-        kind: how its processes work together.
-        configs: gives the dataclasses whose fields are its settings; called late, since some need torch.
-        main: its work. It takes one value of each of `configs`; that of a data stage also takes
-            this worker's number and the number of workers.
-        words: what turns the words of the command line into settings, if they are not settings already.
+        name: the name in receipts and logs.
+        version: increased by hand when the same settings give other rows or weights; part of the fingerprint.
+        kind: how the processes work together.
+        configs: returns the dataclasses whose fields are the settings; called late, because some need torch.
+        main: does the work. It takes one value of each of `configs`; for a data stage, also this worker's
+            number and the number of workers.
+        words: turns the words of the command line into settings, if they are not settings already.
     """
 
     name: str
@@ -53,17 +53,17 @@ class Recipe:
     words: Callable[[Sequence[str]], Sequence[str]] = list
 
     def __call__(self, *values: Any) -> None:
-        """Do the work of this process with these settings; a data stage may start workers on Ray instead."""
+        """Do this process's share of the work; a data stage may start workers on Ray instead."""
         if self.kind == "data":
             _as_worker(self, *values)
         else:
             self.main(*values)
 
     def fingerprint(self, *values: Any) -> str | None:
-        """The fingerprint that a stage would have now with these settings; None if it opens no folder.
+        """Return the fingerprint that a stage would have with these settings; None if it opens no folder.
 
-        Nothing is written: a tool, and a training stage that is only to tokenise, open none and are not run.
-        What keeps the stage from opening its folder is raised as its `main` raises it.
+        Nothing is written. Tools, and training stages that only tokenise, open no folder and are not run. An
+        error that would keep the stage from opening its folder is raised in the same way as by `main`.
         """
         if self.kind == "tool" or (self.kind == "training" and values[0].prepare_only):
             return None
@@ -76,12 +76,12 @@ class Recipe:
         return None
 
     def parse(self, words: Sequence[str], description: str = "") -> Any:
-        """Read a command line: one value of each of `configs`."""
+        """Parse a command line into one value of each of `configs`."""
         return parse(*self.configs(), argv=list(self.words(words)), description=description)
 
 
 def _as_worker(recipe: Recipe, run: RunOptions, config: Any) -> None:
-    """Take this process's place before anything is imported that looks at devices."""
+    """Set this process's rank and devices before anything is imported that looks at devices."""
     if on_ray(getattr(config, "launch", "local")):
         from scalequest.stage.ray_launch import spread
 
@@ -92,12 +92,12 @@ def _as_worker(recipe: Recipe, run: RunOptions, config: Any) -> None:
 
 
 def run_recipe(recipe: Recipe, description: str | None) -> int:
-    """Run a recipe's script with the command line of this process; returns the exit status."""
+    """Run a recipe's script with the command line of this process; return the exit status."""
     return run_with(recipe, *recipe.parse(sys.argv[1:], description or ""))
 
 
 def run_with(recipe: Recipe, *values: Any) -> int:
-    """Run a recipe with these settings: exit status 2 for a mistake of the user's, 75 for a stop."""
+    """Run a recipe with these settings; return 2 after a user's mistake and 75 after a requested stop."""
     if recipe.kind == "training":  # a scheduler may stop it before there is anything to save
         from scalequest.training.safety import leave_when_told
 
@@ -106,10 +106,10 @@ def run_with(recipe: Recipe, *values: Any) -> int:
 
 
 def load_recipe(script: str | Path) -> Recipe | None:
-    """The recipe of a script, which is imported and not run; None if it defines none.
+    """Return the recipe of a script, which is imported but not run; None if it defines none.
 
     Raises:
-        ConfigError: there is no such file.
+        ConfigError: the file does not exist.
     """
     if not Path(script).is_file():
         raise ConfigError(f"{script}: no such file")
@@ -121,7 +121,7 @@ def load_recipe(script: str | Path) -> Recipe | None:
         for name in line.targets
         if isinstance(name, ast.Name)
     }
-    if "RECIPE" not in names:  # importing a script of another kind could run it
+    if "RECIPE" not in names:  # importing a script without one could run it
         return None
     found = runpy.run_path(str(script), run_name="recipe")["RECIPE"]
     return found if isinstance(found, Recipe) else None

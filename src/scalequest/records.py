@@ -1,4 +1,4 @@
-"""Rows: where they are read from, what they must hold, and what identifies their source."""
+"""Read rows, check their columns, and fingerprint their sources."""
 
 from __future__ import annotations
 
@@ -50,32 +50,33 @@ _NOT_THE_MODEL = {
 }
 _MEBIBYTE = 1 << 20
 SAME_ID = "; generate one of the sources with another `seed` or `id_prefix`, or leave one out"
-_AT_ONCE = 1_000  # rows whose types are looked at together
-_BATCH = 1_024  # rows of a parquet file that are in memory together
+_AT_ONCE = 1_000  # rows whose types are checked together
+_BATCH = 1_024  # rows of a parquet file that are in memory at a time
 
 
 def read_rows(
     source: str | Path, *, columns: Mapping[str, str] | None = None, limit: int | None = None
 ) -> list[Row]:
-    """Read rows, in order.
+    """Read rows in order.
 
-    Dates, times and exact decimals of parquet files and the hub come as text, as JSON files hold them.
+    Dates, times and exact decimals of parquet files and hub data sets become text, as they are in JSON files.
 
     Args:
         source: the folder of a finished stage; a .jsonl, .jsonl.gz, .json (a list) or .parquet file; or
             `hub:owner/name[/config][@revision][:split]` (split `train` unless given). `$NAME` is expanded.
-            `[:600]` behind any of them takes its first 600 rows, and fewer are an error.
-        columns: our names to theirs, e.g. `{"question": "problem"}`; others keep their names.
-        limit: only the first so many.
+            `[:600]` after any of them selects its first 600 rows; it is an error if there are fewer.
+        columns: mapping from our names to theirs, e.g. `{"question": "problem"}`; other columns keep their
+            names.
+        limit: read only this many rows.
 
     Raises:
-        ConfigError: naming the source, and the line or row where one is broken.
+        ConfigError: names the source, and the line or row of the error.
     """
     whole, first = _first_rows(source)
     rows = list(islice(islice(_rows(whole), first), limit))
     if first is not None and limit is None and len(rows) < first:
         raise ConfigError(
-            f"{source}: asks for {first} rows, and there are {len(rows)}: take that many or fewer"
+            f"{source}: {first} rows requested, but there are only {len(rows)}: request that many or fewer"
         )
     if not columns:
         return rows
@@ -101,15 +102,15 @@ def quota(asked: int, there: int, what: str, *, limit: int | None = None) -> int
 
 
 def whole_source(source: str | Path) -> str:
-    """A source without the number of rows that is taken of it."""
+    """Return a source without the suffix that limits its rows."""
     return str(_first_rows(source)[0])
 
 
 def read_dropped(folder: str | Path) -> list[Row]:
-    """The rows that a finished stage dropped, each with its `reason`; none where `folder` is no stage's.
+    """Return the rows that a finished stage dropped, with each `reason`; none if `folder` is no stage folder.
 
     Raises:
-        ConfigError: the files are not those that the stage has written.
+        ConfigError: the files are not the ones that the stage wrote.
     """
     path = _local(folder)
     if not (path / RECEIPT).exists():
@@ -118,7 +119,7 @@ def read_dropped(folder: str | Path) -> list[Row]:
 
 
 def written_rows(folder: Path) -> Iterator[Row]:
-    """The rows of one of a stage's folders of parquet files, whose receipt does not say yet what they are."""
+    """Read the rows of one parquet folder of a stage whose receipt is not finished yet."""
     return (row for file in sorted(folder.glob("*.parquet")) for row in _parquet_rows(file))
 
 
@@ -159,10 +160,10 @@ def expand(source: str | Path) -> Path:
 
 
 def _local(source: str | Path) -> Path:
-    """Expand a path, and see that the file system can look for it.
+    """Expand a path and check that the file system accepts it.
 
     Raises:
-        ConfigError: it cannot, e.g. since the name is too long.
+        ConfigError: it does not, e.g. because the name is too long.
     """
     path = expand(source)
     try:
@@ -177,16 +178,16 @@ def _open(path: Path) -> BinaryIO:
 
 
 def _stage_rows(folder: Path, part: Part) -> Iterator[Row]:
-    """The rows of a finished stage; the bytes of each file are checked when its first row is read."""
+    """Read the rows of a finished stage; each file's content is checked when its first row is read."""
     files = row_files(folder, finished_receipt(folder), part)
     return (row for file, sha256 in files for row in _parquet_rows(file, sha256))
 
 
 def check_rows(folder: str | Path) -> None:
-    """Check that the rows of a finished stage are those that it wrote, without reading them as rows.
+    """Check that a finished stage's row files are unchanged, without parsing the rows.
 
     Raises:
-        ConfigError: they are not.
+        ConfigError: a file has changed.
     """
     path = expand(folder)
     for file, sha256 in row_files(path, finished_receipt(path), "data"):
@@ -204,7 +205,7 @@ def _json_lines(path: Path) -> Iterator[Row]:
                     where = f"{path}: line {number}"
                     yield _object(*parse_text(line, where), where)
     except ConfigError as error:
-        raise ConfigError(f"{error}; mend that line or leave it out") from None
+        raise ConfigError(f"{error}; fix or remove that line") from None
     except (EOFError, OSError, zlib.error) as error:
         raise ConfigError(f"{path}: unreadable after line {number}: {error}") from None
 
@@ -223,7 +224,9 @@ def _json_list(path: Path) -> Iterator[Row]:
     except (EOFError, OSError, zlib.error) as error:
         raise ConfigError(f"{path}: unreadable: {error}") from None
     if not isinstance(rows, list):
-        raise ConfigError(f"{path}: expected a list of objects, got {type(rows).__name__} (is it .jsonl?)")
+        raise ConfigError(
+            f"{path}: expected a list of objects, got {type(rows).__name__} (is the file JSON lines?)"
+        )
     return (_object(row, escapes, f"{path}: row {index}") for index, row in enumerate(rows, 1))
 
 
@@ -238,7 +241,7 @@ def _parquet_rows(path: Path, sha256: str | None = None) -> Iterator[Row]:
             with pq.ParquetFile(opened) as file:
                 names, read = file.schema_arrow.names, 0
                 if twice := [name for name in names if names.count(name) > 1]:
-                    raise ConfigError(f"{path}: two columns have the name '{twice[0]}'; give one another")
+                    raise ConfigError(f"{path}: duplicate column name '{twice[0]}'; rename one")
                 for batch in file.iter_batches(batch_size=_BATCH):
                     yield from _as_rows(batch.to_pylist, batch, f"{path}: row ", read)
                     read += len(batch)
@@ -247,10 +250,11 @@ def _parquet_rows(path: Path, sha256: str | None = None) -> Iterator[Row]:
 
 
 def _as_rows(whole: Callable[[], list[Row]], batch: Any, where: str, before: int) -> Iterable[Row]:
-    """The rows of a batch, of values that JSON can hold, or can hold as text.
+    """Yield the rows of a batch, with values that JSON can represent directly or as text.
 
     Raises:
-        ConfigError: naming the first row and column that hold what Python cannot, e.g. text that is no UTF-8.
+        ConfigError: names the first row and column with a value that cannot be represented, e.g. text that is
+            not UTF-8.
     """
     try:
         rows = whole()
@@ -261,15 +265,15 @@ def _as_rows(whole: Callable[[], list[Row]], batch: Any, where: str, before: int
                     cell.as_py()
                 except (ValueError, OverflowError, RecursionError) as error:
                     raise ConfigError(
-                        f"{where}{number}: column '{name}' cannot be read: {error}; mend that value or leave "
-                        "the row out"
+                        f"{where}{number}: column '{name}' cannot be read: {error}; fix that value or "
+                        "remove the row"
                     ) from None
         raise
     return rows if _is_plain(batch.schema.types) else map(_plain, rows)
 
 
 def _is_plain(kinds: Sequence[Any], levels: int = DEEPEST) -> bool:
-    """Whether columns of these types hold what JSON can, and not too deep for parquet."""
+    """Return whether columns of these types hold JSON values, nested no deeper than parquet allows."""
     import pyarrow as pa
 
     of = pa.types
@@ -283,7 +287,7 @@ def _is_plain(kinds: Sequence[Any], levels: int = DEEPEST) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """A value with dates, times and exact decimals as text, as JSON holds them."""
+    """Return a value with dates, times and exact decimals as text, as JSON has them."""
     if isinstance(value, dict):
         return {key: _plain(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
@@ -304,7 +308,7 @@ def _hub_rows(source: str) -> Iterator[Row]:
     match = _hub(source)
     from datasets import load_dataset
 
-    # Without the scheme, a folder of this name would be read in its place.
+    # Without the scheme, a local folder of this name would be read instead.
     name, split = f"hf://datasets/{match['name']}", match["split"] or "train"
     number = 0
     try:
@@ -312,7 +316,7 @@ def _hub_rows(source: str) -> Iterator[Row]:
         for row in rows:
             yield _plain(dict(row))
             number += 1
-    except Exception as error:  # the hub's client raises a dozen kinds
+    except Exception as error:  # the hub's client raises many types of exceptions
         after = f" after row {number}" if number else ""
         why = f"{type(error).__name__}: {error}"
         raise ConfigError(f"{source}: cannot be loaded{after}: {why}") from None
@@ -325,20 +329,21 @@ def read_inputs(
     limit: int | None = None,
     without: Collection[str] | None = None,
 ) -> list[Row]:
-    """Read several sources one after the other as the input of a data stage.
+    """Read several sources, one after the other, as the input of a data stage.
 
     Args:
-        sources: what `read_rows` takes.
-        keys: columns that every row must have; `id` is made from source and row number where a row has none.
-        columns: our names to theirs; a row without theirs must have ours, so that GSM8K's `question` and
-            MATH's `problem` can be read in one run.
-        limit: only the first so many, over all sources.
-        without: columns that are not kept, where all others go on into the stage's data. There each has one
-            type, which is checked here: else it would be found after days, in a stage that cannot finish.
+        sources: sources accepted by `read_rows`.
+        keys: columns that every row must have; a missing `id` is derived from the source and the row number.
+        columns: mapping from our names to theirs; a row without their name must have ours, so that GSM8K's
+            `question` and MATH's `problem` can be read in one run.
+        limit: read only this many rows, over all sources.
+        without: columns that are dropped; all others are passed on to the stage's data. A passed-on column
+            must have a single type, which is checked here, because otherwise a stage would only fail at its
+            end, after days.
 
     Raises:
-        ConfigError: a row lacks a column, a question is no text, two rows have one id, or a column that goes
-            on has two types.
+        ConfigError: a row lacks a column, a question is not a string, two rows have the same id, or a column
+            that is passed on has two types.
     """
     rows: list[Row] = []
     seen: set[str] = set()
@@ -355,11 +360,9 @@ def read_inputs(
                     f"{source}: row {index + 1}: 'question' must be a string, got {row['question']!r}"
                 )
             row = {"id": f"{name}-{index:08d}", **row}
-            row["id"] = str(row["id"])  # numbers in one source and names in another are one column
+            row["id"] = str(row["id"])  # numeric ids of one source share a column with names of another
             if row["id"] in seen:
-                raise ConfigError(
-                    f"{source}: row {index + 1}: another row has the id '{row['id']}' too{SAME_ID}"
-                )
+                raise ConfigError(f"{source}: row {index + 1}: duplicate id '{row['id']}'{SAME_ID}")
             seen.add(row["id"])
             for column in without or ():
                 row.pop(column, None)
@@ -373,17 +376,18 @@ def read_inputs(
 
 
 class ColumnTypes:
-    """The type of each column over all rows seen, in order of first appearance."""
+    """The type of each column over all rows seen so far, in order of first appearance."""
 
     def __init__(self) -> None:
-        """Have seen none."""
+        """Start without any rows."""
         self.types: dict[str, Any] = {}
 
     def add(self, rows: Sequence[Row], source: str | Path) -> None:
-        """Look at rows.
+        """Add rows.
 
         Raises:
-            ConfigError: a column holds values of two types, or of one that JSON and parquet cannot both hold.
+            ConfigError: a column has values of two types, or of a type that JSON and parquet cannot both
+                store.
         """
         import pyarrow as pa
 
@@ -396,32 +400,32 @@ class ColumnTypes:
                 self.types[name] = pa.unify_schemas(both, promote_options="permissive").field(name).type
             except (pa.ArrowException, OverflowError, UnicodeError) as error:
                 raise ConfigError(
-                    f"{source}: column '{name}' holds values of two types, or of no known type: {error}"
+                    f"{source}: column '{name}' mixes types or has an unsupported type: {error}"
                 ) from None
             if not _is_plain([seen]):
                 raise ConfigError(
-                    f"{source}: column '{name}' is of type {str(seen)[:80]}, which rows cannot hold; write "
-                    "it as text, or leave it out"
+                    f"{source}: column '{name}' has type {str(seen)[:80]}, which rows do not support; "
+                    "convert it to text or remove it"
                 )
 
 
 def require(row: Mapping[str, Any], *keys: str, source: str | Path, index: int) -> None:
-    """Check that a row has these columns, none of them null.
+    """Check that a row has these columns and that none of them is null.
 
     Args:
         row: the row.
-        keys: the columns.
-        source: where it was read.
-        index: its number there, from 0.
+        keys: the required columns.
+        source: the source of the row.
+        index: its row number there, from 0.
 
     Raises:
-        ConfigError: naming source, row (from 1) and column.
+        ConfigError: names the source, the row (from 1) and the column.
     """
     for key in keys:
         if row.get(key) is None:
             found = ", ".join(name for name, value in row.items() if value is not None)
             raise ConfigError(
-                f"{source}: row {index + 1}: no '{key}' (it has {found}); name it with `columns`"
+                f"{source}: row {index + 1}: no '{key}' (it has {found}); map it with `columns`"
             )
 
 
@@ -429,11 +433,11 @@ def require(row: Mapping[str, Any], *keys: str, source: str | Path, index: int) 
 
 
 def source_fingerprint(source: str | Path) -> str:
-    """Identify what `read_rows` would read.
+    """Return a fingerprint of what `read_rows` would read.
 
-    A stage folder: its receipt's fingerprint and a digest of its data (an engine that promises no bit
-    equality may write other rows under the same settings); a file: sha256 of its bytes; the hub: name and
-    commit.
+    For a stage folder, it is the fingerprint in its receipt plus a digest of its data, because an engine
+    without bit equality may write other rows under the same settings. For a file, it is the sha256 of its
+    bytes; for the hub, the name and the commit.
     """
     whole, first = _first_rows(source)
     if first is not None:
@@ -453,10 +457,10 @@ def source_fingerprint(source: str | Path) -> str:
 
 
 def model_fingerprint(model: str | Path, revision: str | None = None) -> str:
-    """Identify a model: a folder by its receipt or else its files, anything else by hub id and commit.
+    """Return a fingerprint of a model: of a folder, by its receipt or its files; else, the hub id and commit.
 
     Raises:
-        ConfigError: there is no such folder, it holds no weights, or others than its stage has saved.
+        ConfigError: the folder does not exist, contains no weights, or was changed after its stage saved it.
     """
     check_model_name(model)
     path = expand(model)
@@ -472,10 +476,10 @@ def model_fingerprint(model: str | Path, revision: str | None = None) -> str:
 
 
 def hub_commit(name: str, revision: str | None, kind: Literal["model", "dataset"]) -> str:
-    """The commit that a revision (None: main) of a hub repository is: from the hub, or else its local copy.
+    """Return the commit of a hub repository's revision (None: main), from the hub or from its local copy.
 
-    A branch moves, and what is made of it afterwards is not the same. Where neither the hub nor a copy can be
-    asked it is the revision's own name, and the log says so.
+    A branch moves, and results made afterwards would differ. If neither the hub nor a local copy is
+    available, the name of the revision is returned, and a warning is logged.
     """
     revision = revision or "main"
     if re.fullmatch("[0-9a-f]{40}", revision):
@@ -485,21 +489,21 @@ def hub_commit(name: str, revision: str | None, kind: Literal["model", "dataset"
 
     try:
         found = HfApi().repo_info(name, revision=revision, repo_type=kind).sha
-    except Exception as error:  # the hub's client raises a dozen kinds
+    except Exception as error:  # the hub's client raises many types of exceptions
         copy = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type=kind)
         try:
             found = (copy / "refs" / revision).read_text().strip()
         except OSError:
-            log.warning("%s: which commit '%s' is cannot be told: %s", name, revision, type(error).__name__)
+            log.warning("%s: cannot determine the commit of '%s': %s", name, revision, type(error).__name__)
             found = None
     return found or revision
 
 
 def check_model_name(model: str | Path) -> None:
-    """Check that a name which can be no hub id is a folder.
+    """Check that a name that cannot be a hub id is an existing folder.
 
     Raises:
-        ConfigError: it is not there. `runs/typo` is a folder's name where there is a folder `runs`.
+        ConfigError: it does not exist. `runs/typo` counts as a folder name if there is a folder `runs`.
     """
     path, text = _local(model), str(model)
     slashes = text.count("/")
@@ -509,15 +513,15 @@ def check_model_name(model: str | Path) -> None:
 
 
 def model_label(model: str) -> str:
-    """What rows call a model: the last part of its path or hub id."""
+    """Return the name that rows use for a model: the last part of its path or hub id."""
     return model.rstrip("/").rpartition("/")[2]
 
 
 def digest_model(folder: Path) -> str:
-    """Hash a model folder: configs and tokenizer whole, of weights name, size, first and last MiB.
+    """Hash a model folder: configs and tokenizer completely, weights by name, size, first and last MiB.
 
     Raises:
-        ConfigError: there are no weights.
+        ConfigError: the folder contains no weights.
     """
     digest = hashlib.sha256()
     for name, record in model_files(folder).items():
@@ -526,7 +530,7 @@ def digest_model(folder: Path) -> str:
 
 
 def model_files(folder: Path) -> dict[str, FileRecord]:
-    """The files that make up a model, by name, each with its size and a hash.
+    """Return the files that make up a model, by name, with size and hash.
 
     Raises:
         ConfigError: there are no weights, or a file cannot be read.
@@ -535,7 +539,7 @@ def model_files(folder: Path) -> dict[str, FileRecord]:
         paths = [p for p in sorted(folder.iterdir()) if p.name not in _NOT_THE_MODEL and p.is_file()]
         found = {path.name: _weights(path) for path in paths if path.suffix in _WEIGHTS}
         if not found:
-            raise ConfigError(f"{folder}: no weights here (expected *.safetensors)")
+            raise ConfigError(f"{folder}: contains no weights (expected *.safetensors)")
         found |= {path.name: file_record(path) for path in paths if path.suffix in _SMALL}
     except OSError as error:
         raise ConfigError(f"{error.filename or folder}: {error.strerror or error}") from None
@@ -552,22 +556,22 @@ def _weights(path: Path) -> FileRecord:
 
 
 def _check_model(folder: Path, receipt: Mapping[str, Any]) -> None:
-    """Check that a model's files are those that its stage has saved; smaller files may have come beside them.
+    """Check that a model's files are the ones that its stage saved; small files may have been added.
 
     Raises:
-        ConfigError: they are not.
+        ConfigError: a file is missing or has changed.
     """
     noted, found = receipt["files"], model_files(folder)
     for name in sorted(noted.keys() | found.keys()):
         if name not in found:
-            raise damaged(folder, f"{name} is not there")
+            raise damaged(folder, f"{name} is missing")
         if name not in noted and Path(name).suffix in _WEIGHTS:
-            raise damaged(folder, f"{name} was not written by it")
+            raise damaged(folder, f"{name} was not written by the stage")
         if name in noted and noted[name] != found[name]:
-            raise damaged(folder, f"{name} holds other bytes")
+            raise damaged(folder, f"{name} has different content")
 
 
 def row_seed(run_seed: int, stage: str, *parts: int | str) -> int:
-    """Derive a seed in [0, 2**63) from what a row is, never from the worker that handles it (sha256)."""
+    """Derive a seed in [0, 2**63) from a row's identity (sha256), independent of the worker."""
     text = json.dumps([run_seed, stage, *parts])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

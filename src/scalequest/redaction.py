@@ -1,9 +1,9 @@
-"""Keep secrets out of whatever leaves the process: config files, receipts, cards, W&B, logs and errors.
+"""Remove secrets from everything that leaves the process: configs, receipts, cards, W&B, logs, errors.
 
-A value is taken for a secret by the name it stands under (`api_key`, `HF_TOKEN`, `password`) at any depth, by
-its own shape (`hf_...`, the user part of an address, a private key), or because a variable of the environment
-with such a name holds it. Names and shapes alone decide what a fingerprint sees, so that it depends on no
-machine, and a new key does not make a stage look changed.
+A value counts as a secret if its name says so (`api_key`, `HF_TOKEN`, `password`), at any depth; if its form
+says so (`hf_...`, the user part of a URL, a private key); or if an environment variable with such a name
+contains it. Fingerprints only consider names and forms, so they do not depend on the machine, and a new key
+does not make a stage look changed.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from urllib.parse import unquote
 SECRET = "<secret>"
 
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
-# Names with one of these are secret whatever they hold, numbers too.
+# Names that contain one of these are secret whatever their value, numbers included.
 _ALWAYS = re.compile(
     r"\w*passwords?|\w*passwd|passphrases?|pwd|secrets?|credentials?|authorization|cookies?|jwt|bearer"
     r"|api_?keys?|\w*(?:api|access|secret|private|auth)keys?"
 )
-# Names that end in one of these are secret if they hold text.
+# Names that end in one of these are secret if their value is text.
 _TEXT = re.compile(r"key|\w*token|auth|signature|sig|pass|pat")
-# Which token of a tokenizer's vocabulary it is: no credential.
+# Names for a token of a tokenizer's vocabulary, which is not a credential.
 _ROLES = re.compile(
     r"(?:bos|eos|unk|sep|pad|cls|mask|stop|start|begin|end|eot|eom|special|image|audio|video|think|thinking"
     r"|positive|negative|yes|no|reward|step|next|first|last|max|min|num|per|text|turn|word)(?:token)?"
 )
-_HOLDERS = ("value", "string", "str", "header")  # a token's value is the token
+_HOLDERS = ("value", "string", "str", "header")  # a token's value is the secret
 _HASHES = re.compile(r"revision|commit|sha|hash|digest|fingerprint|version|checksum|inputs", re.IGNORECASE)
-_WANDB_KEY = re.compile(r"[0-9a-f]{40}")  # and a commit, which stands under a name that says so
+_WANDB_KEY = re.compile(r"[0-9a-f]{40}")  # commits look the same, but their names say so
 
 _SHAPES = re.compile(
     r"\b(?:hf|api_org|gh[pousr]|github_pat|gsk|r8|npm|dop_v1|wandb_v\d+|[sr]k_(?:live|test))_\w{12,}"
@@ -62,23 +62,23 @@ _NAMED = (
 
 
 def redacted(value: Any, *, environment: bool = True) -> Any:
-    """The same value with every secret in it replaced by `<secret>`: maps, lists and texts at any depth.
+    """Return the value with every secret replaced by `<secret>`, in mappings, lists and texts at any depth.
 
     Args:
-        value: settings, as JSON could hold them, or a text that may quote some.
-        environment: hide what secret variables of the environment hold, too; not for fingerprints.
+        value: settings in JSON form, or a text that may quote some.
+        environment: also hide the values of secret environment variables; not for fingerprints.
     """
     known = _of_environment() if environment else []
     return _redacted(value, "", lambda text: _hidden_in(text, known))
 
 
 def is_secret(name: str) -> bool:
-    """Whether what stands under this name may be a secret."""
+    """Return whether a value with this name may be a secret."""
     return _strength(name) > 0
 
 
 def _strength(name: str) -> int:
-    """0: no secret; 1: a secret if it is text; 2: whatever it is."""
+    """Return 0 if a value with this name is no secret, 1 if it is one when it is text, 2 if it always is."""
     words = [word.lower() for word in _WORDS.findall(unquote(name)) if not word.isdigit()]
     while words and words[-1] in _HOLDERS:
         words.pop()
@@ -115,7 +115,7 @@ def _redacted(value: Any, name: str, hide: Callable[[str], str]) -> Any:
 
 
 def _names_next(item: Any, length: int) -> str:
-    """What an item of a list says the next one is: the words of a command line, or a name and its value."""
+    """Return the name that a list item gives to the next: a command-line word or the name of a pair."""
     if not isinstance(item, str):
         return ""
     return item if item.startswith("--") or (length == 2 and len(_WORDS.findall(item)) > 1) else ""
@@ -127,7 +127,7 @@ def _under(key: Any, value: Any, name: str, hide: Callable[[str], str]) -> Any:
 
 
 def _covered(value: Any, strength: int) -> Any:
-    """What stands under a secret's name: every text in it is one, and of a password every number too."""
+    """Hide a value with a secret name: every text in it, and for passwords every number, too."""
     if isinstance(value, Mapping):
         return {key: _covered(item, strength) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -153,7 +153,7 @@ def _hidden_in(text: str, known: list[str]) -> str:
 def _named(match: re.Match[str]) -> str:
     name, value = match["name"], match["value"]
     strength = _strength(name.rpartition(".")[2])
-    bare = name == "key" and match["is"].isspace()  # "--key value" is how help speaks of any setting
+    bare = name == "key" and match["is"].isspace()  # "--key value" is how help texts refer to any setting
     number = re.fullmatch(r"[-+.\d]+", value) is not None
     plain = value.strip("\\\"'") in ("", "null", "None", "true", "false", SECRET)
     if not strength or bare or plain or (number and strength == 1):
@@ -165,7 +165,7 @@ def _named(match: re.Match[str]) -> str:
 
 
 def _of_environment() -> list[str]:
-    """What variables with a secret's name hold, longest first; a short word or a path is no secret."""
+    """Return the values of secret environment variables, longest first; no short words or paths."""
     values = {value.strip() for name, value in os.environ.items() if is_secret(name)}
     opaque = re.compile(r"(?=\D*\d)[^\s/]{12,}")
     return sorted(filter(opaque.fullmatch, values), key=len, reverse=True)

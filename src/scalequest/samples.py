@@ -1,6 +1,6 @@
-"""Several solutions sampled for one question: how they are requested, and which columns they become.
+"""Sample several solutions per question: build the requests and the resulting columns.
 
-Filtering measures a solver's agreement with itself by them, and solving keeps them (paper, section 1.5).
+The filters measure a solver's agreement with itself from them, and solving keeps them (paper, section 1.5).
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ SAMPLE_COLUMNS = ("responses", "answers", "finish_reasons", "tokens")
 def sample_requests(
     row: Row, numbers: Iterable[int], run_seed: int, stage: str, sampling: Sampling, chat: BoundFormat
 ) -> list[Request]:
-    """Requests for the samples of one question with these numbers, each with its own seed (none if greedy).
+    """Return requests for samples of one question by number, each with its own seed (none if greedy).
 
     Raises:
-        FormatError: the chat format cannot hold the question.
+        FormatError: the chat format cannot represent the question.
     """
     ids = chat.solve_prompt_ids(row["question"])
 
@@ -34,10 +34,10 @@ def sample_requests(
 def read_answers(
     responses: Sequence[str], finish_reasons: Sequence[str], *, phrase: bool = False
 ) -> list[str | None]:
-    """The answer of each response, or None.
+    """Return the answer of each response, or None.
 
-    A truncated response has no answer: what is read from half a solution is an intermediate result. With
-    `phrase` neither has one whose answer would be no more than its last number (paper, section 2.5).
+    A truncated response has no answer, because what half a solution contains is an intermediate result. With
+    `phrase`, a response whose answer would only be its last number has none either (paper, section 2.5).
     """
     answers: list[str | None] = []
     for response, reason in zip(responses, finish_reasons, strict=True):
@@ -47,9 +47,9 @@ def read_answers(
 
 
 def sampled(completions: Sequence[Completion], chat: BoundFormat, *, phrase: bool = False) -> Row:
-    """Columns of one question's samples: responses, answers, finish reasons, tokens, agreement.
+    """Return the columns of one question's samples: responses, answers, finish reasons, tokens, agreement.
 
-    `agreement` is the share of all samples, those without an answer included, that give the most frequent
+    `agreement` is the share of all samples, including those without an answer, that give the most frequent
     answer.
     """
     responses = [chat.decode(completion.ids) for completion in completions]

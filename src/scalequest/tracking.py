@@ -1,4 +1,4 @@
-"""What a stage reports while it runs: to W&B if it is there, and always to `metrics.jsonl` in its folder."""
+"""Report a stage's metrics while it runs: to W&B if available, and always to `metrics.jsonl`."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ from scalequest.redaction import redacted
 
 MIRROR = "metrics.jsonl"
 _ID_FILE = "wandb/run_id"
-# Small files that are worth uploading with an artifact; data and weights are referred to, not copied.
+# Small files that are uploaded with an artifact; data and weights are referenced, not copied.
 _CARRIED = ("receipt.json", "config.yaml", "README.md")
 
 
 class Tracker:
-    """One stage's run.
+    """The tracker of one stage's run.
 
-    Every call appends one JSON line to the mirror first and flushes it, so that a killed stage leaves
-    all that it reported. W&B is imported here and nowhere else; whatever it raises becomes one warning, and
-    the stage goes on with the mirror. A restarted stage goes on with the same mirror and W&B run id.
+    Every call first appends one JSON line to the mirror file and flushes it, so a killed stage leaves
+    everything that it reported. W&B is only imported here; any exception that it raises becomes one warning,
+    and the stage continues with the mirror alone. A restarted stage continues the same mirror and the same
+    W&B run id.
     """
 
     def __init__(self, output_dir: Path | None, fingerprint: str, upstream: Mapping[str, str]) -> None:
@@ -64,18 +65,19 @@ class Tracker:
         """Open the mirror and, unless `mode` is "none", a W&B run.
 
         The W&B project is `WANDB_PROJECT` or "scalequest", the group is the pipeline (`group`, else
-        `WANDB_RUN_GROUP`), the job type is the stage. Without a key the run is offline; `wandb sync` sends it
-        later.
+        `WANDB_RUN_GROUP`), and the job type is the stage. Without an API key the run is offline; `wandb sync`
+        uploads it later.
 
         Args:
             stage: the stage's name.
-            output_dir: the stage's folder; the mirror and W&B's own files go into it.
+            output_dir: the stage's folder, which receives the mirror and W&B's own files.
             config: the resolved config.
             group: name of the pipeline run.
-            mode: "none" keeps the mirror only.
-            fingerprint: of this stage.
-            upstream: fingerprint of every input, by what the config calls it.
-            worker: only worker 0 reports; the others get a tracker that does nothing.
+            mode: "none" writes only the mirror.
+            fingerprint: the fingerprint of this stage.
+            upstream: the fingerprint of every input, by its name in the config.
+            worker: the worker's number; only worker 0 reports, and the others get a tracker that does
+                nothing.
         """
         if worker:
             return cls(None, fingerprint, {})
@@ -89,13 +91,13 @@ class Tracker:
                 settings = redacted({**config, "fingerprint": fingerprint})
                 run_id = _run_id(folder, tracker._goes_on)
                 tracker._run = _open_run(stage, folder, run_id, settings, group, tracker._upstream)
-            except Exception as error:  # tracking must not cost a run
+            except Exception as error:  # tracking must never stop a run
                 _warn(error)
         tracker._write({"event": "start", "stage": stage, "group": group, "fingerprint": fingerprint})
         return tracker
 
     def log(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Report numbers. `step` defaults to one more than the last, also across a restart."""
+        """Report numbers. `step` defaults to one more than the last step, also after a restart."""
         step = self._next_step if step is None else step
         self._next_step = step + 1
         record = {"step": step, **metrics}
@@ -103,7 +105,7 @@ class Tracker:
         self._send(lambda run: run.log(record))
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Report sample rows, e.g. twenty questions; a column for every key, in order of appearance."""
+        """Report sample rows, e.g. twenty questions, with a column for every key in order of appearance."""
         self._write({"event": "table", "name": name, "rows": [dict(row) for row in rows]})
 
         def send(run: Any) -> None:
@@ -120,14 +122,14 @@ class Tracker:
     ) -> None:
         """Report an output folder or file.
 
-        The W&B artifact is named by the stage's fingerprint, so that a later stage can name it as its input.
-        It holds the receipt, config and card, and refers to the rest in its place: weights are not copied.
+        The W&B artifact is named by the stage's fingerprint, so a later stage can refer to it as its input.
+        It contains the receipt, the config and the card, and references the other files without copying them.
 
         Args:
-            name: what the thing is, e.g. "questions".
+            name: the kind of content, e.g. "questions".
             kind: "dataset", "model" or "result".
             path: the stage's folder, or one file.
-            metadata: anything worth finding it by.
+            metadata: values by which to find the artifact.
         """
         details = {**redacted(metadata or {}), "fingerprint": self._fingerprint, "upstream": self._upstream}
         self._write({"event": "artifact", "name": name, "kind": kind, "metadata": details})
@@ -183,7 +185,7 @@ class Tracker:
 
 
 def _run_id(folder: Path, goes_on: bool) -> str:
-    """The id of the run that the mirror belongs to, or a new one if there was no mirror."""
+    """Return the run id of the mirror, or a new one if there was no mirror."""
     file = folder / _ID_FILE
     if goes_on and file.is_file() and (known := file.read_text().strip()):
         return known
@@ -216,14 +218,14 @@ def _open_run(
         "settings": wandb.Settings(console="off", quiet=True, silent=True, init_timeout=30),
     }
     run, mode = _init(settings)
-    # Our own step axis: W&B's must only grow, and a resumed stage may report a step again.
+    # Our own step axis, because W&B's must increase, while a resumed stage may report a step again.
     run.define_metric("*", step_metric="step")
     if mode == "online":
         for label, fingerprint in upstream.items():
             try:
                 run.use_artifact(f"{_artifact_name(fingerprint)}:latest")
-            except Exception:  # an input that no tracked stage made; the run's config has its fingerprint
-                print(f"W&B knows no artifact for {label}")
+            except Exception:  # an input made by an untracked stage; the run's config has its fingerprint
+                print(f"W&B has no artifact for {label}")
     return run
 
 
@@ -246,7 +248,7 @@ def _init(settings: Mapping[str, Any]) -> tuple[Any, str]:
 
 @contextmanager
 def _words_without_secrets() -> Iterator[None]:
-    """Let W&B read, and send, the command line without its secrets."""
+    """Let W&B read and upload the command line without its secrets."""
     words, sys.argv = sys.argv, redacted(sys.argv)
     try:
         yield
@@ -255,7 +257,7 @@ def _words_without_secrets() -> Iterator[None]:
 
 
 def _has_key() -> bool:
-    """Whether W&B would find an API key without asking: in the environment or in a netrc file."""
+    """Return whether W&B would find an API key without asking, in the environment or in a netrc file."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     host = urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname
@@ -271,7 +273,7 @@ def _artifact_name(fingerprint: str) -> str:
 
 
 def _repair(path: Path) -> int:
-    """Cut off a last line that a kill left torn; return the step after the last one reported."""
+    """Cut off an incomplete last line left by a kill; return the step after the last reported one."""
     if not path.is_file():
         return 0
     with path.open("r+b") as file:
@@ -284,7 +286,7 @@ def _repair(path: Path) -> int:
 
 
 def _plain(value: Any) -> Any:
-    """Turn a value into strict JSON: numpy scalars become numbers, nan and infinities words."""
+    """Turn a value into strict JSON: numpy scalars become numbers, NaN and infinities become words."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -297,10 +299,10 @@ def _plain(value: Any) -> Any:
 
 
 def _cell(value: Any) -> Any:
-    """One table cell: W&B columns hold one type, so what is nested becomes text."""
+    """Return one table cell: a W&B column holds one type, so nested values become text."""
     return value if value is None or isinstance(value, (str, int, float)) else json.dumps(_plain(value))
 
 
 def _warn(error: Exception) -> None:
     why = redacted(f"{type(error).__name__}: {error}")
-    warnings.warn(f"W&B stopped ({why}); going on with {MIRROR}", stacklevel=4)
+    warnings.warn(f"W&B stopped ({why}); continuing with {MIRROR} only", stacklevel=4)

@@ -143,9 +143,13 @@ def main() -> None:
     from rich.table import Table
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--cases", help="hand-written texts with their verdicts (YAML)")
-    parser.add_argument("--half", choices=("tune", "held"), default="held", help="which half of them")
-    parser.add_argument("--count", type=int, default=20_000, help="stories of the world")
+    parser.add_argument("--cases", help="YAML file of hand-written texts with their verdicts")
+    parser.add_argument(
+        "--half", choices=("tune", "held"), default="held", help="which half of the texts to use"
+    )
+    parser.add_argument(
+        "--count", type=int, default=20_000, help="number of stories generated from the world"
+    )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     console = Console(width=max(100, Console().width))
@@ -153,7 +157,7 @@ def main() -> None:
         cases = [case for case in read_cases(options.cases) if case["half"] == options.half]
         found = confusion(cases)
         right = sum(n for (meant, said), n in found.items() if meant == said)
-        title = f"Oracle on hand-written texts ({options.half} half): {right} of {len(cases)} right"
+        title = f"Oracle on hand-written texts ({options.half} half): {right} of {len(cases)} correct"
         table = Table(title=title, box=box.SIMPLE, padding=(0, 1, 0, 0))
         columns = [said for said in (*VERDICTS, "wrong") if any(key[1] == said for key in found)]
         table.add_column("meant", no_wrap=True)
@@ -168,7 +172,7 @@ def main() -> None:
     for name, (agreed, of) in agreement(options.seed, options.count).items():
         table.add_row(name, str(agreed), str(of), f"{100 * agreed / max(1, of):.2f}")
     console.print(table)
-    table = Table("direction", "changed", "success %", "what became of them", title="Rule rewriter")
+    table = Table("direction", "changed", "success %", "results of rewriting", title="Rule rewriter")
     rng = random.Random(options.seed)
     texts = mixture(rng, max(30, options.count // 5))
     for direction in ("solvability", "difficulty"):

@@ -182,7 +182,7 @@ def rewrite(question: str, direction: str, rng: random.Random) -> str:
         comes back as it is.
     """
     if direction not in ("solvability", "difficulty"):
-        raise ValueError(f"direction {direction!r} is neither 'solvability' nor 'difficulty'")
+        raise ValueError(f"direction must be 'solvability' or 'difficulty', got {direction!r}")
     texts = re.split(r"(?<=[.?])\s+", question.strip())
     known = [(text, sentence) for text in texts if (sentence := _recognise(text))]
     if len(known) < 2 or 2 * len(known) < len(texts):

@@ -412,7 +412,7 @@ def corrupt(rng: random.Random, fault: str, steps: int = 2) -> str:
             unknown = rng.choice([item for item in ITEMS if item not in seen])
             question = f"How many {unknown} does {last.name} have now?"
         else:
-            raise ValueError(f"fault {fault!r} is not one of {', '.join(FAULTS)}")
+            raise ValueError(f"unknown fault {fault!r}; expected one of {', '.join(FAULTS)}")
         return " ".join((*sentences, question)).strip()
 
 

@@ -94,7 +94,7 @@ def test_yaml_means_what_it_says(tmp_path: Path) -> None:
         ("a: 1\nb: 2\na: 3\n", "line 3: duplicate key 'a'"),
         ("a:\n  b: 1\n  b: 1\n", "line 3: duplicate key 'b'"),
         ("a: 1\nb: [\n", "line 3: not YAML"),
-        ("- 1\n", r"expected a map of keys at the top, got \[1\]"),
+        ("- 1\n", r"expected a mapping at the top level, got \[1\]"),
         ("a: 1\n---\nb: 2\n", "not YAML"),
         ("a: !!python/object:os.system {}\n", "not YAML"),
         ("a: 2024-13-45\n", "not YAML"),
@@ -115,7 +115,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture
     (tmp_path / "c.yaml").write_bytes(b"a: \xff")
     assert "c.yaml: cannot be read" in refused(capsys, "--config", str(tmp_path / "c.yaml"))
     assert "duplicate key '--config'" in refused(capsys, "--config", "a.yaml", "--config", "b.yaml")
-    assert "--config: expected a YAML file" in refused(capsys, "--config")
+    assert "--config: expected one or more YAML files" in refused(capsys, "--config")
 
 
 # ------------------------------------------------------------------------------ what a key and a value may be
@@ -126,7 +126,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture
     [
         ({"max_lenght": 64}, "unknown key 'max_lenght'; did you mean 'max_length'?"),
         ({"max-length": 64}, "unknown key 'max-length'; did you mean 'max_length'?"),
-        ({"max_len": 64}, "unknown key 'max_len'; keys are not abbreviated: did you mean 'max_length'?"),
+        ({"max_len": 64}, "unknown key 'max_len'; keys cannot be abbreviated; did you mean 'max_length'?"),
         ({"max_seq_length": 64}, "unknown key 'max_seq_length'; renamed: use 'max_length'"),
         ({"overwrite_output_dir": True}, "unknown key 'overwrite_output_dir'; see --help for all keys"),
         ({"temperature": 1}, "did you mean 'sampling.temperature' or 'judge.temperature'?"),
@@ -136,7 +136,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture
         ),
         (
             {"sampling.temperature": 1},
-            "'sampling.temperature'; write it as a map, temperature inside sampling",
+            "'sampling.temperature'; write it as a mapping, temperature inside sampling",
         ),
         ({"learning_rate": "x" * 500}, "xxx…"),
         ({"zzz": 1}, "unknown key 'zzz'; see --help"),
@@ -154,11 +154,11 @@ def test_files_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture
         ({"order": "random"}, "order: expected longest | shortest, got 'random'"),
         ({"input": "x.jsonl"}, "input: expected list of str, got 'x.jsonl'"),
         ({"extra": [1]}, "extra: expected map, got [1]"),
-        ({"sampling": 0.7}, "sampling: expected a map of keys, got 0.7"),
-        ({"sampling": None}, "sampling: expected a map of keys, got null"),
+        ({"sampling": 0.7}, "sampling: expected a mapping, got 0.7"),
+        ({"sampling": None}, "sampling: expected a mapping, got null"),
         ({"mix": [{"path": "a"}, {"pth": "b"}]}, "unknown key 'mix[1].pth'; did you mean 'path'?"),
         ({"mix": [{"weight": 1}]}, "required key 'mix[0].path' is missing"),
-        ({"mix": ["a"]}, "mix[0]: expected a map of keys, got 'a'"),
+        ({"mix": ["a"]}, "mix[0]: expected a mapping, got 'a'"),
         ({"learning_rate": -1}, "Demo: learning_rate has to be positive"),
     ],
 )
@@ -217,7 +217,7 @@ def test_two_types_share_keys_only_where_they_mean_the_same() -> None:
 
     demo, same = build((Demo, Same), {"input": [], "max_length": 5})
     assert demo.max_length == same.max_length == 5
-    with pytest.raises(TypeError, match="max_length is defined in Demo and, differently, in Other"):
+    with pytest.raises(TypeError, match="max_length is defined in Demo and again, differently, in Other"):
         build((Demo, Other), {})
 
 
@@ -297,7 +297,7 @@ def test_lists(given: list[str], value: list[str]) -> None:
         (["--max_lenght", "64"], "unknown key '--max_lenght'; did you mean 'max_length'?"),
         (
             ["--max_len", "64"],
-            "unknown key '--max_len'; keys are not abbreviated: did you mean 'max_length'?",
+            "unknown key '--max_len'; keys cannot be abbreviated; did you mean 'max_length'?",
         ),
         (["--temp", "1"], "did you mean 'sampling.temperature' or 'judge.temperature'?"),
         (["--warmup_ratio", "0.1"], "unknown key '--warmup_ratio'; see --help"),
@@ -309,7 +309,7 @@ def test_lists(given: list[str], value: list[str]) -> None:
         (["--max_length", "64", "--max_length", "64"], "duplicate key '--max_length'"),
         (["--max_length=64", "65"], "unexpected '65'"),
         (["--sampling.temp", "1"], "did you mean 'sampling.temperature'"),
-        (["--sampling", "0.7"], "sampling: expected a map of keys, got 0.7"),
+        (["--sampling", "0.7"], "sampling: expected a mapping, got 0.7"),
         (["--input", "[a, b"], "input: expected list of str, got '[a, b'"),
         (["-c", "x"], "unexpected '-c'"),
         (["x.yaml"], "unexpected 'x.yaml'"),
@@ -346,7 +346,7 @@ def test_help(capsys: pytest.CaptureFixture[str], argv: list[str]) -> None:
     assert caught.value.code == 0
     out = capsys.readouterr().out
     assert "Does something.\n\nAt length." in out
-    assert "RunOptions:\n  --output_dir  str  (required)\n      folder of this stage\n" in out
+    assert "RunOptions:\n  --output_dir  str  (required)\n      output folder of this stage\n" in out
     assert "  --learning_rate  float  (default: 0.0001)\n      peak rate; 100 % of it\n" in out
     assert "  --order  longest | shortest  (default: longest)\n" in out
     assert "  --sampling.temperature  float  (default: 0.7)\n      0 is greedy\n" in out
@@ -427,7 +427,7 @@ def test_trl_configs_are_built(trl: Any) -> None:
         ({"evaluation_strategy": "no"}, "renamed: use 'eval_strategy'"),
         ({"learning_rate": "fast"}, "learning_rate: expected float, got 'fast'"),
         ({"lr_scheduler_type": "cosin"}, "lr_scheduler_type: expected linear | cosine"),
-        ({"warmup_ratio": 0.1}, "renamed: use 'warmup_steps' (a number below 1 is a ratio)"),
+        ({"warmup_ratio": 0.1}, "renamed: use 'warmup_steps' (a value below 1 is a ratio)"),
         ({"eval_strategy": "steps", "eval_steps": None, "logging_steps": 0}, "SFTConfig: "),
         ({"_n_gpu": 2}, "unknown key '_n_gpu'"),
         ({"torch_dtype": "bfloat16"}, "renamed: use 'dtype'"),

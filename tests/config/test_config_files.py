@@ -162,7 +162,7 @@ def test_it_is_laid_over_like_settings(files: Files) -> None:
         ("{rosw: 5}", "b.yaml: unknown key 'preset.rosw'; did you mean 'rows'?"),
         ("{rows: many}", "b.yaml: preset.rows: expected int | null, got 'many'"),
         ("{rows: 0}", "b.yaml: preset.rows: expected at least 1, got 0"),
-        ("5", "b.yaml: preset: expected a map of keys, got 5"),
+        ("5", "b.yaml: preset: expected a mapping, got 5"),
         ("{source: {input: 3}}", "b.yaml: preset.source: expected map, got {'input': 3}"),
     ],
 )
@@ -174,11 +174,11 @@ def test_a_file_that_goes_over_another_is_not_taken_alone(files: Files) -> None:
     above = "preset: {base: [a.yaml, z.yaml]}\nsampling: {top_p: 0.5}\n"
     said = files.refused(above, "input: [a]\n")
     assert said.startswith(
-        "error: a.yaml: holds only what differs from a.yaml or z.yaml; give both: --config "
+        "error: a.yaml: contains only the differences from a.yaml or z.yaml; give both files: --config "
     )
     assert files.read("input: [a]\n", above).sampling.top_p == 0.5
     with pytest.raises(
-        ConfigError, match=r"b\.yaml: holds only what differs from a\.yaml; .* a\.yaml b\.yaml"
+        ConfigError, match=r"b\.yaml: contains only the differences from a\.yaml; .* a\.yaml b\.yaml"
     ):
         build((Demo,), {"preset": {"base": ["a.yaml"]}, "input": []}, "b.yaml")
 
@@ -186,6 +186,6 @@ def test_a_file_that_goes_over_another_is_not_taken_alone(files: Files) -> None:
 def test_what_has_to_be_given_with_a_file(files: Files) -> None:
     below, above = "input: [a]\noutput_dir: x\n", "preset: {base: [a.yaml], needs: [output_dir]}\n"
     said = files.refused(below, above)
-    assert said.startswith("error: b.yaml: needs --output_dir, on the command line or in a later file")
+    assert said.startswith("error: b.yaml: set --output_dir on the command line or in a later file")
     assert files.read(below, above, words=("--output_dir", "y")).output_dir == "y"
     assert files.read(below, above, "output_dir: z\n").output_dir == "z"

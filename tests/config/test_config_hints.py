@@ -51,7 +51,7 @@ def test_the_same_old_key_leads_to_each_recipes_own(schemas: dict[str, Schema]) 
     assert hint("recipes.sft", "torch_dtype") == "renamed: use 'dtype'"
     assert hint("recipes.solve_questions", "torch_dtype") == "renamed: use 'engine.dtype'"
     assert hint("recipes.sft", "overwrite_output_dir").startswith("renamed: use 'fresh' (")
-    assert hint("recipes.solve_questions", "swap_space") == "no longer a setting: vLLM no longer has it"
+    assert hint("recipes.solve_questions", "swap_space") == "no longer a setting: vLLM removed it"
     assert "swap_space" not in hint("recipes.sft", "swap_space")
     for script in ("recipes.sft", "recipes.solve_questions"):
         for nowhere in ("task", "build_llm_processor", "fsdp_sharding_strategy"):

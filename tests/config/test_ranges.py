@@ -103,7 +103,7 @@ SOLVE = {"input": ["a"], "model_name_or_path": "m", "chat_format": "tinymath"}
 GENERATE = {"model_name_or_path": "m", "chat_format": "tinymath", "num_questions": 1}
 FILTER = {"input": ["a"], "steps": ["language"]}
 EVALUATE = {"models": {"a": "m"}, "benchmarks": [], "chat_format": "tinymath"}
-REWRITE = {"input": ["a"], "rewriter": "rules"}
+REWRITE = {"input": ["a"], "rewriter": "function", "function": "tinymath.rewriter:rewrite"}
 PUBLISHED = {
     **dict.fromkeys(("name", "title", "source", "tag", "protocol"), "x"),
     "benchmarks": ["g"],

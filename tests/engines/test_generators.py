@@ -181,8 +181,8 @@ def test_it_ends_where_the_request_says_so(generator: Generator, reference: Any)
 @pytest.mark.parametrize(
     ("prompt", "fault"),
     [
-        ([4] * 120, "120 tokens and max_tokens 10 do not fit the context of 128"),
-        ([], "prompt is empty"),
+        ([4] * 120, "120 tokens plus max_tokens 10 exceeds the context of 128"),
+        ([], "empty prompt"),
         ([4, 300], "token id 300 is outside"),
     ],
 )

@@ -84,7 +84,7 @@ def test_lines_where_there_is_no_terminal(tmp_path: Path, caplog: pytest.LogCapt
     run(tmp_path, 100, cut=lambda n: n % 4 == 0, junk=lambda n: n % 4 == 1)
     (line,) = [line for line in caplog.messages if "rows/s" in line]
     assert line.startswith("s: 100 of 100 rows, ")
-    assert "75.0 % stopped, 25.0 % cut, 25.0 % junk, 0:00:00 left" in line
+    assert "75.0 % stopped, 25.0 % truncated, 25.0 % rejected, 0:00:00 left" in line
 
 
 def test_a_bar_on_a_terminal(
@@ -146,4 +146,4 @@ def test_what_is_left_counts_this_workers_share() -> None:
         "20 of 100 rows, 20 of 200 requests of this worker, 2.0 requests/s, 40 tokens/s, 0:01:30 left"
     )
     heartbeat.finished(180)
-    assert progress.line(100.0).endswith("2.0 requests/s, 4 tokens/s, the last rows are being settled")
+    assert progress.line(100.0).endswith("2.0 requests/s, 4 tokens/s, finishing the last rows")

@@ -97,7 +97,7 @@ def test_a_model_that_does_not_score_is_refused(tiny_llama: str, tmp_path: Path,
     from transformers import LlamaConfig, LlamaForSequenceClassification
 
     if name == "vllm":
-        with pytest.raises(ConfigError, match="no scorer"):
+        with pytest.raises(ConfigError, match="not a scorer"):
             open_scorer(tiny_llama, replace(CONFIG, name=name))
         return
     torch.manual_seed(0)

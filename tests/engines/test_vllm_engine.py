@@ -51,7 +51,7 @@ def test_prompts_are_read_whole_on_cpu(tiny_llama: str) -> None:
     ("extra", "message"),
     [
         ({"max_num_seq": 3}, "unknown key 'max_num_seq' .*did you mean 'max_num_seqs'"),
-        ({"dtype": "float16"}, "engine.extra.dtype: set it beside extra"),
+        ({"dtype": "float16"}, "engine.extra.dtype: set engine.dtype instead"),
     ],
 )
 def test_a_wrong_argument_is_named(tiny_llama: str, extra: dict[str, Any], message: str) -> None:

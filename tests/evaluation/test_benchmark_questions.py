@@ -61,7 +61,7 @@ def test_one_that_is_wanted_twice_is_read_once(tmp_path: Path) -> None:
 def test_what_is_there_has_to_be_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     benchmark(tmp_path, "cut")
     (tmp_path / "cut.jsonl").write_text(json.dumps(ROWS[0]) + "\n")
-    with pytest.raises(ConfigError, match="holds other problems: 1 rows"):
+    with pytest.raises(ConfigError, match="contains different problems: 1 rows"):
         read_benchmark_questions(ContaminationRule(optional=[f"{tmp_path}/*.yaml"]))
     with pytest.raises(ConfigError, match=r"contamination.optional: .*/nothing\*: no such file"):
         read_benchmark_questions(ContaminationRule(optional=[f"{tmp_path}/nothing*"]))
@@ -86,11 +86,11 @@ def test_the_filter_says_what_it_left_out(tmp_path: Path) -> None:
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "benchmarks left out, since their data are not there: gone" in done.stdout
+    assert "benchmarks skipped because their data are missing: gone" in done.stdout
     assert [row["matches"] for row in dropped(folder)] == ["there/00001"]
     assert receipt(folder)["benchmarks_left_out"] == ["gone"]
     assert json.loads((folder / "report.json").read_text())["contamination"]["left_out"] == ["gone"]
-    assert "Not looked at, since their data were not there: gone." in (folder / "report.html").read_text()
+    assert "Skipped, because their data were missing: gone." in (folder / "report.html").read_text()
 
 
 def test_nothing_is_said_where_nothing_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

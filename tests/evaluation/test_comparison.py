@@ -58,9 +58,9 @@ def test_only_shared_problems_count() -> None:
 def test_what_was_dropped_is_wrong(tmp_path: Path) -> None:
     """As in the accuracy: a server that fails on what is hard must not look better for it."""
     stage = Stage.open(tmp_path, name="evaluate_model", version=1, config={}, fingerprint={})
-    stage.blocks(1, 1)
+    stage.blocks.cut(1, 1)
     lost = {"benchmark": "b", "id": "p9"}
-    stage.write_block(0, rows("111000000"), [(lost, "server: 500")])
+    stage.blocks.write(0, rows("111000000"), [(lost, "server: 500")])
     stage.finish(rows_in=10, card="")
     second = read_outputs(tmp_path)
     assert len(second) == 10
@@ -84,13 +84,15 @@ def test_other_protocols_are_marked_and_said() -> None:
     )
     new = replace(old, model="new", protocol={"engine": "transformers"}, fingerprint="g")
     assert compare_protocols([old], [replace(old, model="new")]) == {}
-    with pytest.raises(ConfigError, match="compare: b: old and new were asked other problems"):
+    with pytest.raises(ConfigError, match="compare: b: old and new were evaluated on different problems"):
         compare_protocols([old], [replace(new, protocol={"benchmark_sha256": "1"})])
     differs = compare_protocols([old], [new])
     found = compare(rows("110"), rows("010"), ("old", "new"), differs=differs)
     (table,) = tables_of_comparisons(found, {})
     assert table.rows[0][4].endswith(" [a]")
     assert table.rows[0][-1] == "1 [a]"
-    assert table.notes[1] == ("[a] the two have different protocols: engine transformers instead of vllm.")
+    assert table.notes[1] == (
+        "[a] the two results have different protocols: engine transformers instead of vllm."
+    )
     (alike,) = tables_of_comparisons(compare(rows("110"), rows("010"), ("old", "new")), {})
     assert (alike.rows[0][-1], len(alike.notes)) == ("1", 1)

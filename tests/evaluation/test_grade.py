@@ -39,9 +39,9 @@ def test_the_old_spelling_names_the_new_one(script: Script, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("output", "label", "message"),
     [
-        ("out", "known", "in.jsonl: row 2: known: 0.5 is neither true nor false"),
-        ("out", "correct", "label: 'correct' is a column that grading writes"),
-        ("folder", "known", "folder/graded.jsonl: is a folder; give another output_dir"),
+        ("out", "known", "in.jsonl: row 2: known: expected true or false, got 0.5"),
+        ("out", "correct", "label: 'correct' is the name of a column that grading writes"),
+        ("folder", "known", "folder/graded.jsonl: is a folder; choose another output_dir"),
         ("in.jsonl", "known", "in.jsonl: File exists"),
     ],
 )
@@ -102,7 +102,7 @@ def test_a_parquet_file_as_olympiadbench_ships_it(script: Script, tmp_path: Path
         "grade.py", path, "--output_dir", output, "--completion", "output", "--reference", "final_answer"
     )
     assert verdicts(output) == [True, True, None, True]
-    assert "3 of 3 right" in done.stdout
+    assert "3 of 3 correct" in done.stdout
     assert "'final_answer' is missing in 1 of 4 rows, and they are not graded: row 3" in done.stdout
 
 

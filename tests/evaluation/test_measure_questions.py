@@ -24,13 +24,13 @@ def questions(tmp_path: Path) -> Path:
     stage = Stage.open(
         tmp_path / "questions", name="generate_questions", version=1, config={}, fingerprint={}
     )
-    stage.blocks(1, 1)
+    stage.blocks.cut(1, 1)
     kept = [GOOD, GOOD.upper().replace("HOW", "How"), GOOD, OTHER, NEGATIVE, JUNK]
     dropped = [
         ({"id": "q-00000006", "question": "Tom has"}, "truncated"),
         ({"id": "q-7", "question": ""}, "empty"),
     ]
-    stage.write_block(0, [{"id": f"q-{n:08d}", "question": text} for n, text in enumerate(kept)], dropped)
+    stage.blocks.write(0, [{"id": f"q-{n:08d}", "question": text} for n, text in enumerate(kept)], dropped)
     stage.finish(rows_in=8, card="")
     return stage.output_dir
 
@@ -83,7 +83,7 @@ def test_questions_of_the_test_split_are_counted(tmp_path: Path, script: Script,
     assert measures["verbatim"]["value"] == 1.0
 
     again = script("recipes/tiny/measure_questions.py", *words)  # finished: only shown
-    assert "finished before" in again.stdout
+    assert "already finished" in again.stdout
     page = script(
         "report.py", "--questions", tmp_path / "measured", "--output_dir", tmp_path / "report"
     ).stdout

@@ -36,9 +36,9 @@ def test_slots_are_filled_in_one_pass() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"text": "no slot"}, "has to hold {question} exactly once"),
-        ({"text": "{shots}{question}"}, "{shots} and the list of shots belong together"),
-        ({"text": "{shots}{question}", "shots": [{"question": "a", "answer": "b"}]}, "shot: has to hold"),
+        ({"text": "no slot"}, "must contain {question} exactly once"),
+        ({"text": "{shots}{question}"}, "give both {shots} and a list of shots"),
+        ({"text": "{shots}{question}", "shots": [{"question": "a", "answer": "b"}]}, "shot: must contain"),
         ({"text": "{question}", "cases": {"x": {"column": "c", "texts": {}}}}, "no slot {x} in text"),
         ({"text": "{question}", "turn": "system"}, "turn: expected solve"),
     ],

@@ -25,10 +25,10 @@ def stage(
     made = Stage.open(
         folder, name=name, version=1, config={}, fingerprint={"folder": folder.name}, inputs=used
     )
-    made.blocks(1, 1)
+    made.blocks.cut(1, 1)
     rows = [{"id": f"q-{n:08d}", "question": f"Question {n} of {folder.name}?"} for n in range(kept)]
     lost = [({"id": f"d-{n}", "question": "What"}, reason) for n, reason in enumerate(dropped)]
-    made.write_block(0, rows, lost, tokens=7 * kept, seconds=2.0)
+    made.blocks.write(0, rows, lost, tokens=7 * kept, seconds=2.0)
     made.finish(rows_in=kept + len(dropped), card=name)
     return folder
 
@@ -84,8 +84,8 @@ def test_pairs_that_went_into_a_set_are_followed_to_the_model(run: Path) -> None
 def test_the_first_rows_of_a_stage_have_come_from_it(run: Path) -> None:
     used = {f"{run / 'pairs'}[:5]": source_fingerprint(f"{run / 'pairs'}[:5]")}
     made = Stage.open(run / "few", name="select_solutions", version=1, config={}, fingerprint={}, inputs=used)
-    made.blocks(1, 1)
-    made.write_block(0, [{"id": f"q-{n}"} for n in range(5)])
+    made.blocks.cut(1, 1)
+    made.blocks.write(0, [{"id": f"q-{n}"} for n in range(5)])
     made.finish(rows_in=5, card="")
     (table,), gaps = build_funnel(read_stages(run))
     assert not gaps
@@ -123,7 +123,7 @@ def test_rows_that_did_not_arrive_are_lost_unless_a_limit_says_so(
 ) -> None:
     used = {str(run / "pairs"): source_fingerprint(run / "pairs")}
     made = Stage.open(run / "few", name="score", version=1, config={}, fingerprint=fields, inputs=used)
-    made.write_block(0, [{"id": f"q-{n}"} for n in range(rows)])
+    made.blocks.write(0, [{"id": f"q-{n}"} for n in range(rows)])
     made.finish(rows_in=rows, card="")
     (table,), gaps = build_funnel(read_stages(run))
     assert gaps == ([f"few: {rows} in, but the stages before it kept 9"] if gap else [])
@@ -137,7 +137,7 @@ def test_rows_that_are_no_longer_there_are_lost(run: Path) -> None:
     (run / "text/data/train-00000-of-00001.parquet").write_bytes(b"")
     (table,), gaps = build_funnel(read_stages(run))
     assert [gap.split(" ")[0] for gap in gaps] == ["text:", "pairs:"]
-    assert "data/train-00000-of-00001.parquet with 9 rows is not there" in gaps[1]
+    assert "data/train-00000-of-00001.parquet with 9 rows is missing" in gaps[1]
     assert table.notes[-1].startswith("ROWS ARE LOST: text")
 
 
@@ -235,9 +235,9 @@ def result(model: str, benchmark: str) -> Result:
 def outputs(folder: Path, benchmark: str) -> Path:
     """A model's finished folder: two outputs."""
     made = Stage.open(folder, name="evaluate_model", version=1, config={}, fingerprint={})
-    made.blocks(1, 1)
+    made.blocks.cut(1, 1)
     rows = [{"benchmark": benchmark, "id": f"{n}", "correct": n == 1, "extracted": "1"} for n in range(2)]
-    made.write_block(0, rows)
+    made.blocks.write(0, rows)
     made.finish(rows_in=2, card="")
     made.close()
     write_results(folder, [result(folder.name, benchmark)])
@@ -256,7 +256,7 @@ def test_altered_results_are_one_line(script: Script, tmp_path: Path) -> None:
     done = script("report.py", "--evaluations", tmp_path, check=False)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     folder = tmp_path / "a"
-    assert done.stderr.startswith(f"error: {folder}: it is not as its stage left it: results.json holds")
+    assert done.stderr.startswith(f"error: {folder}: changed since its stage finished: results.json has")
     (folder / "receipt.json").unlink()  # results that somebody put together
     assert script("report.py", "--evaluations", tmp_path).returncode == 0
 

@@ -159,14 +159,14 @@ def test_results_come_back_as_they_were_written(tmp_path: Path) -> None:
     path = write_results(tmp_path, [result])
     assert read_results(path) == [result]
     path.write_text(path.read_text().replace('"format": 2', '"format": 1'))
-    with pytest.raises(ConfigError, match="format 1, expected 2; evaluate again"):
+    with pytest.raises(ConfigError, match="format 1, expected 2; run the evaluation again"):
         read_results(path)
 
 
 def test_results_that_were_altered_are_noticed(tmp_path: Path) -> None:
     """By the receipt beside them; an older receipt, or none, does not have their hash."""
     stage = Stage.open(tmp_path, name="evaluate_model", version=1, config={}, fingerprint={})
-    stage.write_block(0, ROWS)
+    stage.blocks.write(0, ROWS)
     stage.finish(rows_in=len(ROWS), card="")
     receipt, before = tmp_path / "receipt.json", (tmp_path / "receipt.json").read_bytes()
     path = write_results(tmp_path, [summary(ROWS)])
@@ -180,7 +180,7 @@ def test_results_that_were_altered_are_noticed(tmp_path: Path) -> None:
     assert receipt.stat().st_mtime_ns == changed, "the same results leave the receipt alone"
     path.write_text(path.read_text().replace('"correct": 3', '"correct": 8'))
     with pytest.raises(
-        ConfigError, match=r"it is not as its stage left it: results.json .* --fresh"
+        ConfigError, match=r"changed since its stage finished: results.json .* --fresh"
     ) as caught:
         read_results(path)
     assert str(caught.value).startswith(f"{tmp_path}: ")

@@ -35,7 +35,7 @@ def test_share_by_hand() -> None:
 
 def test_share_of_nothing_and_of_too_much() -> None:
     assert share_of(0, 0) == Estimate(None, None, None, 0)
-    with pytest.raises(ValueError, match="5 successes of 4"):
+    with pytest.raises(ValueError, match="5 successes out of 4"):
         share_of(5, 4)
 
 

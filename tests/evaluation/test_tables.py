@@ -61,7 +61,7 @@ def test_another_protocol_is_marked_and_said() -> None:
     assert main.rows[2][1].endswith(" [a]")
     assert not main.rows[0][1].endswith(" [a]")
     assert (
-        "[a] another protocol than the rest of its column: chat_format alpaca instead of tinymath."
+        "[a] a different protocol from the rest of its column: chat_format alpaca instead of tinymath."
         in main.notes
     )
     assert details.rows[2][4].endswith(" [a]")
@@ -70,7 +70,7 @@ def test_another_protocol_is_marked_and_said() -> None:
 def test_cut_and_answerless_outputs_are_said() -> None:
     main, _ = tables_of_results([replace(result("a", "gsm8k", 10), truncated=0.34, no_answer=0.5)])
     assert any(
-        "34 % of the outputs were cut" in note and "50 % held no answer" in note for note in main.notes
+        "34 % of the outputs were cut" in note and "50 % contained no answer" in note for note in main.notes
     )
 
 
@@ -82,9 +82,7 @@ def test_a_part_of_a_benchmark_is_said() -> None:
 def test_answers_that_were_only_guessed_are_said() -> None:
     """A model that names no answer has the last number of its output taken for it, and is near zero."""
     main, _ = tables_of_results([replace(result("a", "gsm8k", 10), rules={"number": 120, "boxed": 80})])
-    assert (
-        "a on GSM8K: 60 % of the outputs named no answer, so that their last number was taken." in main.notes
-    )
+    assert "a on GSM8K: 60 % of the outputs stated no answer, so their last number was taken." in main.notes
     main, _ = tables_of_results([result("a", "gsm8k", 10)])
     assert len(main.notes) == 1
 
@@ -93,8 +91,8 @@ def test_what_explains_an_accuracy_is_said() -> None:
     cut = replace(result("a", "gsm8k", 10), truncated=0.34, timeouts=0.06, explained=0.6)
     main, _ = tables_of_results([cut])
     (note,) = [note for note in main.notes if note.startswith("Warning: a on")]
-    assert "6 % could not be compared in time" in note
-    assert note.endswith("that explains 60 % of its wrong outputs.")
+    assert "6 % could not be compared within the time limit" in note
+    assert note.endswith("this explains 60 % of its wrong outputs.")
 
 
 def test_only_what_differs_of_the_graders_options_is_said() -> None:
@@ -141,7 +139,9 @@ def test_other_protocols_are_marked_beside_published_numbers(root: Path) -> None
     one, two = result("one", "gsm8k", 10, limit=200), result("two", "gsm8k", 20, "g", engine="transformers")
     shown = build_published_table(table, [one, two])
     assert [row[3] for row in shown.rows[-2:]] == ["5.0 [2.7, 9.0] of the first 200", "10.0 [6.6, 14.9] [a]"]
-    assert any(note.startswith("[a] another protocol than the rest of its column") for note in shown.notes)
+    assert any(
+        note.startswith("[a] a different protocol from the rest of its column") for note in shown.notes
+    )
 
 
 def test_nothing_is_cut_where_a_table_is_printed(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -51,11 +51,11 @@ def main(config):
     rows = rows[:config.limit]
     if config.pause:
         subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
-    for index, block in stage.pending(len(rows), 4):
+    for index, block in stage.blocks.pending(len(rows), 4):
         time.sleep(config.pause)
         some = [dict(rows[i]) for i in block]
         dropped = [(row, "round") for row in some if row["n"] % 10 == 0]
-        stage.write_block(index, [row for row in some if row["n"] % 10], dropped)
+        stage.blocks.write(index, [row for row in some if row["n"] % 10], dropped)
     stage.finish(rows_in=len(rows), card="numbers", tokens=1000, seconds=2.0)
 
 RECIPE = Recipe("numbers", 1, "evaluation", lambda: (Numbers,), main)
@@ -244,7 +244,7 @@ def test_signs_of_life_of_a_stage_that_says_nothing_itself(
     monkeypatch.setenv("SCALEQUEST_LIFE_SECONDS", "often")
     status, text = run(pipeline(), tmp_path / "runs")
     assert (status, text.count("error:")) == (2, 1)
-    assert "SCALEQUEST_LIFE_SECONDS: expected seconds above 0, got 'often'" in text
+    assert "SCALEQUEST_LIFE_SECONDS: expected a number of seconds above 0, got 'often'" in text
 
 
 def test_other_settings_are_refused_and_fresh_starts_again(

@@ -211,7 +211,7 @@ def test_a_target_distribution_is_met_by_the_largest_set_that_has_it() -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"steps": ["solvability", "language"]}, "before a step that needs none"),
+        ({"steps": ["solvability", "language"]}, "before one that does not"),
         ({"steps": ["language", "language"]}, "twice"),
         ({"steps": ["contamination"]}, "contamination.against"),
         ({"steps": ["difficulty"], "model_name_or_path": None}, "model_name_or_path"),

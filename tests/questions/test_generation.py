@@ -70,7 +70,7 @@ def test_a_limit_takes_the_first_rows_and_a_seed_changes_them(
     assert not {row["id"] for row in rows} & {row["id"] for row in more}
     both = read_inputs([str(tmp_path / "all"), str(tmp_path / "other")], "question")
     assert len(both) == len(rows) + len(more)
-    with pytest.raises(ConfigError, match="has the id 'q-42-00000000' too; generate one of the sources with"):
+    with pytest.raises(ConfigError, match="duplicate id 'q-42-00000000'; generate one of the sources with"):
         read_inputs([str(tmp_path / "all"), str(tmp_path / "first")], "question")
 
 
@@ -114,7 +114,7 @@ def test_seeds_by_block_are_no_workers_own(tmp_path: Path, tiny_generator: Any, 
         sampling=Sampling(1.0, 0.99, 40), seed_scope="block",
     )  # fmt: skip
     stage = opened("generate_questions", options, config)
-    stage.write_block(0, [{"id": f"q-42-{n:08d}", "question": "other"} for n in range(8)])
+    stage.blocks.write(0, [{"id": f"q-42-{n:08d}", "question": "other"} for n in range(8)])
     generate_questions(stage, tiny_generator, tiny_chat, config, options)
     same = [row for row in kept(whole) if number_of(row) >= 8]
     assert [row for row in kept(rest) if number_of(row) >= 8] == same

@@ -286,7 +286,7 @@ def test_mistakes_in_questions_and_config_are_one_line(tmp_path: Path, sets: dic
     twice = written(tmp_path / "twice.jsonl", [{"id": "a", "question": "x"}] * 2)
     other = written(tmp_path / "other.jsonl", [{"id": "a", "problem": "x"}])
     changes = (
-        ({"generators": {"one": str(twice)}}, "another row has the id 'a' too"),
+        ({"generators": {"one": str(twice)}}, "duplicate id 'a'"),
         ({"generators": {"one": str(other)}}, r"no text in the column 'question'.*question_columns\.one"),
         ({"question_columns": {"raw": "x"}}, "no generator 'raw'"),
         ({"generators": {}}, "at least one source"),
@@ -319,13 +319,16 @@ def test_pairs_are_two_sets_and_a_sample_keeps_them_together(tmp_path: Path) -> 
     assert all(one["paired"] and one["n"] == 15 for one in report(folder)["differences"])
 
 
-def test_sets_of_other_questions_are_compared_as_independent(tmp_path: Path, sets: dict[str, Path]) -> None:
-    other = [{"id": f"r-{n}", "question": f"Then what is {n} ?"} for n in range(30)]
+@pytest.mark.parametrize("count", [20, 30])
+def test_sets_of_other_questions_are_compared_as_independent(
+    tmp_path: Path, sets: dict[str, Path], count: int
+) -> None:
+    other = [{"id": f"r-{n}", "question": f"Then what is {n} ?"} for n in range(count)]
     folder = tmp_path / "judged"
     with FaultServer(honest).running() as server:
         given = settings(folder, {"a": sets["before"], "b": written(tmp_path / "b.jsonl", other)}, server.url)
         judge({**given, "prompts": {"solvability": PROMPTS["solvability"]}})
-        assert len(server.asked) == 50
+        assert len(server.asked) == 20 + count
     (found,) = report(folder)["differences"]
     assert (found["paired"], found["value"], found["n"]) == (False, 0.25, 20)
     assert 0 < found["low"] < 0.25 < found["high"]

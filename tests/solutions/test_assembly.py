@@ -192,5 +192,5 @@ def test_an_overview_counts_what_is_there() -> None:
     assert found.samples["reward"] == [1.5, 0.5]
     assert [label for label, _, _ in found.flagged] == ["row 1: exact, b/0"]
     assert dict(lines(facts))["rows"] == "4"
-    assert dict(lines(facts))["benchmarks left out"] == "gone"
+    assert dict(lines(facts))["benchmarks skipped, data missing"] == "gone"
     assert topic("Hello there") == "other"

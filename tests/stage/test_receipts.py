@@ -27,7 +27,7 @@ ONE = "data/train-00000-of-00003.parquet"
 def made(folder: Path, rows: int = 30, **settings: Any) -> Path:
     stage = Stage.open(folder, **{"name": "demo", "version": 1, "config": {}, "fingerprint": {}} | settings)
     kept = [{"id": f"q-{n}", "question": f"What is {n}?"} for n in range(rows)]
-    stage.write_block(0, kept, [({"id": "d", "question": ""}, "empty")])
+    stage.blocks.write(0, kept, [({"id": "d", "question": ""}, "empty")])
     stage.finish(rows_in=rows + 1, card="")
     return folder
 
@@ -67,18 +67,18 @@ def other_rows(folder: Path) -> None:
             lambda folder: shutil.copy(folder / ONE, folder / "data/x.parquet"),
             "data/x.parquet was not written",
         ),
-        (lambda folder: cut(folder / ONE, 4), f"{ONE} has [0-9]+ bytes, and had"),
+        (lambda folder: cut(folder / ONE, 4), f"{ONE} has [0-9]+ bytes instead of"),
         (lambda folder: (folder / ONE).write_bytes(b""), f"{ONE} has 0 bytes"),
-        (other_rows, f"{ONE} holds other bytes"),
-        (swap, "data/train-0000.*(holds other bytes|and had)"),
+        (other_rows, f"{ONE} has different content"),
+        (swap, "data/train-0000.*(has different content|instead of)"),
     ],
 )
 def test_rows_that_are_lost_or_altered_are_not_read(whole: Path, damage: Any, said: str) -> None:
     assert len(read_rows(whole)) == 30
     damage(whole)
-    with pytest.raises(ConfigError, match=f"it is not as its stage left it: {said}.*--fresh") as caught:
+    with pytest.raises(ConfigError, match=f"changed since its stage finished: {said}.*--fresh") as caught:
         read_rows(whole)
-    with pytest.raises(ConfigError, match=f"it is not as its stage left it: {said}"):
+    with pytest.raises(ConfigError, match=f"changed since its stage finished: {said}"):
         check_rows(whole)
     assert "\n" not in str(caught.value)
 
@@ -86,14 +86,14 @@ def test_rows_that_are_lost_or_altered_are_not_read(whole: Path, damage: Any, sa
 def test_the_first_rows_are_read_where_all_files_are_there(whole: Path) -> None:
     assert len(read_rows(f"{whole}[:5]")) == 5
     (whole / ONE.replace("00000-", "00002-")).unlink()
-    with pytest.raises(ConfigError, match="is not there"):
+    with pytest.raises(ConfigError, match="is missing"):
         read_rows(f"{whole}[:5]")
 
 
 def test_dropped_rows_are_counted_too(whole: Path) -> None:
     assert [row["reason"] for row in read_dropped(whole)] == ["empty"]
     shutil.rmtree(whole / "dropped")
-    with pytest.raises(ConfigError, match=r"dropped/train-00000-of-00001\.parquet with 1 rows is not there"):
+    with pytest.raises(ConfigError, match=r"dropped/train-00000-of-00001\.parquet with 1 rows is missing"):
         read_dropped(whole)
 
 
@@ -125,9 +125,11 @@ def test_a_folder_of_before_is_read_if_its_rows_are_as_many(tmp_path: Path) -> N
     assert not build_funnel(read_stages(tmp_path))[1]
     for part, read in (("dropped", read_dropped), ("data", read_rows)):
         cut(folder / part / "train-00000-of-00001.parquet", 1)
-        with pytest.raises(ConfigError, match=rf"{part}/ holds 1 rows, and its receipt says [24]; restore"):
+        with pytest.raises(
+            ConfigError, match=rf"{part}/ contains 1 rows, but the receipt says [24]; restore"
+        ):
             read(folder)
-    assert build_funnel(read_stages(tmp_path))[1] == ["old: data/ holds 1 rows, and its receipt says 4"]
+    assert build_funnel(read_stages(tmp_path))[1] == ["old: data/ contains 1 rows, but the receipt says 4"]
 
 
 def model(folder: Path) -> Path:
@@ -141,9 +143,9 @@ def model(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("model.safetensors", b"weights", "model.safetensors holds other bytes"),
+        ("model.safetensors", b"weights", "model.safetensors has different content"),
         ("model.safetensors", None, "no weights"),
-        ("config.json", b"[]", "config.json holds other bytes"),
+        ("config.json", b"[]", "config.json has different content"),
         ("config.json", None, "config.json is not there"),
         ("model-00002.safetensors", b"more", "model-00002.safetensors was not written by it"),
     ],
@@ -164,7 +166,7 @@ def test_a_model_is_the_one_that_was_saved(
 
 
 def test_a_models_folder_holds_no_rows(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="the stage 'sft' made a model: there are no rows"):
+    with pytest.raises(ConfigError, match="the stage 'sft' produced a model: there are no rows"):
         read_rows(model(tmp_path / "sft"))
 
 

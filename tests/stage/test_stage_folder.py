@@ -49,10 +49,10 @@ def row(number: int) -> dict[str, Any]:
 
 
 def work(stage: Stage) -> None:
-    for index, block in stage.pending(ROWS, BLOCK):
+    for index, block in stage.blocks.pending(ROWS, BLOCK):
         kept = [row(number) for number in block if number % 4]
         dropped = [(row(number), "even" if number % 8 else "eight") for number in block if number % 4 == 0]
-        stage.write_block(index, kept, dropped, tokens=len(block))
+        stage.blocks.write(index, kept, dropped, tokens=len(block))
 
 
 def run(folder: Path, **changes: Any) -> Stage:
@@ -117,9 +117,9 @@ def test_the_config_is_read_back_as_it_was(tmp_path: Path) -> None:
 def test_bytes_depend_on_rows_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(tmp_path / "one")
     stage = opened(tmp_path / "other")
-    for index, block in stage.pending(ROWS, 11):
+    for index, block in stage.blocks.pending(ROWS, 11):
         kept = [row(number) for number in block if number % 4]
-        stage.write_block(index, kept, [(row(n), "even" if n % 8 else "eight") for n in block if n % 4 == 0])
+        stage.blocks.write(index, kept, [(row(n), "even" if n % 8 else "eight") for n in block if n % 4 == 0])
     stage.finish(rows_in=ROWS, card="# Another", seconds=1.5, columns=("id", "question"))
     assert data(tmp_path / "one") == data(tmp_path / "other")
     assert source_fingerprint(tmp_path / "one") == source_fingerprint(tmp_path / "other")
@@ -136,7 +136,7 @@ def test_bytes_depend_on_rows_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_other_data_under_the_same_settings_is_another_source(tmp_path: Path) -> None:
     for name in ("one", "other"):
         stage = opened(tmp_path / name)
-        stage.write_block(0, [{"id": name}])
+        stage.blocks.write(0, [{"id": name}])
         stage.finish(rows_in=1, card="")
     one, other = (source_fingerprint(tmp_path / name) for name in ("one", "other"))
     assert one != other
@@ -145,7 +145,7 @@ def test_other_data_under_the_same_settings_is_another_source(tmp_path: Path) ->
 
 def test_nothing_kept_still_loads(tmp_path: Path) -> None:
     stage = opened(tmp_path / "out")
-    stage.write_block(0, [], [({"id": "a", "n": 1}, "why")])
+    stage.blocks.write(0, [], [({"id": "a", "n": 1}, "why")])
     stage.finish(rows_in=1, card="", columns=("id",))
     table = pq.read_table(tmp_path / "out/data")
     assert (table.num_rows, table.column_names) == (0, ["id", "n"])
@@ -153,16 +153,16 @@ def test_nothing_kept_still_loads(tmp_path: Path) -> None:
 
 def test_no_rows_at_all(tmp_path: Path) -> None:
     stage = opened(tmp_path / "out")
-    assert list(stage.pending(0, 5)) == []
+    assert list(stage.blocks.pending(0, 5)) == []
     assert stage.finish(rows_in=0, card="", columns=("id", "question"))["kept"] == 0
     assert read_rows(tmp_path / "out") == []
 
 
 def test_a_number_that_is_whole_in_the_first_block_and_missing_in_the_second(tmp_path: Path) -> None:
     stage = opened(tmp_path / "out")
-    stage.write_block(0, [{"id": "a", "score": 1, "verdict": {"ok": True}}])
-    stage.write_block(1, [{"id": "b"}])
-    stage.write_block(2, [{"id": "c", "score": 0.5, "verdict": {"why": "no unit"}, "late": [["x"]]}])
+    stage.blocks.write(0, [{"id": "a", "score": 1, "verdict": {"ok": True}}])
+    stage.blocks.write(1, [{"id": "b"}])
+    stage.blocks.write(2, [{"id": "c", "score": 0.5, "verdict": {"why": "no unit"}, "late": [["x"]]}])
     stage.finish(rows_in=3, card="")
     assert read_rows(tmp_path / "out") == [
         {"id": "a", "score": 1.0, "verdict": {"ok": True, "why": None}, "late": None},
@@ -183,8 +183,8 @@ def test_a_number_that_is_whole_in_the_first_block_and_missing_in_the_second(tmp
 )
 def test_an_object_without_keys_is_stored_as_nothing(tmp_path: Path, value: Any, stored: Any) -> None:
     stage = opened(tmp_path / "out")
-    stage.write_block(0, [{"id": "a", "verdict": value}, {"id": "b", "verdict": None}])
-    stage.write_block(1, [{"id": "c", "verdict": value}], [({"id": "d", "verdict": value}, "why")])
+    stage.blocks.write(0, [{"id": "a", "verdict": value}, {"id": "b", "verdict": None}])
+    stage.blocks.write(1, [{"id": "c", "verdict": value}], [({"id": "d", "verdict": value}, "why")])
     stage.finish(rows_in=4, card="")
     assert [row["verdict"] for row in read_rows(tmp_path / "out")] == [stored, None, stored]
 
@@ -195,20 +195,20 @@ def test_an_object_without_keys_is_stored_as_nothing(tmp_path: Path, value: Any,
 def test_what_no_file_can_hold_is_found_in_the_first_block(tmp_path: Path, value: Any) -> None:
     stage = opened(tmp_path / "out")
     with pytest.raises(StageError):
-        stage.write_block(0, [{"id": "a", "made": value}])
+        stage.blocks.write(0, [{"id": "a", "made": value}])
     assert list((tmp_path / "out/parts").iterdir()) == []
 
 
 @pytest.mark.parametrize(("first", "second"), [(1, "a"), ("a", ["a"]), (True, 1), (1, 2**70)])
 def test_a_column_of_two_types_is_named(tmp_path: Path, first: Any, second: Any) -> None:
     stage = opened(tmp_path / "out")
-    stage.write_block(0, [{"id": "a", "level": first}])
+    stage.blocks.write(0, [{"id": "a", "level": first}])
     with pytest.raises(StageError, match="column 'level'"):  # as soon as one process has written both
-        stage.write_block(1, [{"id": "b", "level": second}])
+        stage.blocks.write(1, [{"id": "b", "level": second}])
     stage.close()
     stage = opened(tmp_path / "out")
     if second != 2**70:
-        stage.write_block(1, [{"id": "b", "level": second}])
+        stage.blocks.write(1, [{"id": "b", "level": second}])
         with pytest.raises(StageError, match="column 'level'"):
             stage.finish(rows_in=2, card="")
     assert not json.loads((tmp_path / "out/receipt.json").read_bytes())["finished"]
@@ -218,7 +218,7 @@ def test_a_row_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     stage = opened(tmp_path / "out")
     for value in (object(), "\ud800"):
         with pytest.raises(StageError, match="block 3: a row cannot be written"):
-            stage.write_block(3, [{"id": value}])
+            stage.blocks.write(3, [{"id": value}])
     assert list((tmp_path / "out/parts").iterdir()) == []
 
 
@@ -248,7 +248,7 @@ def test_a_deleted_part_is_made_again(tmp_path: Path) -> None:
     work(opened(tmp_path / "out"))
     (tmp_path / "out/parts/000002.jsonl").unlink()
     stage = opened(tmp_path / "out")
-    assert [index for index, _ in stage.pending(ROWS, BLOCK)] == [2]
+    assert [index for index, _ in stage.blocks.pending(ROWS, BLOCK)] == [2]
     run(tmp_path / "out", fresh=False)
     assert data(tmp_path / "out") == data(tmp_path / "whole")
 
@@ -280,7 +280,7 @@ def test_a_damaged_part_is_made_again(tmp_path: Path, there: bytes, instead: byt
     stage = opened(tmp_path / "out")
     if not hashed and b"71" in instead:
         return  # nothing tells it
-    assert [index for index, _ in stage.pending(ROWS, BLOCK)] == [1]
+    assert [index for index, _ in stage.blocks.pending(ROWS, BLOCK)] == [1]
     stage.close()
     run(tmp_path / "out")
     assert data(tmp_path / "out") == data(tmp_path / "whole")
@@ -291,7 +291,7 @@ def test_a_damaged_part_is_made_again(tmp_path: Path, there: bytes, instead: byt
 )
 def test_a_line_of_a_part_that_is_no_row_is_damage(tmp_path: Path, line: bytes) -> None:
     stage = opened(tmp_path / "out")
-    stage.write_block(0, [{"id": "a"}])
+    stage.blocks.write(0, [{"id": "a"}])
     part = tmp_path / "out/parts/000000.jsonl"
     part.write_bytes(part.read_bytes().splitlines(True)[0] + line + b"\n")
     with pytest.raises(StageError, match=r"000000\.jsonl: damaged .* delete it"):
@@ -461,7 +461,7 @@ def test_fresh_never_removes_what_is_read(
 
 def test_an_output_folder_that_is_read_is_refused_without_fresh_too(tmp_path: Path) -> None:
     run(tmp_path / "a")
-    with pytest.raises(StageError, match=r"give another output_dir$"):
+    with pytest.raises(StageError, match=r"choose another output_dir$"):
         opened(tmp_path / "a", inputs={str(tmp_path / "a"): "x"})
     refuse_overlap(tmp_path / "a/evaluation", False, {"model": str(tmp_path / "a")})
 
@@ -534,10 +534,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from tests.stage.test_stage_folder import data, files, run
 
-import scalequest.stage.folder
+import scalequest.stage.provenance
 
 root, fresh = Path(sys.argv[1]), sys.argv[2] == "fresh"
-scalequest.stage.folder._code()  # reads versions once for all forks
+scalequest.stage.provenance.code_versions()  # reads versions once for all forks
 events = 0
 
 def deadly(function, moment):
@@ -717,7 +717,7 @@ def test_a_file_that_cannot_grow(tmp_path: Path) -> None:
         else:
             resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
         try:
-            stage.write_block(0, [row(n) for n in range(100)]) if sys.argv[2] == "block" else None
+            stage.blocks.write(0, [row(n) for n in range(100)]) if sys.argv[2] == "block" else None
             stage.finish(rows_in=40, card="")
         except StageError as error:
             print(error)
@@ -739,7 +739,7 @@ def test_a_file_that_cannot_grow(tmp_path: Path) -> None:
 
 def fill(stage: Stage) -> None:
     for index in range(100):
-        stage.write_block(index, [{"id": "x" * 10_000}])
+        stage.blocks.write(index, [{"id": "x" * 10_000}])
 
 
 def test_a_full_disk(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_a_text_it_cannot_read_comes_back(text, direction):
 
 
 def test_a_direction_it_does_not_know():
-    with pytest.raises(ValueError, match="direction 'style' is neither"):
+    with pytest.raises(ValueError, match="got 'style'"):
         rewrite("Tom has 5 nuts. How many nuts does Tom have?", "style", random.Random(0))
 
 

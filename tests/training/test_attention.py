@@ -226,13 +226,13 @@ def test_a_gpu_that_runs_the_kernel_gets_it(monkeypatch: pytest.MonkeyPatch) -> 
     """The choice follows what is found out about the GPU; the trial of the kernel itself needs one."""
     monkeypatch.setattr(attention, "_unavailable", lambda *_: None)
     model = model_of("qwen2")
-    assert "rows of 128 tokens are too short to gain" in chosen(model).why
+    assert "rows of 128 tokens are too short for a gain" in chosen(model).why
     monkeypatch.setattr(attention, "_WORTH", 128 * model.config.hidden_size)
     assert chosen(model).name == model.config._attn_implementation == attention.VARLEN
     for other, why in (
         (model_of("mistral", sliding_window=64), "sliding window of 64"),
         (model_of("llama", attention_dropout=0.1), "attention_dropout is 0.1"),
-        (model_of("gemma"), "not on 'gemma'"),
+        (model_of("gemma"), "not with 'gemma'"),
     ):
         found = chosen(other)
         assert found.name == "sdpa"
@@ -246,7 +246,7 @@ def test_a_gpu_that_runs_the_kernel_gets_it(monkeypatch: pytest.MonkeyPatch) -> 
     [
         ((7, 5), torch.float16, "this GPU has 7.5"),
         ((9, 0), torch.float32, "this run computes in float32"),
-        ((9, 0), torch.bfloat16, "a trial of the flash kernel failed"),  # there is no GPU to try it on
+        ((9, 0), torch.bfloat16, "a test of the flash kernel failed"),  # there is no GPU to try it on
     ],
 )
 def test_a_gpu_that_does_not_says_why(
@@ -267,11 +267,13 @@ def test_a_gpu_that_does_not_says_why(
 def test_what_was_asked_for_is_obeyed_or_refused() -> None:
     model = model_of("llama")
     model.set_attn_implementation("eager")
-    assert chosen(model, "eager") == attention.Attention("eager", "as asked for")
+    assert chosen(model, "eager") == attention.Attention("eager", "as configured")
     model.set_attn_implementation(attention.VARLEN)
-    assert "document by document" in chosen(model, attention.VARLEN).why
+    assert "one document at a time" in chosen(model, attention.VARLEN).why
     narrow = model_of("mistral", sliding_window=64)
-    with pytest.raises(ConfigError, match=r"varlen does not fit .* sliding window of 64 .* leave it out"):
+    with pytest.raises(
+        ConfigError, match=r"varlen does not support .* sliding window of 64 .* remove the setting"
+    ):
         chosen(narrow, attention.VARLEN)
     assert attention.Attention("flash_attention_2", "").joins_batch
 

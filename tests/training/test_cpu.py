@@ -78,5 +78,5 @@ def test_a_test_can_ask_for_the_head_of_gpus(monkeypatch: pytest.MonkeyPatch) ->
     with plain_head(cpu=True):
         assert sft_trainer.add_fused_lm_head is dpo_trainer.add_fused_lm_head is add_fused_lm_head
     monkeypatch.setenv("SCALEQUEST_LM_HEAD", "triton")
-    with pytest.raises(ConfigError, match="SCALEQUEST_LM_HEAD=triton is neither plain nor fused"):
+    with pytest.raises(ConfigError, match="SCALEQUEST_LM_HEAD: expected plain or fused, got triton"):
         plain_head(cpu=True).__enter__()

@@ -140,6 +140,6 @@ def test_two_sources_may_name_their_columns_differently(tmp_path: Path) -> None:
 
 def test_nothing_left_is_an_error(chat: Any, tmp_path: Path) -> None:
     render = partial(data.question, max_length=2)
-    with pytest.raises(ConfigError, match=r"nothing to train on .*too_long: 1"):
+    with pytest.raises(ConfigError, match=r"nothing is left to train on .*too_long: 1"):
         data.prepare(tmp_path / "d", [{"id": "q", "question": QUESTION}], render, chat)
     assert not (tmp_path / "d").exists()

@@ -43,7 +43,7 @@ def test_fail_rate_of_rows() -> None:
     row = {"id": "m", "answers": [r"\frac{1}{2}", "0.5", "2"], "solution": r"\frac12"}
     assert fail_rate_of(row, "solution", "") == pytest.approx(1 / 3)
     assert fail_rate_of({"agreement": 0.8}, "majority", "####") == pytest.approx(0.2)
-    with pytest.raises(ConfigError, match=r"row x: no fail_rate, and no answers with 'answer'"):
+    with pytest.raises(ConfigError, match=r"row x: no fail_rate, and no 'answer'"):
         fail_rate_of({"id": "x", "answers": ["1"]}, "answer", "####")
     with pytest.raises(ConfigError, match=r"row y: fail_rate 1.5"):
         fail_rate_of({"id": "y", "fail_rate": 1.5}, "answer", "####")
@@ -110,8 +110,8 @@ def test_questions_without_an_answer_are_the_hardest(
         for n in range(12)
     ]
     lost = [({"id": f"d-{n}", "question": "What?", "answer": "1"}, "no_answer") for n in range(3)]
-    stage.blocks(15, 15)
-    stage.write_block(0, kept, lost)
+    stage.blocks.cut(15, 15)
+    stage.blocks.write(0, kept, lost)
     stage.finish(rows_in=15, card="")
     out = train("difficulty", settings, input=[str(tmp_path / "solved")], holdout=14, max_steps=1)
     held = [json.loads(line) for line in (out / "holdout.jsonl").read_text().splitlines()]

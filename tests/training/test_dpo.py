@@ -143,7 +143,7 @@ def test_a_pair_with_equal_sides_is_dropped_and_the_receipt_says_so(
 
 
 def test_a_model_without_the_pad_token_is_refused(settings: Settings, rows: Rows) -> None:
-    with pytest.raises(ConfigError, match=r"no token '\[PAD\]' to pad with"):
+    with pytest.raises(ConfigError, match=r"no token '\[PAD\]' for padding"):
         trainer_of(settings, input=[str(rows["pairs"])], chat_format="alpaca")
 
 
@@ -207,7 +207,7 @@ def test_only_the_first_step_of_a_fresh_run_is_checked(
     assert trainer.compute_loss(trainer.model, batch).item() == pytest.approx(math.log(2), abs=1e-4)
     for parameter in (trainer.model if precompute else trainer.ref_model).parameters():
         parameter.data.zero_()
-    with pytest.raises(ConfigError, match="differ by"):
+    with pytest.raises(ConfigError, match="differs by"):
         trainer.compute_loss(trainer.model, batch)
     trainer.state.global_step = 1  # trained, or gone on from a checkpoint
     trainer.compute_loss(trainer.model, batch)
@@ -237,7 +237,7 @@ def test_lora_under_fsdp_does_not_compute_its_reference_beforehand(
 ) -> None:
     """The weights are on one process only until training starts."""
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(ConfigError, match="under FSDP a LoRA run's model has no weights"):
+    with pytest.raises(ConfigError, match="under FSDP, the model of a LoRA run has no weights"):
         trainer_of(settings, input=[str(rows["pairs"])], use_peft=True, precompute_ref_log_probs=True)
 
 

@@ -83,7 +83,7 @@ def test_a_variant_holds_only_what_differs(path: Path, capsys: pytest.CaptureFix
             parse(*recipe(base.stem).types(), argv=["--config", *map(str, files)])
         said = capsys.readouterr().err
         assert said.startswith(
-            f"error: {path}: " + ("holds only" if len(files) == 1 else "needs --output_dir")
+            f"error: {path}: " + ("contains only" if len(files) == 1 else "set --output_dir")
         )
 
 

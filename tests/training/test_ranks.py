@@ -130,7 +130,7 @@ def test_zero3_on_two_ranks_saves_a_whole_model(
     given = {**settings, "input": [str(rows["solutions"])]}
     spread = {**given, "save_strategy": "steps", "save_steps": 2, "per_device_train_batch_size": 1}
     said = on_two_ranks("zero3", "sft", spread, tmp_path, extensions, head)
-    assert "2 process(es) x batch 1 x accumulation 1 = 2 sequences a step" in said
+    assert "2 process(es) x batch 1 x accumulation 1 = 2 sequences per step" in said
     out = Path(settings["output_dir"])
     model, tokenizer = AutoModelForCausalLM.from_pretrained(out), AutoTokenizer.from_pretrained(out)
     assert all(weight.numel() for weight in model.parameters())

@@ -40,9 +40,7 @@ def test_a_gradient_that_is_no_number_stops_and_keeps_its_batch(
     settings: Settings, rows: Rows, train: Train, chat: Any
 ) -> None:
     given = {**settings, "input": [str(rows["solutions"])], "packing": False, "shuffle_dataset": False}
-    with pytest.raises(
-        StageError, match=r"the loss of step 2 or its gradient is not a finite number.*not_finite"
-    ):
+    with pytest.raises(StageError, match=r"the loss of step 2 or its gradient is not finite.*not_finite"):
         train("sft", given, learning_rate=1e30, max_grad_norm=1e30, save_strategy="steps", save_steps=2)
     out = Path(given["output_dir"])
     batch = load_file(out / NOT_FINITE / "step-2-rank-0.safetensors")

@@ -118,7 +118,7 @@ def test_settings_that_would_cut_are_refused(settings: Settings, rows: Rows, tra
 def test_settings_that_labels_decide_are_refused(
     settings: Settings, rows: Rows, train: Train, setting: dict[str, bool]
 ) -> None:
-    with pytest.raises(ConfigError, match="rows come with their labels"):
+    with pytest.raises(ConfigError, match="rows already have labels"):
         train("sft", settings, input=[str(rows["solutions"])], **setting)
 
 

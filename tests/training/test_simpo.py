@@ -87,7 +87,7 @@ def test_lora_is_merged(simpo: Callable[..., Path]) -> None:
 
 @pytest.mark.parametrize("setting", [{"cpo_alpha": 1.0}, {"generate_during_eval": True}])
 def test_what_is_not_offered_is_refused(simpo: Callable[..., Path], setting: Settings) -> None:
-    with pytest.raises(ConfigError, match="cpo_alpha, generate_during_eval: not offered"):
+    with pytest.raises(ConfigError, match="cpo_alpha, generate_during_eval: not supported"):
         simpo(**setting)
 
 

@@ -1,8 +1,8 @@
 """Strict configs: dataclasses from YAML files and the command line.
 
-Nothing is guessed and nothing is ignored: an unknown, renamed, duplicate, abbreviated or wrongly typed key is
-a `ConfigError` of one line that names where it stands, the key, and the key that was probably meant.
-Importing this package imports neither torch nor transformers, so that `--help` answers at once.
+Nothing is guessed and nothing is ignored: an unknown, renamed, duplicate, abbreviated or wrongly typed key
+raises a one-line `ConfigError` that names the file, the key, and the key that was probably meant. Importing
+this package imports neither torch nor transformers, so `--help` is fast.
 """
 
 from scalequest.config.command_line import build, parse

@@ -1,4 +1,4 @@
-"""YAML of bounded size: what a few hundred bytes of aliases stand for is counted before it is made."""
+"""Read YAML of bounded size; aliases are counted as if expanded before anything is built from them."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from ruamel.yaml import YAML
 from ruamel.yaml.composer import Composer
 from ruamel.yaml.error import MarkedYAMLError
 
-MOST_BYTES = 1 << 20  # of a file
-MOST_NODES = 50_000  # keys, values, maps and lists, each alias counted as what it stands for
-MOST_CHARACTERS = 4 << 20  # of all texts, likewise
+MOST_BYTES = 1 << 20  # of the file
+MOST_NODES = 50_000  # keys, values, mappings and lists, with aliases expanded
+MOST_CHARACTERS = 4 << 20  # of all strings, with aliases expanded
 MOST_LEVELS = 50
-_MOST_DIGITS = 400  # no float needs more, and integers beyond are no setting
+_MOST_DIGITS = 400  # no float needs more, and no setting is an integer beyond that
 
 
 class TooMuch(MarkedYAMLError):
-    """The text is YAML, but too large or too deep for a config."""
+    """The text is YAML, but too large or too deeply nested for a config."""
 
 
 def load(text: str) -> Any:
-    """Read YAML 1.2 without building more than the limits above allow.
+    """Parse YAML 1.2 without exceeding the limits above.
 
     Raises:
-        TooMuch: it is too deep, too large when its aliases are written out, or holds itself.
-        Exception: whatever ruamel raises for what is no YAML, not all of it `YAMLError`.
+        TooMuch: it is nested too deeply, too large with its aliases expanded, or contains itself.
+        Exception: whatever ruamel raises for invalid YAML, which is not always a `YAMLError`.
     """
     yaml = YAML(typ="safe", pure=True)
     yaml.Composer = _Bounded
@@ -32,13 +32,13 @@ def load(text: str) -> Any:
 
 
 class _Bounded(Composer):
-    """Composes nodes, and knows how large each is when it is written out in full."""
+    """Composes nodes and tracks their size with all aliases expanded."""
 
     def __init__(self, loader: Any = None) -> None:
         super().__init__(loader)
         self.warn_double_anchors = False
         self._nodes = self._characters = 0
-        self._sizes: dict[int, tuple[int, int]] = {}  # of whole nodes, which the tree keeps alive
+        self._sizes: dict[int, tuple[int, int]] = {}  # of complete nodes, which the tree keeps alive
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         nodes, characters = self._nodes, self._characters
@@ -48,7 +48,7 @@ class _Bounded(Composer):
         node = super().compose_node(parent, index)
         if id(node) in self._sizes:  # an alias
             more = self._sizes[id(node)]
-        elif node.end_mark is None:  # an alias of what is still being read
+        elif node.end_mark is None:  # an alias of a node that is still being parsed
             raise TooMuch(None, None, "an alias refers to a node that contains it", mark)
         else:
             more = 1, len(node.value) if isinstance(node.value, str) else 0
@@ -56,7 +56,7 @@ class _Bounded(Composer):
         self._characters += more[1]
         if self._nodes > MOST_NODES or self._characters > MOST_CHARACTERS:
             limit = f"more than {MOST_NODES:,} keys and values, or {MOST_CHARACTERS:,} characters"
-            raise TooMuch(None, None, f"{limit}, each alias written out", mark)
+            raise TooMuch(None, None, f"{limit} after expanding aliases", mark)
         self._sizes[id(node)] = self._nodes - nodes, self._characters - characters
         return node
 

@@ -1,4 +1,4 @@
-"""Dataclasses from maps and words: every key known, every value of its type and in its range."""
+"""Build dataclasses from mappings and command-line words, checking every key, type and range."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ COMMAND_LINE = "command line"
 
 
 class _OutOfRange(ConfigError):
-    """A number of the right type that its setting may not have."""
+    """A number of the right type that is outside the range of its setting."""
 
 
 def _in_range(leaf: Leaf, value: Any, key: str, source: str) -> Any:
-    """A value of the right type, if each number in it is in the leaf's range.
+    """Return a value of the right type, after checking that every number in it is in the leaf's range.
 
     Raises:
-        ConfigError: naming the range.
+        ConfigError: names the range.
     """
     valid = _validated(leaf.annotation, value, key, source)
     for number in outside(valid, leaf.within):
@@ -47,7 +47,7 @@ def _in_range(leaf: Leaf, value: Any, key: str, source: str) -> Any:
 
 
 def _validated(annotation: Any, value: Any, key: str, source: str) -> Any:
-    """Check a value as YAML gives it against an annotation, building the dataclasses in lists and maps."""
+    """Check a value parsed from YAML against an annotation, building dataclasses in lists and mappings."""
     members = [member for member in members_of(annotation) if member is not type(None)]
     origin, args = get_origin(members[0]), get_args(members[0])
     inner = nested_in(args[0 if origin in (list, tuple) else -1]) if len(members) == 1 and args else None
@@ -59,8 +59,8 @@ def _validated(annotation: Any, value: Any, key: str, source: str) -> Any:
             name: assemble((inner,), {}, [(source, one)], f"{key}.{name}.")[0] for name, one in value.items()
         }
     try:
-        # Strict validation of JSON is what a YAML value needs: 1 will do for a float, and an enum or a path
-        # is given as a string; but "1" does not count as a number, nor 1 as a boolean.
+        # Strict JSON validation is what YAML values need: 1 is accepted as a float, and enums and paths are
+        # given as strings, but "1" does not count as a number, nor 1 as a boolean.
         union: Any = Union[strict_members(annotation)]  # noqa: UP007
         return TypeAdapter(union).validate_json(json.dumps(value, default=str), strict=True)
     except ValidationError:
@@ -68,15 +68,15 @@ def _validated(annotation: Any, value: Any, key: str, source: str) -> Any:
         raise ConfigError(f"{source}: {key}: expected {expected}, got {shown(value, key)}") from None
     except (PydanticUserError, TypeError):
         raise ConfigError(f"{source}: {key}: cannot be set from a config") from None
-    except ValueError:  # JSON holds no integer of more than 4,300 digits
+    except ValueError:  # JSON cannot represent integers of more than 4,300 digits
         raise ConfigError(f"{source}: {key}: expected {FINITE}, got {shown(value, key)}") from None
 
 
 def _from_words(leaf: Leaf, words: Sequence[str], key: str) -> Any:
-    """Read the words after `--key` as its type needs them.
+    """Parse the words after `--key` according to its type.
 
-    Each word is YAML where the type accepts what YAML makes of it (numbers, true, null, `[a, b]`, `{a: 1}`),
-    and itself where not; several words are a list; no word is true.
+    Each word is parsed as YAML if the type accepts the result (numbers, true, null, `[a, b]`, `{a: 1}`), and
+    is otherwise taken as a string; several words are a list; no word means true.
     """
     if not words:
         try:
@@ -101,21 +101,22 @@ def _from_words(leaf: Leaf, words: Sequence[str], key: str) -> Any:
 def _word(word: str) -> Any:
     try:
         value = bounded_yaml.load(word)
-    except Exception:  # no YAML, which fails in many ways, or too much of it
+    except Exception:  # invalid YAML, which fails in many ways, or too much of it
         return word
-    # YAML would strip quotes and comments off a plain string.
+    # YAML would strip quotes and comments from a plain string.
     return word if isinstance(value, str) or (value is None and word not in ("null", "~")) else value
 
 
 @dataclass
 class _Given:
-    """What files and command line gave: checked values by dotted key, and from where.
+    """The values given by files and the command line, checked, by dotted key, and their sources.
 
     Attributes:
-        values: by dotted key; of a nested dataclass only None.
-        unchecked: maps that are one value, as the files gave them, to lay the next file's over.
-        maps: dotted keys of nested dataclasses that were given.
-        sources: files, and the command line.
+        values: the values by dotted key; None for a nested dataclass.
+        unchecked: mappings that are a single value, as given by the files, so that the next file can be
+            merged into them.
+        maps: the dotted keys of nested dataclasses that were given.
+        sources: the files and the command line.
     """
 
     values: dict[str, Any] = field(default_factory=dict)
@@ -142,11 +143,11 @@ def _take_map(
             given.values.pop(key, None)
             _take_map(given, schema, value, source, key + ".", at)
         else:
-            raise ConfigError(f"{source}: {at}{key}: expected a map of keys, got {shown(value, key)}")
+            raise ConfigError(f"{source}: {at}{key}: expected a mapping, got {shown(value, key)}")
 
 
 def _forget(given: _Given, prefix: str) -> None:
-    """Drop what was given inside a map that is null from now on."""
+    """Remove what was given inside a mapping that is now null."""
     for held in (given.values, given.unchecked):
         for key in [key for key in held if key.startswith(prefix)]:
             del held[key]
@@ -169,7 +170,7 @@ def _take_words(given: _Given, schema: Schema, key: str, words: Sequence[str]) -
 
 
 def _make(cls: type, given: _Given, schema: Schema, prefix: str, base: Any, at: str = "") -> Any:
-    """Make one dataclass from what was given, over its defaults or over the default of the field it fills."""
+    """Build one dataclass from the given values, on top of its defaults or the default of its field."""
     arguments: dict[str, Any] = {}
     for item, annotation in fields_of(cls):
         key = prefix + item.name
@@ -178,7 +179,7 @@ def _make(cls: type, given: _Given, schema: Schema, prefix: str, base: Any, at: 
         started = key in given.maps or any(name.startswith(key + ".") for name in given.values)
         if key in given.values:
             if given.values[key] is None and nested is not None and type(None) not in members_of(annotation):
-                raise ConfigError(f"{_where(given)}: {at}{key}: expected a map of keys, got null")
+                raise ConfigError(f"{_where(given)}: {at}{key}: expected a mapping, got null")
             arguments[item.name] = given.values[key]
         elif nested is not None and (started or default is MISSING):
             inner = default if dataclasses.is_dataclass(default) else None
@@ -189,7 +190,7 @@ def _make(cls: type, given: _Given, schema: Schema, prefix: str, base: Any, at: 
             )
     try:
         return cls(**arguments) if base is None else dataclasses.replace(base, **arguments)
-    except Exception as error:  # whatever a library's __post_init__ raises is about these settings
+    except Exception as error:  # any exception of a library's __post_init__ concerns these settings
         said = str(error) if isinstance(error, ConfigError) else f"{cls.__name__}: {error}"
         raise ConfigError(f"{_where(given)}: {said}") from error
 
@@ -201,28 +202,28 @@ def _where(given: _Given) -> str:
 def assemble(
     types: Sequence[type], words: Mapping[str, Sequence[str]], files: Sequence[tuple[str, Any]], at: str = ""
 ) -> tuple[Any, ...]:
-    """Make the dataclasses of `types` from files' content, each over those before it, and words over all.
+    """Build the dataclasses of `types` from files, later ones overriding earlier ones, and words.
 
     Args:
-        types: dataclasses, ours or a library's.
-        words: what stands behind each `--key`.
-        files: name and content of each.
-        at: what stands before a key in an error, for a part of a file.
+        types: dataclasses of ours or of a library.
+        words: the words after each `--key`.
+        files: the name and content of each file.
+        at: a prefix for keys in error messages, for a part of a file.
 
     Raises:
-        ConfigError: the first thing that is wrong, naming the file that it came from.
+        ConfigError: the first error, with the file that it comes from.
     """
     schema = Schema.of(types)
     given = _Given(sources=[*(source for source, _ in files), *([COMMAND_LINE] if words else [])])
     for source, mapping in files:
         if not isinstance(mapping, Mapping):
-            raise ConfigError(f"{source}: {at.rstrip('.')}: expected a map of keys, got {shown(mapping)}")
-    for key in words:  # typos first: they explain what follows
+            raise ConfigError(f"{source}: {at.rstrip('.')}: expected a mapping, got {shown(mapping)}")
+    for key in words:  # typos first, because they explain other errors
         if key not in schema.leaves and key not in schema.maps:
             _take_words(given, schema, key, ())
     for source, mapping in files:
         _take_map(given, schema, mapping, source, at=at)
-    given.unchecked.clear()  # the command line gives maps whole
+    given.unchecked.clear()  # the command line replaces whole mappings
     for key, value in words.items():
         _take_words(given, schema, key, value)
     return tuple(_make(cls, given, schema, "", None, at) for cls in types)

@@ -1,4 +1,4 @@
-"""Dataclasses from `--config FILE ...` and `--key value`, or from one map."""
+"""Build dataclasses from `--config FILE ...` and `--key value`, or from one mapping."""
 
 from __future__ import annotations
 
@@ -15,28 +15,29 @@ from scalequest.config.reading import read_yaml
 
 
 def build(types: Sequence[type], mapping: Mapping[str, Any], source: str = "config") -> tuple[Any, ...]:
-    """Make the dataclasses of `types` from one map, as `parse` does from a file.
+    """Build the dataclasses of `types` from one mapping, as `parse` does from a file.
 
     Raises:
-        ConfigError: the first thing that is wrong.
+        ConfigError: the first error.
     """
     return assemble(types, {}, settings_of([(source, mapping)]))
 
 
 def parse(*types: type, argv: Sequence[str] | None = None, description: str = "") -> tuple[Any, ...]:
-    """Make the dataclasses of `types` from `--config FILE ...` and `--key value`.
+    """Build the dataclasses of `types` from `--config FILE ...` and `--key value`.
 
-    Of several files the later wins, and the command line over all, key by key: nested maps are merged, lists
-    replaced.
+    Later files override earlier ones, and the command line overrides all files, key by key: nested mappings
+    are merged, lists are replaced.
 
-    Keys of all types share one flat name space; nested dataclasses are maps in YAML and dotted keys on the
-    command line. On an error, prints `error: ...` (local rank 0 only) and exits with 2; on `--help`, prints
-    all keys and exits.
+    The keys of all types share one flat namespace; nested dataclasses are mappings in YAML and dotted keys on
+    the command line. On an error, this prints `error: ...` (on local rank 0 only) and exits with status 2; on
+    `--help`, it prints all keys and exits.
 
     Args:
-        types: dataclasses, ours or TRL's; a key may stand in two of them only where both mean the same.
+        types: dataclasses of ours or of TRL; a key may occur in two of them only if it means the same in
+            both.
         argv: the words after the script's name.
-        description: the head of `--help`, usually the script's docstring.
+        description: the first lines of `--help`, usually the script's docstring.
 
     Returns:
         One instance of each type, in their order.
@@ -49,7 +50,7 @@ def parse(*types: type, argv: Sequence[str] | None = None, description: str = ""
             raise SystemExit(0)
         paths = words.pop("config", None)
         if paths == []:
-            raise ConfigError(f"{COMMAND_LINE}: --config: expected a YAML file, or several")
+            raise ConfigError(f"{COMMAND_LINE}: --config: expected one or more YAML files")
         files = settings_of([(path, read_yaml(path)) for path in paths or ()], words)
         return assemble(types, words, files)
     except ConfigError as error:
@@ -59,7 +60,7 @@ def parse(*types: type, argv: Sequence[str] | None = None, description: str = ""
 
 
 def _split(argv: Sequence[str]) -> dict[str, list[str]]:
-    """Sort words by the `--key` they follow; `--key=value` takes exactly one."""
+    """Group words by the `--key` that they follow; `--key=value` takes exactly one word."""
     words: dict[str, list[str]] = {}
     key: str | None = None
     for word in argv:
@@ -72,7 +73,7 @@ def _split(argv: Sequence[str]) -> dict[str, list[str]]:
             words[key] = [value] if equals else []
             key = None if equals else key
         elif key is None:
-            raise ConfigError(f"{COMMAND_LINE}: unexpected '{word}': settings are given as --key value")
+            raise ConfigError(f"{COMMAND_LINE}: unexpected '{word}': give settings as --key value")
         else:
             words[key].append(word)
     return words

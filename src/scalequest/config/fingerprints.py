@@ -1,4 +1,4 @@
-"""Configs as JSON: whole for the record, and what of them can change a row or a weight."""
+"""Convert configs to JSON: in full for the record, or only what can change a row or a weight."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from scalequest.config.schema import default_of, is_ours
 from scalequest.redaction import redacted
 
-# Settings of transformers' TrainingArguments and TRL's configs that change no weight, and paths.
+# Settings of transformers' TrainingArguments and TRL's configs that cannot change a weight, and paths.
 _UNFINGERPRINTED = re.compile(
     r"output_dir|run_name|report_to|project|disable_tqdm|use_cpu|push_to_hub|resume_from_checkpoint|deepspeed|fsdp.*"
     r"|accelerator_config|parallelism_config|gradient_checkpointing.*|per_device_eval.*|model_name_or_path"
@@ -20,7 +20,7 @@ _UNFINGERPRINTED = re.compile(
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """Everything a config holds, as JSON could hold it; secrets are left out."""
+    """Return all settings of a config in JSON form, without secrets."""
     held: dict[str, Any] = redacted(_fields_of(config))
     return held
 
@@ -32,7 +32,7 @@ def _fields_of(config: Any) -> dict[str, Any]:
 
 
 def as_json(value: Any) -> Any:
-    """A value as JSON could hold it: dataclasses and enums by their content, all else as text."""
+    """Return a value in JSON form: dataclasses and enums by their content, everything else as text."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return _fields_of(value)
     if isinstance(value, Enum):
@@ -45,12 +45,12 @@ def as_json(value: Any) -> Any:
 
 
 def fingerprint_fields(config: Any) -> dict[str, Any]:
-    """The settings that can change a row or a weight, as JSON could hold them.
+    """Return the settings that can change a row or a weight, in JSON form.
 
-    Ours are marked by `option(..., fingerprint=False)`. Of a library's config (no field is marked) those are
-    taken that differ from the library's default, logging, saving and hardware apart: so a new release of the
-    library that adds a setting does not make a finished stage look changed. Secrets are left out, and a new
-    key changes nothing.
+    Our own settings are marked with `option(..., fingerprint=False)`. Configs of libraries have no such
+    marks; of these, the settings that differ from the library's default are included, except for logging,
+    saving and hardware. A new release of the library that adds a setting therefore does not make a finished
+    stage look changed. Secrets are left out, so a new API key changes nothing.
     """
     ours = is_ours(type(config))
     out: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""What `--help` prints: every key with its type, default, range and a line of text."""
+"""Format `--help`: every key with its type, default, range and one line of text."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from scalequest.config.ranges import FINITE
 from scalequest.config.schema import Leaf, Schema, type_name
 
 _HEAD = (
-    "--config FILE is a YAML file of the keys below, nested ones as maps; of several files the later wins, "
-    "key by key, and the command line wins over all. "
-    "Write a list as --key a b, a map as --key '{a: 1}', true as --key or --key true. "
-    "Keys are spelled out in full."
+    "--config FILE is a YAML file with the keys below; nested keys are mappings. If "
+    "you give several files, later ones override earlier ones key by key, and the "
+    "command line overrides all of them. Write a list as --key a b, a mapping as "
+    "--key '{a: 1}', and true as --key or --key true. Keys cannot be abbreviated."
 )
 
 
 def help_text(types: Sequence[type], description: str) -> str:
-    """All keys of `types`, below the description."""
+    """Return all keys of `types`, below the description."""
     schema = Schema.of(types)
     lines = [f"usage: {Path(sys.argv[0]).name or 'python'} [--config FILE ...] [--key value ...]", ""]
     if description:

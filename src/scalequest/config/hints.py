@@ -1,4 +1,4 @@
-"""What was probably meant by a key that a recipe does not have."""
+"""Suggest the key that was probably meant by an unknown one."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Sequence
 
 from scalequest.config.schema import Schema
 
-# Keys of older recipes and other tools: what to write now, each only in a recipe that has it, and a note.
+# Keys of older recipes and other tools, with their replacements (suggested only if the recipe has them) and a
+# note.
 RENAMED: dict[str, tuple[tuple[str, ...], str]] = {
     "max_seq_length": (("max_length",), ""),
     "torch_dtype": (("dtype",), ""),
-    "warmup_ratio": (("warmup_steps",), "a number below 1 is a ratio"),
+    "warmup_ratio": (("warmup_steps",), "a value below 1 is a ratio"),
     "evaluation_strategy": (("eval_strategy",), ""),
-    "overwrite_output_dir": (("fresh",), "it starts again and removes what output_dir holds"),
+    "overwrite_output_dir": (("fresh",), "it starts again and removes the contents of output_dir"),
     "use_flash_attention_2": (("attn_implementation",), "attn_implementation: flash_attention_2"),
     "group_by_length": (("train_sampling_strategy",), "train_sampling_strategy: group_by_length"),
     "dataset_mixer": (("input",), "a list of sources"),
@@ -21,23 +22,23 @@ RENAMED: dict[str, tuple[tuple[str, ...], str]] = {
     "chat_template": (("chat_format", "chat_template_path"), ""),
 }
 
-# Keys that nothing replaces: a key that recipes have which could have had this one, and what to know.
+# Keys without a replacement: a key that identifies the recipes they could have belonged to, and a note.
 REMOVED: dict[str, tuple[str, str]] = {
     "save_safetensors": ("save_strategy", "weights are always saved as safetensors"),
     "logging_dir": ("logging_steps", "set the environment variable TENSORBOARD_LOGGING_DIR"),
-    "max_prompt_length": ("max_length", "rows that do not fit into 'max_length' are dropped with a reason"),
-    "swap_space": ("gpu_memory_utilization", "vLLM no longer has it"),
+    "max_prompt_length": ("max_length", "rows longer than 'max_length' are dropped with a reason"),
+    "swap_space": ("gpu_memory_utilization", "vLLM removed it"),
 }
 
 
 def hint_for(key: str, schema: Schema) -> str:
-    """Say what was meant by an unknown key; each key it names is one of the schema's."""
+    """Return a hint for an unknown key; it only suggests keys of the schema."""
     wanted = key.replace("-", "_").lower()
     short = wanted.rpartition(".")[2]
     last_part = {name: name.rpartition(".")[2] for name in [*schema.leaves, *schema.maps]}
     same = [name for name, last in last_part.items() if name == wanted or last == short]
     if key in same:
-        return f"write it as a map, {short} inside {key.rpartition('.')[0]}"
+        return f"write it as a mapping, {short} inside {key.rpartition('.')[0]}"
     if same:
         return f"did you mean {_either(same)}?"
     names, note = RENAMED.get(short, ((), ""))
@@ -52,7 +53,7 @@ def hint_for(key: str, schema: Schema) -> str:
 def _closest(wanted: str, short: str, last_part: dict[str, str]) -> str:
     started = [n for n, last in last_part.items() if n.startswith(wanted) or last.startswith(short)]
     if started:
-        return f"keys are not abbreviated: did you mean {_either(started)}?"
+        return f"keys cannot be abbreviated; did you mean {_either(started)}?"
     close = difflib.get_close_matches(wanted, last_part, n=1)
     if not close:
         parts = difflib.get_close_matches(short, last_part.values(), n=1)

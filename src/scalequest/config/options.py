@@ -1,4 +1,4 @@
-"""What a config is made of: fields with help and a range, the options of every stage, and its error."""
+"""Config fields with help and range, the options shared by every stage, and `ConfigError`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from scalequest.redaction import redacted
 
 
 class ConfigError(ValueError):
-    """What is wrong with a setting or an input, in one line: where, which key or row, and what to do."""
+    """An error in a setting or an input, in one line: where, which key or row, and what to do."""
 
     def __init__(self, message: str) -> None:
-        """Keep the message to one line, and secrets out of it."""
+        """Keep the message on one line and free of secrets."""
         super().__init__(redacted(" ".join(message.split())))
 
 
@@ -29,11 +29,11 @@ def option(
     """Make a dataclass field with a default and a line of help.
 
     Args:
-        default: its value when it is not given (or give `default_factory`).
+        default: the value if the key is not given (or use `default_factory`).
         help: one line for `--help`.
-        within: the range of its number, or of every number in it; each field that takes numbers has one.
-        fingerprint: False where no value of it can change a row, e.g. a batch size or a path.
-        default_factory: makes the default, for a list or a nested dataclass.
+        within: the range of the number, or of every number in the value; required for all numeric fields.
+        fingerprint: False if no value of the field can change a row, e.g. for a batch size or a path.
+        default_factory: creates the default, for a list or a nested dataclass.
     """
     metadata = {"help": help, "fingerprint": fingerprint, "within": within}
     if default_factory is not None:
@@ -42,28 +42,34 @@ def option(
 
 
 def required(help: str = "", *, within: Range | None = None, fingerprint: bool = True) -> Any:
-    """Make a dataclass field that has to be given (keyword only, so it may follow fields with defaults)."""
+    """Make a dataclass field that must be given (keyword-only, so it may follow fields with defaults)."""
     return field(kw_only=True, metadata={"help": help, "fingerprint": fingerprint, "within": within})
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What every data stage and evaluation takes."""
+    """Options of every data stage and evaluation."""
 
-    output_dir: str = required("folder of this stage", fingerprint=False)
+    output_dir: str = required("output folder of this stage", fingerprint=False)
     seed: int = option(42, "seed of the run; each row's seed is derived from it", within=SEED)
-    limit: int | None = option(None, "only the first N inputs", within=COUNT)
-    fresh: bool = option(False, "start again, removing what output_dir holds", fingerprint=False)
-    block_size: int = option(256, "rows written, and redone after a crash, together", within=COUNT)
-    track: Literal["wandb", "none"] = option("wandb", "wandb, offline without a key; none", fingerprint=False)
-    group: str | None = option(None, "W&B group, usually the pipeline's name", fingerprint=False)
+    limit: int | None = option(None, "use only the first N inputs", within=COUNT)
+    fresh: bool = option(False, "start again and remove the contents of output_dir", fingerprint=False)
+    block_size: int = option(
+        256, "number of rows that are written together, and redone together after a crash", within=COUNT
+    )
+    track: Literal["wandb", "none"] = option(
+        "wandb", "wandb (offline if no key is set) or none", fingerprint=False
+    )
+    group: str | None = option(None, "W&B group, usually the name of the pipeline", fingerprint=False)
 
 
 @dataclass(frozen=True)
 class TrainRunOptions:
-    """What the training recipes take beside the trainer's own config."""
+    """Options of the training recipes in addition to the trainer's own config."""
 
-    limit: int | None = option(None, "only the first N rows", within=COUNT)
-    fresh: bool = option(False, "start again, removing what output_dir holds", fingerprint=False)
-    track: Literal["wandb", "none"] = option("wandb", "wandb, offline without a key; none", fingerprint=False)
-    group: str | None = option(None, "W&B group, usually the pipeline's name", fingerprint=False)
+    limit: int | None = option(None, "use only the first N rows", within=COUNT)
+    fresh: bool = option(False, "start again and remove the contents of output_dir", fingerprint=False)
+    track: Literal["wandb", "none"] = option(
+        "wandb", "wandb (offline if no key is set) or none", fingerprint=False
+    )
+    group: str | None = option(None, "W&B group, usually the name of the pipeline", fingerprint=False)

@@ -1,11 +1,11 @@
-"""Files that are given together, and what they say about themselves.
+"""Combine several config files, and read what they say about themselves.
 
     preset:                                   # of any config; no stage gets it, no fingerprint sees it
       launch: accelerate_configs/zero3.yaml   # the topology that its values are meant for
       rows: 14973                             # and so on: the fields of `PresetFacts`
       source: {learning_rate: authors' code}
 
-A file whose `base` names others holds only what differs from one of them, and is given after it:
+A file whose `base` names other files contains only the differences from one of them and is given after it:
 `--config recipes/mistral_7b/sft.yaml recipes/variants/lora.yaml`.
 """
 
@@ -27,33 +27,38 @@ KEY = "preset"
 
 @dataclass(frozen=True)
 class PresetFacts:
-    """What a preset says about itself, for scripts/table.py and for its readers."""
+    """What a preset says about itself, for scripts/table.py and for people."""
 
-    launch: str | None = option(None, "accelerate file of the launch command; null: one process")
-    base: list[str] = option(default_factory=list, help="files of which it goes over one")
-    needs: list[str] = option(default_factory=list, help="keys to be given with it: not those of its base")
-    rows: int | None = option(None, "that it is for", within=COUNT)
-    tokens: float | None = option(None, "of a row, on average", within=POSITIVE)
-    gpu_memory: float | None = option(None, "GB of each GPU that it fits", within=POSITIVE)
-    a100_hours: float | None = option(None, "GPU-hours on A100-40G that the paper gives", within=POSITIVE)
-    source: dict[str, str] = option(default_factory=dict, help="key to where its value comes from")
+    launch: str | None = option(None, "accelerate config file of the launch command; null: one process")
+    base: list[str] = option(default_factory=list, help="preset files that this file extends")
+    needs: list[str] = option(
+        default_factory=list,
+        help="keys that must be given along with this file, because its base does not have them",
+    )
+    rows: int | None = option(None, "paper run that the preset reproduces", within=COUNT)
+    tokens: float | None = option(None, "mean number of tokens per row", within=POSITIVE)
+    gpu_memory: float | None = option(
+        None, "GPU memory in GB that the run needs on each GPU", within=POSITIVE
+    )
+    a100_hours: float | None = option(None, "GPU-hours on A100-40G reported by the paper", within=POSITIVE)
+    source: dict[str, str] = option(default_factory=dict, help="source of each value, by key")
 
 
 def read_configs(*paths: str | Path) -> dict[str, Any]:
-    """The settings of several files, each over those before it: maps key by key, lists as a whole.
+    """Merge the settings of several files, later ones over earlier ones: mappings by key, lists as a whole.
 
     Raises:
-        ConfigError: naming file and line.
+        ConfigError: names the file and the line.
     """
     settings: dict[str, Any] = reduce(over, (read_yaml(path) for path in paths), {})
     return {key: value for key, value in settings.items() if key != KEY}
 
 
 def read_facts(*paths: str | Path) -> PresetFacts:
-    """What several files say about themselves, each over those before it.
+    """Merge what several files say about themselves, later ones over earlier ones.
 
     Raises:
-        ConfigError: naming file and key.
+        ConfigError: names the file and the key.
     """
     files = [(str(path), read_yaml(path)) for path in paths]
     found: PresetFacts = _facts([(name, content[KEY]) for name, content in files if KEY in content])
@@ -63,27 +68,27 @@ def read_facts(*paths: str | Path) -> PresetFacts:
 def settings_of(
     files: Sequence[tuple[str, Mapping[str, Any]]], words: Container[str] = ()
 ) -> list[tuple[str, dict[str, Any]]]:
-    """The files without what they say about themselves, which is checked.
+    """Return the files without their `preset` sections, which are checked.
 
     Args:
-        files: name and content of each, in the order given.
-        words: keys that the command line gives.
+        files: the name and content of each file, in the given order.
+        words: the keys given on the command line.
 
     Raises:
-        ConfigError: a key or a value is wrong, or a file lacks its base or what has to be given with it.
+        ConfigError: a key or a value is wrong, or the base of a file or a key required with it is missing.
     """
     for number, (name, content) in enumerate(files):
         facts = _facts([(name, content[KEY])] if KEY in content else [])
         if facts.base and number == 0:
             raise ConfigError(
-                f"{name}: holds only what differs from {' or '.join(facts.base)}; give both: "
-                f"--config {facts.base[0]} {name}"
+                f"{name}: contains only the differences from {' or '.join(facts.base)}; give both "
+                f"files: --config {facts.base[0]} {name}"
             )
         for key in facts.needs:
             if key not in words and not any(key in later for _, later in files[number + 1 :]):
                 raise ConfigError(
-                    f"{name}: needs --{key}, on the command line or in a later file: "
-                    f"that of {files[number - 1][0]} is for its own run"
+                    f"{name}: set --{key} on the command line or in a later file; the value in "
+                    f"{files[number - 1][0]} belongs to its own run"
                 )
     return [(name, {key: item for key, item in content.items() if key != KEY}) for name, content in files]
 

@@ -1,4 +1,4 @@
-"""Which numbers a setting may have: a range beside each field, and a table for the fields of libraries."""
+"""Ranges of numeric settings: declared with each field, or listed here for fields of libraries."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Range:
-    """Finite numbers between bounds that belong to it (`least`, `most`) or do not (`above`, `below`)."""
+    """Finite numbers within inclusive (`least`, `most`) or exclusive (`above`, `below`) bounds."""
 
     least: float | None = None
     most: float | None = None
@@ -19,10 +19,10 @@ class Range:
     below: float | None = None
 
     def __contains__(self, value: float) -> bool:
-        """Whether `value` is finite and within the bounds."""
+        """Return whether `value` is finite and within the bounds."""
         try:
             finite = math.isfinite(value)
-        except OverflowError:  # an integer beyond every float
+        except OverflowError:  # an integer too large for a float
             return False
         return (
             finite
@@ -33,7 +33,7 @@ class Range:
         )
 
     def __str__(self) -> str:
-        """In words, e.g. "above 0, at most 1"."""
+        """Return the range in words, e.g. "above 0, at most 1"."""
         words = {"least": "at least", "above": "above", "most": "at most", "below": "below"}
         bounds = [(word, getattr(self, name)) for name, word in words.items()]
         said = [f"{word} {bound}" for word, bound in bounds if bound is not None]
@@ -47,9 +47,9 @@ POSITIVE = Range(above=0)
 SHARE = Range(least=0, most=1)
 SHARE_ABOVE_0 = Range(above=0, most=1)
 SHARE_BELOW_1 = Range(least=0, below=1)
-SEED = Range(least=0, most=2**32 - 1)  # what numpy's generators take
+SEED = Range(least=0, most=2**32 - 1)  # accepted by numpy's generators
 
-# Fields of transformers' TrainingArguments and of TRL's configs, which accept any number and fail, or learn
+# Fields of transformers' TrainingArguments and TRL's configs, which accept any number and then fail, or learn
 # nothing, hours later.
 OF_LIBRARIES: Mapping[str, Range] = {
     **dict.fromkeys(("seed", "data_seed"), SEED),
@@ -81,7 +81,7 @@ OF_LIBRARIES: Mapping[str, Range] = {
 
 
 def range_of(item: dataclasses.Field[Any], *, ours: bool) -> Range:
-    """The range declared beside a field, or that of a library's field; finite numbers unless there is one."""
+    """Return the range declared for a field, or listed for a library's; by default, all finite numbers."""
     declared = item.metadata.get("within")
     if isinstance(declared, Range):
         return declared
@@ -89,7 +89,7 @@ def range_of(item: dataclasses.Field[Any], *, ours: bool) -> Range:
 
 
 def outside(value: Any, within: Range) -> Iterator[float]:
-    """All numbers in a value, in its lists and maps too, that are not in the range."""
+    """Return all numbers in a value, including its lists and mappings, that are outside the range."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         if value not in within:
             yield value

@@ -1,4 +1,4 @@
-"""YAML files: read strictly, and laid over each other."""
+"""Read YAML files strictly and merge them."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from scalequest.redaction import SECRET, is_secret, redacted
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Read a YAML 1.2 map: `2e-5` is a number, `no` a string, and a duplicate key an error.
+    """Read a YAML 1.2 mapping: `2e-5` is a number, `no` is a string, and duplicate keys are errors.
 
     Raises:
-        ConfigError: naming file and line.
+        ConfigError: names the file and the line.
     """
     loaded = load_yaml(path)
     if loaded is None:
         return {}
     if not isinstance(loaded, dict):
-        raise ConfigError(f"{path}: expected a map of keys at the top, got {shown(loaded)}")
+        raise ConfigError(f"{path}: expected a mapping at the top level, got {shown(loaded)}")
     return loaded
 
 
 def load_yaml(path: str | Path) -> Any:
-    """Read any YAML 1.2 as `read_yaml` does; file, depth and expanded aliases are bounded.
+    """Read any YAML 1.2 like `read_yaml`, with limits on size, depth and expanded aliases.
 
     Raises:
-        ConfigError: naming file and line.
+        ConfigError: names the file and the line.
     """
     try:
         with Path(path).open("rb") as file:
@@ -43,7 +43,9 @@ def load_yaml(path: str | Path) -> Any:
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
     if text is None:
-        raise ConfigError(f"{path}: larger than {bounded_yaml.MOST_BYTES:,} bytes; is it a config at all?")
+        raise ConfigError(
+            f"{path}: larger than {bounded_yaml.MOST_BYTES:,} bytes; check that it is a config file"
+        )
     try:
         return bounded_yaml.load(text)
     except DuplicateKeyError as error:
@@ -53,7 +55,7 @@ def load_yaml(path: str | Path) -> Any:
         raise ConfigError(f"{path}: line {_line(error)}: {error.problem}") from None
     except MarkedYAMLError as error:
         raise ConfigError(f"{path}: line {_line(error)}: not YAML: {error.problem}") from None
-    except Exception as error:  # what a wrong tag makes of a value fails in many ways
+    except Exception as error:  # converting a value with a wrong tag fails in many ways
         raise ConfigError(f"{path}: not YAML: {type(error).__name__}: {error}") from None
 
 
@@ -62,18 +64,18 @@ def _line(error: MarkedYAMLError) -> int:
 
 
 def over(below: Any, above: Any) -> Any:
-    """Lay one value over another: maps key by key, all else (lists too) in the place of it."""
+    """Merge one value into another: mappings key by key; anything else, including lists, is replaced."""
     if not (isinstance(below, Mapping) and isinstance(above, Mapping)):
         return above
     return {**below, **{key: over(below.get(key), value) for key, value in above.items()}}
 
 
 def shown(value: Any, key: str = "") -> str:
-    """A value as an error may print it: short, and no secret."""
+    """Return a value in the form in which an error message may show it: short and without secrets."""
     if is_secret(key.rpartition(".")[2]):
         return SECRET
     try:
         text = repr(redacted(value))
-    except ValueError:  # Python writes no integer of more than 4,300 digits
-        text = "a number of thousands of digits"
+    except ValueError:  # Python does not print integers of more than 4,300 digits
+        text = "a number with thousands of digits"
     return text if len(text) <= 80 else text[:79] + "…"

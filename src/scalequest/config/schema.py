@@ -1,4 +1,4 @@
-"""The keys that dataclasses have: dotted, each with its type, default, help and range."""
+"""The keys of dataclasses: dotted names with their types, defaults, help texts and ranges."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from scalequest.config.ranges import FINITE, Range, range_of
 
 @dataclass(frozen=True)
 class Leaf:
-    """A key that holds one value: numbers, texts, and lists and maps of them.
+    """A key that holds one value: a number, a string, or a list or mapping of them.
 
     Attributes:
-        owner: the dataclass that `--help` lists it under.
+        owner: the dataclass under which `--help` lists it.
         annotation: its type.
-        default: `MISSING` if it has to be given.
+        default: the default; `MISSING` if the key is required.
         help: one line.
         within: the range of its numbers.
     """
@@ -34,11 +34,11 @@ class Leaf:
 
 @dataclass
 class Schema:
-    """All keys of several dataclasses, which share one flat name space.
+    """All keys of several dataclasses, which share one flat namespace.
 
     Attributes:
-        leaves: by dotted key.
-        maps: dotted keys of nested dataclasses.
+        leaves: the keys that hold values, by dotted name.
+        maps: the dotted keys of nested dataclasses.
     """
 
     leaves: dict[str, Leaf]
@@ -49,7 +49,7 @@ class Schema:
         """Collect the keys of `types`.
 
         Raises:
-            TypeError: a key stands in two of them and means something else in each.
+            TypeError: a key occurs in two of them with different meanings.
         """
         schema = cls({}, {})
         for owner in types:
@@ -71,45 +71,45 @@ class Schema:
             known = self.leaves.setdefault(key, leaf)
             if (known.annotation, known.default) != (annotation, default):
                 raise TypeError(
-                    f"{key} is defined in {known.owner.__name__} and, differently, in {owner.__name__}"
+                    f"{key} is defined in {known.owner.__name__} and again, differently, in {owner.__name__}"
                 )
 
 
 def is_ours(cls: type) -> bool:
-    """Whether a dataclass is one of this project's, made with `option` and `required`, not a library's."""
+    """Return whether a dataclass is ours, made with `option` and `required`, and not a library's."""
     return any("fingerprint" in item.metadata for item in dataclasses.fields(cls))
 
 
 def fields_of(cls: type) -> list[tuple[dataclasses.Field[Any], Any]]:
-    """The fields that can be given, each with its type."""
+    """Return the fields that can be set, with their types."""
     hints = typing.get_type_hints(cls)
     return [(item, hints[item.name]) for item in dataclasses.fields(cls) if item.init]
 
 
 def default_of(item: dataclasses.Field[Any]) -> Any:
-    """The default of a field, or `MISSING`."""
+    """Return the default of a field, or `MISSING`."""
     return item.default_factory() if item.default_factory is not MISSING else item.default
 
 
 def members_of(annotation: Any) -> tuple[Any, ...]:
-    """The members of a union; of any other type, itself."""
+    """Return the members of a union; for any other type, the type itself."""
     return get_args(annotation) if get_origin(annotation) in (Union, pytypes.UnionType) else (annotation,)
 
 
 def nested_in(annotation: Any) -> type | None:
-    """The dataclass that a field of type `X` or `X | None` holds."""
+    """Return the dataclass that a field of type `X` or `X | None` holds."""
     members = [member for member in members_of(annotation) if member is not type(None)]
     if len(members) != 1 or not isinstance(members[0], type) or not dataclasses.is_dataclass(members[0]):
         return None
     try:
         typing.get_type_hints(members[0])
-    except NameError:  # a library's class with names that exist only while it is type-checked
+    except NameError:  # a library's class with names that exist only for type checkers
         return None
     return members[0]
 
 
 def type_name(annotation: Any) -> str:
-    """A type in the words of an error or of `--help`."""
+    """Return a type in the words used by error messages and `--help`."""
     origin, args = get_origin(annotation), get_args(annotation)
     if annotation is type(None):
         return "null"
@@ -130,7 +130,7 @@ def type_name(annotation: Any) -> str:
 
 
 def strict_members(annotation: Any) -> tuple[Any, ...]:
-    """The members of a union; where it is `SomeEnum | str`, the string has to be one of the enum's values."""
+    """Return the members of a union; in `SomeEnum | str`, the string must be one of the enum's values."""
     members = members_of(annotation)
     if any(isinstance(member, type) and issubclass(member, Enum) for member in members):
         return tuple(member for member in members if member is not str)

@@ -1,1 +1,1 @@
-"""Train sets and benchmarks: where they come from, and how they become the files that the YAML files name."""
+"""Training sets and benchmarks: download them and convert them to the files that our YAML files refer to."""

@@ -1,4 +1,4 @@
-"""The authors' own prompts, from their code into our prompt files. Their code is read, and never run."""
+"""Extract the authors' prompts from their code into our prompt files; their code is parsed, never run."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from scalequest.data.fetch import FetchError, discard
 from scalequest.data.prepare import Outcome, Places
 from scalequest.data.sources import Extra
 
-# Our file: the authors' variable, and the markers of their scripts. In their code the two rewriting prompts
-# have each other's names: what is called "difficulty" there asks for a solvable question (paper, Fig. 10).
+# By our file name: the authors' variable and the markers of their scripts. In their code, the names of the
+# two rewriting prompts are swapped: the one called "difficulty" asks for a solvable question (paper, Fig.
+# 10).
 _SOLVABILITY_MARKERS = (
     "**FINAL QUESTION**:", "**FINAL QUESTION:**", "FINAL QUESTION:", "### FINAL QUESTION:",
     "### FINAL QUESTION",
@@ -30,13 +31,13 @@ PROMPTS: dict[str, tuple[str, tuple[str, ...]]] = {
 
 
 def write_prompts(extra: Extra, places: Places, folder: Path, say: Callable[[str], None]) -> Outcome:
-    """Write one prompt file for each of the authors' prompts.
+    """Write one prompt file per prompt of the authors.
 
     Args:
-        extra: its entry in the table.
-        places: where their code is looked for.
-        folder: where the files go; those that are there are written anew.
-        say: gets a line if they cannot be had.
+        extra: the entry in the table of sources.
+        places: where to look for their code.
+        folder: the output folder; existing files are overwritten.
+        say: called with a line if the prompts are not available.
     """
     label = extra.sources[0].label
     try:
@@ -55,13 +56,13 @@ def write_prompts(extra: Extra, places: Places, folder: Path, say: Callable[[str
 
 
 def authors_prompts(*code: str) -> dict[str, dict[str, object]]:
-    """The three prompts by the names of our files: `template` and, if the reply is parsed, `markers`.
+    """Return the three prompts by our file names: `template` and, if the reply is parsed, `markers`.
 
     Args:
         code: the authors' Python files.
 
     Raises:
-        ConfigError: a prompt is not there, or is not what it was.
+        ConfigError: a prompt is missing or has changed.
     """
     texts = {name: text for one in code for name, text in _texts(one)}
     made: dict[str, dict[str, object]] = {}
@@ -69,7 +70,7 @@ def authors_prompts(*code: str) -> dict[str, dict[str, object]]:
         text = texts.get(variable, "")
         if text.count("{problem}") != 1 or (markers and not any(marker in text for marker in markers)):
             raise ConfigError(
-                f"the authors' code has no prompt '{variable}' that holds {{problem}} and its marker"
+                f"the authors' code has no prompt '{variable}' that contains {{problem}} and its marker"
             )
         template = text.strip().format(problem="{question}")
         made[name] = {"markers": [*markers], "template": template} if markers else {"template": template}
@@ -77,11 +78,11 @@ def authors_prompts(*code: str) -> dict[str, dict[str, object]]:
 
 
 def _texts(code: str) -> list[tuple[str, str]]:
-    """Names and texts of the assignments `name = "..."` and `name = "...".strip()` of a module."""
+    """Return the names and strings of a module's assignments `name = "..."` and `name = "...".strip()`."""
     try:
         body = ast.parse(code).body
     except SyntaxError as error:
-        raise ConfigError(f"the authors' code cannot be read: {error}") from None
+        raise ConfigError(f"the authors' code cannot be parsed: {error}") from None
     found = []
     for one in body:
         if not isinstance(one, ast.Assign) or not isinstance(one.targets[0], ast.Name):

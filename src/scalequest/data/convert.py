@@ -1,12 +1,12 @@
-r"""From upstream's files to rows, and from rows to the files that the YAML files name.
+r"""Convert upstream's files to rows, and rows to the files that our YAML files refer to.
 
 Layouts:
 
-- `json_lines`, `json_list`: the rows as they are;
-- `math`: a parquet file with problem, level, type and solution. `type` becomes `subject`, `answer` is what
-  the last box of the solution holds, `id` split and row number;
-- `math_prompts`: the same after a training framework's preparation. The problem is the user's turn, with an
-  instruction behind it that is taken off; the solution stands in the ground truth.
+- `json_lines`, `json_list`: the rows unchanged;
+- `math`: a parquet file with problem, level, type and solution. `type` is renamed to `subject`, `answer` is
+the content of the last box in the solution, and `id` consists of the split and the row number;
+- `math_prompts`: the same data prepared for a training framework. The problem is the user turn without the
+instruction at its end; the solution is in the ground truth.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ INSTRUCTION = " Let's think step by step and output the final answer within \\bo
 
 
 def to_rows(data: bytes, layout: Layout, split: str) -> list[Row]:
-    """The rows of an upstream file.
+    """Return the rows of an upstream file.
 
     Args:
-        data: the file.
-        layout: what it is like.
-        split: what the ids of MATH begin with.
+        data: the content of the file.
+        layout: the layout of the file.
+        split: the prefix of the ids of MATH.
 
     Raises:
-        ConfigError: it is not like that.
+        ConfigError: the file does not have this layout.
     """
     try:
         return _READERS[layout](data, split)
     except (ValueError, LookupError, TypeError, OSError) as error:
-        raise ConfigError(f"not in the layout '{layout}': {type(error).__name__}: {error}") from None
+        raise ConfigError(f"does not have the layout '{layout}': {type(error).__name__}: {error}") from None
 
 
 def _json_lines(data: bytes, split: str) -> list[Row]:
@@ -70,7 +70,7 @@ def _math_prompts(data: bytes, split: str) -> list[Row]:
     for number, row in enumerate(_parquet(data)):
         text, solution = row["prompt"][0]["content"], row["reward_model"]["ground_truth"]["solution"]
         if not text.endswith(INSTRUCTION):
-            raise ValueError(f"row {number + 1}: its problem does not end in the instruction")
+            raise ValueError(f"row {number + 1}: the problem does not end with the instruction")
         made.append(_problem(text.removesuffix(INSTRUCTION), solution, row, f"{split}/{number}"))
     return made
 
@@ -94,9 +94,9 @@ def _problem(problem: str, solution: str, row: Row, number: str) -> Row:
 
 
 def last_boxed(solution: str) -> str:
-    r"""What the last `\boxed` or `\fbox` of a worked solution holds, to the letter; "" if it is empty.
+    r"""Return the exact content of the last `\boxed` or `\fbox` of a worked solution; "" if it is empty.
 
-    Not the grader's rule, which may get better: the rows of a data set stay as they are.
+    This is not the grader's rule, which may improve, because the rows of a data set must not change.
     """
     match = list(re.finditer(r"\\(?:boxed|fbox)\s*", solution))[-1]
     rest = solution[match.end() :]
@@ -107,7 +107,7 @@ def last_boxed(solution: str) -> str:
         depth += (char == "{") - (char == "}")
         if not depth:
             return rest[1:place]
-    raise ValueError(f"a box that is not closed: {rest[:40]}")
+    raise ValueError(f"unclosed box: {rest[:40]}")
 
 
 _READERS: dict[Layout, Callable[[bytes, str], list[Row]]] = {
@@ -119,13 +119,13 @@ _READERS: dict[Layout, Callable[[bytes, str], list[Row]]] = {
 
 
 def to_file(rows: Sequence[Row]) -> bytes:
-    """Rows as gzipped JSON lines: the same rows give the same bytes."""
+    """Return rows as gzipped JSON lines; the same rows always give the same bytes."""
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     return gzip.compress(text.encode(), mtime=0)
 
 
 def rows_sha256(rows: Sequence[Row]) -> str:
-    """Hash rows, whatever the order of their keys: sorted keys, one JSON line per row, UTF-8."""
+    """Hash rows independently of the order of their keys: sorted keys, one JSON line per row, UTF-8."""
     digest = hashlib.sha256()
     for row in rows:
         digest.update(json.dumps(row, ensure_ascii=False, sort_keys=True).encode() + b"\n")
@@ -133,23 +133,23 @@ def rows_sha256(rows: Sequence[Row]) -> str:
 
 
 def check(rows: Sequence[Row], wanted: DataSet) -> None:
-    """Check that rows are those of a set.
+    """Check that rows are the expected rows of a data set.
 
     Raises:
-        ConfigError: they are others.
+        ConfigError: they differ.
     """
     found = len(rows), rows_sha256(rows)
     if found != (wanted.rows, wanted.sha256):
         raise ConfigError(
-            f"holds other rows: {found[0]:,} with sha256 {found[1]}, "
-            f"expected {wanted.rows:,} with {wanted.sha256}"
+            f"unexpected rows: got {found[0]:,} with sha256 {found[1]}, expected "
+            f"{wanted.rows:,} with {wanted.sha256}"
         )
 
 
 def check_file(path: Path, wanted: DataSet) -> None:
-    """Check that a finished file is a set's.
+    """Check that a finished file contains the rows of a data set.
 
     Raises:
-        ConfigError: it is unreadable, or holds other rows.
+        ConfigError: it is unreadable or contains other rows.
     """
     check(read_rows(path), wanted)

@@ -1,4 +1,4 @@
-"""Downloads that go on where they were cut, and that say why they cannot."""
+"""Download files, resuming interrupted downloads and explaining failures."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from typing import Any
 from scalequest.atomic_files import sync
 from scalequest.heartbeat import Work
 
-_LONGEST_WAIT = 30.0  # seconds between two tries, whatever the server asks for
-_PASSING = {408, 425, 429, 500, 502, 503, 504}  # statuses that may be another the next time
+_LONGEST_WAIT = 30.0  # seconds between two attempts, whatever the server asks for
+_PASSING = {408, 425, 429, 500, 502, 503, 504}  # status codes of temporary errors
 
 
 class FetchError(RuntimeError):
-    """Why a file cannot be had, in one line."""
+    """Why a file cannot be downloaded, in one line."""
 
 
-class _Again(Exception):  # no error yet: the same request may work in a moment
+class _Again(Exception):  # not an error yet: the same request may work in a moment
     def __init__(self, why: str, wait: float = 0.0) -> None:
         super().__init__(why)
         self.wait = wait
@@ -30,31 +30,31 @@ class _Again(Exception):  # no error yet: the same request may work in a moment
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a server is waited for."""
+    """How long to wait for a server."""
 
-    timeout: float = 30.0  # seconds without a byte
-    retries: int = 5  # after the first try
-    wait: float = 1.0  # seconds before the first retry; doubled for each one after it
+    timeout: float = 30.0  # seconds without receiving a byte
+    retries: int = 5  # after the first attempt
+    wait: float = 1.0  # seconds before the first retry, doubled for each further one
 
 
 def fetch(
     url: str, part: Path, patience: Patience, *, what: str, sha256: str | None = None, resume: bool = True
 ) -> bytes:
-    """Download a file, or go on with the download that `part` holds the beginning of.
+    """Download a file, or resume the download that `part` holds the beginning of.
 
-    The finished file stays in `part` with the suffix `.whole`, so that it is not fetched again before its
-    user is done with it; `discard` removes it.
+    The finished file stays in `part` with the suffix `.whole`, so it is not downloaded again before the
+    caller is done with it; `discard` removes it.
 
     Args:
-        url: where it is.
-        part: where its beginning is kept.
-        patience: how long the server is waited for.
-        what: its name in the line that tells the progress.
-        sha256: of the file, if it is known.
+        url: the file's URL.
+        part: the path for the incomplete download.
+        patience: how long to wait for the server.
+        what: the file's name in progress lines.
+        sha256: the expected hash, if known.
         resume: whether the file at `url` never changes.
 
     Raises:
-        FetchError: it cannot be had, or is another file.
+        FetchError: the file cannot be downloaded, or its content is not the expected one.
     """
     whole = part.with_suffix(".whole")
     if not resume:
@@ -66,12 +66,12 @@ def fetch(
     data = whole.read_bytes()
     if sha256 and (found := hashlib.sha256(data).hexdigest()) != sha256:
         discard(part)
-        raise FetchError(f"{url}: another file: its sha256 is {found}, expected {sha256}")
+        raise FetchError(f"{url}: unexpected content: its sha256 is {found}, expected {sha256}")
     return data
 
 
 def discard(part: Path) -> None:
-    """Remove what `fetch` has kept."""
+    """Remove the files kept by `fetch`."""
     part.unlink(missing_ok=True)
     part.with_suffix(".whole").unlink(missing_ok=True)
 
@@ -95,21 +95,21 @@ def _with_retries(url: str, part: Path, patience: Patience, what: str) -> None:
 
 
 def _receive(client: Any, url: str, part: Path, what: str) -> None:
-    """Ask once for what is not there yet."""
+    """Request the missing part once."""
     import httpx
 
     have = part.stat().st_size if part.exists() else 0
     try:
         with client.stream("GET", url, headers={"Range": f"bytes={have}-"} if have else {}) as response:
-            if response.status_code == 416:  # nothing is behind what we have: it may be whole, or too much
+            if response.status_code == 416:  # nothing follows what we have: it may be complete, or too long
                 part.unlink()
-                raise _Again("the server has less than what was downloaded before")
+                raise _Again("the file on the server is shorter than what was downloaded before")
             _refuse(url, response)
             if response.status_code != 206:
                 have = 0
             elif not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
                 part.unlink()
-                raise _Again("the server sent another part of the file than the one asked for")
+                raise _Again("the server sent a different part of the file than was requested")
             _save(response, part, have, what)
     except (httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.TooManyRedirects) as error:
         raise FetchError(f"{url}: {error}") from None
@@ -126,7 +126,7 @@ def _refuse(url: str, response: Any) -> None:
     if status not in (200, 206):
         raise FetchError(f"{url}: {said}")
     if (coding := response.headers.get("Content-Encoding", "identity")) != "identity":
-        raise FetchError(f"{url}: sent as '{coding}', though it was asked for as it is")
+        raise FetchError(f"{url}: sent with encoding '{coding}', although no encoding was requested")
 
 
 def _save(response: Any, part: Path, have: int, what: str) -> None:
@@ -136,7 +136,7 @@ def _save(response: Any, part: Path, have: int, what: str) -> None:
         try:
             for chunk in (
                 response.iter_raw()
-            ):  # as it comes: what is held back would be lost when the rest does not come
+            ):  # as it arrives, because buffered data would be lost if the connection breaks
                 file.write(chunk)
                 work.done += len(chunk)
                 progress.tell()
@@ -149,12 +149,12 @@ def _why(error: Exception, client: Any) -> str:
     import httpx
 
     if isinstance(error, httpx.TimeoutException):
-        return f"no answer within {client.timeout.read:g} s"
+        return f"no response within {client.timeout.read:g} s"
     return str(error).strip() or type(error).__name__
 
 
 class _Progress(contextlib.AbstractContextManager["_Progress"]):
-    """A line that a terminal overwrites, and a log gets now and then."""
+    """A progress line that overwrites itself in a terminal and appears now and then in a log."""
 
     def __init__(self, work: Work) -> None:
         self.work, self.terminal = work, sys.stderr.isatty()

@@ -1,9 +1,10 @@
-"""InternLM2's tokenizer for transformers, from its SentencePiece file and without the model's own code.
+"""Build InternLM2's tokenizer for transformers from its SentencePiece file, without the model's own code.
 
-The family's repositories have `tokenizer.model`, a byte-pair model of SentencePiece, and Python code that
-reads it, written for transformers 4. `fast_tokenizer` reads the file itself and sets up the same steps in the
-`tokenizers` library: the file's normaliser, its merges by score, bytes for what has no piece. SentencePiece's
-own loader is not asked: from version 0.2.1 on it refuses InternLM2's file, which has a piece with a NUL.
+The repositories of this model family contain `tokenizer.model`, a SentencePiece byte-pair model, and Python
+code that reads it, written for transformers 4. `fast_tokenizer` parses the file and sets up the same steps in
+the `tokenizers` library: the file's normaliser, its merges by score, and bytes for text without a piece. It
+does not use SentencePiece's loader, which since version 0.2.1 refuses InternLM2's file because of a piece
+that contains NUL.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from scalequest.data.prepare import Outcome, Places
 from scalequest.data.sources import Extra, Source
 
 _SPACE = "▁"
-_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4  # types of SentencePiece's pieces
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4  # types of SentencePiece pieces
 _BPE = 2
 FILES = ("tokenizer.model", "tokenizer_config.json")
 
@@ -30,14 +31,14 @@ FILES = ("tokenizer.model", "tokenizer_config.json")
 def write_tokenizer(
     extra: Extra, places: Places, folder: Path, model_dir: Path | None, say: Callable[[str], None]
 ) -> Outcome:
-    """Make the fast tokenizer's folder, unless there is one that can be loaded.
+    """Write the folder of the fast tokenizer, unless it exists and can be loaded.
 
     Args:
-        extra: its entry in the table.
-        places: where the two files are looked for if `model_dir` is None.
-        folder: where it goes.
+        extra: the entry in the table of sources.
+        places: where to look for the two files if `model_dir` is None.
+        folder: the output folder.
         model_dir: a snapshot of the model.
-        say: gets a line if it cannot be made.
+        say: called with a line if the tokenizer cannot be built.
     """
     source = str(model_dir) if model_dir else extra.sources[0].label
 
@@ -45,7 +46,7 @@ def write_tokenizer(
         return Outcome(extra.name, None, extra.licence, source, status, done)
 
     if (folder / "tokenizer.json").exists():
-        return outcome(f"there already: {folder}")
+        return outcome(f"exists already: {folder}")
     try:
         files = {Path(one.path).name: _read(one, model_dir, places) for one in extra.sources}
         settings = json.loads(files["tokenizer_config.json"])
@@ -67,20 +68,20 @@ def _read(source: Source, model_dir: Path | None, places: Places) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise ConfigError(
-            f"{path}: {error.strerror}; --model_dir names a folder with {' and '.join(FILES)}"
+            f"{path}: {error.strerror}; set --model_dir to a folder that contains {' and '.join(FILES)}"
         ) from None
 
 
 def fast_tokenizer(model: bytes, settings: Mapping[str, Any]) -> Any:
-    """Set up a `tokenizers.Tokenizer` that encodes as a SentencePiece byte-pair model does, after a BOS.
+    """Build a `tokenizers.Tokenizer` that encodes like a SentencePiece byte-pair model, after a BOS.
 
     Args:
-        model: the SentencePiece file.
-        settings: of tokenizer_config.json: the names of special tokens, by which the model's own pieces of
-            those ids are replaced, and whether a BOS is put first.
+        model: the content of the SentencePiece file.
+        settings: the content of tokenizer_config.json: the names of special tokens, which replace the model's
+            pieces with the same ids, and whether a BOS comes first.
 
     Raises:
-        ConfigError: it is no SentencePiece file, or one of another kind.
+        ConfigError: it is not a SentencePiece file, or one of another kind.
     """
     from tokenizers import AddedToken, Tokenizer, decoders, models, processors
 
@@ -122,20 +123,20 @@ def fast_tokenizer(model: bytes, settings: Mapping[str, Any]) -> Any:
 
 
 def _parsed(model: bytes) -> Any:
-    # A process takes the description of this file once: from whichever package transformers takes it.
+    # A process can load the description of this file format once, from whichever package transformers uses.
     from transformers.convert_slow_tokenizer import import_protobuf
 
     try:
         proto = import_protobuf().ModelProto.FromString(model)
-    except Exception as error:  # protobuf's own kind
-        raise ConfigError(f"tokenizer.model: no SentencePiece file: {error}") from None
+    except Exception as error:  # protobuf's own exception type
+        raise ConfigError(f"tokenizer.model: not a SentencePiece file: {error}") from None
     if proto.trainer_spec.model_type != _BPE or not proto.pieces:
-        raise ConfigError("tokenizer.model: not a byte-pair model of SentencePiece, as InternLM2's is")
+        raise ConfigError("tokenizer.model: expected a byte-pair SentencePiece model like InternLM2's")
     return proto
 
 
 def _merges(scores: Mapping[str, float], vocabulary: Mapping[str, int]) -> list[tuple[str, str]]:
-    """Every way in which two pieces make a third, in the order in which SentencePiece would take them."""
+    """Return every way to merge two pieces into a third, in SentencePiece's order."""
     found = [
         (-score, -len(left), vocabulary[left], left, right)
         for piece, score in scores.items()
@@ -164,7 +165,7 @@ def _token(settings: Mapping[str, Any], key: str, usual: str) -> str:
 
 
 def _save(tokenizer: Any, settings: Mapping[str, Any], folder: Path) -> None:
-    """Write the folder whole, once the chat format of the reward model was found to fit."""
+    """Write the folder atomically, after checking that the reward model's chat format accepts it."""
     from transformers import PreTrainedTokenizerFast
 
     tokens = {

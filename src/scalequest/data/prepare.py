@@ -1,4 +1,4 @@
-"""Make the files of `SCALEQUEST_DATA`, one after the other, and say of each what came of it."""
+"""Build the files of `SCALEQUEST_DATA` one after the other and report the outcome of each."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from scalequest.data.convert import check, check_file, to_file, to_rows
 from scalequest.data.fetch import FetchError, Patience, discard, fetch
 from scalequest.data.sources import DataSet, Source, Table
 
-DOWNLOADS = ".downloads"  # folder of unfinished downloads, in the output folder
+DOWNLOADS = ".downloads"  # folder for unfinished downloads, in the output folder
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where upstream's files are looked for, and where they go."""
+    """Where to look for upstream's files, and where to write."""
 
     table: Table
     output: Path
@@ -30,11 +30,11 @@ class Places:
     patience: Patience = field(default_factory=Patience)
 
     def read(self, source: Source, what: str) -> bytes:
-        """An upstream file: from the local copy if there is one, else from the network.
+        """Return an upstream file, from the local copy if there is one, otherwise from the network.
 
         Raises:
-            ConfigError: the local copy lacks it.
-            FetchError: it cannot be had.
+            ConfigError: the local copy does not contain it.
+            FetchError: it cannot be downloaded.
         """
         if self.local is not None:
             path = self.local / source.repository / source.path
@@ -48,7 +48,7 @@ class Places:
         return fetch(url, part, self.patience, what=what, sha256=source.sha256, resume=source.confirmed)
 
     def part(self, source: Source) -> Path:
-        """Where its download is kept until the file that it becomes is there."""
+        """Return where the download is kept until the resulting file is complete."""
         url = self.table.url(source, self.mirrors)
         name = f"{Path(source.path).stem}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
         return self.output / DOWNLOADS / f"{name}.part"
@@ -56,7 +56,7 @@ class Places:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of something that was asked for."""
+    """The outcome for one requested item."""
 
     name: str
     rows: int | None
@@ -68,10 +68,10 @@ class Outcome:
 
 @contextlib.contextmanager
 def alone(output: Path) -> Iterator[None]:
-    """Keep a second command out of the folder; leave no empty folder behind.
+    """Lock the folder against a second command; remove it afterwards if it is empty.
 
     Raises:
-        ConfigError: one is at work there already.
+        ConfigError: another command is already using it.
     """
     folder = output / DOWNLOADS
     folder.mkdir(parents=True, exist_ok=True)
@@ -79,17 +79,19 @@ def alone(output: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ConfigError(f"{output}: another prepare_data.py is at work here; wait for it") from None
+            raise ConfigError(
+                f"{output}: another prepare_data.py is writing to this folder; wait until it has finished"
+            ) from None
         yield
         if [*folder.iterdir()] == [folder / "lock"]:
             (folder / "lock").unlink()
             folder.rmdir()
-            with contextlib.suppress(OSError):  # it has files, unless only something else was made
+            with contextlib.suppress(OSError):  # the folder contains files, unless only an extra was built
                 output.rmdir()
 
 
 def there(one: DataSet, output: Path) -> str | None:
-    """What is wrong with a set's file in the folder; "" if it is not there, None if it is right."""
+    """Return what is wrong with a data set's file; "" if it is missing, None if it is correct."""
     path = output / one.file
     if not path.exists():
         return ""
@@ -101,15 +103,15 @@ def there(one: DataSet, output: Path) -> str | None:
 
 
 def make(one: DataSet, places: Places, what: str, say: Callable[[str], None]) -> Outcome:
-    """Make one set's file, unless it is there and right.
+    """Build the file of one data set, unless it exists and is correct.
 
-    A file that is there and holds something else is kept beside the new one, with the suffix `.before`.
+    An existing file with other content is kept next to the new one, with the suffix `.before`.
 
     Args:
-        one: the set.
-        places: where to look, and where to write.
-        what: its name in the line that tells the progress.
-        say: gets one line for each source that does not do.
+        one: the data set.
+        places: where to look and where to write.
+        what: the set's name in progress lines.
+        say: called with a line for each source that fails.
     """
     path = places.output / one.file
     wrong = there(one, places.output)
@@ -127,7 +129,7 @@ def make(one: DataSet, places: Places, what: str, say: Callable[[str], None]) ->
             say(f"{one.name}: {error}")
             continue
         if wrong:
-            say(f"{one.name}: {wrong}; it is kept as {path.name}.before")
+            say(f"{one.name}: {wrong}; the old file is kept as {path.name}.before")
             os.replace(path, path.with_name(f"{path.name}.before"))
         write(path, data)
         if source:
@@ -137,7 +139,7 @@ def make(one: DataSet, places: Places, what: str, say: Callable[[str], None]) ->
 
 
 def _file(one: DataSet, source: Source | None, places: Places, what: str) -> bytes:
-    """The bytes of a set's file, checked."""
+    """Return the content of a data set's file, after checking it."""
     if source is None:
         assert places.local is not None
         check_file(places.local / one.file, one)
@@ -147,13 +149,13 @@ def _file(one: DataSet, source: Source | None, places: Places, what: str) -> byt
         rows = to_rows(data, source.layout, one.split)
         check(rows, one)
     except ConfigError as error:
-        discard(places.part(source))  # what is kept would be as wrong the next time
+        discard(places.part(source))  # the cached download would fail again
         raise ConfigError(f"{source.label}: {source.path}: {error}") from None
     return to_file(rows)
 
 
 def table_of(outcomes: Sequence[Outcome]) -> str:
-    """The outcomes as an aligned table."""
+    """Return the outcomes as an aligned table."""
     head = ("set", "rows", "licence", "source", "status")
     rows = [
         (one.name, "" if one.rows is None else f"{one.rows:,}", one.licence, one.source, one.status)

@@ -1,4 +1,4 @@
-"""The table of sources: which sets there are, what they have to hold, and where upstream keeps them."""
+"""The table of sources: the data sets, their expected rows, and where upstream publishes them."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ Host = Literal["github", "hub", "hub_model"]
 
 @dataclass(frozen=True)
 class Source:
-    """One file upstream."""
+    """One upstream file."""
 
-    host: Host = required("which of `hosts`")
-    repository: str = required("owner/name there")
-    revision: str = required("its commit, or a branch if none is known")
-    path: str = required("of the file in the repository")
-    layout: Layout = option("json_lines", "what the file is like, see convert.py")
-    sha256: str | None = option(None, "of the file, if it is known")
+    host: Host = required("key in `hosts`")
+    repository: str = required("owner/name on the host")
+    revision: str = required("commit, or a branch if no commit is known")
+    path: str = required("path of the file in the repository")
+    layout: Layout = option("json_lines", "layout of the file, see convert.py")
+    sha256: str | None = option(None, "sha256 of the file, if known")
     confirmed: bool = option(
-        True, "whether the revision was seen in public history or in other people's pins"
+        True, "whether the revision was found in the public history or in other projects' pins"
     )
-    note: str | None = option(None, "what else is to be said")
+    note: str | None = option(None, "further remarks")
 
     @property
     def label(self) -> str:
-        """Owner/name@revision, the commit cut to 12 digits."""
+        """Return owner/name@revision, with the commit shortened to 12 digits."""
         shown = self.revision[:12] if len(self.revision) == 40 else self.revision
         return f"{self.repository}@{shown}{'' if self.confirmed else ' (not confirmed)'}"
 
@@ -44,52 +44,52 @@ class Source:
 class DataSet:
     """One file of `SCALEQUEST_DATA`."""
 
-    name: str = required("its file is NAME.jsonl.gz")
-    rows: int = required("how many it has", within=COUNT)
-    sha256: str = required("of its rows, see `rows_sha256`")
-    licence: str = required("of the content")
-    sources: list[Source] = required("tried in order")
-    note: str | None = option(None, "what else is to be said")
+    name: str = required("name; the file is NAME.jsonl.gz")
+    rows: int = required("number of rows", within=COUNT)
+    sha256: str = required("hash of the rows, see `rows_sha256`")
+    licence: str = required("licence of the content")
+    sources: list[Source] = required("sources, tried in order")
+    note: str | None = option(None, "further remarks")
 
     @property
     def file(self) -> str:
-        """Its name in the folder."""
+        """Return the name of the file."""
         return f"{self.name}.jsonl.gz"
 
     @property
     def group(self) -> str:
-        """What its splits have in common: `gsm8k` for gsm8k_train and gsm8k_test."""
+        """Return the common name of the splits: `gsm8k` for gsm8k_train and gsm8k_test."""
         return self.name.removesuffix("_train").removesuffix("_test")
 
     @property
     def split(self) -> str:
-        """`train` or `test`."""
+        """Return `train` or `test`."""
         return self.name.rpartition("_")[2]
 
 
 @dataclass(frozen=True)
 class Extra:
-    """Something made only if it is asked for by name."""
+    """An item that is only prepared if requested by name."""
 
-    name: str = required("what --only calls it")
-    licence: str = required("of the content")
-    sources: list[Source] = required("the files that it is made of, all of them")
+    name: str = required("name used with --only")
+    licence: str = required("licence of the content")
+    sources: list[Source] = required("files that it consists of; all are needed")
 
 
 @dataclass(frozen=True)
 class Table:
-    """The keys of sources.yaml."""
+    """The content of sources.yaml."""
 
-    hosts: dict[str, str] = required("a URL for each host, with {repository}, {revision} and {path}")
-    sets: list[DataSet] = required("the files of SCALEQUEST_DATA")
-    extras: list[Extra] = required("what is made on request only")
+    hosts: dict[str, str] = required("URL template per host, with {repository}, {revision} and {path}")
+    sets: list[DataSet] = required("files of the folder SCALEQUEST_DATA")
+    extras: list[Extra] = required("data prepared only on request")
 
     def url(self, source: Source, mirrors: Sequence[str] = ()) -> str:
-        """Where a file is to be had, through the first mirror that is for its host.
+        """Return the URL of a file, using the first mirror for its host.
 
         Args:
             source: the file.
-            mirrors: `URL`, which stands for every host, or `HOST=URL`.
+            mirrors: `URL`, which applies to every host, or `HOST=URL`.
         """
         url = self.hosts[source.host].format(
             repository=source.repository, revision=source.revision, path=source.path
@@ -104,10 +104,10 @@ class Table:
         return url
 
     def chosen(self, names: Sequence[str]) -> tuple[list[DataSet], list[Extra]]:
-        """Sets and extras by name or group; all sets, and no extra, if no name is given.
+        """Return data sets and extras by name or group; all sets, and no extras, if no name is given.
 
         Raises:
-            ConfigError: a name is none of them.
+            ConfigError: a name is unknown.
         """
         known = [*(one.name for one in self.sets), *(one.group for one in self.sets)]
         known += [one.name for one in self.extras]
@@ -115,9 +115,9 @@ class Table:
             if name not in known:
                 near = get_close_matches(name, known, 1)
                 hint = (
-                    f"did you mean '{near[0]}'?" if near else f"there are {', '.join(dict.fromkeys(known))}"
+                    f"did you mean '{near[0]}'?" if near else f"known sets: {', '.join(dict.fromkeys(known))}"
                 )
-                raise ConfigError(f"--only: no set '{name}'; {hint}")
+                raise ConfigError(f"--only: unknown set '{name}'; {hint}")
         sets = [one for one in self.sets if not names or {one.name, one.group} & {*names}]
         return sets, [one for one in self.extras if one.name in names]
 
@@ -126,7 +126,7 @@ def load_table(path: str | Path = TABLE) -> Table:
     """Read the table.
 
     Raises:
-        ConfigError: a key is missing, unknown or of another type.
+        ConfigError: a key is missing, unknown or of the wrong type.
     """
     table: Table = build((Table,), read_yaml(path), str(path))[0]
     return table

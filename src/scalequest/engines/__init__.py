@@ -1,4 +1,4 @@
-"""Engines turn token ids into completions; they never see text and never know what it means."""
+"""Engines turn token ids into completions; they never see text and do not know what it means."""
 
 from scalequest.engines.base import Block, Completion, EngineConfig, Generator, Request, Sampling
 from scalequest.engines.loading import open_generator

@@ -1,4 +1,4 @@
-"""The chat protocol of OpenAI-compatible servers: a request's body, and what a response says."""
+"""The chat protocol of OpenAI-compatible servers: building request bodies and reading responses."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from typing import Any
 
 from scalequest.engines.base import FinishReason, Sampling
 
-# Bounds far above any real reply, so that a broken server costs a question and not the run.
+# Limits far above any real reply, so that a broken server costs one question and not the run.
 MOST_BYTES = 16 << 20
-MOST_TOKENS = 10_000_000  # no model's context holds more
-LONGEST_WAIT = 3600.0  # seconds; then it is asked again, and may say once more that it wants to be left alone
+MOST_TOKENS = 10_000_000  # more than the context of any model
+LONGEST_WAIT = 3600.0  # seconds; after that we ask again, and the server may ask to wait once more
 _AGAIN = frozenset((408, 409, 425, 429))  # and every 5xx
 _SLOWER = frozenset((429, 503))  # these ask everyone to wait, with or without a Retry-After
-_REFUSED = frozenset((400, 413, 422))  # this question, e.g. it is too long; other 4xx concern every question
+_REFUSED = frozenset((400, 413, 422))  # concern one question; other 4xx codes concern all
 _SECONDS = re.compile(r"[0-9]+(\.[0-9]*)?")
-# What reading raises if a text is not JSON, not as expected, or nested a thousand deep.
+# Exceptions raised if a text is not JSON, has an unexpected form, or is nested a thousand levels deep.
 _NONSENSE = (ValueError, TypeError, LookupError, RecursionError)
 
 
 @dataclass(frozen=True)
 class Chat:
-    """One question: what the caller knows it by, its messages as (role, text), and its own seed if any."""
+    """One question: the caller's key, its messages as (role, text), and its own seed, if any."""
 
     key: str
     messages: Sequence[tuple[str, str]]
@@ -37,18 +37,19 @@ class Chat:
 
 @dataclass(frozen=True)
 class ChatReply:
-    """What came back for one question, or why nothing did.
+    """The answer to one question, or the reason why there is none.
 
     Attributes:
-        key: the question's.
-        text: the answer, "" if `fault` is set.
+        key: the question's key.
+        text: the answer; "" if `fault` is set.
         finish_reason: "stop" or "length".
-        prompt_tokens: billed for reading, over all attempts, those before a restart included; under a
-            budget, one of which nothing was heard counts as the most that it can have come to.
-        tokens: billed for generating, likewise.
-        fault: None, or `refused` (the server does not take this question), `content_filter`, `nonsense`
-            (never an answer, in all attempts), `no_reply` (an error every time, while others were answered).
-        requests: attempts made.
+        prompt_tokens: input tokens billed, over all attempts, including those before a restart; under a
+            budget, an attempt without any response counts with its maximum cost.
+        tokens: output tokens billed, counted likewise.
+        fault: None, or `refused` (the server rejects this question), `content_filter`, `nonsense` (all
+            attempts came back without an answer), `no_reply` (an error every time, while other questions were
+            answered).
+        requests: the number of attempts.
     """
 
     key: str
@@ -61,9 +62,9 @@ class ChatReply:
 
 
 class Again(Exception):
-    """An attempt that may be repeated: HTTP status (0 is none), tokens billed for it, seconds to wait.
+    """An attempt that may be repeated: HTTP status (0: none), tokens billed for it, seconds to wait.
 
-    `billed` is None if it cost something and nobody says what.
+    `billed` is None if the attempt had a cost that the server did not report.
     """
 
     def __init__(
@@ -74,11 +75,11 @@ class Again(Exception):
 
 
 class Refused(Exception):
-    """The server does not take this question."""
+    """The server rejects this question."""
 
 
 class Rejected(Exception):
-    """The server takes no question as it is asked: HTTP status."""
+    """The server rejects every question sent in this form; holds the HTTP status."""
 
     def __init__(self, why: str, status: int) -> None:
         super().__init__(why)
@@ -86,14 +87,14 @@ class Rejected(Exception):
 
 
 def user(text: str, system: str | None = None) -> list[tuple[str, str]]:
-    """Messages of one user's turn, after a system turn if one is given."""
+    """Return the messages for one user turn, after a system turn if one is given."""
     return [*([("system", system)] if system else []), ("user", text)]
 
 
 def request_body(
     chat: Chat, model: str, sampling: Sampling, token_limit: str, extra: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What is sent; `token_limit` is the field's name for the most tokens, `extra` may overwrite any."""
+    """Return the request body; `token_limit` names the field for max_tokens, `extra` overrides any field."""
     return {
         "model": model,
         "messages": [{"role": role, "content": text} for role, text in chat.messages],
@@ -108,19 +109,19 @@ def request_body(
 async def post(
     client: Any, body: Mapping[str, Any], timeout: float, pause: float, shown: Callable[[str], str]
 ) -> tuple[ChatReply, bool]:
-    """Ask once: the reply (without a key), and whether it counts its tokens.
+    """Send one request; return the reply (without a key) and whether it reports token usage.
 
     Args:
         client: an `httpx.AsyncClient`.
-        body: of the request.
-        timeout: seconds for the whole attempt.
-        pause: seconds for which a server that is too busy is left alone unless it says for how long.
-        shown: makes a text of the server's fit to be shown.
+        body: the request body.
+        timeout: the timeout in seconds for the whole attempt.
+        pause: the number of seconds to wait if an overloaded server does not say how long.
+        shown: prepares a text of the server for display.
 
     Raises:
-        Again: there is no answer, and it may be asked again.
-        Refused: the server does not take this question.
-        Rejected: the server takes no question like this.
+        Again: there is no answer, but the request may be repeated.
+        Refused: the server rejects this question.
+        Rejected: the server rejects every request of this form.
     """
     import httpx
 
@@ -130,7 +131,7 @@ async def post(
         nonlocal sent
         sent = sent or event.endswith("send_request_body.complete")
 
-    # The exchange, bounded in time and size
+    # Exchange request and response, with limits on time and size
     try:
         async with (
             asyncio.timeout(timeout),
@@ -141,13 +142,14 @@ async def post(
                 content = await read_body(response)
             except ValueError as error:
                 if status == 200:
-                    raise Again(shown(f"no answer in its reply: {error}"), 200, None) from None
+                    raise Again(shown(f"no usable answer in the reply: {error}"), 200, None) from None
                 content = str(error).encode()
     except (httpx.TransportError, TimeoutError) as error:
-        # What was not sent is not the question's fault, and costs nothing: a 503 without the words.
+        # A request that was not sent is not the question's fault and costs nothing, like a 503 without a
+        # message.
         told = shown(f"{type(error).__name__} {error}".strip())
         raise (Again(told, 0, None) if sent else Again(told, 503)) from None
-    # What it says
+    # Interpret the response
     if status == 200:
         try:
             return read_reply(content)
@@ -160,16 +162,16 @@ async def post(
 
 
 async def read_body(response: Any) -> bytes:
-    """The body of an `httpx.Response` that was opened as a stream, unpacked.
+    """Return the decompressed body of an `httpx.Response` that was opened as a stream.
 
     Raises:
-        ValueError: it is longer than `MOST_BYTES`, packed or unpacked, or not packed as its headers say.
+        ValueError: it is longer than `MOST_BYTES`, before or after decompression, or its encoding is wrong.
     """
     encoding = response.headers.get("content-encoding", "").strip().lower()
     if encoding not in ("", "identity", "gzip", "x-gzip", "deflate"):
-        raise ValueError(f"content-encoding {encoding!r}, which was not asked for")
+        raise ValueError(f"content-encoding {encoding!r} was not requested")
     body = bytearray()
-    async for chunk in response.aiter_raw():  # httpx would unpack a whole chunk, whatever comes of it
+    async for chunk in response.aiter_raw():  # httpx would decompress a whole chunk, however large the result
         body += chunk
         if len(body) > MOST_BYTES:
             break
@@ -184,10 +186,10 @@ async def read_body(response: Any) -> bytes:
 
 
 def read_reply(body: bytes) -> tuple[ChatReply, bool]:
-    """The reply (without a key) in the body of a response of status 200, and whether it counts its tokens.
+    """Return the reply (without a key) from the body of a status 200 response, and whether it reports usage.
 
     Raises:
-        Again: it is not an answer, or counts tokens in a way that cannot be.
+        Again: it is not an answer, or reports impossible token counts.
     """
     billed: tuple[int, int] | None = None
     try:
@@ -197,26 +199,26 @@ def read_reply(body: bytes) -> tuple[ChatReply, bool]:
         choice = content["choices"][0]
         text, reason = choice["message"].get("content"), choice["finish_reason"]
         if reason == "length" and text is None:
-            text = ""  # all its tokens went into reasoning
+            text = ""  # all its tokens were spent on reasoning
         if reason == "content_filter":
             return ChatReply("", "", "stop", *(billed or (0, 0)), fault="content_filter"), billed is not None
         if reason not in ("stop", "length") or not isinstance(text, str):
             raise ValueError(f"finish_reason {reason!r}, content of type {type(text).__name__}")
-        text.encode()  # half of a surrogate pair is valid JSON, but no file can hold it
+        text.encode()  # a lone surrogate is valid JSON, but no file can store it
     except (*_NONSENSE, AttributeError) as error:
-        raise Again(f"no answer in its reply: {error!r}", 200, billed) from None
+        raise Again(f"no usable answer in the reply: {error!r}", 200, billed) from None
     return ChatReply("", text, reason, *(billed or (0, 0))), billed is not None
 
 
 def _count(value: Any) -> int:
-    """A number of tokens; some servers write all numbers with a decimal point."""
+    """Return a token count; some servers write all numbers with a decimal point."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MOST_TOKENS:
-        raise ValueError("a number of tokens that cannot be")
+        raise ValueError("an impossible token count")
     return int(value)
 
 
 def error_message(body: bytes) -> str:
-    """What the server says is wrong."""
+    """Return the server's error message."""
     try:
         error = json.loads(body)["error"]
         return str(error["message"] if isinstance(error, dict) else error)
@@ -225,9 +227,9 @@ def error_message(body: bytes) -> str:
 
 
 def retry_after(header: str | None) -> float:
-    """Seconds that a `Retry-After` header asks for, given as a number or a date, at most `LONGEST_WAIT`.
+    """Return the seconds requested by a `Retry-After` header, a number or a date, at most `LONGEST_WAIT`.
 
-    0 if there is none, or it is neither; servers also write fractions, which RFC 9110 does not have.
+    Returns 0 if there is no such header or it is invalid; fractions are accepted, although RFC 9110 has none.
     """
     text = (header or "").strip()
     try:

@@ -1,4 +1,4 @@
-"""Whether a chat server is well: when a question that fails is given up alone, and when the run stops."""
+"""Track the health of a chat server, to decide when to give up on a question and when to stop the run."""
 
 from __future__ import annotations
 
@@ -8,41 +8,41 @@ from dataclasses import dataclass
 from scalequest.engines.budget import Tokens, added
 from scalequest.engines.chat_protocol import Again
 
-_ITS_OWN = frozenset((0, 200, 500))  # may be the question's own fault; the rest of those asked again is not
+_ITS_OWN = frozenset((0, 200, 500))  # may be the question's own fault; other retryable statuses are not
 
 
 @dataclass
 class Met:
-    """What one question has met so far."""
+    """The attempts of one question so far."""
 
     requests: int = 0  # attempts
-    billed: Tokens = (0, 0)  # for those that failed
-    latest: Again | None = None  # failure
-    suspect: int = 0  # failures that may be its own fault
-    since: tuple[float, int] = (0.0, 0)  # moment of the first suspect one, and how many were answered by then
+    billed: Tokens = (0, 0)  # tokens of failed attempts
+    latest: Again | None = None  # the latest failure
+    suspect: int = 0  # failures that may be the question's own fault
+    since: tuple[float, int] = (0.0, 0)  # first suspect failure: its time and the answers until then
 
 
 class Health:
-    """What all questions together have met.
+    """The attempts of all questions together.
 
     Attributes:
-        in_flight: questions that are being asked.
-        answered: questions that have an answer.
+        in_flight: the number of questions being asked.
+        answered: the number of questions with an answer.
     """
 
     def __init__(self, attempts: int, concurrency: int) -> None:
-        """Nothing has been asked yet."""
+        """Start without any attempts."""
         self._attempts, self._concurrency = attempts, concurrency
         self.in_flight = self.answered = 0
-        self._in_a_row = 0  # attempts that failed since any was answered
-        self._well = 0.0  # when the latest attempt that was answered had been sent
+        self._in_a_row = 0  # failed attempts since the last answer
+        self._well = 0.0  # when the most recent successful attempt had been sent
 
     def replied(self, sent: float) -> None:
-        """Note an answer to an attempt that was sent at this moment."""
+        """Record an answer to an attempt that was sent at this time."""
         self._well, self._in_a_row = max(self._well, sent), 0
 
     def failed(self, met: Met, again: Again) -> None:
-        """Note that an attempt failed."""
+        """Record a failed attempt."""
         met.latest, met.billed = again, added(met.billed, again.billed or (0, 0))
         if again.status in _ITS_OWN:
             met.since = met.since if met.suspect else (time.monotonic(), self.answered)
@@ -50,18 +50,18 @@ class Health:
         self._in_a_row += 1
 
     def is_over(self, met: Met) -> bool:
-        """Whether to ask a question no more: the fault is its own, or too many attempts in a row have failed.
+        """Return whether to give up on a question: it is at fault, or too many attempts in a row failed.
 
-        Too many are so many that each question in flight can have been asked often enough.
+        "Too many" means enough for each question in flight to have been asked often enough.
         """
         too_many = self._in_a_row >= self._attempts * self.in_flight
         return self.is_own_fault(met) or (met.requests >= self._attempts and too_many)
 
     def is_own_fault(self, met: Met) -> bool:
-        """Whether a question has failed often enough, and by its own fault: others were answered meanwhile.
+        """Return whether a question has failed often enough by its own fault, while others were answered.
 
-        An answer to what was sent earlier shows nothing, because a dying server may still finish it; but if
-        nothing fresh is left to be sent, it has to do.
+        Answers to requests sent earlier prove nothing, because a dying server may still finish them; but if
+        nothing new is left to send, they have to suffice.
         """
         if met.latest is None or met.latest.status not in _ITS_OWN or met.suspect < self._attempts:
             return False

@@ -1,4 +1,4 @@
-"""Loading a model on the engine that a config names: the one place that knows all engines."""
+"""Load a model on the engine named in a config; the only module that knows all engines."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ logger = logging.getLogger(__name__)
 def open_generator(
     model: str, config: EngineConfig, *, revision: str | None = None, seed: int = 0
 ) -> Generator:
-    """Load `model` on the engine that `config` names.
+    """Load `model` on the engine named in `config`.
 
     Args:
-        model: folder or hub id; or the folder of a LoRA adapter, whose base is loaded with it.
+        model: a folder or hub id, or the folder of a LoRA adapter, whose base model is then loaded with it.
         config: the engine and its settings.
-        revision: of the model on the hub.
-        seed: what requests without a seed of their own are drawn from.
+        revision: the model's revision on the hub.
+        seed: the seed for requests without their own seed.
 
     Raises:
         ConfigError: the engine cannot be imported, or an engine argument is unknown.
     """
-    heartbeat.now(f"loading {model}, and its engine")
+    heartbeat.now(f"loading {model} and its engine")
     _check_weights(model)
     say_engine(config.dtype, model, revision=revision, trust_remote_code=config.trust_remote_code)
     if config.name != "transformers":
@@ -37,16 +37,16 @@ def open_generator(
 
         try:
             import_vllm()
-        except Exception as error:  # a broken install fails in many ways
+        except Exception as error:  # a broken installation fails in many ways
             why = " ".join(f"{type(error).__name__}: {error}".split())
             if config.name == "vllm":
                 raise ConfigError(f"engine.name: vllm cannot be imported: {why}") from error
-            logger.warning("engine: transformers, since vllm cannot be imported: %s", why)
+            logger.warning("engine: using transformers, because vllm cannot be imported: %s", why)
         else:
             with loading(model):
                 return VllmGenerator(model, config, revision=revision, seed=seed)
     elif config.extra:
-        raise ConfigError(f"engine.extra: only vllm takes further arguments, got {', '.join(config.extra)}")
+        raise ConfigError(f"engine.extra: only vllm accepts further arguments, got {', '.join(config.extra)}")
     from scalequest.engines.transformers_engine import TransformersGenerator
 
     with loading(model):
@@ -60,16 +60,17 @@ def _check_weights(model: str) -> None:
 
 
 def open_scorer(model: str, config: EngineConfig, *, revision: str | None = None) -> Scorer:
-    """Load `model` (a folder or hub id) with its head; `auto` is vLLM where it can, else transformers.
+    """Load `model` (a folder or hub id) with its head; `auto` is vLLM if possible, else transformers.
 
-    vLLM takes sequence classifiers of one label and per-token reward models such as `InternLM2ForRewardModel`
-    (the value at the last token counts); transformers takes sequence classifiers.
+    vLLM supports sequence classifiers with one label and per-token reward models such as
+    `InternLM2ForRewardModel` (the value at the last token counts); transformers supports sequence
+    classifiers.
 
     Raises:
-        ConfigError: the engine cannot be imported or does not know the architecture, or the head has more
-            than one number.
+        ConfigError: the engine cannot be imported or does not support the architecture, or the head has more
+            than one output.
     """
-    heartbeat.now(f"loading {model}, and its engine")
+    heartbeat.now(f"loading {model} and its engine")
     _check_weights(model)
     say_engine(config.dtype, model, revision=revision, trust_remote_code=config.trust_remote_code)
     if config.name != "transformers":
@@ -83,14 +84,14 @@ def open_scorer(model: str, config: EngineConfig, *, revision: str | None = None
             why = unsupported(model, config, revision)
         except ConfigError:
             raise
-        except Exception as error:  # a broken install fails in many ways
+        except Exception as error:  # a broken installation fails in many ways
             why = f"vllm cannot be imported: {type(error).__name__}: {error}"
         if not why:
             with loading(model):
                 return VllmScorer(model, config, revision=revision)
         if config.name == "vllm":
             raise ConfigError(f"engine.name: {why}")
-        logger.warning("scorer: transformers, since %s", " ".join(why.split()))
+        logger.warning("scorer: using transformers, because %s", " ".join(why.split()))
     from scalequest.engines.transformers_scorer import TransformersScorer
 
     with loading(model):

@@ -1,4 +1,4 @@
-"""Scorers: token ids in, one number out, for reward models and difficulty scorers."""
+"""Scorers take token ids and return one number: reward models and difficulty scorers."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from scalequest.engines.base import Block, FinishReason, Request
 
 @dataclass(frozen=True)
 class Score:
-    """What came back for one request; it counts as a `stream.Reply` does.
+    """The result of one request; it has the attributes of `progress.Reply`.
 
     Attributes:
-        key: the request's.
-        value: of the model's one-number head at the last token, as it is (no sigmoid); None where the ids do
-            not fit the context.
-        prompt_tokens: how many ids there were.
+        key: the request's key.
+        value: the output of the model's head at the last token, unchanged (no sigmoid); None if the ids
+            exceed the context.
+        prompt_tokens: the number of ids.
     """
 
     key: str
@@ -29,21 +29,21 @@ class Score:
 
     @property
     def finish_reason(self) -> FinishReason:
-        """`length` where the ids were too many."""
+        """Return `length` if there were too many ids."""
         return "stop" if self.value is not None else "length"
 
 
 class Scorer(Protocol):
-    """A loaded model with a one-number head. Use as a context manager: leaving it frees the model."""
+    """A loaded model with a head of one output. Use it as a context manager: leaving it frees the model."""
 
     name: str
     version: str
-    context: int  # most tokens that it takes
+    context: int  # maximum number of tokens
 
     def score(self, blocks: Iterable[Block]) -> Iterator[tuple[Block, list[Score]]]:
-        """Score every request of every block; blocks are taken lazily and may come back in another order.
+        """Score every request of every block; blocks are taken lazily and may come back in a different order.
 
-        Request seeds are not looked at. An id outside the vocabulary is a `ConfigError`.
+        Request seeds are ignored. An id outside the vocabulary raises a `ConfigError`.
         """
         ...
 
@@ -55,12 +55,12 @@ class Scorer(Protocol):
 
 
 def check_ids(request: Request, vocabulary: int) -> None:
-    """Refuse a request that no context is too small for and that cannot be scored all the same.
+    """Refuse a request that cannot be scored for a reason other than its length.
 
     Raises:
-        ConfigError: naming the request's key.
+        ConfigError: names the request's key.
     """
     if not request.prompt_ids:
-        raise ConfigError(f"request {request.key}: it is empty")
+        raise ConfigError(f"request {request.key}: empty input")
     if not 0 <= min(request.prompt_ids) <= max(request.prompt_ids) < vocabulary:
-        raise ConfigError(f"request {request.key}: a token id is outside the vocabulary of {vocabulary}")
+        raise ConfigError(f"request {request.key}: token id outside the vocabulary of {vocabulary}")

@@ -1,16 +1,16 @@
-"""A client for any OpenAI-compatible chat server: many questions in flight, every paid answer kept.
+"""A client for OpenAI-compatible chat servers: many questions in flight, every paid answer stored.
 
     with ChatServer(config, sampling) as server:
         for index, replies in server.answer(iter([(0, [Chat("row-1", user("What is 2 + 2?"))])])):
             ...
 
-Timeouts, lost connections, 408, 429, 5xx and replies without an answer are asked again (tenacity), after
-waits that double with jitter, and not before the server's `Retry-After`. A question that is put off goes on
-for as long as others are answered; it is given up alone only if the server has demonstrably been well in the
-meantime, and too many failures in a row stop the run. A budget is never exceeded: a question is sent only if
-the most that it can cost is still there, and what timed out, was cut off, came back unreadable or was in
-flight when the process was killed is charged at that most, because nobody says what it came to. The key
-comes from the environment and appears in nothing that is written or raised.
+Timeouts, lost connections, 408, 429, 5xx and replies without an answer are retried (tenacity), with
+exponential backoff and jitter, and not before the server's `Retry-After`. A postponed question is retried for
+as long as other questions are answered. The client gives up on a single question only if the server has
+demonstrably been well in the meantime; too many failures in a row stop the run. A budget is never exceeded: a
+question is only sent if its maximum cost is still available, and requests that timed out, were cut off, came
+back unreadable or were in flight when the process was killed are charged at that maximum, because their
+actual cost is unknown. The API key comes from the environment and never appears in files or error messages.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ from scalequest.interrupts import Interrupts
 
 __all__ = ["BudgetSpent", "Chat", "ChatReply", "ChatServer", "ServerConfig", "ServerError", "user"]
 
-HOPELESS = 20  # questions given up without a single answer before it is the server's or the config's fault
-_TELL_EVERY = 30.0  # seconds between two lines of log about attempts that failed
-_KEPT = "what was answered is kept"
+HOPELESS = 20  # questions given up without any answer before we blame the server or the config
+_TELL_EVERY = 30.0  # seconds between two log lines about failed attempts
+_KEPT = "answers received so far are kept"
 
 Answers = Generator[tuple[int, list[ChatReply]], None, None]
 Tasks = dict[asyncio.Task[ChatReply], tuple[int, int]]
@@ -68,7 +68,7 @@ class BudgetSpent(ServerError):
 
 @dataclass(frozen=True)
 class _Question:
-    """A question on its way: its body, its name in the journal, the most that an attempt can cost."""
+    """A question in progress: its body, its key in the journal, the maximum cost of an attempt."""
 
     body: dict[str, Any]
     asked: str
@@ -77,7 +77,7 @@ class _Question:
 
 
 class ChatServer:
-    """Asks a server; `answer` fits `stream` as it is. Use as a context manager."""
+    """Sends questions to a server; `answer` can be used as the `generate` hook of `stream`."""
 
     def __init__(
         self,
@@ -87,33 +87,34 @@ class ChatServer:
         journal: Path | None = None,
         worker: tuple[int, int] = (0, 1),
     ) -> None:
-        """Take the settings; nothing is asked yet.
+        """Take the settings; no request is sent yet.
 
         Args:
-            config: with `url` and `model`.
-            sampling: of every question.
-            journal: folder in which answers are kept as they come, and found again; None keeps none.
-            worker: this process's number and how many there are; they share the budget (`budget.share`).
+            config: settings with `url` and `model`.
+            sampling: the sampling settings of every question.
+            journal: the folder that stores answers as they arrive, and finds them again; None stores none.
+            worker: this process's number and the number of workers, which share the budget (`budget.share`).
 
         Raises:
             ConfigError: there is no url or no model.
         """
         if not config.url or not config.model:
-            raise ConfigError("server: url and model are needed, e.g. http://localhost:8000/v1")
-        # A secret read from a file often ends in a line break, which no header may hold.
+            raise ConfigError("server: set url and model, e.g. url: http://localhost:8000/v1")
+        # A secret read from a file often ends in a line break, which is not allowed in headers.
         self._key = os.environ.get(config.key_variable, "").strip() or None
         if self._key and not (self._key.isascii() and self._key.isprintable()):
             raise ConfigError(
-                f"environment variable {config.key_variable}: it holds characters that no key can have"
+                f"environment variable {config.key_variable}: contains characters that are not "
+                "allowed in an API key"
             )
         self.config, self.sampling = config, sampling
         self._journal = Journal(journal, worker[0]) if journal is not None else None
         self._budget = Budget(config, self._journal.spent if self._journal else {}, worker)
         self._health = Health(config.attempts, config.concurrency)
         self._given_up = 0
-        self._why: Exception | None = None  # everything is being stopped
+        self._why: Exception | None = None  # set when everything is being stopped
         self._answering: Answers | None = None
-        self._not_before = self._tell_at = 0.0  # moments
+        self._not_before = self._tell_at = 0.0  # times
 
     def __enter__(self) -> ChatServer:
         return self
@@ -121,20 +122,20 @@ class ChatServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Wait for what is in flight, and close the journal."""
-        if self._answering is not None:  # an error's traceback may still hold it open
+        """Wait for the questions in flight and close the journal."""
+        if self._answering is not None:  # an error's traceback may still keep it open
             self._answering.close()
         if self._journal is not None:
             self._journal.close()
 
     def answer(self, blocks: Iterator[tuple[int, list[Chat]]]) -> Iterator[tuple[int, list[ChatReply]]]:
-        """Ask every question of every numbered block.
+        """Send every question of every numbered block.
 
-        Blocks are taken lazily and come back in the order in which their last question is answered; the
-        replies of a block are in the order of its questions.
+        Blocks are taken lazily and yielded in the order in which their last question is answered; the replies
+        of a block have the order of its questions.
 
-        Whatever ends it, even that nobody takes its replies any more, questions in flight are waited for
-        first, and what they brought is in the journal: it is paid for.
+        However the iteration ends, even if the caller takes no more replies, questions in flight are
+        completed first and their answers stored in the journal, because they are paid for.
 
         Raises:
             ServerError: the server cannot be reached or refuses everything, or the budget is spent.
@@ -150,7 +151,7 @@ class ChatServer:
         waiting, interrupts = _each(blocks, opened), Interrupts()
 
         def step() -> list[tuple[int, list[ChatReply]]] | None:
-            """Have as many in flight as may be, and take what comes: complete blocks; None at the end."""
+            """Keep as many questions in flight as allowed; return complete blocks, or None at the end."""
             while len(tasks) < self.config.concurrency and (item := next(waiting, None)):
                 index, position, chat = item
                 if chat is None:
@@ -166,7 +167,7 @@ class ChatServer:
                 timeout=self.config.timeout,
                 limits=httpx.Limits(max_connections=self.config.concurrency),
             )
-            # Interrupts are only counted in here; a caller that has the replies is interrupted at once
+            # Interrupts are only counted in here; the caller is interrupted as soon as it has the replies.
             try:
                 complete: list[tuple[int, list[ChatReply]]] | None = []
                 while complete is not None:
@@ -174,7 +175,8 @@ class ChatServer:
                     with interrupts:
                         complete = step()
                     interrupts.check()
-            # Whatever it is, also an error of the caller or Ctrl-C: what is in flight is paid for
+            # After any error, including an error of the caller or Ctrl-C, questions in flight are still paid
+            # for.
             except BaseException as error:
                 why = self._stop(error if isinstance(error, Exception) else ServerError("stopped"))
                 with interrupts:
@@ -186,7 +188,7 @@ class ChatServer:
     # ------------------------------------------------------------------------------------------- one question
 
     async def _ask(self, client: Any, chat: Chat) -> ChatReply:
-        """One question until it is answered or given up."""
+        """Ask one question until it is answered or given up."""
         import tenacity
 
         question = self._question(chat)
@@ -220,19 +222,20 @@ class ChatServer:
         return _Question(body, asked, most)
 
     async def _attempt(self, client: Any, question: _Question) -> ChatReply:
-        """Ask once the budget covers the most that it can cost; the answer is in the journal at once."""
+        """Send the question when the budget covers its maximum cost; store the answer at once."""
         question.met.requests += 1
         while not self._budget.covers(question.most):
             if not self._budget.in_flight:
                 raise self._stop(
                     BudgetSpent(
-                        "server: what is left of the budget, or of this worker's share, does not cover "
+                        "server: the rest of the budget, or of this worker's share, does not cover "
                         f"another question of up to {sum(question.most)} tokens; {_KEPT}: raise "
-                        "server.budget or server.budget_tokens and run again to go on"
+                        "server.budget or server.budget_tokens and run again to resume"
                     )
                 )
             await asyncio.sleep(0.02)
-        # A line charges the most before anything is sent, and the next takes back what was not used
+        # One line charges the maximum cost before anything is sent, and the next one returns what was not
+        # used.
         held = question.most if self._budget.limited else (0, 0)
         self._budget.hold(question.most)
         self._write(question, held, {})
@@ -253,37 +256,38 @@ class ChatServer:
             self._write(question, added(used, held, -1), kept)
 
     async def _send(self, client: Any, body: Mapping[str, Any]) -> ChatReply:
-        """Wait for as long as the server asked everyone to, and ask it.
+        """Wait as long as the server asked everyone to wait, then send the question.
 
         Raises:
             Again, Refused: see `post`.
-            ServerError: it takes no question as it is asked, or counts no tokens although there is a budget.
+            ServerError: the server rejects every question, or reports no token usage although there is a
+                budget.
         """
         await self._sleep(self._not_before - time.monotonic())
         if self._why:
-            raise Again("the others had been stopped", 0)
+            raise Again("the other questions had been stopped", 0)
         start, config = time.monotonic(), self.config
         try:
             reply, counted = await post(client, body, config.timeout, min(1.0, config.max_wait), self._shown)
         except Rejected as rejected:
-            hint = f" (is the environment variable {config.key_variable} right?)"
+            hint = f" (check the environment variable {config.key_variable})"
             raise self._stop(f"{rejected}{hint if rejected.status == 401 else ''}") from None
         self._health.replied(start)
         if not counted and self._budget.limited:
             raise self._stop(
-                "its replies do not count their tokens, so no budget can be kept: "
+                "the server's replies do not report token usage, so a budget cannot be enforced: "
                 "unset server.budget and server.budget_tokens"
             )
         return reply
 
     def _put_off(self, again: Again) -> None:
-        """Leave the server alone as it asks; say so now and then: a long wait should not look like a hang."""
+        """Wait as the server asks; log it now and then, because a long wait should not look like a hang."""
         now = time.monotonic()
         self._not_before = max(self._not_before, now + again.wait)
         if now >= self._tell_at:
             self._tell_at = now + _TELL_EVERY
             left = self._not_before - now
-            logger.warning("server: %s; asking again%s", again, f" in {left:.0f} s" if left > 0.5 else "")
+            logger.warning("server: %s; retrying%s", again, f" in {left:.0f} s" if left > 0.5 else "")
 
     def _write(self, question: _Question, billed: Tokens, more: Mapping[str, Any]) -> None:
         if self._journal is not None and (more or any(billed)):
@@ -293,52 +297,53 @@ class ChatServer:
     # ------------------------------------------------------------------------------------------- giving up
 
     def _unanswered(self, question: _Question) -> ChatReply:
-        """Give a question up alone if the fault is its own; else stop everything."""
+        """Give up on one question if it is at fault; otherwise stop everything."""
         met, trouble = question.met, question.met.latest
         assert trouble is not None
         if self._why or not self._health.is_own_fault(met):
             raise self._stop(
-                f"no answer in {met.requests} attempts, last: {trouble}; {_KEPT}: run again to go on"
+                f"no answer after {met.requests} attempts, last error: {trouble}; {_KEPT}: run "
+                "again to resume"
             )
         reply = self._lost("nonsense" if trouble.status == 200 else "no_reply", trouble)
-        if trouble.status == 200 and any(met.billed):  # else a restart may bring an answer, for free
+        if trouble.status == 200 and any(met.billed):  # otherwise a restart may bring an answer, for free
             self._write(question, (0, 0), _kept(reply, met.requests))
         return reply
 
     def _lost(self, fault: str, why: Exception) -> ChatReply:
-        """The reply of a question that is given up; the first many without any answer stop everything."""
+        """Return the reply for a question that is given up; stop everything if the first ones all fail."""
         self._given_up += 1
         if self._given_up >= HOPELESS and not self._health.answered:
-            raise self._stop(f"the first {HOPELESS} questions brought no answer: {why}")
-        logger.warning("server: gave a question up: %s", why)
+            raise self._stop(f"none of the first {HOPELESS} questions was answered: {why}")
+        logger.warning("server: gave up on a question: %s", why)
         return ChatReply("", "", "stop", 0, 0, fault=fault)
 
     def _stop(self, why: Exception | str) -> Exception:
-        """Have all questions given up; returns the error of the first to say why."""
+        """Stop all questions; return the first error, which says why."""
         error = ServerError(f"server {self.config.url}: {why}") if isinstance(why, str) else why
         self._why = self._why or error
         return self._why
 
     async def _sleep(self, seconds: float) -> None:
-        """Sleep so long, or until the others have been stopped."""
+        """Sleep for this time, or until the other questions have been stopped."""
         until = time.monotonic() + seconds
         while not self._why and (left := until - time.monotonic()) > 0:
             await asyncio.sleep(min(left, 0.25))
 
     def _shown(self, text: str) -> str:
-        """Text of the server's that may be shown: on one line, short, and without the key."""
+        """Return a text of the server in displayable form: one line, short, without the API key."""
         words = (text.replace(self._key, "***") if self._key else text).split()
         return "".join(char if char.isprintable() else "?" for char in " ".join(words)[:300])
 
 
 def _kept(reply: ChatReply, requests: int) -> dict[str, Any]:
-    """What the journal holds of a reply beside its tokens."""
+    """Return what the journal stores about a reply in addition to its tokens."""
     kept = {name: getattr(reply, name) for name in ("text", "finish_reason", "fault")}
     return kept | {"requests": requests}
 
 
 async def _first(tasks: Iterable[asyncio.Task[ChatReply]]) -> set[asyncio.Task[ChatReply]]:
-    """Those that are done first; none, if for a while none is, so that the caller sees an interrupt."""
+    """Return the tasks that finish first, or none after a short while, so the caller can be interrupted."""
     done, _ = await asyncio.wait(tasks, timeout=0.25, return_when=asyncio.FIRST_COMPLETED)
     return done
 
@@ -346,7 +351,7 @@ async def _first(tasks: Iterable[asyncio.Task[ChatReply]]) -> set[asyncio.Task[C
 def _taken(
     done: Iterable[asyncio.Task[ChatReply]], tasks: Tasks, opened: dict[int, list[ChatReply | None]]
 ) -> list[tuple[int, list[ChatReply]]]:
-    """Put replies into their places; returns the blocks that this completes."""
+    """Store replies by position; return the blocks that are now complete."""
     complete = []
     for task in done:
         index, position = tasks.pop(task)
@@ -358,7 +363,7 @@ def _taken(
 
 
 def _drain(runner: asyncio.Runner, tasks: Tasks, interrupts: Interrupts) -> None:
-    """Wait for what is in flight, or, after one more interrupt, no longer."""
+    """Wait for the questions in flight, or, after another interrupt, stop waiting."""
     before = interrupts.count
     while tasks:
         for task in runner.run(_first(tasks)):
@@ -373,7 +378,7 @@ def _drain(runner: asyncio.Runner, tasks: Tasks, interrupts: Interrupts) -> None
 def _each(
     blocks: Iterator[tuple[int, list[Chat]]], opened: dict[int, list[ChatReply | None]]
 ) -> Iterator[tuple[int, int, Chat | None]]:
-    """Every question with its block and place; an empty block once, without one."""
+    """Yield every question with its block and position; for an empty block, yield once without a question."""
     for index, chats in blocks:
         if not chats:
             yield index, 0, None

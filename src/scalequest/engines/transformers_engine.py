@@ -1,6 +1,6 @@
-"""Generation with transformers: blocks sorted by length, padded on the left, one random stream a request.
+"""Generate with transformers: blocks sorted by length, padded on the left, one random stream per request.
 
-Slower than vLLM, but it runs wherever torch does, and the same block gives the same bytes.
+It is slower than vLLM, but runs wherever torch does, and the same block always gives the same bytes.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from scalequest.precision import engine_dtype
 
 
 class TransformersGenerator:
-    """A `Generator` on transformers' `generate`, on the GPU where there is one."""
+    """A `Generator` that uses transformers' `generate`, on a GPU if there is one."""
 
     name = "transformers"
 
     def __init__(
         self, model: str, config: EngineConfig, *, revision: str | None = None, seed: int = 0
     ) -> None:
-        """Load `model`; `seed` is what requests without one are drawn from."""
+        """Load `model`; `seed` is for requests without their own seed."""
         self.version: str = transformers.__version__
         trusted = config.trust_remote_code
         dtype = engine_dtype(config.dtype, model, revision=revision, trust_remote_code=trusted)
@@ -46,7 +46,7 @@ class TransformersGenerator:
         self.model: Any = load_whole(AutoModelForCausalLM, model, **how)
         transformers_logging.enable_progress_bar()
         self.model.to(device()).eval()
-        # What the checkpoint recommends (a repetition penalty, say) would fill every field left open.
+        # The checkpoint's recommendations (e.g. a repetition penalty) would fill every field left unset.
         self.model.generation_config = GenerationConfig()
         text = self.model.config.get_text_config()
         self.context: int = config.max_model_len or text.max_position_embeddings
@@ -57,10 +57,10 @@ class TransformersGenerator:
     def generate(
         self, blocks: Iterable[Block], sampling: Sampling, stop_ids: Sequence[int]
     ) -> Iterator[tuple[Block, list[Completion]]]:
-        """See `Generator.generate`; blocks come in the order in which they are taken.
+        """See `Generator.generate`; blocks are yielded in the order in which they are taken.
 
         Raises:
-            ConfigError: a request does not fit the context.
+            ConfigError: a request does not fit into the context.
         """
         for block in blocks:
             if block.seed is not None:
@@ -83,7 +83,7 @@ class TransformersGenerator:
         self, requests: Sequence[Request], sampling: Sampling, stop_ids: Sequence[int]
     ) -> list[Completion]:
         width = max(len(request.prompt_ids) for request in requests)
-        pad = stop_ids[0] if stop_ids else 0  # masked in prompts, cut off behind stop tokens
+        pad = stop_ids[0] if stop_ids else 0  # masked in prompts, cut off after stop tokens
         ids = torch.full((len(requests), width), pad)
         mask = torch.zeros_like(ids)
         for row, request in enumerate(requests):
@@ -112,7 +112,7 @@ class TransformersGenerator:
         return [_completion(request, generated, stops, length) for request, generated, length in rows]
 
     def _uniforms(self, requests: Sequence[Request], sampling: Sampling) -> torch.Tensor:
-        """Draw all that a batch will need: [rows, max_tokens], on the CPU, so alike on every device."""
+        """Draw the random numbers of a batch, [rows, max_tokens], on the CPU: equal on every device."""
         rows = []
         for request in requests:
             seeded = request.seed is not None
@@ -135,20 +135,20 @@ class TransformersGenerator:
 
 
 class RowSampler(LogitsProcessor):
-    """Draw each row's next token from its own uniform numbers, by inverting the distribution function.
+    """Draw each row's next token from its own uniform random numbers, by inverse transform sampling.
 
-    A row's choice then depends on its logits and its numbers alone, not on its neighbours or its place. It
-    leaves one finite score a row, so that the greedy `generate` takes what was drawn.
+    A row's choice then only depends on its logits and its numbers, not on the other rows or its position.
+    Each row is left with one finite score, so that the greedy `generate` selects the drawn token.
     """
 
     def __init__(self, uniforms: torch.Tensor, sampling: Sampling) -> None:
-        """Take the uniform numbers, [rows, steps] in [0, 1); a step is used up by each call."""
+        """Take the uniform numbers, [rows, steps] in [0, 1); each call uses up one step."""
         self._uniforms = uniforms
         self._sampling = sampling
         self._step = 0
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Turn logits, [rows, vocabulary], into scores that are finite where a token was drawn."""
+        """Turn logits, [rows, vocabulary], into scores that are finite only for the drawn token."""
         uniform = self._uniforms[:, self._step : self._step + 1]
         self._step += 1
         probabilities = torch.softmax(scores.float() / self._sampling.temperature, dim=-1)
@@ -156,11 +156,11 @@ class RowSampler(LogitsProcessor):
         if self._sampling.top_p < 1:
             probabilities, order = probabilities.sort(dim=-1, descending=True, stable=True)
             before = probabilities.cumsum(dim=-1) - probabilities
-            # The first tokens that together reach top_p, the one that crosses it included.
+            # The smallest set of top tokens that reaches top_p, including the one that crosses it.
             probabilities = probabilities.masked_fill(before >= self._sampling.top_p, 0)
         reached = probabilities.cumsum(dim=-1)
         total = reached[:, -1:]
-        # Strictly below the total, so that the token found has some probability.
+        # Strictly below the total, so that the chosen token has a probability above zero.
         target = torch.minimum(uniform * total, total * (1 - 2**-23))
         drawn = torch.searchsorted(reached, target, right=True)
         if order is not None:
@@ -169,7 +169,7 @@ class RowSampler(LogitsProcessor):
 
 
 class Watch(StoppingCriteria):
-    """End the rows of which `Request.ends` says so; `lengths` are the tokens that each had then, or None."""
+    """Ends rows according to `Request.ends`; `lengths` are their numbers of tokens at that time, or None."""
 
     def __init__(self, requests: Sequence[Request], width: int) -> None:
         """Watch a batch whose prompts are padded to `width` tokens."""
@@ -177,7 +177,7 @@ class Watch(StoppingCriteria):
         self.lengths: list[int | None] = [None] * len(requests)
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
-        """Say which rows are over, [rows]."""
+        """Return which rows are finished, [rows]."""
         made = input_ids.shape[1] - self._width
         if made % CHECK_EVERY == 0:
             for row, (request, length) in enumerate(zip(self._requests, self.lengths, strict=True)):
@@ -187,15 +187,15 @@ class Watch(StoppingCriteria):
 
 
 class Counted(StoppingCriteria):
-    """Ends no row; says how far the batch is, since on a CPU one may take minutes."""
+    """Ends no row; reports the progress of the batch, because on a CPU it may take minutes."""
 
     def __init__(self, rows: int, width: int, most: int) -> None:
-        """Count a batch of so many rows, padded to `width`, that get at most so many tokens."""
+        """Prepare for a batch of this many rows, padded to `width`, with this token limit."""
         self._rows, self._width, self._most = rows, width, most
         self._none: torch.Tensor | None = None
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
-        """No row is over, [rows]."""
+        """Return that no row is finished, [rows]."""
         heartbeat.decoding(self._rows, input_ids.shape[1] - self._width, self._most)
         if self._none is None:
             self._none = torch.zeros(self._rows, dtype=torch.bool, device=input_ids.device)
@@ -217,7 +217,7 @@ def _completion(
 
 
 def device() -> str:
-    """Where models run: the GPU where there is one."""
+    """Return the device for models: a GPU if there is one."""
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"

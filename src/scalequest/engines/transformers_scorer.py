@@ -1,4 +1,4 @@
-"""Scores with transformers' sequence classifiers: sorted by length, padded on the right."""
+"""Score with transformers' sequence classifiers: sorted by length, padded on the right."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from scalequest.precision import engine_dtype
 
 
 class TransformersScorer:
-    """A `Scorer` on transformers, on the GPU where there is one."""
+    """A `Scorer` that uses transformers, on a GPU if there is one."""
 
     name = "transformers"
 
@@ -29,7 +29,7 @@ class TransformersScorer:
         """Load `model`.
 
         Raises:
-            ConfigError: transformers has no classifier of this architecture, or it has more than one label.
+            ConfigError: transformers has no classifier for this architecture, or it has more than one label.
         """
         self.version: str = transformers.__version__
         trusted = config.trust_remote_code
@@ -37,7 +37,7 @@ class TransformersScorer:
         how: dict[str, Any] = {"revision": revision, "dtype": dtype, "trust_remote_code": trusted}
         self.model: Any = load_whole(AutoModelForSequenceClassification, model, **how)
         if self.model.config.num_labels != 1:
-            raise ConfigError(f"{model}: its head gives {self.model.config.num_labels} numbers, not one")
+            raise ConfigError(f"{model}: its head has {self.model.config.num_labels} outputs, expected 1")
         self.model.to(device()).eval()
         self._text = self.model.config.get_text_config()
         self.context: int = config.max_model_len or self._text.max_position_embeddings
@@ -67,8 +67,9 @@ class TransformersScorer:
             )
 
     def _values(self, requests: Sequence[Request]) -> list[float]:
-        # A decoder's head is read at the last token that is not padding, told by its id alone: where a text
-        # ends in the padding token (often the stop token is both) it would be read one token too early.
+        # A decoder's head is read at the last non-padding token, which is identified by its id alone. If a
+        # text ends in the padding token (often the stop token is used for both), it would be read one token
+        # too early.
         last = {request.prompt_ids[-1] for request in requests}
         own = self._text.pad_token_id
         pad = own if own is not None and own not in last else min(set(range(len(last) + 1)) - last)

@@ -1,4 +1,4 @@
-"""Generation with vLLM inside this process: token ids in, the engine stepped by hand and always kept full."""
+"""Generate with vLLM inside this process: token ids in; we step the engine and always keep it full."""
 
 from __future__ import annotations
 
@@ -33,33 +33,35 @@ from scalequest.precision import engine_dtype
 
 GIB = 1 << 30
 _OURS = ("model", "revision", "seed", *(item.name for item in dataclasses.fields(EngineConfig)))
-_NAMES = itertools.count()  # of requests: no engine is given one twice
-_PICKLES = ("auto", "hf", "pt", "npcache")  # formats of weights that are pickles, or may be
-_CPU_BLOCK = 128  # tokens a block of the key-value cache on CPU, vLLM's default there
+_NAMES = itertools.count()  # names of requests, unique across engines
+_PICKLES = ("auto", "hf", "pt", "npcache")  # weight formats that are, or may be, pickles
+_CPU_BLOCK = 128  # tokens per block of the key-value cache on CPU, vLLM's default there
 
 T = TypeVar("T")
 
 
 def import_vllm() -> Any:
-    """Import vLLM under the settings of a batch job, each unless the environment says otherwise.
+    """Import vLLM with settings for batch jobs, unless the environment overrides them.
 
-    In one process it schedules the same way every time, and on CPU it takes 4 to 13 seconds to start instead
-    of 30 to 39 and all cores instead of all but one.
+    With a single process, its scheduling is deterministic, and on a CPU it starts in 4 to 13 seconds instead
+    of 30 to 39 and uses all cores instead of all but one.
     """
     cpu = not has_gpu()
     settings = {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_NO_USAGE_STATS": "1",
-        # Of tensor parallelism: the tracker's threads run already, and a fork of their locks may hang.
+        # For tensor parallelism: the tracker's threads are already running, and forking while they hold locks
+        # may hang.
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
-        # Its ten warnings at every start on CPU are about what is meant here, or what nobody can change.
+        # The ten warnings at every start on a CPU concern deliberate settings, or things that nobody can
+        # change.
         "VLLM_LOGGING_LEVEL": "ERROR" if cpu else "WARNING",
     }
     if cpu and hasattr(os, "sched_getaffinity"):
         settings["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, sorted(os.sched_getaffinity(0))))
     for name, value in settings.items():
         os.environ.setdefault(name, value)
-    # Until it has configured its logging, what it says would come out whatever its level.
+    # Until vLLM has configured its logging, its messages would appear whatever their level.
     logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"])
     import vllm
 
@@ -67,16 +69,17 @@ def import_vllm() -> Any:
 
 
 def engine_arguments(model: str, config: EngineConfig, *, revision: str | None, seed: int) -> dict[str, Any]:
-    """Return the arguments of `vllm.LLM` for a generator of `model`, a LoRA adapter's base where it is one.
+    """Return the arguments of `vllm.LLM` for a generator of `model`, or of a LoRA adapter's base model.
 
     Raises:
-        ConfigError: an argument in `config.extra` is unknown to the installed vLLM, or a setting of ours.
+        ConfigError: an argument in `config.extra` is unknown to the installed vLLM, or duplicates one of our
+            settings.
     """
     from transformers import AutoConfig
 
     adapter, model = model, adapter_base(model) or model
     loaded = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=config.trust_remote_code)
-    # Left alone, vLLM runs a float32 checkpoint in 16 bits, and a bfloat16 one so on any CPU.
+    # By default, vLLM runs float32 checkpoints in 16 bits, and bfloat16 checkpoints in bfloat16 on any CPU.
     trusted = config.trust_remote_code
     dtype = engine_dtype(config.dtype, model, revision=revision, trust_remote_code=trusted)
     arguments: dict[str, Any] = {
@@ -89,10 +92,10 @@ def engine_arguments(model: str, config: EngineConfig, *, revision: str | None, 
         "gpu_memory_utilization": config.gpu_memory_utilization,
         "enforce_eager": bool(config.enforce_eager),
         "trust_remote_code": config.trust_remote_code,
-        "load_format": "safetensors",  # or what extra says, no pickle
+        "load_format": "safetensors",  # or the value in extra, which is not a pickle format
         "enable_prefix_caching": True,
-        "skip_tokenizer_init": True,  # it gets ids and gives ids
-        "generation_config": "vllm",  # not the checkpoint's, which may change the sampling
+        "skip_tokenizer_init": True,  # token ids in, token ids out
+        "generation_config": "vllm",  # ignore the checkpoint's, which may change the sampling
         "use_tqdm_on_load": False,
     }
     if adapter != model:
@@ -105,7 +108,7 @@ def engine_arguments(model: str, config: EngineConfig, *, revision: str | None, 
 
 
 def _rank(adapter: str) -> int:
-    """The smallest rank that vLLM makes room for and that holds the adapter."""
+    """Return the smallest rank supported by vLLM that fits the adapter."""
     from typing import get_args
 
     from vllm.config.lora import MaxLoRARanks
@@ -114,7 +117,9 @@ def _rank(adapter: str) -> int:
     needed = max([settings["r"], *settings.get("rank_pattern", {}).values()])
     fitting = [rank for rank in get_args(MaxLoRARanks) if rank >= needed]
     if not fitting:
-        raise ConfigError(f"{adapter}: its rank {needed} is more than vLLM takes; merge it into its base")
+        raise ConfigError(
+            f"{adapter}: its rank {needed} exceeds vLLM's maximum; merge it into its base model"
+        )
     return int(min(fitting))
 
 
@@ -124,14 +129,15 @@ def _cpu_arguments(model: Any, config: EngineConfig, dtype: str) -> dict[str, An
     arguments = {
         "max_model_len": length,
         "enforce_eager": True if config.enforce_eager is None else config.enforce_eager,
-        # A seeded request whose prompt is read in pieces crashes vLLM 0.32 on CPU.
+        # vLLM 0.32 crashes on CPU if the prompt of a seeded request is processed in chunks.
         "enable_chunked_prefill": False,
         "max_num_batched_tokens": max(4096, length, sequences),
     }
     if "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
         import psutil
 
-        # By default it takes 92 % of the machine's memory, and refuses to start where others hold some of it.
+        # By default it takes 92 % of the machine's memory, and refuses to start if other processes use some
+        # of it.
         heads = getattr(model, "num_key_value_heads", None) or model.num_attention_heads
         size = getattr(model, "head_dim", None) or model.hidden_size // model.num_attention_heads
         token = 2 * model.num_hidden_layers * heads * size * (4 if dtype == "float32" else 2)
@@ -147,13 +153,13 @@ def _checked(extra: dict[str, Any]) -> dict[str, Any]:
     known = [item.name for item in dataclasses.fields(EngineArgs)]
     for key in extra:
         if key in _OURS:
-            raise ConfigError(f"engine.extra.{key}: set it beside extra, not in it")
+            raise ConfigError(f"engine.extra.{key}: set engine.{key} instead")
         if key not in known:
             close = difflib.get_close_matches(key, known, 1)
             hint = f"; did you mean '{close[0]}'?" if close else ""
             raise ConfigError(f"engine.extra: unknown key '{key}' (vllm {__version__}){hint}")
     if (format := extra.get("load_format")) in _PICKLES:
-        raise ConfigError(f"engine.extra.load_format: {format} opens pickles; leave it out")
+        raise ConfigError(f"engine.extra.load_format: {format} loads pickle files; remove it")
     return extra
 
 
@@ -172,16 +178,17 @@ def keep_full(
     ask: Callable[[str, Request], bool],
     read: Callable[[Request, Any], T | None],
 ) -> Iterator[tuple[Block, list[T | None]]]:
-    """Step an engine that always has requests waiting, and yield each block once its last one is done.
+    """Step an engine that always has waiting requests, and yield each block when its last one is done.
 
     Args:
-        engine: vLLM's, with nothing in flight.
-        blocks: taken lazily, and while others are in flight: the engine is never drained between two.
-        ask: adds a request to the engine under a name; False where it does not, for a result of None.
-        read: a request and what the engine gave for it to its result, or to None while it goes on; with a
-            result before the engine's last word the request is taken back.
+        engine: vLLM's engine, with nothing in flight.
+        blocks: blocks of requests, taken lazily, before the previous ones are done, so the engine never runs
+            empty.
+        ask: adds a request to the engine under a name; returns False if it does not, for a result of None.
+        read: turns a request and the engine's output into a result, or None if it is not finished; if there
+            is a result before the engine's last output, the request is aborted.
     """
-    # Enough waiting that a finished request is replaced within the step, few enough to stay lazy.
+    # Enough waiting requests to replace a finished one within a step, but few enough to stay lazy.
     most = 2 * engine.vllm_config.scheduler_config.max_num_seqs
     in_flight: dict[str, tuple[_Open[T], int]] = {}
 
@@ -224,7 +231,7 @@ def keep_full(
 
 
 class VllmGenerator:
-    """A `Generator` on vLLM. `llm` is the `vllm.LLM` it drives."""
+    """A `Generator` that uses vLLM. `llm` is the underlying `vllm.LLM`."""
 
     name = "vllm"
 
@@ -254,10 +261,10 @@ class VllmGenerator:
     def generate(
         self, blocks: Iterable[Block], sampling: Sampling, stop_ids: Sequence[int]
     ) -> Iterator[tuple[Block, list[Completion]]]:
-        """See `Generator.generate`; a block is yielded once its last request is done.
+        """See `Generator.generate`; a block is yielded when its last request is done.
 
         Raises:
-            ConfigError: a request does not fit the context.
+            ConfigError: a request does not fit into the context.
         """
         from vllm import SamplingParams
         from vllm.inputs import tokens_input
@@ -269,13 +276,13 @@ class VllmGenerator:
             "top_p": sampling.top_p,
             "max_tokens": sampling.max_tokens,
             "stop_token_ids": list(stop_ids),
-            "ignore_eos": True,  # only `stop_ids` end it, not what the checkpoint's files call the end
+            "ignore_eos": True,  # only `stop_ids` end a completion, not the checkpoint's own stop tokens
             "detokenize": False,
-            "skip_clone": True,  # made for one request, so it need not be copied deeply
+            "skip_clone": True,  # used by one request only, so no deep copy is needed
         }
         whole = {"output_kind": RequestOutputKind.FINAL_ONLY}
         watched = {"output_kind": RequestOutputKind.DELTA, "stream_interval": CHECK_EVERY}
-        made: dict[str, list[int]] = {}  # of the requests that are watched
+        made: dict[str, list[int]] = {}  # tokens so far of requests with a stop condition
 
         def seeded() -> Iterator[Block]:
             for block in blocks:
@@ -296,7 +303,7 @@ class VllmGenerator:
             ids = [*made.pop(output.request_id, ()), *generated.token_ids]
             if output.finished:
                 return _completion(request, ids, generated.finish_reason)
-            assert request.ends is not None, "others are read whole"
+            assert request.ends is not None, "only requests with a stop condition are read in parts"
             if request.ends(ids):
                 return Completion(request.key, tuple(ids), "stop", len(request.prompt_ids), len(ids))
             made[output.request_id] = ids
@@ -311,27 +318,28 @@ class VllmGenerator:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop the engine and give its memory back."""
+        """Stop the engine and free its memory."""
         self.llm.llm_engine.engine_core.shutdown()
         del self.llm
         gc.collect()
 
 
 def check_block_seeds(config: EngineConfig) -> None:
-    """Refuse a seed a block where the model is spread over processes, which it would not reach.
+    """Refuse block seeds if the model is spread over several processes, which the seed would not reach.
 
     Raises:
-        ConfigError: `config` asks for several GPUs a model copy.
+        ConfigError: `config` asks for several GPUs per copy of the model.
     """
     if config.tensor_parallel_size > 1 and config.name != "transformers":
         raise ConfigError(
-            "seed_scope: block seeds this process alone, not the "
-            f"{config.tensor_parallel_size} of engine.tensor_parallel_size: set seed_scope: row"
+            "seed_scope: block seeds only this process, not the "
+            f"{config.tensor_parallel_size} of engine.tensor_parallel_size: set seed_scope: "
+            "row"
         )
 
 
 def seed_draws(seed: int) -> None:
-    """Set what unseeded requests draw from: torch's numbers, or numpy's, where vLLM seeds each from them."""
+    """Seed unseeded requests: torch's generator, or numpy's if vLLM seeds each request from that."""
     import numpy as np
     import torch
 
@@ -341,7 +349,7 @@ def seed_draws(seed: int) -> None:
 
 def _completion(request: Request, ids: Sequence[int], finish_reason: Any) -> Completion:
     if finish_reason not in ("stop", "length"):
-        raise RuntimeError(f"request {request.key}: vLLM aborted it ({finish_reason})")
+        raise RuntimeError(f"request {request.key}: vLLM aborted the request ({finish_reason})")
     return Completion(
         key=request.key,
         ids=tuple(ids[:-1] if finish_reason == "stop" else ids),

@@ -1,4 +1,4 @@
-"""Scores with vLLM's pooling runner, in this process."""
+"""Score with vLLM's pooling runner, in this process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from scalequest.engines.vllm_engine import engine_arguments, import_vllm, keep_f
 
 
 def unsupported(model: str, config: EngineConfig, revision: str | None) -> str:
-    """Why the installed vLLM cannot score with `model`; "" where it can."""
+    """Return why the installed vLLM cannot score with `model`; "" if it can."""
     from transformers import AutoConfig
     from vllm import ModelRegistry
 
@@ -24,15 +24,15 @@ def unsupported(model: str, config: EngineConfig, revision: str | None) -> str:
     known = ModelRegistry.get_supported_archs()
     scoring = [name for name in names if name.endswith(("ForSequenceClassification", "RewardModel"))]
     if not scoring:
-        return f"{model} is no scorer: its architectures are {names}"
+        return f"{model} is not a scorer: its architectures are {names}"
     for name in scoring:
         if name in known or name.replace("ForSequenceClassification", "ForCausalLM") in known:
             return ""
-    return f"vllm does not know {', '.join(scoring)}"
+    return f"vllm does not support {', '.join(scoring)}"
 
 
 class VllmScorer:
-    """A `Scorer` on vLLM's bare engine: `vllm.LLM` wants a tokenizer, which for some is remote code."""
+    """A `Scorer` on vLLM's bare engine, because `vllm.LLM` needs a tokenizer, which may be remote code."""
 
     name = "vllm"
 
@@ -40,7 +40,7 @@ class VllmScorer:
         """Load `model` and start the engine.
 
         Raises:
-            ConfigError: an argument in `config.extra` is wrong, or the model gives no scores.
+            ConfigError: an argument in `config.extra` is wrong, or the model cannot produce scores.
         """
         vllm = import_vllm()
         from vllm.usage.usage_lib import UsageContext
@@ -51,7 +51,7 @@ class VllmScorer:
             warnings.simplefilter("ignore", FutureWarning)
             self.engine: Any = vllm.LLMEngine.from_engine_args(
                 vllm.EngineArgs(**arguments, runner="pooling", disable_log_stats=True),
-                # as `vllm.LLM` says: on GPUs it stands for steps of 8,192 tokens and more, instead of 2,048
+                # like `vllm.LLM`: on GPUs this gives steps of 8,192 tokens and more instead of 2,048
                 usage_context=UsageContext.LLM_CLASS,
             )
         tasks = self.engine.get_supported_tasks()
@@ -60,7 +60,9 @@ class VllmScorer:
         self._vocabulary: int = settings.model_config.get_vocab_size()
         self._task = next((task for task in ("classify", "token_classify") if task in tasks), None)
         if self._task is None:
-            raise ConfigError(f"{model}: vllm gives no scores with it, it offers {', '.join(tasks)}")
+            raise ConfigError(
+                f"{model}: vllm cannot compute scores with this model; it supports {', '.join(tasks)}"
+            )
 
     def score(self, blocks: Iterable[Block]) -> Iterator[tuple[Block, list[Score]]]:
         """See `Scorer.score`."""
@@ -85,16 +87,16 @@ class VllmScorer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop the engine and give its memory back."""
+        """Stop the engine and free its memory."""
         self.engine.engine_core.shutdown()
         del self.engine
         gc.collect()
 
 
 def _value(_: Request, output: Any) -> float:
-    """The one number at the last token: data is [1], or [tokens, 1] for models that score every token."""
+    """Return the output at the last token: data is [1], or [tokens, 1] for models that score every token."""
     data = output.outputs.data
     last = data if data.dim() <= 1 else data[-1]
     if last.numel() != 1:
-        raise ConfigError(f"its head gives {last.numel()} numbers, not one")
+        raise ConfigError(f"the model's head has {last.numel()} outputs, expected 1")
     return float(last.item())

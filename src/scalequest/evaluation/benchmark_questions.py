@@ -1,4 +1,4 @@
-"""The questions of all benchmarks, for the stages that keep them out of the training data."""
+"""Read the questions of all benchmarks, for the stages that keep them out of the training data."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class BenchmarkQuestions:
-    """The questions that were read, and the names of the optional benchmarks whose data are missing."""
+    """The questions read, and the names of optional benchmarks whose data are missing."""
 
     questions: tuple[TestQuestion, ...] = ()
     left_out: tuple[str, ...] = ()
 
 
 def read_benchmark_questions(rule: ContaminationRule) -> BenchmarkQuestions:
-    """Read the questions of all benchmarks that a rule names, each with its benchmark's name and its id.
+    """Read the questions of all benchmarks in a rule, each with its benchmark's name and its id.
 
     Raises:
-        ConfigError: a pattern matches no file, or a benchmark cannot be read; the data of an optional one may
-            be missing, but not wrong.
+        ConfigError: a pattern matches no file, or a benchmark cannot be read; the data of an optional
+            benchmark may be missing, but not wrong.
     """
     tests = [
         TestQuestion(one.source, str(number), row["question"])
@@ -48,14 +48,14 @@ def read_benchmark_questions(rule: ContaminationRule) -> BenchmarkQuestions:
 
 
 def report_left_out(questions: BenchmarkQuestions, stage: Stage) -> None:
-    """Name the benchmarks that were left out, in the log and in the receipt, which the report reads."""
+    """Name the skipped benchmarks in the log and in the receipt, which the report reads."""
     stage.receipt["benchmarks_left_out"] = [*questions.left_out]
     if questions.left_out:
-        log.info("benchmarks left out, since their data are not there: %s", ", ".join(questions.left_out))
+        log.info("benchmarks skipped because their data are missing: %s", ", ".join(questions.left_out))
 
 
 def _find_files(patterns: Sequence[str], key: str) -> list[str]:
-    """The files of all patterns, each once."""
+    """Return the files that match the patterns, each once."""
     files: dict[str, None] = {}
     for pattern in patterns:
         matched = sorted(glob(pattern))

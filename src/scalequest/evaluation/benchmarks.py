@@ -1,4 +1,4 @@
-"""Benchmarks: one YAML file each, which names the source of the problems and the hash they must have."""
+"""Benchmarks: one YAML file each, with the source of the problems and their expected hash."""
 
 from __future__ import annotations
 
@@ -21,11 +21,13 @@ from scalequest.records import Row, expand, read_rows, require
 
 @dataclass(frozen=True)
 class AnswerRuleColumns:
-    """What counts as the right answer, beyond equality; most keys name a column, since rows may differ."""
+    """What counts as correct beyond equality; most keys name a column, because rows may differ."""
 
-    several: str | None = option(None, "column that is true if the reference is several answers in any order")
-    unit: str | None = option(None, "column of the unit that the reference leaves out")
-    tolerance: str | None = option(None, "column of the allowed absolute error")
+    several: str | None = option(
+        None, "column that is true if the reference consists of several answers in any order"
+    )
+    unit: str | None = option(None, "column with the unit that the reference omits")
+    tolerance: str | None = option(None, "column with the allowed absolute error")
     relative: float = option(
         0.0, "allowed relative error if the reference is a decimal number", within=SHARE_BELOW_1
     )
@@ -35,68 +37,72 @@ class AnswerRuleColumns:
 class BenchmarkFile:
     """The keys of a benchmark's YAML file."""
 
-    name: str = required("its name in results and tables")
+    name: str = required("name in results and tables")
     source: str = required(
         "a path ($NAME is expanded; otherwise relative to this file), or hub:owner/name@revision:split"
     )
     rows: int = required("number of rows in the source", within=COUNT)
-    sha256: str = required("hash of all columns that a grade depends on, see `sha256_of_rows`")
-    hub: str | None = option(None, "the same rows on the hub, read instead on request")
-    title: str | None = option(None, "heading of its column; None: the name")
+    sha256: str = required("hash of all columns that affect a grade, see `sha256_of_rows`")
+    hub: str | None = option(None, "the same rows on the hub, read instead if requested")
+    title: str | None = option(None, "heading of the column in tables; null: the name")
     question: str | list[str] = option("question", "column of the question, or several columns to join")
     answer: str = option("answer", "column of the reference answer")
-    id: str | None = option(None, "column of the id; None numbers the rows")
+    id: str | None = option(None, "column of the id; null: rows are numbered")
     answer_after: str | None = option(
-        None, "the reference is what follows the last of this marker, e.g. '####'"
+        None, "the reference is the text after the last occurrence of this marker, e.g. '####'"
     )
     answer_before: str | None = option(
-        None, "the reference is what precedes the first of this marker, e.g. a unit in brackets"
+        None, "the reference is the text before the first occurrence of this marker, e.g. a unit in brackets"
     )
-    answer_box: bool = option(False, "the reference is the content of the answer's last box")
+    answer_box: bool = option(False, "the reference is the content of the last box in the answer")
     where: dict[str, Any] = option(
-        None, "only rows whose columns have these values, e.g. {Picture: null}", default_factory=dict
+        None, "use only rows whose columns have these values, e.g. {Picture: null}", default_factory=dict
     )
-    metadata: list[str] = option(None, "columns to break results down by, e.g. level", default_factory=list)
-    judging: AnswerRuleColumns = option(None, "what counts as right", default_factory=AnswerRuleColumns)
+    metadata: list[str] = option(
+        None, "columns for breaking down the results, e.g. level", default_factory=list
+    )
+    judging: AnswerRuleColumns = option(
+        None, "rules for what counts as correct", default_factory=AnswerRuleColumns
+    )
     prompts: list[str] = option(
-        None, "prompt files, relative to this one; none: the question alone", default_factory=list
+        None, "prompt files, relative to this file; none: only the question", default_factory=list
     )
     patch: str | None = option(
-        None, "file of corrected references, applied only on request", fingerprint=False
+        None, "file with corrected references, applied only if requested", fingerprint=False
     )
-    about: str = option("", "where it comes from, its licence, its known faults")
+    about: str = option("", "source, licence and known errors")
 
     def __post_init__(self) -> None:
-        """Check the name, which is part of the names of a report's files."""
+        """Check the name, which becomes part of a report's file names."""
         if fault := atomic_files.name_fault(self.name):
-            raise ConfigError(f"name: {self.name[:80]!r} cannot name a file: {fault}")
+            raise ConfigError(f"name: {self.name[:80]!r} cannot be used as a file name: {fault}")
 
 
 @dataclass(frozen=True)
 class Correction:
-    """The right reference for one that is wrong in the source, or several that are all right."""
+    """The correct reference for one that is wrong in the source, or several correct ones."""
 
     id: str = required("id of the problem")
-    answer: str | None = option(None, "the whole answer")
-    any_of: list[str] = option(None, "answers that are all right", default_factory=list)
-    why: str = required("what is wrong with the source's reference")
+    answer: str | None = option(None, "the complete answer")
+    any_of: list[str] = option(None, "answers of which each is correct", default_factory=list)
+    why: str = required("what is wrong with the reference in the source")
 
     def __post_init__(self) -> None:
         """Check that exactly one of the two is given."""
         if (self.answer is None) == (not self.any_of):
-            raise ConfigError(f"{self.id}: give either answer or any_of")
+            raise ConfigError(f"{self.id}: set either answer or any_of")
 
 
 @dataclass(frozen=True)
 class PatchFile:
     """The keys of a file of corrections."""
 
-    corrections: list[Correction] = required("one per wrong reference")
+    corrections: list[Correction] = required("one entry per wrong reference")
 
 
 @dataclass(frozen=True)
 class LoadedBenchmark:
-    """A benchmark that was read and checked; `problems` are the first `limit` of its problems."""
+    """A benchmark that was read and checked; `problems` are its first `limit` problems."""
 
     name: str
     title: str
@@ -110,7 +116,7 @@ class LoadedBenchmark:
 def load_benchmark(
     path: str | Path, limit: int | None = None, *, patches: bool = False, hub: bool = False
 ) -> LoadedBenchmark:
-    """Read a benchmark by its YAML file. All of its data are checked, even if `limit` keeps only a part.
+    """Read a benchmark from its YAML file. All of its data are checked, even if `limit` keeps only a part.
 
     Args:
         path: the YAML file.
@@ -119,11 +125,11 @@ def load_benchmark(
         hub: read from the hub if the file names a source there.
 
     Raises:
-        ConfigError: the file is wrong, the data are missing, or they are not the data that the file names.
+        ConfigError: the file is wrong, the data are missing, or their hash differs from the one in the file.
     """
     path = Path(path)
     (spec,) = build((BenchmarkFile,), read_yaml(path), str(path))
-    # 1. All rows, which have to be those that the file names
+    # 1. All rows, which must be the ones that the file describes
     source = spec.hub if hub and spec.hub else _source_of(spec, path)
     rows = _read_source(source, spec, path)
     found = _check_rows(rows, source, spec, path)
@@ -158,8 +164,8 @@ def _check_rows(rows: Sequence[Row], source: str, spec: BenchmarkFile, path: Pat
     found = sha256_of_rows(rows, *columns, *judging, *spec.where)
     if (len(rows), found) != (spec.rows, spec.sha256):
         raise ConfigError(
-            f"{path}: {source} holds other problems: {len(rows)} rows with sha256 {found}, "
-            f"expected {spec.rows} with {spec.sha256}"
+            f"{path}: {source} contains different problems: {len(rows)} rows with sha256 "
+            f"{found}, expected {spec.rows} with {spec.sha256}"
         )
     return found
 
@@ -175,7 +181,7 @@ def _check_ids(problems: Sequence[BenchmarkProblem], rows: Sequence[int], column
 
 
 def name_if_missing(path: str | Path) -> str | None:
-    """The name of a benchmark if the source in its YAML file is missing; None if it exists, right or wrong.
+    """Return the name of a benchmark whose source is missing; None if the source exists, even if it is wrong.
 
     Raises:
         ConfigError: the file is wrong, or a variable in its source is not set.
@@ -187,7 +193,7 @@ def name_if_missing(path: str | Path) -> str | None:
 
 
 def sha256_of_rows(rows: Sequence[Row], *columns: str) -> str:
-    """Hash some columns, as one JSON line per row: a file and its copy on the hub have the same hash."""
+    """Hash some columns as one JSON line per row, so a file and its copy on the hub have the same hash."""
     digest = hashlib.sha256()
     for row in rows:
         values = [row.get(column) for column in columns]
@@ -204,9 +210,9 @@ def _read_source(source: str, spec: BenchmarkFile, path: Path) -> list[Row]:
     try:
         return read_rows(source)
     except ConfigError as error:
-        where = f"; or give hub: true to read {spec.hub}" if spec.hub and source == spec.source else ""
+        where = f"; or set hub: true to read {spec.hub}" if spec.hub and source == spec.source else ""
         readme = path.parent / "README.md"
-        said = f"; {readme} says where the data come from" if readme.is_file() else ""
+        said = f"; {readme} lists the sources of the data" if readme.is_file() else ""
         raise ConfigError(f"{path}: {error}{said}{where}") from None
 
 
@@ -252,23 +258,25 @@ def _build_problem(
 
 
 def _reference_of(spec: BenchmarkFile, row: Row, index: int) -> str:
-    """The reference, which may be only a part of its column, as text."""
+    """Return the reference, which may be only a part of its column, as text."""
     answer = text_of_reference(row[spec.answer])
     if spec.answer_after is not None:
         if spec.answer_after not in answer:
-            raise ConfigError(f"{spec.name}: row {index + 1}: no '{spec.answer_after}' in its answer")
+            raise ConfigError(
+                f"{spec.name}: row {index + 1}: the answer does not contain '{spec.answer_after}'"
+            )
         answer = answer.rpartition(spec.answer_after)[2]
     if spec.answer_before is not None:
         answer = answer.partition(spec.answer_before)[0]
     if spec.answer_box:
         answer = last_box(answer) or ""
         if not answer:
-            raise ConfigError(f"{spec.name}: row {index + 1}: no box in its answer")
+            raise ConfigError(f"{spec.name}: row {index + 1}: the answer does not contain a box")
     return answer.strip()
 
 
 def text_of_reference(value: Any) -> str:
-    """A reference as a person writes it: 145.0 as `145`, [4] as `4`, [0, 5] as `0, 5`."""
+    """Return a reference as people write it: 145.0 as `145`, [4] as `4`, [0, 5] as `0, 5`."""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     if isinstance(value, list):
@@ -277,6 +285,6 @@ def text_of_reference(value: Any) -> str:
 
 
 def _join_texts(parts: Sequence[str]) -> str:
-    """Join texts as sentences; some of SVAMP's bodies lack their full stop."""
+    """Join texts as sentences; some of SVAMP's bodies lack their final full stop."""
     ended = [part.strip() if re.search(r"[.?!,:;]\s*$", part) else f"{part.strip()}." for part in parts[:-1]]
     return " ".join([*ended, parts[-1].strip()])

@@ -1,4 +1,4 @@
-"""Compares two models on the same problems: the difference, its significance, and which problems flipped."""
+"""Compare two models on the same problems: the difference, its significance, and the flipped problems."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from scalequest.evaluation.tables import Table, describe_differences, format_per
 from scalequest.pages.markup import shorten
 from scalequest.records import Row, read_dropped, read_rows
 
-LISTED = 200  # most flipped problems in the table
+LISTED = 200  # maximum number of flipped problems in the table
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The second model compared with the first, on the problems of one benchmark that both were asked.
+    """The second model compared with the first, on the problems of one benchmark that both were given.
 
     Attributes:
-        benchmark: name of the benchmark.
-        first: label of the first model; `second`: of the second.
-        difference: accuracy of the second minus that of the first, with `paired_difference`'s interval.
-        p_value: of McNemar's exact test; None if a problem has several outputs.
-        gained: ids of problems that only the second solves; `lost`: that only the first solves. With several
-            outputs: that the one solves more often.
-        answers: the answers of both to each of those, from their first outputs.
+        benchmark: the benchmark's name.
+        first: the first model's label; `second`: the second model's.
+        difference: the second model's accuracy minus the first's, with `paired_difference`'s interval.
+        p_value: the p-value of McNemar's exact test; None if a problem has several outputs.
+        gained: ids of the problems that only the second model solves; `lost`: those that only the first
+            solves. With several outputs: that one solves more often.
+        answers: both models' answers to each of these, from their first outputs.
         differs: how their protocols differ; empty if the two are comparable.
     """
 
@@ -44,24 +44,26 @@ class Comparison:
 
 
 def read_outputs(folder: str | Path) -> list[Row]:
-    """Read all outputs of one model; dropped requests count as wrong, as in its accuracy."""
+    """Read all outputs of one model; dropped requests count as wrong, as they do in its accuracy."""
     lost = [{**row, "correct": False, "extracted": None} for row in read_dropped(folder)]
     return [*read_rows(folder), *lost]
 
 
 def compare_protocols(first: Sequence[Result], second: Sequence[Result]) -> dict[str, str]:
-    """How the second model's protocol differs from the first's, by benchmark; equal ones are left out.
+    """Return how the second model's protocol differs from the first's, by benchmark; equal ones are left out.
 
     Raises:
-        ConfigError: a benchmark has other problems under the same name, so equal ids are different problems.
+        ConfigError: a benchmark has different problems under the same name, so equal ids are not equal
+            problems.
     """
     usual = {result.benchmark: result for result in first}
     for new in second:
         old = usual.get(new.benchmark, new)
         if new.protocol.get("benchmark_sha256") != old.protocol.get("benchmark_sha256"):
             raise ConfigError(
-                f"compare: {new.benchmark}: {old.model} and {new.model} were asked other problems under this "
-                "name (benchmark_sha256 differs) and cannot be compared; give evaluations of the same data"
+                f"compare: {new.benchmark}: {old.model} and {new.model} were evaluated on "
+                "different problems under this name (benchmark_sha256 differs) and cannot be "
+                "compared; use evaluations of the same data"
             )
     return {
         result.benchmark: describe_differences(result.protocol, usual[result.benchmark].protocol)
@@ -78,14 +80,14 @@ def compare(
     *,
     differs: Mapping[str, str] | None = None,
 ) -> list[Comparison]:
-    """Compare two models, benchmark by benchmark.
+    """Compare two models on each benchmark.
 
     Args:
-        first: rows of the first model, from `read_outputs`.
-        second: rows of the second model.
-        labels: labels of the two.
-        seed: seed of the bootstrap.
-        differs: from `compare_protocols`.
+        first: the first model's rows, from `read_outputs`.
+        second: the second model's rows.
+        labels: the labels of the two models.
+        seed: the seed of the bootstrap.
+        differs: the result of `compare_protocols`.
     """
     a, b = scores_of_problems(first), scores_of_problems(second)
     several = any(len(group) > 1 for rows in (first, second) for group in _group_outputs(rows).values())
@@ -111,7 +113,7 @@ def _answers_of(rows: Sequence[Row], benchmark: str) -> dict[str, str | None]:
 
 
 def scores_of_problems(rows: Sequence[Row]) -> dict[tuple[str, str], float]:
-    """The share of right outputs, by benchmark and problem."""
+    """Return the share of correct outputs, by benchmark and problem."""
     return {key: fmean(group) for key, group in _group_outputs(rows).items()}
 
 
@@ -125,7 +127,7 @@ def _group_outputs(rows: Sequence[Row]) -> dict[tuple[str, str], list[bool]]:
 def tables_of_comparisons(
     found: Sequence[Comparison], titles: Mapping[str, str], *, flips: bool = False
 ) -> list[Table]:
-    """One row per pair of models and benchmark; with `flips`, also a table of the flipped problems."""
+    """Return one row per pair of models and benchmark; with `flips`, also a table of the flipped problems."""
     if not found:
         return []
     tables = [_table_of_differences(found, titles)]
@@ -137,7 +139,7 @@ def tables_of_comparisons(
         for said in [one.answers[i][::-1]]
     ]
     if flips and flipped:
-        more = f"{len(flipped) - LISTED:,} more flipped." if len(flipped) > LISTED else ""
+        more = f"{len(flipped) - LISTED:,} more problems flipped." if len(flipped) > LISTED else ""
         head = ("model", "against", "benchmark", "flip", "problem", "answered", "against answered")
         shown = tuple(flipped[:LISTED])
         tables.append(Table("flips", "Problems that flipped", head, shown, (more,) if more else ()))
@@ -162,12 +164,15 @@ def _table_of_differences(found: Sequence[Comparison], titles: Mapping[str, str]
     columns = ("model", "against", "benchmark", "n", "difference", "gained", "lost", "p")
     several = any(one.p_value is None for one in found)  # only one output per problem has a test
     note = (
-        "Difference in points with the 95 % interval of the paired bootstrap over problems, or Tango's if "
-        f"fewer than {FEW} flip. Gained and lost: problems that only the one or only the other solves"
-        f"{' (with several outputs: solves more often)' if several else ''}. p: McNemar's exact test, "
-        "two-sided, not corrected for the number of comparisons."
+        "Difference in points with the 95 % interval of the paired bootstrap over "
+        f"problems, or Tango's interval if fewer than {FEW} problems flip. Gained and "
+        "lost: problems that only one of the two "
+        f"solves{' (with several outputs: solves more often)' if several else ''}. p: "
+        "McNemar's exact test, two-sided, not corrected for the number of comparisons."
     )
-    notes = [f"{mark.strip()} the two have different protocols: {what}." for what, mark in marks.items()]
+    notes = [
+        f"{mark.strip()} the two results have different protocols: {what}." for what, mark in marks.items()
+    ]
     return Table("differences", "Differences between models", columns, tuple(rows), (note, *notes))
 
 

@@ -19,12 +19,12 @@ from scalequest.stage.block_loop import Generate, completing
 from scalequest.stage.progress import Reply
 
 OPENINGS, THOUGHT = ("<think>", "<thinking>"), "</think>"
-# Our chat formats put this after a question (docs/method.md 5); a server's own template does not.
+# Our chat formats add this after a question (docs/method.md 5); a server's own template does not.
 BOXED = "\nPlease reason step by step, and put your final answer within \\boxed{}."
 
 
 class KeyedReply(Reply, Protocol):
-    """A reply that names the request it answers."""
+    """A reply that names the request that it answers."""
 
     @property
     def key(self) -> str:
@@ -37,14 +37,14 @@ A = TypeVar("A", bound=KeyedReply)
 
 @dataclass(frozen=True)
 class EvaluatedModel(Generic[Q, A]):
-    """How a model is asked, how it answers, and how its answers are read.
+    """How to ask a model, generate its replies, and read their text.
 
     Attributes:
-        prepare: turns a key, a prompt, a problem and a seed into a request and the hash of what the model is
-            given. It raises `FormatError` if the chat format cannot hold the problem.
-        generate: as `stream` takes it.
-        read: returns the text of a reply, and why there is none if it failed.
-        opens_reasoning: whether the prompt opens a reasoning block, which the output has to close.
+        prepare: turns a key, a prompt, a problem and a seed into a request and the hash of the model's input.
+            It raises `FormatError` if the chat format cannot represent the problem.
+        generate: the `generate` hook of `stream`.
+        read: returns the text of a reply, and the reason if there is none.
+        opens_reasoning: whether the prompt opens a reasoning block, which the output must close.
     """
 
     prepare: Callable[[str, EvalPrompt, BenchmarkProblem, int | None], tuple[Q, str]]
@@ -57,7 +57,7 @@ def connect_engine(
     generator: Generator, format: BoundFormat, sampling: Sampling
 ) -> EvaluatedModel[Request, Completion]:
     """Connect to a loaded model, which is asked in its chat format."""
-    # The samples of one problem come one after another, so the last prompt is kept.
+    # The samples of one problem follow each other, so the last prompt is cached.
     last: list[tuple[EvalPrompt, BenchmarkProblem, list[int], str]] = []
 
     def prepare(
@@ -70,7 +70,7 @@ def connect_engine(
         return Request(key, ids, seed, stop_check(prompt)), digest
 
     def stop_check(prompt: EvalPrompt) -> Callable[[Sequence[int]], bool] | None:
-        # In a chat turn the stop ids end an output, and a stop text inside the reasoning must not end it.
+        # In a chat turn the stop ids end an output, and a stop string inside the reasoning must not end it.
         plain = prompt.turn == "plain" and not opens_reasoning(format.format, prompt)
         return stop_check_of(prompt.stops, format) if plain else None
 
@@ -90,7 +90,9 @@ def connect_server(server: ChatServer) -> EvaluatedModel[Chat, ChatReply]:
         key: str, prompt: EvalPrompt, problem: BenchmarkProblem, seed: int | None
     ) -> tuple[Chat, str]:
         if prompt.turn == "plain":
-            raise ConfigError(f"prompts: '{prompt.name}' is for base models: a chat server has only turns")
+            raise ConfigError(
+                f"prompts: '{prompt.name}' is for base models, but a chat server only accepts chat turns"
+            )
         messages = user(prompt.fill(problem) + (BOXED if prompt.turn == "solve" else ""))
         return Chat(key, messages, seed), sha256_of(json.dumps(messages))
 
@@ -103,17 +105,17 @@ def connect_server(server: ChatServer) -> EvaluatedModel[Chat, ChatReply]:
 
 
 def opens_reasoning(format: ChatFormat, prompt: EvalPrompt) -> bool:
-    """Whether the text that the model is given ends by opening a reasoning block."""
+    """Return whether the model's input ends by opening a reasoning block."""
     solve = format.solve.prompt if format.solve is not None else None
     given = {"solve": solve, "user": format.user, "plain": prompt.text}[prompt.turn]
     return (given or "").rstrip().endswith(OPENINGS)
 
 
 def stop_check_of(stops: Sequence[str], format: BoundFormat) -> Callable[[Sequence[int]], bool] | None:
-    """A check whether generated ids contain one of the stop texts; None if there are no stop texts.
+    """Return a check for stop strings in generated ids; None if there are no stop strings.
 
-    The engine calls it every `CHECK_EVERY` tokens, so it looks back only as far as a text may begin that was
-    incomplete at the last call: a token is at least one byte of it, and the first may lose its space.
+    The engine calls it every `CHECK_EVERY` tokens, so it only looks back as far as a stop string may begin
+    that was incomplete at the last call: a token is at least one byte, and the first one may lose its space.
     """
     if not stops:
         return None
@@ -127,8 +129,8 @@ def stop_check_of(stops: Sequence[str], format: BoundFormat) -> Callable[[Sequen
 
 
 def decoder_of(format: BoundFormat) -> Callable[[Sequence[int]], str]:
-    """A decoder of completions that keeps the end of a reasoning block, even if it is a special token."""
-    # Looked up here once: the vocabulary is a new dict at every call, 19 ms for 49K tokens.
+    """Return a decoder of completions that keeps the end of a reasoning block, even a special token."""
+    # Looked up here once: the vocabulary is a new dict at every call, which takes 19 ms for 49K tokens.
     close = format.tokenizer.get_vocab().get(THOUGHT)
     if close not in format.special_ids:
         return format.decode
@@ -143,10 +145,10 @@ def decoder_of(format: BoundFormat) -> Callable[[Sequence[int]], str]:
 
 
 def strip_reasoning(text: str, *, opened: bool = False) -> tuple[str, bool]:
-    """Return what follows the model's reasoning, and whether the output was cut inside the reasoning.
+    """Return the text after the model's reasoning, and whether the output was truncated within the reasoning.
 
     Args:
-        text: the whole output.
+        text: the complete output.
         opened: whether the prompt itself opened the reasoning block.
     """
     said = after_thoughts(text, opened=opened)

@@ -1,7 +1,7 @@
-"""Results in the JSON layout of EleutherAI's lm-evaluation-harness, for tools that read that.
+"""Export results in the JSON layout of EleutherAI's lm-evaluation-harness, for tools that read it.
 
-Our rows hold neither questions nor prompts, so `arg_0`, which is the prompt in lm-eval, is the prompt's name,
-beside the hash of the prompt.
+Our rows contain neither questions nor prompts, so `arg_0`, which is the prompt in lm-eval, is the prompt's
+name, next to the hash of the prompt.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ def write_lm_eval(
     """Write `results_<time>.json` and one `samples_<task>_<time>.jsonl` per benchmark, in the model's folder.
 
     Args:
-        folder: parent of the model's folder.
-        results: results of one model.
-        rows: its outputs, including dropped ones (`comparison.read_outputs`).
-        receipt: receipt of the stage that made them.
+        folder: the parent of the model's folder.
+        results: the results of one model.
+        rows: the model's outputs, including dropped ones (`comparison.read_outputs`).
+        receipt: the receipt of the stage that made them.
 
     Returns:
         The path of the results file.
@@ -40,9 +40,9 @@ def write_lm_eval(
     ended = datetime.fromisoformat(str(receipt["ended"]))
     stamp = ended.strftime("%Y-%m-%dT%H-%M-%S.%f")
     name = re.sub(r"[^\w.-]+", "__", results[0].model)
-    for given in (name, *(result.benchmark for result in results)):  # the results may come from anybody
+    for given in (name, *(result.benchmark for result in results)):  # the results may come from anyone
         if fault := atomic_files.name_fault(given):
-            raise ConfigError(f"lm_eval: {given[:80]!r} cannot name a file: {fault}")
+            raise ConfigError(f"lm_eval: {given[:80]!r} cannot be used as a file name: {fault}")
     target = Path(folder) / name
     target.mkdir(parents=True, exist_ok=True)
     path = target / f"results_{stamp}.json"
@@ -58,7 +58,7 @@ def write_lm_eval(
 def lm_eval_results_of(
     results: Sequence[Result], rows: Sequence[Row], receipt: Mapping[str, Any], ended: datetime
 ) -> dict[str, Any]:
-    """The content of a results file; the filter is called `none`, as in a task without filters."""
+    """Return the content of a results file; the filter is called `none`, as in a task without filters."""
     by_problem: dict[str, list[float]] = {}
     for (benchmark, _), score in scores_of_problems(rows).items():
         by_problem.setdefault(benchmark, []).append(score)
@@ -110,7 +110,7 @@ def _task_config_of(result: Result, sampling: Mapping[str, Any]) -> dict[str, An
 
 
 def lm_eval_samples_of(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """The content of a samples file: one entry per problem and prompt, with all of its outputs.
+    """Return the content of a samples file: one entry per problem and prompt, with all of its outputs.
 
     A dropped request has no output, and counts as wrong.
     """
@@ -149,5 +149,5 @@ def _generation_settings_of(sampling: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _standard_error_of(per_problem: Sequence[float]) -> float | str:
-    """Standard error of the mean over problems, or lm-eval's word for none."""
+    """Return the standard error of the mean over problems, or lm-eval's placeholder if there is none."""
     return stdev(per_problem) / len(per_problem) ** 0.5 if len(per_problem) > 1 else "N/A"

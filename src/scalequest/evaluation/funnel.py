@@ -1,4 +1,4 @@
-"""The rows of a run from stage to stage, and the time that each stage took, from the run's receipts."""
+"""Follow a run's rows from stage to stage, and the time of each stage, using the run's receipts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scalequest.config import ConfigError
 from scalequest.evaluation.tables import Table
 from scalequest.receipts import damage, finished_receipt, holds_rows, made_by, read_receipt
 
-# Names of stages (`Stage.open(name=...)`) and what they do to rows, for the line that sums the funnel up.
+# Names of stages (`Stage.open(name=...)`) and what they do to rows, for the line that summarises the funnel.
 HEADLINE = {
     "generate_questions": "generated",
     "filter_questions": "kept",
@@ -28,10 +28,10 @@ class StageRecord:
     """A finished stage.
 
     Attributes:
-        folder: relative to the run's folder.
+        folder: the stage's folder, relative to the run's folder.
         receipt: the content of its receipt.json.
-        upstream: folders of the same run that it read from.
-        trains: whether it made a model, not rows.
+        upstream: folders of the same run that the stage read from.
+        trains: whether it produced a model rather than rows.
         first: number of rows by folder, if it read only the first rows of that folder (`folder[:600]`).
         damage: how its rows differ from its receipt, or None.
     """
@@ -45,7 +45,7 @@ class StageRecord:
 
     @property
     def asked(self) -> int | None:
-        """The largest number of rows that its settings let it read, or None."""
+        """The maximum number of rows that its settings allow it to read, or None."""
         fields = self.receipt.get("fingerprint_fields") or {}
         given = [fields[key] for key in ("limit", "draw") if isinstance(fields.get(key), int)]
         return min(given, default=None)
@@ -61,10 +61,10 @@ class StageRecord:
 
 
 def read_stages(run: str | Path) -> list[StageRecord]:
-    """All finished stages below a run folder, in the order in which they were started.
+    """Return all finished stages below a run folder, in the order in which they were started.
 
     Raises:
-        ConfigError: no such folder, or a receipt cannot be read.
+        ConfigError: the folder does not exist, or a receipt cannot be read.
     """
     run = Path(run)
     if not run.is_dir():
@@ -86,7 +86,7 @@ def read_stages(run: str | Path) -> list[StageRecord]:
 
 
 def _sort_stages(records: Sequence[StageRecord]) -> list[StageRecord]:
-    """Sort every stage after those that it reads, and otherwise by start, which a fresh run changes."""
+    """Sort every stage after its inputs, and otherwise by start time, which a fresh run changes."""
     left, done = list(records), list[StageRecord]()
     while left:
         names = {record.folder for record in left}
@@ -97,11 +97,12 @@ def _sort_stages(records: Sequence[StageRecord]) -> list[StageRecord]:
 
 
 def build_funnel(records: Sequence[StageRecord]) -> tuple[list[Table], list[str]]:
-    """Follow the rows from stage to stage, and find what does not add up, as in a folder that was altered.
+    """Follow the rows from stage to stage and find inconsistencies, e.g. in a folder that was altered.
 
-    Three things have to hold: what a stage kept and dropped is what came in; what came in is what the stages
-    before it kept, or as much of it as a limit let in; and what it kept still exists. Training may turn
-    one row into several, e.g. pairs of solutions, so more rows may come in there.
+    Three conditions must hold: the rows that a stage kept and dropped add up to the rows that came in; the
+    rows that came in are those kept by the stages before it, or as many as a limit allows; and the rows that
+    it kept still exist. Training may turn one row into several, e.g. pairs of solutions, so more rows may
+    come in there.
     """
     by_folder = {record.folder: record for record in records}
     rows, gaps = [], list[str]()
@@ -109,13 +110,13 @@ def build_funnel(records: Sequence[StageRecord]) -> tuple[list[Table], list[str]
     for record in (record for record in records if record.receipt["stage"] not in NOT_DATA):
         rows_in, kept, lost = record.count("rows_in"), record.count("kept"), sum(record.dropped.values())
         if kept + lost != rows_in:
-            gaps.append(f"{record.folder}: {rows_in} in, but {kept} kept + {lost} dropped")
+            gaps.append(f"{record.folder}: {rows_in} rows in, but {kept} kept + {lost} dropped")
         sources = [by_folder[name] for name in record.upstream if not by_folder[name].trains]
         kept_there = {source.folder: source.count("kept") for source in sources}
         offered = sum(min(n, record.first.get(name, n)) for name, n in kept_there.items())
         fewest = min(offered, record.asked or offered)
         if sources and (rows_in < fewest or (rows_in > offered and not record.trains)):
-            gaps.append(f"{record.folder}: {rows_in} in, but the stages before it kept {offered}")
+            gaps.append(f"{record.folder}: {rows_in} rows in, but the stages before it kept {offered}")
         rows.append(
             (
                 record.folder,
@@ -137,7 +138,7 @@ def _name_source(folder: str, first: int | None) -> str:
 
 
 def _headlines_of(records: Sequence[StageRecord], by_folder: Mapping[str, StageRecord]) -> Iterator[str]:
-    """One line per selected dataset: from generated questions to the pairs trained on."""
+    """Return one line per selected dataset: from generated questions to the pairs trained on."""
     for record in records:
         if record.receipt["stage"] != "select_solutions":
             continue
@@ -157,7 +158,7 @@ def _headlines_of(records: Sequence[StageRecord], by_folder: Mapping[str, StageR
 
 
 def _ancestors_of(record: StageRecord, by_folder: Mapping[str, StageRecord]) -> set[str]:
-    """A stage and all stages whose rows reached it; models in between are not followed."""
+    """Return a stage and all stages whose rows reached it; models in between are not followed."""
     seen, queue = set[str](), [record.folder]
     while queue:
         name = queue.pop()
@@ -168,7 +169,7 @@ def _ancestors_of(record: StageRecord, by_folder: Mapping[str, StageRecord]) -> 
 
 
 def table_of_seconds(records: Sequence[StageRecord], wall: Mapping[str, float] | None = None) -> Table:
-    """The cost of every stage: seconds of work, and wall-clock seconds if a pipeline measured them."""
+    """Return the cost of every stage: seconds of work, and wall-clock seconds if a pipeline measured them."""
     wall = wall or {}
     rows = []
     for record in records:
@@ -184,10 +185,11 @@ def table_of_seconds(records: Sequence[StageRecord], wall: Mapping[str, float] |
         )
         rows.append((*cells, f"{tokens:,}" if tokens else "–", f"{seconds:.1f}", shown, rate))
     total = sum(float(r.receipt.get("seconds") or 0) for r in records if r.receipt["stage"] != "evaluate")
-    notes = [f"{total:.0f} seconds of work in all."]
+    notes = [f"{total:.0f} seconds of work in total."]
     if wall:
         notes[0] = (
-            f"{total:.0f} seconds of work in all, {sum(wall.values()):.0f} with every process's start-up."
+            f"{total:.0f} seconds of work in total, {sum(wall.values()):.0f} including the "
+            "start-up of every process."
         )
     columns = ("folder", "stage", "in", "kept", "tokens", "seconds", "wall", "tokens/s")
     return Table("seconds", "What every stage cost", columns, tuple(rows), tuple(notes))

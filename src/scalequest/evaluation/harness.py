@@ -1,4 +1,4 @@
-"""Evaluates one model on several benchmarks: one queue, every completion kept, one result per benchmark.
+"""Evaluate one model on several benchmarks: one queue, every completion kept, one result per benchmark.
 
 The protocol is the paper's (section 3.1) unless the settings say otherwise: zero-shot, greedy, chain of
 thought; a truncated output is wrong.
@@ -44,13 +44,13 @@ from scalequest.stage.block_loop import Drop, stream
 from scalequest.stage.folder import Stage
 from scalequest.tracking import Tracker
 
-VERSION = 3  # raise by hand when the same configuration gives other rows
+VERSION = 3  # increase by hand when the same settings give other rows
 
 COLUMNS = (
     *("benchmark", "id", "prompt", "sample", "metadata", "reference", "prompt_sha256", "completion"),
     *("finish_reason", "tokens", "truncated", "extracted", "rule", "correct", "layer", "timeout"),
 )
-_OUTPUT_KEY = ("benchmark", "id", "prompt", "sample")  # columns that together name one output
+_OUTPUT_KEY = ("benchmark", "id", "prompt", "sample")  # columns that together identify an output
 
 
 # --------------------------------------------------------------------------------------------- asking a model
@@ -58,7 +58,7 @@ _OUTPUT_KEY = ("benchmark", "id", "prompt", "sample")  # columns that together n
 
 @dataclass(frozen=True)
 class ModelRequest:
-    """One output that is asked for: which sample, of which problem, with which prompt."""
+    """One requested output: which sample of which problem, with which prompt."""
 
     benchmark: LoadedBenchmark
     prompt: EvalPrompt
@@ -67,7 +67,7 @@ class ModelRequest:
 
     @property
     def columns(self) -> Row:
-        """The columns of a row that say what was asked."""
+        """Return the columns of a row that identify the request."""
         problem = self.problem
         return {
             "benchmark": self.benchmark.name,
@@ -79,14 +79,14 @@ class ModelRequest:
         }
 
     def seed(self, run_seed: int) -> int:
-        """The seed of this output, which depends on nothing but the run's seed and what is asked."""
+        """Return the seed of this output, which only depends on the run's seed and the request."""
         return row_seed(
             run_seed, "evaluate", self.benchmark.name, self.prompt.name, self.problem.id, self.sample
         )
 
 
 def requests_of(benchmarks: Sequence[LoadedBenchmark], samples: int) -> Iterator[ModelRequest]:
-    """All outputs that are asked for, in order."""
+    """Return all requested outputs, in order."""
     for benchmark in benchmarks:
         for prompt in benchmark.prompts:
             for problem in benchmark.problems:
@@ -96,16 +96,16 @@ def requests_of(benchmarks: Sequence[LoadedBenchmark], samples: int) -> Iterator
 
 @dataclass(frozen=True)
 class EvaluationHooks(Generic[Q, A]):
-    """What `stream` calls for each request, by its number in the queue."""
+    """The hooks of `stream` for each request, by its number in the queue."""
 
     model: EvaluatedModel[Q, A]
     config: EvaluationConfig
     seed: int
     queue: Sequence[ModelRequest]
-    prompt_hashes: dict[int, str] = field(default_factory=dict)  # of the requests that are on their way
+    prompt_hashes: dict[int, str] = field(default_factory=dict)  # of the requests in progress
 
     def requests(self, number: int) -> Sequence[Q] | Drop:
-        """Prepare the request for the model, or drop it if the chat format cannot hold it."""
+        """Prepare the request for the model, or drop it if the chat format cannot represent it."""
         one = self.queue[number]
         seed = one.seed(self.seed) if self.config.sampling.temperature > 0 else None
         key = f"{one.benchmark.name}/{one.problem.id}/{number}"
@@ -116,7 +116,7 @@ class EvaluationHooks(Generic[Q, A]):
         return [request]
 
     def asked(self, key: str) -> tuple[EvalPrompt, BenchmarkProblem]:
-        """The prompt and the problem of a request's key."""
+        """Return the prompt and the problem of a request's key."""
         one = self.queue[int(key.rpartition("/")[2])]
         return one.prompt, one.problem
 
@@ -146,10 +146,10 @@ def evaluate(
     *,
     tracker: Tracker | None = None,
 ) -> dict[str, Any]:
-    """Ask every problem of every benchmark, grade the outputs as they come, and finish the stage.
+    """Ask every problem of every benchmark, grade the outputs as they arrive, and finish the stage.
 
-    A problem that the chat format cannot hold, or that a server does not answer, is dropped with the reason,
-    and counts as wrong.
+    A problem that the chat format cannot represent, or that a server does not answer, is dropped with the
+    reason and counts as wrong.
 
     Returns:
         The stage's receipt (empty on workers other than 0).
@@ -171,7 +171,7 @@ def evaluate(
 
 
 def grade_columns_of(truncated: bool, grade: OutputGrade, config: EvaluationConfig) -> Row:
-    """The columns of a row that say how the output was graded."""
+    """Return the columns of a row that describe the grade of its output."""
     return {
         "truncated": truncated,
         "extracted": grade.extracted,
@@ -187,9 +187,9 @@ def finish(
 ) -> dict[str, Any]:
     """Write the folder's card and receipt."""
     names = ", ".join(inline(benchmark.title) for benchmark in benchmarks)
-    text = f"Every answer to {names}, one row per output; `{RESULTS}` holds the results."
+    text = f"All answers to {names}, one row per output; `{RESULTS}` has the results."
     shown = ("benchmark", "id", "completion", "extracted", "reference", "correct")
-    card = dataset_card("Evaluation", text, to_dict(config), stage.samples(4), *shown)
+    card = dataset_card("Evaluation", text, to_dict(config), stage.blocks.samples(4), *shown)
     return stage.finish(rows_in=asked, card=card, columns=COLUMNS)
 
 
@@ -209,9 +209,9 @@ def collect_results(
         folder: the model's folder.
         config: the settings of the evaluation.
         label: the model's label.
-        benchmarks: what was asked.
-        earlier: the results of the evaluation whose outputs were graded again, which keep all of their
-            protocol but the grading.
+        benchmarks: the benchmarks that were evaluated.
+        earlier: the results of the evaluation whose outputs were graded again, which keep their protocol
+            except for the grading.
     """
     before = {result.benchmark: result for result in earlier}
     receipt, by_benchmark = read_receipt(folder), {b.name: list[Row]() for b in benchmarks}
@@ -245,10 +245,10 @@ def collect_results(
 
 
 def add_scores(rows: list[Row], config: EvaluationConfig, label: str) -> list[Row]:
-    """Add the score that another file has for each row.
+    """Add the score of each row from another file.
 
     Raises:
-        ConfigError: an output has no score, or one that is not a finite number.
+        ConfigError: an output has no score, or its score is not finite.
     """
     if config.score is None:
         return rows
@@ -273,7 +273,7 @@ def add_scores(rows: list[Row], config: EvaluationConfig, label: str) -> list[Ro
 
 @dataclass(frozen=True)
 class SavedSubmission:
-    """The submission of a saved output, and the columns that say what was asked."""
+    """Return the submission of a saved output, and the columns that identify its request."""
 
     columns: Row
     truncated: bool
@@ -290,9 +290,9 @@ def regrade(
     benchmarks: Sequence[LoadedBenchmark],
     pool: GradingPool,
 ) -> dict[str, Any]:
-    """Grade the saved outputs of one model again, by today's rules, and finish the stage.
+    """Grade the saved outputs of one model again with the current rules, and finish the stage.
 
-    A request that had no output is dropped again.
+    A request without an output is dropped again.
 
     Raises:
         ConfigError: an output belongs to a problem or a prompt that the benchmarks do not have.
@@ -300,22 +300,22 @@ def regrade(
     saved = submissions_of(rows, config, label, benchmarks)
     drops = [({key: row[key] for key in row if key != "reason"}, row["reason"]) for row in dropped]
     total = len(rows) + len(drops)
-    # 1. Hand all blocks to the pool
+    # 1. Submit all blocks to the pool
     pending = []
-    for index, block in stage.pending(total, run.block_size):
+    for index, block in stage.blocks.pending(total, run.block_size):
         numbers = [number for number in block if number < len(rows)]
         lost = [drops[number - len(rows)] for number in block if number >= len(rows)]
         grades = pool.submit([saved[number].submission for number in numbers])
         pending.append((index, numbers, lost, grades))
-    # 2. Write each block once it is graded
-    with heartbeat.doing(f"{label}: grading again", total=len(rows), unit="outputs") as work:
+    # 2. Write each block when it is graded
+    with heartbeat.doing(f"{label}: grading the outputs again", total=len(rows), unit="outputs") as work:
         for index, numbers, lost, grades in pending:
             kept = []
             for number, grade in zip(numbers, grades.result(), strict=True):
                 one = saved[number]
                 columns = grade_columns_of(one.truncated, grade, config)
                 kept.append({**rows[number], **one.columns, **columns})
-            stage.write_block(index, kept, lost)
+            stage.blocks.write(index, kept, lost)
             work.done += len(numbers)
     return finish(stage, config, benchmarks, total)
 
@@ -323,7 +323,7 @@ def regrade(
 def submissions_of(
     rows: Sequence[Row], config: EvaluationConfig, label: str, benchmarks: Sequence[LoadedBenchmark]
 ) -> list[SavedSubmission]:
-    """The submissions of one model's saved outputs, cut as they were when they were generated.
+    """Yield the submissions of one model's saved outputs, truncated as they were during generation.
 
     Raises:
         ConfigError: an output belongs to a problem or a prompt that the benchmarks do not have.
@@ -337,8 +337,8 @@ def submissions_of(
         prompt = prompts.get((row["benchmark"], row["prompt"]))
         if known is None or prompt is None:
             raise ConfigError(
-                f"regrade: no problem '{row['id']}' with prompt '{row['prompt']}' in {row['benchmark']}; "
-                "give the benchmarks and prompts of that evaluation"
+                f"regrade: no problem '{row['id']}' with prompt '{row['prompt']}' in "
+                f"{row['benchmark']}; use the benchmarks and prompts of the original evaluation"
             )
         benchmark, problem = known
         thinks = format is not None and opens_reasoning(format, prompt)
@@ -352,17 +352,21 @@ def submissions_of(
 def check_same_questions(
     earlier: Sequence[Result], config: EvaluationConfig, benchmarks: Sequence[LoadedBenchmark]
 ) -> None:
-    """Check that the saved outputs answer the questions that they are to be graded against.
+    """Check that the saved outputs answer the questions that they are graded against.
 
     Raises:
-        ConfigError: a benchmark, its limit, its prompts or the number of samples is different.
+        ConfigError: a benchmark, its limit, its prompts or the number of samples differs.
     """
     now = {benchmark.name: request_settings_of(config, benchmark) for benchmark in benchmarks}
     if never := [name for name in now if name not in {old.benchmark for old in earlier}]:
-        raise ConfigError(f"regrade: {never[0]} was not asked there, and has no outputs; leave it out")
+        raise ConfigError(
+            f"regrade: the original evaluation did not ask {never[0]}, so there are no "
+            "outputs to grade; remove it"
+        )
     for old in earlier:
         then = {key: old.protocol[key] for key in now.get(old.benchmark, ())}
         if what := describe_differences(now.get(old.benchmark, {}), then):
             raise ConfigError(
-                f"regrade: {old.benchmark} is not what was asked: {what}; give what that evaluation asked"
+                f"regrade: {old.benchmark} differs from the original evaluation in {what}; use "
+                "the same settings"
             )

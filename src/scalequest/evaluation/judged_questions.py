@@ -164,7 +164,7 @@ def _differences(
     Paired if all ids of the smaller set are in the larger one: what was rewritten beside what it was made of.
     """
     ids = {row["id"] for row in rows}, {row["id"] for row in base}
-    paired = min(ids, key=len) <= max(ids, key=len)
+    paired = ids[0] <= ids[1] or ids[1] <= ids[0]
     values: dict[Aspect, Callable[[Any], float]] = {"solvability": float, "difficulty": SCORES.__getitem__}
     for aspect in [aspect for aspect in values if aspect in aspects]:
         column, value = VERDICTS[aspect], values[aspect]

@@ -1,4 +1,4 @@
-"""Grades the outputs of a model in processes beside the engine, which goes on generating meanwhile."""
+"""Grade a model's outputs in separate processes while the engine continues to generate."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ class OutputGrade:
     """The grade of one output.
 
     Attributes:
-        extracted: the answer that was found, None if there is none.
-        rule: how it was found.
-        correct: whether it is right.
-        layer: the rule of the grader that decided.
-        timeout: whether a comparison ran out of time.
+        extracted: the extracted answer; None if there is none.
+        rule: how the answer was found.
+        correct: whether the answer is correct.
+        layer: the grader's rule that decided.
+        timeout: whether a comparison exceeded its time limit.
     """
 
     extracted: str | None
@@ -77,7 +77,7 @@ class GradedReply:
 
     @property
     def finish_reason(self) -> FinishReason:
-        """Why generation ended."""
+        """The reason why generation ended."""
         return self.reply.finish_reason
 
 
@@ -87,10 +87,10 @@ def submission_of(
     """Return whether an output is truncated, and the submission to grade.
 
     Args:
-        text: the whole output.
-        finish_reason: why generation ended.
-        prompt: the prompt, whose stop texts end an output as well.
-        problem: the problem that was asked.
+        text: the complete output.
+        finish_reason: the reason why generation ended.
+        prompt: the prompt, whose stop strings also end an output.
+        problem: the problem.
         thinks: whether the prompt opened a reasoning block.
     """
     answer, inside = strip_reasoning(text, opened=thinks)
@@ -117,11 +117,11 @@ def grade_submission(submission: Submission, grader: Grader) -> OutputGrade:
 
 
 def compare_answers(answer: str, reference: str, rule: AnswerRule, grader: Grader) -> tuple[bool, str, bool]:
-    """Return whether two answers are the same, which rule decided, and whether the comparison timed out.
+    """Return whether two answers are equal, which rule decided, and whether the comparison timed out.
 
-    A benchmark may allow more than equality: a unit that the reference leaves out; several numbers in any
-    order (OlympiadBench, TheoremQA); an absolute error given in the row, plus the 1 % that OlympiadBench's
-    judge adds to it; a relative error (TheoremQA).
+    A benchmark may accept more than equality: a unit that the reference omits; several numbers in any order
+    (OlympiadBench, TheoremQA); an absolute error given in the row, plus the 1 % that OlympiadBench's judge
+    adds to it; a relative error (TheoremQA).
     """
     verdict = grader.grade(answer, reference)
     if verdict.correct:
@@ -144,7 +144,7 @@ def _allowed_error_of(reference: float, rule: AnswerRule) -> float:
 
 
 def _numbers_of(text: str) -> list[float]:
-    """The numbers of a list, without its brackets; empty if any element is not a number."""
+    """Return the numbers of a list without its brackets; an empty result if any element is not a number."""
     if len(text) > LONGEST:
         return []
     text = normalise(text)
@@ -157,7 +157,7 @@ def _numbers_of(text: str) -> list[float]:
 
 
 def _number_of(text: str) -> float | None:
-    """The value of a constant, such as a decimal or a fraction of pi; None for anything else."""
+    """Return the value of a constant, such as a decimal or a fraction of pi; None for anything else."""
     try:
         exact = value(text)
         if exact is None:
@@ -171,10 +171,10 @@ def _number_of(text: str) -> float | None:
 
 
 class GradingPool:
-    """Processes that grade. Use it as a context manager; they start at once, while the engine still loads."""
+    """Grading processes. Use it as a context manager; they start at once, while the engine loads."""
 
     def __init__(self, options: GraderOptions, processes: int = 1) -> None:
-        """Start them with `spawn`, since forking a process that runs an engine's threads may hang."""
+        """Start the processes with `spawn`, because forking a process with an engine's threads may hang."""
         self._pool = ProcessPoolExecutor(
             processes, multiprocessing.get_context("spawn"), _start_worker, (options,)
         )
@@ -182,7 +182,7 @@ class GradingPool:
             self._pool.submit(_grade_all, [])
 
     def submit(self, submissions: Sequence[Submission]) -> Future[list[OutputGrade]]:
-        """Grade them as soon as a process is free."""
+        """Grade submissions as soon as a process is free."""
         return self._pool.submit(_grade_all, list(submissions))
 
     def __enter__(self) -> GradingPool:
@@ -195,17 +195,17 @@ class GradingPool:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
-_grader: Grader  # of a worker process
+_grader: Grader  # in a worker process
 
 
 def _start_worker(options: GraderOptions) -> None:
-    """Start a worker process, which ends with the process that started it, even if that is killed."""
+    """Start a worker process that ends together with the process that started it, even if that is killed."""
     global _grader
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()
     _grader = Grader(options)
-    with suppress(RuntimeError):  # slow to start on a busy machine: it then starts when it is needed
+    with suppress(RuntimeError):  # on a busy machine it may be slow to start; it then starts when needed
         _grader.start()
 
 
@@ -218,7 +218,7 @@ def _grade_all(submissions: Sequence[Submission]) -> list[OutputGrade]:
 
 @dataclass(frozen=True)
 class _PendingReply(Generic[A]):
-    """A reply that was read and not graded yet."""
+    """A reply that has been read but not graded yet."""
 
     reply: A
     text: str
@@ -229,7 +229,7 @@ class _PendingReply(Generic[A]):
 
 @dataclass(frozen=True)
 class _PendingBlock(Generic[A]):
-    """A block of replies, and their grades once they are there."""
+    """A block of replies, and their grades once available."""
 
     index: int
     replies: Sequence[_PendingReply[A]]
@@ -248,11 +248,11 @@ def add_grading(
     pool: GradingPool,
     asked: Callable[[str], tuple[EvalPrompt, BenchmarkProblem]],
 ) -> Generate[Q, GradedReply]:
-    """Extend the model's `answer` by grades; a block is passed on once all its replies are graded.
+    """Extend the model's `answer` by grading; a block is passed on once all its replies are graded.
 
     Args:
-        model: answers.
-        pool: grades.
+        model: generates the replies.
+        pool: grades them.
         asked: returns the prompt and the problem of a reply's key.
     """
 

@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class AnswerRule:
-    """What counts as the right answer to one problem, beyond equality; see `benchmarks.AnswerRuleColumns`."""
+    """What counts as correct for one problem, beyond equality; see `benchmarks.AnswerRuleColumns`."""
 
     several: bool = False
     unit: str | None = None
@@ -22,12 +22,12 @@ class BenchmarkProblem:
     """One question with its reference answer.
 
     Attributes:
-        id: unique in its benchmark.
-        question: as the source has it.
-        answer: the reference; each of the answers in `also` is right, too.
-        metadata: the values by which results are broken down.
-        row: the source's row, for prompts that take more from it than the question.
-        answer_rule: what counts as the right answer.
+        id: the problem's id, unique in its benchmark.
+        question: the question as in the source.
+        answer: the reference; each answer in `also` is correct, too.
+        metadata: the values for breaking down the results.
+        row: the source's row, for prompts that use more than the question.
+        answer_rule: what counts as correct.
     """
 
     id: str

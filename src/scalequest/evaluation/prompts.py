@@ -1,4 +1,4 @@
-r"""Prompts of an evaluation: one YAML file each, which says how a model is asked.
+r"""Prompts of an evaluation: one YAML file each, which defines how a model is asked.
 
     name: worked_examples
     turn: plain                       # solve, user or plain
@@ -8,7 +8,8 @@ r"""Prompts of an evaluation: one YAML file each, which says how a model is aske
     stops: ["\n\nQuestion:"]
 
 `turn: solve` puts the text in the place of the question in the chat format, with the format's instruction;
-`user` is a user's turn without it; `plain` is for base models: the text alone, after the tokenizer's BOS.
+`user` is a user turn without the instruction; `plain` is for base models: only the text, after the
+tokenizer's BOS.
 """
 
 from __future__ import annotations
@@ -32,20 +33,20 @@ _SLOT = re.compile(r"\{(\w+)\}")
 class Shot:
     """A worked example."""
 
-    question: str = required("its question")
-    answer: str = required("its worked solution, in the form that the model should write")
+    question: str = required("question")
+    answer: str = required("worked solution, in the form in which the model should answer")
 
 
 @dataclass(frozen=True)
 class Case:
     """A slot that is filled depending on a column of the problem's row."""
 
-    column: str = required("column of the benchmark's source")
-    texts: dict[str, str] = required("text by the column's value as Python writes it: 'True', 'None'")
-    otherwise: str = option("", "text for every other value; {value} is the value")
+    column: str = required("column of the benchmark's source data")
+    texts: dict[str, str] = required("text per value of the column, as Python writes it: 'True', 'None'")
+    otherwise: str = option("", "text for every other value; {value} is replaced by the value")
 
     def text(self, row: Mapping[str, Any]) -> str:
-        """The text for this row."""
+        """Return the text for this row."""
         value = str(row.get(self.column))
         return self.texts.get(value, self.otherwise.replace("{value}", value))
 
@@ -54,15 +55,17 @@ class Case:
 class EvalPrompt:
     """The keys of a prompt's YAML file."""
 
-    name: str = required("its name in results")
-    text: str = required("contains {question} once, {shots} if there are any, and the slots of `cases`")
-    turn: Literal["solve", "user", "plain"] = option("solve", "place of the text in the chat format")
-    shot: str = option("", "one worked example, with {question} and {answer}")
+    name: str = required("name in results")
+    text: str = required(
+        "contains {question} once, {shots} if there are worked examples, and the slots of `cases`"
+    )
+    turn: Literal["solve", "user", "plain"] = option("solve", "where the text goes in the chat format")
+    shot: str = option("", "template of one worked example, with {question} and {answer}")
     shots: list[Shot] = option(None, "worked examples, in order", default_factory=list)
-    cases: dict[str, Case] = option(None, "slot: how it is filled", default_factory=dict)
+    cases: dict[str, Case] = option(None, "how each slot is filled", default_factory=dict)
     stops: list[str] = option(
         None,
-        "texts that cut an output off; with turn: plain, generation ends there",
+        "strings that truncate an output; with turn: plain, generation stops there",
         default_factory=list,
     )
 
@@ -70,11 +73,11 @@ class EvalPrompt:
         """Refuse a template that would silently lose something."""
         slots = _SLOT.findall(self.text)
         if slots.count("question") != 1:
-            raise ConfigError(f"{self.name}: text: has to hold {{question}} exactly once")
+            raise ConfigError(f"{self.name}: text: must contain {{question}} exactly once")
         if bool(self.shots) != ("shots" in slots):
-            raise ConfigError(f"{self.name}: text: {{shots}} and the list of shots belong together")
+            raise ConfigError(f"{self.name}: text: give both {{shots}} and a list of shots, or neither")
         if self.shots and not {"question", "answer"} <= set(_SLOT.findall(self.shot)):
-            raise ConfigError(f"{self.name}: shot: has to hold {{question}} and {{answer}}")
+            raise ConfigError(f"{self.name}: shot: must contain {{question}} and {{answer}}")
         if unused := set(self.cases) - set(slots):
             raise ConfigError(f"{self.name}: cases: no slot {{{min(unused)}}} in text")
 
@@ -84,16 +87,16 @@ class EvalPrompt:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
     def fill(self, problem: BenchmarkProblem) -> str:
-        """The text for one problem; braces that are not a slot are left as they are."""
+        """Return the text for one problem; braces that are not slots are left unchanged."""
         shots = "".join(_fill_slots(self.shot, asdict(shot)) for shot in self.shots)
         cases = {slot: case.text(problem.row) for slot, case in self.cases.items()}
         return _fill_slots(self.text, {"question": problem.question, "shots": shots, **cases})
 
     def ids(self, problem: BenchmarkProblem, format: BoundFormat) -> list[int]:
-        """The token ids that the model is given, including BOS.
+        """Return the token ids of the model's input, including BOS.
 
         Raises:
-            FormatError: the format cannot hold the text.
+            FormatError: the chat format cannot represent the text.
         """
         text = self.fill(problem)
         if self.turn == "plain":
@@ -117,7 +120,7 @@ def load_eval_prompt(path: str | Path) -> EvalPrompt:
     """Read a prompt file.
 
     Raises:
-        ConfigError: naming the file and what is wrong.
+        ConfigError: names the file and what is wrong.
     """
     (prompt,) = build((EvalPrompt,), read_yaml(path), str(path))
     loaded: EvalPrompt = prompt
@@ -125,5 +128,5 @@ def load_eval_prompt(path: str | Path) -> EvalPrompt:
 
 
 def _fill_slots(template: str, texts: Mapping[str, str]) -> str:
-    """Fill all slots in one pass, so that a question that contains "{shots}" stays as it is."""
+    """Fill all slots in one pass, so that a question that contains "{shots}" is left unchanged."""
     return _SLOT.sub(lambda slot: texts.get(slot[1], slot[0]), template)

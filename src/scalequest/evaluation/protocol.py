@@ -24,10 +24,10 @@ from scalequest.redaction import redacted
 
 
 def apply_prompts(benchmarks: Sequence[LoadedBenchmark], config: EvaluationConfig) -> list[LoadedBenchmark]:
-    """Give the benchmarks the prompts of the configuration, if it has any.
+    """Give the benchmarks the prompts of the settings, if there are any.
 
     Raises:
-        ConfigError: a prompt file is wrong or made for other benchmarks, or two prompts have one name.
+        ConfigError: a prompt file is wrong or made for other benchmarks, or two prompts have the same name.
     """
     given = tuple(load_eval_prompt(path) for path in config.prompts)
     chosen = [replace(benchmark, prompts=given) if given else benchmark for benchmark in benchmarks]
@@ -38,8 +38,8 @@ def apply_prompts(benchmarks: Sequence[LoadedBenchmark], config: EvaluationConfi
         for prompt in benchmark.prompts:
             if missing := {case.column for case in prompt.cases.values()} - columns:
                 raise ConfigError(
-                    f"prompts: '{prompt.name}' needs column '{min(missing)}', which {benchmark.name} does "
-                    "not have: give it to the benchmarks that it was written for"
+                    f"prompts: '{prompt.name}' needs column '{min(missing)}', which {benchmark.name} "
+                    "does not have: use it only with the benchmarks that it was written for"
                 )
     return chosen
 
@@ -47,7 +47,7 @@ def apply_prompts(benchmarks: Sequence[LoadedBenchmark], config: EvaluationConfi
 def identity_of(
     config: EvaluationConfig, labels: Sequence[str], benchmarks: Sequence[LoadedBenchmark]
 ) -> dict[str, Any]:
-    """What can change a row besides the settings and the models, for the stage's fingerprint."""
+    """Return what can change a row besides the settings and the models, for the stage's fingerprint."""
     return {
         "labels": list(labels),
         "engine_name": engine_name_of(config),
@@ -67,9 +67,9 @@ def identity_of(
 
 
 def fingerprints_of_models(config: EvaluationConfig, labels: Sequence[str]) -> dict[str, str]:
-    """Every model's path with its fingerprint; a LoRA adapter is followed by its base.
+    """Return every model's path with its fingerprint; a LoRA adapter is followed by its base model.
 
-    A server may serve another model under the same name later, which cannot be seen from here.
+    A server may later serve another model under the same name; this cannot be detected here.
     """
     found: dict[str, str] = {}
     for label in labels:
@@ -84,7 +84,7 @@ def fingerprints_of_models(config: EvaluationConfig, labels: Sequence[str]) -> d
 
 
 def tokenizer_of(model: str) -> str:
-    """The folder of a model's tokenizer: a LoRA adapter's own if it has one, otherwise its base's."""
+    """Return the folder of a model's tokenizer: a LoRA adapter's own if it has one, else its base model's."""
     base = adapter_base(model)
     if base is None or (expand(model) / "tokenizer.json").exists():
         return model
@@ -92,7 +92,7 @@ def tokenizer_of(model: str) -> str:
 
 
 def engine_name_of(config: EvaluationConfig) -> str:
-    """The name of the engine; `auto` is resolved without importing any."""
+    """Return the name of the engine; `auto` is resolved without importing an engine."""
     if config.server.url is not None:
         return "server"
     if config.engine.name != "auto":
@@ -101,14 +101,14 @@ def engine_name_of(config: EvaluationConfig) -> str:
 
 
 def version_of_grader() -> str:
-    """The version of the grader, and of math-verify, which it builds on."""
+    """Return the version of the grader, and of math-verify, which it builds on."""
     from importlib.metadata import version
 
     return f"scalequest-{GRADER_VERSION}, math-verify {version('math-verify')}"
 
 
 def sha256_of_format(config: EvaluationConfig, label: str) -> str | None:
-    """Hash of a chat format's content, whatever its path; None for a server's own."""
+    """Hash a chat format's content, independently of its path; None for a server's own format."""
     if config.server.url is not None:
         return None
     return sha256_of(json.dumps(asdict(load_format(config.format_of(label))), sort_keys=True, default=str))
@@ -117,7 +117,7 @@ def sha256_of_format(config: EvaluationConfig, label: str) -> str | None:
 def protocol_of(
     receipt: Mapping[str, Any], config: EvaluationConfig, label: str, benchmark: LoadedBenchmark
 ) -> dict[str, Any]:
-    """What two numbers must share to be comparable; prompt ids follow from format and tokenizer."""
+    """Return what two numbers must share to be comparable; prompt ids follow from format and tokenizer."""
     fields = receipt["fingerprint_fields"]
     name = fields["engine_name"]
     versions = receipt.get("versions", {})
@@ -138,7 +138,7 @@ def protocol_of(
 
 
 def request_settings_of(config: EvaluationConfig, benchmark: LoadedBenchmark) -> dict[str, Any]:
-    """The part of the protocol that says what was asked."""
+    """Return the part of the protocol that describes what was asked."""
     return {
         "benchmark": benchmark.name,
         "benchmark_sha256": benchmark.sha256,
@@ -150,7 +150,7 @@ def request_settings_of(config: EvaluationConfig, benchmark: LoadedBenchmark) ->
 
 
 def grading_settings_of(config: EvaluationConfig, benchmark: LoadedBenchmark) -> dict[str, Any]:
-    """The part of the protocol that grading the same outputs again can change."""
+    """Return the part of the protocol that can change if the same outputs are graded again."""
     return {
         "grader": version_of_grader(),
         "grading": fingerprint_fields(config.grading),
@@ -160,13 +160,13 @@ def grading_settings_of(config: EvaluationConfig, benchmark: LoadedBenchmark) ->
 
 
 def _open_dtypes_of(config: EvaluationConfig, labels: Sequence[str]) -> dict[str, str]:
-    """The precision of every model, if the settings leave it to the checkpoint or the hardware."""
+    """Return the precision of every model, if the settings leave it to the checkpoint or the hardware."""
     decided = config.server.url is not None or config.engine.dtype not in ("auto", "native")
     return {} if decided else {label: _dtype_of(config, label) for label in labels}
 
 
 def _dtype_of(config: EvaluationConfig, label: str) -> str:
-    """The precision in which the model runs on this machine."""
+    """Return the precision in which the model runs on this machine."""
     if config.server.url is not None:
         return "the server's"
     try:
@@ -181,12 +181,12 @@ def _dtype_of(config: EvaluationConfig, label: str) -> str:
 
 
 def read_receipt(folder: str | Path) -> dict[str, Any]:
-    """The receipt of a stage's folder, finished or not.
+    """Return the receipt of a stage's folder, finished or not.
 
     Raises:
-        ConfigError: there is none, or it cannot be read.
+        ConfigError: there is no receipt, or it cannot be read.
     """
     receipt = receipts.read_receipt(folder)
     if receipt is None:
-        raise ConfigError(f"{folder}: no receipt.json, so not the folder of a stage")
+        raise ConfigError(f"{folder}: contains no receipt.json, so it is not a stage folder")
     return receipt

@@ -1,4 +1,4 @@
-"""Published tables with our numbers beside theirs: each has its source and is marked as not ours."""
+"""Published tables next to our results, each with its source and marked as not ours."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ TITLES = {
 
 
 _OURS = (
-    "Columns marked ours: measured here, in % with the 95 % interval, on all problems unless the "
-    "cell says how many; empty: not run. Their protocol and that of the published numbers may differ."
+    "Columns marked ours were measured here, in % with the 95 % interval, on all "
+    "problems unless the cell gives their number; an empty cell was not run. Their "
+    "protocol may differ from that of the published numbers."
 )
 
 
@@ -34,40 +35,40 @@ _OURS = (
 class PublishedRow:
     """One row of a published table."""
 
-    model: str = required("as printed")
+    model: str = required("name as printed")
     scores: dict[str, float] = required(
-        "benchmark: accuracy in %; left out if it was not printed", within=Range(least=0, most=100)
+        "accuracy in % per benchmark; left out if it was not printed", within=Range(least=0, most=100)
     )
     average: float | None = option(None, "as printed", within=Range(least=0, most=100))
     detail: dict[str, str] = option(None, "further columns, e.g. the synthesis model", default_factory=dict)
-    note: str | None = option(None, "what is wrong or special about it")
-    tag: str | None = option(None, "tag of its source, if it is not the table's")
+    note: str | None = option(None, "known errors and special conditions")
+    tag: str | None = option(None, "tag of the row's source, if it differs from the table's")
 
 
 @dataclass(frozen=True)
 class PublishedTable:
-    """A table that somebody else published, from a YAML file."""
+    """A table published by others, from a YAML file."""
 
-    name: str = required("its name, and the stem of its files")
-    title: str = required("what it shows")
-    source: str = required("work, version, table")
+    name: str = required("name, and the stem of the table's files")
+    title: str = required("title")
+    source: str = required("publication, version and number of the table")
     tag: str = required("tag of the source in the project's notes: P2, P1, C, D, Q, HF or X")
-    protocol: str = required("how it was measured, as far as is known")
-    benchmarks: list[str] = required("columns, in order")
-    rows: list[PublishedRow] = required("its rows")
+    protocol: str = required("how the numbers were measured, as far as is known")
+    benchmarks: list[str] = required("benchmarks of the columns, in order")
+    rows: list[PublishedRow] = required("rows")
     notes: list[str] = option(None, "contradictions and gaps", default_factory=list)
 
     def __post_init__(self) -> None:
         """Check the name."""
         if fault := atomic_files.name_fault(self.name):
-            raise ConfigError(f"name: {self.name[:80]!r} cannot name a file: {fault}")
+            raise ConfigError(f"name: {self.name[:80]!r} cannot be used as a file name: {fault}")
 
 
 def load_published(path: str | Path) -> PublishedTable:
     """Read a published table.
 
     Raises:
-        ConfigError: naming the file and what is wrong.
+        ConfigError: names the file and what is wrong.
     """
     (table,) = build((PublishedTable,), read_yaml(path), str(path))
     for row in table.rows:
@@ -80,7 +81,7 @@ def load_published(path: str | Path) -> PublishedTable:
 def published_scores_of(
     published: Sequence[PublishedTable], models: Sequence[str], published_as: Mapping[str, str]
 ) -> tuple[dict[tuple[str, str], str], str]:
-    """Published accuracies by our label and benchmark, and the tables' sources; the first table wins."""
+    """Return published accuracies by our label and benchmark, and their sources; the first table wins."""
     found: dict[tuple[str, str], str] = {}
     for model in models:
         wanted = published_as.get(model, model).casefold()
@@ -98,21 +99,21 @@ def build_published_table(
     """Show a published table as it was printed, marked as not ours.
 
     Args:
-        table: from `load_published`.
-        results: our results, for a column beside each of theirs, empty if there is none; models that the
-            table does not have are added below. None leaves those columns out.
-        published_as: our label to their model's name, if the two differ.
+        table: the table, from `load_published`.
+        results: our results, for a column next to each published one, with empty cells if there is no result;
+            models that the table does not contain are added below. None leaves these columns out.
+        published_as: maps our label to the published model's name, if they differ.
     """
     ours = _group_by_model(results or (), table, published_as or {})
     marks, differing = mark_protocols([result for found in ours.values() for result in found.values()])
     details = list(dict.fromkeys(key for row in table.rows for key in row.detail))
-    # 1. Columns: theirs, and ours beside them
+    # 1. Columns: the published ones, with ours next to them
     columns = ["model", *details]
     for name in [*table.benchmarks, "average"]:
         title = TITLES.get(name, name)
         columns += [title] if results is None else [f"{title} (published)", f"{title} (ours)"]
     columns.append("source")
-    # 2. Rows: their models, then those of ours that they do not have
+    # 2. Rows: the published models, then our models that the table does not contain
     rows = []
     for row in table.rows:
         theirs = [*(row.scores.get(name) for name in table.benchmarks), row.average]
@@ -137,7 +138,7 @@ def build_published_table(
 def _group_by_model(
     results: Sequence[Result], table: PublishedTable, published_as: Mapping[str, str]
 ) -> dict[str, dict[str, Result]]:
-    """Our results on the table's benchmarks, by the published model's name in lower case, else by our label.
+    """Return our results on the table's benchmarks, by the published model's lower-case name or by our label.
 
     Raises:
         ConfigError: two of our models would be in the same cell.
@@ -151,8 +152,8 @@ def _group_by_model(
             other = mine.setdefault(result.benchmark, result)
             if other is not result:
                 raise ConfigError(
-                    f"{table.name}: {result.title}: both '{other.model}' and '{result.model}' are {name}; "
-                    "report one of them, or name one in published_as"
+                    f"{table.name}: {result.title}: both '{other.model}' and '{result.model}' are "
+                    f"{name}; report only one of them, or set published_as to one of them"
                 )
     return found
 
@@ -160,7 +161,7 @@ def _group_by_model(
 def _format_ours(
     found: Mapping[str, Result], benchmarks: Sequence[str], marks: Mapping[tuple[str, str], str]
 ) -> list[str]:
-    """Our cells, the average last: only if all benchmarks are there, and each is complete."""
+    """Return our cells, with the average last, which requires complete results for all benchmarks."""
     cells, values = [], []
     for name in benchmarks:
         result = found.get(name)
@@ -182,4 +183,4 @@ def _describe_protocols(ours: Mapping[str, Mapping[str, Result]]) -> list[str]:
         for result in found.values():
             by_print.setdefault(result.fingerprint, []).append(f"{result.model} on {result.title}")
     said = "; ".join(f"{', '.join(names)}: {fingerprint}" for fingerprint, names in by_print.items())
-    return [f"Protocols of ours, in full in results.json: {said}."] if said else []
+    return [f"Our protocols (given in full in results.json): {said}."] if said else []

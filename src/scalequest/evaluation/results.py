@@ -1,4 +1,4 @@
-"""The result of one model on one benchmark, with all that is needed to defend the number."""
+"""The result of one model on one benchmark, with everything needed to check the number."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from scalequest.records import Row
 
 RESULTS = "results.json"
 RESULTS_FORMAT = 2
-EXPLAINS = 0.5  # share of the wrong outputs from which flaws such as truncation explain an accuracy
+EXPLAINS = 0.5  # minimum share of wrong outputs for flaws such as truncation to count as the explanation
 
 
 @dataclass(frozen=True)
@@ -31,22 +31,23 @@ class Result:
     """The result of one model on one benchmark.
 
     Attributes:
-        model: label of the model.
-        benchmark: name of the benchmark; `title` is its heading in tables.
-        n: number of problems.
-        correct: number of right outputs, of n × prompts × samples.
+        model: the model's label.
+        benchmark: the benchmark's name; `title` is its heading in tables.
+        n: the number of problems.
+        correct: the number of correct outputs, of n × prompts × samples.
         accuracy: over problems; with several samples or prompts, over each problem's mean (avg@k).
-        truncated: share of outputs that were cut; `no_answer`: share without an answer (including problems
-            that could not be asked); `timeouts`: share whose comparison ran out of time.
-        explained: share of the wrong outputs that were cut, had no answer or ran out of time.
-        rules: number of outputs by how the answer was found; `layers`: of right outputs by the grader's rule.
+        truncated: the share of truncated outputs; `no_answer`: the share without an answer (including
+            problems that could not be asked); `timeouts`: the share whose comparison timed out.
+        explained: the share of wrong outputs that were truncated, had no answer or timed out.
+        rules: the number of outputs by how the answer was found; `layers`: of correct outputs by the grader's
+            rule.
         tokens_mean: generated tokens per output.
         split: accuracy by metadata column and value, and by length of question and output.
         protocol: what two numbers must share to be comparable; `fingerprint` is its hash.
-        prompts_sha256: hash of all prompts as token ids.
+        prompts_sha256: the hash of all prompts as token ids.
         samples: outputs per problem and prompt.
         metrics: pass@k, maj@k, avg@k and best@k, if there are several samples.
-        by_prompt: accuracy with each prompt, if there are several; `by_sample`: of each sample number.
+        by_prompt: the accuracy with each prompt, if there are several; `by_sample`: for each sample number.
     """
 
     model: str
@@ -102,17 +103,17 @@ def summarise(
     """Build the result from the rows of one benchmark.
 
     Args:
-        rows: one per output; an output that was never asked for has no row, and counts as wrong.
-        benchmark: what was asked.
-        label: label of the model.
-        prompts: names of the prompts that were used.
+        rows: one row per output; an output that was never requested has no row and counts as wrong.
+        benchmark: the benchmark.
+        label: the model's label.
+        prompts: the names of the prompts.
         samples: outputs per problem and prompt.
-        cut_counts: whether a truncated output is graded.
+        cut_counts: whether truncated outputs are graded.
         protocol: see `Result`.
-        model_fingerprint: fingerprint of the model.
-        commit: commit of the code.
-        grading: the options by which the answers of several samples count as the same.
-        score: column of the score for best@k.
+        model_fingerprint: the model's fingerprint.
+        commit: the commit of the code.
+        grading: the rules for when the answers of several samples count as equal.
+        score: the score column for best@k.
     """
     outputs = _Outputs(list(rows), benchmark.problems, prompts, samples)
     mine, asked, per_problem = outputs.rows, outputs.asked, outputs.mean_over_problems(outputs.share_right)
@@ -163,17 +164,17 @@ class _Outputs:
 
     @property
     def asked(self) -> int:
-        """Number of outputs that were asked for."""
+        """The number of requested outputs."""
         return len(self.problems) * len(self.prompts) * self.samples
 
     @property
     def correct(self) -> int:
-        """Number of right outputs."""
+        """The number of correct outputs."""
         return sum(bool(row["correct"]) for row in self.rows)
 
     @property
     def share_explained(self) -> float | None:
-        """Share of the wrong outputs that are missing or flawed; None if none is wrong."""
+        """The share of wrong outputs that are missing or flawed; None if no output is wrong."""
         flawed = sum(
             bool(row["truncated"] or row["timeout"] or row["extracted"] is None)
             for row in self.rows
@@ -183,18 +184,18 @@ class _Outputs:
         return (flawed + missing) / (self.asked - self.correct) if self.correct < self.asked else None
 
     def share_right(self, group: Sequence[Row]) -> float:
-        """Share of right outputs among the samples of one prompt and problem."""
+        """Return the share of correct outputs among the samples of one prompt and problem."""
         return sum(bool(row["correct"]) for row in group) / self.samples
 
     def mean_over_problems(
         self, score: Callable[[list[Row]], float], prompts: Sequence[str] = ()
     ) -> list[float]:
-        """One score per problem: the mean over prompts (all of them unless given)."""
+        """Return one score per problem: the mean over prompts (all of them by default)."""
         names = prompts or self.prompts
         return [fmean(score(self.groups.get((name, p.id), [])) for name in names) for p in self.problems]
 
     def mean_tokens(self) -> dict[str, float]:
-        """Generated tokens per output of each problem, by its id."""
+        """Return the generated tokens per output of each problem, by its id."""
         found = {
             p.id: [row["tokens"] for name in self.prompts for row in self.groups.get((name, p.id), [])]
             for p in self.problems
@@ -202,11 +203,11 @@ class _Outputs:
         return {id: fmean(tokens or [0.0]) for id, tokens in found.items()}
 
     def accuracy_by_prompt(self) -> dict[str, Estimate]:
-        """Accuracy with each prompt."""
+        """Return the accuracy with each prompt."""
         return {name: accuracy_of(self.mean_over_problems(self.share_right, [name])) for name in self.prompts}
 
     def accuracy_by_sample(self) -> list[float]:
-        """Accuracy of the first, second, ... sample of every problem and prompt."""
+        """Return the accuracy of the first, second, ... sample of every problem and prompt."""
         right = Counter(row["sample"] for row in self.rows if row["correct"])
         each = len(self.problems) * len(self.prompts)
         return [right[number] / each for number in range(self.samples)]
@@ -215,7 +216,7 @@ class _Outputs:
 def _metrics_of(
     outputs: _Outputs, cut_counts: bool, grading: GraderOptions | None, score: str | None
 ) -> dict[str, Estimate]:
-    """The measures of several samples, each a mean over problems."""
+    """Return the metrics over several samples, each a mean over problems."""
     n = outputs.samples
 
     def vote(group: list[Row]) -> float:
@@ -250,7 +251,7 @@ def group_answers(rows: Sequence[Row], grading: GraderOptions | None = None) -> 
 def _split_accuracy(
     problems: Sequence[BenchmarkProblem], scores: Sequence[float], tokens: Mapping[str, float]
 ) -> dict[str, dict[str, Estimate]]:
-    """Accuracy by each value of each metadata column, and by thirds of two lengths."""
+    """Return the accuracy for each value of each metadata column, and for thirds of two lengths."""
     ids = [problem.id for problem in problems]
     columns: dict[str, dict[str, str]] = {
         name: {p.id: str(p.metadata.get(name)) for p in problems}
@@ -282,7 +283,7 @@ def thirds_of(sizes: Mapping[str, float]) -> dict[str, str]:
 
 
 def _natural_key_of(name: str) -> list[str | int]:
-    """A sort key that puts 9 before 10."""
+    """Return a sort key that puts 9 before 10."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
@@ -290,7 +291,7 @@ def _natural_key_of(name: str) -> list[str | int]:
 
 
 def write_results(folder: str | Path, results: Sequence[Result]) -> Path:
-    """Write `results.json` beside a model's rows, all or nothing, and its hash into their receipt."""
+    """Write `results.json` next to a model's rows, atomically, and its hash into their receipt."""
     path = Path(folder) / RESULTS
     content = {"format": RESULTS_FORMAT, "results": [asdict(result) for result in results]}
     atomic_files.write(path, atomic_files.as_json(content))
@@ -299,17 +300,17 @@ def write_results(folder: str | Path, results: Sequence[Result]) -> Path:
 
 
 def read_results(path: str | Path) -> list[Result]:
-    """Read a `results.json`; the receipt of an older version does not have its hash, which is no error.
+    """Read a `results.json`; receipts of older versions may lack its hash, which is not an error.
 
     Raises:
-        ConfigError: it is not one, is of another format, or was altered after the evaluation.
+        ConfigError: it is not a result file, has another format, or was altered after the evaluation.
     """
     try:
         receipts.check_file(Path(path).parent, RESULTS)
         content = atomic_files.read_object(path)
         if content["format"] != RESULTS_FORMAT:
             raise ConfigError(
-                f"{path}: format {content['format']}, expected {RESULTS_FORMAT}; evaluate again"
+                f"{path}: format {content['format']}, expected {RESULTS_FORMAT}; run the evaluation again"
             )
         return [_parse_result(item) for item in content["results"]]
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
@@ -334,7 +335,7 @@ def _parse_result(item: dict[str, Any]) -> Result:
 
 
 def row_of_result(result: Result) -> Row:
-    """A result as one flat row, for the folder above the models'."""
+    """Return a result as one flat row, for the folder above the models' folders."""
     kept = ("model", "benchmark", "n", "samples", "correct", "truncated", "no_answer", "timeouts")
     return {
         **{key: getattr(result, key) for key in kept},
@@ -346,5 +347,5 @@ def row_of_result(result: Result) -> Row:
 
 
 def sha256_of(text: str) -> str:
-    """The hash of a text, as UTF-8."""
+    """Return the hash of a text, encoded as UTF-8."""
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Intervals and tests of shares, means and differences, and the metrics of several samples per problem."""
+"""Intervals and tests for shares, means and differences, and metrics over several samples per problem."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FEW = 10  # with fewer flips, the bootstrap's interval is too narrow
 
 @dataclass(frozen=True)
 class Estimate:
-    """A share (0 to 1) or a mean, over `n` observations, with its 95 % interval; all None if `n` is 0."""
+    """A share (0 to 1) or a mean over `n` observations, with its 95 % interval; all None if `n` is 0."""
 
     value: float | None
     low: float | None
@@ -24,13 +24,13 @@ class Estimate:
 
 
 def share_of(successes: int, n: int) -> Estimate:
-    """A share with Wilson's score interval (1927), which stays within 0 and 1 and is accurate near both.
+    """Return a share with Wilson's score interval (1927), which stays in [0, 1] and is accurate at its ends.
 
     Raises:
         ValueError: more successes than trials, or a negative count.
     """
     if not 0 <= successes <= n:
-        raise ValueError(f"{successes} successes of {n}")
+        raise ValueError(f"{successes} successes out of {n}")
     if n == 0:
         return Estimate(None, None, None, 0)
     return Estimate(successes / n, *wilson_interval(successes / n, n), n)
@@ -44,7 +44,7 @@ def wilson_interval(p: float, n: float) -> tuple[float, float]:
 
 
 def mean_of(values: Sequence[float]) -> Estimate:
-    """A mean with its normal interval; for the hundreds of values of our tables, not for a handful."""
+    """Return a mean with its normal interval; suitable for hundreds of values, not for a handful."""
     n = len(values)
     if n < 2:
         value = float(values[0]) if values else None
@@ -54,42 +54,42 @@ def mean_of(values: Sequence[float]) -> Estimate:
 
 
 def accuracy_of(scores: Sequence[float]) -> Estimate:
-    """Accuracy from one score (0 to 1) per problem, with Wilson's interval over problems.
+    """Return the accuracy from one score (0 to 1) per problem, with Wilson's interval over problems.
 
     Several samples of one problem are not independent, so their mean is one observation. Such means vary less
-    than single outputs, like those of more problems would: the interval is Wilson's for as many problems as
-    have this variance (the effective sample size of Korn and Graubard, 1998), which for scores of 0 and 1 are
-    the problems themselves. A normal interval would be too narrow near 0 and 1.
+    than single outputs, as if there were more problems: the interval is Wilson's for as many problems as
+    would have this variance (the effective sample size of Korn and Graubard, 1998); for scores of 0 and 1,
+    this is the number of problems. A normal interval would be too narrow near 0 and 1.
     """
     n = len(scores)
     if all(score in (0, 1) for score in scores):
         return share_of(int(sum(scores)), n)
     p = fmean(scores)
     variance = fmean([(score - p) ** 2 for score in scores])
-    if variance < 1e-12:  # equal shares of all problems do not say how problems vary
+    if variance < 1e-12:  # if all problems have equal shares, nothing is known about how problems vary
         return Estimate(p, None, None, n)
     return Estimate(p, *wilson_interval(p, n * p * (1 - p) / variance), n)
 
 
 def paired_difference(differences: Sequence[float], seed: int = 0) -> Estimate:
-    """Mean of one difference per problem, with the percentile interval of the bootstrap over problems.
+    """Return the mean of one difference per problem, with the percentile bootstrap interval over problems.
 
-    The bootstrap is too narrow if few problems flip, and has no width if none does. With one output per
-    problem (each difference is -1, 0 or 1) and fewer than `FEW` flips, or hardly anything else, the interval
-    is Tango's for paired proportions (Statistics in Medicine 17, 1998): all differences that a score test
-    does not reject; at zero, the test is McNemar's. Means of several outputs have no interval if all problems
-    have the same difference, which does not say how problems vary.
+    The bootstrap interval is too narrow if few problems flip, and has no width if none does. With one output
+    per problem (each difference is -1, 0 or 1) and fewer than `FEW` flips, or hardly anything else, the
+    interval is Tango's for paired proportions (Statistics in Medicine 17, 1998): all differences that a score
+    test does not reject; at zero, the test is McNemar's. Means of several outputs have no interval if all
+    problems have the same difference, because nothing is then known about how problems vary.
 
     Args:
-        differences: first model's score minus second's, one per problem.
-        seed: of the bootstrap's resampling.
+        differences: the first model's score minus the second's, one per problem.
+        seed: the seed of the bootstrap.
 
     Raises:
-        ValueError: fewer than two problems.
+        ValueError: there are fewer than two problems.
     """
     n = len(differences)
     if n < 2:
-        raise ValueError("a paired difference needs at least two problems")
+        raise ValueError("a paired difference requires at least two problems")
     if all(difference in (-1, 0, 1) for difference in differences):
         gained, lost = (sum(difference == flip for difference in differences) for flip in (1, -1))
         if min(gained + lost, n - max(gained, lost)) < FEW:
@@ -131,9 +131,9 @@ def independent_difference(first: Estimate, second: Estimate) -> Estimate:
 
 
 def _tango_bound_of(gained: int, lost: int, n: int) -> float:
-    """The largest difference at most `Z95` standard errors away from the observed one, by bisection.
+    """Return the largest difference at most `Z95` standard errors from the observed one, by bisection.
 
-    The variance at a difference d is that of the likeliest shares of gained and lost that differ by d.
+    The variance at a difference d is that of the most likely shares of gained and lost that differ by d.
     """
     seen = (gained - lost) / n
     inside, outside = seen, 1.0
@@ -149,11 +149,11 @@ def _tango_bound_of(gained: int, lost: int, n: int) -> float:
 
 
 def mcnemar(gained: int, lost: int) -> float:
-    """Two-sided p-value of McNemar's exact test: of the problems that only one model solves, is half each's?
+    """Return the two-sided p-value of McNemar's exact test, whose null hypothesis is that half are gained.
 
     Args:
-        gained: problems that the first model alone solves.
-        lost: problems that the second alone solves.
+        gained: the number of problems that only the first model solves.
+        lost: the number of problems that only the second model solves.
     """
     if gained + lost == 0:
         return 1.0
@@ -166,10 +166,10 @@ def mcnemar(gained: int, lost: int) -> float:
 
 
 def pass_at_k(correct: int, n: int, k: int) -> float:
-    """Chance that k of n samples, drawn without replacement, include a correct one (Chen et al., 2021).
+    """Return the chance that k of n samples, without replacement, include a correct one (Chen et al., 2021).
 
     Raises:
-        ValueError: k is not between 1 and n, or more are correct than there are.
+        ValueError: k is not between 1 and n, or more samples are correct than there are.
     """
     if not (1 <= k <= n and 0 <= correct <= n):
         raise ValueError(f"pass@{k} of {n} samples, {correct} of them correct")
@@ -177,11 +177,11 @@ def pass_at_k(correct: int, n: int, k: int) -> float:
 
 
 def majority_vote(groups: Sequence[Hashable | None], correct: Sequence[bool]) -> float:
-    """Chance that the most frequent answer is correct; a tie is broken at random.
+    """Return the probability that the most frequent answer is correct; a tie is broken at random.
 
     Args:
-        groups: which answer each sample gave (equal answers have equal groups), None if it gave none.
-        correct: whether that answer is right.
+        groups: the answer of each sample (equal answers have equal groups); None if it has no answer.
+        correct: whether each sample's answer is correct.
     """
     votes = Counter(group for group in groups if group is not None)
     if not votes:
@@ -193,7 +193,7 @@ def majority_vote(groups: Sequence[Hashable | None], correct: Sequence[bool]) ->
 
 
 def best_of(scores: Sequence[float], correct: Sequence[bool]) -> float:
-    """Chance that the sample with the highest score is correct; a tie is broken at random."""
+    """Return the probability that the sample with the highest score is correct; ties are broken at random."""
     top = max(scores)
     best = [good for score, good in zip(scores, correct, strict=True) if score == top]
     return sum(best) / len(best)

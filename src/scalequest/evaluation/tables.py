@@ -1,7 +1,7 @@
-"""Tables of result files, and how they are shown: terminal, Markdown, LaTeX, CSV.
+"""Tables of results, and their output formats: terminal, Markdown, LaTeX, CSV.
 
-Every number comes from a file with its protocol fingerprint, n and interval. Published numbers have columns
-or tables of their own, marked as not ours, with their source.
+Every number comes from a file with its protocol fingerprint, n and interval. Published numbers have their own
+columns or tables, marked as not ours, with their source.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from scalequest.evaluation.results import EXPLAINS, Result
 from scalequest.evaluation.statistics import Estimate
 from scalequest.pages.markup import csv_text, inline, one_line, paragraph, table_lines, tex
 
-LOG_WIDTH = 240  # of the paper's table with our numbers beside it
-NOTABLE = 0.05  # share of truncated or answerless outputs from which a note says so
-_NUMBER = re.compile(r"[-+.,\d\[\]() –n]*(e-\d+)?( \[[a-z]\])?")  # with its interval, n and mark
-WARNING = "Warning: "  # begins a note that has to be read with the accuracy
+LOG_WIDTH = 240  # fits the paper's table with our numbers next to it
+NOTABLE = 0.05  # minimum share of truncated or answerless outputs for a note
+_NUMBER = re.compile(r"[-+.,\d\[\]() –n]*(e-\d+)?( \[[a-z]\])?")  # with interval, n and mark
+WARNING = "Warning: "  # starts a note that must be read together with the accuracy
 MARKS = "abcdefghijklmnopqrstuvwxyz"
 
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as they are shown, and the notes below them. `name` is the stem of the table's files."""
+    """Cells in displayed form, and the notes below them. `name` is the stem of the table's files."""
 
     name: str
     title: str
@@ -42,15 +42,15 @@ def tables_of_results(
     theirs: Mapping[tuple[str, str], str] | None = None,
     sources: str = "",
 ) -> list[Table]:
-    """A table of models by benchmarks, then everything that is known of each number.
+    """Return a table of models by benchmarks, and further tables with all details of each number.
 
-    A number whose protocol is not the column's most frequent one carries a letter, and a note says how it
-    differs.
+    A number whose protocol differs from the most frequent one in its column is marked with a letter, and a
+    note explains the difference.
 
     Args:
-        results: in the order of rows and columns.
-        theirs: published accuracies by our label and benchmark, for a column beside ours.
-        sources: where those were published.
+        results: the results, in the order of rows and columns.
+        theirs: published accuracies by our label and benchmark, for a column next to ours.
+        sources: the sources of the published accuracies.
     """
     if not results:
         return []
@@ -71,7 +71,7 @@ def _accuracy_cells_of(
     marks: Mapping[tuple[str, str], str],
     theirs: Mapping[tuple[str, str], str],
 ) -> tuple[list[str], list[list[str]]]:
-    """Columns, and one row per model."""
+    """Return the columns, and one row per model."""
     models = list(dict.fromkeys(result.model for result in results))
     by_cell = {(result.model, result.benchmark): result for result in results}
     columns, rows = ["model"], [[model] for model in models]
@@ -104,12 +104,13 @@ def _details_of(results: Sequence[Result], marks: Mapping[tuple[str, str], str])
     }
     rows = tuple(tuple(cell(result) for cell in columns.values()) for result in results)
     note = (
-        "Truncated: the output reached max_tokens, or a reasoning block never ended. No answer: none was "
-        "found. Timeout: the comparison was given up. Last number: the answer is only the last number of the "
-        "output. Protocol: fingerprint of benchmark, limit, prompts, format, sampling, grader, engine, dtype "
-        "and commit; results.json holds it in full."
+        "Truncated: the output reached max_tokens, or a reasoning block never ended. No "
+        "answer: none was found. Timeout: the comparison was aborted. Last number: the "
+        "last number of the output was taken as the answer. Protocol: fingerprint of "
+        "benchmark, limit, prompts, format, sampling, grader, engine, dtype and commit; "
+        "results.json has it in full."
     )
-    return Table("details", "Every number with its protocol", tuple(columns), rows, (note,))
+    return Table("details", "All results with their protocols", tuple(columns), rows, (note,))
 
 
 def _last_number_share_of(result: Result) -> float:
@@ -118,7 +119,7 @@ def _last_number_share_of(result: Result) -> float:
 
 
 def _tables_of_samples(results: Sequence[Result]) -> list[Table]:
-    """The metrics of several samples per problem."""
+    """Return the metrics over several samples per problem."""
     several = [result for result in results if result.metrics]
     if not several:
         return []
@@ -134,16 +135,17 @@ def _tables_of_samples(results: Sequence[Result]) -> list[Table]:
         for result in several
     )
     note = (
-        "pass@k: chance that k samples include a right one (unbiased). maj@k: the most frequent answer is "
-        "right, ties shared. avg@k: mean over samples. best@k: the one with the highest score is right, ties "
-        "shared; an output that was cut is wrong here, too. Intervals are over problems; the spread is the "
-        "standard deviation of the accuracy from sample to sample, in points."
+        "pass@k: probability that k samples include a correct one (unbiased). maj@k: the "
+        "most frequent answer is correct; ties are shared. avg@k: mean over samples. "
+        "best@k: the sample with the highest score is correct; ties are shared, and "
+        "truncated outputs are wrong here, too. Intervals are over problems; the spread "
+        "is the standard deviation of the accuracy across samples, in points."
     )
     return [Table("samples", "Several samples per problem", columns, rows, (note,))]
 
 
 def _tables_of_prompts(results: Sequence[Result]) -> list[Table]:
-    """How much the wording of the prompt matters."""
+    """Return a table of how much the wording of the prompt matters."""
     rows = tuple(
         (result.model, result.title, name, format_percent(one), spread)
         for result in results
@@ -155,13 +157,13 @@ def _tables_of_prompts(results: Sequence[Result]) -> list[Table]:
     )
     if not rows:
         return []
-    note = "Spread: standard deviation of the accuracy over prompts, in points."
+    note = "Spread: standard deviation of the accuracy across prompts, in points."
     columns = ("model", "benchmark", "prompt", "accuracy", "spread")
     return [Table("prompts", "Accuracy by prompt", columns, rows, (note,))]
 
 
 def tables_of_parts(results: Sequence[Result]) -> list[Table]:
-    """Accuracy by level, subject, length and other metadata, one table per benchmark."""
+    """Return the accuracy by level, subject, length and other metadata, one table per benchmark."""
     tables = []
     for benchmark, title in {result.benchmark: result.title for result in results}.items():
         mine = [result for result in results if result.benchmark == benchmark]
@@ -179,12 +181,12 @@ def tables_of_parts(results: Sequence[Result]) -> list[Table]:
                 cells = [format_percent(by[r.model]) if r.model in by else "–" for r in mine]
                 rows.append((column, value, f"{next(iter(by.values())).n:,}", *cells))
         columns = ("by", "value", "n", *(result.model for result in mine))
-        tables.append(Table(f"split_{benchmark}", f"{title} in parts", columns, tuple(rows)))
+        tables.append(Table(f"split_{benchmark}", f"{title} by category", columns, tuple(rows)))
     return tables
 
 
 def mark_protocols(results: Sequence[Result]) -> tuple[dict[tuple[str, str], str], list[str]]:
-    """A letter for each number whose protocol is not its column's usual one, and notes that explain them."""
+    """Return a letter for each number whose protocol differs from its column's, and explaining notes."""
     others: dict[tuple[str, str], str] = {}
     for benchmark in dict.fromkeys(result.benchmark for result in results):
         column = [result for result in results if result.benchmark == benchmark]
@@ -195,13 +197,13 @@ def mark_protocols(results: Sequence[Result]) -> tuple[dict[tuple[str, str], str
                 others[result.model, benchmark] = describe_differences(result.protocol, usual)
     marks = letters_of(others.values())
     return {key: marks[what] for key, what in others.items()}, [
-        f"{letter.strip()} another protocol than the rest of its column: {what}."
+        f"{letter.strip()} a different protocol from the rest of its column: {what}."
         for what, letter in marks.items()
     ]
 
 
 def letters_of(texts: Iterable[str]) -> dict[str, str]:
-    """A mark for each distinct text, e.g. ` [a]`."""
+    """Return a mark for each distinct text, e.g. ` [a]`."""
     return {text: f" [{MARKS[n % len(MARKS)]}]" for n, text in enumerate(dict.fromkeys(texts))}
 
 
@@ -230,21 +232,21 @@ def _format_value(value: Any) -> str:
 
 
 def _warnings_of(results: Sequence[Result]) -> list[str]:
-    """Notes on accuracies that say more about cut or missing answers than about mathematics."""
+    """Return notes on accuracies that are dominated by truncated or missing answers."""
     notes = []
     for result in results:
         faults = [
             ("were cut", result.truncated, NOTABLE),
-            ("held no answer", result.no_answer, NOTABLE),
-            ("could not be compared in time", result.timeouts, NOTABLE),
-            ("named no answer, so that their last number was taken", _last_number_share_of(result), EXPLAINS),
+            ("contained no answer", result.no_answer, NOTABLE),
+            ("could not be compared within the time limit", result.timeouts, NOTABLE),
+            ("stated no answer, so their last number was taken", _last_number_share_of(result), EXPLAINS),
         ]
         said = [f"{100 * share:.0f} % {what}" for what, share, least in faults if share >= least]
         if said:
             said[0] = said[0].replace("%", "% of the outputs", 1)
             explained = result.explained or 0.0
             much = explained >= EXPLAINS
-            why = f"; that explains {100 * explained:.0f} % of its wrong outputs" if much else ""
+            why = f"; this explains {100 * explained:.0f} % of its wrong outputs" if much else ""
             notes.append(
                 f"{WARNING if much else ''}{result.model} on {result.title}: {', '.join(said)}{why}."
             )
@@ -252,7 +254,7 @@ def _warnings_of(results: Sequence[Result]) -> list[str]:
 
 
 def tables_of_questions(measures: Mapping[str, Any]) -> list[Table]:
-    """Tables of the quality of generated questions, from the JSON of `recipes/tiny/measure_questions.py`."""
+    """Return tables of the quality of generated questions, from `recipes/tiny/measure_questions.py`."""
     estimates = [
         ("parses", "parses", 100.0),
         ("well_posed", "well posed, of those", 100.0),
@@ -321,7 +323,7 @@ def print_tables(tables: Sequence[Table]) -> None:
     from rich.table import Table as Grid
 
     console = Console(highlight=False)
-    if not console.is_terminal:  # a log: do not fold a table at 80 columns
+    if not console.is_terminal:  # in a log, do not wrap tables at 80 columns
         console = Console(highlight=False, width=LOG_WIDTH)
     for table in tables:
         grid = Grid(title=escape(one_line(table.title)), title_justify="left", title_style="bold")
@@ -329,7 +331,7 @@ def print_tables(tables: Sequence[Table]) -> None:
             head = escape(one_line(column).replace(" (", "\n("))
             right = number and _is_numeric(table, number)
             justify: Literal["left", "right"] = "right" if right else "left"
-            # Fold if the terminal is too narrow: an ellipsis would hide digits
+            # Wrap if the terminal is too narrow, because an ellipsis would hide digits.
             grid.add_column(head, justify=justify, no_wrap=not number, overflow="fold")
         for row in table.rows:
             grid.add_row(*(escape(one_line(cell)) for cell in row))
@@ -340,7 +342,7 @@ def print_tables(tables: Sequence[Table]) -> None:
 
 
 def format_markdown(tables: Sequence[Table], title: str | None = None) -> str:
-    """All tables as one Markdown page."""
+    """Return all tables as one Markdown page."""
     lines = [f"# {inline(title)}", ""] if title else []
     for table in tables:
         right = {place for place in range(1, len(table.columns)) if _is_numeric(table, place)}
@@ -350,7 +352,7 @@ def format_markdown(tables: Sequence[Table], title: str | None = None) -> str:
 
 
 def format_latex(table: Table) -> str:
-    """One table in LaTeX, with booktabs."""
+    """Return one table in LaTeX, using booktabs."""
     kinds = "".join("r" if i and _is_numeric(table, i) else "l" for i in range(len(table.columns)))
     body = [" & ".join(map(tex, row)) + r" \\" for row in table.rows]
     head = " & ".join(map(tex, table.columns)) + r" \\"
@@ -364,11 +366,11 @@ def format_latex(table: Table) -> str:
 
 
 def format_csv(table: Table) -> str:
-    """One table as CSV, notes left out."""
+    """Return one table as CSV, without its notes."""
     return csv_text([table.columns, *table.rows])
 
 
 def _is_numeric(table: Table, column: int) -> bool:
-    """Whether every cell is a number, with its interval and mark."""
+    """Return whether every cell is a number, with its interval and mark."""
     cells = [row[column] for row in table.rows]
     return bool(cells) and all(map(_NUMBER.fullmatch, cells))

@@ -63,7 +63,7 @@ def audit(
     # The page
     killed = sum(one["math-verify"] == _word(None) for one in differing)
     note = f"{len(differing) - killed:,} of {total:,} rows differ"
-    note += f"; on {killed:,} more math-verify was killed" if killed else ""
+    note += f"; math-verify was killed on {killed:,} more" if killed else ""
     note += ". Neither verdict is the truth: read the row."
     write_page(Path(output_html), "Audit", section("Our grader and math-verify", table(differing), note=note))
     return differing

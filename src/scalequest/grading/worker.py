@@ -63,7 +63,7 @@ class Worker:
         self._close = weakref.finalize(self, _end, self.process, os.getpid())
         if self._line(_START_SECONDS) != b"ready\n":
             self.close()
-            raise RuntimeError("the grading worker did not start: see what it wrote to standard error")
+            raise RuntimeError("the grading worker did not start: see its output on standard error")
 
     def ask(
         self, prediction: str, reference: str, judge: Literal["ours", "math-verify"] = "ours"

@@ -1,1 +1,1 @@
-"""From a question generator to the questions that are worth solving: generation, rewriting, filters."""
+"""Generate, rewrite and filter questions."""

@@ -1,4 +1,4 @@
-"""How far a solver agrees with itself: several sampled solutions per question."""
+"""Measure a solver's agreement with itself over several sampled solutions per question."""
 
 from __future__ import annotations
 

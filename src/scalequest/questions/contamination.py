@@ -1,17 +1,17 @@
-"""Which questions occur in a benchmark, word for word or nearly, and how much of each benchmark was met.
+"""Find questions that occur in a benchmark, verbatim or nearly, and measure how much of it is matched.
 
-Four rules, from sure to suspicious:
+There are four rules, from certain to suspicious:
 
-- `exact`: equal but for case, spacing, punctuation and the spelling of LaTeX, whatever the length;
+- `exact`: equal except for case, spacing, punctuation and the spelling of LaTeX, whatever the length;
 - `inside`: a benchmark question shorter than the n-gram occurs in the text as a whole and makes up most of
-  it;
-- `ngram`: runs of 13 words in common (Brown et al. 2020) that make up most of the shorter of the two, so that
-  "express your answer in the form ..." is no match;
-- `numbers`: the same text of some length with other numbers.
+it;
+- `ngram`: shared runs of 13 words (Brown et al. 2020) that make up most of the shorter of the two, so that
+"express your answer in the form ..." is not a match;
+- `numbers`: the same text, if long enough, with other numbers.
 
-A flagged question never goes on unless `drop` is false; it then carries its match. The clean ratio of a
-benchmark is the paper's (table 6): the share of its questions without any 13-gram in common with any
-question looked at.
+A flagged question is dropped, or, if `drop` is false, kept together with its match. The clean ratio of a
+benchmark is defined as in the paper (table 6): the share of its questions without any 13-gram in common with
+any question examined.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from scalequest.records import Row
 
 Rule = Literal["exact", "inside", "ngram", "numbers"]
 RULES: tuple[Rule, ...] = get_args(Rule)
-_INSIDE_WORDS, _INSIDE_SHARE = 5, 0.5  # shortest question looked for inside others; its share of their words
-_TEMPLATE_WORDS = 8  # shorter texts are equal but for their numbers by chance
+_INSIDE_WORDS, _INSIDE_SHARE = 5, 0.5  # minimum words, and share of the text
+_TEMPLATE_WORDS = 8  # shorter texts may be equal except for their numbers by chance
 _FILTER_BITS = 24
-_SHOWN = 100  # pairs in the report; all of them are in dropped/, column `matches`
+_SHOWN = 100  # pairs in the report; dropped/ has all of them in the column `matches`
 
 
 @dataclass(frozen=True)
@@ -45,36 +45,37 @@ class Benchmark:
     """Questions that must not be trained on."""
 
     source: str = required("file, stage folder or hub:owner/name of the benchmark")
-    column: str = option("question", "its column that holds the question")
+    column: str = option("question", "column that holds the question")
 
 
 @dataclass(frozen=True)
 class ContaminationRule:
-    """Which benchmarks the questions are compared with, and what becomes of the flagged ones."""
+    """The benchmarks to compare with, and what happens to flagged questions."""
 
     against: list[Benchmark] = option(
-        help="benchmarks by source and column", default_factory=list, fingerprint=False
+        help="benchmarks given by source and column", default_factory=list, fingerprint=False
     )
     benchmarks: list[str] = option(
-        help="benchmarks by their YAML files; a pattern such as eval/benchmarks/*.yaml takes all",
+        help="benchmarks given by their YAML files; a pattern such as eval/benchmarks/*.yaml selects all",
         default_factory=list,
         fingerprint=False,
     )
     optional: list[str] = option(
-        help="the same, but one without its data is left out: log, receipt and report name it",
+        help="like benchmarks, but those whose data are missing are skipped; the log, the "
+        "receipt and the report list them",
         default_factory=list,
         fingerprint=False,
     )
-    rules: list[Rule] = option(help="what flags a question", default_factory=lambda: [*RULES])
-    drop: bool = option(True, "false lets flagged questions go on, each with its match")
+    rules: list[Rule] = option(help="rules that flag a question", default_factory=lambda: [*RULES])
+    drop: bool = option(True, "if false, flagged questions are kept, and each row gets its match")
     ngram: int = option(
         13,
-        "words in a row that count as a match (paper: 13); fewer match by chance",
+        "number of consecutive words that count as a match (paper: 13); shorter matches occur by chance",
         within=Range(least=_INSIDE_WORDS),
     )
     overlap: float = option(
         0.6,
-        "rule ngram: share of the shorter question that the runs make up; 0 takes any single run",
+        "rule ngram: minimum share of the shorter question that the matches cover; 0 accepts any match",
         within=SHARE,
     )
 
@@ -86,9 +87,9 @@ class ContaminationRule:
 
 @dataclass(frozen=True)
 class TestQuestion:
-    """A benchmark's question: `benchmark` is its name, `id` its number or id there."""
+    """A benchmark's question: `benchmark` is its name, `id` the question's number or id there."""
 
-    __test__ = False  # not a test case, whatever pytest thinks
+    __test__ = False  # tells pytest that this is not a test case
 
     benchmark: str
     id: str
@@ -97,9 +98,9 @@ class TestQuestion:
 
 @dataclass(frozen=True)
 class Match:
-    """The question of a benchmark that a row matches by the surest rule that finds one.
+    """The benchmark question that a row matches, by the most certain rule that finds one.
 
-    Of several it is the first; by rule `ngram`, the one that the row shares the largest part with.
+    If there are several, it is the first one; for rule `ngram`, the one that shares the largest part.
     """
 
     rule: Rule
@@ -107,15 +108,15 @@ class Match:
 
     @property
     def columns(self) -> dict[str, str]:
-        """What a flagged row carries."""
+        """Return the columns of a flagged row."""
         return {"matches": f"{self.test.benchmark}/{self.test.id}", "matches_by": self.rule}
 
 
 class Index:
-    """All questions of all benchmarks, by hashes of what can match."""
+    """An index of all benchmark questions, by hashes of everything that can match."""
 
     def __init__(self, tests: Sequence[TestQuestion], rule: ContaminationRule) -> None:
-        """Hash them once."""
+        """Compute the hashes once."""
         self.tests, self.rule, self.ngram = tests, rule, rule.ngram
         keys: dict[Rule, list[tuple[U64, I64]]] = {rule: [] for rule in RULES}
         counted: list[I64] = []
@@ -136,10 +137,10 @@ class Index:
         self._lengths = sorted(short_lengths)
         self._test_words = np.concatenate([np.empty(0, np.int64), *counted])
         self._tables = {rule: _Table(parts) for rule, parts in keys.items()}
-        self._met = np.zeros(len(tests), bool)  # by a 13-gram; a question that has none, by an equal text
+        self._met = np.zeros(len(tests), bool)  # by a 13-gram or, without any, an equal text
 
     def matches(self, tokens: Tokens) -> list[Match | None]:
-        """The match of each text of a batch; remembers which test questions were met."""
+        """Return the match of each text of a batch; remember which test questions were matched."""
         words = tokens.words
         lengths = np.diff(words.offsets)
         count = len(lengths)
@@ -173,7 +174,7 @@ class Index:
         ]
 
     def _overlapping(self, rows: I64, tests: I64, lengths: I64) -> tuple[I64, I64]:
-        """From a pair of row and test a common run, the pairs that share enough; the largest share first."""
+        """Return the pairs of row and test that share enough, given common runs; the largest share first."""
         pairs, hits = np.unique(rows * len(self.tests) + tests, return_counts=True)
         rows, tests = np.divmod(pairs, max(1, len(self.tests)))
         shares = (hits + self.ngram - 1) / np.minimum(self._test_words[tests], lengths[rows])
@@ -182,7 +183,7 @@ class Index:
         return rows[order], tests[order]
 
     def clean_ratios(self) -> list[dict[str, Any]]:
-        """For each benchmark its name, its questions, how many were met, and the share that was not."""
+        """Return for each benchmark name, number of questions, number of matched ones, and clean share."""
         rows = []
         for name in dict.fromkeys(test.benchmark for test in self.tests):
             own = np.array([test.benchmark == name for test in self.tests])
@@ -199,14 +200,14 @@ class Index:
 
 
 class _Table:
-    """Hashes and the test questions that have them, sorted, behind a filter that most hashes do not pass."""
+    """Sorted hashes with the test questions that have them, behind a filter that rejects most others."""
 
     def __init__(self, parts: Sequence[tuple[U64, I64]]) -> None:
         hashes = np.concatenate([part[0] for part in parts] or [np.empty(0, np.uint64)])
         tests = np.concatenate([part[1] for part in parts] or [np.empty(0, np.int64)])
         order = np.lexsort((tests, hashes))
         hashes, tests = hashes[order], tests[order]
-        new = np.ones(len(order), bool)  # a run that a test has twice is one run
+        new = np.ones(len(order), bool)  # count a run once even if a test question contains it twice
         new[1:] = (hashes[1:] != hashes[:-1]) | (tests[1:] != tests[:-1])
         self.hashes, self.tests = hashes[new], tests[new]
         self.filter = np.zeros(1 << _FILTER_BITS if len(hashes) > 1000 else 1 << 16, bool)
@@ -216,7 +217,7 @@ class _Table:
         return (hashes & np.uint64(len(self.filter) - 1)).astype(np.int64)
 
     def _hits(self, hashes: U64) -> tuple[I64, I64]:
-        """Positions of the hashes that are known, and where each one's run of tests begins."""
+        """Return the positions of known hashes, and where the run of tests of each one begins."""
         maybe = np.flatnonzero(self.filter[self._slot(hashes)])
         if not len(maybe):
             return maybe, maybe
@@ -225,7 +226,7 @@ class _Table:
         return maybe[known], where[known]
 
     def find(self, hashes: U64) -> tuple[I64, I64]:
-        """Every position of a known hash beside every test that has the hash, in order."""
+        """Return every position of a known hash with every test that has the hash, in order."""
         hit, first = self._hits(hashes)
         counts, tests = self._runs(first)
         return np.repeat(hit, counts), tests
@@ -235,7 +236,7 @@ class _Table:
         met[self._runs(np.unique(self._hits(hashes)[1]))[1]] = True
 
     def _runs(self, first: I64) -> tuple[I64, I64]:
-        """The lengths of the runs of tests that begin there, and the tests of all of them."""
+        """Return the lengths of the runs of tests that begin at these places, and all their tests."""
         counts = np.searchsorted(self.hashes, self.hashes[first], side="right") - first
         shifts = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
         return counts, self.tests[np.repeat(first, counts) + shifts]
@@ -246,11 +247,11 @@ class _Table:
 
 @dataclass(frozen=True)
 class Flagged:
-    """What the step found.
+    """The findings of the step.
 
     Attributes:
-        matches: by row number.
-        clean: of `Index.clean_ratios`.
+        matches: the matches by row number.
+        clean: the result of `Index.clean_ratios`.
     """
 
     matches: dict[int, Match]
@@ -259,7 +260,7 @@ class Flagged:
 
 @dataclass(frozen=True)
 class ContaminationStep(TextStep):
-    """Drops questions that match a benchmark's, or marks them, by the columns of `Match`."""
+    """Drops questions that match a benchmark question, or adds the columns of `Match` to them."""
 
     rule: ContaminationRule
     index: Index
@@ -267,23 +268,23 @@ class ContaminationStep(TextStep):
 
     @classmethod
     def of(cls, rule: ContaminationRule, context: Context) -> ContaminationStep:
-        """Indexes the benchmarks."""
+        """Index the benchmarks."""
         return cls(rule, Index(context.benchmarks, rule))
 
     @classmethod
     def check(cls, rule: ContaminationRule) -> None:
-        """There has to be a benchmark."""
+        """Require at least one benchmark."""
         if not rule.given:
             raise ConfigError(
-                "contamination.against: step contamination needs a benchmark, here or in .benchmarks"
+                "contamination.against: step contamination needs a benchmark; set against or benchmarks"
             )
 
     def read(self, texts: Sequence[str], tokens: Tokens) -> list[Match | None]:
-        """`Index.matches` of the batch."""
+        """Return `Index.matches` for the batch."""
         return self.index.matches(tokens)
 
     def find(self, rows: Sequence[Row], batches: Sequence[Any], left: NDArray[np.bool_]) -> Outcome:
-        """The matches of the rows that are left."""
+        """Return the matches of the remaining rows."""
         matches = {
             number: match
             for number, (match, here) in enumerate(
@@ -299,7 +300,7 @@ class ContaminationStep(TextStep):
         )
 
     def report(self, rows: Sequence[Row], outcome: Outcome, receipt: Mapping[str, Any]) -> StepReport:
-        """Clean ratios, flags by rule, and flagged rows beside the benchmarks' questions."""
+        """Report clean ratios, flags by rule, and flagged rows next to the benchmarks' questions."""
         found: Flagged = outcome.found
         by_rule = Counter[str](match.rule for match in found.matches.values())
         left_out = receipt.get("benchmarks_left_out", [])
@@ -322,30 +323,31 @@ def contamination_sections(
     which: str,
     left_out: Sequence[str] = (),
 ) -> list[str]:
-    """Sections of a page: clean ratios, flags by rule, flagged pairs side by side.
+    """Return sections of a page: clean ratios, flags by rule, flagged pairs side by side.
 
     Args:
-        clean: of `Index.clean_ratios`.
-        by_rule: how many rows each rule flagged.
+        clean: the result of `Index.clean_ratios`.
+        by_rule: the number of rows flagged by each rule.
         flagged: label, question and benchmark question of every flagged row.
-        which: questions the ratios are about, after "a question that".
-        left_out: benchmarks that were not looked at.
+        which: which questions the ratios refer to, to follow "a question that".
+        left_out: the names of skipped benchmarks.
     """
-    without = f" Not looked at, since their data were not there: {', '.join(left_out)}." if left_out else ""
+    without = f" Skipped, because their data were missing: {', '.join(left_out)}." if left_out else ""
     if not clean:
-        return [elements.section("Contamination", note=f"No benchmark was given to compare with.{without}")]
+        return [elements.section("Contamination", note=f"No benchmark to compare with was given.{without}")]
     note = (
-        f"Met: the benchmark's questions that share 13 words in a row with a question that {which} (or are "
-        f"equal to one). Clean: the share of the others, as in the paper's table 6.{without}"
+        "Matched: the benchmark's questions that share 13 consecutive words with a "
+        f"question that {which} (or are equal to one). Clean: the share of the others, as "
+        f"in the paper's table 6.{without}"
     )
     table = elements.table([{**one, "clean": f"{100 * one['clean']:.2f} %"} for one in clean])
-    shown = f"{min(_SHOWN, len(flagged)):,} of {len(flagged):,} flagged rows, the words in common marked."
+    shown = f"{min(_SHOWN, len(flagged)):,} of {len(flagged):,} flagged rows, with the shared words marked."
     return [
         elements.section("Benchmarks", table, note=note),
         elements.section(
             "Contamination",
             elements.bars(by_rule),
             elements.pairs(flagged[:_SHOWN], "row", "benchmark's question"),
-            note=shown if flagged else "No row is flagged.",
+            note=shown if flagged else "No row was flagged.",
         ),
     ]

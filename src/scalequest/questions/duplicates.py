@@ -1,20 +1,20 @@
-"""Questions that say the same: equal ones, near ones, and templates filled in with other numbers.
+"""Find questions that say the same: exact and near-duplicates, and templates with other numbers.
 
 Near-duplicates have the same numbers, signs and variables in the same order, and similar text that asks the
-same. How long the shared text is says nothing about that: "How many red marbles?" and "How many blue
-marbles?" differ after any story. So the words are aligned, and four kinds of edit leave a question what it
-is: another spelling of a word, words moved as one piece, a sentence added, and a word added that has nothing
-to do with what is asked. A word put in the place of another one makes another question, whatever the words.
-Synonyms are lost that way; a question lost would be worse.
+same. The length of the shared text says nothing about that: "How many red marbles?" and "How many blue
+marbles?" differ after any story. The words are therefore aligned, and four kinds of edit do not change a
+question: a different spelling of a word, words moved as one piece, an added sentence, and an added word that
+has nothing to do with what is asked. Replacing a word by another one makes a different question, whatever the
+words. This misses synonyms, but losing a good question would be worse.
 
-MinHash (Broder 1997) finds candidates: its sketches are made of pairs of neighbouring words, each tied
-to all that has to be the same, so that questions of which it is not share nothing and never meet. Rows that
-agree in a band of the sketch are compared with the first and the nearest of their bucket, so the number of
-comparisons grows with the rows, not with their square. Similarity is not transitive: a row is dropped only
-for a row that stays and that it is near to itself.
+MinHash (Broder 1997) finds candidates. Its sketches consist of pairs of adjacent words, each combined with
+everything that must be equal, so questions that differ in it share nothing and are never compared. Rows that
+agree in a band of the sketch are compared with the first and the nearest row of their bucket, so the number
+of comparisons grows with the number of rows, not with its square. Similarity is not transitive: a row is only
+dropped in favour of a kept row that it is itself similar to.
 
-In mathematics the same text with other numbers is another question. Such templates are counted, and capped on
-request.
+In mathematics, the same text with other numbers is a different question. Such templates are counted, and
+limited on request.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ from scalequest.records import Row
 
 U32 = NDArray[np.uint32]
 
-# Numbers in words, and single words that make another question of the one that they are added to. Words that
-# take the place of others need no list.
+# Number words, and words that make a different question when they are added. Words that replace others need
+# no list.
 _NUMBERS = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
     "seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred thousand "
@@ -69,24 +69,24 @@ _RESTRICTING = (
     "decreasing before after left remaining altogether total horizontal vertical opposite adjacent inscribed "
     "circumscribed square triangular rectangular both each every other"
 )
-# Words that hold others together: a closed class, as numbers are.
+# Function words that connect others: a closed class, like number words.
 _JOINING = (
     "it its was were been being as at in on from into by there here this that these those they them their "
     "him his her we us our you your who whom whose will would can could may might shall should do did had or "
     "and but so then than"
 )
 _FUNCTION = ENGLISH | frozenset(_JOINING.split())
-_COUNTING = re.compile(r"\b(?:many|much|which|what|number of)$")  # before what is counted or looked for
+_COUNTING = re.compile(r"\b(?:many|much|which|what|number of)$")  # before what is counted or asked for
 _NAME = re.compile(r"\b[A-Z]{2,}\b|(?<=[a-z,] )[A-HJ-Z]\b")
 _SENTENCE_END = re.compile(r"(?<=[.?!])\s+")
 _PIECE = re.compile(r"\\?[^\W\d_]+|\d+|,(?=\s)")
-_ARTICLE = re.compile(r"\b[ai]\b(?=\s[^\W\d_]{2})")  # or a pronoun; elsewhere it is a variable
+_ARTICLE = re.compile(r"\b[ai]\b(?=\s[^\W\d_]{2})")  # an article or a pronoun; elsewhere it is a variable
 _COMMA, _FORMULA = ",", "#"
-_SLOTS = 1 << 18  # of the counts of words; what shares a slot is counted as one word
-# What is written so often, and this often for each time of the word that it resembles, is no slip.
+_SLOTS = 1 << 18  # slots for counting words; words that share a slot are counted as one
+# A word that occurs this often, and this many times as often as the similar word, is not a misspelling.
 _ESTABLISHED, _SLIPS = 5, 0.01
-_SEED = 20_241_018  # of the sketches; fixed, so that a question's sketch never changes
-_SHOWN = 100  # pairs in the report; all of them are in dropped/, column `duplicate_of`
+_SEED = 20_241_018  # seed of the sketches, fixed so that a question's sketch never changes
+_SHOWN = 100  # pairs in the report; dropped/ has all of them in the column `duplicate_of`
 
 
 @dataclass(frozen=True)
@@ -94,35 +94,40 @@ class DuplicateRule:
     """What counts as a duplicate of an earlier question."""
 
     near: bool = option(
-        True, "drop near-duplicates too: same numbers in the same order, similar text that asks the same"
+        True,
+        "also drop near-duplicates: similar text that asks the same, with the same numbers in the same order",
     )
     min_similarity: float = option(
         0.9,
-        "of near-duplicates: 1 - edits (insertions, deletions) / length of both texts",
+        "minimum similarity of near-duplicates: 1 - edits (insertions, deletions) / "
+        "total length of both texts",
         within=SHARE_ABOVE_0,
     )
-    bands: int = option(20, "of the sketch: more find more candidates", within=COUNT)
-    rows: int = option(3, "hashes per band: more find fewer and surer candidates", within=COUNT)
+    bands: int = option(20, "bands of the sketch; more bands find more candidates", within=COUNT)
+    rows: int = option(
+        3, "hashes per band; more hashes find fewer but more reliable candidates", within=COUNT
+    )
     max_per_template: int | None = option(
         None,
-        "questions that differ in their numbers alone: keep the first N; None keeps all and counts them",
+        "keep only the first N of the questions that differ only in their numbers; null "
+        "keeps all and counts them",
         within=COUNT,
     )
 
     def recall(self, jaccard: float) -> float:
-        """The chance that two questions whose word pairs overlap so much meet in a band."""
+        """Return the probability that two questions with this overlap of word pairs share a band."""
         return float(1 - (1 - jaccard**self.rows) ** self.bands)
 
 
 @dataclass(frozen=True)
 class Sketch:
-    """What is kept of each question to find its duplicates: 64-bit keys.
+    """Keys for finding the duplicates of each question, 64 bits each.
 
     Attributes:
-        exact: of all tokens: case, spacing, punctuation and spelling of LaTeX aside.
-        template: of all tokens with numbers masked.
-        bands: [texts, bands], of the MinHash bands; no columns if near-duplicates are not looked for.
-        seen: [slots], how often each word was read, by slot of its hash.
+        exact: the key of all tokens, ignoring case, spacing, punctuation and spelling of LaTeX.
+        template: the key of all tokens with numbers masked.
+        bands: [texts, bands], keys of the MinHash bands; no columns if near-duplicates are not searched for.
+        seen: [slots], how often each word occurred, by the slot of its hash.
     """
 
     exact: U64
@@ -132,7 +137,7 @@ class Sketch:
 
     @classmethod
     def joined(cls, parts: Sequence[Sketch]) -> Sketch:
-        """The sketches of several batches as one."""
+        """Join the sketches of several batches."""
         columns = zip(*((part.exact, part.template, part.bands) for part in parts), strict=True)
         exact, template, bands = (np.concatenate(column) for column in columns)
         return cls(exact, template, bands, np.sum([part.seen for part in parts], axis=0, dtype=np.uint32))
@@ -150,7 +155,7 @@ def _slot(hashes: Any) -> Any:
 
 
 def _bands(tokens: Tokens, rule: DuplicateRule) -> U64:
-    """Keys of the bands of each text's MinHash over its word pairs, all tied to its numbers and signs."""
+    """Return the band keys of each text's MinHash over its word pairs, combined with numbers and signs."""
     task = _task(tokens).text_hashes()
     words = tokens.words.masked()
     shingles, rows = words.ngrams(2)
@@ -166,13 +171,13 @@ def _bands(tokens: Tokens, rule: DuplicateRule) -> U64:
 
 
 def _minima(hashes: U64, first: I64, count: int) -> U64:
-    """MinHash [texts, count]: the least of each text's hashes under `count` permutations of 32 bits.
+    """Return MinHash values [texts, count]: the minimum of each text's hashes under `count` permutations.
 
-    numpy takes a fifth of the time of rensa, most of which goes into Python's integers.
+    numpy takes a fifth of the time of rensa, which spends most of it on Python integers.
 
     Args:
-        hashes: of all shingles, one text after the other; each text has at least one.
-        first: [texts], the place of each text's first shingle.
+        hashes: the hashes of all shingles, one text after the other; each text has at least one.
+        first: [texts], the position of each text's first shingle.
         count: the number of permutations (Dietzfelbinger 1997: multiply by an odd number, add, modulo 2**32).
     """
     places = np.arange(2 * count)
@@ -187,7 +192,7 @@ def _minima(hashes: U64, first: I64, count: int) -> U64:
 
 
 def _task(tokens: Tokens) -> Tokens:
-    """What has to be the same in the same order: all of a formula, and words that change the question."""
+    """Return what must be equal in the same order: all of a formula, and words that change the question."""
     telling = known_hashes(tokens.hashes, _telling_words()) & (tokens.kinds == WORD)
     return tokens.only((tokens.kinds >= NUMBER) | tokens.commands | telling)
 
@@ -202,13 +207,13 @@ def _telling_words() -> U64:
 
 @dataclass(frozen=True)
 class Duplicates:
-    """What was found, by row number.
+    """The duplicates found, by row number.
 
     Attributes:
-        reasons: "duplicate", "near_duplicate", "template", or None for a row that stays.
-        kept: the row that is kept instead (its own number if it stays).
-        template_rows: how many rows that stay have an earlier one that differs in numbers alone.
-        candidates: pairs that were compared.
+        reasons: "duplicate", "near_duplicate", "template", or None for a row that is kept.
+        kept: the row that is kept instead (the row's own number if it is kept).
+        template_rows: the number of kept rows that differ from an earlier one only in numbers.
+        candidates: the number of pairs compared.
     """
 
     reasons: list[str | None]
@@ -224,9 +229,9 @@ def find_duplicates(
 
     Args:
         texts: the questions.
-        sketches: of all of them.
-        rule: what counts.
-        among: rows that take part; what was dropped before can neither be nor have a duplicate.
+        sketches: the sketches of all questions.
+        rule: what counts as a duplicate.
+        among: the rows to consider; a row that was dropped before can neither be nor have a duplicate.
     """
     left = np.arange(len(texts)) if among is None else np.flatnonzero(among)
     kept = np.arange(len(texts))
@@ -248,7 +253,7 @@ def find_duplicates(
         candidates = len(pairs)
         near = _kept(texts, sketches, pairs, rule)[left]
         drop(left[near != left], "near_duplicate", near[near != left])
-        kept = kept[kept]  # an exact duplicate of a near one
+        kept = kept[kept]  # an exact duplicate of a near-duplicate
         left = left[near == left]
     first = left[_first_of(sketches.template[left])]
     if rule.max_per_template is not None:
@@ -260,13 +265,13 @@ def find_duplicates(
 
 
 def _first_of(keys: U64) -> I64:
-    """For each position the first one with the same key."""
+    """Return, for each position, the first one with the same key."""
     _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
     return np.asarray(first[inverse], np.int64)
 
 
 def _rank(groups: I64) -> I64:
-    """How many earlier positions are in the same group."""
+    """Return how many earlier positions are in the same group."""
     order = np.argsort(groups, kind="stable")
     sorted_groups = groups[order]
     starts = np.flatnonzero(np.r_[True, sorted_groups[1:] != sorted_groups[:-1]])
@@ -277,10 +282,9 @@ def _rank(groups: I64) -> I64:
 
 
 def _candidates(bands: U64, left: I64) -> I64:
-    """Pairs of rows [pairs, 2] that share a band: each with its bucket's first row and the one before it.
+    """Return pairs of rows [pairs, 2] that share a band: each with its bucket's first row and predecessor.
 
-    Inside a bucket rows are in the order of their next band, so that those which share that too are
-    neighbours.
+    Within a bucket, rows are ordered by their next band, so that rows that also share it are adjacent.
     """
     found = [np.empty(0, np.int64)]
     width = len(bands)
@@ -288,7 +292,7 @@ def _candidates(bands: U64, left: I64) -> I64:
     for band in range(count):
         rows = left[_shared(bands[left, band])]
         keys, next_keys = bands[rows, band], bands[rows, (band + 1) % count]
-        order = np.lexsort((next_keys, keys))  # which leaves rows of equal keys in their order
+        order = np.lexsort((next_keys, keys))  # a stable sort: rows with equal keys stay in order
         rows, sorted_keys = rows[order], keys[order]
         new = np.ones(len(rows), bool)
         new[1:] = sorted_keys[1:] != sorted_keys[:-1]
@@ -301,7 +305,7 @@ def _candidates(bands: U64, left: I64) -> I64:
 
 
 def _shared(keys: U64) -> NDArray[np.bool_]:
-    """Which keys occur more than once: few do, and only those need the slow sort by two keys."""
+    """Return which keys occur more than once; few do, and only these need the slow sort by two keys."""
     order = np.argsort(keys)
     same = keys[order[1:]] == keys[order[:-1]]
     shared = np.zeros(len(keys), bool)
@@ -310,13 +314,13 @@ def _shared(keys: U64) -> NDArray[np.bool_]:
 
 
 def _kept(texts: Sequence[str], sketches: Sketch, pairs: I64, rule: DuplicateRule) -> I64:
-    """For each row the one that is kept instead: the first that stays and that it is near to, or itself.
+    """Return, for each row, the row kept instead: the first kept row that it is similar to, or itself.
 
     Args:
         texts: the questions.
-        sketches: of all of them.
-        pairs: candidates [pairs, 2], the earlier row first.
-        rule: what counts.
+        sketches: the sketches of all questions.
+        pairs: the candidates [pairs, 2], with the earlier row first.
+        rule: what counts as a duplicate.
     """
     from rapidfuzz.distance import Indel
 
@@ -327,7 +331,7 @@ def _kept(texts: Sequence[str], sketches: Sketch, pairs: I64, rule: DuplicateRul
 
     kept = np.arange(len(texts))
     pairs = pairs[_similar(texts, pairs, rule.min_similarity)]
-    pairs = pairs[np.lexsort((pairs[:, 0], pairs[:, 1]))]  # so that who stays is settled for all earlier rows
+    pairs = pairs[np.lexsort((pairs[:, 0], pairs[:, 1]))]  # so that all earlier rows are decided first
     for row, group in groupby(pairs.tolist(), key=itemgetter(1)):
         staying = sorted({int(kept[earlier]) for earlier, _ in group})
         kept[row] = next((keeper for keeper in staying if near(keeper, row)), row)
@@ -335,7 +339,7 @@ def _kept(texts: Sequence[str], sketches: Sketch, pairs: I64, rule: DuplicateRul
 
 
 def _similar(texts: Sequence[str], pairs: I64, min_similarity: float) -> NDArray[np.bool_]:
-    """Which pairs are as similar as that, letter by letter."""
+    """Return which pairs reach this similarity, letter by letter."""
     from rapidfuzz.distance import Indel
     from rapidfuzz.process import cpdist
 
@@ -357,7 +361,7 @@ def _similar(texts: Sequence[str], pairs: I64, min_similarity: float) -> NDArray
 
 
 class _Word(NamedTuple):
-    """A word, a comma or a formula's mark, and the number of its sentence."""
+    """A word, a comma or a placeholder for a formula, and the number of its sentence."""
 
     text: str
     sentence: int
@@ -365,12 +369,13 @@ class _Word(NamedTuple):
 
 @dataclass(frozen=True)
 class _Question:
-    """A question as it is compared by words; its numbers, signs and variables are compared before.
+    """A question in the form in which its words are compared; numbers, signs, variables are compared before.
 
     Attributes:
-        sentences: words, commas and formulas' marks of each.
-        marked: numbers of those with a question mark.
-        names: words in capitals and capital letters alone, which name things; None if all is in capitals.
+        sentences: the words, commas and formula placeholders of each sentence.
+        marked: the numbers of the sentences with a question mark.
+        names: capitalised words and single capital letters, which name things; None if the whole text is
+            capitalised.
     """
 
     sentences: list[tuple[str, ...]]
@@ -379,16 +384,16 @@ class _Question:
 
     @property
     def asking(self) -> frozenset[int]:
-        """Numbers of the sentences that ask: the marked ones, or any if there is none ("Find ...")."""
+        """Return the numbers of the sentences that ask: with a question mark, or all if there are none."""
         return self.marked or frozenset(range(len(self.sentences)))
 
     def words(self, among: Iterable[int] | None = None) -> set[str]:
-        """All words, or those of some sentences."""
+        """Return all words, or those of some sentences."""
         numbers = range(len(self.sentences)) if among is None else among
         return {word for number in numbers for word in self.sentences[number]}
 
     def unlike(self, other: _Question) -> list[_Word]:
-        """The words of the sentences that the other question does not have, wherever it has them."""
+        """Return the words of the sentences that the other question does not contain anywhere."""
         left = Counter(self.sentences) - Counter(other.sentences)
         found = []
         for number, sentence in enumerate(self.sentences):
@@ -408,7 +413,7 @@ def _read(text: str) -> _Question:
 
 @lru_cache(1 << 14)  # near-duplicates share most of their sentences
 def _words(sentence: str) -> tuple[str, ...]:
-    """Words and commas, with one mark for whatever else is between two of them; no articles."""
+    """Return words and commas, with one placeholder for anything else between two of them; no articles."""
     words = [
         piece if piece in "ai," or (len(piece) > 1 and piece.isalpha()) else _FORMULA
         for piece in _PIECE.findall(_ARTICLE.sub("", sentence))
@@ -417,7 +422,7 @@ def _words(sentence: str) -> tuple[str, ...]:
 
 
 def _asks_the_same(one: _Question, other: _Question, seen: U32) -> bool:
-    """Whether two questions of the same numbers, signs and variables ask the same in similar words."""
+    """Return whether two questions with equal numbers, signs and variables ask the same in similar words."""
     if one.names != other.names and None not in (one.names, other.names):
         return False
     here, there = one.unlike(other), other.unlike(one)
@@ -431,7 +436,7 @@ def _asks_the_same(one: _Question, other: _Question, seen: U32) -> bool:
             return False
         gone += [old] if before and not after else []
         come += [new] if after and not before else []
-    if gone and come:  # one piece, moved
+    if gone and come:  # one piece that was moved
         return [_texts(here, run) for run in gone] == [_texts(there, run) for run in come] and len(gone) == 1
     return all(_adds_nothing(run, here, one, other) for run in gone) and all(
         _adds_nothing(run, there, other, one) for run in come
@@ -439,7 +444,7 @@ def _asks_the_same(one: _Question, other: _Question, seen: U32) -> bool:
 
 
 def _edits(one: Sequence[str], other: Sequence[str]) -> Iterator[tuple[range, range]]:
-    """Where two texts differ when as many words as possible are paired in order: places in both."""
+    """Return where two texts differ if as many words as possible are paired in order: positions in both."""
     from rapidfuzz.distance import Indel
 
     same = [step for step in Indel.opcodes(one, other) if step.tag == "equal"]
@@ -454,18 +459,18 @@ def _texts(words: Sequence[_Word], run: range) -> list[str]:
 
 
 def _adds_nothing(run: range, words: Sequence[_Word], longer: _Question, shorter: _Question) -> bool:
-    """Whether words that one question has more than the other leave what is asked as it is.
+    """Return whether the words that only one question has leave unchanged what is asked.
 
-    They do not if one of them links the story with what is asked, because the other part has it, too; nor, in
-    a sentence that asks, if they narrow what is counted ("how many ripe apples") or end it, where English has
-    what limits it. Otherwise a sentence does, the head of one that asks, what a comma sets off at either end,
-    and a single word.
+    They change it if one of them connects the story with what is asked, because the other part has it, too.
+    In a sentence that asks, they also change it if they narrow down what is counted ("how many ripe apples")
+    or end it, where English puts restrictions. Otherwise, these additions change nothing: a sentence, the
+    start of a sentence that asks, a part set off by a comma at either end, and a single word.
 
     Args:
-        run: the places of the words in `words`.
-        words: of all sentences of `longer` that `shorter` has not.
-        longer: has the words.
-        shorter: does without them.
+        run: the positions of the words in `words`.
+        words: the words of all sentences of `longer` that `shorter` does not have.
+        longer: the question with the words.
+        shorter: the question without them.
     """
     first, last, nothing = words[run[0]], words[run[-1]], _Word("", -1)
     before, after = [nothing, *words][run[0]], [*words, nothing][run[-1] + 1]
@@ -487,10 +492,11 @@ def _adds_nothing(run: range, words: Sequence[_Word], longer: _Question, shorter
 
 
 def _respelt(old: Sequence[str], new: Sequence[str], known: Set[str], seen: U32) -> bool:
-    """Whether words are the same but for where one ends and the next begins, and a slip in each.
+    """Return whether words are equal except for where one ends and the next begins, and a typo in each.
 
-    A slip is a letter too many, too few or wrong, or two that changed places (Damerau 1964), inside a word of
-    some length. What makes another word of a word is none: an ending, or what this data set has often enough.
+    A typo is one letter too many, too few or wrong, or two swapped letters (Damerau 1964), inside a word of
+    some length. What turns a word into another word is not a typo: an ending, or a word that occurs often
+    enough in this data set.
     """
     if len(old) != len(new):
         old, new = ["".join(old)], ["".join(new)]
@@ -523,15 +529,15 @@ class DuplicatesStep(TextStep):
 
     @classmethod
     def of(cls, rule: DuplicateRule, context: Context) -> DuplicatesStep:
-        """Needs nothing else."""
+        """Require nothing else."""
         return cls(rule)
 
     def read(self, texts: Sequence[str], tokens: Tokens) -> Sketch:
-        """The `sketch` of the batch."""
+        """Return the `sketch` of the batch."""
         return sketch(tokens, self.rule)
 
     def find(self, rows: Sequence[Row], batches: Sequence[Sketch], left: NDArray[np.bool_]) -> Outcome:
-        """`find_duplicates` among the rows that are left."""
+        """Run `find_duplicates` among the remaining rows."""
         if not batches:
             return Outcome([])
         texts = [row["question"] for row in rows]
@@ -545,7 +551,7 @@ class DuplicatesStep(TextStep):
         return Outcome(found.reasons, columns, found)
 
     def report(self, rows: Sequence[Row], outcome: Outcome, receipt: Mapping[str, Any]) -> StepReport | None:
-        """Counts of each kind, and the first near-duplicates beside the rows that were kept."""
+        """Report counts of each kind, and the first near-duplicates next to the rows that were kept."""
         found: Duplicates | None = outcome.found
         if found is None:
             return None
@@ -562,14 +568,14 @@ class DuplicatesStep(TextStep):
         ]
         note = f"{found.candidates:,} pairs of rows were compared."
         if near:
-            note += f" Below, {len(shown):,} of {len(near):,} near-duplicates; what differs is marked."
+            note += f" Below: {len(shown):,} of {len(near):,} near-duplicates, with the differences marked."
         beside = elements.pairs(shown, "dropped", "kept instead", differences=True)
         return StepReport([elements.section("Duplicates", table, beside, note=note)], facts)
 
 
 _KINDS = {
-    "dropped: equal but for case, spacing and spelling of LaTeX": "duplicate",
+    "dropped: equal except for case, spacing and spelling of LaTeX": "duplicate",
     "dropped: near-duplicates": "near_duplicate",
-    "dropped: over the cap of a template": "template",
-    "kept, though an earlier row has the same text with other numbers": "template_rows_kept",
+    "dropped: over the limit per template": "template",
+    "kept, although an earlier row has the same text with other numbers": "template_rows_kept",
 }

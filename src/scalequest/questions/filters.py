@@ -1,8 +1,8 @@
-"""Which generated questions go on: by language, duplicates, contamination, solvability and difficulty.
+"""Filter generated questions by language, duplicates, contamination, solvability and difficulty.
 
-The order of the paper (section 2.4) is language, solvability, difficulty; duplicates and contamination,
-which it does not have, come before anything that costs a forward pass. Text steps look at all rows at once;
-model steps go block by block.
+The order of the paper (section 2.4) is language, solvability, difficulty; duplicates and contamination, which
+it does not have, come before anything that needs a forward pass. Text steps look at all rows at once; model
+steps go block by block.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from scalequest.tracking import Tracker
 
 VERSION = 7  # raise by hand when the same configuration gives other rows
 
-# Every filter by its name in `steps`, in the order of the report. Its rule is the option of the same name.
+# Every filter by its name in `steps`, in the order of the report. Its rule is the option with the same name.
 STEPS: dict[str, type[Step]] = {
     "language": LanguageStep,
     "length": LengthStep,
@@ -56,27 +56,29 @@ if TYPE_CHECKING:
 else:
     StepName = Literal[tuple(STEPS)]
 
-_THREADS = 4  # that read text; each holds the arrays of one batch, some 200 MB
+_THREADS = 4  # for reading text; each holds the arrays of one batch, about 200 MB
 
 
 @dataclass(frozen=True)
 class FilterConfig:
     """The filter stage. It asks at most one model one kind of thing: solutions, verdicts or levels."""
 
-    input: list[str] = required("question sources, read one after the other", fingerprint=False)
-    steps: list[StepName] = required("the filters, in order; those that ask a model come last")
-    columns: dict[str, str] = option(help="our column names to the input's", default_factory=dict)
+    input: list[str] = required("sources of questions, read one after the other", fingerprint=False)
+    steps: list[StepName] = required("filters, in order; those that ask a model come last")
+    columns: dict[str, str] = option(
+        help="mapping from our column names to those of the input", default_factory=dict
+    )
     language: LanguageRule = option(help="step language", default_factory=LanguageRule)
     length: LengthRule = option(help="step length", default_factory=LengthRule)
     duplicates: DuplicateRule = option(help="step duplicates", default_factory=DuplicateRule)
     contamination: ContaminationRule = option(help="step contamination", default_factory=ContaminationRule)
     solvability: SolvabilityRule = option(help="step solvability", default_factory=SolvabilityRule)
     difficulty: DifficultyRule = option(help="step difficulty", default_factory=DifficultyRule)
-    model_name_or_path: str | None = option(
-        None, "the judge or solver: a folder or hub id", fingerprint=False
+    model_name_or_path: str | None = option(None, "judge or solver: a folder or hub id", fingerprint=False)
+    model_revision: str | None = option(None, "revision of the model on the hub", fingerprint=False)
+    chat_format: str | None = option(
+        None, "chat format of the model: a family or a YAML file", fingerprint=False
     )
-    model_revision: str | None = option(None, "its revision on the hub", fingerprint=False)
-    chat_format: str | None = option(None, "its chat format: a family or a YAML file", fingerprint=False)
     samples: int = option(5, "solutions sampled per question, if agreement is measured", within=COUNT)
     keep_responses: bool = option(False, "keep them in the rows, so that solve_questions can reuse them")
     sampling: Sampling = option(help="how the model is sampled", default_factory=Sampling)
@@ -92,10 +94,11 @@ class FilterConfig:
     def __post_init__(self) -> None:
         asks = [self._asks(step) for step in self.steps]
         if len(set(self.steps)) != len(self.steps):
-            raise ConfigError(f"steps: {self.steps} names a step twice")
+            raise ConfigError(f"steps: {self.steps} contains a step twice")
         if asks != sorted(asks):
             raise ConfigError(
-                f"steps: {self.steps} asks a model before a step that needs none; put those first"
+                f"steps: {self.steps} has a step that asks a model before one that does not; put "
+                "the latter first"
             )
         kinds = {self._kind(step) for step in self.steps if self._asks(step)}
         if len(kinds) > 1:
@@ -110,7 +113,7 @@ class FilterConfig:
         if any(asks) and self.judge is None and self.samples < 2:
             raise ConfigError(f"samples: {self.samples} cannot agree or disagree; give at least 2")
         if self.by_verdict and self.solvability.votes > 1 and self.sampling.temperature == 0:
-            raise ConfigError("solvability.votes: greedy replies are all the same; set sampling.temperature")
+            raise ConfigError("solvability.votes: greedy replies are all identical; set sampling.temperature")
 
     @property
     def by_verdict(self) -> bool:
@@ -150,7 +153,7 @@ class FilterConfig:
         prompt: Prompt | None = None,
         limit: int | None = None,
     ) -> dict[str, TextStep | ModelStep]:
-        """The steps of the stage by their names, in the order in which they run.
+        """Return the steps of the stage by name, in the order in which they run.
 
         Args:
             benchmarks: for the step contamination.
@@ -164,12 +167,12 @@ class FilterConfig:
 
 @dataclass(frozen=True)
 class TextFindings:
-    """What the text steps found.
+    """The findings of the text steps.
 
     Attributes:
-        reasons: one per row: why it goes no further, or None.
-        columns: what rows get, by row number.
-        outcomes: of each step, by its name.
+        reasons: one per row: why it is dropped, or None.
+        columns: new columns of rows, by row number.
+        outcomes: the outcome of each step, by its name.
     """
 
     reasons: list[str | None]
@@ -178,13 +181,13 @@ class TextFindings:
 
 
 def read_text(rows: Sequence[Row], steps: Mapping[str, TextStep | ModelStep]) -> TextFindings:
-    """Run the text steps over all rows, in order; a row that one drops is not seen by the next.
+    """Run the text steps over all rows, in order; a row dropped by one step is not seen by the next.
 
-    Every worker does so over all rows: which of two equal questions is the first depends on all of them.
+    Every worker processes all rows, because which of two equal questions is the first depends on all of them.
 
     Args:
-        rows: with `id` and `question`.
-        steps: of the stage, by their names.
+        rows: rows with `id` and `question`.
+        steps: the steps of the stage, by name.
     """
     text_steps = {name: step for name, step in steps.items() if isinstance(step, TextStep)}
     found = TextFindings([None] * len(rows), {}, {})
@@ -199,7 +202,7 @@ def read_text(rows: Sequence[Row], steps: Mapping[str, TextStep | ModelStep]) ->
 
 
 def _read(texts: Sequence[str], steps: Sequence[TextStep]) -> list[list[Any]]:
-    """What each step reads of every batch of texts. The tokens of a batch are made once, for all steps."""
+    """Return what each step reads from every batch of texts. The tokens of a batch are computed once."""
     if not steps:
         return []
 
@@ -223,7 +226,7 @@ def _read(texts: Sequence[str], steps: Sequence[TextStep]) -> list[list[Any]]:
 
 @dataclass(frozen=True)
 class Filtering:
-    """What becomes of each row of the filter stage: the hooks of `stream`.
+    """The hooks of `stream` for the filter stage: what happens to each row.
 
     Attributes:
         rows: all that came in.
@@ -251,7 +254,7 @@ class Filtering:
         if not self.steps:
             return []
         try:
-            return self.steps[0].asks.requests(row, self.chat)  # the others ask the same
+            return self.steps[0].asks.requests(row, self.chat)  # all model steps have the same requests
         except FormatError as error:
             return Drop(row, str(error))
 
@@ -293,9 +296,9 @@ def filter_questions(
     prompt: Prompt | None = None,
     tracker: Tracker | None = None,
 ) -> dict[str, Any]:
-    """Filter `rows` and finish the stage; kept and dropped rows carry what was measured.
+    """Filter `rows` and finish the stage; kept and dropped rows carry their measurements.
 
-    Beside the rows, report.html and report.json say what every step did, with flagged pairs side by side.
+    In addition, report.html and report.json describe what every step did, with flagged pairs side by side.
 
     Args:
         stage: an open, unfinished stage.
@@ -332,9 +335,9 @@ def filter_questions(
         gates=config.gates if paid else None,
     )  # fmt: skip
     # Card and report
-    text = f"Questions that passed {', '.join(config.steps)}. report.html says what each step did."
+    text = f"Questions that passed {', '.join(config.steps)}. report.html shows what each step did."
     shown = ("id", "question", *(asking[0].asks.shown if asking else ()))
-    card = dataset_card("Filtered questions", text, to_dict(config), stage.samples(8), *shown)
+    card = dataset_card("Filtered questions", text, to_dict(config), stage.blocks.samples(8), *shown)
 
     def report(receipt: Mapping[str, Any]) -> None:
         _report(stage, rows, steps, found, receipt)
@@ -356,7 +359,7 @@ def _report(
         for name in STEPS
         if (step := steps.get(name)) is not None
     }
-    by_columns = "difficulty" in found.outcomes  # and so it has shown its own measure
+    by_columns = "difficulty" in found.outcomes  # it has then shown its own measure
     others = [] if by_columns else fail_rates(stage.output_dir)
     order = [reason for step in STEPS.values() for reason in step.reasons]
     filter_report(stage.output_dir, receipt, reports, others, order)

@@ -146,6 +146,6 @@ def generate_questions(
     label = inline(hooks.label)
     text = f"Questions sampled from {label}, which was given nothing but the head of a user's turn."
     card = dataset_card(
-        "Generated questions", text, to_dict(config), stage.samples(8), "id", "question", "tokens"
+        "Generated questions", text, to_dict(config), stage.blocks.samples(8), "id", "question", "tokens"
     )
     return stage.finish(rows_in=rows, card=card, columns=COLUMNS)

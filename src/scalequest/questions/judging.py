@@ -289,5 +289,5 @@ def judge_questions(
     )  # fmt: skip
     text = f"What {inline(config.label)} says of every question. report.html has the measures."
     shown = ("generator", "question", *(VERDICTS[aspect] for aspect in config.aspects))
-    card = dataset_card("Judged questions", text, to_dict(config), stage.samples(8), *shown)
+    card = dataset_card("Judged questions", text, to_dict(config), stage.blocks.samples(8), *shown)
     return stage.finish(rows_in=len(rows), card=card, columns=COLUMNS, beside=beside)

@@ -1,8 +1,9 @@
-"""Which questions are English: a rule on scripts and function words, and an identifier if it is in doubt.
+"""Keep English questions, by a rule on scripts and function words, and by an identifier in cases of doubt.
 
-Mathematics, names and typographic characters are no reason to drop. The identifier is py3langid (after Lui
-and Baldwin 2012), whose model is part of its wheel; it reads some 10,000 questions a second, so only those
-that the rule leaves open get there: questions without an English function word, or with a foreign one.
+Mathematics, names and typographic characters are no reason to drop a question. The identifier is py3langid
+(after Lui and Baldwin 2012), whose model is part of its wheel. It reads about 10,000 questions per second, so
+it only gets the questions that the rule cannot decide: those without an English function word, or with a
+foreign one.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from scalequest.questions.steps import Context, Outcome, StepReport, TextStep
 from scalequest.questions.text import ENGLISH, WORD, Tokens, word_hash
 from scalequest.records import Row
 
-# Function words that tell questions in plain ASCII apart; none is a word of ENGLISH or a usual variable.
+# Function words that identify questions in plain ASCII; none of them is in ENGLISH or a common variable.
 _FOREIGN = (
     "der das und wie viele hat ist ein eine jetzt le les et en de du il elle une est combien que "
     "el los las una tiene es con por cuántos cuántas cuantos cuantas ahora che quanti"
@@ -34,11 +35,11 @@ _FOREIGN = (
 FOREIGN = frozenset(_FOREIGN.split())
 _MATHEMATICS = re.compile(r"\$\$.*?\$\$|\$.*?\$|\\\(.*?\\\)|\\\[.*?\\\]|\\[a-zA-Z]+", re.DOTALL)
 _WORD = re.compile(r"[^\W\d_]+")
-# Cyrillic letters that a keyboard puts where a Latin one was meant (GSM8K has such a question).
+# Cyrillic letters typed by mistake for similar Latin ones (GSM8K has such a question).
 _LOOKALIKES = frozenset("АВЕКМНОРСТХаеорсухіѕј")
-_ALEPHS = re.compile("[ℵ-ℸ]")  # cardinals, which NFKC makes Hebrew letters of
-_FEW = 3  # words: fewer say nothing about a language
-_EXAMPLES = 10  # in the report, of the rows on which the two rules disagree, each way
+_ALEPHS = re.compile("[ℵ-ℸ]")  # cardinals, which NFKC turns into Hebrew letters
+_FEW = 3  # fewer words say nothing about the language
+_EXAMPLES = 10  # examples in the report of the rows on which the two rules disagree, in each direction
 
 
 @dataclass(frozen=True)
@@ -46,22 +47,24 @@ class LanguageRule:
     """What counts as English."""
 
     paper_exact: bool = option(
-        False, "drop a question with any character above 127, curly quotes and ° too (paper)"
+        False, "drop questions with any character above 127, including curly quotes and ° (paper)"
     )
     max_accented: float = option(
-        0.1, "largest share of accented letters among a question's letters", within=SHARE
+        0.1, "maximum share of accented letters among a question's letters", within=SHARE
     )
-    identifier: bool = option(True, "ask the language identifier if the rule is in doubt")
+    identifier: bool = option(True, "ask the language identifier when the rule is in doubt")
     min_confidence: float = option(
-        0.5, "the identifier drops what it takes for another language this surely", within=SHARE
+        0.5,
+        "the identifier drops a question if it assigns at least this probability to another language",
+        within=SHARE,
     )
 
 
 def language(question: str, rule: LanguageRule) -> str | None:
-    """Drop what is not English, by its script, its accents, its function words or the identifier.
+    """Return why a question is not English, by its script, accents, function words or the identifier.
 
-    Greek letters and mathematical alphabets are mathematics, and stay. With `rule.paper_exact` every
-    character must be ASCII, as in the authors' code, and nothing else is looked at.
+    Greek letters and mathematical alphabets count as mathematics and are kept. With `rule.paper_exact`, every
+    character must be ASCII, as in the authors' code, and nothing else is checked.
     """
     if not question.strip():
         return "empty"
@@ -90,11 +93,11 @@ def language(question: str, rule: LanguageRule) -> str | None:
 
 
 def languages(questions: Sequence[str], tokens: Tokens, rule: LanguageRule) -> list[str | None]:
-    """`language` of every question; plain ASCII with more English than foreign words passes at once.
+    """Return `language` for every question; plain ASCII with more English than foreign words passes at once.
 
     Args:
         questions: the texts.
-        tokens: of the same texts.
+        tokens: the tokens of the same texts.
         rule: what counts as English.
     """
     if rule.paper_exact:
@@ -108,24 +111,24 @@ def languages(questions: Sequence[str], tokens: Tokens, rule: LanguageRule) -> l
 
 
 def identified(text: str) -> tuple[str, float]:
-    """The most likely language (ISO 639) of a text, and its probability among those the identifier knows."""
+    """Return the most likely language (ISO 639) of a text, and its probability among the known languages."""
     code, confidence = _identifier().classify(text)
     return str(code), float(confidence)
 
 
 def _words(question: str) -> list[str]:
-    """Words outside formulas, in lower case; all of them if nearly all of the text is a formula."""
+    """Return the lower-case words outside formulas; all words if nearly all of the text is a formula."""
     text = question.casefold()
-    for begin, end in (("\\(", "\\)"), ("\\[", "\\]")):  # never closed: looked for once, not at every begin
+    for begin, end in (("\\(", "\\)"), ("\\[", "\\]")):  # a missing end is searched for once
         closed = text.rfind(end) + 1
         text = text[:closed] + text[closed:].replace(begin, " ")
     return [match[0] for match in _WORD.finditer(_MATHEMATICS.sub(" ", text))]
 
 
 def _counts(tokens: Tokens, where: NDArray[np.bool_], words: frozenset[str]) -> NDArray[np.int64]:
-    """How many tokens of each text are in a list of words."""
+    """Return how many tokens of each text are in a list of words."""
     hashes = np.sort(np.array([word_hash(word) for word in words]))
-    low = np.zeros(1 << 16, bool)  # a token that shares no low bits with any word is none of them
+    low = np.zeros(1 << 16, bool)  # a token whose low bits match no word cannot be in the list
     low[(hashes & np.uint64(0xFFFF)).astype(np.int64)] = True
     maybe = np.flatnonzero(low[(tokens.hashes & np.uint64(0xFFFF)).astype(np.int64)] & where)
     found = np.zeros(len(tokens.hashes) + 1, np.int64)
@@ -152,29 +155,29 @@ class LanguageStep(TextStep):
 
     @classmethod
     def of(cls, rule: LanguageRule, context: Context) -> LanguageStep:
-        """Needs nothing else."""
+        """Require nothing else."""
         return cls(rule)
 
     def read(self, texts: Sequence[str], tokens: Tokens) -> list[str | None]:
-        """`languages` of the batch."""
+        """Return `languages` for the batch."""
         return languages(texts, tokens, self.rule)
 
     def find(self, rows: Sequence[Row], batches: Sequence[Any], left: NDArray[np.bool_]) -> Outcome:
-        """The reasons of all batches."""
+        """Return the reasons of all batches."""
         reasons = chain.from_iterable(batches)
         return Outcome([why if here else None for why, here in zip(reasons, left.tolist(), strict=True)])
 
     def report(self, rows: Sequence[Row], outcome: Outcome, receipt: Mapping[str, Any]) -> StepReport:
-        """How the rule divides the rows, and how the paper's rule would, with examples."""
+        """Report how this rule and the paper's rule divide the rows, with examples."""
         plain = [row["question"].isascii() for row in rows]
         table = _confusion(outcome.reasons, plain)
         examples = _examples(rows, outcome.reasons, plain)
-        note = "Rows: the rule in force. Columns: the paper's, which keeps plain ASCII alone."
+        note = "Rows: the rule in use. Columns: the paper's rule, which keeps only plain ASCII."
         return StepReport([elements.section("Language", elements.table(table), examples, note=note)], table)
 
 
 def _confusion(reasons: Sequence[str | None], plain: Sequence[bool]) -> list[dict[str, Any]]:
-    """How the rule in force and the paper's ASCII rule divide the rows."""
+    """Return how this rule and the paper's ASCII rule divide the rows."""
     names = {True: "ASCII rule keeps", False: "ASCII rule drops"}
     table = Counter((reason is not None, names[ours]) for reason, ours in zip(reasons, plain, strict=True))
     return [
@@ -184,9 +187,9 @@ def _confusion(reasons: Sequence[str | None], plain: Sequence[bool]) -> list[dic
 
 
 def _examples(rows: Sequence[Row], reasons: Sequence[str | None], plain: Sequence[bool]) -> str:
-    """The first rows of each kind that the step dropped, or kept against the ASCII rule."""
+    """Return the first rows of each kind that the step dropped, or kept against the ASCII rule."""
     examples = []
-    for label, dropped in (("drops", True), ("keeps, not ASCII", False)):
+    for label, dropped in (("drops", True), ("kept, not ASCII", False)):
         numbers = [
             number
             for number, (reason, ours) in enumerate(zip(reasons, plain, strict=True))

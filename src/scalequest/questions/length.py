@@ -1,4 +1,4 @@
-"""Which questions have a usual length, in words or in tokens of text."""
+"""Keep questions of a usual length, in words or in tokens of text."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from scalequest.records import Row
 
 @dataclass(frozen=True)
 class LengthRule:
-    """Which lengths stay."""
+    """Which lengths are kept."""
 
     min: int | None = option(None, "shorter questions are dropped", within=COUNT)
     max: int | None = option(None, "longer questions are dropped", within=COUNT)
@@ -29,7 +29,7 @@ class LengthRule:
 
     def __post_init__(self) -> None:
         if self.min is not None and self.max is not None and self.min > self.max:
-            raise ConfigError(f"min: {self.min} is above max, {self.max}, so that no question would stay")
+            raise ConfigError(f"min: {self.min} is above max, {self.max}, so no question would remain")
 
 
 @dataclass(frozen=True)
@@ -41,21 +41,21 @@ class LengthStep(TextStep):
 
     @classmethod
     def of(cls, rule: LengthRule, context: Context) -> LengthStep:
-        """Needs nothing else."""
+        """Require nothing else."""
         return cls(rule)
 
     @classmethod
     def check(cls, rule: LengthRule) -> None:
-        """There has to be a bound."""
+        """Require at least one limit."""
         if rule.min is None and rule.max is None:
-            raise ConfigError("length.min, length.max: step length needs one of them")
+            raise ConfigError("length.min, length.max: step length needs at least one of them")
 
     def read(self, texts: Sequence[str], tokens: Tokens) -> I64:
-        """Lengths [texts]."""
+        """Return the lengths [texts]."""
         return np.diff((tokens.words if self.rule.unit == "words" else tokens).offsets)
 
     def find(self, rows: Sequence[Row], batches: Sequence[I64], left: NDArray[np.bool_]) -> Outcome:
-        """Compare the lengths of the rows that are left with the bounds."""
+        """Compare the lengths of the remaining rows with the limits."""
         lengths = np.concatenate([np.empty(0, np.int64), *batches])
         reasons = [
             self._reason(length) if here else None
@@ -69,7 +69,7 @@ class LengthStep(TextStep):
         return "too_long" if self.rule.max is not None and length > self.rule.max else None
 
     def report(self, rows: Sequence[Row], outcome: Outcome, receipt: Mapping[str, Any]) -> StepReport | None:
-        """The lengths of the rows that the step saw."""
+        """Report the lengths of the rows that the step saw."""
         if not outcome.found:
             return None
         low, median, high = np.quantile(outcome.found, (0.05, 0.5, 0.95)).tolist()

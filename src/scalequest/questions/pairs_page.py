@@ -1,4 +1,4 @@
-"""A page of sampled preference pairs, for a person to read before a model is trained on them."""
+"""Write a page of sampled preference pairs, for people to read before a model is trained on them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from scalequest.pages import elements
 from scalequest.records import written_rows
 
 NAME = "pairs.html"
-PAIRS, DROPS = 20, 3  # pairs shown, and dropped rows of each reason
-_END = 600  # characters of a reply, from its end
+PAIRS, DROPS = 20, 3  # pairs shown, and dropped rows shown per reason
+_END = 600  # number of characters shown from the end of a reply
 
 
 def write_page(folder: Path, seed: int) -> Path:
-    """Write `pairs.html` into a folder whose rows are in place; which pairs it shows depends on `seed` alone.
+    """Write `pairs.html` into a folder whose rows are in place; the pairs shown depend only on `seed`.
 
-    Everything that a model or a user wrote is escaped; the page loads nothing.
+    All text written by models or users is escaped; the page loads nothing.
     """
     rows = list(written_rows(folder / "data"))
     shown = sorted(random.Random(seed).sample(range(len(rows)), min(PAIRS, len(rows))))
@@ -36,7 +36,7 @@ def write_page(folder: Path, seed: int) -> Path:
                 "id": row["id"],
                 "direction": row["direction"],
                 "question": row["rejected"],
-                "its reply ends": (row.get("reply") or "")[-_END:],
+                "end of the reply": (row.get("reply") or "")[-_END:],
             }
             for row in of_it[:DROPS]
         ]

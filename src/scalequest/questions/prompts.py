@@ -1,4 +1,4 @@
-"""Prompt files: a template with one `{question}` and, if the reply is parsed, the markers to cut it at."""
+"""Prompt files: a template with one `{question}`, and markers for extracting the reply if it is parsed."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class Prompt:
         return _PLACE.sub(lambda place: texts.get(place[0], place[0]), self.template)
 
     def parse(self, reply: str) -> str | None:
-        """The text after the last occurrence of the first marker that occurs at all; None if none does.
+        """Return the text after the last occurrence of the first marker that occurs; None if none occurs.
 
-        The rule of the authors' code, which calls the second case "" and keeps it.
+        The authors' code has the same rule, except that it returns "" in the second case and keeps it.
         """
         for marker in self.markers:
             if marker in reply:
@@ -57,5 +57,5 @@ def load_prompt(path: str | Path, places: Sequence[str] = ("question",)) -> Prom
         if prompt.template.count(f"{{{place}}}") != 1:
             raise ConfigError(f"{path}: template must be a string that contains {{{place}}} exactly once")
     if not all(prompt.markers):
-        raise ConfigError(f"{path}: markers: one of them is empty")
+        raise ConfigError(f"{path}: markers: must not contain an empty string")
     return replace(prompt, template=prompt.template.strip())

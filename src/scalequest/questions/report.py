@@ -1,4 +1,4 @@
-"""The filter stage's report: what every step did, as a page to read and as JSON to compute with."""
+"""The filter stage's report of what every step did, as an HTML page and as JSON."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def filter_report(
     """Write report.html and report.json into the folder of a filter stage that is about to finish.
 
     Args:
-        folder: of the stage, its rows in place.
-        receipt: of the stage, as it will be there.
-        steps: what the steps that ran have to show, in the order of the sections.
+        folder: the stage's folder, with its rows in place.
+        receipt: the stage's receipt in its final form.
+        steps: the report of each step that ran, in the order of the sections.
         others: further sections of the page.
-        order: reasons for a drop in the order of the bars, so that they read as a funnel; others follow.
+        order: the drop reasons in the order of the bars, so that they read as a funnel; others follow.
     """
     drops = dict(receipt["dropped"])
     facts: dict[str, Any] = {"rows_in": receipt["rows_in"], "kept": receipt["kept"], "dropped": drops}

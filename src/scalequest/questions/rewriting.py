@@ -1,7 +1,7 @@
-"""Preference pairs for QPO: a question, and the same question made solvable or made harder.
+"""Make preference pairs for QPO: a question, and the same question made solvable or more difficult.
 
-Each question is rewritten in one direction, drawn by its id; the rewritten one is chosen, the original
-rejected (paper, section 2.3).
+Each question is rewritten in one direction, drawn by its id; the rewritten question is chosen, the original
+one rejected (paper, section 2.3).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from scalequest.stage.launch import LAUNCH, RAY_WORKERS, Launch
 from scalequest.stage.progress import Gates, Reply
 from scalequest.tracking import Tracker
 
-VERSION = 2  # raise by hand when the same configuration gives other rows
+VERSION = 2  # increase by hand when the same settings give other rows
 COLUMNS = ("id", "direction", "rejected", "chosen", "generator")
 
 Direction = Literal["solvability", "difficulty"]
@@ -46,56 +46,68 @@ class PromptPaths:
 
 @dataclass(frozen=True)
 class RewriteConfig:
-    """The stage that makes preference pairs."""
+    """The settings of the stage that makes preference pairs."""
 
-    input: list[str] = required("question sources, read one after the other", fingerprint=False)
+    input: list[str] = required("sources of questions, read one after the other", fingerprint=False)
     rewriter: Literal["function", "local", "server"] = required(
-        "the function, the model, or the server below"
+        "who rewrites: a function, a local model, or a server"
     )
     function: str | None = option(
         None,
         "rewriter function: FILE.py:NAME or MODULE:NAME, called with question, direction and a random.Random",
-        fingerprint=False,  # what it is called; the recipe adds the hash of what it does
+        fingerprint=False,  # only its name; the recipe adds the hash of its code
     )
-    columns: dict[str, str] = option(help="our column names to the input's", default_factory=dict)
+    columns: dict[str, str] = option(
+        help="mapping from our column names to those of the input", default_factory=dict
+    )
     solvability_share: float = option(
-        0.5, "share of the questions sent in that direction; the rest get harder", within=SHARE
+        0.5, "share of the questions rewritten to be solvable; the rest are made more difficult", within=SHARE
     )
-    language: LanguageRule = option(help="what counts as English in a rewrite", default_factory=LanguageRule)
-    prompts: PromptPaths = option(
-        help="rewriter local and server: what they are asked", default_factory=PromptPaths
+    language: LanguageRule = option(
+        help="rule for what counts as English in a rewrite", default_factory=LanguageRule
     )
+    prompts: PromptPaths = option(help="rewriters local and server: the prompts", default_factory=PromptPaths)
     model_name_or_path: str | None = option(
         None, "rewriter local: a model folder or hub id", fingerprint=False
     )
-    model_revision: str | None = option(None, "its revision on the hub", fingerprint=False)
-    chat_format: str | None = option(None, "its chat format: a family or a YAML file", fingerprint=False)
-    sampling: Sampling = option(
-        help="rewriter local and server: how", default_factory=lambda: Sampling(0.0, 1.0, 2048)
+    model_revision: str | None = option(None, "revision of the model on the hub", fingerprint=False)
+    chat_format: str | None = option(
+        None, "chat format of the model: a family or a YAML file", fingerprint=False
     )
-    engine: EngineConfig = option(help="rewriter local: on what", default_factory=EngineConfig)
-    server: ServerConfig = option(help="rewriter server: which", default_factory=ServerConfig)
+    sampling: Sampling = option(
+        help="rewriters local and server: sampling settings", default_factory=lambda: Sampling(0.0, 1.0, 2048)
+    )
+    engine: EngineConfig = option(
+        help="rewriter local: engine and its settings", default_factory=EngineConfig
+    )
+    server: ServerConfig = option(
+        help="rewriter server: the server and its limits", default_factory=ServerConfig
+    )
     launch: Launch = option("local", LAUNCH, fingerprint=False)
     ray_workers: int | None = option(None, RAY_WORKERS, fingerprint=False, within=COUNT)
     gates: Gates = option(
-        help="rates that end it early", default_factory=lambda: Gates(junk=0.99), fingerprint=False
+        help="limits on error rates that stop the run early",
+        default_factory=lambda: Gates(junk=0.99),
+        fingerprint=False,
     )
-    system: str | None = option(None, "rewriter server: text of the system turn; None sends none")
+    system: str | None = option(None, "rewriter server: text of the system turn; null sends none")
 
     def __post_init__(self) -> None:
         if self.rewriter == "function" and not self.function:
-            raise ConfigError("rewriter: function needs function: FILE.py:NAME or MODULE:NAME")
+            raise ConfigError("rewriter: function requires function: FILE.py:NAME or MODULE:NAME")
         if self.rewriter == "local" and not (self.model_name_or_path and self.chat_format):
-            raise ConfigError("rewriter: local needs model_name_or_path and chat_format")
+            raise ConfigError("rewriter: local requires model_name_or_path and chat_format")
         if self.rewriter == "server" and not (self.server.url and self.server.model):
-            raise ConfigError("rewriter: server needs server.url and server.model")
+            raise ConfigError("rewriter: server requires server.url and server.model")
         if self.rewriter != "function" and not (self.prompts.solvability and self.prompts.difficulty):
-            raise ConfigError(f"rewriter: {self.rewriter} needs prompts.solvability and prompts.difficulty")
+            raise ConfigError(
+                f"rewriter: {self.rewriter} requires prompts.solvability and prompts.difficulty"
+            )
 
 
 @dataclass(frozen=True)
 class Task:
-    """One question to rewrite, in one direction, with a seed of its own."""
+    """One question to rewrite, in one direction, with its own seed."""
 
     key: str
     question: str
@@ -105,17 +117,17 @@ class Task:
 
 @dataclass(frozen=True)
 class Rewrite:
-    """What a rewriter made of a task.
+    """The result of a task.
 
     Attributes:
-        text: the new question, "" if `fault` says why there is none.
-        reply: all that the rewriter said.
-        fault: `unparsed`, `truncated`, a `FormatError`'s or a `ChatReply`'s reason; None if there is a
-            text to look at.
-        tokens: tokens generated for it; 0 if no model was asked.
-        prompt_tokens: tokens read for it.
-        finish_reason: as a `Completion`'s.
-        requests: attempts at a server.
+        text: the new question; "" if there is a `fault`.
+        reply: the complete reply of the rewriter.
+        fault: `unparsed`, `truncated`, the reason of a `FormatError` or a `ChatReply`; None if there is a
+            text to check.
+        tokens: the number of generated tokens; 0 if no model was asked.
+        prompt_tokens: the number of input tokens.
+        finish_reason: see `Completion`.
+        requests: the number of attempts at a server.
     """
 
     text: str
@@ -128,9 +140,9 @@ class Rewrite:
 
 
 class Rewriter(Protocol):
-    """Takes numbered blocks of tasks lazily and gives each block's rewrites, in any order of blocks.
+    """Takes numbered blocks of tasks lazily and yields each block's rewrites, in any order of blocks.
 
-    A rewrite may depend on its task alone, seed included.
+    A rewrite may only depend on its task, including the seed.
     """
 
     def __call__(self, blocks: Iterator[tuple[int, list[Task]]]) -> Iterator[tuple[int, list[Rewrite]]]:
@@ -139,10 +151,10 @@ class Rewriter(Protocol):
 
 @dataclass(frozen=True)
 class FunctionRewriter:
-    """A function of the user's: it takes a question, a direction and a `random.Random`, and returns a text.
+    """A user's function, which takes a question, a direction and a `random.Random` and returns a text.
 
     Attributes:
-        name: for messages.
+        name: the name for error messages.
         rewritten: the function.
     """
 
@@ -155,10 +167,10 @@ class FunctionRewriter:
             yield index, [self.rewrite(task) for task in tasks]
 
     def rewrite(self, task: Task) -> Rewrite:
-        """What the function makes of a task.
+        """Return the function's result for a task.
 
         Raises:
-            ConfigError: it raises, or returns something else than a text.
+            ConfigError: the function raises, or does not return a string.
         """
         try:
             text = self.rewritten(task.question, task.direction, random.Random(task.seed))
@@ -171,7 +183,7 @@ class FunctionRewriter:
 
 @dataclass(frozen=True)
 class LocalRewriter:
-    """A model on an engine, asked with one prompt per direction: the paper's variant without an API."""
+    """A model on an engine, with one prompt per direction: the paper's variant without an API."""
 
     chat: BoundFormat
     prompts: Mapping[Direction, Prompt]
@@ -183,7 +195,7 @@ class LocalRewriter:
         return _rewritten(blocks, self.request, self.generate, self.rewrite)
 
     def request(self, task: Task) -> Request | str:
-        """What the model is asked, or why it cannot be asked."""
+        """Return the request to the model, or why it cannot be asked."""
         try:
             ids = self.chat.user_prompt_ids(self.prompts[task.direction].fill(task.question))
         except FormatError as error:
@@ -191,7 +203,7 @@ class LocalRewriter:
         return Request(task.key, ids, task.seed if self.sampling.temperature > 0 else None)
 
     def rewrite(self, task: Task, completion: Completion) -> Rewrite:
-        """What its completion says."""
+        """Return the rewrite in a completion."""
         reply, end = self.chat.decode(completion.ids), completion.finish_reason
         text, fault = _parsed(self.prompts[task.direction], reply, end)
         return Rewrite(text, reply, fault, completion.tokens, completion.prompt_tokens, end)
@@ -200,13 +212,13 @@ class LocalRewriter:
 def local_rewriter(
     generator: Generator, chat: BoundFormat, prompts: Mapping[Direction, Prompt], sampling: Sampling
 ) -> Rewriter:
-    """`LocalRewriter` on a loaded model."""
+    """A `LocalRewriter` with a loaded model."""
     return LocalRewriter(chat, prompts, sampling, completing(generator, sampling, chat.solve_stop_ids))
 
 
 @dataclass(frozen=True)
 class ServerRewriter:
-    """A model behind an OpenAI-compatible server: the paper's variant, and its open one with `vllm serve`."""
+    """A model behind an OpenAI-compatible server: the paper's variant, or its open one with `vllm serve`."""
 
     server: ChatServer
     prompts: Mapping[Direction, Prompt]
@@ -217,13 +229,13 @@ class ServerRewriter:
         return _rewritten(blocks, self.request, self.server.answer, self.rewrite)
 
     def request(self, task: Task) -> Chat:
-        """What the server is asked."""
+        """Return the request to the server."""
         asked = self.prompts[task.direction].fill(task.question)
         seeded = self.server.sampling.temperature > 0
         return Chat(task.key, user(asked, self.system), task.seed if seeded else None)
 
     def rewrite(self, task: Task, reply: ChatReply) -> Rewrite:
-        """What its reply says."""
+        """Return the rewrite in a reply."""
         text, fault = _parsed(self.prompts[task.direction], reply.text, reply.finish_reason)
         if reply.fault:
             text, fault = "", reply.fault
@@ -235,7 +247,7 @@ class ServerRewriter:
 def server_rewriter(
     server: ChatServer, prompts: Mapping[Direction, Prompt], system: str | None = None
 ) -> Rewriter:
-    """`ServerRewriter` as a `Rewriter`."""
+    """A `ServerRewriter` in the form of a `Rewriter`."""
     return ServerRewriter(server, prompts, system)
 
 
@@ -245,7 +257,7 @@ def _rewritten(
     generate: Generate[Q, A],
     rewrite: Callable[[Task, A], Rewrite],
 ) -> Iterator[tuple[int, list[Rewrite]]]:
-    """Ask a model for every task that has a request; a string in place of a request is the fault."""
+    """Ask a model for every task that has a request; a string instead of a request is the fault."""
     taken: dict[int, list[tuple[Task, Q | str]]] = {}
 
     def requests() -> Iterator[tuple[int, list[Q]]]:
@@ -265,25 +277,25 @@ def _rewritten(
 
 
 def _parsed(prompt: Prompt, reply: str, finish_reason: FinishReason) -> tuple[str, str | None]:
-    """Text and fault of a `Rewrite`."""
+    """Return the text and the fault of a `Rewrite`."""
     text = prompt.parse(reply)
     return text or "", "truncated" if finish_reason == "length" else "unparsed" if text is None else None
 
 
 def direction(run_seed: int, row_id: str, solvability_share: float) -> Direction:
-    """The one direction a question is rewritten in, drawn by its id."""
+    """Return the direction in which a question is rewritten, drawn by its id."""
     draw = random.Random(row_seed(run_seed, "direction", row_id)).random()
     return "solvability" if draw < solvability_share else "difficulty"
 
 
 @dataclass(frozen=True)
 class Rewriting:
-    """What is asked for each row, and what becomes of it: the hooks of `stream`.
+    """The hooks of `stream`: what is asked for each row, and what happens to it.
 
     Attributes:
         rows: question rows.
-        config: of the stage.
-        run_seed: the run's.
+        config: the stage's settings.
+        run_seed: the run's seed.
         spent: requests to the server and their cost, by row number, until their block is written.
     """
 
@@ -293,13 +305,13 @@ class Rewriting:
     spent: dict[int, tuple[int, float]] = field(default_factory=dict)
 
     def requests(self, number: int) -> list[Task]:
-        """The one rewrite of a row."""
+        """Return the single rewriting task of a row."""
         row = self.rows[number]
         seed = row_seed(self.run_seed, "optimize_questions", row["id"])
         return [Task(row["id"], row["question"], self._direction(row), seed)]
 
     def row(self, number: int, rewrites: Sequence[Rewrite]) -> Row | Drop:
-        """The pair, or why there is none."""
+        """Return the pair, or drop the row with a reason."""
         (rewrite,) = rewrites
         row = self.rows[number]
         if self.config.rewriter == "server":
@@ -316,7 +328,7 @@ class Rewriting:
         return pair if reason is None else Drop(pair | {"reply": rewrite.reply}, reason)
 
     def counts(self, numbers: range) -> dict[str, int | float]:
-        """What a block's requests to the server cost."""
+        """Return the number and the cost of a block's requests to the server."""
         if self.config.rewriter != "server":
             return {}
         entries = [self.spent.pop(number) for number in numbers if number in self.spent]
@@ -337,11 +349,11 @@ def optimize_questions(
 ) -> dict[str, Any]:
     """Write preference rows (`chosen` rewritten, `rejected` original) for question rows and finish the stage.
 
-    Dropped, each with its reason: the rewriter's own faults, then `empty`, `unchanged` (but for case and
-    spacing) and `non_english`.
+    Rows are dropped, with the reason, for the rewriter's own faults, then if the rewrite is `empty`,
+    `unchanged` (except for case and spacing) or `non_english`.
 
-    `pairs.html` shows twenty pairs and some of what was dropped. With a server the receipt's counts have the
-    `requests` made and their `cost`.
+    `pairs.html` shows twenty pairs and some of the dropped rows. With a server, the receipt's counts include
+    the number of `requests` and their `cost`.
 
     Returns:
         The stage's receipt (empty on workers other than 0).
@@ -355,7 +367,7 @@ def optimize_questions(
     )  # fmt: skip
     # Card and page
     text = f"Questions (rejected) and their rewrites (chosen) by `{config.rewriter}`, each in one direction."
-    card = dataset_card("Preference pairs", text, to_dict(config), stage.samples(8), *COLUMNS[1:4])
+    card = dataset_card("Preference pairs", text, to_dict(config), stage.blocks.samples(8), *COLUMNS[1:4])
 
     def page(_: Mapping[str, Any]) -> None:
         write_page(stage.output_dir, run.seed)

@@ -1,11 +1,11 @@
-"""What a filter step is. `filters.STEPS` names them all.
+"""The interface of a filter step. `filters.STEPS` lists all of them.
 
 A text step looks at all questions at once. Its `read` gets the tokens of one batch of questions, which are
-made once for all text steps; its `find` then gives a reason or None for every row. A model step says what a
-model is asked about a question, and judges the columns that the model's replies give. Both bring their
-section of the report.
+computed once for all text steps; its `find` then returns a reason or None for every row. A model step defines
+what a model is asked about a question, and judges the columns made from the model's replies. Both have their
+own section in the report.
 
-To add a filter, write a module with its rule (a dataclass of options) and its step, and name them in
+To add a filter, write a module with its rule (a dataclass of options) and its step, and register them in
 `filters.py`.
 """
 
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Context:
-    """What steps are given beside their own rules.
+    """What steps get in addition to their own rules.
 
     Attributes:
-        seed: of the run.
-        benchmarks: questions that must not be trained on.
-        samples: solutions per question, if agreement is measured.
-        sampling: how the model is sampled.
-        keep_responses: whether the rows carry these solutions.
-        prompt: of the judge.
-        limit: rows that were read at most; None is all of them.
+        seed: the run's seed.
+        benchmarks: the questions that must not be trained on.
+        samples: the number of solutions per question, if agreement is measured.
+        sampling: the model's sampling settings.
+        keep_responses: whether the rows keep these solutions.
+        prompt: the judge's prompt.
+        limit: the number of rows read at most; None means all.
     """
 
     seed: int = 0
@@ -53,12 +53,12 @@ class Context:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a text step found.
+    """The findings of a text step.
 
     Attributes:
-        reasons: one per row of the whole input: why it goes no further, or None.
-        columns: what rows get, by row number.
-        found: what the step's own report shows besides.
+        reasons: one per input row: why it is dropped, or None.
+        columns: new columns of rows, by row number.
+        found: further data for the step's own report.
     """
 
     reasons: Sequence[str | None]
@@ -71,8 +71,8 @@ class StepReport:
     """A step's part of the report.
 
     Attributes:
-        sections: of the page, made by `pages.section`.
-        facts: what report.json holds under the step's name; None is no entry.
+        sections: sections of the page, made by `pages.section`.
+        facts: the step's entry in report.json; None for no entry.
     """
 
     sections: Sequence[str]
@@ -80,22 +80,22 @@ class StepReport:
 
 
 class Step:
-    """What both kinds of step have.
+    """The interface that both kinds of step share.
 
     Attributes:
-        reasons: for which it drops rows, in the order of the report's bars.
+        reasons: the reasons for which it drops rows, in the order of the report's bars.
     """
 
     reasons: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def of(cls, rule: Any, context: Context) -> TextStep | ModelStep:
-        """The step that follows this rule, the part of the configuration under its name."""
+        """Make the step from its rule, the part of the settings under its name."""
         raise NotImplementedError
 
     @classmethod
     def check(cls, rule: Any) -> None:
-        """Refuse a rule that is not enough for the step to run.
+        """Refuse a rule that is not sufficient for the step to run.
 
         Raises:
             ConfigError: something is missing.
@@ -103,38 +103,39 @@ class Step:
 
     @classmethod
     def asks_model(cls, rule: Any) -> bool:
-        """Whether `of` gives a model step."""
+        """Return whether `of` makes a model step."""
         return issubclass(cls, ModelStep)
 
 
 class TextStep(Step):
-    """A filter that reads the rows alone."""
+    """A filter that only reads the rows."""
 
     def read(self, texts: Sequence[str], tokens: Tokens) -> Any:
-        """What the step needs of one batch of questions; several threads call this at once."""
+        """Return what the step needs from one batch of questions; several threads call this concurrently."""
         return None
 
     def find(self, rows: Sequence[Row], batches: Sequence[Any], left: NDArray[np.bool_]) -> Outcome:
-        """A reason or None for every row.
+        """Return a reason or None for every row.
 
         Args:
-            rows: all that came in.
-            batches: what `read` gave for each batch, in the order of the rows.
-            left: [rows], whether the steps before let the row go on. Others get no reason here.
+            rows: all input rows.
+            batches: the result of `read` for each batch, in the order of the rows.
+            left: [rows], whether the row is still there after the previous steps. Other rows get no reason
+                here.
         """
         raise NotImplementedError
 
     def report(self, rows: Sequence[Row], outcome: Outcome, receipt: Mapping[str, Any]) -> StepReport | None:
-        """The step's part of the report, of what `find` gave; None has nothing to show."""
+        """Return the step's part of the report, given the result of `find`; None to show nothing."""
         return None
 
 
 class Asking(Protocol):
-    """What a model is asked about one question of ours, and what its replies say.
+    """What a model is asked about one question, and how its replies are read.
 
     Attributes:
-        shown: columns that the card shows.
-        counted: columns of true and false; the receipt counts the true ones.
+        shown: columns shown in the card.
+        counted: boolean columns; the receipt counts the true values.
     """
 
     shown: ClassVar[tuple[str, ...]]
@@ -144,7 +145,7 @@ class Asking(Protocol):
         """What is asked about one row: `Request`s of a solver, or `Ask`s of a judge, who needs no format.
 
         Raises:
-            FormatError: the chat format cannot hold the question.
+            FormatError: the chat format cannot represent the question.
         """
 
     def columns(self, replies: Sequence[Any], chat: BoundFormat | None) -> Row:
@@ -152,14 +153,14 @@ class Asking(Protocol):
 
 
 class ModelStep(Step):
-    """A filter that asks a model. Steps of one stage share the requests, so that each is sent once."""
+    """A filter that asks a model. The steps of one stage share their requests, so each is sent once."""
 
     asks: Asking
 
     def reason(self, row: Row) -> str | None:
-        """Why a row with the columns of `asks` goes no further, or None."""
+        """Return why a row with the columns of `asks` is dropped, or None."""
         raise NotImplementedError
 
     def report(self, receipt: Mapping[str, Any]) -> StepReport | None:
-        """The step's part of the report, of the stage's counts; None has nothing to show."""
+        """Return the step's part of the report, given the stage's counts; None to show nothing."""
         return None

@@ -1,9 +1,9 @@
-r"""What two questions can have in common: normal forms of one text, and hashed tokens of many.
+r"""Find what questions have in common: normal forms of one text, and hashed tokens of many.
 
-Filters look at millions of questions, so tokens are never Python objects: `read_tokens` turns a batch of
+Filters process millions of questions, so tokens are never Python objects: `read_tokens` turns a batch of
 texts into arrays of 64-bit token hashes, and everything else (equal texts, equal numbers, n-grams) is
-arithmetic on them. Case, spacing, punctuation, Unicode forms, invisible characters and the usual spellings
-of the same LaTeX (`\dfrac12` and `\frac{1}{2}`, `x^{2}` and `x^2`, `\left(` and `(`) give the same tokens.
+arithmetic on them. Case, spacing, punctuation, Unicode forms, invisible characters and the usual spellings of
+the same LaTeX (`\dfrac12` and `\frac{1}{2}`, `x^{2}` and `x^2`, `\left(` and `(`) give the same tokens.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from scalequest.characters import visible
 U64 = NDArray[np.uint64]
 I64 = NDArray[np.int64]
 
-# Function words and the imperatives of exercises; none is a word of FOREIGN or a usual variable.
+# Function words, and imperatives used in exercises; none of them is in FOREIGN or a common variable.
 _ENGLISH = (
     "the of and how many much what is are to if with find each more has have does he she which that when "
     "evaluate compute simplify solve let determine calculate express factor suppose given prove where for "
@@ -31,10 +31,10 @@ _ENGLISH = (
 )
 ENGLISH = frozenset(_ENGLISH.split())
 
-WORD, NUMBER, SIGN, BRACKET = 1, 2, 3, 4  # kinds of token
-BATCH = 20_000  # texts whose arrays are held at a time
+WORD, NUMBER, SIGN, BRACKET = 1, 2, 3, 4  # kinds of tokens
+BATCH = 20_000  # number of texts whose arrays are in memory at a time
 
-_BASE = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2**64
+_BASE = 0x9E3779B97F4A7C15  # odd, so it has an inverse modulo 2**64
 _INVERSE = pow(_BASE, -1, 1 << 64)
 _SYMBOLS = str.maketrans(
     {
@@ -55,7 +55,7 @@ _SYMBOLS = str.maketrans(
         **{"≠": "\\ne ", "∞": "\\infty ", "∠": "\\angle ", "△": "\\triangle "},
     }
 )
-# Commands that change how a formula looks, not what it says, and commands that say the same.
+# Commands that change the look of a formula but not its meaning, and commands with the same meaning.
 _DECORATION = (
     "left right big bigl bigr bigg biggl biggr displaystyle textstyle text textbf textit textrm mathrm "
     "mathbf mathit mathbb mbox hbox operatorname limits quad qquad ldots dots cdots hspace vspace phantom "
@@ -68,14 +68,14 @@ _SAME |= {"rightarrow": "to"}
 
 
 def normalised(question: str) -> str:
-    """What two questions share that differ in case, spacing, Unicode form or invisible characters only."""
+    """Return a form without differences in case, spacing, Unicode form or invisible characters."""
     if not question.isascii():
         question = unicodedata.normalize("NFKC", visible(question))
     return " ".join(question.casefold().split())
 
 
 def masked(question: str) -> str:
-    """`normalised` with numbers as # and capitalised words as @: the story without its names and numbers."""
+    """Return `normalised` with numbers as # and capitalised words as @: the bare story."""
 
     def name(word: re.Match[str]) -> str:
         return word[0] if word[0].lower() in ENGLISH else "@"
@@ -89,10 +89,10 @@ class Tokens:
     """Tokens of a batch of texts, one text after the other.
 
     Attributes:
-        hashes: of each token's letters or digits.
-        kinds: WORD, NUMBER, SIGN or BRACKET.
-        commands: whether it is a LaTeX command.
-        offsets: of each text's first token, and the number of all tokens (one more than there are texts).
+        hashes: the hash of each token's letters or digits.
+        kinds: the kind of each token: WORD, NUMBER, SIGN or BRACKET.
+        commands: whether each token is a LaTeX command.
+        offsets: the position of each text's first token, and the number of all tokens (one more than texts).
     """
 
     hashes: U64
@@ -101,26 +101,26 @@ class Tokens:
     offsets: I64
 
     def only(self, keep: NDArray[np.bool_]) -> Tokens:
-        """The tokens for which `keep` holds, of the same texts."""
+        """Return the tokens selected by `keep`, for the same texts."""
         offsets = np.concatenate(([0], np.cumsum(keep)))[self.offsets]
         return Tokens(self.hashes[keep], self.kinds[keep], self.commands[keep], offsets)
 
     @property
     def words(self) -> Tokens:
-        """Words and numbers alone."""
+        """Return only words and numbers."""
         return self.only(self.kinds <= NUMBER)
 
     def text_hashes(self) -> U64:
-        """One hash per text, of all its tokens in order."""
+        """Return one hash per text, of all its tokens in order."""
         return span_hashes(self.hashes, self.offsets[:-1], self.offsets[1:])
 
     def masked(self) -> Tokens:
-        """The same texts with one token for every number."""
+        """Return the same texts with one token that stands for every number."""
         hashes = np.where(self.kinds == NUMBER, np.uint64(_BASE), self.hashes)
         return Tokens(hashes, self.kinds, self.commands, self.offsets)
 
     def ngrams(self, n: int) -> tuple[U64, I64]:
-        """Hashes of all runs of `n` tokens inside a text, and the number of each one's text."""
+        """Return the hashes of all runs of `n` tokens within a text, and the number of each run's text."""
         lengths = np.diff(self.offsets)
         rows = np.repeat(np.arange(len(lengths)), lengths)
         starts = np.arange(len(self.hashes))
@@ -129,9 +129,10 @@ class Tokens:
 
 
 def span_hashes(values: U64, starts: I64, ends: I64) -> U64:
-    """Hash the runs `values[start:end]`, whatever their lengths, in one pass.
+    """Hash the runs `values[start:end]` of any lengths in one pass.
 
-    A polynomial in `_BASE` modulo 2**64 by prefix sums (Karp and Rabin 1987), then murmur3's finaliser.
+    The hash is a polynomial in `_BASE` modulo 2**64 by prefix sums (Karp and Rabin 1987), followed by
+    murmur3's finaliser.
     """
     powers, inverses = _powers(1 << max(16, len(values).bit_length()))
     sums = np.zeros(len(values) + 1, np.uint64)
@@ -145,7 +146,7 @@ def span_hashes(values: U64, starts: I64, ends: I64) -> U64:
 
 
 def known_hashes(hashes: U64, known: U64) -> NDArray[np.bool_]:
-    """Which of many hashes are among a few hundred known ones, without the sorting of `np.isin`."""
+    """Return which of many hashes are among a few hundred known ones, without the sorting of `np.isin`."""
     possible = np.zeros(1 << 16, bool)
     possible[known & np.uint64(0xFFFF)] = True
     found: NDArray[np.bool_] = possible[hashes & np.uint64(0xFFFF)]
@@ -155,7 +156,7 @@ def known_hashes(hashes: U64, known: U64) -> NDArray[np.bool_]:
 
 @cache
 def _powers(count: int) -> tuple[U64, U64]:
-    """Powers of the base and of its inverse, one more than asked for."""
+    """Return the powers of the base and of its inverse, one more than requested."""
     grown = [np.full(count + 1, base, np.uint64) for base in (_BASE, _INVERSE)]
     for powers in grown:
         powers[0] = 1
@@ -164,18 +165,18 @@ def _powers(count: int) -> tuple[U64, U64]:
 
 
 def batches(texts: Sequence[str]) -> Iterator[tuple[int, Tokens]]:
-    """Tokens of all texts, `BATCH` texts at a time, each batch with the number of its first text."""
+    """Yield the tokens of all texts, `BATCH` texts at a time, with the number of each batch's first text."""
     for start in range(0, len(texts), BATCH):
         yield start, read_tokens(texts[start : start + BATCH])
 
 
 def read_tokens(texts: Sequence[str]) -> Tokens:
-    """Cut texts into tokens: runs of letters, numbers, mathematical signs, brackets; the rest separates."""
+    """Split texts into tokens: runs of letters, numbers, mathematical signs, brackets; all else separates."""
     data, ends = _bytes(texts)
     kinds = _KINDS[data]
     before, after = np.roll(kinds, 1), np.roll(kinds, -1)  # texts end in a separator, so nothing wraps around
     # 3.5 is one number, 1,000 is 1000, Ann's is one word, and only 5! is a factorial. ten-year and x-axis are
-    # two words, but a-b is a difference: a hyphen has a word of three letters or more on one side.
+    # two words, but a-b is a difference: a hyphen has a word of at least three letters on one side.
     kinds[(data == ord(".")) & (before == NUMBER) & (after == NUMBER)] = NUMBER
     comma = np.flatnonzero((data == ord(",")) & (before == NUMBER))
     digits = kinds[np.minimum(comma[:, None] + np.arange(1, 5), len(kinds) - 1)] == NUMBER
@@ -185,7 +186,7 @@ def read_tokens(texts: Sequence[str]) -> Tokens:
     near = kinds[(minus[:, None] + np.array([[[-3, -2, -1]], [[1, 2, 3]]])) % max(1, len(kinds))]
     kinds[minus[(near == WORD).all(-1).any(0)]] = 0
     kinds[(data == ord("!")) & (before != NUMBER)] = 0
-    kinds[(kinds == BRACKET) & (np.roll(data, 1) == ord("\\"))] = 0  # \( and \[ open a formula, as $ does
+    kinds[(kinds == BRACKET) & (np.roll(data, 1) == ord("\\"))] = 0  # \( and \[ open a formula, like $
     ends = np.cumsum(~gone)[ends - 1]
     data, kinds = data[~gone], kinds[~gone]
 
@@ -214,7 +215,7 @@ def _same_latex(tokens: Tokens) -> Tokens:
 
 
 def word_hash(word: str) -> np.uint64:
-    """The hash that `read_tokens` gives a lower-case word, number or sign."""
+    """Return the hash that `read_tokens` assigns to a lower-case word, number or sign."""
     data = np.frombuffer(word.encode(), np.uint8).astype(np.uint64) + np.uint64(1)
     return np.uint64(span_hashes(data, np.array([0]), np.array([len(data)]))[0])
 
@@ -240,7 +241,7 @@ _KINDS = _kinds()
 
 
 def _bytes(texts: Sequence[str]) -> tuple[NDArray[np.uint8], I64]:
-    """Lower-case UTF-8 bytes of all texts, each text closed by a line break; and where each one ends."""
+    """Return the lower-case UTF-8 bytes of all texts, each followed by a line break, and where each ends."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -260,7 +261,7 @@ def _bytes(texts: Sequence[str]) -> tuple[NDArray[np.uint8], I64]:
         some = pc.replace_substring_regex(some, r"frac\s*(\d)\s*(\d)", r"frac \1 \2")
         some = pc.replace_substring_regex(some, r"\{,\}|,\\!", ",")
         some = pc.replace_substring_regex(some, r"\^?\\degrees?\b", r"^\\circ ")
-        some = pc.replace_substring_regex(some, r"(\\[a-z]+)-", r"\1 -")  # no hyphen, whatever its length
+        some = pc.replace_substring_regex(some, r"(\\[a-z]+)-", r"\1 -")  # not a hyphen
         column = pc.replace_with_mask(column, latex, some)
     column = pc.binary_join_element_wise(
         column, pa.scalar("\n", pa.large_string()), pa.scalar("", pa.large_string())

@@ -1,1 +1,1 @@
-"""From questions to an instruction-tuning set: solving, selection."""
+"""Turn questions into an instruction-tuning set: solve, score, select, assemble."""

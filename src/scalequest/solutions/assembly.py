@@ -191,7 +191,9 @@ def assemble(
     left_out = stage.receipt.get("benchmarks_left_out", ())
     found = overview(kept, tests, config.contamination, left_out)
     facts = [{"of": label, "what": text} for label, text in lines(found.facts)]
-    card = dataset_card(config.title, _about(config), to_dict(config), stage.samples(3), "query", "response")
+    card = dataset_card(
+        config.title, _about(config), to_dict(config), stage.blocks.samples(3), "query", "response"
+    )
     body = [card, "## What is in it", "", *markdown_table(facts, "of", "what"), "", *funnel]
 
     def report(receipt: Mapping[str, Any]) -> None:

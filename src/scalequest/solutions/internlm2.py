@@ -1,6 +1,6 @@
-"""InternLM2's configuration for transformers, which knows the family only by code that its models carry.
+"""InternLM2's configuration for transformers, which supports the family only through remote code.
 
-With it vLLM, which has the model itself, loads InternLM2-Reward without running anybody's code.
+With this, vLLM, which has its own implementation, loads InternLM2-Reward without running remote code.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class InternLM2Config(PretrainedConfig):  # type: ignore[misc]
         reward_token_id: int | None = None,
         **rest: Any,
     ) -> None:
-        """Take the keys as they stand; rope_theta and rope_scaling become today's rope_parameters."""
+        """Accept the keys unchanged; rope_theta and rope_scaling become today's rope_parameters."""
         self.vocab_size, self.hidden_size, self.intermediate_size = vocab_size, hidden_size, intermediate_size
         self.num_hidden_layers, self.num_attention_heads = num_hidden_layers, num_attention_heads
         self.num_key_value_heads, self.hidden_act, self.bias = num_key_value_heads, hidden_act, bias
@@ -43,11 +43,11 @@ class InternLM2Config(PretrainedConfig):  # type: ignore[misc]
         scaled = {} if kind == "dynamic" and scaling.get("factor", 1) == 1 else scaling
         rope = {"rope_type": kind if scaled else "default", "rope_theta": rope_theta, **scaled}
         self.rope_parameters = rest.pop("rope_parameters", None) or rope
-        rest.pop("auto_map", None)  # code of the repository, which nothing here needs
+        rest.pop("auto_map", None)  # code in the repository, which is not needed here
         self.tie_word_embeddings = bool(rest.pop("tie_word_embeddings", False))
         super().__init__(**rest)
 
 
 def register() -> None:
-    """Make transformers know the family; doing so twice is nothing."""
+    """Register the family with transformers; repeated calls have no effect."""
     AutoConfig.register(InternLM2Config.model_type, InternLM2Config, exist_ok=True)

@@ -1,7 +1,7 @@
-"""What a dataset of questions and answers holds, by numbers that any such dataset can be asked for.
+"""Statistics of any dataset of questions and answers.
 
-For any dataset, ours or somebody else's. Topics are told by the words of the question, by the first list
-that has the most hits: a rough index in the terms of the paper's Fig. 7, no judgement.
+Topics are assigned by the words of the question: the first list with the most hits. They are a rough index in
+the terms of the paper's Fig. 7, not a judgement.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from scalequest.questions.language import LanguageRule, languages
 from scalequest.questions.text import batches
 from scalequest.records import Row
 
-MEASURES = ("fail_rate", "difficulty", "agreement", "reward", "margin")  # shown if rows carry them
+MEASURES = ("fail_rate", "difficulty", "agreement", "reward", "margin")  # shown if rows have them
 _TOPICS = {
     "geometry": "triangle circle square rectangle angle area perimeter radius volume polygon sphere cube "
     "diagonal parallel perpendicular circumference cylinder hexagon",
@@ -62,12 +62,12 @@ _ANSWERS = (
 
 @dataclass(frozen=True)
 class Overview:
-    """What was counted.
+    """The statistics of a dataset.
 
     Attributes:
-        facts: as JSON can hold them.
-        samples: numbers to plot, by what they are of.
-        flagged: label, question and benchmark question of every row that a benchmark matches.
+        facts: the statistics in JSON form.
+        samples: the numbers to plot, by what they measure.
+        flagged: label, question and benchmark question of every row that matches a benchmark.
     """
 
     facts: dict[str, Any]
@@ -76,7 +76,7 @@ class Overview:
 
 
 def topic(question: str) -> str:
-    """The topic that most words of a question point to; `other` if none does."""
+    """Return the topic that most words of a question point to; `other` if none does."""
     words = Counter(re.findall(r"[a-z]+", question.lower()))
     hits = {name: sum(words[word] for word in known) for name, known in _WORDS.items()}
     best = max(hits, key=hits.__getitem__)
@@ -84,7 +84,7 @@ def topic(question: str) -> str:
 
 
 def answer_type(answer: str | None) -> str:
-    """What a final answer looks like."""
+    """Return the kind of a final answer, by its form."""
     answer = (answer or "").strip().strip("$").strip()
     for name, pattern in _ANSWERS:
         if re.fullmatch(pattern, answer, re.DOTALL):
@@ -98,13 +98,13 @@ def overview(
     rule: ContaminationRule,
     left_out: Sequence[str] = (),
 ) -> Overview:
-    """Count what rows of `query` and `response` hold; an `answer` that is missing is read from the response.
+    """Compute the statistics of rows of `query` and `response`; a missing `answer` is read from the response.
 
     Args:
         rows: the dataset.
-        tests: questions of the benchmarks to compare with; none is no comparison.
-        rule: how.
-        left_out: benchmarks that are not among them.
+        tests: the benchmark questions to compare with; none disables the comparison.
+        rule: the rule for comparing.
+        left_out: the names of skipped benchmarks.
     """
     # One pass over the questions: language, duplicates, benchmarks
     queries = [str(row["query"]) for row in rows]
@@ -165,20 +165,22 @@ def _quantiles(values: Sequence[float]) -> dict[str, float]:
 
 
 def sections(found: Overview) -> list[str]:
-    """The overview as sections of a page, with plots."""
+    """Return the overview as sections of a page, with plots."""
     facts = found.facts
     numbers = [{"of": name, **values} for name, values in facts["numbers"].items()]
     doubled = facts["duplicates"]
     counted = {
         "not English": facts["not_english"],
-        "equal to an earlier row but for case, spacing and spelling of LaTeX": doubled.get("duplicate", 0),
+        "equal to an earlier row except for case, spacing and spelling of LaTeX": doubled.get("duplicate", 0),
         "near-duplicates of an earlier row": doubled.get("near_duplicate", 0),
-        "the text of an earlier row with other numbers": doubled["templates_with_other_numbers"],
+        "same text as an earlier row with other numbers": doubled["templates_with_other_numbers"],
     }
     plots = [elements.histogram({name: values}, name) for name, values in found.samples.items()]
     return [
         elements.section("Numbers", elements.table(numbers), *plots, note=f"{facts['rows']:,} rows."),
-        elements.section("Topics", elements.bars(facts["topics"]), note="By key words: a rough index."),
+        elements.section(
+            "Topics", elements.bars(facts["topics"]), note="Assigned by keywords, so only approximate."
+        ),
         elements.section("Answers", elements.bars(facts["answer_types"])),
         *(
             [elements.section("Generators", elements.bars(made))]
@@ -199,7 +201,7 @@ def sections(found: Overview) -> list[str]:
 
 
 def lines(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The overview in pairs of label and text, for a terminal or a card."""
+    """Return the overview as pairs of label and text, for a terminal or a card."""
     told = [("rows", f"{facts['rows']:,}")]
     for name, values in facts["numbers"].items():
         if values:
@@ -215,5 +217,5 @@ def lines(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     clean = (f"{one['benchmark']} {100 * one['clean']:.2f} %" for one in facts["contamination"]["clean"])
     told.append(("clean ratio", ", ".join(clean) or "not compared"))
     if left_out := facts["contamination"]["left_out"]:
-        told.append(("benchmarks left out", ", ".join(left_out)))
+        told.append(("benchmarks skipped, data missing", ", ".join(left_out)))
     return told

@@ -272,5 +272,5 @@ def finish_scores(stage: Stage, rows_in: int, config: ScoreConfig, label: str) -
     of_responses = config.what == "responses"
     shown = ("id", "question", "rewards" if of_responses else "difficulty")
     text = f"{'Rewards of the responses' if of_responses else 'Difficulty'} by {inline(label)}."
-    card = dataset_card("Scored rows", text, to_dict(config), stage.samples(4), *shown)
+    card = dataset_card("Scored rows", text, to_dict(config), stage.blocks.samples(4), *shown)
     return stage.finish(rows_in=rows_in, card=card, columns=("id", "question"))

@@ -1,6 +1,6 @@
-"""One solution per question, out of several: by majority, by reward, by both, or by a reference answer.
+"""Select one of several solutions per question: by majority, by reward, by both, or by a reference answer.
 
-The result is the instruction-tuning set: one `query`, one `response`.
+The result is the instruction-tuning set: one `query` and one `response` per row.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from scalequest.stage.block_loop import Drop, stream
 from scalequest.stage.folder import Stage
 from scalequest.tracking import Tracker
 
-VERSION = 4  # raise by hand when the same configuration gives other rows
+VERSION = 4  # increase by hand when the same settings give other rows
 COLUMNS = ("id", "query", "response", "answer", "agreement", "reward", "margin", "generator", "solver")
 
-# the paper's code keeps a response that holds one
+# the paper's code keeps a response that contains one of these
 ANSWER_PHRASES = ("boxed", "he answer is", "final answer is")
 
 Rule = Literal["majority", "first", "reward", "majority_reward", "reward_vote", "correct"]
@@ -32,32 +32,40 @@ NEED_REWARDS = ("reward", "majority_reward", "reward_vote")
 
 @dataclass(frozen=True)
 class SelectConfig:
-    """The selection stage."""
+    """The settings of the selection stage."""
 
-    input: list[str] = required("solution sources, read one after the other", fingerprint=False)
-    columns: dict[str, str] = option(help="our column names to the input's", default_factory=dict)
+    input: list[str] = required("sources of solutions, read one after the other", fingerprint=False)
+    columns: dict[str, str] = option(
+        help="mapping from our column names to those of the input", default_factory=dict
+    )
     rule: Rule = option(
         "majority",
-        "majority: the first response with the majority's answer; first: the first response with any answer; "
-        "reward: the highest reward (paper); "
-        "majority_reward: the highest among those; reward_vote: the highest of the answer whose rewards, "
-        "each squashed to 0..1, sum highest; correct: the best one that agrees with the column `reference`",
+        "majority: the first response with the majority answer; first: the first response "
+        "with any answer; reward: the highest "
+        "reward (paper); majority_reward: the highest reward among the responses with "
+        "the majority answer; reward_vote: the highest reward for the answer with the "
+        "largest sum of rewards, each squashed to 0..1; correct: the best response that "
+        "agrees with the column `reference`",
     )
     answer_after: str = option(
-        "####", "rule correct: a reference is what follows the last of this, where there is one (GSM8K)"
+        "####",
+        "rule correct: the reference is the text after the last occurrence of this "
+        "marker, if it occurs (GSM8K)",
     )
     min_agreement: float = option(
-        0.0, "smallest share of the samples that give the majority's answer", within=SHARE
+        0.0, "minimum share of the samples that give the majority answer", within=SHARE
     )
     min_reward: float | None = option(
-        None, "smallest reward of what is selected; the paper has none", within=FINITE
+        None, "minimum reward of the selected response; the paper uses none", within=FINITE
     )
     answer_phrase: bool = option(True, "keep only responses with 'boxed' or an answer phrase (paper)")
-    shuffle_answers: bool = option(False, "a control: every question gets another question's response")
+    shuffle_answers: bool = option(
+        False, "a control: each question gets the response to a different question"
+    )
 
     @property
     def needed(self) -> tuple[str, ...]:
-        """Columns that every row must have."""
+        """The columns that every row must have."""
         columns = ("question", "responses", "answers", "finish_reasons")
         rewards = self.rule in NEED_REWARDS or self.min_reward is not None
         return (
@@ -77,17 +85,17 @@ class Candidate:
 
 
 def select(row: Row, config: SelectConfig) -> Row | Drop:
-    """The pair that a solution row gives, or why it gives none.
+    """Return the pair selected from a solution row, or drop the row with a reason.
 
-    The majority is taken over all samples, those that were cut or gave no answer counting against it. Ties,
-    of votes or of rewards, go to the sample that came first. `margin` says how clear the choice was: by how
-    much the best reward (or the majority's share) exceeds the best one that another answer has; null
-    without another. A complete response without an answer is none.
+    The majority is taken over all samples; truncated samples and samples without an answer count against it.
+    Ties, of votes or of rewards, are won by the earliest sample. `margin` says how clear the choice was: by
+    how much the best reward (or the majority's share) exceeds the best one of any other answer; null if there
+    is no other answer. A complete response without an answer does not count as another answer.
 
-    Dropped: `all_truncated`, `no_answer`, `low_agreement`, `no_correct` (rule correct), `no_reward`,
-    `low_reward`, and `no_answer_phrase` where nothing that may be chosen has one.
+    Rows are dropped for `all_truncated`, `no_answer`, `low_agreement`, `no_correct` (rule correct),
+    `no_reward`, `low_reward`, and for `no_answer_phrase` if no eligible response has one.
     """
-    # Complete responses, and how far all samples agree
+    # Complete responses, and the agreement of all samples
     rewards = [_finite(reward) for reward in row.get("rewards") or [None] * len(row["responses"])]
     samples = zip(row["responses"], row["answers"], rewards, row["finish_reasons"], strict=True)
     complete = [Candidate(*sample) for *sample, reason in samples if reason == "stop"]
@@ -99,7 +107,7 @@ def select(row: Row, config: SelectConfig) -> Row | Drop:
         return Drop(row, "no_answer")
     if agreement < config.min_agreement:
         return Drop(row, "low_agreement")
-    # Those that may be chosen, and the best of them
+    # The eligible responses, and the best of them
     chosen = _eligible(row, complete, best, config)
     if isinstance(chosen, str):
         return Drop(row, chosen)
@@ -132,7 +140,7 @@ def select(row: Row, config: SelectConfig) -> Row | Drop:
 def _eligible(
     row: Row, complete: Sequence[Candidate], best: str, config: SelectConfig
 ) -> list[Candidate] | str:
-    """The responses that a rule may choose from, those with an answer alone, or why there are none."""
+    """Return the responses that a rule may choose from, only those with an answer, or why there are none."""
     answered = [one for one in complete if one.answer is not None]
     if config.rule == "first":
         return answered
@@ -153,7 +161,7 @@ def _eligible(
 
 
 def _reward_vote(answered: Sequence[Candidate]) -> str:
-    """The answer whose rewards, each through the logistic function, have the highest sum."""
+    """Return the answer with the highest sum of rewards, each passed through the logistic function."""
     answers = [one.answer or "" for one in answered]
     numbers = groups(answers)
     sums: dict[int | None, float] = {}
@@ -175,7 +183,7 @@ def _margin(
 
 
 def _finite(reward: float | None) -> float | None:
-    """The reward, or None if it is not finite: comparing that says nothing."""
+    """Return the reward, or None if it is not finite and cannot be compared."""
     return reward if reward is not None and math.isfinite(reward) else None
 
 
@@ -195,7 +203,7 @@ def select_solutions(
     *,
     tracker: Tracker | None = None,
 ) -> dict[str, Any]:
-    """Write one pair a solution row and finish the stage.
+    """Write one pair per solution row and finish the stage.
 
     Returns:
         The stage's receipt (empty on workers other than 0).
@@ -208,17 +216,24 @@ def select_solutions(
         row=lambda number, _: shuffled[number] if shuffled else select(rows[number], config),
         tracker=tracker,
     )
-    text = f"One response a question, by the rule `{config.rule}`."
+    text = f"One response per question, selected by the rule `{config.rule}`."
     if config.shuffle_answers:
-        text += " A control: every response was given to another question."
+        text += " This is a control: every response belongs to a different question."
     card = dataset_card(
-        "Selected solutions", text, to_dict(config), stage.samples(4), "id", "query", "response", "answer"
+        "Selected solutions",
+        text,
+        to_dict(config),
+        stage.blocks.samples(4),
+        "id",
+        "query",
+        "response",
+        "answer",
     )
     return stage.finish(rows_in=len(rows), card=card, columns=COLUMNS)
 
 
 def _shuffled(outcomes: Sequence[Row | Drop], seed: int) -> list[Row | Drop]:
-    """Pass responses on along one cycle through all kept rows, so that none keeps its own."""
+    """Pass responses on along one cycle through all kept rows, so that no row keeps its own."""
     order = [number for number, outcome in enumerate(outcomes) if not isinstance(outcome, Drop)]
     random.Random(row_seed(seed, "shuffle_answers")).shuffle(order)
     result = list(outcomes)

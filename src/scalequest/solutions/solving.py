@@ -1,4 +1,4 @@
-"""Several sampled solutions per question, each with the answer that is read from it (paper, section 1.5)."""
+"""Sample several solutions per question and extract the answer of each (paper, section 1.5)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from scalequest.stage.launch import LAUNCH, RAY_WORKERS, Launch
 from scalequest.stage.progress import Gates
 from scalequest.tracking import Tracker
 
-VERSION = 2  # raise by hand when the same configuration gives other rows
+VERSION = 2  # increase by hand when the same settings give other rows
 COLUMNS = (
     "id",
     "question",
@@ -40,40 +40,46 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class SolveConfig:
-    """The solving stage."""
+    """The settings of the solving stage."""
 
-    input: list[str] = required("question sources, read one after the other", fingerprint=False)
+    input: list[str] = required("sources of questions, read one after the other", fingerprint=False)
     model_name_or_path: str = required("solver: a model folder or hub id", fingerprint=False)
-    chat_format: str = required("its chat format: a family or a YAML file", fingerprint=False)
-    columns: dict[str, str] = option(help="our column names to the input's", default_factory=dict)
-    model_revision: str | None = option(None, "its revision on the hub", fingerprint=False)
-    samples: int = option(5, "solutions per question; with until_agree, in each round", within=COUNT)
+    chat_format: str = required("chat format of the solver: a family or a YAML file", fingerprint=False)
+    columns: dict[str, str] = option(
+        help="mapping from our column names to those of the input", default_factory=dict
+    )
+    model_revision: str | None = option(None, "revision of the solver on the hub", fingerprint=False)
+    samples: int = option(5, "solutions per question; with until_agree, per round", within=COUNT)
     until_agree: int | None = option(
         None,
-        "sample on, round after round, until so many give one answer: hard questions get more",
+        "sample in rounds until this many solutions give the same answer, so difficult questions get more",
         within=COUNT,
     )
-    max_samples: int = option(40, "until_agree: most solutions per question", within=COUNT)
+    max_samples: int = option(40, "until_agree: maximum number of solutions per question", within=COUNT)
     answer_phrase: bool = option(
-        False, "only a box, #### or an answer phrase counts as an answer, not the last number"
+        False,
+        "extract answers only from a box, after ####, or after an answer phrase, not from the last number",
     )
-    reuse: bool = option(False, "reuse the responses that filter_questions kept, and sample what is missing")
-    sampling: Sampling = option(
-        help="how they are sampled", default_factory=lambda: Sampling(0.7, 0.95, 2048)
+    reuse: bool = option(
+        False, "reuse the responses kept by filter_questions and sample only what is missing"
     )
+    sampling: Sampling = option(help="sampling settings", default_factory=lambda: Sampling(0.7, 0.95, 2048))
     seed_scope: Literal["row", "block"] = option(
         "row",
-        "one seed per sample, or one per block of rows: faster on GPUs, where seeded rows sample natively",
+        "one seed per sample, or one per block of rows, which is faster on GPUs, because "
+        "seeded requests use slower sampling",
     )
-    engine: EngineConfig = option(help="what it runs on", default_factory=EngineConfig)
+    engine: EngineConfig = option(help="engine and its settings", default_factory=EngineConfig)
     launch: Launch = option("local", LAUNCH, fingerprint=False)
     ray_workers: int | None = option(None, RAY_WORKERS, fingerprint=False, within=COUNT)
-    gates: Gates = option(help="rates that end it early", default_factory=Gates, fingerprint=False)
+    gates: Gates = option(
+        help="limits on error rates that stop the run early", default_factory=Gates, fingerprint=False
+    )
 
     def __post_init__(self) -> None:
         """Refuse settings that contradict each other."""
         if self.until_agree is not None and self.until_agree > self.max_samples:
-            raise ConfigError(f"until_agree: {self.until_agree} is more than max_samples")
+            raise ConfigError(f"until_agree: {self.until_agree} exceeds max_samples")
         if self.until_agree is not None and self.max_samples < self.samples:
             raise ConfigError(f"max_samples: {self.max_samples} is less than samples, {self.samples}")
         if self.seed_scope == "block":
@@ -82,7 +88,7 @@ class SolveConfig:
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """The samples that are requested for one question in the first round."""
+    """The samples requested for one question in the first round."""
 
     number: int
     requests: Sequence[Request]
@@ -96,12 +102,12 @@ class Sampled:
 
     @property
     def tokens(self) -> int:
-        """Generated for all of them."""
+        """The number of generated tokens of all samples."""
         return sum(completion.tokens for completion in self.completions)
 
     @property
     def prompt_tokens(self) -> int:
-        """Read for all of them."""
+        """The number of input tokens of all samples."""
         return sum(completion.prompt_tokens for completion in self.completions)
 
     @property
@@ -115,12 +121,14 @@ class Sampled:
 class SampleUntilAgreement:
     """The `generate` hook of `stream` that samples every question in rounds.
 
-    The budget by difficulty of DART-Math, with agreement in place of the known answer. A round of a block is
-    a block of its own, and new blocks are taken while others are in a later round, so the engine stays full.
+    It allocates samples by difficulty as DART-Math does, with agreement in place of the known answer. A round
+    of a block is a block of its own, and new blocks are taken while others are in a later round, so the
+    engine is always busy.
 
     Attributes:
-        complete: the model.
-        more: number and new samples of a question to its requests of the next round; none ends it.
+        complete: generates with the model.
+        more: returns the requests for the next round from a question's number and new samples; none end its
+            rounds.
     """
 
     complete: Generate[Request, Completion]
@@ -135,7 +143,7 @@ class SampleUntilAgreement:
             for index, completions in self.complete(rounds.requests()):
                 if (sampled_block := rounds.add(index, completions)) is not None:
                     yield index, sampled_block
-            if not rounds.due:  # else a last round became due after the engine had asked for the last block
+            if not rounds.due:  # else a last round became due after the last block
                 return
 
 
@@ -144,10 +152,10 @@ class _Rounds:
     """The blocks of a `SampleUntilAgreement`.
 
     Attributes:
-        blocks: those not begun.
-        more: as there.
-        samples: block to question to its samples so far, of the blocks begun and not ended.
-        in_flight: block to the question of each of its samples in the engine.
+        blocks: the blocks not started yet.
+        more: see `SampleUntilAgreement`.
+        samples: for each block in progress, the samples so far, by question.
+        in_flight: for each block, the question of each of its samples in the engine.
         due: later rounds that wait for the engine.
     """
 
@@ -158,7 +166,7 @@ class _Rounds:
     due: deque[tuple[int, list[Request]]] = field(default_factory=deque)
 
     def requests(self) -> Iterator[tuple[int, list[Request]]]:
-        """Rounds that are due first, then new blocks."""
+        """Yield rounds that are due first, then new blocks."""
         while True:
             if self.due:
                 yield self.due.popleft()
@@ -171,7 +179,7 @@ class _Rounds:
             yield index, [request for one in asked for request in one.requests]
 
     def add(self, index: int, completions: Sequence[Completion]) -> list[Sampled] | None:
-        """Take a round's completions: all samples of the block, or None if it needs another round."""
+        """Add a round's completions; return all samples of the block, or None if it needs another round."""
         new: dict[int, list[Completion]] = {}
         for number, completion in zip(self.in_flight.pop(index), completions, strict=True):
             new.setdefault(number, []).append(completion)
@@ -187,7 +195,7 @@ class _Rounds:
 
 
 def further(answers: Sequence[str | None], config: SolveConfig) -> int:
-    """How many samples a question with these answers (None for a sample without one) still gets."""
+    """Return how many samples a question with these answers (None for a sample without one) still gets."""
     have = len(answers)
     if have < config.samples:
         return config.samples - have
@@ -200,10 +208,10 @@ def further(answers: Sequence[str | None], config: SolveConfig) -> int:
 def check_reuse(
     sources: Sequence[str], model_fingerprint: str, chat_format: ChatFormat, sampling: Sampling
 ) -> None:
-    """Make sure that the responses in these stage folders were sampled as this stage would sample them.
+    """Check that the responses in these stage folders were sampled as this stage would sample them.
 
     Raises:
-        ConfigError: a source is not a stage folder, or it has another model, chat format or sampling.
+        ConfigError: a source is not a stage folder, or its model, chat format or sampling settings differ.
     """
     for source in sources:
         receipt = read_receipt(expand(source))
@@ -219,23 +227,23 @@ def check_reuse(
             differing.append("model_name_or_path")
         if differing:
             raise ConfigError(
-                f"reuse: {source} was sampled with another {', '.join(differing)}; set reuse: false"
+                f"reuse: {source} was sampled with a different {', '.join(differing)}; set reuse: false"
             )
 
 
 def left_out(config: SolveConfig) -> tuple[str, ...]:
-    """Columns of the input that go no further: a judge's whole reply, and samples that are not reused."""
-    # A question row counts its own tokens, in a column of another type.
+    """Return the input columns that are not passed on: a judge's reply, and samples that are not reused."""
+    # A question row has its own token count, in a column of another type.
     return ("verdict_text", *(() if config.reuse else SAMPLE_COLUMNS))
 
 
 def asks_model(rows: Sequence[Row], config: SolveConfig) -> bool:
-    """Whether any sample is missing; if none is, no engine has to be started."""
+    """Return whether any sample is missing; if not, no engine needs to be started."""
     return any(further(reused_samples(row, config)["answers"], config) for row in rows)
 
 
 def reused_samples(row: Row, config: SolveConfig) -> Row:
-    """The samples that a row comes with, answers read as this stage reads them; none without `reuse`."""
+    """Return the samples that a row already has, with answers extracted here; none without `reuse`."""
     if not config.reuse:
         return {key: [] for key in SAMPLE_COLUMNS}
     keep = None if config.until_agree is not None else config.samples
@@ -247,14 +255,14 @@ def reused_samples(row: Row, config: SolveConfig) -> Row:
 
 @dataclass(frozen=True)
 class Solving:
-    """What is asked for each row, and what becomes of it: the hooks of `stream`.
+    """The hooks of `stream`: what is asked for each row, and what happens to it.
 
     Attributes:
         rows: question rows.
         chat: the solver's chat format.
-        config: of the stage.
-        run_seed: the run's.
-        answers: of the questions that are being asked, by row number, reused ones first.
+        config: the stage's settings.
+        run_seed: the run's seed.
+        answers: the answers of questions in progress, by row number, reused ones first.
     """
 
     rows: Sequence[Row]
@@ -264,7 +272,7 @@ class Solving:
     answers: dict[int, list[str | None]] = field(default_factory=dict)
 
     def requests(self, number: int) -> list[SampleRequest] | Drop:
-        """The first round of a row, if samples are missing."""
+        """Return the first round of a row, if samples are missing."""
         try:
             requests = self.more(number, ())
         except FormatError as error:
@@ -272,7 +280,7 @@ class Solving:
         return [SampleRequest(number, requests)] if requests else []
 
     def more(self, number: int, completions: Sequence[Completion]) -> list[Request]:
-        """A row's next round, given the samples of the one before; none if it has enough."""
+        """Return a row's next round, given the samples of the previous one; no requests if it has enough."""
         if completions and self.config.until_agree is None:
             return []
         row = self.rows[number]
@@ -290,14 +298,14 @@ class Solving:
         return [replace(request, seed=None) for request in requests]
 
     def generate(self, generator: Generator) -> Generate[SampleRequest, Sampled]:
-        """The hook that samples on this model until the answers agree."""
+        """Return the hook that samples with this model until the answers agree."""
         by_row = self.config.seed_scope == "row"
         seeds = None if by_row else (self.run_seed, "solve_questions")
         sampling, stop_ids = self.config.sampling, self.chat.solve_stop_ids
         return SampleUntilAgreement(completing(generator, sampling, stop_ids, block_seeds=seeds), self.more)
 
     def row(self, number: int, replies: Sequence[Sampled]) -> Row | Drop:
-        """The row with all its samples, or why it is dropped."""
+        """Return the row with all its samples, or drop it with a reason."""
         self.answers.pop(number, None)
         reused = reused_samples(self.rows[number], self.config)
         new = self._sampled(replies[0].completions if replies else ())
@@ -322,12 +330,14 @@ def solve_questions(
     *,
     tracker: Tracker | None = None,
 ) -> dict[str, Any]:
-    """Sample solutions of every question and finish the stage; other columns are carried.
+    """Sample solutions of every question and finish the stage; other columns are passed on.
 
-    `config.samples` of each; with `until_agree` as many rounds of so many as it takes. `agreement` is the
-    share of the samples, those without an answer included, that give the most frequent answer.
+    Each question gets `config.samples` solutions, or with `until_agree`, as many rounds of them as needed.
+    `agreement` is the share of the samples, including those without an answer, that give the most frequent
+    answer.
 
-    Dropped, each with its reason: a `FormatError`, `all_truncated`, `no_answer` (in no complete one).
+    Rows are dropped, with the reason, for a `FormatError`, `all_truncated`, or `no_answer` (in no complete
+    one).
 
     Returns:
         The stage's receipt (empty on workers other than 0).
@@ -342,13 +352,13 @@ def solve_questions(
     # Card
     more_text = f", up to {config.max_samples} until {config.until_agree} agree" if config.until_agree else ""
     text = (
-        f"{config.samples} solutions a question{more_text}, sampled from "
-        f"{inline(model_label(config.model_name_or_path))}; "
-        "cut ones have no answer."
+        f"{config.samples} solutions per question{more_text}, sampled from "
+        f"{inline(model_label(config.model_name_or_path))}; truncated solutions have no "
+        "answer."
     )
     samples = [
         {**row, "response": row["responses"][0], "answers": ", ".join(map(str, row["answers"]))}
-        for row in stage.samples(4)
+        for row in stage.blocks.samples(4)
     ]
     columns = ("id", "question", "response", "answers", "agreement")
     card = dataset_card("Sampled solutions", text, to_dict(config), samples, *columns)

@@ -1,1 +1,1 @@
-"""The folder of a stage, its blocks and receipt, and what every script does around it."""
+"""The folder of a stage with its blocks and receipt, and the code that every stage's script shares."""

@@ -1,4 +1,4 @@
-"""The loop of every data stage: rows in, requests made in fixed blocks, rows written one block at a time."""
+"""The loop of every data stage: read rows, send requests in fixed blocks, write rows block by block."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from scalequest.tracking import Tracker
 
 logger = logging.getLogger(__name__)
 
-SAMPLES = 8  # rows in the tracker's table
+SAMPLES = 8  # rows in the tracker's table of samples
 
 
 @dataclass(frozen=True)
 class Drop:
-    """A row that goes no further, and the reason in snake_case, which the receipt counts."""
+    """A row that is dropped, with the reason in snake_case, which the receipt counts."""
 
     row: Row
     reason: str
@@ -43,10 +43,10 @@ def completing(
 ) -> Generate[Request, Completion]:
     """The `generate` hook of `stream` for one model on one engine.
 
-    A prompt that is too long for the context is not sent, and comes back as cut before its first token: one
-    long question costs its row, not the run. With `block_seeds` (the run's seed and the stage) every block
-    gets a seed made of these, its number and its first request, so that no two blocks draw the same numbers,
-    on any worker.
+    A prompt that is too long for the context is not sent, and comes back as truncated before its first token,
+    so one long question costs its row and not the run. With `block_seeds` (the run's seed and the stage),
+    every block gets a seed derived from these, its number and its first request, so no two blocks draw the
+    same random numbers, on any worker.
 
     Raises:
         ConfigError: `sampling.max_tokens` alone fills the context.
@@ -54,14 +54,15 @@ def completing(
     room = generator.context - sampling.max_tokens
     if room < 1:
         raise ConfigError(
-            f"sampling.max_tokens: {sampling.max_tokens} fills the context of {generator.context}"
+            f"sampling.max_tokens: {sampling.max_tokens} leaves no room for a prompt in the "
+            f"context of {generator.context}"
         )
     return _Completing(generator, sampling, stop_ids, room, block_seeds)
 
 
 @dataclass(frozen=True)
 class _Completing:
-    """See `completing`; `room` is the longest prompt that can be sent."""
+    """See `completing`; `room` is the length of the longest prompt that can be sent."""
 
     generator: Generator
     sampling: Sampling
@@ -87,7 +88,7 @@ class _Completing:
     def _sent(
         self, blocks: Iterator[tuple[int, list[Request]]], asked: dict[int, list[Request]]
     ) -> Iterator[Block]:
-        """Blocks as the engine gets them; all requests of each are put into `asked`."""
+        """Yield blocks in the form for the engine; all requests of each block are stored in `asked`."""
         for index, requests in blocks:
             asked[index] = requests
             seed = None
@@ -111,37 +112,38 @@ def stream(
     gates: Gates | None = None,
     text: Callable[[Row], str] | None = None,
 ) -> None:
-    """Take row numbers 0 to `rows` - 1 through a model and write what comes of each, once.
+    """Take row numbers 0 to `rows` - 1 through a model and write each result once.
 
-    Only this worker's blocks that have no part file yet are processed, so a restart goes on after the last
-    block that was written.
+    Only this worker's blocks that have no part file yet are processed, so a restarted stage resumes after the
+    last block that was written.
 
     Args:
-        stage: open and unfinished; it says which blocks are this worker's. The caller finishes it.
-        rows: how many rows the stage has.
-        block_size: rows per part file, and per batch of the `transformers` engine.
-        requests: row number to what the model is asked for it (one entry per sample), or to a `Drop`.
-        generate: takes numbered blocks of requests lazily and gives each block's replies, in any order of
+        stage: an open, unfinished stage; it says which blocks belong to this worker. The caller finishes it.
+        rows: the number of rows of the stage.
+        block_size: the number of rows per part file, and per batch of the `transformers` engine.
+        requests: returns the requests for a row number (one entry per sample), or a `Drop`.
+        generate: takes numbered blocks of requests lazily and yields each block's replies, in any order of
             blocks; None if no row has requests.
-        row: row number and its replies to the row that is kept, or to a `Drop`.
-        counts: row numbers of a block to further numbers for the receipt, which sums them over all blocks.
-        tracker: gets the rates and one table of sample rows.
-        gates: rates that end the stage early when they are exceeded.
-        text: a kept row's text, equal for duplicates; None does not look for them.
+        row: turns a row number and its replies into the row to keep, or into a `Drop`.
+        counts: returns further numbers for the receipt from the row numbers of a block; they are summed over
+            all blocks.
+        tracker: receives the rates and one table of sample rows.
+        gates: limits on rates that stop the stage early if exceeded.
+        text: returns the text of a kept row, equal for duplicates; None disables the check for duplicates.
 
     Raises:
-        GateError: a rate is above its limit. The blocks written so far stay.
+        GateError: a rate exceeds its limit. The blocks written so far are kept.
     """
-    # What this worker still has to do
+    # The blocks that this worker still has to process
     name = str(stage.receipt["stage"])
-    todo = list(stage.pending(rows, block_size))
+    todo = list(stage.blocks.pending(rows, block_size))
     mine = sum(len(numbers) for _, numbers in todo)
     progress = Progress(
-        name, rows, lambda: min(rows, stage.written() * block_size), tracker,
+        name, rows, lambda: min(rows, stage.blocks.written() * block_size), tracker,
         gates=gates, text=text, mine=mine,
     )  # fmt: skip
     loop = _Loop(name, stage, progress, requests, row, counts)
-    # Block after block: make the requests, generate, write the rows
+    # For each block: make the requests, generate, write the rows
     with progress:
         asked = loop.asked(todo)
         if generate is None:
@@ -155,7 +157,7 @@ def stream(
     # All blocks are written
     heartbeat.now("writing the results")
     if loop.open:
-        raise RuntimeError(f"{name}: no replies came back for blocks {sorted(loop.open)}")
+        raise RuntimeError(f"{name}: no replies were received for blocks {sorted(loop.open)}")
     if tracker is not None and loop.samples:
         tracker.table("samples", loop.samples)
 
@@ -165,13 +167,13 @@ class _Loop(Generic[Q, A]):
     """The blocks of one worker of `stream`.
 
     Attributes:
-        name: of the stage.
-        stage: where the blocks are written.
+        name: the stage's name.
+        stage: the stage that stores the blocks.
         progress: counts requests and rows.
-        requests: as of `stream`.
-        row: as of `stream`.
-        counts: as of `stream`.
-        open: blocks that wait for their replies: row numbers, and what each row asked.
+        requests: the hook of `stream`.
+        row: the hook of `stream`.
+        counts: the hook of `stream`.
+        open: blocks that wait for their replies: row numbers and the requests of each row.
         samples: the first kept rows, for the tracker.
     """
 
@@ -185,7 +187,7 @@ class _Loop(Generic[Q, A]):
     samples: list[Row] = field(default_factory=list)
 
     def asked(self, todo: Sequence[tuple[int, range]]) -> Iterator[tuple[int, list[Q]]]:
-        """The requests of each block; a block without any is written at once."""
+        """Yield the requests of each block; a block without requests is written at once."""
         for index, numbers in todo:
             plan = [self.requests(number) for number in numbers]
             self.open[index] = numbers, plan
@@ -197,12 +199,12 @@ class _Loop(Generic[Q, A]):
                 self.write(index, [])
 
     def write(self, index: int, replies: Sequence[A]) -> None:
-        """Write the rows that a block's replies make."""
+        """Write the rows made from a block's replies."""
         numbers, plan = self.open.pop(index)
         outcomes = self._outcomes(index, numbers, plan, replies)
         kept = [outcome for outcome in outcomes if not isinstance(outcome, Drop)]
         dropped = [(outcome.row, outcome.reason) for outcome in outcomes if isinstance(outcome, Drop)]
-        self.stage.write_block(
+        self.stage.blocks.write(
             index,
             kept,
             dropped,
@@ -219,7 +221,7 @@ class _Loop(Generic[Q, A]):
     def _outcomes(
         self, index: int, numbers: range, plan: Sequence[Sequence[Q] | Drop], replies: Sequence[A]
     ) -> list[Row | Drop]:
-        """Hand each row its own replies.
+        """Assign each row its own replies.
 
         Raises:
             RuntimeError: the block has more or fewer replies than requests.

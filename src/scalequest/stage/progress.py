@@ -1,4 +1,4 @@
-"""How a data stage goes: a bar or lines of log, numbers for the tracker, gates that end a bad run early."""
+"""Progress of a data stage: a bar or log lines, numbers for the tracker, limits that stop a bad run."""
 
 from __future__ import annotations
 
@@ -19,45 +19,51 @@ from scalequest.tracking import Tracker
 logger = logging.getLogger(__name__)
 
 REPORT_EVERY = 10.0  # seconds between two reports
-_CUT = ("truncated", "all_truncated")  # drops that the truncation rate stands for
+_CUT = ("truncated", "all_truncated")  # drop reasons that the truncation rate covers
 
 
 class Reply(Protocol):
-    """What a block brings back for one question: a `Completion`, or anything that counts the same way."""
+    """The result for one question: a `Completion`, or anything with the same counts."""
 
     @property
     def tokens(self) -> int:
-        """Generated for it."""
+        """The number of generated tokens."""
 
     @property
     def prompt_tokens(self) -> int:
-        """Read for it."""
+        """The number of input tokens."""
 
     @property
     def finish_reason(self) -> FinishReason:
-        """How it ended."""
+        """How the generation ended."""
 
 
 class GateError(ConfigError):
-    """A rate is above its limit: what was seen, and what to do."""
+    """A rate exceeds its limit; the message says what was observed and what to do."""
 
 
 @dataclass(frozen=True)
 class Gates:
-    """Shares that end a stage when they are exceeded, looked at once, by each worker on its own rows."""
+    """Limits that stop a stage if exceeded, checked once by each worker for its own rows."""
 
-    after: int = option(300, "rows after which a worker looks; fewer rows are never stopped", within=COUNT)
-    truncated: float = option(0.95, "most replies cut at max_tokens, of all replies", within=SHARE)
-    junk: float = option(0.95, "most rows dropped for another reason, of all rows", within=SHARE)
-    duplicates: float = option(0.98, "most rows whose text came before, of those kept", within=SHARE)
+    after: int = option(
+        300,
+        "number of rows after which a worker checks the limits; smaller runs are never stopped",
+        within=COUNT,
+    )
+    truncated: float = option(0.95, "maximum share of replies that are truncated at max_tokens", within=SHARE)
+    junk: float = option(0.95, "maximum share of rows that are dropped for another reason", within=SHARE)
+    duplicates: float = option(
+        0.98, "maximum share of the kept rows whose text has occurred before", within=SHARE
+    )
 
 
 class Progress:
-    """Rates since this process began; use as a context manager.
+    """Rates since this process started; use it as a context manager.
 
-    Rows and rates are of all workers, told by the blocks that are on disk; shares and gates of this one.
-    Without a terminal there are signs of life as well; they count this worker's requests, since blocks
-    finish late.
+    Rows and rates cover all workers, according to the blocks on disk; shares and limits cover this worker.
+    Without a terminal there are also progress lines; they count this worker's requests, because blocks finish
+    late.
     """
 
     def __init__(
@@ -74,13 +80,14 @@ class Progress:
         """Start the clock.
 
         Args:
-            name: the stage.
-            rows: how many it has, over all workers.
-            written: how many of them are on disk.
-            tracker: gets the numbers.
-            gates: limits; None has none.
-            text: a kept row's text, equal for duplicates; None does not look for them.
-            mine: how many of the rows that are not yet on disk are this worker's; None is all of them.
+            name: the stage's name.
+            rows: the number of rows over all workers.
+            written: the number of rows already on disk.
+            tracker: receives the numbers.
+            gates: the limits; None for no limits.
+            text: returns the text of a kept row, equal for duplicates; None disables the check for
+                duplicates.
+            mine: the number of rows not yet on disk that belong to this worker; None for all of them.
         """
         self._name, self._rows, self._written, self._tracker = name, rows, written, tracker
         self._gates, self._text = gates, text
@@ -105,25 +112,25 @@ class Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Report for the last time."""
+        """Make the last report."""
         self._life.__exit__(None, None, None)
         self.report()
         if self._bar is not None:
             self._bar.stop()
 
     def lap(self) -> float:
-        """Seconds since the last block: summed over blocks they are this process's work, over any restart."""
+        """Return the seconds since the last block; summed over blocks, this process's work."""
         now = time.monotonic()
         passed, self._last = now - self._last, now
         return round(passed, 3)
 
     def ask(self, rows: int, requests: int) -> None:
-        """Count a block that is handed to the engine, with the requests that its rows make."""
+        """Count a block that is handed to the engine, with the requests of its rows."""
         self._asked_rows += rows
         self._asked += requests
 
     def line(self, seconds: float) -> str:
-        """How far the stage is, in the middle of a block, too: rows, requests, rates and time left."""
+        """Return the progress, also within a block: rows, requests, rates and time left."""
         rows = max(self._on_disk, self._before + self._done)
         text = f"{rows:,} of {self._rows:,} rows"
         requests = heartbeat.requests.count - self._requests
@@ -134,7 +141,7 @@ class Progress:
             text += f", {requests:,} of {round(total):,} requests{owner}"
         if total and (batch := heartbeat.requests.batch) is not None:
             size, made, most = batch
-            done += size * made / most  # at least: most replies end before they have to
+            done += size * made / most  # a lower bound, because most replies end earlier
             text += f", token {made:,} of at most {most:,} in a batch of {size}"
         if not total or not done:
             done, total = float(self._done), float(self._mine)
@@ -147,7 +154,7 @@ class Progress:
         if tokens:
             text += f", {tokens / seconds:,.0f} tokens/s"
         if done >= total:
-            return f"{text}, the last rows are being settled"
+            return f"{text}, finishing the last rows"
         most_left = "" if requests or self._done else "at most "
         return f"{text}, {most_left}{heartbeat.clock((total - done) * seconds / done)} left"
 
@@ -155,7 +162,7 @@ class Progress:
         """Count one block.
 
         Raises:
-            GateError: a rate is above its limit.
+            GateError: a rate exceeds its limit.
         """
         self._done += len(kept) + len(dropped)
         self._kept += len(kept)
@@ -178,17 +185,18 @@ class Progress:
             return
         self._gates, self._seen = None, set()
         found = {
-            "truncated": (self._cut, "of the replies were cut at max_tokens"),
-            "junk": (self._junk, "of the rows were dropped for other reasons than being cut"),
-            "duplicates": (self._repeated / max(1, self._kept), "of the kept rows repeat another one"),
+            "truncated": (self._cut, "of the replies were truncated at max_tokens"),
+            "junk": (self._junk, "of the rows were dropped for other reasons than truncation"),
+            "duplicates": (self._repeated / max(1, self._kept), "of the kept rows are repeats"),
         }
         for gate, (share, what) in found.items():
             limit = getattr(gates, gate)
             if share > limit:
                 raise GateError(
-                    f"{self._name}: stopped after {self._done} rows: {100 * share:.1f} % {what}, the limit "
-                    f"is {100 * limit:g} %: look at the rows in parts/, then mend model, prompt or sampling "
-                    f"(--fresh starts again), or raise gates.{gate} and run again to go on"
+                    f"{self._name}: stopped after {self._done} rows: {100 * share:.1f} % {what}, but "
+                    f"the limit is {100 * limit:g} %: look at the rows in parts/, then fix the model, "
+                    "the prompt or the sampling settings (--fresh starts again), or raise "
+                    f"gates.{gate} and run again to resume"
                 )
 
     @property
@@ -200,7 +208,7 @@ class Progress:
         return (self._done - self._kept - self._cut_rows) / self._done
 
     def report(self) -> None:
-        """Move the bar or log a line, and tell the tracker."""
+        """Update the bar or log a line, and report to the tracker."""
         if self._done == self._told:
             return
         heartbeat.heard()
@@ -209,7 +217,7 @@ class Progress:
         seconds = max(self._reported - self._started, 1e-9)
         written = self._on_disk = self._written()
         rows = max(self._done, written - self._before)
-        tokens = self._tokens * rows / self._done  # as if the others' rows were as long as ours
+        tokens = self._tokens * rows / self._done  # assuming other workers' rows have the same length
         metrics = {
             "rows": written,
             "kept": self._kept,
@@ -222,7 +230,7 @@ class Progress:
         }
         rates = f"{rows / seconds:.1f} rows/s, {tokens / seconds:.0f} tokens/s"
         cut, junk = 100 * self._cut, 100 * self._junk
-        shares = f"{100 - cut:.1f} % stopped, {cut:.1f} % cut, {junk:.1f} % junk"
+        shares = f"{100 - cut:.1f} % stopped, {cut:.1f} % truncated, {junk:.1f} % rejected"
         if self._bar is not None:
             self._bar.update(self._task, completed=written, rates=rates, shares=shares)
         else:

@@ -1,11 +1,12 @@
-"""`launch: ray`: the workers of a data stage as tasks of a Ray cluster, started again where one is lost.
+"""`launch: ray`: run the workers of a data stage as tasks of a Ray cluster, restarted if one is lost.
 
     ray start --head                      # on the first machine, `ray start --address ...` on the others
     python recipes/generate_questions.py --config ... --launch ray
 
-A task is a whole worker: the recipe's own `main` with its share of the blocks, one engine that is fed without
-a break. Ray places the tasks, gives each its GPUs, and runs one again whose process or machine is gone: it
-goes on behind the blocks that are on disk, which all machines have to see. A laptop needs no `ray start`.
+A task is a complete worker: the recipe's own `main` with its share of the blocks and one engine that is
+always kept busy. Ray places the tasks, assigns the GPUs, and restarts a task whose process or machine is
+lost: it continues after the blocks on disk, which all machines must be able to see. A single machine needs no
+`ray start`.
 """
 
 from __future__ import annotations
@@ -18,30 +19,32 @@ from dataclasses import replace
 from typing import Any
 
 from scalequest import heartbeat
+from scalequest.atomic_files import StageError
 from scalequest.config import ConfigError, RunOptions, to_dict
-from scalequest.stage.folder import SESSION, StageError, clear
 from scalequest.stage.launch import IN_RAY
+from scalequest.stage.opening import SESSION, clear
 from scalequest.stage.removal import refuse_overlap
 
-RETRIES = 10  # of a worker whose process or machine was lost
+RETRIES = 10  # restarts of a worker whose process or machine was lost
 
 logger = logging.getLogger(__name__)
 
 
 def spread(main: Callable[[RunOptions, Any], None], run: RunOptions, config: Any) -> None:
-    """Run `main` as all workers of a stage on the cluster of `RAY_ADDRESS`, or on this machine.
+    """Run `main` as all workers of a stage on the cluster at `RAY_ADDRESS`, or on this machine.
 
     Args:
-        main: the recipe's.
-        run: its options; with `fresh` the folder is cleared here, once, whatever is started again later.
-        config: the stage's; `ray_workers` and `engine.tensor_parallel_size` count.
+        main: the recipe's `main`.
+        run: its options; with `fresh`, the folder is cleared once, here, and not again when a worker
+            restarts.
+        config: the stage's config, of which `ray_workers` and `engine.tensor_parallel_size` are used.
 
     Raises:
-        ConfigError: ray is not installed, the cluster is too small, or what `main` raised.
-        StageError: what `main` raised.
+        ConfigError: ray is not installed, the cluster is too small, or `main` raised it.
+        StageError: `main` raised it.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # By default Ray's workers give way to everything else on the machine; these are what it is there for.
+    # By default Ray's workers have a low priority, but here they are the purpose of the machine.
     os.environ.setdefault("RAY_worker_niceness", "0")
     try:
         import ray
@@ -56,7 +59,7 @@ def spread(main: Callable[[RunOptions, Any], None], run: RunOptions, config: Any
             refuse_overlap(run.output_dir, True, to_dict(config))
             clear(run.output_dir)
         session = secrets.token_hex(8)
-        together = workers if len(nodes) == 1 else 1  # else nobody knows who is where
+        together = workers if len(nodes) == 1 else 1  # otherwise the placement is unknown
         given = (
             main,
             replace(run, fresh=False),
@@ -69,7 +72,7 @@ def spread(main: Callable[[RunOptions, Any], None], run: RunOptions, config: Any
         logger.info("%d workers on Ray, each with %g CPUs and %d GPUs", workers, cpus, gpus)
         task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES, max_calls=1)(_worker)
         waiting = [task.remote(number, *given) for number in range(workers)]
-        with heartbeat.quiet():  # worker 0 speaks
+        with heartbeat.quiet():  # worker 0 reports
             while waiting:
                 done, waiting = ray.wait(waiting)
                 ray.get(done)
@@ -90,7 +93,7 @@ def _worker(
     session: str,
     folder: str,
 ) -> None:
-    """In a process of Ray's that ends with it: be worker `number`, one of so many that share these cores."""
+    """Run worker `number` in a Ray process that ends with it; this many workers share these cores."""
     place = {"RANK": number, "WORLD_SIZE": workers}
     place |= {"LOCAL_RANK": number % together, "LOCAL_WORLD_SIZE": together}
     os.environ.update({name: str(value) for name, value in place.items()})
@@ -101,15 +104,15 @@ def _worker(
 
 
 def _room(nodes: Sequence[Mapping[str, float]], config: Any) -> tuple[int, float, int]:
-    """How many workers there are, and CPUs and GPUs for each.
+    """Return the number of workers, and the CPUs and GPUs for each.
 
-    All of them have to run at the same time, since the first waits for the others; and each on one of the
-    machines, whose resources these are.
+    All workers must run at the same time, because the first one waits for the others, and each must fit on
+    one of the machines with these resources.
     """
     gpus = config.engine.tensor_parallel_size if any(node.get("GPU") for node in nodes) else 0
 
     def places(cpus: float) -> int:
-        """Room for workers of so many cores where there are no GPUs."""
+        """Return how many workers with this number of cores fit if there are no GPUs."""
         return sum(int(node.get("CPU", 0.0) // cpus) for node in nodes)
 
     groups = [int(node.get("GPU", 0.0) // gpus) for node in nodes] if gpus else []
@@ -118,7 +121,7 @@ def _room(nodes: Sequence[Mapping[str, float]], config: Any) -> tuple[int, float
     if not 1 <= workers <= most:
         needs = f"{gpus} GPU(s)" if gpus else "a core"
         raise ConfigError(
-            f"ray_workers: {workers} workers need {needs} each, and the cluster has room for {most}"
+            f"ray_workers: {workers} workers need {needs} each, but the cluster has room for {most}"
         )
     if gpus:
         shares = [node.get("CPU", 0.0) / own for node, own in zip(nodes, groups, strict=True) if own]

@@ -1,4 +1,4 @@
-"""What `--fresh` removes from a stage's folder, and whose files it must not touch."""
+"""What `--fresh` removes from a stage's folder, and which files it must not touch."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from scalequest.config import ConfigError, read_yaml
 from scalequest.receipts import RECEIPT, read_receipt
 from scalequest.records import expand, whole_source
 
-# What every stage writes; what else one leaves in its folder it names to `Stage.open`, for its receipt.
+# Files that every stage writes; a stage passes the names of any others to `Stage.open`, for its receipt.
 _EVERY = (
     *(RECEIPT, "config.yaml", "README.md", "metrics.jsonl"),
     *("data", "dropped", "parts", "data.tmp", "dropped.tmp", ".*.tmp"),
 )
-# What stages have written whose receipts do not name it yet.
+# Files of stages whose receipts do not list them yet.
 _BEFORE = (
     *("checkpoint-*", "*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json"),
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt"),
@@ -32,26 +32,27 @@ _BEFORE = (
 
 
 def strange(folder: Path) -> str | None:
-    """The name of something that a folder without a receipt holds, and that a stage would write over."""
-    # A tracker may have begun to log, data may have been prepared, and a kill may have left a temporary file.
+    """Return a file that exists in a folder without a receipt and that a stage would overwrite."""
+    # A tracker may have started to log, data may have been prepared, and a kill may have left a temporary
+    # file.
     harmless = ("metrics.jsonl", "prepared")
     found = [path.name for path in _matching(folder, (*_EVERY, *_BEFORE))]
     return next((name for name in found if name not in harmless and not name.endswith(".tmp")), None)
 
 
 def remove(folder: Path, receipt: Mapping[str, Any], keep: Collection[str] = ()) -> None:
-    """Remove what a stage has written, the receipt apart, which says so.
+    """Remove what a stage has written; its receipt is replaced by a note that says so.
 
-    Folders of other stages in it, as those of an evaluation's models, lose what is theirs.
+    Folders of other stages inside, e.g. of an evaluation's models, are cleared likewise.
 
     Args:
-        folder: of the stage.
-        receipt: as it stands there.
-        keep: names that are let alone, now and when a later run goes on with what a kill has left to remove.
+        folder: the stage's folder.
+        receipt: the receipt found there.
+        keep: names that are kept, now and when a later run finishes a removal interrupted by a kill.
     """
     written = [name for name in _written(receipt) if name not in map(escape, keep)]
-    # The receipt goes first, or the rest would look finished; and it goes as a note, so that after a kill
-    # halfway the next run knows the folder as a stage's and clears the rest.
+    # The receipt goes first, because the rest would otherwise look finished. It is replaced by a note, so
+    # that after a kill halfway, the next run recognises the folder as a stage's and clears the rest.
     write(folder / RECEIPT, as_json({**receipt, "writes": written, "finished": False, "removing": True}))
     for path in _matching(folder, (*_EVERY, *written)):
         if path.name == RECEIPT:
@@ -67,7 +68,7 @@ def remove(folder: Path, receipt: Mapping[str, Any], keep: Collection[str] = ())
 
 
 def _written(receipt: Mapping[str, Any]) -> Sequence[str]:
-    """What a stage has left beside what every stage does, by its receipt; those of before do not say it."""
+    """Return the files that only this stage writes, by its receipt; old receipts do not list them."""
     if "writes" in receipt:
         return list(receipt["writes"])
     fields = receipt.get("fingerprint_fields", {}) if receipt.get("stage") == "evaluate" else {}
@@ -77,7 +78,7 @@ def _written(receipt: Mapping[str, Any]) -> Sequence[str]:
 
 def _matching(folder: Path, patterns: Iterable[str]) -> list[Path]:
     found = dict.fromkeys(path for pattern in patterns for path in sorted(folder.glob(pattern)))
-    # `checkpoint-500-good` is a copy that somebody made
+    # `checkpoint-500-good` is a copy made by the user
     ours = re.compile(r"(?!checkpoint-).*|checkpoint-\d+")
     return [path for path in found if path.parent == folder and ours.fullmatch(path.name)]
 
@@ -86,18 +87,18 @@ def _matching(folder: Path, patterns: Iterable[str]) -> list[Path]:
 
 
 def refuse_overlap(output: str | Path, fresh: bool, *settings: Any) -> None:
-    """Refuse an output folder that is one of the folders that are read; with `fresh`, any that meets them.
+    """Refuse an output folder that is also an input; with `fresh`, also one that overlaps an input.
 
-    Folders are compared by what they are on the disk, so links and other spellings make no difference.
+    Folders are compared by their identity on disk, so links and different spellings make no difference.
 
     Args:
-        output: the folder of the stage.
-        fresh: whether what it holds is to be removed.
-        settings: the stage's, as maps and lists: every text in them that names a stage's folder, a model's or
-            a file is taken for something that is read.
+        output: the stage's folder.
+        fresh: whether its content is about to be removed.
+        settings: the stage's settings as mappings and lists; every string in them that names a stage folder,
+            a model folder or a file counts as an input.
 
     Raises:
-        StageError: naming both. Nothing has been removed.
+        StageError: names both folders. Nothing has been removed.
     """
     folder = Path(output).absolute()
     above = _places(folder)
@@ -108,17 +109,17 @@ def refuse_overlap(output: str | Path, fresh: bool, *settings: Any) -> None:
             inside = here is not None and here in _places(path)
             if source == here and path.is_dir():
                 raise StageError(
-                    f"output_dir: {output} is '{text}', which this stage reads; give another output_dir"
+                    f"output_dir: {output} is '{text}', which this stage reads; choose another output_dir"
                 )
             if fresh and (inside or (path.is_dir() and source in above)):
                 raise StageError(
-                    f"output_dir: {output} {'contains' if inside else 'is inside'} '{text}', which this "
-                    "stage reads, and --fresh would remove what is there; give another output_dir"
+                    f"output_dir: {output} {'contains' if inside else 'is inside'} '{text}', which "
+                    "this stage reads, and --fresh would remove it; choose another output_dir"
                 )
 
 
 def texts(value: Any) -> Iterator[str]:
-    """Every text in maps and lists."""
+    """Yield every string in mappings and lists."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping | Sequence):
@@ -127,7 +128,7 @@ def texts(value: Any) -> Iterator[str]:
 
 
 def _named(text: str) -> Iterator[Path]:
-    """The files and the folders of stages and models that a text names, and those that a YAML file names."""
+    """Yield the files, stage folders and model folders named in a string, or in a YAML file that it names."""
     for path in _there(text):
         yield path
         if path.suffix in (".yaml", ".yml") and path.is_file():
@@ -142,7 +143,7 @@ def _there(text: str) -> list[Path]:
         path = str(expand(whole_source(text)))
         found = [Path(one) for one in (glob(path) if "*" in path else [path] if text else [])]
         return [one for one in found if one.is_file() or (one.is_dir() and _is_source(one))]
-    except (ConfigError, OSError, ValueError):  # not a path, or none that is there
+    except (ConfigError, OSError, ValueError):  # not a path, or it does not exist
         return []
 
 
@@ -160,7 +161,7 @@ def _place(path: Path) -> tuple[int, int] | None:
 
 
 def _places(path: Path) -> set[tuple[int, int]]:
-    """Where a path lies: itself and the folders above it, by its name and by where links lead."""
+    """Return a path and the folders above it, by name and with links resolved."""
     named, real = Path(os.path.abspath(path)), path.resolve()
     ways = [named, *named.parents, real, *real.parents]
     return {place for one in ways if (place := _place(one)) is not None}

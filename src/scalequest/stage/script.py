@@ -1,4 +1,4 @@
-"""How the script of a data stage begins and ends; what happens between is the stage's own."""
+"""Start and end the script of a data stage; what happens in between is up to the stage."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ def open_stage(
     worker: tuple[int, int] = (0, 1),
     **identity: Any,
 ) -> Stage:
-    """Set up logging and open the stage's folder; `.finished` says that there is nothing to do.
+    """Set up logging and open the stage's folder; `.finished` says whether there is nothing to do.
 
     Args:
-        name: the stage.
-        version: of its code, raised by hand.
-        run: where and how.
+        name: the stage's name.
+        version: the version of its code, increased by hand.
+        run: the options of the run.
         config: the stage's own settings.
-        inputs: every source and model, each with its fingerprint.
-        writes: of `Stage.open`.
-        worker: this process's number and how many there are.
-        identity: whatever else can change a row: chat format, prompts.
+        inputs: the fingerprint of every source and model.
+        writes: see `Stage.open`.
+        worker: this process's number and the number of workers.
+        identity: anything else that can change a row: chat format, prompts.
     """
     index, workers = worker
     heartbeat.named(name)
@@ -62,12 +62,12 @@ def open_stage(
         workers=workers,
     )
     if stage.finished:
-        log.info("%s: finished before, with the same settings: %s", name, run.output_dir)
+        log.info("%s: already finished with the same settings: %s", name, run.output_dir)
     return stage
 
 
 def _settings(config: Any) -> dict[str, Any]:
-    """A stage's settings for its fingerprint: of what is left to the hardware, what that makes of it."""
+    """Return a stage's settings for its fingerprint, with those left to the hardware resolved."""
     fields = fingerprint_fields(config)
     model, engine = getattr(config, "model_name_or_path", None), fields.get("engine")
     if model and engine:
@@ -80,7 +80,7 @@ def _settings(config: Any) -> dict[str, Any]:
 
 @contextmanager
 def track(stage: Stage, run: RunOptions, config: Any, *, worker: int = 0) -> Iterator[Tracker]:
-    """Report a stage while its body runs; after it, its counts and its folder."""
+    """Report on a stage while its body runs, and its counts and folder afterwards."""
     name = str(stage.receipt["stage"])
     with Tracker.start(
         stage=name,
@@ -107,17 +107,18 @@ def track(stage: Stage, run: RunOptions, config: Any, *, worker: int = 0) -> Ite
 
 
 def run_script(main: Callable[..., None], *args: Any) -> int:
-    """Run a script's `main`; a mistake of the user's becomes one line and exit status 2.
+    """Run a script's `main`; a user's mistake becomes one line and exit status 2.
 
-    Every worker says what stopped it, with its number: the first may have met nothing, or be ended by the
-    launcher before it does. Without a terminal the first worker gives signs of life meanwhile.
+    Every worker reports its own error with its number, because the first worker may have none, or the
+    launcher may stop it before it can report. Without a terminal, the first worker writes progress lines
+    meanwhile.
     """
-    rank = os.environ.get("RANK", "0")  # before `main`, which takes the launcher's variables away
+    rank = os.environ.get("RANK", "0")  # before `main`, which removes the launcher's variables
     try:
         with sent_again(), heartbeat.signs(speaks=heartbeat.first_rank()):
             main(*args)
     except (ConfigError, StageError) as error:
-        if getattr(error, "told", False):  # another process says it
+        if getattr(error, "told", False):  # another process reports it
             return 2
         print(f"error: {error}" if rank == "0" else f"error: worker {rank}: {error}", file=sys.stderr)
         return 2

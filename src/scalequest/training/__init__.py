@@ -1,1 +1,1 @@
-"""Training stages: token-exact data, one small context that they share, and thin trainers over TRL."""
+"""Training stages: token-exact data, a small shared context, and thin trainers on top of TRL."""

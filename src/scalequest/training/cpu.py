@@ -1,7 +1,7 @@
-"""What training on a CPU needs: TRL's loss is made for GPUs, glibc's allocator for small objects.
+"""Faster training on a CPU: TRL's loss is designed for GPUs, and glibc's allocator for small objects.
 
-Measured on SmolLM2-135M (bfloat16 autocast, 2,048 tokens a step, 2 cores): 108 tokens/s without
-this, 176 with the plain head, 224 with the memory kept as well.
+Measured with SmolLM2-135M (bfloat16 autocast, 2,048 tokens per step, 2 cores): 108 tokens/s without these
+changes, 176 with the plain head, 224 if freed memory is kept as well.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from scalequest.config import ConfigError
 from scalequest.training.data import IGNORED
 
 HEAD_VARIABLE = "SCALEQUEST_LM_HEAD"
-# glibc's mallopt(3)
+# Parameters of glibc's mallopt(3)
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _NEVER = -1, -4, 2**31 - 1
-# Between hidden states and log-probabilities these models do more than a matrix product.
+# Models that do more than a matrix product between hidden states and log-probabilities.
 _UNUSUAL = (
     "final_logit_softcapping",
     "logit_scale",
@@ -34,23 +34,23 @@ _UNUSUAL = (
     "logits_scaling",
     "output_router_logits",
 )
-_ROWS = 256  # tokens that metrics are computed on at a time; each has as many logits as the vocabulary
+_ROWS = 256  # tokens per chunk when computing metrics; each has as many logits as the vocabulary
 
 
 @contextlib.contextmanager
 def plain_head(cpu: bool) -> Iterator[None]:
-    """On a CPU, let trainers that are made in here have `add_plain_head` in place of TRL's fused head.
+    """On a CPU, make trainers created in this context use `add_plain_head` instead of TRL's fused head.
 
-    The fused head never holds all logits: it computes them in tiles, in float32, and once more for the
-    backward pass. Triton makes up for that on a GPU; on a CPU it is 40 % of a step. With
-    `SCALEQUEST_LM_HEAD=fused` it stays in place on a CPU as well, for tests of what GPUs run.
+    The fused head never holds all logits: it computes them in tiles, in float32, and again in the backward
+    pass. On a GPU, Triton makes up for that; on a CPU, it takes 40 % of a step. With
+    `SCALEQUEST_LM_HEAD=fused`, the fused head is also used on a CPU, for tests of the GPU code path.
 
     Raises:
-        ConfigError: that variable has another value.
+        ConfigError: this variable has another value.
     """
     head = os.environ.get(HEAD_VARIABLE) or "plain"
     if head not in ("plain", "fused"):
-        raise ConfigError(f"{HEAD_VARIABLE}={head} is neither plain nor fused: unset it")
+        raise ConfigError(f"{HEAD_VARIABLE}: expected plain or fused, got {head}; unset it")
     with contextlib.ExitStack() as patches:
         for trainer in ("sft_trainer", "dpo_trainer") if cpu and head == "plain" else ():
             patches.enter_context(mock.patch(f"trl.trainer.{trainer}.add_fused_lm_head", add_plain_head))
@@ -58,11 +58,11 @@ def plain_head(cpu: bool) -> Iterator[None]:
 
 
 def add_plain_head(model: Any, *, outputs: tuple[str, ...] = ("log_probs",)) -> None:
-    """Make `model(..., labels=…, fused_lm_head=True)` return what TRL's head does, from plain logits.
+    """Make `model(..., labels=…, fused_lm_head=True)` return what TRL's head returns, from plain logits.
 
     Args:
-        model: causal language model of transformers; its `forward` is replaced.
-        outputs: fields of `FusedCausalLMOutput`, (batch, length - 1) each, zero if the label is ignored.
+        model: a causal language model of transformers; its `forward` is replaced.
+        outputs: the fields of `FusedCausalLMOutput`, (batch, length - 1) each, zero if the label is ignored.
     """
     config = model.config.get_text_config()
     if any(getattr(config, name, None) for name in _UNUSUAL):
@@ -110,13 +110,13 @@ def _metrics(
 
 
 def keep_memory() -> None:
-    """Let this process keep what it frees, on Linux with glibc.
+    """Make this process keep freed memory, on Linux with glibc.
 
-    By default each large tensor is a mapping of its own that goes back to the kernel when it is freed, and is
-    cleared by page faults when it comes again: a fifth of a training step.
+    By default, each large tensor is a separate mapping, which is returned to the kernel when freed and
+    cleared by page faults when allocated again; this takes a fifth of a training step.
     """
     if sys.platform == "linux":
-        with contextlib.suppress(AttributeError):  # another libc
+        with contextlib.suppress(AttributeError):  # not glibc
             libc = ctypes.CDLL(None)
             libc.mallopt(_M_MMAP_MAX, 0)
             libc.mallopt(_M_TRIM_THRESHOLD, _NEVER)

@@ -1,7 +1,7 @@
-"""Rows to token ids: made once, by the main process, and kept beside the model as Arrow files.
+"""Convert rows to token ids, once, in the main process, stored next to the model as Arrow files.
 
-Nothing here is cut: a row whose ids do not fit is dropped and counted. TRL gets ids and never text, so the
-model is trained on what `chat.py` encodes, with every version of TRL.
+Nothing is truncated here: a row whose ids do not fit is dropped and counted. TRL gets token ids and never
+text, so every version of TRL trains the model on exactly what `chat.py` encodes.
 """
 
 from __future__ import annotations
@@ -27,32 +27,32 @@ from scalequest.records import Row, row_seed
 if TYPE_CHECKING:
     from datasets import Dataset
 
-Ids = dict[str, Any]  # lists of token ids; of a scorer also one float
+Ids = dict[str, Any]  # lists of token ids; for a scorer, also one float
 Render = Callable[[Row, BoundFormat], Ids]
 
-IGNORED = -100  # a label that takes no part in the loss
+IGNORED = -100  # the label of tokens without loss
 _AT_A_TIME = 500  # rows
 
 
 class DoesNotFit(ValueError):
-    """A target longer than the model is trained on."""
+    """A target exceeds the maximum length."""
 
 
 class SidesEqual(ValueError):
-    """A pair that prefers nothing: both sides have the same words or the same token ids."""
+    """A pair without a preference: both sides have the same words or the same token ids."""
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What became of the rows: `rows_in == train + holdout + sum(dropped.values())`.
+    """How the rows were used: `rows_in == train + holdout + sum(dropped.values())`.
 
     Attributes:
-        rows_in: rows read.
-        train: rows trained on.
-        holdout: rows kept apart for evaluation.
-        dropped: rows left out, by reason.
-        tokens: tokens in the training rows, prompts included (of both sides of a pair).
-        targets: the number of them that carry loss.
+        rows_in: the number of rows read.
+        train: the number of rows to train on.
+        holdout: the number of rows held out for evaluation.
+        dropped: the number of dropped rows by reason.
+        tokens: the number of tokens in the training rows, prompts included (of both sides of a pair).
+        targets: how many of these tokens have loss.
     """
 
     rows_in: int
@@ -64,13 +64,13 @@ class Counts:
 
 
 def question(row: Row, chat: BoundFormat, *, max_length: int | None, repeat_eos: bool = False) -> Ids:
-    """Render a question for QFT: every token is a target, the header too (ScaleQuest, section 2.2).
+    """Render a question for QFT: every token is a target, including the header (ScaleQuest, section 2.2).
 
     Args:
-        row: has `question`.
-        chat: format of the model.
-        max_length: longest sequence in tokens; None is no limit.
-        repeat_eos: end with one more eos, as the authors' packing did.
+        row: a row with `question`.
+        chat: the model's chat format.
+        max_length: the maximum sequence length in tokens; None for no limit.
+        repeat_eos: add a second EOS, as the authors' packing did.
     """
     ids = chat.question_ids(row["question"])
     if repeat_eos:
@@ -79,25 +79,25 @@ def question(row: Row, chat: BoundFormat, *, max_length: int | None, repeat_eos:
 
 
 def solution(row: Row, chat: BoundFormat, *, max_length: int | None) -> Ids:
-    """Render a question (`query`) and its `response` for SFT; the prompt carries no loss."""
+    """Render a question (`query`) and its `response` for SFT; the prompt has no loss."""
     prompt, target = chat.solve_ids(row["query"], row["response"])
     ids = [*prompt, *target]
     return _fitting({"input_ids": ids, "labels": [IGNORED] * len(prompt) + target}, len(ids), max_length)
 
 
 def preference(row: Row, chat: BoundFormat, *, max_length: int | None, swap_seed: int | None = None) -> Ids:
-    """Render a preference row for DPO: the generation prefix is the prompt, two questions complete it.
+    """Render a preference row for DPO: the prompt is the generation prefix, the completions are questions.
 
     Args:
-        row: has `id`, `chosen` and `rejected`.
-        chat: format of the model.
-        max_length: longest sequence in tokens, prompt included.
-        swap_seed: swap the two sides of about half the rows, by seed and row id: a control that must teach
-            nothing.
+        row: a row with `id`, `chosen` and `rejected`.
+        chat: the model's chat format.
+        max_length: the maximum sequence length in tokens, prompt included.
+        swap_seed: swap the two sides of about half of the rows, depending on this seed and the row id: a
+            control that must teach nothing.
 
     Raises:
-        SidesEqual: both sides have the same words, or become the same ids: the loss would be a constant.
-        DoesNotFit: a side is too long.
+        SidesEqual: both sides have the same words or the same ids, so the loss would be constant.
+        DoesNotFit: one side is too long.
     """
     sides = [row["chosen"], row["rejected"]]
     if swap_seed is not None and row_seed(swap_seed, "shuffle_pairs", row["id"]) % 2:
@@ -123,20 +123,20 @@ def prepare(
     holdout: int = 0,
     seed: int = 0,
 ) -> Counts:
-    """Render `rows` and leave `rows.arrow`, `holdout.json`, `dropped.jsonl` and `counts.json`.
+    """Render `rows` and write `rows.arrow`, `holdout.json`, `dropped.jsonl` and `counts.json`.
 
-    The folder appears whole or not at all. Held-out rows are drawn from those that fit.
+    The folder is written atomically. Held-out rows are drawn from those that fit.
 
     Args:
-        folder: to write; if it is there and whole, it is taken as it is.
-        rows: each with an `id` and what `render` needs.
-        render: one of the functions above, everything but row and format bound.
-        chat: format of the model.
-        holdout: rows to keep apart.
-        seed: of the draw.
+        folder: the output folder; if it exists and is complete, it is used as it is.
+        rows: rows with an `id` and the columns that `render` needs.
+        render: one of the functions above, with all arguments except row and format bound.
+        chat: the model's chat format.
+        holdout: the number of rows to hold out.
+        seed: the seed for drawing them.
 
     Raises:
-        ConfigError: nothing is left to train on.
+        ConfigError: no rows are left to train on.
     """
     if (folder / "counts.json").is_file():
         return counts_of(folder)
@@ -148,10 +148,10 @@ def prepare(
     if len(sizes) <= holdout:
         reasons = ", ".join(f"{reason}: {count}" for reason, count in dropped.most_common()) or "none"
         raise ConfigError(
-            f"input: of {len(rows)} rows {len(sizes)} can be used and {holdout} are to be held out: "
-            f"nothing to train on (dropped: {reasons})"
+            f"input: {len(sizes)} of {len(rows)} rows are usable, and holdout takes {holdout} "
+            f"of them: nothing is left to train on (dropped: {reasons})"
         )
-    # Rows that are held out, and the counts
+    # Held-out rows and counts
     apart = sorted(random.Random(seed).sample(range(len(sizes)), holdout))
     (tmp / "holdout.json").write_text(json.dumps(apart))
     held = set(apart)
@@ -159,7 +159,7 @@ def prepare(
     tokens, targets = (sum(column) for column in zip(*train, strict=True))
     counts = Counts(len(rows), len(train), holdout, dict(dropped), tokens, targets)
     (tmp / "counts.json").write_text(json.dumps(asdict(counts)) + "\n")
-    # All of it appears at once
+    # Make everything visible at once
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(tmp, folder)
     return counts
@@ -171,7 +171,7 @@ def _write_rows(
     """Write `rows.arrow` and `dropped.jsonl`.
 
     Returns:
-        For each kept row, its tokens and how many of them carry loss; and the number of dropped rows by
+        The number of tokens and of tokens with loss for each kept row, and the number of dropped rows by
         reason.
     """
     import pyarrow as pa
@@ -200,12 +200,12 @@ def _write_rows(
 
 
 def counts_of(folder: Path) -> Counts:
-    """Counts that `prepare` left."""
+    """Return the counts written by `prepare`."""
     return Counts(**json.loads((folder / "counts.json").read_text(encoding="utf-8")))
 
 
 def load(folder: Path) -> tuple[Dataset, Dataset | None]:
-    """Training rows and held-out rows, memory-mapped; columns as the render function made them."""
+    """Return training rows and held-out rows, memory-mapped, with the columns of the render function."""
     from datasets import Dataset
 
     rows = Dataset.from_file(str(folder / "rows.arrow"))
@@ -217,7 +217,7 @@ def load(folder: Path) -> tuple[Dataset, Dataset | None]:
 
 
 def shown(ids: Mapping[str, Any], chat: BoundFormat) -> str:
-    """One training example as text: special tokens included, what carries no loss in ⟦double brackets⟧."""
+    """Return a training example as text with special tokens; parts without loss are in ⟦double brackets⟧."""
     decode = partial(chat.tokenizer.decode, skip_special_tokens=False)
     if "chosen_ids" in ids:
         prompt = decode(ids["prompt_ids"])
@@ -243,14 +243,14 @@ def _tokens(ids: Ids) -> int:
 
 def _targets(ids: Ids) -> int:
     if not isinstance(ids.get("labels", []), list):
-        return 1  # a number to learn, not a text
+        return 1  # the target is a number, not text
     if "labels" in ids:
         return len(ids["labels"]) - int(ids["labels"].count(IGNORED))
     return len(ids["chosen_ids"]) + len(ids["rejected_ids"])
 
 
 def _try(row: Row, render: Render, chat: BoundFormat) -> Ids | str:
-    """Ids, or the reason why there are none."""
+    """Return the ids, or the reason why there are none."""
     try:
         return render(row, chat)
     except DoesNotFit:
@@ -258,26 +258,26 @@ def _try(row: Row, render: Render, chat: BoundFormat) -> Ids | str:
     except SidesEqual:
         return "equal_sides"
     except FormatError as error:
-        return str(error)  # one of four words
+        return str(error)  # one of four reasons
 
 
 def _render_all(
     rows: Sequence[Row], render: Render, chat: BoundFormat
 ) -> Iterator[list[tuple[Row, Ids | str]]]:
-    """Yield rows in their order, some at a time, each with its ids or the reason why it has none.
+    """Yield rows in order, some at a time, each with its ids or the reason why it has none.
 
-    Tokenisers let other threads run while they work, so threads are enough to use all cores.
+    Tokenisers release the interpreter lock while they work, so threads are enough to use all cores.
     """
 
     def some(first: int) -> list[tuple[Row, Ids | str]]:
         return [(row, _try(row, render, chat)) for row in rows[first : first + _AT_A_TIME]]
 
-    workers = max(1, min(os.cpu_count() or 1, 16))  # Python's own work between them leaves more idle
+    workers = max(1, min(os.cpu_count() or 1, 16))  # Python's own work would leave more threads idle
     ahead: deque[Future[list[tuple[Row, Ids | str]]]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         for first in range(0, len(rows), _AT_A_TIME):
             ahead.append(pool.submit(some, first))
-            if len(ahead) > 2 * workers:  # keep no more in memory than is being worked on
+            if len(ahead) > 2 * workers:  # keep only what is being worked on in memory
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()

@@ -1,9 +1,9 @@
-"""The difficulty scorer: a regression head that learns fail rates from the question alone.
+"""The difficulty scorer: a regression head that predicts fail rates from the question alone.
 
-ScaleQuest, section 2.4, after DART-Math (Tong et al., arXiv 2407.13690): of a question, the fail rate is the
-share of wrong answers among a solver's samples; a base model with one output learns it by mean squared error
-and then scores millions of questions that nobody samples. The authors published the model that it starts
-from, the loss and the input; the rest is ours.
+The method is that of ScaleQuest, section 2.4, following DART-Math (Tong et al., arXiv 2407.13690): the fail
+rate of a question is the share of wrong answers among a solver's samples. A base model with one output learns
+it by mean squared error and then scores millions of questions without sampling. The authors published the
+initial model, the loss and the input; everything else is our choice.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from scalequest.training.stage import Rendering, TrainingData, TrainingStage
 
 log = logging.getLogger(__name__)
 
-DIFFICULTY_VERSION = 2  # raise by hand when the same settings give other weights
+DIFFICULTY_VERSION = 2  # increase by hand when the same settings give other weights
 MAJORITY = "majority"
 BINS = 10
 PLOT, PREDICTIONS = "calibration.png", "holdout.jsonl"
@@ -51,36 +51,40 @@ PLOT, PREDICTIONS = "calibration.png", "holdout.jsonl"
 
 @dataclass(frozen=True)
 class FailRates(TrainingData):
-    """What the scorer learns from: rows of `question` with `fail_rate`, or with `answers` to grade."""
+    """The training data of the scorer: rows of `question` with `fail_rate`, or with `answers` to grade."""
 
     reference: str = option(
         "answer",
-        "column of the reference answer, for rows without fail_rate; `majority`: the most frequent answer",
+        "column with the reference answer, for rows without fail_rate; `majority`: the most frequent answer",
     )
     answer_after: str = option(
-        "####", "a reference is what follows the last occurrence of this, if it occurs"
+        "####", "the reference is the text after the last occurrence of this marker, if it occurs"
     )
 
 
 @dataclass
 class ScorerConfig(ByHardware, TrainingArguments):
-    """transformers' TrainingArguments and the longest question in tokens; longer ones are dropped."""
+    """transformers' TrainingArguments plus a maximum question length in tokens; longer ones are dropped."""
 
     passes: ClassVar[Passes] = Passes(head=False)
-    max_length: int = field(default=1024, metadata={"help": "Longest question, in tokens.", "within": COUNT})
-    bf16: bool | None = field(default=None, metadata={"help": "Mixed precision; null: by the hardware."})
+    max_length: int = field(
+        default=1024, metadata={"help": "Maximum length of a question, in tokens.", "within": COUNT}
+    )
+    bf16: bool | None = field(
+        default=None, metadata={"help": "Mixed precision; null: chosen by the hardware."}
+    )
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """How well held-out fail rates are predicted.
+    """How well the scorer predicts held-out fail rates.
 
     Attributes:
-        n: questions.
+        n: the number of questions.
         mse: mean squared error.
-        mse_of_mean: that of always saying the mean, to compare with.
+        mse_of_mean: the mean squared error of always predicting the mean, for comparison.
         spearman: rank correlation.
-        bins: of predictions of equal number: count, mean prediction, mean fail rate.
+        bins: bins with equal numbers of predictions: count, mean prediction, mean fail rate.
     """
 
     n: int
@@ -91,17 +95,17 @@ class Calibration:
 
 
 def fail_rate_of(row: Row, reference: str, answer_after: str) -> float:
-    """The share of a row's samples that are wrong; its own `fail_rate` if it has one.
+    """Return the share of a row's samples that are wrong, or its own `fail_rate` if it has one.
 
     Raises:
-        ConfigError: the row has neither, or a rate outside [0, 1].
+        ConfigError: the row has neither, or its rate is outside [0, 1].
     """
     if row.get("fail_rate") is not None:
         rate = float(row["fail_rate"])
     elif reference == MAJORITY and row.get("agreement") is not None:
         rate = 1 - float(row["agreement"])
     elif row.get("answers") and row.get(reference) is not None:
-        from scalequest.grading import equivalent  # math-verify and sympy: seconds
+        from scalequest.grading import equivalent  # imports math-verify and sympy, which takes seconds
 
         wanted = str(row[reference])
         wanted = wanted.rpartition(answer_after)[2].strip() if answer_after else wanted
@@ -109,8 +113,9 @@ def fail_rate_of(row: Row, reference: str, answer_after: str) -> float:
         rate = 1 - sum(right) / len(right)
     else:
         raise ConfigError(
-            f"row {row.get('id')}: no fail_rate, and no answers with '{reference}' to grade them by; "
-            "sample with solve_questions.py and name the column in `reference`"
+            f"row {row.get('id')}: no fail_rate, and no '{reference}' to grade its answers "
+            "by; sample with solve_questions.py and set `reference` to the column of the "
+            "reference answers"
         )
     if not 0 <= rate <= 1:
         raise ConfigError(f"row {row.get('id')}: fail_rate {rate} is not between 0 and 1")
@@ -118,7 +123,7 @@ def fail_rate_of(row: Row, reference: str, answer_after: str) -> float:
 
 
 def render_question(row: Row, chat: Any, *, max_length: int | None) -> dict[str, Any]:
-    """Render a question for the scorer, as the saved tokenizer encodes it, without markup, and its fail rate.
+    """Render a question for the scorer, encoded by the saved tokenizer without markup, with its fail rate.
 
     Raises:
         DoesNotFit: it is longer than `max_length`.
@@ -132,7 +137,7 @@ def render_question(row: Row, chat: Any, *, max_length: int | None) -> dict[str,
 
 
 def render_rates(identity: Identity) -> Rendering:
-    """Grade and render; a question that solve_questions dropped without an answer counts as always failed."""
+    """Grade and render rows; a question that solve_questions dropped for lack of answers has fail rate 1."""
     choices = {"max_length": identity.training_args.max_length}
     args = identity.args
 
@@ -145,7 +150,7 @@ def render_rates(identity: Identity) -> Rendering:
 
 
 def unanswered_rows(sources: Sequence[str]) -> Iterator[Row]:
-    """Yield the rows that a solve stage dropped because no sample had an answer: the hardest questions."""
+    """Yield the rows that a solve stage dropped because no sample had an answer: the most difficult ones."""
     for source in sources:
         for row in read_dropped(source) if ":" not in source else ():
             if row["reason"] in ("all_truncated", "no_answer"):
@@ -153,13 +158,13 @@ def unanswered_rows(sources: Sequence[str]) -> Iterator[Row]:
 
 
 def scorer_trainer(prepared: Prepared) -> Trainer:
-    """Load the model with a head of one row, and make its trainer.
+    """Load the model with a head of one output and make its trainer.
 
     Args:
-        prepared: questions and their fail rates.
+        prepared: the questions with their fail rates.
     """
     identity, args = prepared.identity, prepared.identity.training_args
-    torch.manual_seed(args.seed)  # of the new head
+    torch.manual_seed(args.seed)  # for the weights of the new head
     head = {"num_labels": 1, "problem_type": "regression"}
     model = load_model(AutoModelForSequenceClassification, identity, new="score", **head)
     prepare_tokenizer_and_model(model, identity.tokenizer, identity.format)
@@ -167,7 +172,7 @@ def scorer_trainer(prepared: Prepared) -> Trainer:
     if adapter is not None:
         from peft import get_peft_model
 
-        adapter.task_type = "SEQ_CLS"  # trains and saves the head, too
+        adapter.task_type = "SEQ_CLS"  # also trains and saves the head
         model = get_peft_model(model, adapter)
     args.include_num_input_tokens_seen = "non_padding"
     train, holdout = data.load(prepared.folder)
@@ -183,24 +188,24 @@ def scorer_trainer(prepared: Prepared) -> Trainer:
 
 
 def squared_error(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
-    """The mean squared error over all questions of a step, whatever they are spread over.
+    """Return the mean squared error over all questions of a step, however they are distributed.
 
     The model's own loss is a mean over one forward pass on one rank, but transformers adds it up as if it
-    were a share of the step's loss: it would be too large by the number of passes and ranks.
+    were a share of the step's loss, so it would be too large by the number of passes and ranks.
 
     Args:
-        outputs: of the model; `logits` (batch, 1).
-        labels: fail rates (batch,).
-        num_items_in_batch: questions of the step, on all ranks.
+        outputs: the model's outputs, with `logits` (batch, 1).
+        labels: the fail rates (batch,).
+        num_items_in_batch: the number of questions in the step, on all ranks.
     """
     squares = (outputs.logits.squeeze(-1).float() - labels.float()) ** 2
     return squares.mean() if num_items_in_batch is None else squares.sum() / num_items_in_batch
 
 
 def measure_rates(trained: Trained) -> str:
-    """Predict the held-out questions; leave the predictions and the plot; return the card's section.
+    """Predict the held-out questions, write the predictions and the plot, and return the card's section.
 
-    All ranks call it. Nothing is measured if nothing was held out.
+    All ranks must call this. Nothing is measured if nothing was held out.
     """
     identity, trainer = trained.identity, trained.trainer
     if trainer.eval_dataset is None:
@@ -216,7 +221,7 @@ def measure_rates(trained: Trained) -> str:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
     draw(found, predicted, held, identity.folder / PLOT)
     log.info(
-        "difficulty: %d held out: MSE %.4f (of the mean %.4f), Spearman %.3f",
+        "difficulty: %d held out: MSE %.4f (predicting the mean: %.4f), Spearman %.3f",
         found.n, found.mse, found.mse_of_mean, found.spearman,
     )  # fmt: skip
     if (tracker := trained.run.tracker) is not None:
@@ -225,11 +230,11 @@ def measure_rates(trained: Trained) -> str:
 
 
 def section_of(found: Calibration) -> str:
-    """What the card says of a calibration."""
+    """Return the card's section on a calibration."""
     return "\n".join(
         [
-            f"On {found.n} held-out questions: mean squared error {found.mse:.4f} (always saying the mean: "
-            f"{found.mse_of_mean:.4f}), Spearman {found.spearman:.3f}.",
+            f"On {found.n} held-out questions: mean squared error {found.mse:.4f} (always predicting the "
+            f"mean: {found.mse_of_mean:.4f}), Spearman {found.spearman:.3f}.",
             "", f"![calibration]({PLOT})", "",
             *markdown_table(found.bins, "questions", "predicted", "fail rate"),
         ]
@@ -237,7 +242,7 @@ def section_of(found: Calibration) -> str:
 
 
 def calibrate(predicted: Any, held: Any) -> Calibration:
-    """Compare predictions with fail rates, two arrays of one length."""
+    """Compare predictions with fail rates, given as two arrays of equal length."""
     order = np.argsort(predicted, kind="stable")
     bins = [
         {
@@ -254,7 +259,7 @@ def calibrate(predicted: Any, held: Any) -> Calibration:
 
 
 def draw(found: Calibration, predicted: Any, held: Any, path: Path) -> None:
-    """Plot fail rates against predictions, each question a dot, each tenth of them a circle."""
+    """Plot fail rates against predictions: a dot per question, a circle per tenth of the questions."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.5, 4.5), layout="constrained")
@@ -274,7 +279,8 @@ DIFFICULTY = TrainingStage(
     rendering_of=render_rates,
     trainer_of=scorer_trainer,
     note=(
-        "Says how often a solver fails a question: a number that is near 0 for easy and near 1 for hard ones."
+        "Predicts how often a solver fails at a question: near 0 for easy questions, "
+        "near 1 for difficult ones."
     ),
     measure=measure_rates,
     writes=(PLOT, PREDICTIONS),

@@ -1,7 +1,7 @@
-"""Question preference optimisation: DPO between two wordings of a question, given the generation prefix.
+"""Question preference optimisation: DPO between two versions of a question, given the generation prefix.
 
-TRL's DPOTrainer reads strings in one method, `_prepare_dataset`. With that one overridden, it trains on our
-ids (tests/training/test_dpo.py checks that the installed TRL still works so).
+TRL's DPOTrainer reads strings in a single method, `_prepare_dataset`. With that method overridden, it trains
+on our token ids (tests/training/test_dpo.py checks this for the installed TRL).
 """
 
 from __future__ import annotations
@@ -33,31 +33,31 @@ from scalequest.training.stage import Rendering, TrainingData, TrainingStage
 
 log = logging.getLogger(__name__)
 
-QPO_VERSION = 2  # raise by hand when the same settings give other weights
-COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")  # what TRL's collator reads
-# How far policy and reference may be apart before the first step: in nats, and as a share of a completion's
-# log-probability. Measured on tiny-base, means of 4 pairs: 1e-5 nats in float32; 0.04 of 426 in bfloat16,
-# which rounds by at most 2^-9 (0.2 %). 2 % are ten such roundings in one direction. The shards of zeros that
-# FSDP2 once left in the reference put it 350 nats off.
+QPO_VERSION = 2  # increase by hand when the same settings give other weights
+COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")  # the columns that TRL's collator reads
+# How much policy and reference may differ before the first step: in nats, and as a share of a completion's
+# log-probability. Measured on tiny-base, as means over 4 pairs: 1e-5 nats in float32, and 0.04 of 426 nats in
+# bfloat16, which rounds by at most 2^-9 (0.2 %). 2 % corresponds to ten such roundings in one direction. The
+# zero-filled shards that FSDP2 once left in the reference gave a difference of 350 nats.
 START_NATS, START_SHARE = 0.5, 0.02
 
 
 @dataclass(frozen=True)
 class QuestionPairs(TrainingData):
-    """What a preference loss learns from: rows of `chosen` and `rejected`, both bare questions."""
+    """The training data of a preference loss: rows of `chosen` and `rejected`, both bare questions."""
 
     shuffle_pairs: bool = option(
-        False, "swap the sides of about half the pairs: a control that must show no gain"
+        False, "swap the sides of about half of the pairs: a control that must show no gain"
     )
 
 
 @dataclass(frozen=True)
 class PreferenceData(QuestionPairs):
-    """What QPO learns from."""
+    """The training data of QPO."""
 
     chosen_drop: float = option(
         10.0,
-        "warn if chosen questions lose more than this many nats since the start",
+        "warn if the log-probability of chosen questions falls by more than this many nats",
         fingerprint=False,
         within=NOT_NEGATIVE,
     )
@@ -65,33 +65,34 @@ class PreferenceData(QuestionPairs):
 
 @dataclass
 class QPOConfig(ByHardware, DPOConfig):
-    """TRL's DPOConfig, with `precompute_ref_log_probs` true unless a LoRA adapter is trained."""
+    """TRL's DPOConfig; `precompute_ref_log_probs` is true unless a LoRA adapter is trained."""
 
     passes: ClassVar[Passes] = Passes(sides=2, reference=True)
     precompute_ref_log_probs: bool | None = field(
         default=None,
         metadata={
-            "help": "Compute the reference's log-probabilities before training, and hold no second model. "
-            "Default: yes, except with LoRA, whose adapter is turned off for the reference."
+            "help": "Compute the reference's log-probabilities before training, so that no second "
+            "model is kept in memory. Default: yes, except with LoRA, where the reference is "
+            "the model with its adapter disabled."
         },
     )
 
 
 class TokenDPOTrainer(DPOTrainer):
-    """DPOTrainer over rows that are token ids already, and that starts with policy and reference equal.
+    """DPOTrainer for rows of token ids that checks that policy and reference are equal at the start.
 
-    Under FSDP, TRL loads a reference model even if its log-probabilities are computed beforehand. With
+    Under FSDP, TRL loads a reference model even if its log-probabilities are precomputed. With
     `fsdp_cpu_ram_efficient_loading`, transformers then gives weights to the first process of a node and zeros
-    to the others, and only the policy's weights are broadcast. So each process loads the whole reference
-    here, which takes a copy of it in host memory per process, and forgets it once its log-probabilities are
-    known.
+    to the others, and only the policy's weights are broadcast. Here, each process therefore loads the
+    complete reference, which takes one copy in host memory per process, and frees it once its
+    log-probabilities are known.
     """
 
     _reference: heartbeat.Work | None = None  # the pass that computes the reference's log-probabilities
 
     def __init__(self, model: str, args: DPOConfig, peft_config: Any = None, **options: Any) -> None:
         reference = None
-        if is_fsdp_enabled() and peft_config is None:  # as TRL, except that the weights are there
+        if is_fsdp_enabled() and peft_config is None:  # as in TRL, except that the weights are loaded
             with mock.patch.dict(os.environ, FSDP_CPU_RAM_EFFICIENT_LOADING="false"):
                 settings = {**(args.model_init_kwargs or {}), "device_map": None}
                 settings.setdefault("trust_remote_code", args.trust_remote_code)
@@ -101,20 +102,21 @@ class TokenDPOTrainer(DPOTrainer):
             self.ref_model = None
 
     def create_accelerator_and_postprocess(self) -> None:
-        """As always; log-probabilities stay in float32."""
+        """Evaluate as TRL does, with log-probabilities kept in float32."""
         super().create_accelerator_and_postprocess()
         keep_outputs_exact(self.accelerator)
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """TRL's loss; before the first optimizer step, check that policy and reference agree.
+        """Compute TRL's loss; before the first optimizer step, check that policy and reference agree.
 
         Raises:
-            ConfigError: they do not. On all ranks, because TRL's metrics are means over all of them.
+            ConfigError: they do not. It is raised on all ranks, because TRL's metrics are means over all of
+                them.
         """
         loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        # A run that goes on starts at a later step. Dropout, if it was left on, is in the policy only.
+        # A resumed run starts at a later step. If dropout is on, it only affects the policy.
         if self.state.global_step == 0 and self.model.training and self.args.disable_dropout:
             check_start({key: found[-1] for key, found in self._metrics["train"].items()}, self.beta)
         return loss
@@ -122,17 +124,17 @@ class TokenDPOTrainer(DPOTrainer):
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
         missing = set(COLUMNS) - set(dataset.column_names)
         if missing:
-            raise ConfigError(f"{dataset_name} dataset: no column {', '.join(sorted(missing))}")
+            raise ConfigError(f"{dataset_name} dataset: missing columns {', '.join(sorted(missing))}")
         return dataset
 
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
         batches = -(-len(dataset) // (batch_size * self.accelerator.num_processes))
-        what = f"the reference's log-probabilities of the {name} rows"
+        what = f"computing the reference's log-probabilities of the {name} rows"
         with heartbeat.doing(what, total=batches, unit="batches") as self._reference:
             return super()._precompute_ref_logps(dataset, name, batch_size)
 
     def compute_ref_log_probs(self, model: Any, inputs: Any) -> Any:
-        """TRL's, counted for the signs of life."""
+        """Compute TRL's log-probabilities, counted for the progress lines."""
         found = super().compute_ref_log_probs(model, inputs)
         if self._reference is not None:
             self._reference.done += 1
@@ -142,15 +144,15 @@ class TokenDPOTrainer(DPOTrainer):
 def check_start(metrics: Mapping[str, float], beta: float) -> None:
     """Refuse a reference that is not the model that training starts from.
 
-    Until the first optimizer step they are one model, so each completion has the same log-probability under
-    both, whatever the loss is made of; TRL's rewards are `beta` times the difference.
+    Until the first optimizer step they are the same model, so each completion has the same log-probability
+    under both, whatever the loss consists of; TRL's rewards are `beta` times the difference.
 
     Args:
-        metrics: TRL's, of one batch before the first step: means over the batches of all ranks.
-        beta: of DPO.
+        metrics: TRL's metrics of one batch before the first step, as means over the batches of all ranks.
+        beta: the beta of DPO.
 
     Raises:
-        ConfigError: the difference is more than rounding can explain.
+        ConfigError: the difference is larger than rounding can explain.
     """
     if not beta:
         return
@@ -159,15 +161,17 @@ def check_start(metrics: Mapping[str, float], beta: float) -> None:
         limit = START_NATS + START_SHARE * abs(known)
         if abs(apart) > limit:  # False for NaN, which `Guard` reports
             raise ConfigError(
-                f"qpo: before the first step the {side} questions differ by {apart:+.1f} nats between policy "
-                f"and reference (limit {limit:.1f}, log-probability {known:.1f}): the reference is not the "
-                "model that training starts from, and DPO would train against something else; start again "
-                "with --fresh, which computes it anew (under FSDP, set fsdp_cpu_ram_efficient_loading: false)"
+                f"qpo: before the first step, the log-probability of {side} questions differs by "
+                f"{apart:+.1f} nats between policy and reference (limit {limit:.1f}, "
+                f"log-probability {known:.1f}): the reference is not the model that training "
+                "starts from, so DPO would optimise against the wrong model; start again with "
+                "--fresh, which recomputes it (under FSDP, set fsdp_cpu_ram_efficient_loading: "
+                "false)"
             )
 
 
 def render_pairs(identity: Identity) -> Rendering:
-    """Render preference pairs; a pair whose sides are equal or do not fit is dropped."""
+    """Render preference pairs; pairs whose sides are equal or do not fit are dropped."""
     args = identity.training_args
     choices = {
         "max_length": args.max_length,
@@ -177,10 +181,10 @@ def render_pairs(identity: Identity) -> Rendering:
 
 
 def dpo_trainer(prepared: Prepared) -> DPOTrainer:
-    """Make the trainer; it loads the policy itself, and a reference, if it needs one, from the same place.
+    """Make the trainer, which loads the policy itself and, if needed, a reference from the same place.
 
     Args:
-        prepared: preference pairs.
+        prepared: the preference pairs.
 
     Raises:
         ConfigError: the model has no pad token of its own, or the reference could not be computed.
@@ -189,8 +193,9 @@ def dpo_trainer(prepared: Prepared) -> DPOTrainer:
     lora = identity.model_args.use_peft
     if args.precompute_ref_log_probs and lora and os.environ.get("ACCELERATE_USE_FSDP") == "true":
         raise ConfigError(
-            "precompute_ref_log_probs: under FSDP a LoRA run's model has no weights on most processes before "
-            "training starts; leave it out, and the adapter is turned off for the reference at each step"
+            "precompute_ref_log_probs: under FSDP, the model of a LoRA run has no weights on "
+            "most processes before training starts; remove this setting, and the reference "
+            "is computed in each step with the adapter disabled"
         )
     if args.precompute_ref_log_probs is None:
         args.precompute_ref_log_probs = not lora
@@ -200,25 +205,25 @@ def dpo_trainer(prepared: Prepared) -> DPOTrainer:
 
 
 class WatchChosen(TrainerCallback):
-    """Warns if DPO makes the chosen questions less likely, too, and the rejected ones even more so.
+    """Warns if DPO makes the chosen questions less likely, and the rejected ones even more so.
 
-    Generated questions degenerate then.
+    In that case, generated questions degenerate.
 
-    `rewards/chosen` is beta times what the chosen questions' log-probabilities gained since the start, on the
-    very rows of the batch, so its fall is no accident of which rows are logged, as that of `logps/chosen`
-    would be.
+    `rewards/chosen` is beta times the gain in log-probability of the chosen questions since the start, on the
+    very rows of the batch, so unlike for `logps/chosen`, a fall does not depend on which rows are logged.
     """
 
     def __init__(self, beta: float, limit: float, main: bool) -> None:
         self.beta, self.limit, self.main = beta, limit, main
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        """Warn, on the main process."""
+        """Log a warning in the main process."""
         for key in ("rewards/chosen", "eval_rewards/chosen"):
             if self.main and logs and key in logs and -logs[key] / self.beta > self.limit:
                 log.warning(
-                    "qpo: WARNING step %d: chosen questions lost %.1f nats since the start (limit %g); "
-                    "they may degenerate: lower learning_rate, raise beta, or loss_type: [sigmoid, sft]",
+                    "qpo: WARNING step %d: the log-probability of chosen questions fell by %.1f nats since "
+                    "the start (limit %g); they may degenerate: lower learning_rate, raise beta, or set "
+                    "loss_type: [sigmoid, sft]",
                     state.global_step, -logs[key] / self.beta, self.limit,
                 )  # fmt: skip
 
@@ -230,6 +235,7 @@ QPO = TrainingStage(
     config=QPOConfig,
     rendering_of=render_pairs,
     trainer_of=dpo_trainer,
-    note="Writes questions after the bare header of a user's turn (QFT, then QPO); not for answering them.",
+    note="Writes questions after the bare header of a user turn (QFT, then QPO); it is "
+    "not meant for answering them.",
     stop_ids_of=attrgetter("question_stop_ids"),
 )

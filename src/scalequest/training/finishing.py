@@ -1,8 +1,8 @@
-"""From an open folder to a finished model: train, go on after a stop, save, verify, card and receipt.
+"""From an open folder to a finished model: train, resume, save, verify, write the card and the receipt.
 
-The order of the calls is that of their arguments: `open_run` returns the `OpenRun` that `train` needs beside
-what `prepare` made of its identity, and `train` returns the `Trained` that `save` needs. All ranks call all
-of them; what only one process may do is decided here. `output_dir` has to be a folder that all nodes see.
+The order of the calls follows from their arguments: `open_run` returns the `OpenRun` that `train` needs in
+addition to the result of `prepare`, and `train` returns the `Trained` that `save` needs. All ranks make all
+of these calls; this module decides what only one process may do. `output_dir` must be visible to all nodes.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ from scalequest.training.stage import TrainingStage
 
 log = logging.getLogger(__name__)
 
-SHOWN_ROWS = 8  # training rows that the tracker gets
+SHOWN_ROWS = 8  # training rows shown in the tracker
 
 
 @dataclass(frozen=True)
 class Records:
-    """What the one process that writes has in hand.
+    """What the one process that writes needs.
 
     Attributes:
         folder: the stage's folder, for its receipt.
-        tracker: gets metrics, tables and the model.
+        tracker: receives the metrics, the tables and the model.
     """
 
     folder: Stage
@@ -64,12 +64,12 @@ class Records:
 
 @dataclass(frozen=True)
 class OpenRun:
-    """A run whose folder is open. Made by `open_run`.
+    """A run whose folder is open, made by `open_run`.
 
     Attributes:
-        identity: of the run.
-        records: on the main process; None on the others.
-        started: when this session began, by the monotonic clock.
+        identity: the identity of the run.
+        records: the records in the main process; None in the others.
+        started: the start time of this session on the monotonic clock.
     """
 
     identity: Identity
@@ -78,36 +78,36 @@ class OpenRun:
 
     @property
     def tracker(self) -> Tracker | None:
-        """The tracker, on the main process."""
+        """The tracker, in the main process."""
         return None if self.records is None else self.records.tracker
 
 
 @dataclass(frozen=True)
 class Clock:
-    """Seconds of work, over all sessions of a run.
+    """Measures the seconds of work over all sessions of a run.
 
     Attributes:
-        started: when this session began, by the monotonic clock.
-        earlier: seconds of the sessions before it, up to the checkpoint that it goes on from.
+        started: the start time of this session on the monotonic clock.
+        earlier: the seconds of earlier sessions, up to the checkpoint that this session resumes from.
     """
 
     started: float
     earlier: float
 
     def seconds(self) -> float:
-        """Seconds spent so far."""
+        """Return the seconds spent so far."""
         return self.earlier + time.monotonic() - self.started
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A run that has been trained. Made by `train`.
+    """A run that has been trained, made by `train`.
 
     Attributes:
-        run: its open folder.
-        prepared: its rows.
-        trainer: has trained, and has evaluated what is held out.
-        clock: of all its sessions.
+        run: the open run.
+        prepared: the prepared rows.
+        trainer: the trainer, after training and evaluating the held-out rows.
+        clock: the clock over all sessions.
     """
 
     run: OpenRun
@@ -117,7 +117,7 @@ class Trained:
 
     @property
     def identity(self) -> Identity:
-        """Identity of the run."""
+        """The identity of the run."""
         return self.run.identity
 
 
@@ -125,39 +125,39 @@ class Trained:
 
 
 def run_training(stage: TrainingStage, args: Any, training_args: Any, model_args: Any) -> None:
-    """Do all of a training stage: every training recipe's `main` is this, and nothing is done twice.
+    """Run a complete training stage; this is the `main` of every training recipe.
 
-    Args and errors as of `open_run`.
+    See `open_run` for arguments and errors.
     """
-    # 1. Tokenizer, chat format, the fingerprint of all that can change a weight, and the output folder
+    # 1. Tokenizer, chat format, the fingerprint of everything that can change a weight, and the output folder
     run = open_run(stage, args, training_args, model_args)
-    if run is None:  # finished before with the same settings, or only to be tokenised
+    if run is None:  # already finished with the same settings, or only to be tokenised
         return
     # 2. Rows as token ids; those that do not fit are dropped and counted
     prepared = prepare(run.identity)
     # 3. Train, from the last checkpoint if there is one
     trained = train(run, prepared)
-    # 4. Save, load again to be sure, measure what was held out, and write the card and the receipt
+    # 4. Save, reload as a check, evaluate the held-out rows, and write the card and the receipt
     save(trained)
 
 
 def open_run(stage: TrainingStage, args: Any, training_args: Any, model_args: Any) -> OpenRun | None:
-    """Identify the run and open its folder; None if there is nothing to train.
+    """Identify the run and open its folder; return None if there is nothing to train.
 
-    That is so if the run was finished before with the same settings, and with `prepare_only`, which is then
-    done: the rows are tokenised, and the folder has no receipt yet.
+    This is the case if the run has already finished with the same settings, and with `prepare_only`, which is
+    then complete: the rows are tokenised, and the folder has no receipt yet.
 
     Args:
-        stage: what kind of training it is.
+        stage: the kind of training.
         args: a `TrainingData`.
         training_args: the trainer's config.
         model_args: TRL's `ModelConfig`.
 
     Raises:
         ConfigError: a setting or an input is wrong.
-        StageError: the folder is another run's, or was made with other settings.
+        StageError: the folder belongs to another run, or was made with other settings.
     """
-    check_world()  # all processes that were launched train one model together
+    check_world()  # all launched processes must train one model together
     identity = identify(stage, args, training_args, model_args)
     if args.prepare_only:
         prepare(identity)
@@ -175,7 +175,7 @@ def open_run(stage: TrainingStage, args: Any, training_args: Any, model_args: An
 
 
 def _open_folder(identity: Identity) -> list[Records]:
-    """The records of a run; none if it is finished."""
+    """Return the records of a run, or none if it has finished."""
     settings = identity.settings()
     folder = Stage.open(
         identity.folder,
@@ -188,7 +188,7 @@ def _open_folder(identity: Identity) -> list[Records]:
         fresh=identity.args.fresh,
     )
     if folder.finished:
-        log.info("%s: %s is finished, nothing to do", identity.name, identity.folder)
+        log.info("%s: %s is already finished", identity.name, identity.folder)
         _publish(identity)
         return []
     tracker = Tracker.start(
@@ -216,12 +216,12 @@ def _publish(identity: Identity) -> None:
 
 
 def train(run: OpenRun, prepared: Prepared) -> Trained:
-    """Train, from the last whole checkpoint of these settings if any; evaluate what is held out.
+    """Train from the last complete checkpoint of these settings, if any; evaluate the held-out rows.
 
     Raises:
-        ConfigError: the model cannot be loaded, or settings do not go together.
-        StageError: a loss is not a finite number.
-        SystemExit: the run was told to stop, and has saved a checkpoint.
+        ConfigError: the model cannot be loaded, or settings contradict each other.
+        StageError: a loss is not finite.
+        SystemExit: the run was told to stop and has saved a checkpoint.
     """
     identity = run.identity
     _show_rows(run, prepared)
@@ -229,11 +229,11 @@ def train(run: OpenRun, prepared: Prepared) -> Trained:
     fingerprint, sealed = once(identity.training_args, lambda: _last_checkpoint(run))
     earlier = float(json.loads((sealed / SEAL).read_text())["seconds"]) if sealed else 0.0
     if sealed and identity.main:
-        log.info("%s: going on from %s", identity.name, sealed)
+        log.info("%s: resuming from %s", identity.name, sealed)
     clock = Clock(run.started, earlier)
     _add_callbacks(run, trainer, fingerprint, clock)
     _add_samples(run, prepared, trainer)
-    heartbeat.now("starting to train")
+    heartbeat.now("starting the training")
     with Guard(identity.name, identity.folder, identity.tokenizer, trainer) as guard:
         trainer.train(resume_from_checkpoint=str(sealed) if sealed else None)
     if guard.stopped:
@@ -244,7 +244,7 @@ def train(run: OpenRun, prepared: Prepared) -> Trained:
 
 
 def _show_rows(run: OpenRun, prepared: Prepared) -> None:
-    """Send the first rows, as the model will see them, to the tracker."""
+    """Send the first rows to the tracker, in the form in which the model will see them."""
     if run.tracker is not None and not run.identity.stage.scorer:
         rows = data.load(prepared.folder)[0]
         chat = run.identity.chat
@@ -253,7 +253,7 @@ def _show_rows(run: OpenRun, prepared: Prepared) -> None:
 
 
 def _last_checkpoint(run: OpenRun) -> tuple[str, Path | None]:
-    """Fingerprint of these settings, and the newest checkpoint that was written whole under it."""
+    """Return the fingerprint of these settings and the newest complete checkpoint made with it."""
     fingerprint = run.records.folder.fingerprint if run.records else ""
     return fingerprint, whole_checkpoint(run.identity.folder, fingerprint)
 
@@ -264,19 +264,21 @@ def _add_callbacks(run: OpenRun, trainer: Any, fingerprint: str, clock: Clock) -
     keep, trainer.args.save_total_limit = trainer.args.save_total_limit, None  # `Seal` removes old ones
     trainer.add_callback(Seal(run.identity.folder, keep, fingerprint, clock.seconds))
     if run.identity.main:
-        # TRL counts tokens at every micro-batch, but reports them only when it logs.
+        # TRL counts tokens in every micro-batch, but reports them only when it logs.
         counted = partial(getattr, trainer, "_total_train_tokens", 0)
         trainer.add_callback(Report(run.identity.name, run.tracker, counted))
 
 
 def _add_samples(run: OpenRun, prepared: Prepared, trainer: Any) -> None:
-    """Let the model write sample texts while it is trained, if that was asked for."""
+    """Let the model write sample texts during training, if requested."""
     identity, args = run.identity, run.identity.args
     if not args.sample_every or identity.stage.stop_ids_of is None:
         return
     if is_deepspeed_zero3_enabled():
         if identity.main:
-            log.info("%s: no samples under ZeRO-3: each token would gather all weights", identity.name)
+            log.info(
+                "%s: no sample texts under ZeRO-3, where each token would gather all weights", identity.name
+            )
         return
     rows = data.load(prepared.folder)[0]
     header = identity.chat.question_prefix_ids
@@ -295,12 +297,16 @@ def _add_samples(run: OpenRun, prepared: Prepared, trainer: Any) -> None:
 
 
 def _stop(run: OpenRun, trainer: Any) -> None:
-    """Leave, after a checkpoint was saved, with the exit status that asks to be started again."""
+    """After a checkpoint was saved, exit with the status that asks for a restart."""
     step = trainer.state.global_step
     trainer.end()
     if run.identity.main:
         tell_stopped(run.identity.folder, step)
-        log.warning("%s: told to stop: checkpoint-%d is whole; start again to go on", run.identity.name, step)
+        log.warning(
+            "%s: stopped as requested: checkpoint-%d is complete; start again to resume",
+            run.identity.name,
+            step,
+        )
         if run.tracker is not None:
             run.tracker.finish(REQUEUE)
     raise SystemExit(REQUEUE)
@@ -310,10 +316,10 @@ def _stop(run: OpenRun, trainer: Any) -> None:
 
 
 def save(trained: Trained) -> None:
-    """Measure and save the model, prove that it loads, and write card and receipt: the last step of a recipe.
+    """Evaluate and save the model, check that it loads, and write card and receipt: a recipe's last step.
 
     Raises:
-        StageError: the saved model does not load whole, or gives values that are not finite.
+        StageError: the saved model does not load completely, or its outputs are not finite.
     """
     identity, trainer = trained.identity, trained.trainer
     section = identity.stage.measure(trained) if identity.stage.measure is not None else ""
@@ -322,7 +328,8 @@ def save(trained: Trained) -> None:
     dtype = _save_weights(identity, trainer)
     metrics = last_metrics(trainer.state.log_history, resumed=trained.clock.earlier > 0)
     epochs = float(trainer.state.epoch or 0.0)
-    # From here on one process works alone, and no launcher's setting may reach how it loads the model.
+    # From here on one process works alone, and the launcher's settings must not affect how it loads the
+    # model.
     trainer.end()
     if trained.run.records is None:
         return
@@ -333,12 +340,12 @@ def save(trained: Trained) -> None:
 
 
 def _adapter_of(identity: Identity) -> Path | None:
-    """Folder of the LoRA adapter, if one is trained."""
+    """Return the folder of the LoRA adapter, if one is trained."""
     return identity.folder / "adapter" if identity.model_args.use_peft else None
 
 
 def _save_weights(identity: Identity, trainer: Any) -> Any:
-    """Let all ranks save what was trained; returns the type of the weights."""
+    """Save the trained weights, on all ranks; return their dtype."""
     trainer.model.config.use_cache = True  # gradient checkpointing had turned it off
     if trainer.is_fsdp_enabled:
         trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
@@ -347,7 +354,7 @@ def _save_weights(identity: Identity, trainer: Any) -> Any:
 
 
 def _finish_folder(identity: Identity, dtype: Any) -> None:
-    """Make what was saved a model that loads and generates anywhere, and check that it does."""
+    """Turn the saved files into a model that loads and generates anywhere, and check that it does."""
     adapter, scorer, chat = _adapter_of(identity), identity.stage.scorer, identity.chat
     if adapter is not None:
         merge_adapter(
@@ -361,7 +368,7 @@ def _finish_folder(identity: Identity, dtype: Any) -> None:
         )
     folders = [folder for folder in (identity.folder, adapter) if folder is not None]
     for folder in folders:
-        (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; config.yaml holds the same
+        (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; config.yaml has the same content
     if identity.stage.stop_ids_of is not None:
         generation = GenerationConfig(
             bos_token_id=chat.bos_id,
@@ -370,7 +377,7 @@ def _finish_folder(identity: Identity, dtype: Any) -> None:
         )
         for folder in folders:
             generation.save_pretrained(folder)
-    trusted = getattr(identity.training_args, "trust_remote_code", False)  # TRL's configs alone have it
+    trusted = getattr(identity.training_args, "trust_remote_code", False)  # only TRL's configs have it
     check_model(identity.folder, chat.question_prefix_ids, scorer, trusted)
 
 
@@ -421,8 +428,8 @@ def _card(
         ("rows in", counts.rows_in),
         ("rows trained on", counts.train),
         *((f"rows dropped: {reason}", count) for reason, count in dropped.items()),
-        ("tokens in them", counts.tokens),
-        ("tokens that carry loss", counts.targets),
+        ("tokens in these rows", counts.tokens),
+        ("tokens with loss", counts.targets),
         ("hardware", hardware(identity.training_args.world_size)),
         *((key, value) for key, value in identity.fingerprint.items() if key not in skipped),
         *((key, metrics[key]) for key in shown if key in metrics),
@@ -440,13 +447,13 @@ def _card(
 
 
 def _files_in(folder: Path) -> dict[str, tuple[int, int]]:
-    """The files of a folder, each with what tells whether it has been written again."""
+    """Return the files of a folder, each with what shows whether it was written again."""
     states = {path.name: path.stat() for path in folder.iterdir() if path.is_file() and path.name != ".lock"}
     return {name: (state.st_mtime_ns, state.st_size) for name, state in states.items()}
 
 
 def _forget_deepspeed() -> None:
-    """Let `from_pretrained` load whole models: under ZeRO-3 it would spread them over ranks that are gone."""
+    """Make `from_pretrained` load complete models; under ZeRO-3 it would shard them over absent ranks."""
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
     unset_hf_deepspeed_config()

@@ -1,4 +1,4 @@
-"""The identity of a training run: its settings, model and data, and the fingerprint of what can change it."""
+"""The identity of a training run: settings, model, data, and the fingerprint of what can change it."""
 
 from __future__ import annotations
 
@@ -28,30 +28,30 @@ from scalequest.training.stage import TrainingStage
 
 log = logging.getLogger(__name__)
 
-# How a batch is spread over processes and steps, and what is computed twice to save memory, changes no
-# weight. The size of the whole batch does; the fingerprint has it as `global_batch`.
+# How a batch is divided into processes and steps, and what is recomputed to save memory, changes no weight.
+# The total batch size does; it is in the fingerprint as `global_batch`.
 _SPREAD = ("per_device_train_batch_size", "gradient_accumulation_steps", "per_device_eval_batch_size",
            "gradient_checkpointing", "gradient_checkpointing_kwargs", "activation_offloading")  # fmt: skip
 _START = ("model_name_or_path", "model_revision", "attn_implementation")  # the model has its own fingerprint
-_OUTPUT = ("output_dir", "run_name", "logging_dir")  # of the trainer's settings: what is written, not read
+_OUTPUT = ("output_dir", "run_name", "logging_dir")  # trainer settings that are output paths
 
 
 @dataclass(frozen=True)
 class Identity:
-    """Everything that can change a weight. Made by `identify`.
+    """Everything that can change a weight, made by `identify`.
 
     Attributes:
-        stage: what kind of training it is.
-        args: what to learn from, a `TrainingData`.
+        stage: the kind of training.
+        args: the training data settings, a `TrainingData`.
         training_args: the trainer's config.
         model_args: TRL's `ModelConfig`.
-        model: path or hub id of the model to start from.
-        tokenizer: its tokenizer.
-        format: markup of the chat format.
+        model: the path or hub id of the model to start from.
+        tokenizer: the model's tokenizer.
+        format: the markup of the chat format.
         chat: the format, bound to the tokenizer before a trainer may add a pad token to it.
-        inputs: fingerprint of each source.
-        fingerprint: what the settings, inputs and model come to, as JSON can hold it.
-        publishes: whether the finished model goes to the hub.
+        inputs: the fingerprint of each source.
+        fingerprint: the settings, inputs and model, in JSON form.
+        publishes: whether the finished model is uploaded to the hub.
     """
 
     stage: TrainingStage
@@ -68,12 +68,12 @@ class Identity:
 
     @property
     def name(self) -> str:
-        """Name of the stage."""
+        """The name of the stage."""
         return self.stage.name
 
     @property
     def folder(self) -> Path:
-        """Where the model goes, with everything about it."""
+        """The output folder."""
         return Path(self.training_args.output_dir)
 
     @property
@@ -87,19 +87,19 @@ class Identity:
 
 
 def identify(stage: TrainingStage, args: Any, training_args: Any, model_args: Any) -> Identity:
-    """Check the settings, set up logging, load the tokenizer, and fingerprint all that can change a weight.
+    """Check the settings, set up logging, load the tokenizer, and fingerprint what can change a weight.
 
-    All ranks call it.
+    All ranks must call this.
 
     Args:
-        stage: what kind of training it is.
+        stage: the kind of training.
         args: a `TrainingData`.
         training_args: the trainer's config.
         model_args: TRL's `ModelConfig`.
 
     Raises:
         ConfigError: a setting or an input is wrong.
-        StageError: `output_dir` is, or with `fresh` overlaps, something that is read.
+        StageError: `output_dir` is an input, or with `fresh` overlaps one.
     """
     if not model_args.model_name_or_path:
         raise ConfigError(
@@ -119,7 +119,7 @@ def identify(stage: TrainingStage, args: Any, training_args: Any, model_args: An
     tokenizer = load_tokenizer(model, model_args.model_revision)
     format = load_format(args.chat_format)
     inputs, model_read = once(training_args, lambda: _read_sources(args, training_args, model_args, model))
-    # What they come to
+    # The fingerprint
     identity = Identity(
         stage=stage,
         args=args,
@@ -140,10 +140,10 @@ def identify(stage: TrainingStage, args: Any, training_args: Any, model_args: An
 
 
 def _take_publishing(training_args: Any) -> bool:
-    """Take `push_to_hub` and the token from the trainer; returns whether the model is to be published."""
+    """Take `push_to_hub` and the token away from the trainer; return whether to publish the model."""
     publishes: bool = training_args.push_to_hub
-    training_args.push_to_hub = False  # the trainer would push each checkpoint; it is done once, at the end
-    if training_args.hub_token:  # the hub finds it there; the trainer would pickle it into each checkpoint
+    training_args.push_to_hub = False  # the trainer would push each checkpoint; we push once, at the end
+    if training_args.hub_token:  # the hub client reads it; the trainer would pickle it
         os.environ["HF_TOKEN"], training_args.hub_token = training_args.hub_token, None
     if publishes:
         check_publishing(training_args)
@@ -160,7 +160,7 @@ def _set_up_logging(main: bool) -> None:
 
 
 def _read_sources(args: Any, training_args: Any, model_args: Any, model: str) -> tuple[dict[str, str], str]:
-    """Fingerprints of the inputs and of the model, after a check that none of them would be overwritten."""
+    """Return the fingerprints of the inputs and the model, after checking that none would be overwritten."""
     trainer = {key: value for key, value in to_dict(training_args).items() if key not in _OUTPUT}
     refuse_overlap(training_args.output_dir, args.fresh, to_dict(args), to_dict(model_args), trainer)
     model_read = model_fingerprint(model, model_args.model_revision)
@@ -185,7 +185,7 @@ def _fingerprint_of(
 def _say_batch(identity: Identity) -> None:
     args = identity.training_args
     log.info(
-        "%s: %d process(es) x batch %d x accumulation %d = %d sequences a step",
+        "%s: %d process(es) x batch %d x accumulation %d = %d sequences per step",
         identity.name, args.world_size, args.per_device_train_batch_size, args.gradient_accumulation_steps,
         identity.fingerprint["global_batch"],
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""How trainers get their model: loaded here, or by those of TRL that load it themselves (DPO, rewards)."""
+"""Load models for trainers: here, or in the TRL trainers that load them themselves (DPO, rewards)."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ T = TypeVar("T")
 
 
 def load_model(auto: Any, identity: Identity, *, new: str | None = None, **how: Any) -> Any:
-    """Load the model that training starts from, whole and as TRL's `ModelConfig` asks for it.
+    """Load the complete model that training starts from, as specified in TRL's `ModelConfig`.
 
     Args:
-        auto: a class of transformers, e.g. `AutoModelForCausalLM`.
-        identity: of the run.
-        new: name of the layer that is to be drawn, e.g. a new head.
-        how: further arguments of `from_pretrained`, which go before those of `ModelConfig`.
+        auto: a transformers class, e.g. `AutoModelForCausalLM`.
+        identity: the identity of the run.
+        new: name of a layer that is meant to be initialised at random, e.g. a new head.
+        how: further arguments of `from_pretrained`, which override those from `ModelConfig`.
 
     Raises:
-        ConfigError: it cannot be loaded, or weights are missing or of another shape.
+        ConfigError: the model cannot be loaded, or weights are missing or have a different shape.
     """
     model_args = identity.model_args
     given: dict[str, Any] = {
@@ -35,19 +35,19 @@ def load_model(auto: Any, identity: Identity, *, new: str | None = None, **how: 
         "attn_implementation": model_args.attn_implementation,
     }
     quantization = get_quantization_config(model_args)
-    if quantization is not None:  # cannot be moved once it is loaded, so each rank loads it onto its device
+    if quantization is not None:  # cannot be moved after loading, so each rank loads it onto its device
         given |= {"quantization_config": quantization, "device_map": {"": identity.training_args.device}}
     return load_whole(auto, identity.model, new=new, **{**given, **how})
 
 
 def make_self_loading(trainer: type[T], identity: Identity, train: Any, holdout: Any) -> T:
-    """Make a `trainer` of the run's model; the pad token and the stop tokens are those of the chat format.
+    """Make a `trainer` for the run's model, with the pad token and stop tokens of the chat format.
 
     Args:
-        trainer: a trainer of TRL.
-        identity: of the run.
-        train: what it learns from, in the columns of its collator.
-        holdout: what it is evaluated on, or None.
+        trainer: a TRL trainer class.
+        identity: the identity of the run.
+        train: the training rows, in the columns of its collator.
+        holdout: the rows for evaluation, or None.
 
     Raises:
         ConfigError: the model has no pad token of its own, or cannot be loaded.
@@ -64,7 +64,7 @@ def make_self_loading(trainer: type[T], identity: Identity, train: Any, holdout:
     identity.tokenizer.pad_token = identity.format.pad
     adapter = get_peft_config(model_args)
     if identity.stage.scorer and adapter is not None:
-        adapter.task_type = "SEQ_CLS"  # whose head is trained whole and saved
+        adapter.task_type = "SEQ_CLS"  # its head is trained in full and saved
     options: dict[str, Any] = {
         "model": identity.model,
         "args": args,
@@ -84,24 +84,24 @@ def check_pad_token(identity: Identity) -> None:
     """Refuse a model whose tokenizer lacks the pad token of the chat format.
 
     Raises:
-        ConfigError: it does.
+        ConfigError: the pad token is missing.
     """
     if identity.chat.pad_id is None:
         raise ConfigError(
-            f"model_name_or_path: {identity.model} has no token '{identity.format.pad}' to pad with; start "
-            "from a model that recipes/qft.py saved"
+            f"model_name_or_path: {identity.model} has no token '{identity.format.pad}' for "
+            "padding; start from a model saved by recipes/qft.py"
         )
 
 
 def keep_outputs_exact(accelerator: Any) -> None:
-    """Under FSDP2 in bf16, keep accelerate from rounding what the model returns to bfloat16.
+    """Under FSDP2 in bf16, keep accelerate from rounding the model's outputs to bfloat16.
 
-    TRL's head computes log-probabilities in float32, to be summed over a completion. Rounded to bfloat16, the
-    sum of a question at -100 nats moves in steps of half a nat, at -400 in steps of 2: coarser than what DPO
-    learns from. What the layers pass to each other is bfloat16 all the same, as their weights are.
+    TRL's head computes log-probabilities in float32, which are then summed over a completion. In bfloat16,
+    the sum of a question at -100 nats changes in steps of half a nat, and at -400 nats in steps of 2, which
+    is coarser than what DPO learns from. The layers still pass bfloat16 to each other, like their weights.
 
     Args:
-        accelerator: of a trainer, before it has prepared any model.
+        accelerator: the accelerator of a trainer that has not prepared any model yet.
     """
     plugin = getattr(accelerator.state, "fsdp_plugin", None)
     policy: Any = getattr(plugin, "mixed_precision_policy", None)

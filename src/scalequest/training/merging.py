@@ -1,4 +1,4 @@
-"""One whole model out of pieces: a LoRA adapter and its base, or the shards of a checkpoint."""
+"""Merge a LoRA adapter with its base model, or the shards of a checkpoint, into one complete model."""
 
 from __future__ import annotations
 
@@ -17,46 +17,46 @@ from scalequest.chat import load_format, load_tokenizer
 from scalequest.config import ConfigError, option, required
 from scalequest.training.saving import check_model, merge_adapter
 
-FSDP_SHARDS = "pytorch_model_fsdp_0"  # as accelerate calls them
+FSDP_SHARDS = "pytorch_model_fsdp_0"  # accelerate's name for them
 DEEPSPEED_LATEST = "latest"
 GENERATION = "generation_config.json"
 
 
 @dataclass(frozen=True)
 class MergeConfig:
-    """What is merged, and the folder for the result."""
+    """What to merge, and the output folder."""
 
-    output_dir: str = required("folder of the whole model")
+    output_dir: str = required("output folder for the merged model")
     adapter: str | None = option(None, "folder of a LoRA adapter")
-    checkpoint: str | None = option(None, "folder of a checkpoint that DeepSpeed or FSDP saved in shards")
+    checkpoint: str | None = option(None, "folder of a checkpoint saved in shards by DeepSpeed or FSDP")
     model_name_or_path: str | None = option(
-        None, "its base; by default the one that adapter_config.json names, or the checkpoint's own config"
+        None, "base model; default: the one named in adapter_config.json or in the checkpoint's config"
     )
     chat_format: str | None = option(
-        None, "chat format that an adapter was trained in, if it added a token to its base"
+        None, "chat format that the adapter was trained with, if it added a token to its base model"
     )
-    dtype: Literal["bfloat16", "float16", "float32"] = option("bfloat16", "type of the merged weights")
+    dtype: Literal["bfloat16", "float16", "float32"] = option("bfloat16", "dtype of the merged weights")
     scorer: bool = option(False, "the model is a scorer: a sequence classifier with one label")
 
     def __post_init__(self) -> None:
-        """Refuse an adapter and a checkpoint together, and neither."""
+        """Require exactly one of adapter and checkpoint."""
         if (self.adapter is None) == (self.checkpoint is None):
-            raise ConfigError("give either adapter or checkpoint")
+            raise ConfigError("set either adapter or checkpoint")
 
 
 def merge(config: MergeConfig) -> Path:
-    """Merge, save, and prove that the result loads.
+    """Merge, save, and check that the result loads.
 
     Raises:
-        ConfigError: a folder lacks what is to be merged, or `output_dir` already has a model.
+        ConfigError: a folder does not contain what is to be merged, or `output_dir` already contains a model.
     """
     folder = Path(config.output_dir)
     if (folder / "config.json").exists():
-        raise ConfigError(f"output_dir: {folder} holds a model already; choose another")
+        raise ConfigError(f"output_dir: {folder} already contains a model; choose another folder")
     if config.adapter is not None:
         adapter = Path(config.adapter)
         base = config.model_name_or_path or base_of(adapter)
-        # Its own tokenizer if it has one: the base's may stop at other tokens.
+        # Use its own tokenizer if it has one, because the base model's may stop at other tokens.
         tokenizer = load_tokenizer(str(adapter) if (adapter / "tokenizer_config.json").is_file() else base)
         prepared = (tokenizer, load_format(config.chat_format)) if config.chat_format else None
         dtype = getattr(torch, config.dtype)
@@ -78,18 +78,18 @@ def merge(config: MergeConfig) -> Path:
 
 
 def base_of(adapter: Path) -> str:
-    """The model that an adapter says it was trained on."""
+    """Return the base model that an adapter was trained on, according to the adapter."""
     try:
         return str(read_object(adapter / "adapter_config.json")["base_model_name_or_path"])
     except (OSError, ValueError, KeyError):
-        raise ConfigError(f"{adapter}: no adapter_config.json that names a base") from None
+        raise ConfigError(f"{adapter}: no adapter_config.json that names a base model") from None
 
 
 def gather_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
-    """Gather the weights of a sharded checkpoint on the CPU, each whole, by name.
+    """Gather the complete weights of a sharded checkpoint on the CPU, by name.
 
     Raises:
-        ConfigError: it is no such checkpoint.
+        ConfigError: it is not such a checkpoint.
     """
     if (checkpoint / DEEPSPEED_LATEST).is_file():
         from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
@@ -105,17 +105,20 @@ def gather_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
             files: Iterable[Path] = sorted(Path(temporary).glob("*.safetensors"))
             return {name: weight for file in files for name, weight in load_file(file).items()}
     raise ConfigError(
-        f"{checkpoint}: neither DeepSpeed's ('{DEEPSPEED_LATEST}') nor FSDP's ('{FSDP_SHARDS}') shards; "
-        "a checkpoint with model.safetensors is already whole"
+        f"{checkpoint}: contains shards of neither DeepSpeed ('{DEEPSPEED_LATEST}') nor "
+        f"FSDP ('{FSDP_SHARDS}'); a checkpoint with model.safetensors needs no merging"
     )
 
 
 def make_whole(source: str, weights: dict[str, torch.Tensor], scorer: bool) -> Any:
-    """Make a model of the architecture that `source` names, with these weights and as many token rows."""
+    """Make a model of the architecture named in `source`, with these weights and as many token rows."""
     config = AutoConfig.from_pretrained(source)
     embedding = next((w for name, w in weights.items() if name.endswith("embed_tokens.weight")), None)
     if embedding is None:
-        raise ConfigError(f"{source}: its shards hold no token embeddings; is it an adapter's checkpoint?")
+        raise ConfigError(
+            f"{source}: the shards contain no token embeddings; check that it is not the "
+            "checkpoint of an adapter"
+        )
     config.vocab_size = embedding.shape[0]
     auto: Any = AutoModelForSequenceClassification if scorer else AutoModelForCausalLM
     model = auto.from_config(config)
@@ -123,6 +126,6 @@ def make_whole(source: str, weights: dict[str, torch.Tensor], scorer: bool) -> A
     tied = set(getattr(model, "_tied_weights_keys", None) or ()) if config.tie_word_embeddings else set()
     if set(missing) - tied or unexpected:
         first = sorted({*missing, *unexpected} - tied)[0]
-        raise ConfigError(f"{source}: its shards are not of this architecture: {first}")
+        raise ConfigError(f"{source}: the shards do not match this architecture: {first}")
     model.tie_weights()
     return model

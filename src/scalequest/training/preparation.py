@@ -1,4 +1,4 @@
-"""The preparation of a training run: its rows as token ids, in a folder beside the model."""
+"""Prepare a training run: its rows as token ids, in a folder next to the model."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ PREPARED = "prepared"
 
 @dataclass(frozen=True)
 class Prepared:
-    """Rows as token ids. Made by `prepare`.
+    """Rows as token ids, made by `prepare`.
 
     Attributes:
-        identity: of the run.
-        folder: for `data.load`.
-        counts: what became of the rows.
+        identity: the identity of the run.
+        folder: the folder for `data.load`.
+        counts: how the rows were used.
     """
 
     identity: Identity
@@ -39,10 +39,10 @@ class Prepared:
 
 
 def prepare(identity: Identity) -> Prepared:
-    """Tokenise the inputs, unless an earlier start of the same run has done so. All ranks call it.
+    """Tokenise the inputs, unless an earlier start of the same run has done so. All ranks must call this.
 
     Raises:
-        ConfigError: a row lacks a column, or nothing is left to train on.
+        ConfigError: a row lacks a column, or no rows are left to train on.
     """
     rendering = identity.stage.rendering_of(identity)
     folder = _folder_of(identity, rendering)
@@ -55,20 +55,20 @@ def prepare(identity: Identity) -> Prepared:
 
 
 def read_rows(identity: Identity, needs: Sequence[str]) -> list[Row]:
-    """The input's rows in order: all of them, or as many as `draw` asks for.
+    """Return the input rows in order: all of them, or the number set in `draw`.
 
     Raises:
-        ConfigError: a row lacks one of the columns `needs`, or there are fewer rows than are to be drawn.
+        ConfigError: a row lacks one of the columns in `needs`, or there are fewer rows than `draw`.
     """
     args = identity.args
     return draw_rows(identity, read_inputs(args.input, *needs, columns=args.columns, limit=args.limit))
 
 
 def draw_rows(identity: Identity, rows: list[Row]) -> list[Row]:
-    """As many of these rows as `draw` asks for, in order; all of them if it is not set.
+    """Return as many of these rows as `draw` says, in order; all of them if it is not set.
 
     Raises:
-        ConfigError: there are fewer, and no limit is why.
+        ConfigError: there are fewer rows, and no limit is why.
     """
     draw = identity.args.draw
     if draw is None:
@@ -79,7 +79,7 @@ def draw_rows(identity: Identity, rows: list[Row]) -> list[Row]:
 
 
 def _folder_of(identity: Identity, rendering: Rendering) -> Path:
-    """The folder of these rows, named by everything that they are made of."""
+    """Return the folder for these rows, named after everything that determines them."""
     made_of = [
         identity.name,
         identity.stage.version,

@@ -1,4 +1,4 @@
-"""What a run reports while it trains: a line in the terminal and a record in the tracker."""
+"""Report the progress of training: a line in the terminal and a record in the tracker."""
 
 from __future__ import annotations
 
@@ -22,37 +22,36 @@ _SHOWN = (
 
 
 class Report(TrainerCallback):
-    """Writes one line and one tracker record per log: loss, learning rate, tokens per second, time left.
+    """Writes one line and one tracker record per log event: loss, learning rate, tokens/s, time left.
 
-    Between two logs it tells `heartbeat` how far the run has come: steps, micro-batches, tokens, batches that
-    were evaluated.
+    In between, it reports the progress to `heartbeat`: steps, micro-batches, tokens, evaluated batches.
     """
 
     def __init__(
         self, name: str, tracker: Tracker | None, counted: Callable[[], float] = lambda: 0.0
     ) -> None:
-        """Make it for one run.
+        """Set it up for one run.
 
         Args:
-            name: of the stage.
-            tracker: gets the records.
-            counted: tokens that the trainer has counted, for runs whose state does not count them.
+            name: the stage's name.
+            tracker: receives the records.
+            counted: returns the trainer's token count, for runs whose state has none.
         """
         self.name, self.tracker, self.counted = name, tracker, counted
         self.first = self.seen = (0, 0.0, time.monotonic())  # step, tokens, time
-        self.tokens_before = 0.0  # this session
-        self.accumulated, self.micro = 1, 0  # micro-batches of a step, and how many of this one are done
+        self.tokens_before = 0.0  # in this session
+        self.accumulated, self.micro = 1, 0  # micro-batches per step, and how many of this step's are done
         self.loss = ""
         self.evaluation: heartbeat.Work | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Count from here on: what earlier sessions did took no time of this one."""
+        """Start counting here, because earlier sessions took no time of this one."""
         self.first = self.seen = (state.global_step, state.num_input_tokens_seen, time.monotonic())
         self.tokens_before = self._tokens(state)
         heartbeat.now("training", told=partial(self.line, state))
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Note how many micro-batches the step has."""
+        """Record the number of micro-batches of the step."""
         self.accumulated = args.gradient_accumulation_steps
 
     def on_substep_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -60,24 +59,24 @@ class Report(TrainerCallback):
         self.micro += 1
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Begin the next step's micro-batches."""
+        """Start the next step's micro-batches."""
         self.micro = 0
 
     def on_prediction_step(
         self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **_: Any
     ) -> None:
-        """Count a batch that was evaluated."""
+        """Count an evaluated batch."""
         if self.evaluation is None:
             total = len(eval_dataloader) if hasattr(eval_dataloader, "__len__") else None
             self.evaluation = heartbeat.Work("evaluating", total, "batches")
         self.evaluation.done += 1
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Go on training."""
+        """Return to training."""
         self.evaluation = None
 
     def line(self, state: Any, _: float) -> str:
-        """How far the run has come, also within a step; rates and time left are of this session."""
+        """Return the progress of the run, also within a step; rates and time left refer to this session."""
         if (evaluation := self.evaluation) is not None:
             return evaluation.line()
         text = f"step {state.global_step}/{state.max_steps}"
@@ -97,7 +96,7 @@ class Report(TrainerCallback):
         return float(state.num_input_tokens_seen or self.counted())
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        """Report."""
+        """Report the logged values."""
         metrics = {key: value for key, value in (logs or {}).items() if isinstance(value, (int, float))}
         if state.num_input_tokens_seen:
             metrics["num_tokens"] = metrics.pop("num_input_tokens_seen", state.num_input_tokens_seen)
@@ -121,14 +120,14 @@ class Report(TrainerCallback):
 
 
 def last_metrics(history: Sequence[Mapping[str, Any]], resumed: bool) -> dict[str, float]:
-    """The numbers that a run ended with: the trainer's summary, and the evaluation's if there was one.
+    """Return the final numbers of a run: the trainer's summary, and the evaluation's if there was one.
 
-    The trainer's `train_loss` is the mean over the steps of its own session. If the run went on from a
-    checkpoint, the mean of all losses that were logged takes its place.
+    The trainer's `train_loss` is the mean over the steps of its own session. If the run was resumed from a
+    checkpoint, the mean of all logged losses replaces it.
 
     Args:
         history: what the trainer logged in this session, and in earlier ones up to their checkpoints.
-        resumed: whether there were earlier ones.
+        resumed: whether there were earlier sessions.
     """
     found = {
         key: float(value)

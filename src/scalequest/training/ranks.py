@@ -1,4 +1,4 @@
-"""What one process does for all of them."""
+"""Let one process do work for all of them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ T = TypeVar("T")
 
 
 def once(training_args: Any, work: Callable[[], T]) -> T:
-    """Let the main process work, and give what came of it to all; the others wait up to `ddp_timeout`.
+    """Let the main process do the work, and return its result on all ranks, which wait up to `ddp_timeout`.
 
     Args:
         training_args: the trainer's config.
-        work: gives what can be pickled.
+        work: returns a result that can be pickled.
 
     Raises:
-        ConfigError: that is what came of it; all ranks raise it, or those that wait would hang.
+        ConfigError: raised by the work; all ranks raise it, because those that wait would otherwise hang.
         StageError: likewise.
     """
     outcome: list[Any] = [None, None]
@@ -33,7 +33,7 @@ def once(training_args: Any, work: Callable[[], T]) -> T:
     if training_args.world_size > 1:
         broadcast_object_list(outcome, from_process=0)
     if outcome[1] is not None:
-        outcome[1].told = training_args.process_index > 0  # by the main process
+        outcome[1].told = training_args.process_index > 0  # the main process reports it
         raise outcome[1]
     found: T = outcome[0]
     return found

@@ -1,8 +1,8 @@
-"""A reward model that learns from sampled solutions which of two is right (TRL's RewardTrainer).
+"""A reward model that learns from sampled solutions which of two is correct (TRL's RewardTrainer).
 
-The pairs come from what solve_questions.py wrote: a right and a wrong solution of the same question, told
-apart by a reference answer, or by the majority's if that is clear. So the loop needs no published model: the
-solver's own samples teach the scorer that then chooses among them.
+The pairs come from the output of solve_questions.py: a correct and a wrong solution of the same question,
+distinguished by a reference answer, or by the majority answer if that is clear. The pipeline therefore needs
+no published reward model: the solver's own samples train the scorer that then chooses among them.
 """
 
 from __future__ import annotations
@@ -28,40 +28,40 @@ from scalequest.training.loading import make_self_loading
 from scalequest.training.preparation import Prepared, read_rows
 from scalequest.training.stage import Rendering, TrainingData, TrainingStage
 
-REWARD_VERSION = 1  # raise by hand when the same settings give other weights
+REWARD_VERSION = 1  # increase by hand when the same settings give other weights
 
 
 @dataclass(frozen=True)
 class SolutionPairs(TrainingData):
-    """What the reward model learns from: rows of `question`, `responses`, `answers`, `finish_reasons`."""
+    """The training data of the reward model: rows of `question`, `responses`, `answers`, `finish_reasons`."""
 
     reference: str = option(
         MAJORITY,
-        "column of the reference answer; `majority`: the most frequent answer of a question's samples",
+        "column with the reference answer; `majority`: the most frequent answer among a question's samples",
     )
     answer_after: str = option(
-        "####", "a reference is what follows the last occurrence of this, if it occurs"
+        "####", "the reference is the text after the last occurrence of this marker, if it occurs"
     )
     min_agreement: float = option(
-        0.6, "with `majority`: the smallest share of the samples that has to agree on it", within=SHARE
+        0.6, "with `majority`: the minimum share of the samples that must agree on it", within=SHARE
     )
-    pairs_per_question: int = option(2, "largest number of pairs made from one question", within=COUNT)
+    pairs_per_question: int = option(2, "maximum number of pairs made from one question", within=COUNT)
 
 
 @dataclass
 class RewardModelConfig(ByHardware, RewardConfig):
-    """TRL's RewardConfig, in the precision of the hardware."""
+    """TRL's RewardConfig, with the precision chosen by the hardware."""
 
     passes: ClassVar[Passes] = Passes(sides=2, head=False)
 
 
 def pairs_of(row: Row, args: SolutionPairs) -> list[Row]:
-    """Right and wrong solutions of a question side by side; one row without `chosen` if there are none.
+    """Pair correct with wrong solutions of a question; one row without `chosen` if there are no pairs.
 
     Raises:
         ConfigError: the row has no reference.
     """
-    from scalequest.grading import equivalent, majority  # math-verify and sympy: seconds
+    from scalequest.grading import equivalent, majority  # imports math-verify and sympy, which takes seconds
 
     nothing = [{"id": row["id"], "question": row["question"], "chosen": None, "rejected": None}]
     samples = list(zip(row["responses"], row["answers"], row["finish_reasons"], strict=True))
@@ -70,7 +70,9 @@ def pairs_of(row: Row, args: SolutionPairs) -> list[Row]:
         if wanted is None or agreement < args.min_agreement:
             return nothing
     elif row.get(args.reference) is None:
-        raise ConfigError(f"row {row['id']}: no '{args.reference}'; name the answers' column in `reference`")
+        raise ConfigError(
+            f"row {row['id']}: no '{args.reference}'; set `reference` to the column of the reference answers"
+        )
     else:
         wanted = str(row[args.reference])
         wanted = wanted.rpartition(args.answer_after)[2].strip() if args.answer_after else wanted
@@ -86,10 +88,10 @@ def pairs_of(row: Row, args: SolutionPairs) -> list[Row]:
 
 
 def render_pair(row: Row, chat: BoundFormat, *, max_length: int | None) -> dict[str, Any]:
-    """Render a pair: the prompt, and what follows it on either side.
+    """Render a pair: the prompt, and the completion of each side.
 
     Raises:
-        FormatError: there is no pair, or a text cannot be put into the format.
+        FormatError: there is no pair, or the chat format cannot represent a text.
         DoesNotFit: a side is longer than `max_length`.
     """
     if row["chosen"] is None:
@@ -113,15 +115,15 @@ def render_solution_pairs(identity: Identity) -> Rendering:
 
 
 def sides_of(row: dict[str, Any]) -> dict[str, Any]:
-    """Both sides with their prompt, as TRL's collator reads them."""
+    """Return both sides with their prompt, in the form that TRL's collator reads."""
     return {side: [*row["prompt_ids"], *row[side]] for side in ("chosen_ids", "rejected_ids")}
 
 
 def reward_trainer(prepared: Prepared) -> RewardTrainer:
-    """Make the trainer; it loads the model itself, with a head of one number.
+    """Make the trainer, which loads the model itself, with a head of one output.
 
     Args:
-        prepared: pairs of solutions.
+        prepared: the pairs of solutions.
 
     Raises:
         ConfigError: the model has no pad token of its own.
@@ -134,14 +136,15 @@ def reward_trainer(prepared: Prepared) -> RewardTrainer:
 
 
 def measure_pairs(trained: Trained) -> str:
-    """Accuracy and margin on the held-out pairs, as `train` evaluated them, for the card."""
+    """Return accuracy and margin on the held-out pairs, as evaluated by `train`, for the card."""
     trainer = trained.trainer
     if trainer.eval_dataset is None:
         return ""
     found = trainer.state.log_history[-1]
     return (
-        f"On {len(trainer.eval_dataset)} held-out pairs: the right solution has the higher reward in "
-        f"{100 * found['eval_accuracy']:.1f} %, by {found['eval_margin']:.3f} on average."
+        f"On {len(trainer.eval_dataset)} held-out pairs, the correct solution has the "
+        f"higher reward in {100 * found['eval_accuracy']:.1f} %, by "
+        f"{found['eval_margin']:.3f} on average."
     )
 
 
@@ -152,6 +155,7 @@ REWARD = TrainingStage(
     config=RewardModelConfig,
     rendering_of=render_solution_pairs,
     trainer_of=reward_trainer,
-    note="Scores a solution: of two to one question, the one with the higher number is more often right.",
+    note="Scores solutions: of two solutions to a question, the one with the higher score "
+    "is more likely to be correct.",
     measure=measure_pairs,
 )

@@ -1,9 +1,9 @@
-"""What keeps a long run safe: sealed checkpoints, a stop if the loss is not finite, a stop on request.
+"""Make long runs safe: sealed checkpoints, a stop if the loss is not finite, a stop on request.
 
-A run that is told to stop (by SIGTERM, which schedulers send before they take a machine away) ends its step,
-writes a whole checkpoint and exits with status 75, `EX_TEMPFAIL` of sysexits.h: try again later. Launchers
-of several processes return their own status instead, so it also leaves `stopped.json`, which slurm/launch.py
-looks for. Started again, the same command goes on from there.
+A run that is told to stop (by SIGTERM, which schedulers send before they reclaim a machine) finishes its
+step, writes a complete checkpoint and exits with status 75, `EX_TEMPFAIL` in sysexits.h: try again later.
+Launchers of several processes return their own status instead, so the run also writes `stopped.json`, which
+slurm/launch.py looks for. The same command then resumes from the checkpoint.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from scalequest.atomic_files import StageError
 log = logging.getLogger(__name__)
 
 SEAL = "complete.json"  # written into a checkpoint when all ranks have written the rest
-STOPPED = "stopped.json"  # left by a run that was told to stop
+STOPPED = "stopped.json"  # written by a run that was told to stop
 NOT_FINITE = "not_finite"  # folder of batches whose loss was not finite
-REQUEUE = 75  # exit status: stopped, not failed; start me again
+REQUEUE = 75  # exit status: stopped, not failed; start again
 
 
 def is_whole(checkpoint: Path, fingerprint: str) -> bool:
-    """Whether a checkpoint was sealed by a run of this fingerprint and its files still have their sizes."""
+    """Return whether a run with this fingerprint sealed a checkpoint and its files still have their sizes."""
     try:
         seal = json.loads((checkpoint / SEAL).read_text(encoding="utf-8"))
         sizes = {name: (checkpoint / name).stat().st_size for name in seal["files"]}
@@ -49,7 +49,7 @@ def is_whole(checkpoint: Path, fingerprint: str) -> bool:
 
 
 class Seal(TrainerCallback):
-    """Marks a checkpoint as whole once every rank has written its part, and only then removes older ones."""
+    """Marks a checkpoint as complete once every rank has written its part, and then removes older ones."""
 
     def __init__(
         self, folder: Path, keep: int | None, fingerprint: str, seconds: Callable[[], float]
@@ -57,7 +57,7 @@ class Seal(TrainerCallback):
         self.folder, self.keep, self.fingerprint, self.seconds = folder, keep, fingerprint, seconds
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Seal it; all ranks come here."""
+        """Seal it; all ranks call this."""
         args.distributed_state.wait_for_everyone()
         if args.process_index != 0:
             return
@@ -74,13 +74,13 @@ class Seal(TrainerCallback):
 class Guard(TrainerCallback):
     """Ends training on all ranks together if a loss is not finite or a rank was told to stop.
 
-    Before each optimizer step the ranks tell each other, in one small reduction, so that none of them waits
-    for one that has left. After a loss or a gradient that is not finite nothing is saved, and no weight is
-    changed, except under DeepSpeed, which steps before anyone can check. In fp16 only the loss counts: a
-    gradient that is too large merely lowers the scale.
+    Before each optimizer step, the ranks exchange their state in one small reduction, so none of them waits
+    for one that has left. After a loss or gradient that is not finite, nothing is saved and no weight is
+    changed, except under DeepSpeed, which steps before anyone can check. In fp16 only the loss counts,
+    because a gradient that is too large merely lowers the loss scale.
 
     Attributes:
-        stopped: whether the run was told to stop, and has saved.
+        stopped: whether the run was told to stop and has saved.
     """
 
     def __init__(self, name: str, folder: Path, tokenizer: Any, trainer: Any) -> None:
@@ -105,18 +105,18 @@ class Guard(TrainerCallback):
             return norm
 
         trainer.training_step, trainer._get_grad_norm = watched, measured
-        trainer.args.logging_nan_inf_filter = False  # it would log an average in place of such a loss
+        trainer.args.logging_nan_inf_filter = False  # it would log an average instead of such a loss
         trainer.add_callback(self)
         self._before: Any = None
 
     def __enter__(self) -> Guard:
-        """Take SIGTERM; only a process's main thread can."""
+        """Install the SIGTERM handler; only possible in a process's main thread."""
         if threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGTERM, self._tell)
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Give SIGTERM back."""
+        """Restore the previous SIGTERM handler."""
         if self._before is not None:
             signal.signal(signal.SIGTERM, self._before)
 
@@ -127,7 +127,7 @@ class Guard(TrainerCallback):
         """Agree, and stop if any rank's loss or gradient was not finite.
 
         Raises:
-            StageError: it names the step and the folder of the batch.
+            StageError: names the step and the folder with the batch.
         """
         flags = torch.tensor([self._bad is not None, self._told], dtype=torch.int32, device=args.device)
         if args.world_size > 1:
@@ -141,13 +141,13 @@ class Guard(TrainerCallback):
             self._keep(folder, state.global_step + 1, args.process_index)
         args.distributed_state.wait_for_everyone()
         raise StageError(
-            f"{self.name}: the loss of step {state.global_step + 1} or its gradient is not a finite number; "
-            f"nothing was saved since, and its batch is kept in {folder}: look at its rows, lower "
-            "learning_rate or max_grad_norm, or train in bf16 rather than fp16"
+            f"{self.name}: the loss of step {state.global_step + 1} or its gradient is not "
+            f"finite; nothing was saved since, and the batch is kept in {folder}: inspect its "
+            "rows, lower learning_rate or max_grad_norm, or train in bf16 instead of fp16"
         )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Save and stop if that was agreed on; all ranks agreed in the same step."""
+        """Save and stop if the ranks agreed to; all of them agreed in the same step."""
         if self.stopped:
             control.should_save = control.should_training_stop = True
 
@@ -167,14 +167,14 @@ class Guard(TrainerCallback):
 
 
 def is_sound(norm: Any) -> bool:
-    """Whether a gradient of this norm can be learnt from; DeepSpeed gives -1 for one that is not finite."""
+    """Return whether a gradient with this norm is usable; DeepSpeed reports -1 for one that is not finite."""
     return norm is None or (math.isfinite(norm) and float(norm) >= 0)
 
 
 def whole_checkpoint(folder: Path, fingerprint: str) -> Path | None:
-    """The newest checkpoint in `folder` that was written whole; those that were not are removed.
+    """Return the newest complete checkpoint in `folder`; incomplete ones are removed.
 
-    Folders whose names only begin like a checkpoint's, such as a copy called `checkpoint-500-good`, are kept.
+    Folders whose names only start like a checkpoint's, such as a copy called `checkpoint-500-good`, are kept.
     """
     steps = {
         int(path.name.partition("-")[2]): path
@@ -183,7 +183,7 @@ def whole_checkpoint(folder: Path, fingerprint: str) -> Path | None:
     }
     whole = {step: path for step, path in steps.items() if is_whole(path, fingerprint)}
     for step in sorted(steps.keys() - whole.keys()):
-        log.warning("%s was not written completely; removed", steps[step])
+        log.warning("%s is incomplete and was removed", steps[step])
         shutil.rmtree(steps[step])
     return whole[max(whole)] if whole else None
 
@@ -194,16 +194,16 @@ def tell_stopped(folder: Path, step: int | None = None) -> None:
 
 
 def leave_when_told(folder: Path) -> None:
-    """Take SIGTERM while there is nothing to save: rows are tokenised, or a model is loaded or checked.
+    """Handle SIGTERM while there is nothing to save: rows are tokenised, or a model is loaded or checked.
 
-    What was done since the last checkpoint is done again by the next start, so the process leaves at once.
-    Only a process's main thread can take it; `Guard` does while a model is trained.
+    The next start repeats what was done since the last checkpoint, so the process exits at once. Only a
+    process's main thread can handle the signal; during training, the stop guard does.
     """
 
     def leave(number: int, frame: Any) -> None:
-        if (folder / "receipt.json").is_file() and not (folder / STOPPED).exists():  # the stage has begun
+        if (folder / "receipt.json").is_file() and not (folder / STOPPED).exists():  # the stage has started
             tell_stopped(folder)
-        # No clean-up: it would wait for ranks that are leaving, too.
+        # No clean-up, because it would wait for ranks that are also leaving.
         os._exit(REQUEUE)
 
     signal.signal(signal.SIGTERM, leave)

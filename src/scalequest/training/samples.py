@@ -1,4 +1,4 @@
-"""A few texts that the model writes while it is trained, into the terminal and the tracker."""
+"""Sample texts that the model writes during training, for the terminal and the tracker."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ log = logging.getLogger(__name__)
 class ShowSamples(TrainerCallback):
     """Lets the model continue the prompts of a few rows every few steps (for questions, the bare header).
 
-    All ranks generate the same texts with the same seed: if the weights are spread over the ranks, every rank
-    has to take part, and one that waited would time out. The random state of training is put back, so that
-    sampling changes no weight.
+    All ranks generate the same texts with the same seed: if the weights are sharded over the ranks, every
+    rank has to take part, and one that waited would time out. The random state of training is restored
+    afterwards, so sampling changes no weight.
     """
 
     def __init__(
@@ -37,35 +37,36 @@ class ShowSamples(TrainerCallback):
         together: bool,
         tracker: Tracker | None,
     ) -> None:
-        """Take what to show.
+        """Set what to show.
 
         Args:
-            name: of the stage.
-            prompts: token ids.
-            tokenizer: of the model.
-            stop_ids: ids that end a text.
-            every: steps between two sets of texts.
-            tokens: largest number of tokens of a text.
-            seed: of the run.
-            together: weights are spread over the ranks, so one whose texts have ended goes on for the others.
-            tracker: gets the texts, which are logged, too.
+            name: the stage's name.
+            prompts: the prompts' token ids.
+            tokenizer: the model's tokenizer.
+            stop_ids: the ids that end a text.
+            every: the number of steps between two sets of texts.
+            tokens: the maximum number of tokens of a text.
+            seed: the run's seed.
+            together: whether the weights are sharded over the ranks, so a rank that has finished must
+                continue for the others.
+            tracker: receives the texts, which are also logged.
         """
         self.name, self.prompts, self.tokenizer, self.stop_ids = name, prompts, tokenizer, stop_ids
         self.every, self.tokens, self.seed, self.together = every, tokens, seed, together
         self.tracker = tracker
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        """Generate and report; all ranks come here."""
+        """Generate and report; all ranks call this."""
         if state.global_step % self.every:
             return
         texts = self.generate(model, state.global_step)
-        for text in texts:  # on other ranks than the main one, the log's level keeps them out
-            log.info("%s: step %d writes: %s", self.name, state.global_step, " ".join(text.split())[:300])
+        for text in texts:  # on ranks other than the main one, the log level suppresses them
+            log.info("%s: sample at step %d: %s", self.name, state.global_step, " ".join(text.split())[:300])
         if self.tracker is not None:
             self.tracker.table("samples", [{"step": state.global_step, "text": text} for text in texts])
 
     def generate(self, model: Any, step: int) -> list[str]:
-        """Continue each prompt once, as the data stages would: at temperature 1, from its own seed."""
+        """Continue each prompt once, as the data stages would: at temperature 1, with its own seed."""
         tokenizer, width = self.tokenizer, max(map(len, self.prompts))
         pad = tokenizer.pad_token_id
         ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in self.prompts])
@@ -91,7 +92,7 @@ class ShowSamples(TrainerCallback):
 
 
 def prompt_of(row: dict[str, Any], header: list[int]) -> list[int]:
-    """The ids that a row's target follows: its prompt, or the bare `header` if everything is a target."""
+    """Return the ids before a row's target: its prompt, or the bare `header` if everything is a target."""
     if "prompt_ids" in row:
         return list(row["prompt_ids"])
     masked = next((n for n, label in enumerate(row["labels"]) if label != data.IGNORED), 0)

@@ -1,7 +1,7 @@
 """Training on whole questions (QFT) and on solutions (SFT): two ways to render rows, one trainer.
 
-TRL's SFTTrainer gets `input_ids` and `labels` and nothing else: everything that it would guess from text
-(BOS, eos, the end of the prompt) is decided in `chat.py`.
+TRL's SFTTrainer only gets `input_ids` and `labels`: everything that it would derive from text (BOS, EOS, the
+end of the prompt) is decided in `chat.py`.
 """
 
 from __future__ import annotations
@@ -30,40 +30,42 @@ from scalequest.training.stage import Rendering, TrainingData, TrainingStage
 
 log = logging.getLogger(__name__)
 
-QFT_VERSION = SFT_VERSION = 1  # raise by hand when the same settings give other weights
+QFT_VERSION = SFT_VERSION = 1  # increase by hand when the same settings give other weights
 PAPER_MAX_LENGTH = 256  # docs/method.md 1
 
 
 @dataclass(frozen=True)
 class SolutionData(TrainingData):
-    """What SFT learns from: rows of `query` and `response`."""
+    """The training data of SFT: rows of `query` and `response`."""
 
 
 @dataclass(frozen=True)
 class QuestionData(TrainingData):
-    """What QFT learns from: rows of `question`."""
+    """The training data of QFT: rows of `question`."""
 
     paper_exact: bool = option(
         False,
-        f"as the authors' code: cut anywhere into chunks of {PAPER_MAX_LENGTH} tokens, two eos per question",
+        f"like the authors' code: cut anywhere into chunks of {PAPER_MAX_LENGTH} tokens, "
+        "two EOS per question",
     )
 
 
 @dataclass
 class PackedSFTConfig(ByHardware, SFTConfig):
-    """TRL's SFTConfig, with packing on, over shuffled rows, in the precision of the hardware."""
+    """TRL's SFTConfig with packing over shuffled rows and the precision chosen by the hardware."""
 
     passes: ClassVar[Passes] = Passes()
     packing: bool = field(
-        default=True, metadata={"help": "Join rows into sequences of max_length; loss is unchanged."}
+        default=True,
+        metadata={"help": "Pack rows into sequences of max_length tokens; the loss does not change."},
     )
     shuffle_dataset: bool = field(
-        default=True, metadata={"help": "Shuffle rows, by `seed`, before they are packed."}
+        default=True, metadata={"help": "Shuffle the rows with `seed` before packing."}
     )
 
 
 def render_questions(identity: Identity) -> Rendering:
-    """Render questions, every token a target; with `paper_exact` as the authors' code did."""
+    """Render questions with every token as a target; with `paper_exact`, as the authors' code did."""
     exact: bool = identity.args.paper_exact
     if exact and identity.main:
         log.info("qft: paper_exact: questions are cut into chunks of %d tokens (wrapped)", PAPER_MAX_LENGTH)
@@ -75,13 +77,13 @@ def render_questions(identity: Identity) -> Rendering:
 
 
 def render_solutions(identity: Identity) -> Rendering:
-    """Render solutions; prompts carry no loss."""
+    """Render solutions; prompts have no loss."""
     choices = {"max_length": identity.training_args.max_length}
     return Rendering(partial(data.solution, **choices), ("query", "response"), choices)
 
 
 def qft_trainer(prepared: Prepared) -> SFTTrainer:
-    """As `sft_trainer`; with `paper_exact`, packing is set as the authors had it, which cuts questions."""
+    """Make an `sft_trainer`; with `paper_exact`, packing works as in the authors' code, cutting questions."""
     identity = prepared.identity
     if not identity.args.paper_exact:
         return sft_trainer(prepared)
@@ -92,13 +94,13 @@ def qft_trainer(prepared: Prepared) -> SFTTrainer:
 
 
 def sft_trainer(prepared: Prepared) -> SFTTrainer:
-    """Load the model and make its trainer; the pad token and the stop tokens are those of the chat format.
+    """Load the model and make its trainer, with the pad token and stop tokens of the chat format.
 
     Args:
         prepared: rows of `input_ids` and `labels`.
 
     Raises:
-        ConfigError: the settings would cut or re-tokenise what was prepared.
+        ConfigError: the settings would cut or re-tokenise the prepared rows.
     """
     identity, args = prepared.identity, prepared.identity.training_args
     if args.packing_strategy != "bfd":
@@ -120,20 +122,20 @@ def _check_settings(args: Any) -> None:
     for key in ("eos_token", "chat_template_path", "pad_token"):
         if getattr(args, key) is not None:
             raise ConfigError(
-                f"{key}: the chat format decides this; make a format file of your own and name it in "
-                "chat_format"
+                f"{key}: the chat format determines this; write your own format file and set "
+                "chat_format to it"
             )
     if args.completion_only_loss is not None or args.assistant_only_loss:
         raise ConfigError(
-            "completion_only_loss, assistant_only_loss: rows come with their labels, the solution's in "
-            "sft.py and all of them in qft.py; leave both out"
+            "completion_only_loss, assistant_only_loss: rows already have labels (the "
+            "solution's tokens in sft.py, all tokens in qft.py); remove both settings"
         )
 
 
 def _load(identity: Identity) -> Any:
     args = identity.training_args
     more = args.model_init_kwargs or {}
-    args.model_init_kwargs = None  # TRL's, for models that it loads itself
+    args.model_init_kwargs = None  # TRL uses it for models that it loads itself
     attention.register()
     trusted = args.trust_remote_code
     model = load_model(AutoModelForCausalLM, identity, **{"trust_remote_code": trusted, **more})
@@ -156,7 +158,7 @@ def _trainer(prepared: Prepared, model: Any) -> SFTTrainer:
 
 
 def _choose_attention(identity: Identity, model: Any) -> attention.Attention:
-    """Choose what computes attention over packed rows, and log it."""
+    """Choose the attention implementation for packed rows, and log it."""
     args = identity.training_args
     dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else model.dtype
     chosen = attention.choose(
@@ -173,22 +175,22 @@ def _choose_attention(identity: Identity, model: Any) -> attention.Attention:
 
 @dataclass(frozen=True)
 class PackedRows:
-    """Collate packed rows, one sequence each.
+    """Collates packed rows into a batch with one sequence each.
 
-    TRL's own collator joins a batch into one sequence, which only kernels for variable lengths can use: under
-    a mask the cost of attention grows with the square of batch x length, here with batch x square of length.
-    transformers derives the block-diagonal mask from the places at which `position_ids` start again.
+    TRL's own collator joins a batch into one sequence, which only kernels for variable lengths can use: with
+    a mask, the cost of attention grows with the square of batch x length, but here only with batch x length
+    squared. transformers derives the block-diagonal mask from the positions at which `position_ids` restart.
 
     Attributes:
-        pad_token_id: fills the rows up, with no loss.
-        boundaries: also give the beginnings and ends of documents, for attention without a mask (`varlen`).
+        pad_token_id: the id that pads rows, without loss.
+        boundaries: also return the boundaries of documents, for attention without a mask (`varlen`).
     """
 
     pad_token_id: int
     boundaries: bool = False
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor | int]:
-        """Three tensors (batch, longest row): `input_ids`, `labels`, `position_ids`; and the boundaries."""
+        """Return tensors (batch, longest row): `input_ids`, `labels`, `position_ids`, and boundaries."""
         ids, labels = ([torch.tensor(row[key]) for row in rows] for key in ("input_ids", "labels"))
         lengths = [row.get("seq_lengths", [len(row["input_ids"])]) for row in rows]  # eval_packing: false
         positions = [torch.cat([torch.arange(length) for length in each]) for each in lengths]
@@ -197,7 +199,7 @@ class PackedRows:
             "labels": pad_sequence(labels, batch_first=True, padding_value=data.IGNORED),
             "position_ids": pad_sequence(positions, batch_first=True),
         }
-        batch["labels"][batch["position_ids"] == 0] = data.IGNORED  # nothing before it predicts a first token
+        batch["labels"][batch["position_ids"] == 0] = data.IGNORED  # no context predicts a first token
         if not self.boundaries:
             return {**batch}
         return {**batch, **attention.boundaries(lengths, batch["input_ids"].shape[1])}
@@ -210,7 +212,7 @@ QFT = TrainingStage(
     config=PackedSFTConfig,
     rendering_of=render_questions,
     trainer_of=qft_trainer,
-    note="Writes questions after the bare header of a user's turn (QFT); not for answering them.",
+    note="Writes questions after the bare header of a user turn (QFT); it is not meant for answering them.",
     stop_ids_of=attrgetter("question_stop_ids"),
 )
 

@@ -1,8 +1,9 @@
 """SimPO on questions: preferences without a reference model (Meng et al., arXiv 2405.14734).
 
-The reward of a question is the mean log-probability of its tokens, times `beta`; the chosen question's has to
-exceed the rejected one's by `simpo_gamma`. TRL has it in its CPOTrainer, which reads strings in one method,
-`tokenize_row`: its rows are ours already, and it adds nothing to them.
+The reward of a question is the mean log-probability of its tokens times `beta`; the reward of the chosen
+question should exceed that of the rejected one by `simpo_gamma`. TRL implements this in its CPOTrainer, which
+reads strings in a single method, `tokenize_row`. Our rows already have token ids, so this method adds
+nothing.
 """
 
 from __future__ import annotations
@@ -26,36 +27,41 @@ from scalequest.training.loading import check_pad_token, load_model
 from scalequest.training.preparation import Prepared
 from scalequest.training.stage import TrainingStage
 
-SIMPO_VERSION = 1  # raise by hand when the same settings give other weights
+SIMPO_VERSION = 1  # increase by hand when the same settings give other weights
 
 
 @dataclass
 class SimPOConfig(ByHardware, CPOConfig):
-    """TRL's CPOConfig, with the loss of SimPO and its paper's values for Llama-3-Base."""
+    """TRL's CPOConfig with SimPO's loss and its paper's values for Llama-3-Base."""
 
     passes: ClassVar[Passes] = Passes(sides=2, whole_logits=True)
-    loss_type: str = field(default="simpo", metadata={"help": "Loss; SimPO's unless you choose another."})
+    loss_type: str = field(default="simpo", metadata={"help": "Loss function; SimPO's by default."})
     beta: float = field(
         default=2.0, metadata={"help": "Factor of the mean log-probability.", "within": POSITIVE}
     )
     simpo_gamma: float = field(
-        default=1.0, metadata={"help": "Margin between the rewards of the sides.", "within": NOT_NEGATIVE}
+        default=1.0,
+        metadata={"help": "Target margin between the rewards of the two sides.", "within": NOT_NEGATIVE},
     )
     cpo_alpha: float = field(
-        default=0.0, metadata={"help": "CPO's further loss, which is not offered: 0.", "within": NOT_NEGATIVE}
+        default=0.0,
+        metadata={
+            "help": "Weight of CPO's additional loss; must be 0, because it is not supported.",
+            "within": NOT_NEGATIVE,
+        },
     )
 
 
 class TokenCPOTrainer(CPOTrainer):
-    """CPOTrainer over rows that are token ids already."""
+    """CPOTrainer for rows that already are token ids."""
 
     def tokenize_row(self, feature: Any, model: Any = None) -> dict[str, Any]:
-        """Add nothing to a row."""
+        """Return the row unchanged."""
         return {}
 
 
 def labelled_sides(row: dict[str, Any]) -> dict[str, Any]:
-    """Both sides of a pair with their prompt, which carries no loss, as TRL's collator reads them."""
+    """Return both sides of a pair with their prompt, which has no loss, as TRL's collator reads them."""
     made: dict[str, Any] = {}
     for side in ("chosen", "rejected"):
         completion = row[f"{side}_ids"]
@@ -69,21 +75,21 @@ def simpo_trainer(prepared: Prepared) -> CPOTrainer:
     """Load the model and make its trainer.
 
     Args:
-        prepared: preference pairs.
+        prepared: the preference pairs.
 
     Raises:
-        ConfigError: a setting is not offered, or the model has no pad token of its own.
+        ConfigError: a setting is not supported, or the model has no pad token of its own.
     """
     identity, args = prepared.identity, prepared.identity.training_args
     if args.cpo_alpha or args.generate_during_eval:
         raise ConfigError(
-            "cpo_alpha, generate_during_eval: not offered: the first is a mean over the tokens of a "
-            "micro-batch, which the batch's spread would change, and for the second there is sample_every; "
-            "leave both out"
+            "cpo_alpha, generate_during_eval: not supported: the former averages over the "
+            "tokens of a micro-batch, so splitting the batch would change it, and "
+            "sample_every replaces the latter; remove both settings"
         )
     check_pad_token(identity)
     model = load_model(AutoModelForCausalLM, identity, **(args.model_init_kwargs or {}))
-    args.model_init_kwargs = None  # TRL's, for models that it loads itself
+    args.model_init_kwargs = None  # TRL uses it for models that it loads itself
     prepare_tokenizer_and_model(model, identity.tokenizer, identity.format)
     train, holdout = (
         None if rows is None else rows.map(labelled_sides, remove_columns=list(COLUMNS))
@@ -106,6 +112,7 @@ SIMPO = TrainingStage(
     config=SimPOConfig,
     rendering_of=render_pairs,
     trainer_of=simpo_trainer,
-    note="Writes questions after the bare header of a user's turn (QFT, then SimPO); not for answering them.",
+    note="Writes questions after the bare header of a user turn (QFT, then SimPO); it is "
+    "not meant for answering them.",
     stop_ids_of=attrgetter("question_stop_ids"),
 )

@@ -1,7 +1,7 @@
-"""What one training stage is: everything in which it differs from the others, handed in as one value.
+"""A training stage as a value: everything in which it differs from other training stages.
 
 A recipe is `finishing.run_training` on a `TrainingStage`, so a new trainer needs one module with such a value
-and one recipe. Nothing in this package asks for a stage's name to decide what to do.
+and one recipe. Nothing in this package decides what to do by the name of a stage.
 """
 
 from __future__ import annotations
@@ -24,33 +24,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainingData(TrainRunOptions):
-    """What a training stage learns from."""
+    """The settings of a training stage's data."""
 
     input: list[str] = required(
-        "stage folders, files or hub:owner/name to train on, one after another", fingerprint=False
+        "stage folders, files or hub:owner/name to train on, one after the other", fingerprint=False
     )
     chat_format: str = required("chat format of the model: a family or a YAML file", fingerprint=False)
     columns: dict[str, str] = option(
-        None, "our column names to the input's, if its rows use other names", default_factory=dict
+        None, "mapping from our column names to those of the input", default_factory=dict
     )
-    draw: int | None = option(
-        None, "train on this many rows, drawn with `seed` from all of them", within=COUNT
-    )
+    draw: int | None = option(None, "train on this many rows, drawn at random with `seed`", within=COUNT)
     holdout: int = option(
-        0, "rows drawn with `seed`, kept apart and evaluated at the end", within=NOT_NEGATIVE
+        0,
+        "number of rows, drawn with `seed`, that are held out and evaluated at the end",
+        within=NOT_NEGATIVE,
     )
     prepare_only: bool = option(
-        False, "tokenise into output_dir and stop; without a GPU, also set use_cpu", fingerprint=False
+        False, "only tokenise into output_dir; without a GPU, also set use_cpu", fingerprint=False
     )
     sample_every: int = option(
         0,
-        "steps between sample texts that the model writes to the log; 0: none; off under ZeRO-3",
+        "number of steps between sample texts in the log; 0: none; not available under ZeRO-3",
         fingerprint=False,
         within=NOT_NEGATIVE,
     )
     sample_count: int = option(4, "number of sample texts each time", fingerprint=False, within=COUNT)
     sample_tokens: int = option(
-        256, "largest number of tokens of a sample text", fingerprint=False, within=COUNT
+        256, "maximum number of tokens of a sample text", fingerprint=False, within=COUNT
     )
 
 
@@ -59,10 +59,10 @@ class Rendering:
     """How a stage turns rows into token ids.
 
     Attributes:
-        render: one of `data`'s functions or one like them, with everything but row and format bound.
-        needs: columns that every input row must have.
-        choices: settings that change what `render` returns, as JSON can hold them.
-        rows: returns the rows, if they are not the input's rows as they are.
+        render: one of `data`'s functions, or a similar one, with all arguments except row and format bound.
+        needs: the columns that every input row must have.
+        choices: the settings that change what `render` returns, in JSON form.
+        rows: returns the rows, if they are not the unchanged input rows.
     """
 
     render: Render
@@ -76,18 +76,18 @@ class TrainingStage:
     """One kind of training.
 
     Attributes:
-        name: of the stage, for its receipt, log lines and card.
-        version: raised by hand when the same settings give other weights.
-        data: its `TrainingData`: the first of the dataclasses whose fields are the recipe's keys.
-        config: the trainer's config class, the second of them; it declares `passes` for the memory estimate.
-        rendering_of: says how rows become token ids.
-        trainer_of: loads the model and makes the trainer of the prepared rows.
+        name: the stage's name, for its receipt, log lines and card.
+        version: increased by hand when the same settings give other weights.
+        data: its `TrainingData`, the first of the dataclasses whose fields are the recipe's keys.
+        config: the trainer's config class, the second of them; its `passes` is used for the memory estimate.
+        rendering_of: returns how rows become token ids.
+        trainer_of: loads the model and makes the trainer for the prepared rows.
         note: one sentence for the model's card.
-        stop_ids_of: ids at which the trained model's texts end; None for a scorer, which returns one number
-            and writes no text.
-        measure: measures the trained model on what was held out; returns the section of the card. All ranks
-            call it.
-        writes: names of files that this stage alone leaves in its folder.
+        stop_ids_of: returns the ids that end the trained model's texts; None for a scorer, which returns a
+            number and writes no text.
+        measure: evaluates the trained model on the held-out rows and returns a section for the card. All
+            ranks call it.
+        writes: the names of files that only this stage leaves in its folder.
     """
 
     name: str
@@ -103,11 +103,11 @@ class TrainingStage:
 
     @property
     def scorer(self) -> bool:
-        """Whether it learns to give a number instead of text."""
+        """Return whether the model learns to return a number instead of text."""
         return self.stop_ids_of is None
 
     def configs(self) -> tuple[type, ...]:
-        """The dataclasses whose fields are the recipe's keys."""
+        """Return the dataclasses whose fields are the recipe's keys."""
         from trl import ModelConfig
 
         return self.data, self.config, ModelConfig
