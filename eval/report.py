@@ -1,6 +1,7 @@
 """Print and write what a run's folders say: funnel, questions, benchmarks, what every stage cost.
 
-    python eval/report.py                                           # the paper's Table 1, ours empty
+    python eval/report.py                                           # the paper's Table 1
+    python eval/report.py --published eval/published/*.yaml         # all of its tables and figures
     python eval/report.py --run runs/tiny                           # writes runs/tiny/report/
     python eval/report.py --evaluations runs/7b --output_dir report --parts true
     python eval/report.py --compare runs/a/evaluate/before runs/b/evaluate/after     # and what flipped
@@ -161,7 +162,7 @@ def build_tables(args: ReportConfig, found: Found) -> tuple[list[tables.Table], 
     for table in found.published:
         fits = not found.results or any(result.benchmark in table.benchmarks for result in found.results)
         if fits or args.show_published:
-            shown.append(build_published_table(table, found.results, args.published_as))
+            shown.append(build_published_table(table, found.results or None, args.published_as))
     shown += compare_folders([Path(folder) for folder in args.compare], flips=True)
     if found.stages:
         shown.append(funnel.table_of_seconds(found.stages, read_wall_seconds(Path(args.run or ""))))

@@ -47,7 +47,7 @@ def main(run: RunOptions, config: AssembleConfig, worker: tuple[int, int]) -> No
         rows: list[dict[str, Any]] = []
         for number, part in enumerate(config.parts):
             own = read_inputs([part.source], "query", "response", columns=config.columns, limit=run.limit)
-            rows += [{**row, "id": f"{number}-{row['id']}", "part": number} for row in own]
+            rows += [{**row, "part": number} for row in own]
         with track(stage, run, config, worker=worker[0]) as tracker:
             funnel = cost_lines(receipts(config.run, inputs))
             assemble(stage, rows, config, run, tests=tests.questions, funnel=funnel, tracker=tracker)

@@ -5,6 +5,7 @@
     python recipes/run.py recipes/tiny/pipeline.yaml --output runs/tiny --from sft   # from one stage on
     python recipes/run.py recipes/tiny/pipeline.yaml --output runs/tiny --to qpo     # up to one stage, and it
     python recipes/run.py recipes/tiny/pipeline.yaml --output runs/tiny --only qft   # one stage
+    python recipes/run.py recipes/paper/table3.yaml --output runs/paper --set profile=tiny    # a variable
 
     python recipes/run.py recipes/qwen2_math_7b/pipeline.yaml --output runs/qwen2_math_7b --launch slurm
 
@@ -44,7 +45,7 @@ def main(args: argparse.Namespace) -> int:
     """Plan the stages, and print or run them. Return the exit status."""
     output = Path(args.output)
     try:
-        spec = load(args.pipeline)
+        spec = load(args.pipeline, dict(args.set))
         steps = plan(spec, output, limit=args.limit, fresh=args.fresh, source=args.pipeline)
         if args.dry_run:
             if given := redacted(variables(spec)):
@@ -80,6 +81,14 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
+def variable(text: str) -> tuple[str, str]:
+    """What `--set` gives."""
+    name, equals, value = text.partition("=")
+    if not (name.isidentifier() and equals):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected NAME=TEXT, e.g. profile=tiny")
+    return name, value
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the command-line parser."""
     made = argparse.ArgumentParser(
@@ -92,6 +101,10 @@ def parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="output folder for the stages' folders, the logs and run.json",
     )
+    made.add_argument(
+        "--set", action="append", default=[], type=variable, metavar="NAME=TEXT",
+        help="a variable of the pipeline, over its file's; can be given several times",
+    )  # fmt: skip
     made.add_argument(
         "--dry-run", "--dry_run", action="store_true", help="print the commands without running them"
     )

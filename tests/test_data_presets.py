@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from scalequest.chat import load_format
 from scalequest.config import RunOptions, build, parse, read_facts, read_yaml
 from scalequest.functions import load_function
+from scalequest.pipeline.runner import load, plan
 from scalequest.questions.filters import FilterConfig
 from scalequest.questions.generation import GenerationConfig
 from scalequest.questions.judging import JudgeConfig
@@ -69,6 +71,36 @@ def test_the_papers_rule_of_selection_is_a_variant() -> None:
     run, config = parse(RunOptions, SelectConfig, argv=argv)
     assert (config.rule, config.input, config.answer_phrase) == ("reward", ["runs/scored"], True)
     assert run.output_dir == "runs/qwen2_math_7b/select_solutions"
+
+
+def test_the_papers_count_of_hard_questions_is_kept_and_not_a_share() -> None:
+    path = RECIPES / "deepseek_math_7b/filter_by_difficulty.yaml"
+    _, config = build((RunOptions, FilterConfig), read_yaml(path), str(path))
+    parts = read_yaml(RECIPES / "qwen2_math_7b/assemble_dataset.yaml")["parts"]
+    assert config.difficulty.keep >= next(part["rows"] for part in parts if "deepseek" in part["source"])
+
+
+PIPELINES = [
+    path
+    for pattern in ("*/pipeline.yaml", "*/smoke.yaml", "*/from_generators.yaml", "*/from_questions.yaml")
+    for path in sorted(RECIPES.glob(pattern))
+]
+
+
+@pytest.mark.parametrize("path", PIPELINES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_what_is_trained_on_is_the_set_that_is_assembled(path: Path, tmp_path: Path) -> None:
+    """So that its card, report and upload describe it."""
+    steps = {step.spec.name: step for step in plan(load(path), tmp_path)}
+    assert steps["sft"].settings["input"] == [str(steps["assemble_dataset"].output_dir)]
+    assert str(tmp_path / "select_solutions") in str(steps["assemble_dataset"].settings["parts"])
+
+
+@pytest.mark.parametrize(("given", "column"), [({}, "question"), ({"column": "problem"}, "problem")])
+def test_questions_of_ones_own_may_have_any_column(
+    given: dict[str, str], column: str, tmp_path: Path
+) -> None:
+    steps = plan(load(RECIPES / "qwen2_math_7b/from_questions.yaml", given), tmp_path)
+    assert yaml.safe_load(steps[0].settings["columns"]) == {"question": column}
 
 
 def test_the_published_datasets_card_tells_of_both_generators() -> None:

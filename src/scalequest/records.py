@@ -49,6 +49,7 @@ _NOT_THE_MODEL = {
     "train_results.json",
 }
 _MEBIBYTE = 1 << 20
+SAME_ID = "; generate one of the sources with another `seed` or `id_prefix`, or leave one out"
 _AT_ONCE = 1_000  # rows whose types are checked together
 _BATCH = 1_024  # rows of a parquet file that are in memory at a time
 
@@ -87,6 +88,17 @@ def read_rows(
         rest = {key: value for key, value in row.items() if key not in columns.values()}
         renamed.append({**rest, **{ours: row[theirs] for ours, theirs in columns.items()}})
     return renamed
+
+
+def quota(asked: int, there: int, what: str, *, limit: int | None = None) -> int:
+    """How many rows a quota takes: as many as it asks for, or what there is if a `limit` cut the input short.
+
+    Raises:
+        ConfigError: there are too few, and no limit is why; it begins with `what`.
+    """
+    if there < asked and limit is None:
+        raise ConfigError(f"{what} asks for {asked} rows, and {there} are left: take that many or fewer")
+    return min(asked, there)
 
 
 def whole_source(source: str | Path) -> str:
@@ -351,7 +363,7 @@ def read_inputs(
             row = {"id": f"{name}-{index:08d}", **row}
             row["id"] = str(row["id"])  # numeric ids of one source share a column with names of another
             if row["id"] in seen:
-                raise ConfigError(f"{source}: row {index + 1}: duplicate id '{row['id']}'")
+                raise ConfigError(f"{source}: row {index + 1}: duplicate id '{row['id']}'{SAME_ID}")
             seen.add(row["id"])
             for column in without or ():
                 row.pop(column, None)

@@ -72,6 +72,15 @@ def test_the_funnel_follows_rows_from_stage_to_stage(run: Path) -> None:
     assert table.notes[-1] == "Every row is accounted for."
 
 
+def test_pairs_that_went_into_a_set_are_followed_to_the_model(run: Path) -> None:
+    whole = stage(run / "set", "assemble_dataset", 7, ["over_quota"] * 2, [run / "pairs"])
+    model(run / "student", "sft", 7, whole)
+    (table,), gaps = build_funnel(read_stages(run))
+    assert not gaps
+    line = next(note for note in table.notes if note.startswith("pairs: "))
+    assert line.endswith(" → 9 selected → 9 pairs trained on (sft) → 7 pairs trained on (student).")
+
+
 def test_the_first_rows_of_a_stage_have_come_from_it(run: Path) -> None:
     used = {f"{run / 'pairs'}[:5]": source_fingerprint(f"{run / 'pairs'}[:5]")}
     made = Stage.open(run / "few", name="select_solutions", version=1, config={}, fingerprint={}, inputs=used)
@@ -170,14 +179,15 @@ def test_the_report_fails_where_rows_are_lost(run: Path, script: Script) -> None
 
 
 def test_the_papers_table_is_the_default(script: Script, tmp_path: Path) -> None:
-    """Ours are empty where nothing was run, and nothing looks like ours."""
+    """Where nothing was run there are no columns of ours, and nothing looks like ours."""
     shown = script("report.py", "--output_dir", tmp_path, "--track", "wandb").stdout
     assert "Mistral-7B-ScaleQuest" in shown
     assert "Published, not ours" in shown
     lines = (tmp_path / "published_table1.csv").read_text().splitlines()
     assert len(lines) == 29
     row = next(line for line in lines if line.startswith("Qwen2-Math-7B-ScaleQuest"))
-    assert row == "Qwen2-Math-7B-ScaleQuest,Qwen2-Math-7B-Ins,89.7,,73.4,,50.0,,38.5,,62.9,,P2"
+    assert row == "Qwen2-Math-7B-ScaleQuest,Qwen2-Math-7B-Ins,89.7,73.4,50.0,38.5,62.9,P2"
+    assert "(ours)" not in shown
     assert (tmp_path / "published_table1.tex").exists()
     logged = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     (table,) = [line for line in logged if line.get("event") == "table"]

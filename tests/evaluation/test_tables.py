@@ -175,7 +175,19 @@ def test_published_numbers_stand_in_their_own_column(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "rows"), [("table1", 28), ("table2", 4), ("table3", 3), ("table11", 5), ("table12", 12)]
+    ("name", "rows"),
+    [
+        ("table1", 28),
+        ("table2", 4),
+        ("table3", 3),
+        ("table5", 4),
+        ("table6", 5),
+        ("table8", 2),
+        ("table9", 3),
+        ("table10", 2),
+        ("table11", 5),
+        ("table12", 12),
+    ],
 )
 def test_published_tables(root: Path, name: str, rows: int) -> None:
     """Averages agree with their rows, but for the one that the paper prints otherwise, which has a note."""
@@ -189,6 +201,23 @@ def test_published_tables(root: Path, name: str, rows: int) -> None:
     shown = build_published_table(table)
     assert len(shown.rows) == rows
     assert "not ours" in shown.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "tag"),
+    [("fig1", 20, "P1"), ("fig1_left", 7, "P1"), ("fig4", 3, "P2"), ("fig5", 4, "P2"), ("fig7", 1, "P2")],
+)
+def test_published_figures_hold_what_is_certain(root: Path, name: str, rows: int, tag: str) -> None:
+    table = load_published(root / f"eval/published/{name}.yaml")
+    assert (len(table.rows), table.tag) == (rows, tag)
+    assert f"Fig. {name.removeprefix('fig')[0]}" in table.source
+    assert build_published_table(table).rows
+
+
+def test_the_ablation_ends_at_table_1(root: Path) -> None:
+    last = load_published(root / "eval/published/fig5.yaml").rows[-1]
+    one = load_published(root / "eval/published/table1.yaml")
+    assert last.scores == next(row for row in one.rows if row.model == "Llama3-8B-ScaleQuest").scores
 
 
 def test_the_papers_contradiction_is_noted(root: Path) -> None:

@@ -44,7 +44,7 @@ def test_the_papers_pipelines_lack_what_is_made_by_hand(
     monkeypatch.delenv("SCALEQUEST_DATA", raising=False)
     said = "\n".join(found(f"recipes/{profile}/pipeline.yaml", tmp_path))
     assert "stage 'score_responses': tokenizer: models/internlm2-7b-reward-tokenizer: no such model" in said
-    assert "stage 'sft': input: runs/" in said
+    assert "stage 'assemble_dataset': source: runs/" in said
     assert "stage 'qft': input: $SCALEQUEST_DATA/gsm8k_train.jsonl.gz: the environment variable" in said
     assert said.count("SCALEQUEST_DATA is not set") == 1
     assert "unknown key" not in said

@@ -186,8 +186,10 @@ def test_a_number_of_the_hardest_is_kept_exactly_or_refused() -> None:
     assert select_difficulty(questions, rule, 1) == ["too_easy", None, "too_easy", None, "too_easy", None]
     cut = DifficultyRule(columns=["difficulty"], keep=2, drop_hardest=0.2, generators=["a"])
     assert select_difficulty(questions, cut, 1) == ["too_easy", "too_hard", "too_easy", None, None, None]
-    with pytest.raises(ConfigError, match=r"difficulty\.keep: 6 questions are asked for, and 5 are left"):
+    with pytest.raises(ConfigError, match=r"difficulty\.keep asks for 6 rows, and 5 are left"):
         select_difficulty(questions, DifficultyRule(columns=["difficulty"], keep=6, generators=["a"]), 1)
+    tried_out = DifficultyRule(columns=["difficulty"], keep=6)
+    assert select_difficulty(questions[:3], tried_out, 1, limit=3) == [None, None, None]
     with pytest.raises(ConfigError, match="keep: it decides alone"):
         DifficultyRule(columns=["difficulty"], keep=2, drop_easiest=0.5)
     with pytest.raises(ConfigError, match="columns"):

@@ -8,7 +8,7 @@ import pytest
 from scalequest.config import ConfigError, RunOptions
 from scalequest.engines.base import Completion, Sampling
 from scalequest.questions.generation import GenerationConfig, QuestionSampling, generate_questions
-from scalequest.records import row_seed
+from scalequest.records import read_inputs, row_seed
 from scalequest.stage.block_loop import Drop
 from stage_support import dropped, kept, opened
 
@@ -24,6 +24,10 @@ def generate(
     return generate_questions(stage, generator, chat, config, options)
 
 
+def number_of(row: dict[str, Any]) -> int:
+    return int(row["id"].rpartition("-")[2])
+
+
 def test_rows_say_where_they_come_from(tmp_path: Path, tiny_generator: Any, tiny_chat: Any) -> None:
     receipt = generate(tmp_path, tiny_generator, tiny_chat, id_prefix="tiny")
     rows = kept(tmp_path)
@@ -31,7 +35,7 @@ def test_rows_say_where_they_come_from(tmp_path: Path, tiny_generator: Any, tiny
     assert [row["id"] for row in rows] == sorted(row["id"] for row in rows)
     assert len({row["question"] for row in rows}) > 20, "the seeds set the rows apart"
     for row in rows:
-        number = int(row["id"].removeprefix("tiny-"))
+        number = number_of(row)
         assert row["seed"] == row_seed(42, "generate_questions", number)
         assert row["generator"] == "model"
         assert row["finish_reason"] == "stop"
@@ -57,10 +61,17 @@ def test_a_limit_takes_the_first_rows_and_a_seed_changes_them(
     generate(tmp_path / "first", tiny_generator, tiny_chat, run={"limit": 16})
     generate(tmp_path / "other", tiny_generator, tiny_chat, run={"seed": 43})
     rows = kept(tmp_path / "all")
-    first = [row for row in rows if int(row["id"][2:]) < 16]
+    first = [row for row in rows if number_of(row) < 16]
     assert kept(tmp_path / "first") == first
-    other = {row["id"]: row["question"] for row in kept(tmp_path / "other")}
-    assert sum(other.get(row["id"]) == row["question"] for row in rows) < len(rows) / 2
+    more = kept(tmp_path / "other")
+    other = {number_of(row): row["question"] for row in more}
+    assert sum(other.get(number_of(row)) == row["question"] for row in rows) < len(rows) / 2
+    # a second run of the generator can be mixed with the first, and the same run twice cannot
+    assert not {row["id"] for row in rows} & {row["id"] for row in more}
+    both = read_inputs([str(tmp_path / "all"), str(tmp_path / "other")], "question")
+    assert len(both) == len(rows) + len(more)
+    with pytest.raises(ConfigError, match="duplicate id 'q-42-00000000'; generate one of the sources with"):
+        read_inputs([str(tmp_path / "all"), str(tmp_path / "first")], "question")
 
 
 def test_what_does_not_stop_is_dropped_as_truncated(
@@ -103,10 +114,10 @@ def test_seeds_by_block_are_no_workers_own(tmp_path: Path, tiny_generator: Any, 
         sampling=Sampling(1.0, 0.99, 40), seed_scope="block",
     )  # fmt: skip
     stage = opened("generate_questions", options, config)
-    stage.blocks.write(0, [{"id": f"q-{n:08d}", "question": "other"} for n in range(8)])
+    stage.blocks.write(0, [{"id": f"q-42-{n:08d}", "question": "other"} for n in range(8)])
     generate_questions(stage, tiny_generator, tiny_chat, config, options)
-    same = [row for row in kept(whole) if int(row["id"][2:]) >= 8]
-    assert [row for row in kept(rest) if int(row["id"][2:]) >= 8] == same
+    same = [row for row in kept(whole) if number_of(row) >= 8]
+    assert [row for row in kept(rest) if number_of(row) >= 8] == same
     texts = [row["question"] for row in kept(whole)]
     assert len(set(texts)) > 20, "blocks differ"
     assert {row["seed"] for row in same} == {None}

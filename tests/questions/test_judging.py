@@ -286,7 +286,7 @@ def test_mistakes_in_questions_and_config_are_one_line(tmp_path: Path, sets: dic
     twice = written(tmp_path / "twice.jsonl", [{"id": "a", "question": "x"}] * 2)
     other = written(tmp_path / "other.jsonl", [{"id": "a", "problem": "x"}])
     changes = (
-        ({"generators": {"one": str(twice)}}, "another row has the id 'a' too"),
+        ({"generators": {"one": str(twice)}}, "duplicate id 'a'"),
         ({"generators": {"one": str(other)}}, r"no text in the column 'question'.*question_columns\.one"),
         ({"question_columns": {"raw": "x"}}, "no generator 'raw'"),
         ({"generators": {}}, "at least one source"),

@@ -46,10 +46,16 @@ def test_every_check_has_its_reason() -> None:
     assert check(pair(0, "What?", "\\boxed{\\frac{1}{2}+}"), CONFIG) == "answer_does_not_parse"
 
 
-def built(folder: Path, rows: list[dict[str, Any]], seed: int = 1) -> dict[str, Any]:
-    run = RunOptions(output_dir=str(folder), block_size=4, track="none", seed=seed)
+def built(
+    folder: Path,
+    rows: list[dict[str, Any]],
+    seed: int = 1,
+    quota: int | None = None,
+    limit: int | None = None,
+) -> dict[str, Any]:
+    run = RunOptions(output_dir=str(folder), block_size=4, track="none", seed=seed, limit=limit)
     rule = ContaminationRule(against=[BenchmarkSource(source="t")])
-    config = AssembleConfig(parts=[Part(source="a"), Part(source="b", rows=3)], contamination=rule)
+    config = AssembleConfig(parts=[Part(source="a"), Part(source="b", rows=quota)], contamination=rule)
     tests = [TestQuestion("held <b>out</b>", "0", "How old is Ann?")]
     stage = opened("assemble_dataset", run, config)
     return assemble(stage, rows, config, run, tests=tests, funnel=["## How it was made", "", "By hand."])
@@ -63,7 +69,7 @@ def test_parts_are_mixed_checked_and_shuffled_and_every_row_is_accounted_for(tmp
         pair(31, "how old is ANN", part=0),
         pair(32, "What is this?", "7"),
     ]
-    receipt = built(tmp_path / "one", rows)
+    receipt = built(tmp_path / "one", rows, quota=3)
     assert receipt["dropped"] == {"contamination": 1, "duplicate": 1, "no_box": 1, "over_quota": 2}
     assert receipt["rows_in"] == len(rows) == receipt["kept"] + sum(receipt["dropped"].values())
     written = kept(tmp_path / "one")
@@ -72,11 +78,34 @@ def test_parts_are_mixed_checked_and_shuffled_and_every_row_is_accounted_for(tmp
     assert {row["source"] for row in written} == {"a", "b"}
     assert next(row for row in dropped(tmp_path / "one") if row["reason"] == "duplicate")["id"] == "q-30"
 
-    built(tmp_path / "again", [*rows[16::-1], *rows[17:]])
+    built(tmp_path / "again", [*rows[16::-1], *rows[17:]], quota=3)
     again = kept(tmp_path / "again")
     assert [row["id"] for row in again] == [row["id"] for row in written], "the order is the seed's alone"
-    built(tmp_path / "other", rows, seed=2)
+    built(tmp_path / "other", rows, seed=2, quota=3)
     assert [row["id"] for row in kept(tmp_path / "other")] != [row["id"] for row in written]
+
+
+def test_a_quota_is_exact_or_an_error(tmp_path: Path) -> None:
+    rows = [pair(n, f"What is {n} + {n}?", part=n % 2) for n in range(8)]
+    assert built(tmp_path / "exact", rows, quota=4)["kept"] == 8
+    with pytest.raises(
+        ConfigError, match="parts: b asks for 5 rows, and 4 are left: take that many or fewer"
+    ):
+        built(tmp_path / "short", rows, quota=5)
+    rows[1]["response"] = "no box"
+    with pytest.raises(ConfigError, match="b asks for 4 rows, and 3 are left"):
+        built(tmp_path / "checked", rows, quota=4)
+    assert built(tmp_path / "tried", rows, quota=600, limit=4)["kept"] == 7
+
+
+def test_two_parts_with_one_id_are_refused(tmp_path: Path) -> None:
+    rows = [pair(0, "What is 1 + 1?"), pair(1, "What is 2 + 2?"), pair(1, "What is 3 + 3?", part=1)]
+    with pytest.raises(ConfigError) as refused:
+        built(tmp_path, rows)
+    assert str(refused.value) == (
+        "parts: a and b both have a row 'q-1'; generate one of the sources with another `seed` or "
+        "`id_prefix`, or leave one out"
+    )
 
 
 def test_the_dataset_loads_and_its_card_and_page_say_what_it_is(tmp_path: Path) -> None:

@@ -127,3 +127,14 @@ def test_shuffled_answers_are_a_permutation_without_a_fixed_point() -> None:
     assert all(own != source for own, source in pairs)
     assert isinstance(shuffled[4], Drop)
     assert shuffled == _shuffled(outcomes, seed=1) != _shuffled(outcomes, seed=2)
+
+
+def test_the_first_response_with_an_answer_whatever_the_others_say() -> None:
+    samples = [
+        ("none", None, 9.0),
+        ("a \\boxed{8}", "8", 0.5),
+        ("b \\boxed{7}", "7", 1.0),
+        ("c \\boxed{7}", "7", 2.0),
+    ]
+    row = rewarded(*samples)
+    assert chosen(row, "first")["response"].startswith("a")

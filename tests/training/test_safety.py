@@ -124,7 +124,7 @@ def test_nothing_is_published_unless_asked_and_the_hub_is_asked_first(
 def test_rows_are_drawn_by_seed(settings: Settings, rows: Rows, train: Train) -> None:
     out = train("sft", settings, input=[str(rows["solutions"])], draw=12, max_steps=1)
     assert json.loads((out / "receipt.json").read_text())["rows_in"] == 12
-    with pytest.raises(ConfigError, match="draw: 99 rows requested, but there are only 40"):
+    with pytest.raises(ConfigError, match="draw asks for 99 rows, and 40 are left"):
         train("sft", settings, input=[str(rows["solutions"])], draw=99, output_dir=str(out) + "-more")
 
 

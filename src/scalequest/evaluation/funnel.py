@@ -150,8 +150,9 @@ def _headlines_of(records: Sequence[StageRecord], by_folder: Mapping[str, StageR
             key = "rows_in" if word == "generated" else "kept"
             if last:
                 words.append(f"{sum(r.count(key) for r in last):,} {word}")
-        for model in records:
-            if record.folder in model.upstream and model.trains:
+        for model in (one for one in records if one.trains):
+            data = [by_folder[name] for name in model.upstream]  # perhaps a set that this one went into
+            if any(record.folder in _ancestors_of(source, by_folder) for source in data):
                 words.append(f"{model.count('kept'):,} pairs trained on ({model.folder})")
         yield f"{record.folder}: " + " → ".join(words) + "."
 

@@ -13,7 +13,15 @@ from scalequest.config.ranges import Range
 from scalequest.evaluation.results import Result
 from scalequest.evaluation.tables import Table, format_percent, mark_protocols
 
-TITLES = {"gsm8k": "GSM8K", "math": "MATH", "college_math": "College Math", "olympiadbench": "OlympiadBench"}
+TITLES = {
+    "gsm8k": "GSM8K",
+    "math": "MATH",
+    "college_math": "College Math",
+    "olympiadbench": "OlympiadBench",
+    "math500": "MATH-500",
+    "aime24": "AIME 2024",
+    "amc23": "AMC 2023",
+}
 
 
 _OURS = (

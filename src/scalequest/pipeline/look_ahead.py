@@ -117,7 +117,7 @@ def _missing(settings: Mapping[str, Any], made: set[str]) -> Iterator[str]:
                 continue
             if key in _MODELS:
                 check_model_name(text)
-            elif key == "input":
+            elif key in ("input", "source"):
                 _check_source(text)
             elif path.endswith((".yaml", ".yml")) and not (files := sorted(glob(path))):
                 yield f"{key}: {text}: no such file"

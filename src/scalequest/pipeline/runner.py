@@ -17,7 +17,8 @@
 
 A stage with a `config` gets `--output_dir ${output}/<name>` unless `args` gives another, and `--limit` and
 `--fresh` where the run has them. `${NAME}` is one of `vars` or an environment variable, `${NAME:-text}` has a
-default, `${output}` is the output folder. Paths are relative to the working directory.
+default, `${output}` is the output folder. Paths are relative to the working directory. A file may be made of
+others: an entry of `stages` may be an `include`, see `includes.py`.
 
 Whether a stage is finished is its own decision: its receipt holds a fingerprint of all that can change its
 rows or weights. The look ahead works out the fingerprints that finished stages would have now; one that is
@@ -38,14 +39,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from scalequest import atomic_files, heartbeat
-from scalequest.config import ConfigError, build, option, read_yaml, required
+from scalequest.config import ConfigError, build, option, required
+from scalequest.pipeline.includes import known_variables, read_pipeline, resolved
 from scalequest.pipeline.preload import Forked, Preloaded, possible
 from scalequest.pipeline.status_table import StageStatus, StatusTable, read_receipt
 from scalequest.pipeline.subreaper import SupervisedProcess, forward_signals
@@ -55,8 +57,6 @@ from scalequest.stage.launch import STOP_SECONDS, STOP_VARIABLE
 STATE = "run.json"
 _OWN = (STATE, "logs", "imports")  # names of the output folder, and of a log, that no stage may have
 _LOG_LINES = 25
-_MOST_CHARACTERS = 100_000  # that variables may put into one text
-_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^${}]*))?\}")
 
 
 @dataclass(frozen=True)
@@ -118,13 +118,19 @@ class Step:
 # --------------------------------------------------------------------------------------------------- planning
 
 
-def load(path: str | Path) -> PipelineSpec:
-    """Read a pipeline file.
+def load(path: str | Path, given: Mapping[str, str] | None = None) -> PipelineSpec:
+    """Read a pipeline file and those that it includes.
+
+    Args:
+        path: the file.
+        given: variables that go over its `vars`.
 
     Raises:
         ConfigError: a key, a name or a file is wrong.
     """
-    spec: PipelineSpec = build((PipelineSpec,), read_yaml(path), str(path))[0]
+    spec: PipelineSpec = build((PipelineSpec,), read_pipeline(path, given), str(path))[0]
+    known = known_variables(spec.vars)
+    spec = replace(spec, stages=[_filled(stage, known, str(path)) for stage in spec.stages])
     names: set[str] = set()
     files: dict[str, str] = {}
     for stage in spec.stages:
@@ -149,6 +155,13 @@ def load(path: str | Path) -> PipelineSpec:
     if not names:
         raise ConfigError(f"{path}: stages: needs at least one")
     return spec
+
+
+def _filled(stage: StageSpec, known: Mapping[str, str], path: str) -> StageSpec:
+    """A stage without variables in its name, its needs and the files that it names; no launcher is None."""
+    keys = ("name", "script", "config", "launch", "needs")
+    said = {key: resolved(getattr(stage, key), known, f"{path}: stage {stage.name!r}") for key in keys}
+    return replace(stage, **{**said, "launch": said["launch"] or None})
 
 
 def _stage_fault(name: str) -> str | None:
@@ -180,7 +193,7 @@ def plan(
     Raises:
         ConfigError: a variable is not set, or a stage names the folder of a later one.
     """
-    known = {**os.environ, **spec.vars, "output": str(output)}
+    known = known_variables(spec.vars) | {"output": "${output}"}  # which stays, to see whose folders are used
     names = [stage.name for stage in spec.stages]
     steps: list[Step] = []
     for stage in spec.stages:
@@ -191,10 +204,13 @@ def plan(
                 args["limit"] = limit
             if fresh:
                 args["fresh"] = True
-        used = set(re.findall(r"\$\{output\}/([A-Za-z0-9_.-]+)", json.dumps(stage.args)))
+        where = f"{source}: stage {stage.name!r}"
+        args = resolved(args, known, where)
+        own = {key: value for key, value in args.items() if key in stage.args}
+        used = set(re.findall(r"\$\{output\}/([A-Za-z0-9_.-]+)", json.dumps(own)))
         for late in (used & set(names[len(steps) :])) - {stage.name}:
             raise ConfigError(f"{source}: stage {stage.name!r} uses {late!r}, which runs after it")
-        settings = _resolved(args, known, f"{source}: stage {stage.name!r}")
+        settings = resolved(args, {"output": str(output)}, where)
         steps.append(
             Step(
                 spec=stage,
@@ -234,36 +250,6 @@ def _words(value: Any) -> list[str]:
     if isinstance(value, list):
         return [word for item in value for word in _words(item)]
     return [value if isinstance(value, str) else json.dumps(value)]
-
-
-def _resolved(value: Any, known: Mapping[str, str], where: str) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _resolved(item, known, where) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_resolved(item, known, where) for item in value]
-    return _substitute(value, known, where) if isinstance(value, str) else value
-
-
-def _substitute(text: str, known: Mapping[str, str], where: str) -> str:
-    room = _MOST_CHARACTERS
-
-    def replace(match: re.Match[str]) -> str:
-        nonlocal room
-        name, default = match.groups()
-        value = known.get(name) or default
-        if value is None:
-            raise ConfigError(f"{where}: ${{{name}}}: the environment variable {name} is not set; export it")
-        room -= len(value)
-        if room < 0:
-            raise ConfigError(f"{where}: ${{{name}}}: variables grow beyond {_MOST_CHARACTERS:,} characters")
-        return value
-
-    for _ in range(10):  # what is put in may hold variables itself
-        changed = _VARIABLE.sub(replace, text)
-        if changed == text:
-            return text
-        text = changed
-    raise ConfigError(f"{where}: {text[:80]}: a variable refers to itself")
 
 
 # ----------------------------------------------------------------------------------------------- what is done

@@ -23,7 +23,7 @@ from scalequest.questions.agreement import Agreement
 from scalequest.questions.judges import FAULTS
 from scalequest.questions.levels import LEVELS, Level, Levels
 from scalequest.questions.steps import Context, ModelStep, Outcome, StepReport, TextStep
-from scalequest.records import Row, row_seed
+from scalequest.records import Row, quota, row_seed
 
 _DIGITS = 9  # 1 - 0.8 is a little less than 0.2, and no bound of 0.2 means that
 
@@ -133,14 +133,16 @@ def measured(rows: Sequence[Row], columns: Sequence[str]) -> list[float]:
     return [float(value) for value in values.mean(axis=1)]
 
 
-def select_difficulty(rows: Sequence[Row], rule: DifficultyRule, seed: int) -> list[str | None]:
+def select_difficulty(
+    rows: Sequence[Row], rule: DifficultyRule, seed: int, limit: int | None = None
+) -> list[str | None]:
     """A reason or None for every row: `too_easy`, `too_hard`, `off_target`.
 
     Shares are of the rows that may be dropped. Equal difficulties are told apart by a hash of seed and id,
     so the outcome does not depend on the order of the rows.
 
     Raises:
-        ConfigError: a row lacks a measure, or fewer than `keep` rows are left.
+        ConfigError: a row lacks a measure, or fewer than `keep` rows are left and no `limit` is why.
     """
     reasons: list[str | None] = [None] * len(rows)
     values = measured(rows, rule.columns)
@@ -156,11 +158,7 @@ def select_difficulty(rows: Sequence[Row], rule: DifficultyRule, seed: int) -> l
             reasons[n] = reasons[n] or outside_difficulty(rows[n], rule)
     if rule.keep is not None:
         left = [n for n in order if reasons[n] is None]
-        if len(left) < rule.keep:
-            raise ConfigError(
-                f"difficulty.keep: {rule.keep} questions are asked for, and {len(left)} are left"
-            )
-        for n in left[: len(left) - rule.keep]:
+        for n in left[: len(left) - quota(rule.keep, len(left), "difficulty.keep", limit=limit)]:
             reasons[n] = "too_easy"
     if not rule.target:
         return reasons
@@ -194,6 +192,7 @@ class DifficultyStep(TextStep):
 
     rule: DifficultyRule
     seed: int
+    limit: int | None
     reasons: ClassVar[tuple[str, ...]] = (
         "level_truncated", "level_unparsed", "too_easy", "too_hard", "off_target",
     )  # fmt: skip
@@ -202,7 +201,7 @@ class DifficultyStep(TextStep):
     def of(cls, rule: DifficultyRule, context: Context) -> DifficultyStep | FailRateStep | LevelStep:
         """The step for these columns, or for whoever is asked."""
         if rule.columns:
-            return cls(rule, context.seed)
+            return cls(rule, context.seed, context.limit)
         if rule.judge == "agreement":
             return FailRateStep(rule, Agreement(context))
         return LevelStep(rule, Levels(context.prompt, context.sampling, context.seed))
@@ -223,7 +222,8 @@ class DifficultyStep(TextStep):
         numbers = np.flatnonzero(left).tolist()
         some = [rows[number] for number in numbers]
         reasons: list[str | None] = [None] * len(rows)
-        for number, reason in zip(numbers, select_difficulty(some, self.rule, self.seed), strict=True):
+        found = select_difficulty(some, self.rule, self.seed, self.limit)
+        for number, reason in zip(numbers, found, strict=True):
             reasons[number] = reason
         values = measured(some, self.rule.columns)
         kept = [value for value, number in zip(values, numbers, strict=True) if reasons[number] is None]

@@ -147,7 +147,11 @@ class FilterConfig:
         return "solutions" if judge == "agreement" else f"{step} in words", judge
 
     def made(
-        self, benchmarks: Sequence[TestQuestion] = (), seed: int = 0, prompt: Prompt | None = None
+        self,
+        benchmarks: Sequence[TestQuestion] = (),
+        seed: int = 0,
+        prompt: Prompt | None = None,
+        limit: int | None = None,
     ) -> dict[str, TextStep | ModelStep]:
         """Return the steps of the stage by name, in the order in which they run.
 
@@ -155,8 +159,9 @@ class FilterConfig:
             benchmarks: for the step contamination.
             seed: of the run.
             prompt: of the judge, if there is one.
+            limit: rows that were read at most.
         """
-        context = Context(seed, benchmarks, self.samples, self.sampling, self.keep_responses, prompt)
+        context = Context(seed, benchmarks, self.samples, self.sampling, self.keep_responses, prompt, limit)
         return {name: STEPS[name].of(getattr(self, name), context) for name in self.steps}
 
 
@@ -311,7 +316,7 @@ def filter_questions(
         The stage's receipt (empty on workers other than 0).
     """
     # Text steps over all rows
-    steps = config.made(benchmarks, run.seed, prompt)
+    steps = config.made(benchmarks, run.seed, prompt, run.limit)
     found = read_text(rows, steps)
     # Model steps, block by block
     asking = [step for step in steps.values() if isinstance(step, ModelStep)]

@@ -25,7 +25,7 @@ from scalequest.stage.launch import LAUNCH, RAY_WORKERS, Launch
 from scalequest.stage.progress import Gates
 from scalequest.tracking import Tracker
 
-VERSION = 1  # raise by hand when the same configuration gives other rows
+VERSION = 2  # raise by hand when the same configuration gives other rows
 COLUMNS = ("id", "question", "generator", "seed", "finish_reason", "tokens")
 
 
@@ -42,7 +42,9 @@ class GenerationConfig:
     num_questions: int = required("questions to sample; dropped ones count", within=COUNT)
     model_revision: str | None = option(None, "its revision on the hub", fingerprint=False)
     label: str | None = option(None, "what the rows call the generator; None is its folder's name")
-    id_prefix: str = option("q", "ids are <prefix>-00000000 on; give each generator of a pipeline its own")
+    id_prefix: str = option(
+        "q", "ids are <prefix>-<seed>-00000000 on: one prefix per generator, one seed per run of it"
+    )
     seed_scope: SeedScope = option("row", SEED_SCOPE)
     sampling: Sampling = option(help="how it is sampled", default_factory=lambda: Sampling(1.0, 0.99, 512))
     engine: EngineConfig = option(help="what it runs on", default_factory=EngineConfig)
@@ -81,7 +83,7 @@ class QuestionSampling:
         """The question row, or why it is dropped."""
         (completion,) = completions
         row: Row = {
-            "id": f"{self.config.id_prefix}-{number:08d}",
+            "id": f"{self.config.id_prefix}-{self.run_seed}-{number:08d}",
             "question": self.chat.decode(completion.ids),
             "generator": self.label,
             "seed": self._seed(number),

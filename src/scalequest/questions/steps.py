@@ -39,6 +39,7 @@ class Context:
         sampling: the model's sampling settings.
         keep_responses: whether the rows keep these solutions.
         prompt: the judge's prompt.
+        limit: the number of rows read at most; None means all.
     """
 
     seed: int = 0
@@ -47,6 +48,7 @@ class Context:
     sampling: Sampling = field(default_factory=Sampling)
     keep_responses: bool = False
     prompt: Prompt | None = None
+    limit: int | None = None
 
 
 @dataclass(frozen=True)

@@ -23,13 +23,13 @@ from scalequest.pages.markup import inline
 from scalequest.questions.contamination import ContaminationRule, Index, TestQuestion
 from scalequest.questions.duplicates import DuplicateRule, Sketch, find_duplicates, sketch
 from scalequest.questions.text import batches
-from scalequest.records import Row, check_rows, row_seed
+from scalequest.records import SAME_ID, Row, check_rows, quota, row_seed
 from scalequest.solutions.overview import lines, overview, sections
 from scalequest.stage.block_loop import Drop, stream
 from scalequest.stage.folder import Stage
 from scalequest.tracking import Tracker
 
-VERSION = 4  # raise by hand when the same configuration gives other rows
+VERSION = 5  # raise by hand when the same configuration gives other rows
 COLUMNS = (
     *("id", "query", "response", "answer", "generator", "solver", "reward_model"),
     *("agreement", "reward", "margin", "source"),
@@ -42,7 +42,11 @@ class Part:
     """One generator's share of the dataset."""
 
     source: str = required("a select_solutions folder, a file, or hub:owner/name")
-    rows: int | None = option(None, "take so many, drawn by seed; None takes all", within=COUNT)
+    rows: int | None = option(
+        None,
+        "exactly so many, drawn by seed from those that pass the checks; fewer are an error; None takes all",
+        within=COUNT,
+    )
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,11 @@ def check(row: Row, config: AssembleConfig) -> str | None:
 
 
 def outcomes(
-    rows: Sequence[Row], config: AssembleConfig, tests: Sequence[TestQuestion], seed: int
+    rows: Sequence[Row],
+    config: AssembleConfig,
+    tests: Sequence[TestQuestion],
+    seed: int,
+    limit: int | None = None,
 ) -> list[str | None]:
     """A reason or None for every row: the checks, duplicates over all parts, test questions, then the quotas.
 
@@ -107,7 +115,12 @@ def outcomes(
         config: checks and quotas.
         tests: questions of the benchmarks.
         seed: which rows fill a quota.
+        limit: rows that were read of each part at most.
+
+    Raises:
+        ConfigError: two rows have one id, or too few are left for a quota and no limit is why.
     """
+    _check_ids(rows, config)
     reasons = [check(row, config) for row in rows]
     queries = [str(row["query"]) for row in rows]
     index, sketches = Index(tests, config.contamination), []
@@ -125,9 +138,18 @@ def outcomes(
     for number, part in enumerate(config.parts):
         own = [n for n, row in enumerate(rows) if row["part"] == number and reasons[n] is None]
         own.sort(key=lambda n: row_seed(seed, "quota", str(rows[n]["id"])))
-        for n in own[len(own) if part.rows is None else part.rows :]:
+        wanted = len(own) if part.rows is None else part.rows
+        for n in own[quota(wanted, len(own), f"parts: {part.source}", limit=limit) :]:
             reasons[n] = "over_quota"
     return reasons
+
+
+def _check_ids(rows: Sequence[Row], config: AssembleConfig) -> None:
+    first: dict[str, int] = {}
+    for row in rows:
+        if first.setdefault(row["id"], row["part"]) != row["part"]:
+            one, other = (config.parts[part].source for part in (first[row["id"]], row["part"]))
+            raise ConfigError(f"parts: {one} and {other} both have a row '{row['id']}'{SAME_ID}")
 
 
 def assemble(
@@ -155,7 +177,7 @@ def assemble(
         The stage's receipt (empty on workers other than 0).
     """
     # Which rows go in, and in what order
-    reasons = outcomes(rows, config, tests, run.seed)
+    reasons = outcomes(rows, config, tests, run.seed, run.limit)
     order = sorted(range(len(rows)), key=lambda n: row_seed(run.seed, "order", str(rows[n]["id"])))
 
     def published(number: int, _: Sequence[Any]) -> Row | Drop:
@@ -187,8 +209,7 @@ def assemble(
 
 def _about(config: AssembleConfig) -> str:
     quotas = "; ".join(
-        f"{inline(part.source)}: {'all' if part.rows is None else f'at most {part.rows:,}'}"
-        for part in config.parts
+        f"{inline(part.source)}: {'all' if part.rows is None else f'{part.rows:,}'}" for part in config.parts
     )
     looked = "No benchmark was given to compare with." if not config.contamination.given else (
         "Rows that match a benchmark were dropped." if config.contamination.drop

@@ -26,7 +26,7 @@ COLUMNS = ("id", "query", "response", "answer", "agreement", "reward", "margin",
 # the paper's code keeps a response that contains one of these
 ANSWER_PHRASES = ("boxed", "he answer is", "final answer is")
 
-Rule = Literal["majority", "reward", "majority_reward", "reward_vote", "correct"]
+Rule = Literal["majority", "first", "reward", "majority_reward", "reward_vote", "correct"]
 NEED_REWARDS = ("reward", "majority_reward", "reward_vote")
 
 
@@ -40,7 +40,8 @@ class SelectConfig:
     )
     rule: Rule = option(
         "majority",
-        "majority: the first response with the majority answer; reward: the highest "
+        "majority: the first response with the majority answer; first: the first response "
+        "with any answer; reward: the highest "
         "reward (paper); majority_reward: the highest reward among the responses with "
         "the majority answer; reward_vote: the highest reward for the answer with the "
         "largest sum of rewards, each squashed to 0..1; correct: the best response that "
@@ -114,8 +115,8 @@ def select(row: Row, config: SelectConfig) -> Row | Drop:
         chosen = [one for one in chosen if any(phrase in one.response for phrase in ANSWER_PHRASES)]
         if not chosen:
             return Drop(row, "no_answer_phrase")
-    by_reward = config.rule != "majority" and all(one.reward is not None for one in chosen)
-    one = max(chosen, key=_reward) if by_reward else chosen[0]  # max returns the first of equal values
+    by_reward = config.rule not in ("majority", "first") and all(one.reward is not None for one in chosen)
+    one = max(chosen, key=_reward) if by_reward else chosen[0]  # max takes the first of equals
     if config.min_reward is not None and _reward(one) < config.min_reward:
         return Drop(row, "low_reward")
     # How clear the choice was
@@ -141,6 +142,8 @@ def _eligible(
 ) -> list[Candidate] | str:
     """Return the responses that a rule may choose from, only those with an answer, or why there are none."""
     answered = [one for one in complete if one.answer is not None]
+    if config.rule == "first":
+        return answered
     if config.rule == "correct":
         reference = str(row["reference"])
         if config.answer_after:

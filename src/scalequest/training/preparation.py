@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scalequest import heartbeat
-from scalequest.config import ConfigError, fingerprint_fields
-from scalequest.records import Row, read_inputs
+from scalequest.config import fingerprint_fields
+from scalequest.records import Row, quota, read_inputs
 from scalequest.training import data
 from scalequest.training.identity import Identity
 from scalequest.training.ranks import once
@@ -68,14 +68,13 @@ def draw_rows(identity: Identity, rows: list[Row]) -> list[Row]:
     """Return as many of these rows as `draw` says, in order; all of them if it is not set.
 
     Raises:
-        ConfigError: there are fewer rows.
+        ConfigError: there are fewer rows, and no limit is why.
     """
     draw = identity.args.draw
     if draw is None:
         return rows
-    if draw > len(rows):
-        raise ConfigError(f"draw: {draw} rows requested, but there are only {len(rows)}")
-    numbers = random.Random(identity.training_args.seed).sample(range(len(rows)), draw)
+    taken = quota(draw, len(rows), "draw", limit=identity.args.limit)
+    numbers = random.Random(identity.training_args.seed).sample(range(len(rows)), taken)
     return [rows[number] for number in sorted(numbers)]
 
 
