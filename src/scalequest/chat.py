@@ -35,6 +35,7 @@ THINK, END_THINK = "<think>", "</think>"  # how thoughts are marked in every row
 _SLOT = re.compile(r"\{(question|response|text|thoughts)\}")
 # What looks like a control token: one word in angle brackets. `<<SYS>>` is text in every family that has it.
 _CONTROL = re.compile(r"(?<!<)<[^<>\s]+>(?!>)")
+Mark = tuple[list[int], str]
 _BRACKET = re.compile(r"[<>|｜\[\]]")
 
 
@@ -149,7 +150,7 @@ class BoundFormat:
         pad_id: id of the pad token, or None until `prepare_tokenizer_and_model` has added it.
         special_ids: ids that no text may hold.
         templates: by what they are for, texts with slots and the special ids of their markup.
-        thinking_ids: ids of the start and end of thoughts and of the lead, if the family has its own; else ().
+        marks: ids that mark thoughts and that decoding would lose, with the text that stands for them.
     """
 
     format: ChatFormat
@@ -162,7 +163,7 @@ class BoundFormat:
     pad_id: int | None
     special_ids: frozenset[int]
     templates: dict[str, tuple[str, list[int]]]
-    thinking_ids: tuple[list[int], ...] = ()
+    marks: tuple[Mark, ...] = ()
 
     def question_ids(self, question: str) -> list[int]:
         """What a generator is trained on: `question_prefix_ids`, the question, its end; a stop id is last."""
@@ -181,12 +182,14 @@ class BoundFormat:
         """
         prompt, solve = self.solve_prompt_ids(question), self.format.solve
         thoughts, answer = split_thoughts(response)
-        if thoughts is not None and solve is not None and solve.thinking is not None:
+        if thoughts and solve is not None and solve.thinking is not None:
             ids = self._ids("training on thoughts", question=question, thoughts=thoughts, response=answer)
         else:
             if solve is not None and solve.opens_thinking:
-                response = _after_opening(response)
-            ids = self._ids("training on solutions", question=question, response=response)
+                answer = _after_opening(response)
+            elif thoughts:
+                answer = response
+            ids = self._ids("training on solutions", question=question, response=answer)
         _check_prefix(prompt, ids)
         return prompt, ids[len(prompt) :]
 
@@ -198,9 +201,7 @@ class BoundFormat:
         """Text of generated ids, special tokens left out, stripped; thoughts in the family's own markup
         come back between `<think>` and `</think>`.
         """
-        if not self.thinking_ids:
-            return self.decode_part(ids).strip()
-        return _thoughts_marked(ids, *self.thinking_ids, self.decode_part).strip()
+        return _decoded(list(ids), self.marks, self.decode_part).strip()
 
     def decode_solution(self, ids: Sequence[int]) -> str:
         """As `decode`, with the `<think>` in front that the prompt had opened, if it did."""
@@ -320,7 +321,6 @@ def bind(fmt: ChatFormat, tokenizer: Any) -> BoundFormat:
     _check_bos(fmt, tokenizer, bos_id)
     prefix = _encode(tokenizer, fmt.question.prefix)
     stops = [_stop_ids(part, ids) for part in parts]
-    thinking = fmt.solve.thinking if fmt.solve else None
     bound = BoundFormat(
         format=fmt,
         tokenizer=tokenizer,
@@ -332,11 +332,7 @@ def bind(fmt: ChatFormat, tokenizer: Any) -> BoundFormat:
         pad_id=tokenizer.get_vocab().get(fmt.pad),
         special_ids=special_ids,
         templates={use: (template, specials(template)) for use, template in texts.items()},
-        thinking_ids=tuple(
-            _encode(tokenizer, text) for text in (thinking.start, thinking.end, parts[-1].lead)
-        )
-        if thinking
-        else (),
+        marks=_marks(fmt.solve, tokenizer, special_ids),
     )
     if os.environ.get("RANK", "0") == "0":  # one of many processes says it
         from scalequest.chat_template import warn_of_difference
@@ -503,10 +499,16 @@ def _clean(text: str) -> str:
 
 
 def split_thoughts(response: str) -> tuple[str | None, str]:
-    """The thoughts at the head of a response, None if there are none, and the answer after them."""
+    """The thoughts at the head of a response, None if there are none, and the answer after them.
+
+    Raises:
+        FormatError: the thoughts are not closed, so that there is no answer.
+    """
     head, closed, answer = response.strip().partition(END_THINK)
-    if not head.startswith(THINK) or not closed:
+    if not head.startswith(THINK):
         return None, response
+    if not closed:
+        raise FormatError("unclosed_thoughts")
     return head.removeprefix(THINK).strip(), answer.strip()
 
 
@@ -521,31 +523,30 @@ def _after_opening(response: str) -> str:
     return response.lstrip().removeprefix(THINK)
 
 
-def without_thoughts(response: str) -> str:
-    """A response without the thoughts at its head.
+def _marks(solve: SolveMarkup | None, tokenizer: Any, special_ids: frozenset[int]) -> tuple[Mark, ...]:
+    """Ids that mark thoughts and are lost when text is decoded, with the text that stands for them."""
+    vocabulary = tokenizer.get_vocab()
+    tags = ((THINK, THINK), (END_THINK, END_THINK))
+    found = [([vocabulary[tag]], text) for tag, text in tags if vocabulary.get(tag) in special_ids]
+    if solve is not None and (thinking := solve.thinking) is not None:
+        found.insert(0, (_encode(tokenizer, solve.lead), ""))
+        if THINK not in thinking.start:
+            found.append((_encode(tokenizer, thinking.end), f"\n{END_THINK}\n\n"))
+            found.append((_encode(tokenizer, thinking.start), f"{THINK}\n"))
+    return tuple((ids, text) for ids, text in found if ids)
 
-    Raises:
-        FormatError: they are not closed, so that there is no answer.
-    """
-    thoughts, answer = split_thoughts(response)
-    if thoughts is None and response.lstrip().startswith(THINK):
-        raise FormatError("unclosed_thoughts")
-    return answer
 
-
-def _thoughts_marked(
-    ids: Sequence[int], start: list[int], end: list[int], lead: list[int], decode: Callable[[Sequence[int]], str]
-) -> str:
-    """Text of ids with thoughts in a family's own markup, in that of our rows."""
-    ids = list(ids)
-    if ids[: len(start)] != start:
-        return decode(ids[len(lead) :] if ids[: len(lead)] == lead else ids)
-    ids = ids[len(start) :]
-    place = next((n for n in range(len(ids)) if ids[n : n + len(end)] == end), None)
-    if place is None:
-        return f"{THINK}\n{decode(ids).strip()}"
-    thoughts, answer = decode(ids[:place]).strip(), decode(ids[place + len(end) :]).strip()
-    return f"{THINK}\n{thoughts}\n{END_THINK}\n\n{answer}"
+def _decoded(ids: list[int], marks: tuple[Mark, ...], decode: Callable[[Sequence[int]], str]) -> str:
+    """Text of ids, with a text in place of each mark."""
+    said, begin, place = [], 0, 0
+    while place < len(ids):
+        mark = next((mark for mark in marks if ids[place : place + len(mark[0])] == mark[0]), None)
+        if mark is None:
+            place += 1
+            continue
+        said += [decode(ids[begin:place]), mark[1]]
+        begin = place = place + len(mark[0])
+    return "".join([*said, decode(ids[begin:])])
 
 
 def _check_prefix(prefix: list[int], ids: list[int]) -> None:

@@ -25,6 +25,7 @@ from scalequest.chat import (
     FormatError,
     QuestionMarkup,
     SolveMarkup,
+    ThinkingMarkup,
     bind,
 )
 from scalequest.config import ConfigError
@@ -33,7 +34,7 @@ log = logging.getLogger(__name__)
 
 # What our formats ask of a solver (docs/method.md 5); a model's own template has no such sentence.
 INSTRUCTION = "\nPlease reason step by step, and put your final answer within \\boxed{}."
-_USER, _ANSWER = "PROBE7Q", "PROBE8A"
+_USER, _ANSWER, _THOUGHTS = "PROBE7Q", "PROBE8A", "PROBE9T"
 _DATE = datetime(2024, 7, 26)  # what Llama 3's template says where it cannot know the date
 _OWN_WAYS: tuple[Mapping[str, Any], ...] = ({}, {"enable_thinking": False})
 
@@ -55,7 +56,8 @@ _TEXT = """\
 {%- set text = whole.text | trim -%}
 {%- if not text and not may_be_empty -%}{{- raise_exception('A message is empty.') -}}{%- endif -%}
 {%- for token in control_tokens -%}
-{%- if token in text -%}{{- raise_exception('A message holds the control token ' + token) -}}{%- endif -%}
+{%- set tag = message['role'] == 'assistant' and token in ['<think>', '</think>'] -%}
+{%- if token in text and not tag -%}{{- raise_exception('A message holds the control token ' + token) -}}{%- endif -%}
 {%- endfor -%}
 {{- text -}}
 {%- endmacro -%}
@@ -83,8 +85,8 @@ _OPENED_ANSWER = "{{- LEAD + (text[LENGTH:] | trim if text[:LENGTH] == THINK els
 _THINKING_ANSWER = """\
 {%- if text[:LENGTH] == THINK and '</think>' in text -%}
 {%- set thoughts = text[LENGTH:].split('</think>')[0] -%}
-{%- set answer = text[LENGTH + thoughts | length + 8:] -%}
-{{- START + thoughts | trim + END_THOUGHTS + answer | trim + END -}}
+{%- set answer = text[LENGTH + thoughts | length + 8:] | trim -%}
+{{- (START + thoughts | trim + END_THOUGHTS if thoughts | trim else LEAD) + answer + END -}}
 {%- else -%}
 {{- LEAD + text + END -}}
 {%- endif -%}"""
@@ -120,13 +122,12 @@ def solver_template(chat: BoundFormat) -> str:
     if solve is None:
         raise ConfigError(f"chat_format: '{fmt.name}' is not for solving: choose another")
     before, after = solve.prompt.split("{question}")
-    system, opening = _cut_after_last(before, solve.stops)
-    closing, answering = _cut_after_first(after, solve.stops)
-    between = re.match(r"\s*", after[len(closing.rstrip()) :])
-    ended = any(closing.rstrip().endswith(stop) for stop in solve.stops)
+    ends = [stop for part in (solve, fmt.question) for stop in part.stops if part.end.endswith(stop)]
+    system, opening = _cut_after_last(before, ends)
+    closing, answering = _cut_after_first(after, ends)
     texts = {
         "SYSTEM": system,
-        "BETWEEN": between[0] if between and ended else "",
+        "BETWEEN": closing[len(closing.rstrip()) :] if answering else "",
         "OPENING": opening,
         "CLOSING": closing,
         "ANSWERING": answering,
@@ -175,17 +176,17 @@ def _written(chat: BoundFormat, body: str, texts: Mapping[str, str]) -> str:
     return head + control + _TEXT + names.sub(lambda name: literals[name[0]], body).rstrip("\n")
 
 
-def _cut_after_last(text: str, stops: Sequence[str]) -> tuple[str, str]:
+def _cut_after_last(text: str, ends: Sequence[str]) -> tuple[str, str]:
     """The system's turn, up to its stop and the white space after it, and what opens the user's."""
-    ends = [match.end() for stop in stops for match in re.finditer(rf"{re.escape(stop)}\s*", text)]
-    place = max(ends, default=0)
+    places = [match.end() for end in ends for match in re.finditer(rf"{re.escape(end)}\s*", text)]
+    place = max(places, default=0)
     return text[:place], text[place:]
 
 
-def _cut_after_first(text: str, stops: Sequence[str]) -> tuple[str, str]:
+def _cut_after_first(text: str, ends: Sequence[str]) -> tuple[str, str]:
     """What closes the user's turn, white space included, and what opens the answer."""
-    ends = [match.end() for stop in stops for match in re.finditer(rf"{re.escape(stop)}\s*", text)]
-    place = min(ends, default=len(text))
+    places = [match.end() for end in ends for match in re.finditer(rf"{re.escape(end)}\s*", text)]
+    place = min(places, default=len(text))
     return text[:place], text[place:]
 
 
@@ -254,7 +255,10 @@ def draft_format(tokenizer: Any) -> ChatFormat:
         said.append(f"the date in it stays {_DATE:%d %b %Y}")
     lead, end = _answer_of(tokenizer, own, said)
     stops = tuple(dict.fromkeys([_last_token(tokenizer, end), *([tokenizer.eos_token] if tokenizer.eos_token else [])]))
-    closing = _up_to_token(tokenizer, own.after) or end
+    turn = _rendered(tokenizer, [{"role": "user", "content": _USER}], prompt=False) or ""
+    closing = _up_to_token(tokenizer, turn.rpartition(_USER)[2])
+    said.append(f"what ends a question is what ends {'a user turn' if closing else 'an answer'}")
+    closing = closing or end
     prefix = own.before.rstrip(" ")
     boxed = "\\boxed" in own.before + own.after
     said.append(
@@ -262,7 +266,6 @@ def draft_format(tokenizer: Any) -> ChatFormat:
         if boxed
         else "the instruction for a boxed answer is ours, after the question"
     )
-    said.append("what ends a question is what ends a user's turn")
     prompt = own.before + "{question}" + ("" if boxed else INSTRUCTION) + own.after
     spaces = prompt[len(prompt.rstrip(" ")) :]
     fmt = ChatFormat(
@@ -276,7 +279,13 @@ def draft_format(tokenizer: Any) -> ChatFormat:
             stops=tuple(dict.fromkeys([_last_token(tokenizer, closing), *stops])),
         ),
         user=own.before + "{text}" + own.after,
-        solve=SolveMarkup(prompt=prompt.rstrip(" "), lead=spaces + lead, end=end, stops=stops),
+        solve=SolveMarkup(
+            prompt=prompt.rstrip(" "),
+            lead=spaces + lead,
+            end=end,
+            stops=stops,
+            thinking=_thinking_of(tokenizer, own, lead),
+        ),
     )
     _check_draft(fmt, tokenizer, where)
     _say_once(f"chat_format: auto: drafted from the chat template of {where}; {'; '.join(said)}")
@@ -301,6 +310,19 @@ def _answer_of(tokenizer: Any, own: OwnMarkup, said: list[str]) -> tuple[str, st
         said.append("it ends an answer with no token; the eos is put there")
         end = tail.rstrip() + str(tokenizer.eos_token)
     return lead, end
+
+
+def _thinking_of(tokenizer: Any, own: OwnMarkup, lead: str) -> ThinkingMarkup | None:
+    """What the template puts around thoughts; None if it drops them, or has the usual tags and no lead."""
+    thoughts = dict.fromkeys(("thinking", "reasoning", "reasoning_content"), _THOUGHTS)
+    messages = [{"role": "user", "content": _USER}, {"role": "assistant", "content": _ANSWER, **thoughts}]
+    rendered = _rendered(tokenizer, messages, prompt=False) or ""
+    prompt = own.before + _USER + own.after
+    around = re.fullmatch(f"(.*){_THOUGHTS}(.*){_ANSWER}.*", _bos_apart(tokenizer, rendered)[1], re.DOTALL)
+    if around is None or not around[1].startswith(prompt):
+        return None
+    start = around[1].removeprefix(prompt)
+    return ThinkingMarkup(start, around[2]) if lead or THINK not in start else None
 
 
 def _pad_of(tokenizer: Any, ends: Sequence[str], said: list[str]) -> str:
