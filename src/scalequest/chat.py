@@ -247,7 +247,11 @@ def load_format(name_or_path: str, model: str | None = None, revision: str | Non
         families = sorted(file.stem for file in TEMPLATES.glob("*.yaml"))
         if name_or_path not in families:
             close = get_close_matches(name_or_path, families, n=1)
-            hint = f"did you mean '{close[0]}'?" if close else f"give a YAML file or one of {', '.join((AUTO, *families))}"
+            hint = (
+                f"did you mean '{close[0]}'?"
+                if close
+                else f"give a YAML file or one of {', '.join((AUTO, *families))}"
+            )
             raise ConfigError(f"chat_format: no family '{name_or_path}'; {hint}")
         path = TEMPLATES / f"{name_or_path}.yaml"
     fmt: ChatFormat = build((ChatFormat,), read_yaml(path), str(path))[0]
@@ -423,7 +427,7 @@ def _control_ids(fmt: ChatFormat, texts: Sequence[str], tokenizer: Any) -> dict[
     """
     added = {entry.content: token for token, entry in tokenizer.added_tokens_decoder.items()}
     where = tokenizer.name_or_path or "this model"
-    parts = [fmt.question, *([fmt.solve] if fmt.solve else [])]
+    parts: list[QuestionMarkup | SolveMarkup] = [fmt.question, *([fmt.solve] if fmt.solve else [])]
     wanted = {fmt.bos} if fmt.bos else set()
     wanted.update(*(part.stops for part in parts))
     for text in texts:
@@ -439,7 +443,11 @@ def _control_ids(fmt: ChatFormat, texts: Sequence[str], tokenizer: Any) -> dict[
     for token in sorted(wanted):
         if token not in added or _encode(tokenizer, token) != [added[token]]:
             near = _nearest(token, added)
-            hint = f"did you mean '{near}'?" if near else "choose its family, or list it under 'plain' if it is text"
+            hint = (
+                f"did you mean '{near}'?"
+                if near
+                else "choose its family, or list it under 'plain' if it is text"
+            )
             raise ConfigError(f"chat_format: '{fmt.name}' needs '{token}', no token of {where}: {hint}")
     return {token: added[token] for token in sorted(wanted)}
 
@@ -465,7 +473,9 @@ def _check_bos(fmt: ChatFormat, tokenizer: Any, bos_id: int | None) -> None:
         doubled = own is not None and ids[:2] == [own, own]
         # Without `bos` the markup may begin with it, and in some families it opens every turn.
         if doubled or (bos_id is not None and (bos_id in ids or own in ids[:1])):
-            raise ConfigError(f"chat_format: '{fmt.name}' has its BOS twice, in 'bos' and in {key}: leave one out")
+            raise ConfigError(
+                f"chat_format: '{fmt.name}' has its BOS twice, in 'bos' and in {key}: leave one out"
+            )
 
 
 def _stop_ids(part: QuestionMarkup | SolveMarkup, ids: dict[str, int]) -> list[int]:

@@ -227,7 +227,9 @@ def warn_of_difference(fmt: ChatFormat, tokenizer: Any) -> None:
         return
     before, after = slots[0]
     ours, theirs = f"{before}…{after}", f"{found[0].before}…{found[0].after}"
-    place = next((n for n, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))
+    place = next(
+        (n for n, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs))
+    )
     where = tokenizer.name_or_path or "this model"
     _say_once(
         f"chat_format: '{fmt.name}' is not the chat template of {where}: at character {place} it has "
@@ -254,7 +256,9 @@ def draft_format(tokenizer: Any) -> ChatFormat:
     if "strftime_now" in str(tokenizer.chat_template):
         said.append(f"the date in it stays {_DATE:%d %b %Y}")
     lead, end = _answer_of(tokenizer, own, said)
-    stops = tuple(dict.fromkeys([_last_token(tokenizer, end), *([tokenizer.eos_token] if tokenizer.eos_token else [])]))
+    stops = tuple(
+        dict.fromkeys([_last_token(tokenizer, end), *([tokenizer.eos_token] if tokenizer.eos_token else [])])
+    )
     turn = _rendered(tokenizer, [{"role": "user", "content": _USER}], prompt=False) or ""
     closing = _up_to_token(tokenizer, turn.rpartition(_USER)[2])
     said.append(f"what ends a question is what ends {'a user turn' if closing else 'an answer'}")
@@ -297,16 +301,22 @@ def _answer_of(tokenizer: Any, own: OwnMarkup, said: list[str]) -> tuple[str, st
     messages = [{"role": "user", "content": _USER}, {"role": "assistant", "content": _ANSWER}]
     rendered = _rendered(tokenizer, messages, prompt=False)
     if rendered is None or rendered.count(_ANSWER) != 1:
-        raise ConfigError("chat_format: auto: the chat template takes no assistant's message; write a YAML file")
+        raise ConfigError(
+            "chat_format: auto: the chat template takes no assistant's message; write a YAML file"
+        )
     head, tail = _bos_apart(tokenizer, rendered)[1].split(_ANSWER)
     prompt = own.before + _USER + own.after
     lead = head[len(prompt) :] if head.startswith(prompt) else ""
     if not head.startswith(prompt):
-        said.append("it writes an answer that is given otherwise than one that is asked for; the latter counts")
+        said.append(
+            "it writes an answer that is given otherwise than one that is asked for; the latter counts"
+        )
     end = _up_to_token(tokenizer, tail)
     if end is None:
         if not tokenizer.eos_token:
-            raise ConfigError("chat_format: auto: the chat template ends an answer with no token; write a YAML file")
+            raise ConfigError(
+                "chat_format: auto: the chat template ends an answer with no token; write a YAML file"
+            )
         said.append("it ends an answer with no token; the eos is put there")
         end = tail.rstrip() + str(tokenizer.eos_token)
     return lead, end
@@ -322,13 +332,15 @@ def _thinking_of(tokenizer: Any, own: OwnMarkup, lead: str) -> ThinkingMarkup | 
     if around is None or not around[1].startswith(prompt):
         return None
     start = around[1].removeprefix(prompt)
-    return ThinkingMarkup(start, around[2]) if lead or THINK not in start else None
+    return ThinkingMarkup(start=start, end=around[2]) if lead or THINK not in start else None
 
 
 def _pad_of(tokenizer: Any, ends: Sequence[str], said: list[str]) -> str:
     """The pad token: the tokenizer's own if nothing ends in it, else another of its pad tokens, else a new one."""
     own = [tokenizer.pad_token] if tokenizer.pad_token else []
-    named = [entry.content for entry in tokenizer.added_tokens_decoder.values() if "pad" in entry.content.lower()]
+    named = [
+        entry.content for entry in tokenizer.added_tokens_decoder.values() if "pad" in entry.content.lower()
+    ]
     usable = [token for token in (*own, *named) if token not in ends]
     if not usable:
         said.append("a pad token, [PAD], is added")
@@ -344,7 +356,9 @@ def _check_draft(fmt: ChatFormat, tokenizer: Any, where: str) -> None:
         raise ConfigError(f"chat_format: auto: the draft cannot hold '{text}': {error}") from error
     rendered = _rendered(tokenizer, [{"role": "user", "content": text}], prompt=True)
     if ids != tokenizer(rendered, add_special_tokens=False)["input_ids"]:
-        raise ConfigError(f"chat_format: auto: the draft gives other ids than {where}'s template; write a YAML file")
+        raise ConfigError(
+            f"chat_format: auto: the draft gives other ids than {where}'s template; write a YAML file"
+        )
 
 
 def _rendered(tokenizer: Any, messages: list[dict[str, str]], *, prompt: bool, **ways: Any) -> str | None:
@@ -397,7 +411,7 @@ def _last_token(tokenizer: Any, text: str) -> str:
     """The added token that a text ends in."""
     text = text.rstrip()
     tokens = [entry.content for entry in tokenizer.added_tokens_decoder.values()]
-    return max((token for token in tokens if text.endswith(token)), key=len)
+    return str(max((token for token in tokens if text.endswith(token)), key=len))
 
 
 @cache

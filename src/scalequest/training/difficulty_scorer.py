@@ -28,6 +28,7 @@ from transformers import (
 from trl import get_peft_config
 
 from scalequest.chat import FormatError, prepare_tokenizer_and_model
+from scalequest.chat_template import bare_template
 from scalequest.config import ConfigError, option
 from scalequest.config.ranges import COUNT
 from scalequest.estimate import Passes
@@ -276,6 +277,7 @@ DIFFICULTY = TrainingStage(
     note=(
         "Says how often a solver fails a question: a number that is near 0 for easy and near 1 for hard ones."
     ),
+    chat_template_of=bare_template,
     measure=measure_rates,
     writes=(PLOT, PREDICTIONS),
 )

@@ -21,6 +21,7 @@ from trl import DPOConfig, DPOTrainer
 from trl.trainer.utils import create_model_from_path
 
 from scalequest import heartbeat
+from scalequest.chat_template import generator_template
 from scalequest.config import ConfigError, option
 from scalequest.config.ranges import NOT_NEGATIVE
 from scalequest.estimate import Passes
@@ -232,4 +233,5 @@ QPO = TrainingStage(
     trainer_of=dpo_trainer,
     note="Writes questions after the bare header of a user's turn (QFT, then QPO); not for answering them.",
     stop_ids_of=attrgetter("question_stop_ids"),
+    chat_template_of=generator_template,
 )

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from trl import RewardConfig, RewardTrainer
 
 from scalequest.chat import BoundFormat, FormatError
+from scalequest.chat_template import solver_template
 from scalequest.config import ConfigError, option
 from scalequest.config.ranges import COUNT, SHARE
 from scalequest.estimate import Passes
@@ -153,5 +154,6 @@ REWARD = TrainingStage(
     rendering_of=render_solution_pairs,
     trainer_of=reward_trainer,
     note="Scores a solution: of two to one question, the one with the higher number is more often right.",
+    chat_template_of=solver_template,
     measure=measure_pairs,
 )

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM
 from trl import SFTConfig, SFTTrainer, get_peft_config
 
 from scalequest.chat import prepare_tokenizer_and_model
+from scalequest.chat_template import generator_template, solver_template
 from scalequest.config import ConfigError, option
 from scalequest.estimate import Passes
 from scalequest.precision import ByHardware
@@ -212,6 +213,7 @@ QFT = TrainingStage(
     trainer_of=qft_trainer,
     note="Writes questions after the bare header of a user's turn (QFT); not for answering them.",
     stop_ids_of=attrgetter("question_stop_ids"),
+    chat_template_of=generator_template,
 )
 
 SFT = TrainingStage(
@@ -223,4 +225,5 @@ SFT = TrainingStage(
     trainer_of=sft_trainer,
     note="Solves problems step by step (SFT on synthetic questions).",
     stop_ids_of=attrgetter("solve_stop_ids"),
+    chat_template_of=solver_template,
 )

@@ -85,6 +85,8 @@ class TrainingStage:
         note: one sentence for the model's card.
         stop_ids_of: ids at which the trained model's texts end; None for a scorer, which returns one number
             and writes no text.
+        chat_template_of: makes the chat template that the saved model carries, which renders the ids that it
+            was trained on; None, or one that returns None, if there can be none.
         measure: measures the trained model on what was held out; returns the section of the card. All ranks
             call it.
         writes: names of files that this stage alone leaves in its folder.
@@ -98,6 +100,7 @@ class TrainingStage:
     trainer_of: Callable[[Prepared], Any]
     note: str
     stop_ids_of: Callable[[BoundFormat], Sequence[int]] | None = None
+    chat_template_of: Callable[[BoundFormat], str | None] | None = None
     measure: Callable[[Trained], str] | None = None
     writes: tuple[str, ...] = ()
 
