@@ -23,7 +23,7 @@ NAMES = (
     "tinymath", "qwen2", "deepseek", "llama3", "mistral", "smollm2",
     "qwen3", "phi4", "gpt_oss", "r1_distill", "gemma3",
 )  # fmt: skip
-# From id 151646 on, as Qwen3 and as R1-Distill-Qwen have them after the vocabulary that both share with Qwen2.
+# As Qwen3 and R1-Distill-Qwen have them after the vocabulary that both share with Qwen2.
 QWEN3_SPECIALS = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>",
     "<|box_start|>", "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>",
@@ -76,6 +76,12 @@ def build(name: str, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     globals()[f"_{name}"](folder)
     return folder
+
+
+def built(name: str, root: Path) -> Path:
+    """The tokenizer of a family in a folder under `root`, built if it is not there yet."""
+    folder = root / "tokenizers" / name
+    return folder if (folder / "tokenizer_config.json").is_file() else build(name, folder)
 
 
 def package_file(package: str, path: str) -> Path:

@@ -198,9 +198,7 @@ class BoundFormat:
         return self._ids("requests", text=text)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of generated ids, special tokens left out, stripped; thoughts in the family's own markup
-        come back between `<think>` and `</think>`.
-        """
+        """Text of generated ids, special tokens left out, stripped; thoughts are in `<think>`, `</think>`."""
         return _decoded(list(ids), self.marks, self.decode_part).strip()
 
     def decode_solution(self, ids: Sequence[int]) -> str:

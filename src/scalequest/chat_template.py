@@ -1,9 +1,9 @@
 """Chat templates, both ways: the Jinja that a saved model carries, and what a tokenizer's own template says.
 
 `solver_template` and its sisters write a template by rule from a bound format, so that whoever serves the
-model (`vllm serve`, a pipeline, TRL, lm-eval) gives it the ids that it was trained on. `draft_format` goes the
-other way, from a tokenizer's template to a format, and `warn_of_difference` compares the two. What a template
-does is seen by rendering probes with it and cutting at their words.
+model (`vllm serve`, a pipeline, TRL, lm-eval) gives it the ids that it was trained on. `draft_format` goes
+the other way, from a tokenizer's template to a format, and `warn_of_difference` compares the two. What a
+template does is seen by rendering probes with it and cutting at their words.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _DATE = datetime(2024, 7, 26)  # what Llama 3's template says where it cannot kn
 _OWN_WAYS: tuple[Mapping[str, Any], ...] = ({}, {"enable_thinking": False})
 
 
-# ---------------------------------------------------------------------------------------------------- to Jinja
+# --------------------------------------------------------------------------------------------------- to Jinja
 
 # The text of a message as the harness takes it: stripped, not empty, and without control tokens.
 _TEXT = """\
@@ -57,7 +57,9 @@ _TEXT = """\
 {%- if not text and not may_be_empty -%}{{- raise_exception('A message is empty.') -}}{%- endif -%}
 {%- for token in control_tokens -%}
 {%- set tag = message['role'] == 'assistant' and token in ['<think>', '</think>'] -%}
-{%- if token in text and not tag -%}{{- raise_exception('A message holds the control token ' + token) -}}{%- endif -%}
+{%- if token in text and not tag -%}
+{{- raise_exception('A message holds the control token ' + token) -}}
+{%- endif -%}
 {%- endfor -%}
 {{- text -}}
 {%- endmacro -%}
@@ -190,7 +192,7 @@ def _cut_after_first(text: str, ends: Sequence[str]) -> tuple[str, str]:
     return text[:place], text[place:]
 
 
-# -------------------------------------------------------------------------------------------------- from Jinja
+# ------------------------------------------------------------------------------------------------- from Jinja
 
 
 @dataclass(frozen=True)
@@ -249,8 +251,8 @@ def draft_format(tokenizer: Any) -> ChatFormat:
     own = own_markup(tokenizer)
     if own is None:
         raise ConfigError(
-            f"chat_format: auto: {where} has no chat template that takes a user's message; name a family or a "
-            "YAML file"
+            f"chat_format: auto: {where} has no chat template that takes a user's message; name a family or "
+            "a YAML file"
         )
     said = []
     if "strftime_now" in str(tokenizer.chat_template):
@@ -336,7 +338,7 @@ def _thinking_of(tokenizer: Any, own: OwnMarkup, lead: str) -> ThinkingMarkup | 
 
 
 def _pad_of(tokenizer: Any, ends: Sequence[str], said: list[str]) -> str:
-    """The pad token: the tokenizer's own if nothing ends in it, else another of its pad tokens, else a new one."""
+    """The tokenizer's pad token if nothing ends in it, else another of its pad tokens, else a new one."""
     own = [tokenizer.pad_token] if tokenizer.pad_token else []
     named = [
         entry.content for entry in tokenizer.added_tokens_decoder.values() if "pad" in entry.content.lower()
@@ -393,7 +395,7 @@ def _prompts(fmt: ChatFormat) -> list[tuple[str, str]]:
 
 
 def _agrees(own: OwnMarkup, before: str, after: str) -> bool:
-    """Whether a prompt is the template's; an instruction may stand between the text and the end of its turn."""
+    """Whether a prompt is the template's; an instruction may stand between text and end of turn."""
     return own.before == before and after.endswith(own.after)
 
 

@@ -254,7 +254,7 @@ def train(run: OpenRun, prepared: Prepared) -> Trained:
 
 
 def _set_chat_template(identity: Identity) -> None:
-    """Give the tokenizer the template of what is trained, with all tokens that making the trainer has added."""
+    """Give the tokenizer the template of what is trained; by now it has the pad token that was added."""
     template_of = identity.stage.chat_template_of
     chat = bind(identity.format, identity.tokenizer)
     identity.tokenizer.chat_template = template_of(chat) if template_of is not None else None
