@@ -60,7 +60,7 @@ def main(run: RunOptions, config: FilterConfig, worker: tuple[int, int]) -> None
     prompt = None
     if config.asks_model:
         inputs[model] = model_fingerprint(model, revision)
-        chat_format = load_format(config.chat_format or "")
+        chat_format = load_format(config.chat_format or "", model, revision)
         identity["chat_format"] = to_dict(chat_format)
     if config.by_verdict:
         prompt = load_prompt(config.solvability.prompt or "")

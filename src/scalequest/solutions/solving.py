@@ -44,7 +44,7 @@ class SolveConfig:
 
     input: list[str] = required("question sources, read one after the other", fingerprint=False)
     model_name_or_path: str = required("solver: a model folder or hub id", fingerprint=False)
-    chat_format: str = required("its chat format: a family or a YAML file", fingerprint=False)
+    chat_format: str = required("its chat format: a family, a YAML file or auto", fingerprint=False)
     columns: dict[str, str] = option(help="our column names to the input's", default_factory=dict)
     model_revision: str | None = option(None, "its revision on the hub", fingerprint=False)
     samples: int = option(5, "solutions per question; with until_agree, in each round", within=COUNT)

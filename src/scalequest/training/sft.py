@@ -10,7 +10,7 @@ import logging
 from dataclasses import dataclass, field
 from functools import partial
 from operator import attrgetter
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -38,6 +38,10 @@ PAPER_MAX_LENGTH = 256  # docs/method.md 1
 @dataclass(frozen=True)
 class SolutionData(TrainingData):
     """What SFT learns from: rows of `query` and `response`."""
+
+    thinking: Literal["keep", "strip"] = option(
+        "keep", "thoughts at the head of a response, between <think> and </think>: train on them, or not"
+    )
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,10 @@ def render_questions(identity: Identity) -> Rendering:
 
 def render_solutions(identity: Identity) -> Rendering:
     """Render solutions; prompts carry no loss."""
-    choices = {"max_length": identity.training_args.max_length}
+    choices = {
+        "max_length": identity.training_args.max_length,
+        "strip_thoughts": identity.args.thinking == "strip",
+    }
     return Rendering(partial(data.solution, **choices), ("query", "response"), choices)
 
 

@@ -29,7 +29,7 @@ class TrainingData(TrainRunOptions):
     input: list[str] = required(
         "stage folders, files or hub:owner/name to train on, one after another", fingerprint=False
     )
-    chat_format: str = required("chat format of the model: a family or a YAML file", fingerprint=False)
+    chat_format: str = required("chat format of the model: a family, a YAML file or auto", fingerprint=False)
     columns: dict[str, str] = option(
         None, "our column names to the input's, if its rows use other names", default_factory=dict
     )
