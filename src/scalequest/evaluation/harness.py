@@ -29,6 +29,7 @@ from scalequest.evaluation.output_grading import (
 from scalequest.evaluation.problems import BenchmarkProblem
 from scalequest.evaluation.prompts import EvalPrompt
 from scalequest.evaluation.protocol import (
+    format_of,
     grading_settings_of,
     protocol_of,
     read_receipt,

@@ -28,7 +28,9 @@ class EvaluationConfig:
     )
     benchmarks: list[str] = required("YAML files of benchmarks", fingerprint=False)
     chat_format: str | None = option(
-        None, "chat format of the models: a family, a YAML file or auto; null: a server's own", fingerprint=False
+        None,
+        "chat format of the models: a family, a YAML file or auto; null: a server's own",
+        fingerprint=False,
     )
     chat_formats: dict[str, str] = option(
         None, "label: its chat format, if it is another", fingerprint=False, default_factory=dict

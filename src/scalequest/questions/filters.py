@@ -73,7 +73,9 @@ class FilterConfig:
         None, "the judge or solver: a folder or hub id", fingerprint=False
     )
     model_revision: str | None = option(None, "its revision on the hub", fingerprint=False)
-    chat_format: str | None = option(None, "its chat format: a family, a YAML file or auto", fingerprint=False)
+    chat_format: str | None = option(
+        None, "its chat format: a family, a YAML file or auto", fingerprint=False
+    )
     samples: int = option(5, "solutions sampled per question, if agreement is measured", within=COUNT)
     keep_responses: bool = option(False, "keep them in the rows, so that solve_questions can reuse them")
     sampling: Sampling = option(help="how the model is sampled", default_factory=Sampling)

@@ -69,7 +69,9 @@ class RewriteConfig:
         None, "rewriter local: a model folder or hub id", fingerprint=False
     )
     model_revision: str | None = option(None, "its revision on the hub", fingerprint=False)
-    chat_format: str | None = option(None, "its chat format: a family, a YAML file or auto", fingerprint=False)
+    chat_format: str | None = option(
+        None, "its chat format: a family, a YAML file or auto", fingerprint=False
+    )
     sampling: Sampling = option(
         help="rewriter local and server: how", default_factory=lambda: Sampling(0.0, 1.0, 2048)
     )
