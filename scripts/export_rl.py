@@ -7,7 +7,7 @@ One process on any machine; seconds a hundred thousand rows.
 
 Result: OUTPUT/train.parquet and OUTPUT/train.jsonl, the same rows. `prompt` is a list with one user message;
 `answer` is the reference, or the most frequent answer of the samples; `agreement` is the share of the samples
-that give the most frequent answer; `pass_rate` is the share of them that are equal to `answer`. A rate is null
+that give the most frequent answer; `pass_rate` is the share of them that equal `answer`. A rate is null
 for rows that were not sampled. Rows without an answer are left out and counted.
 """
 

@@ -89,8 +89,22 @@ def test_golden_ids(chat: Chat, pair: tuple[str, str]) -> None:
     assert bound.question_ids(QUESTION) == golden["prefix"] + golden["question"]
     assert prompt == bound.solve_prompt_ids(QUESTION) == golden["prompt"]
     assert target == golden["target"]
+    if "thoughts" in golden:
+        assert bound.solve_ids(QUESTION, THOUGHT)[1] == golden["thoughts"]
     assert bound.question_stop_ids == golden["question_stops"]
     assert bound.solve_stop_ids == golden["solve_stops"]
+
+
+@pytest.mark.parametrize(
+    ("family", "name"), [("r1_distill", "r1_distill"), pytest.param("gemma3", "gemma3", marks=pytest.mark.hub)]
+)
+def test_golden_ids_of_families_apart(chat: Chat, family: str, name: str) -> None:
+    """R1's prompt wants thoughts; Gemma's tokenizer has to be fetched."""
+    bound, golden = chat(family, name), GOLDEN[f"{family} on {name}"]
+    response = THOUGHT if family == "r1_distill" else RESPONSE
+    assert bound.question_ids(QUESTION) == golden["prefix"] + golden["question"]
+    assert bound.solve_ids(QUESTION, response) == (golden["prompt"], golden["target"])
+    assert (bound.question_stop_ids, bound.solve_stop_ids) == (golden["question_stops"], golden["solve_stops"])
 
 
 def test_llama3_ids_are_those_of_metas_own_tokenizer(chat: Chat) -> None:
