@@ -96,11 +96,9 @@ def test_every_family_is_tried() -> None:
 
 
 @pytest.mark.parametrize("family", [*TOKENIZERS, *FETCHED])
-def test_a_solver_is_asked_as_it_was_trained(load: Load, family: str, tmp_path: Path) -> None:
+def test_a_solver_is_asked_as_it_was_trained(load: Load, family: str) -> None:
     bound = with_template(load, family, solver_template)
-    bound.tokenizer.save_pretrained(tmp_path)
-    assert (tmp_path / "chat_template.jinja").is_file()
-    saved = load_tokenizer(str(tmp_path))
+    saved = bound.tokenizer
     response = THOUGHT if family == "r1_distill" else RESPONSE
     prompt, target = bound.solve_ids(QUESTION, response)
     assert rendered(saved, user(QUESTION)) == prompt
@@ -108,6 +106,14 @@ def test_a_solver_is_asked_as_it_was_trained(load: Load, family: str, tmp_path: 
     assert rendered(saved, user([{"type": "text", "text": QUESTION}])) == prompt
     assert rendered(saved, user(QUESTION), assistant(response), prompt=False) == prompt + target
     assert prompt.count(bound.bos_id) == (bound.bos_id is not None)
+
+
+def test_the_template_is_saved_with_the_tokenizer(load: Load, tmp_path: Path) -> None:
+    bound = with_template(load, "tinymath", solver_template)
+    bound.tokenizer.save_pretrained(tmp_path)
+    assert (tmp_path / "chat_template.jinja").is_file()
+    prompt = bound.solve_prompt_ids(QUESTION)
+    assert rendered(load_tokenizer(str(tmp_path)), user(QUESTION)) == prompt
 
 
 @pytest.mark.parametrize("family", ["qwen3", "gpt_oss", "tinymath"])
