@@ -12,6 +12,7 @@ import pytest
 from jinja2 import TemplateError
 
 import real_tokenizers
+from scalequest import chat_template
 from scalequest.chat import TEMPLATES, BoundFormat, bind, load_format, load_tokenizer
 from scalequest.chat_template import bare_template, draft_format, generator_template, solver_template
 from scalequest.config import ConfigError
@@ -62,6 +63,12 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Load:
         return loaded[name]
 
     return find
+
+
+@pytest.fixture(autouse=True)
+def _nothing_said_before() -> None:
+    """A process says each line once."""
+    chat_template._say_once.cache_clear()
 
 
 def user(content: Any) -> dict[str, Any]:
