@@ -189,7 +189,7 @@ def open_model(
     place: tuple[int, int],
 ) -> EvaluatedModel[Any, Any]:
     """Load the model, or connect to the server that has it."""
-    from scalequest.chat import bind, load_format, load_tokenizer
+    from scalequest.chat import bind, load_tokenizer
     from scalequest.engines.loading import open_generator
     from scalequest.engines.server import ChatServer
     from scalequest.evaluation.evaluated_model import connect_engine, connect_server
@@ -200,7 +200,7 @@ def open_model(
         journal = stage.output_dir / "parts"
         server = stack.enter_context(ChatServer(named, config.sampling, journal=journal, worker=place))
         return connect_server(server)
-    chat = bind(load_format(config.format_of(label)), load_tokenizer(protocol.tokenizer_of(model), revision))
+    chat = bind(protocol.format_of(config, label), load_tokenizer(protocol.tokenizer_of(model), revision))
     loading = open_generator(model, config.engine, revision=revision, seed=run.seed)
     generator = stack.enter_context(loading)
     stage.receipt["engine"] = f"{generator.name} {generator.version}"

@@ -93,7 +93,9 @@ def main(run: RunOptions, config: FilterConfig, worker: tuple[int, int]) -> None
         if config.judge:
             judge = stack.enter_context(open_judge(config, stage, run, worker))
         elif config.asks_model:
-            chat = bind(load_format(config.chat_format or ""), load_tokenizer(model, revision))
+            chat = bind(
+                load_format(config.chat_format or "", model, revision), load_tokenizer(model, revision)
+            )
             generator = stack.enter_context(
                 open_generator(model, config.engine, revision=revision, seed=run.seed)
             )

@@ -43,8 +43,8 @@ def main(run: RunOptions, config: GenerationConfig, worker: tuple[int, int]) -> 
     from scalequest.records import model_fingerprint, row_seed
 
     # 1. The folder, and the fingerprint of everything that can change a row
-    chat_format = load_format(config.chat_format)
     model, revision = config.model_name_or_path, config.model_revision
+    chat_format = load_format(config.chat_format, model, revision)
     stage = open_stage(
         RECIPE.name, RECIPE.version, run, config,
         inputs={model: model_fingerprint(model, revision)}, chat_format=to_dict(chat_format), worker=worker,

@@ -75,7 +75,7 @@ def main(run: RunOptions, config: RewriteConfig, worker: tuple[int, int]) -> Non
         identity["prompts"] = {way: to_dict(prompt) for way, prompt in prompts.items()}
     if config.rewriter == "local":
         inputs[model] = model_fingerprint(model, revision)
-        chat_format = load_format(config.chat_format or "")
+        chat_format = load_format(config.chat_format or "", model, revision)
         identity["chat_format"] = to_dict(chat_format)
     writes = ("pairs.html",)
     stage = open_stage(

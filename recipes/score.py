@@ -66,7 +66,7 @@ def main(run: RunOptions, config: ScoreConfig, worker: tuple[int, int]) -> None:
         inputs[model] = model_fingerprint(model, revision)
         identity["reward_token"] = reward_token(model, revision)
         if config.chat_format:
-            chat_format = load_format(config.chat_format)
+            chat_format = load_format(config.chat_format, config.tokenizer or model, revision)
             identity["chat_format"] = to_dict(chat_format)
     stage = open_stage(RECIPE.name, RECIPE.version, run, config, inputs=inputs, worker=worker, **identity)
     if stage.finished:

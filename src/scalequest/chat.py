@@ -15,8 +15,10 @@ generated equal to what is trained on:
 from __future__ import annotations
 
 import json
+import logging
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -25,17 +27,24 @@ from typing import Any
 
 from scalequest.config import ConfigError, build, option, read_yaml, required
 
+log = logging.getLogger(__name__)
+
 TEMPLATES = Path(__file__).parent / "templates"
-_SLOT = re.compile(r"\{(question|response|text)\}")
-# Control tokens as ChatML, Llama 3, DeepSeek and TinyMath spell them.
-_CONTROL = re.compile(r"<[|｜][^<>\s]+[|｜]>")
+AUTO = "auto"
+THINK, END_THINK = "<think>", "</think>"  # how thoughts are marked in every row, whatever the family's markup
+_SLOT = re.compile(r"\{(question|response|text|thoughts)\}")
+# What looks like a control token: one word in angle brackets. `<<SYS>>` is text in every family that has it.
+_CONTROL = re.compile(r"(?<!<)<[^<>\s]+>(?!>)")
+Mark = tuple[list[int], str]
+_BRACKET = re.compile(r"[<>|｜\[\]]")
 
 
 class FormatError(ValueError):
     """A text that a chat format cannot hold: its row is to be dropped. `str(error)` is the reason.
 
     One of `empty` (white space only), `not_unicode` (a lone surrogate), `special_token_in_text` (spells a
-    control token), `prefix_unstable` (before this text, the prompt's tokens are not what the model is given).
+    control token), `prefix_unstable` (before this text, the prompt's tokens are not what the model is given),
+    `unclosed_thoughts` (a `<think>` without its end, so that there is no answer).
     """
 
 
@@ -50,6 +59,14 @@ class QuestionMarkup:
 
 
 @dataclass(frozen=True)
+class ThinkingMarkup:
+    """What stands around a solver's thoughts, in a family that has tokens of its own for them."""
+
+    start: str = required("what comes before the thoughts, in place of the lead")
+    end: str = required("what comes between the thoughts and the answer")
+
+
+@dataclass(frozen=True)
 class SolveMarkup:
     """What stands around a solution: `prompt` with its `{question}` + `lead` + response + `end`."""
 
@@ -57,6 +74,12 @@ class SolveMarkup:
     end: str = required("what follows the response in training; ends in a stop token")
     stops: tuple[str, ...] = required("tokens that end generation")
     lead: str = option("", "what the solver writes first, as in a question")
+    thinking: ThinkingMarkup | None = option(None, "how it marks its thoughts; null: <think> and </think>")
+
+    @property
+    def opens_thinking(self) -> bool:
+        """Whether the prompt itself opens the thoughts, so that a response begins inside them."""
+        return self.prompt.rstrip().endswith(THINK)
 
 
 @dataclass(frozen=True)
@@ -73,6 +96,7 @@ class ChatFormat:
     user: str | None = option(None, "prompt for any other request, {text}; null: not for requests")
     bos: str | None = option(None, "put before every text, once; null: none")
     paper_exact: bool = option(False, "a prefix with the published code's faults; not for training")
+    plain: tuple[str, ...] = option((), "what looks like a control token but is text, e.g. <answer>")
 
     def __post_init__(self) -> None:
         """Refuse markup that cannot work on any tokenizer."""
@@ -100,6 +124,9 @@ class ChatFormat:
         if solve is not None:
             found["solving"] = solve.prompt
             found["training on solutions"] = solve.prompt + solve.lead + "{response}" + solve.end
+            if (thinking := solve.thinking) is not None:
+                thoughts = f"{thinking.start}{{thoughts}}{thinking.end}{{response}}"
+                found["training on thoughts"] = solve.prompt + thoughts + solve.end
         if self.user is not None:
             found["requests"] = self.user
         return found
@@ -123,6 +150,7 @@ class BoundFormat:
         pad_id: id of the pad token, or None until `prepare_tokenizer_and_model` has added it.
         special_ids: ids that no text may hold.
         templates: by what they are for, texts with slots and the special ids of their markup.
+        marks: ids that mark thoughts and that decoding would lose, with the text that stands for them.
     """
 
     format: ChatFormat
@@ -135,6 +163,7 @@ class BoundFormat:
     pad_id: int | None
     special_ids: frozenset[int]
     templates: dict[str, tuple[str, list[int]]]
+    marks: tuple[Mark, ...] = ()
 
     def question_ids(self, question: str) -> list[int]:
         """What a generator is trained on: `question_prefix_ids`, the question, its end; a stop id is last."""
@@ -147,9 +176,20 @@ class BoundFormat:
         return self._ids("solving", question=question)
 
     def solve_ids(self, question: str, response: str) -> tuple[list[int], list[int]]:
-        """What a solver is given, and the target after it: the response and its end; a stop id is last."""
-        prompt = self.solve_prompt_ids(question)
-        ids = self._ids("training on solutions", question=question, response=response)
+        """What a solver is given, and the target after it: the response and its end; a stop id is last.
+
+        Thoughts at the head of a response, between `<think>` and `</think>`, get the markup of the family.
+        """
+        prompt, solve = self.solve_prompt_ids(question), self.format.solve
+        thoughts, answer = split_thoughts(response)
+        if thoughts and solve is not None and solve.thinking is not None:
+            ids = self._ids("training on thoughts", question=question, thoughts=thoughts, response=answer)
+        else:
+            if solve is not None and solve.opens_thinking:
+                answer = _after_opening(response)
+            elif thoughts:
+                answer = response
+            ids = self._ids("training on solutions", question=question, response=answer)
         _check_prefix(prompt, ids)
         return prompt, ids[len(prompt) :]
 
@@ -158,8 +198,13 @@ class BoundFormat:
         return self._ids("requests", text=text)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of generated ids, special tokens left out, stripped."""
-        return self.decode_part(ids).strip()
+        """Text of generated ids, special tokens left out, stripped; thoughts are in `<think>`, `</think>`."""
+        return _decoded(list(ids), self.marks, self.decode_part).strip()
+
+    def decode_solution(self, ids: Sequence[int]) -> str:
+        """As `decode`, with the `<think>` in front that the prompt had opened, if it did."""
+        text, solve = self.decode(ids), self.format.solve
+        return f"{THINK}\n{text}" if solve is not None and solve.opens_thinking else text
 
     def decode_part(self, ids: Sequence[int]) -> str:
         """Text of some of the generated ids, special tokens left out, with the space around it."""
@@ -178,18 +223,33 @@ class BoundFormat:
         return ids if self.bos_id is None else [self.bos_id, *ids]
 
 
-def load_format(name_or_path: str) -> ChatFormat:
-    """Read the format of a family in `templates/`, or of a YAML file of one's own.
+def load_format(name_or_path: str, model: str | None = None, revision: str | None = None) -> ChatFormat:
+    """Read the format of a family in `templates/`, or of a YAML file of one's own, or draft it.
+
+    Args:
+        name_or_path: name, path, or `auto`: drafted from the chat template of the model's tokenizer.
+        model: folder or hub id; needed for `auto`.
+        revision: of the model on the hub.
 
     Raises:
-        ConfigError: no such family, or a fault in the file.
+        ConfigError: no such family, a fault in the file, or a template from which nothing can be drafted.
     """
+    if name_or_path == AUTO:
+        from scalequest.chat_template import draft_format
+
+        if model is None:
+            raise ConfigError("chat_format: 'auto' needs a model here; name a family or a YAML file")
+        return draft_format(load_tokenizer(model, revision))
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
         families = sorted(file.stem for file in TEMPLATES.glob("*.yaml"))
         if name_or_path not in families:
             close = get_close_matches(name_or_path, families, n=1)
-            hint = f"did you mean '{close[0]}'?" if close else f"give a YAML file or {', '.join(families)}"
+            hint = (
+                f"did you mean '{close[0]}'?"
+                if close
+                else f"give a YAML file or one of {', '.join((AUTO, *families))}"
+            )
             raise ConfigError(f"chat_format: no family '{name_or_path}'; {hint}")
         path = TEMPLATES / f"{name_or_path}.yaml"
     fmt: ChatFormat = build((ChatFormat,), read_yaml(path), str(path))[0]
@@ -239,10 +299,11 @@ def _put_bos_first(tokenizer: Any) -> None:
 
 
 def bind(fmt: ChatFormat, tokenizer: Any) -> BoundFormat:
-    """Join a format to a tokenizer.
+    """Join a format to a tokenizer; one line warns if the tokenizer's own template has other markup.
 
     Raises:
-        ConfigError: a control token of the format is not one token of the tokenizer.
+        ConfigError: what looks like a control token in the format is not one token of the tokenizer, or a
+            text would have two BOS.
     """
     fmt = _with_own_tokens(fmt, tokenizer)
     if fast := getattr(tokenizer, "backend_tokenizer", None):  # what its file may ask for
@@ -250,22 +311,19 @@ def bind(fmt: ChatFormat, tokenizer: Any) -> BoundFormat:
         fast.no_padding()
     texts = fmt.templates()
     parts: list[QuestionMarkup | SolveMarkup] = [fmt.question, *([fmt.solve] if fmt.solve else [])]
-    control = set(_CONTROL.findall(" ".join([*texts.values(), fmt.question.prefix, fmt.question.end])))
-    control.update(*(part.stops for part in parts), [fmt.bos] if fmt.bos else [])
-    ids = {token: _one_id(token, tokenizer, fmt.name) for token in sorted(control)}
+    ids = _control_ids(fmt, [*texts.values(), fmt.question.prefix, fmt.question.end], tokenizer)
     added = {token for token, entry in tokenizer.added_tokens_decoder.items() if entry.special}
     special_ids = frozenset({*added, *tokenizer.all_special_ids, *ids.values()})
 
     def specials(template: str) -> list[int]:
-        filled = _fill(template, dict.fromkeys(("question", "response", "text"), "x"))
+        filled = _fill(template, dict.fromkeys(("question", "response", "text", "thoughts"), "x"))
         return [token for token in _encode(tokenizer, filled) if token in special_ids]
 
     bos_id = ids[fmt.bos] if fmt.bos else None
+    _check_bos(fmt, tokenizer, bos_id)
     prefix = _encode(tokenizer, fmt.question.prefix)
-    if bos_id in prefix and not fmt.paper_exact:
-        raise ConfigError(f"chat_format: '{fmt.name}' has its BOS twice, in 'bos' and in question.prefix")
     stops = [_stop_ids(part, ids) for part in parts]
-    return BoundFormat(
+    bound = BoundFormat(
         format=fmt,
         tokenizer=tokenizer,
         question_prefix_ids=prefix if bos_id is None else [bos_id, *prefix],
@@ -276,7 +334,13 @@ def bind(fmt: ChatFormat, tokenizer: Any) -> BoundFormat:
         pad_id=tokenizer.get_vocab().get(fmt.pad),
         special_ids=special_ids,
         templates={use: (template, specials(template)) for use, template in texts.items()},
+        marks=_marks(fmt.solve, tokenizer, special_ids),
     )
+    if os.environ.get("RANK", "0") == "0":  # one of many processes says it
+        from scalequest.chat_template import warn_of_difference
+
+        warn_of_difference(fmt, tokenizer)
+    return bound
 
 
 def prepare_tokenizer_and_model(model: Any, tokenizer: Any, fmt: ChatFormat) -> BoundFormat:
@@ -350,12 +414,66 @@ def _with_own_tokens(fmt: ChatFormat, tokenizer: Any) -> ChatFormat:
     return replace(fmt, bos=bos, question=question, solve=solve)
 
 
-def _one_id(token: str, tokenizer: Any, name: str) -> int:
-    ids = _encode(tokenizer, token)
-    if len(ids) != 1 or ids[0] != tokenizer.convert_tokens_to_ids(token):
-        where = tokenizer.name_or_path or "this model"
-        raise ConfigError(f"chat_format: '{name}' needs '{token}', no token of {where}: choose its family")
-    return ids[0]
+def _control_ids(fmt: ChatFormat, texts: Sequence[str], tokenizer: Any) -> dict[str, int]:
+    """Ids of all control tokens in a format's texts and of its stops and BOS.
+
+    A control token with a slip in it is text to a tokenizer, and nothing would say so. So whatever looks like
+    one has to be one, and what has a bracket and is close to one (`start_of_turn>`) is taken for a slip.
+
+    Raises:
+        ConfigError: something is none.
+    """
+    added = {entry.content: token for token, entry in tokenizer.added_tokens_decoder.items()}
+    where = tokenizer.name_or_path or "this model"
+    parts: list[QuestionMarkup | SolveMarkup] = [fmt.question, *([fmt.solve] if fmt.solve else [])]
+    wanted = {fmt.bos} if fmt.bos else set()
+    wanted.update(*(part.stops for part in parts))
+    for text in texts:
+        for literal in fmt.plain:
+            text = text.replace(literal, " ")
+        wanted.update(_CONTROL.findall(text))
+        for word in _SLOT.sub(" ", _CONTROL.sub(" ", text)).split():
+            if word not in added and _BRACKET.search(word) and (near := _nearest(word, added)):
+                raise ConfigError(
+                    f"chat_format: '{fmt.name}' has '{word}', which is no token of {where}; did you mean "
+                    f"'{near}'? If it is text, list it under 'plain'"
+                )
+    for token in sorted(wanted):
+        if token not in added or _encode(tokenizer, token) != [added[token]]:
+            near = _nearest(token, added)
+            hint = (
+                f"did you mean '{near}'?"
+                if near
+                else "choose its family, or list it under 'plain' if it is text"
+            )
+            raise ConfigError(f"chat_format: '{fmt.name}' needs '{token}', no token of {where}: {hint}")
+    return {token: added[token] for token in sorted(wanted)}
+
+
+def _nearest(word: str, added: dict[str, int]) -> str | None:
+    return next(iter(get_close_matches(word, added, n=1, cutoff=0.8)), None)
+
+
+def _check_bos(fmt: ChatFormat, tokenizer: Any, bos_id: int | None) -> None:
+    """Count BOS ids in everything that a model is given or trained on.
+
+    Raises:
+        ConfigError: there would be two.
+    """
+    if fmt.paper_exact:
+        return
+    texts = {"question.prefix": fmt.question.prefix, "question.end": fmt.question.end, "user": fmt.user or ""}
+    if fmt.solve is not None:
+        texts |= {"solve.prompt": fmt.solve.prompt, "solve.end": fmt.solve.lead + fmt.solve.end}
+    own = tokenizer.bos_token_id
+    for key, text in texts.items():
+        ids = _encode(tokenizer, text)
+        doubled = own is not None and ids[:2] == [own, own]
+        # Without `bos` the markup may begin with it, and in some families it opens every turn.
+        if doubled or (bos_id is not None and (bos_id in ids or own in ids[:1])):
+            raise ConfigError(
+                f"chat_format: '{fmt.name}' has its BOS twice, in 'bos' and in {key}: leave one out"
+            )
 
 
 def _stop_ids(part: QuestionMarkup | SolveMarkup, ids: dict[str, int]) -> list[int]:
@@ -386,6 +504,57 @@ def _clean(text: str) -> str:
     except UnicodeEncodeError:
         raise FormatError("not_unicode") from None
     return text
+
+
+def split_thoughts(response: str) -> tuple[str | None, str]:
+    """The thoughts at the head of a response, None if there are none, and the answer after them.
+
+    Raises:
+        FormatError: the thoughts are not closed, so that there is no answer.
+    """
+    head, closed, answer = response.strip().partition(END_THINK)
+    if not head.startswith(THINK):
+        return None, response
+    if not closed:
+        raise FormatError("unclosed_thoughts")
+    return head.removeprefix(THINK).strip(), answer.strip()
+
+
+def _after_opening(response: str) -> str:
+    """A response to a prompt that has opened the thoughts.
+
+    Raises:
+        FormatError: it does not close them, so that all of it would be thoughts.
+    """
+    if END_THINK not in response:
+        raise FormatError("unclosed_thoughts")
+    return response.lstrip().removeprefix(THINK)
+
+
+def _marks(solve: SolveMarkup | None, tokenizer: Any, special_ids: frozenset[int]) -> tuple[Mark, ...]:
+    """Ids that mark thoughts and are lost when text is decoded, with the text that stands for them."""
+    vocabulary = tokenizer.get_vocab()
+    tags = ((THINK, THINK), (END_THINK, END_THINK))
+    found = [([vocabulary[tag]], text) for tag, text in tags if vocabulary.get(tag) in special_ids]
+    if solve is not None and (thinking := solve.thinking) is not None:
+        found.insert(0, (_encode(tokenizer, solve.lead), ""))
+        if THINK not in thinking.start:
+            found.append((_encode(tokenizer, thinking.end), f"\n{END_THINK}\n\n"))
+            found.append((_encode(tokenizer, thinking.start), f"{THINK}\n"))
+    return tuple((ids, text) for ids, text in found if ids)
+
+
+def _decoded(ids: list[int], marks: tuple[Mark, ...], decode: Callable[[Sequence[int]], str]) -> str:
+    """Text of ids, with a text in place of each mark."""
+    said, begin, place = [], 0, 0
+    while place < len(ids):
+        mark = next((mark for mark in marks if ids[place : place + len(mark[0])] == mark[0]), None)
+        if mark is None:
+            place += 1
+            continue
+        said += [decode(ids[begin:place]), mark[1]]
+        begin = place = place + len(mark[0])
+    return "".join([*said, decode(ids[begin:])])
 
 
 def _check_prefix(prefix: list[int], ids: list[int]) -> None:

@@ -52,7 +52,7 @@ def sampled(completions: Sequence[Completion], chat: BoundFormat, *, phrase: boo
     `agreement` is the share of all samples, including those without an answer, that give the most frequent
     answer.
     """
-    responses = [chat.decode(completion.ids) for completion in completions]
+    responses = [chat.decode_solution(completion.ids) for completion in completions]
     reasons = [completion.finish_reason for completion in completions]
     answers = read_answers(responses, reasons, phrase=phrase)
     return {

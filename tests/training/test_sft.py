@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 from training_support import RECIPES, logged, same, weights, write_yaml
 
+from scalequest.chat import bind, load_format, load_tokenizer
 from scalequest.config import ConfigError, build, parse
 from scalequest.stage.folder import StageError
 
@@ -90,8 +91,37 @@ def test_saved_model_loads_generates_and_stops(
     assert not (out / "prepared").exists()
 
 
+def test_whoever_loads_a_solver_asks_it_as_it_was_trained(
+    settings: Settings, rows: Rows, train: Train
+) -> None:
+    """Chat template, stop ids and card: a pipeline with messages says what the ids of the harness give."""
+    from huggingface_hub import ModelCard
+    from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
+
+    question = "Tom has 12 apples. He buys 7 more. How many apples does Tom have?"
+    out = train("sft", settings, input=[str(rows["solutions"])], max_steps=2)
+    assert (out / "chat_template.jinja").is_file()
+    tokenizer, model = AutoTokenizer.from_pretrained(out), AutoModelForCausalLM.from_pretrained(out)
+    chat = bind(load_format("tinymath"), load_tokenizer(str(out)))
+    asked, prompt = [{"role": "user", "content": question}], chat.solve_prompt_ids(question)
+    assert tokenizer.apply_chat_template(asked, add_generation_prompt=True)["input_ids"] == prompt
+    assert model.generation_config.eos_token_id == chat.solve_stop_ids
+    made = model.generate(torch.tensor([prompt]), max_new_tokens=12, do_sample=False)
+    ask = pipeline("text-generation", model=model, tokenizer=tokenizer)
+    said = ask(asked, max_new_tokens=12, do_sample=False, return_full_text=False)[0]["generated_text"]
+    assert said.strip() == chat.decode(made[0, len(prompt) :].tolist())
+    card = ModelCard.load(out / "README.md")
+    assert card.data.pipeline_tag == "text-generation"
+    assert "<|user|>What is 12 + 7?<|end|><|assistant|>" in card.text
+    assert "vllm serve" in card.text
+
+
 def test_model_learns(settings: Settings, rows: Rows, train: Train) -> None:
     out = train("qft", settings, input=[str(rows["questions"])], max_steps=12, learning_rate=5e-3)
+    chat = bind(load_format("tinymath"), load_tokenizer(str(out)))
+    empty = [{"role": "user", "content": ""}]
+    asked = chat.tokenizer.apply_chat_template(empty, add_generation_prompt=True)["input_ids"]
+    assert asked == chat.question_prefix_ids
     losses = [record["loss"] for record in logged(out) if "loss" in record]
     assert losses[-1] < losses[0] - 1
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Generic
 
 from scalequest import heartbeat
-from scalequest.chat import FormatError, load_format
+from scalequest.chat import FormatError
 from scalequest.config import ConfigError, RunOptions, to_dict
 from scalequest.evaluation.benchmarks import LoadedBenchmark
 from scalequest.evaluation.evaluated_model import A, EvaluatedModel, Q, opens_reasoning
@@ -29,6 +29,7 @@ from scalequest.evaluation.output_grading import (
 from scalequest.evaluation.problems import BenchmarkProblem
 from scalequest.evaluation.prompts import EvalPrompt
 from scalequest.evaluation.protocol import (
+    format_of,
     grading_settings_of,
     protocol_of,
     read_receipt,
@@ -330,7 +331,7 @@ def submissions_of(
     """
     problems = {(b.name, p.id): (b, p) for b in benchmarks for p in b.problems}
     prompts = {(b.name, prompt.name): prompt for b in benchmarks for prompt in b.prompts}
-    chat_format = None if config.server.url is not None else load_format(config.format_of(label))
+    chat_format = None if config.server.url is not None else format_of(config, label)
     found = []
     for row in rows:
         known = problems.get((row["benchmark"], row["id"]))

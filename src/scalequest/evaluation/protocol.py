@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from scalequest import receipts
-from scalequest.chat import load_format
+from scalequest.chat import ChatFormat, load_format
 from scalequest.config import ConfigError, fingerprint_fields
 from scalequest.evaluation.benchmarks import LoadedBenchmark
 from scalequest.evaluation.prompts import load_eval_prompt
@@ -111,7 +111,13 @@ def sha256_of_format(config: EvaluationConfig, label: str) -> str | None:
     """Hash a chat format's content, independently of its path; None for a server's own format."""
     if config.server.url is not None:
         return None
-    return sha256_of(json.dumps(asdict(load_format(config.format_of(label))), sort_keys=True, default=str))
+    return sha256_of(json.dumps(asdict(format_of(config, label)), sort_keys=True, default=str))
+
+
+def format_of(config: EvaluationConfig, label: str) -> ChatFormat:
+    """The chat format in which a model is asked."""
+    tokenizer = tokenizer_of(config.models[label])
+    return load_format(config.format_of(label), tokenizer, config.revisions.get(label))
 
 
 def protocol_of(
@@ -125,7 +131,7 @@ def protocol_of(
     return {
         **grading_settings_of(config, benchmark),
         **request_settings_of(config, benchmark),
-        "chat_format": "the server's" if name == "server" else load_format(config.format_of(label)).name,
+        "chat_format": "the server's" if name == "server" else format_of(config, label).name,
         "chat_format_sha256": fields["chat_format_sha256"][label],
         "sampling": fields["sampling"],
         "seed": fields["seed"] if config.sampling.temperature > 0 else None,

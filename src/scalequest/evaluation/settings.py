@@ -30,7 +30,9 @@ class EvaluationConfig:
     )
     benchmarks: list[str] = required("YAML files of the benchmarks", fingerprint=False)
     chat_format: str | None = option(
-        None, "chat format of the models: a family or a YAML file; null: the server's own", fingerprint=False
+        None,
+        "chat format of the models: a family, a YAML file or auto; null: a server's own",
+        fingerprint=False,
     )
     chat_formats: dict[str, str] = option(
         None,

@@ -77,7 +77,7 @@ class FilterConfig:
     model_name_or_path: str | None = option(None, "judge or solver: a folder or hub id", fingerprint=False)
     model_revision: str | None = option(None, "revision of the model on the hub", fingerprint=False)
     chat_format: str | None = option(
-        None, "chat format of the model: a family or a YAML file", fingerprint=False
+        None, "chat format of the model: a family, a YAML file or auto", fingerprint=False
     )
     samples: int = option(5, "solutions sampled per question, if agreement is measured", within=COUNT)
     keep_responses: bool = option(False, "keep them in the rows, so that solve_questions can reuse them")

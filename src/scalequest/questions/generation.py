@@ -38,7 +38,7 @@ class GenerationConfig:
     """The question generation stage."""
 
     model_name_or_path: str = required("question generator: a model folder or hub id", fingerprint=False)
-    chat_format: str = required("its chat format: a family or a YAML file", fingerprint=False)
+    chat_format: str = required("its chat format: a family, a YAML file or auto", fingerprint=False)
     num_questions: int = required("questions to sample; dropped ones count", within=COUNT)
     model_revision: str | None = option(None, "its revision on the hub", fingerprint=False)
     label: str | None = option(None, "what the rows call the generator; None is its folder's name")

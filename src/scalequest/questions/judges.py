@@ -219,7 +219,7 @@ def open_judge(
     from scalequest.engines.loading import open_generator
 
     model, revision = config.model_name_or_path or "", config.model_revision
-    chat = bind(load_format(config.chat_format or ""), load_tokenizer(model, revision))
+    chat = bind(load_format(config.chat_format or "", model, revision), load_tokenizer(model, revision))
     with open_generator(model, config.engine, revision=revision, seed=run.seed) as generator:
         stage.receipt["engine"] = f"{generator.name} {generator.version}"
         yield model_judge(generator, chat, config.sampling)
@@ -237,9 +237,9 @@ def judge_identity(config: Judging) -> tuple[dict[str, str], dict[str, Any]]:
     """
     if config.judge == "server":
         return {}, {}
-    model = config.model_name_or_path or ""
-    chat_format = load_format(config.chat_format or "")
-    return {model: model_fingerprint(model, config.model_revision)}, {"chat_format": to_dict(chat_format)}
+    model, revision = config.model_name_or_path or "", config.model_revision
+    chat_format = load_format(config.chat_format or "", model, revision)
+    return {model: model_fingerprint(model, revision)}, {"chat_format": to_dict(chat_format)}
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ class RewriteConfig:
     )
     model_revision: str | None = option(None, "revision of the model on the hub", fingerprint=False)
     chat_format: str | None = option(
-        None, "chat format of the model: a family or a YAML file", fingerprint=False
+        None, "chat format of the model: a family, a YAML file or auto", fingerprint=False
     )
     sampling: Sampling = option(
         help="rewriters local and server: sampling settings", default_factory=lambda: Sampling(0.0, 1.0, 2048)

@@ -53,7 +53,9 @@ class ScoreConfig:
         "responses", "responses: one reward each (column rewards); question: its difficulty"
     )
     chat_format: str | None = option(
-        None, "the reward model's, or judge's, chat format: a family or a YAML file", fingerprint=False
+        None,
+        "the reward model's, or judge's, chat format: a family, a YAML file or auto",
+        fingerprint=False,
     )
     tokenizer: str | None = option(None, "folder of its tokenizer; None is the model's", fingerprint=False)
     suffix: str = option("", "responses: text after the response's end (InternLM2-Reward: a line break)")

@@ -44,7 +44,7 @@ class SolveConfig:
 
     input: list[str] = required("sources of questions, read one after the other", fingerprint=False)
     model_name_or_path: str = required("solver: a model folder or hub id", fingerprint=False)
-    chat_format: str = required("chat format of the solver: a family or a YAML file", fingerprint=False)
+    chat_format: str = required("chat format of the solver: a family, a YAML file or auto", fingerprint=False)
     columns: dict[str, str] = option(
         help="mapping from our column names to those of the input", default_factory=dict
     )

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scalequest import heartbeat
-from scalequest.chat import BoundFormat, FormatError
+from scalequest.chat import BoundFormat, FormatError, split_thoughts
 from scalequest.config import ConfigError
 from scalequest.records import Row, row_seed
 
@@ -78,9 +78,21 @@ def question(row: Row, chat: BoundFormat, *, max_length: int | None, repeat_eos:
     return _fitting({"input_ids": ids, "labels": list(ids)}, len(ids), max_length)
 
 
-def solution(row: Row, chat: BoundFormat, *, max_length: int | None) -> Ids:
-    """Render a question (`query`) and its `response` for SFT; the prompt has no loss."""
-    prompt, target = chat.solve_ids(row["query"], row["response"])
+def solution(row: Row, chat: BoundFormat, *, max_length: int | None, strip_thoughts: bool = False) -> Ids:
+    """Render a question (`query`) and its `response` for SFT; the prompt carries no loss.
+
+    Args:
+        row: has `query` and `response`.
+        chat: format of the model.
+        max_length: longest sequence in tokens; None is no limit.
+        strip_thoughts: leave out the thoughts at the head of the response.
+
+    Raises:
+        FormatError: the format cannot hold a text, or thoughts are not closed.
+        DoesNotFit: it is too long.
+    """
+    response = split_thoughts(row["response"])[1] if strip_thoughts else row["response"]
+    prompt, target = chat.solve_ids(row["query"], response)
     ids = [*prompt, *target]
     return _fitting({"input_ids": ids, "labels": [IGNORED] * len(prompt) + target}, len(ids), max_length)
 

@@ -28,6 +28,7 @@ from transformers import (
 from trl import get_peft_config
 
 from scalequest.chat import FormatError, prepare_tokenizer_and_model
+from scalequest.chat_template import bare_template
 from scalequest.config import ConfigError, option
 from scalequest.config.ranges import COUNT
 from scalequest.estimate import Passes
@@ -282,6 +283,7 @@ DIFFICULTY = TrainingStage(
         "Predicts how often a solver fails at a question: near 0 for easy questions, "
         "near 1 for difficult ones."
     ),
+    chat_template_of=bare_template,
     measure=measure_rates,
     writes=(PLOT, PREDICTIONS),
 )

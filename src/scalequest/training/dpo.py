@@ -24,6 +24,7 @@ from trl import DPOConfig, DPOTrainer
 from trl.trainer.utils import create_model_from_path
 
 from scalequest import heartbeat
+from scalequest.chat_template import generator_template
 from scalequest.config import ConfigError, option
 from scalequest.config.ranges import NOT_NEGATIVE
 from scalequest.estimate import Passes
@@ -278,4 +279,5 @@ QPO = TrainingStage(
     note="Writes questions after the bare header of a user turn (QFT, then QPO); it is "
     "not meant for answering them.",
     stop_ids_of=attrgetter("question_stop_ids"),
+    chat_template_of=generator_template,
 )

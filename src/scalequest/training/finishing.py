@@ -21,6 +21,7 @@ from transformers import GenerationConfig, PrinterCallback, ProgressCallback
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from scalequest import heartbeat
+from scalequest.chat import bind
 from scalequest.stage.folder import Stage
 from scalequest.stage.launch import check_world
 from scalequest.tracking import Tracker
@@ -41,7 +42,15 @@ from scalequest.training.safety import (
     whole_checkpoint,
 )
 from scalequest.training.samples import ShowSamples, prompt_of
-from scalequest.training.saving import SAVED, check_model, hardware, merge_adapter, model_card, publish
+from scalequest.training.saving import (
+    SAVED,
+    check_model,
+    hardware,
+    merge_adapter,
+    model_card,
+    publish,
+    use_of,
+)
 from scalequest.training.stage import TrainingStage
 
 log = logging.getLogger(__name__)
@@ -226,6 +235,7 @@ def train(run: OpenRun, prepared: Prepared) -> Trained:
     identity = run.identity
     _show_rows(run, prepared)
     trainer = identity.stage.trainer_of(prepared)
+    _set_chat_template(identity)
     fingerprint, sealed = once(identity.training_args, lambda: _last_checkpoint(run))
     earlier = float(json.loads((sealed / SEAL).read_text())["seconds"]) if sealed else 0.0
     if sealed and identity.main:
@@ -241,6 +251,13 @@ def train(run: OpenRun, prepared: Prepared) -> Trained:
     if trainer.eval_dataset is not None:
         trainer.evaluate()
     return Trained(run, prepared, trainer, clock)
+
+
+def _set_chat_template(identity: Identity) -> None:
+    """Give the tokenizer the template of what is trained; by now it has the pad token that was added."""
+    template_of = identity.stage.chat_template_of
+    chat = bind(identity.format, identity.tokenizer)
+    identity.tokenizer.chat_template = template_of(chat) if template_of is not None else None
 
 
 def _show_rows(run: OpenRun, prepared: Prepared) -> None:
@@ -440,7 +457,8 @@ def _card(
         identity.stage.note,
         facts,
         base=base,
-        chat_format=identity.format.name,
+        data=[source.removeprefix("hub:") for source in identity.args.input if source.startswith("hub:")],
+        use=use_of(identity.folder.name, identity.format.name, identity.tokenizer, identity.stage.scorer),
         scorer=identity.stage.scorer,
         section=section,
     )

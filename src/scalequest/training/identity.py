@@ -117,7 +117,7 @@ def identify(stage: TrainingStage, args: Any, training_args: Any, model_args: An
     folder = expand(model_args.model_name_or_path)
     model = str(folder) if folder.is_dir() else model_args.model_name_or_path
     tokenizer = load_tokenizer(model, model_args.model_revision)
-    chat_format = load_format(args.chat_format)
+    chat_format = load_format(args.chat_format, model, model_args.model_revision)
     inputs, model_read = once(training_args, lambda: _read_sources(args, training_args, model_args, model))
     # The fingerprint
     identity = Identity(

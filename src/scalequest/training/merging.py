@@ -58,7 +58,7 @@ def merge(config: MergeConfig) -> Path:
         base = config.model_name_or_path or base_of(adapter)
         # Use its own tokenizer if it has one, because the base model's may stop at other tokens.
         tokenizer = load_tokenizer(str(adapter) if (adapter / "tokenizer_config.json").is_file() else base)
-        prepared = (tokenizer, load_format(config.chat_format)) if config.chat_format else None
+        prepared = (tokenizer, load_format(config.chat_format, base)) if config.chat_format else None
         dtype = getattr(torch, config.dtype)
         merge_adapter(base, adapter, folder, dtype=dtype, prepared=prepared, scorer=config.scorer)
         if (adapter / GENERATION).is_file():

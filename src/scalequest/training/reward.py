@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from trl import RewardConfig, RewardTrainer
 
 from scalequest.chat import BoundFormat, FormatError
+from scalequest.chat_template import solver_template
 from scalequest.config import ConfigError, option
 from scalequest.config.ranges import COUNT, SHARE
 from scalequest.estimate import Passes
@@ -157,5 +158,6 @@ REWARD = TrainingStage(
     trainer_of=reward_trainer,
     note="Scores solutions: of two solutions to a question, the one with the higher score "
     "is more likely to be correct.",
+    chat_template_of=solver_template,
     measure=measure_pairs,
 )

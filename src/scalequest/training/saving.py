@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from scalequest.atomic_files import StageError
@@ -24,6 +26,7 @@ SAVED = (
     *("generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json"),
     *("merges.txt", "chat_template.jinja", "training_args.bin", "trainer_state.json"),
 )
+_QUESTION = "What is 12 + 7?"
 NOT_PUBLISHED = (
     # Patterns of the whole path, as the hub reads them.
     "checkpoint-*", "prepared/*", "wandb/*", "not_finite/*", "metrics.jsonl", "stopped.json", ".*",
@@ -114,7 +117,8 @@ def model_card(
     facts: Sequence[tuple[str, Any]],
     *,
     base: str | None,
-    chat_format: str,
+    data: Sequence[str],
+    use: str,
     scorer: bool,
     section: str = "",
 ) -> str:
@@ -126,26 +130,79 @@ def model_card(
         note: one sentence on what it is for.
         facts: names and values.
         base: hub id of what it was trained from, if it has one.
-        chat_format: that it was trained in.
+        data: hub ids of what it was trained on.
+        use: section on how it is asked, of `use_of`.
         scorer: it gives one number instead of text.
         section: on its evaluation.
     """
     task = "text-classification" if scorer else "text-generation"
-    auto = "AutoModelForSequenceClassification" if scorer else "AutoModelForCausalLM"
+    comes_from = {
+        **({"base_model": base, "base_model_relation": "finetune"} if base else {}),
+        **({"datasets": list(data)} if data else {}),
+    }
     shown = redacted(dict(facts)).items()
     return "\n".join(
         [
             "---", "library_name: transformers", f"pipeline_tag: {task}", f"tags: [scalequest, {stage}]",
-            *(front_matter({"base_model": base}).splitlines() if base else []), "---", "",
+            *front_matter(comes_from).splitlines(), "---", "",
             f"# {inline(title)}", "", note, "",
             *markdown_table([{"what": key, "value": value} for key, value in shown], "what", "value"), "",
-            f"Chat format: {code(chat_format)}.", "",
-            "```python", f"from transformers import {auto}, AutoTokenizer",
-            f'model = {auto}.from_pretrained(folder, dtype="auto")',
-            "tokenizer = AutoTokenizer.from_pretrained(folder)", "```", "",
+            "## Use", "", use, "",
             "## Evaluation", "", section or "Not evaluated yet: `eval/evaluate.py` on this folder.", "",
         ]
     )  # fmt: skip
+
+
+_PIPELINE = """\
+```python
+from transformers import pipeline
+
+model = pipeline("text-generation", model="{folder}")
+print(model([{{"role": "user", "content": "{text}"}}], max_new_tokens=512, return_full_text=False))
+```
+
+```bash
+vllm serve {folder}
+curl localhost:8000/v1/chat/completions -H 'Content-Type: application/json' \\
+    -d '{{"model": "{folder}", "messages": [{{"role": "user", "content": "{text}"}}]}}'
+```"""
+_LOADED = """\
+```python
+from transformers import {auto}, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{folder}")
+model = {auto}.from_pretrained("{folder}", dtype="auto")
+```"""
+
+
+def use_of(folder: str, chat_format: str, tokenizer: Any, scorer: bool) -> str:
+    """The section of a card on how the model is asked: its prompt in words, and the code.
+
+    Args:
+        folder: the model's folder, as the code names it.
+        chat_format: name of the format that it was trained in.
+        tokenizer: as it is saved; its chat template is what is shown.
+        scorer: it gives one number instead of text.
+    """
+    folder, named = re.sub(r"[^\w./-]", "-", folder), f"Chat format: {code(chat_format)}."
+    auto = "AutoModelForSequenceClassification" if scorer else "AutoModelForCausalLM"
+    loaded = _LOADED.format(auto=auto, folder=folder)
+    if tokenizer.chat_template is None:
+        return f"{named} There is no chat template: none can give what the model was trained on.\n\n{loaded}"
+    text, asks = _QUESTION, "A question is put into this, instruction included"
+    try:
+        shown = _prompt(tokenizer, text)
+    except TemplateError:  # one that writes questions takes none
+        text, asks = "", "It writes a question by itself: send an empty message. What it is given"
+        shown = _prompt(tokenizer, text)
+    example = loaded if scorer else _PIPELINE.format(folder=folder, text=text)
+    fenced = "\n".join(f"    {line}" for line in shown.split("\n"))
+    return f"{named} {asks}, by the chat template that the tokenizer carries:\n\n{fenced}\n\n{example}"
+
+
+def _prompt(tokenizer: Any, text: str) -> str:
+    asked = [{"role": "user", "content": text}]
+    return str(tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True))
 
 
 def hardware(processes: int) -> str:

@@ -10,7 +10,7 @@ import logging
 from dataclasses import dataclass, field
 from functools import partial
 from operator import attrgetter
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM
 from trl import SFTConfig, SFTTrainer, get_peft_config
 
 from scalequest.chat import prepare_tokenizer_and_model
+from scalequest.chat_template import generator_template, solver_template
 from scalequest.config import ConfigError, option
 from scalequest.estimate import Passes
 from scalequest.precision import ByHardware
@@ -37,6 +38,10 @@ PAPER_MAX_LENGTH = 256  # docs/method.md 1
 @dataclass(frozen=True)
 class SolutionData(TrainingData):
     """The training data of SFT: rows of `query` and `response`."""
+
+    thinking: Literal["keep", "strip"] = option(
+        "keep", "thoughts at the head of a response, between <think> and </think>: train on them, or not"
+    )
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,10 @@ def render_questions(identity: Identity) -> Rendering:
 
 def render_solutions(identity: Identity) -> Rendering:
     """Render solutions; prompts have no loss."""
-    choices = {"max_length": identity.training_args.max_length}
+    choices = {
+        "max_length": identity.training_args.max_length,
+        "strip_thoughts": identity.args.thinking == "strip",
+    }
     return Rendering(partial(data.solution, **choices), ("query", "response"), choices)
 
 
@@ -214,6 +222,7 @@ QFT = TrainingStage(
     trainer_of=qft_trainer,
     note="Writes questions after the bare header of a user turn (QFT); it is not meant for answering them.",
     stop_ids_of=attrgetter("question_stop_ids"),
+    chat_template_of=generator_template,
 )
 
 SFT = TrainingStage(
@@ -225,4 +234,5 @@ SFT = TrainingStage(
     trainer_of=sft_trainer,
     note="Solves problems step by step (SFT on synthetic questions).",
     stop_ids_of=attrgetter("solve_stop_ids"),
+    chat_template_of=solver_template,
 )

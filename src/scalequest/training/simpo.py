@@ -17,6 +17,7 @@ from trl import get_peft_config
 from trl.experimental.cpo import CPOConfig, CPOTrainer
 
 from scalequest.chat import prepare_tokenizer_and_model
+from scalequest.chat_template import generator_template
 from scalequest.config import ConfigError
 from scalequest.config.ranges import NOT_NEGATIVE, POSITIVE
 from scalequest.estimate import Passes
@@ -119,4 +120,5 @@ SIMPO = TrainingStage(
     note="Writes questions after the bare header of a user turn (QFT, then SimPO); it is "
     "not meant for answering them.",
     stop_ids_of=attrgetter("question_stop_ids"),
+    chat_template_of=generator_template,
 )

@@ -29,7 +29,7 @@ class TrainingData(TrainRunOptions):
     input: list[str] = required(
         "stage folders, files or hub:owner/name to train on, one after the other", fingerprint=False
     )
-    chat_format: str = required("chat format of the model: a family or a YAML file", fingerprint=False)
+    chat_format: str = required("chat format of the model: a family, a YAML file or auto", fingerprint=False)
     columns: dict[str, str] = option(
         None, "mapping from our column names to those of the input", default_factory=dict
     )
@@ -85,6 +85,8 @@ class TrainingStage:
         note: one sentence for the model's card.
         stop_ids_of: returns the ids that end the trained model's texts; None for a scorer, which returns a
             number and writes no text.
+        chat_template_of: returns the chat template of the saved model, which renders the ids that it was
+            trained on; None, or one that returns None, if there can be none.
         measure: evaluates the trained model on the held-out rows and returns a section for the card. All
             ranks call it.
         writes: the names of files that only this stage leaves in its folder.
@@ -98,6 +100,7 @@ class TrainingStage:
     trainer_of: Callable[[Prepared], Any]
     note: str
     stop_ids_of: Callable[[BoundFormat], Sequence[int]] | None = None
+    chat_template_of: Callable[[BoundFormat], str | None] | None = None
     measure: Callable[[Trained], str] | None = None
     writes: tuple[str, ...] = ()
 

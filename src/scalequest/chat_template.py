@@ -1,0 +1,421 @@
+"""Chat templates, both ways: the Jinja that a saved model carries, and what a tokenizer's own template says.
+
+`solver_template` and its sisters write a template by rule from a bound format, so that whoever serves the
+model (`vllm serve`, a pipeline, TRL, lm-eval) gives it the ids that it was trained on. `draft_format` goes
+the other way, from a tokenizer's template to a format, and `warn_of_difference` compares the two. What a
+template does is seen by rendering probes with it and cutting at their words.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from typing import Any
+
+from scalequest.chat import (
+    AUTO,
+    THINK,
+    BoundFormat,
+    ChatFormat,
+    FormatError,
+    QuestionMarkup,
+    SolveMarkup,
+    ThinkingMarkup,
+    bind,
+)
+from scalequest.config import ConfigError
+
+log = logging.getLogger(__name__)
+
+# What our formats ask of a solver (docs/method.md 5); a model's own template has no such sentence.
+INSTRUCTION = "\nPlease reason step by step, and put your final answer within \\boxed{}."
+_USER, _ANSWER, _THOUGHTS = "PROBE7Q", "PROBE8A", "PROBE9T"
+_DATE = datetime(2024, 7, 26)  # what Llama 3's template says where it cannot know the date
+_OWN_WAYS: tuple[Mapping[str, Any], ...] = ({}, {"enable_thinking": False})
+
+
+# --------------------------------------------------------------------------------------------------- to Jinja
+
+# The text of a message as the harness takes it: stripped, not empty, and without control tokens.
+_TEXT = """\
+{%- macro text_of(message, may_be_empty=false) -%}
+{%- set whole = namespace(text='') -%}
+{%- if message['content'] is string -%}
+{%- set whole.text = message['content'] -%}
+{%- else -%}
+{%- for part in message['content'] -%}
+{%- if part['type'] != 'text' -%}{{- raise_exception('This model reads text alone.') -}}{%- endif -%}
+{%- set whole.text = whole.text + part['text'] -%}
+{%- endfor -%}
+{%- endif -%}
+{%- set text = whole.text | trim -%}
+{%- if not text and not may_be_empty -%}{{- raise_exception('A message is empty.') -}}{%- endif -%}
+{%- for token in control_tokens -%}
+{%- set tag = message['role'] == 'assistant' and token in ['<think>', '</think>'] -%}
+{%- if token in text and not tag -%}
+{{- raise_exception('A message holds the control token ' + token) -}}
+{%- endif -%}
+{%- endfor -%}
+{{- text -}}
+{%- endmacro -%}
+"""
+_SOLVER = """\
+{{- BOS + SYSTEM -}}
+{%- for message in messages -%}
+{%- if message['role'] != ('user' if loop.index0 % 2 == 0 else 'assistant') -%}
+{{- raise_exception('Messages alternate, user first; a system message is part of this template already.') -}}
+{%- endif -%}
+{%- if message['role'] == 'user' -%}
+{{- (BETWEEN if not loop.first else '') + OPENING + text_of(message) + CLOSING -}}
+{%- if add_generation_prompt or not loop.last -%}{{- ANSWERING -}}{%- endif -%}
+{%- else -%}
+{%- set text = text_of(message) -%}
+ANSWER
+{%- if loop.last and add_generation_prompt -%}
+{{- raise_exception('The last message is an answer: there is nothing to answer.') -}}
+{%- endif -%}
+{%- endif -%}
+{%- endfor -%}
+"""
+_PLAIN_ANSWER = "{{- LEAD + text + END -}}"
+_OPENED_ANSWER = "{{- LEAD + (text[LENGTH:] | trim if text[:LENGTH] == THINK else text) + END -}}"
+_THINKING_ANSWER = """\
+{%- if text[:LENGTH] == THINK and '</think>' in text -%}
+{%- set thoughts = text[LENGTH:].split('</think>')[0] -%}
+{%- set answer = text[LENGTH + thoughts | length + 8:] | trim -%}
+{{- (START + thoughts | trim + END_THOUGHTS if thoughts | trim else LEAD) + answer + END -}}
+{%- else -%}
+{{- LEAD + text + END -}}
+{%- endif -%}"""
+_GENERATOR = """\
+{%- for message in messages -%}
+{%- if loop.index0 > 1 or message['role'] != ('user' if loop.first else 'assistant') -%}
+{{- raise_exception('This model writes one question: give it no message, or an empty one of the user.') -}}
+{%- elif loop.first and text_of(message, true) -%}
+{{- raise_exception('This model writes questions and answers none: leave the user message empty.') -}}
+{%- endif -%}
+{%- endfor -%}
+{{- BOS + PREFIX -}}
+{%- if messages | length > 1 -%}{{- LEAD + text_of(messages[1]) + END -}}{%- endif -%}
+"""
+_BARE = """\
+{%- if messages | length != 1 or messages[0]['role'] != 'user' -%}
+{{- raise_exception('This model reads one question: give one message, of the user.') -}}
+{%- endif -%}
+{{- BOS + text_of(messages[0]) -}}
+"""
+
+
+def solver_template(chat: BoundFormat) -> str:
+    """The template of a model that solves, or that scores solutions: the instruction included, once per turn.
+
+    One user message with `add_generation_prompt` renders `solve_prompt_ids`, and with an answer after it the
+    ids of `solve_ids`. More turns follow in the family's markup. What the harness refuses is an error here.
+
+    Raises:
+        ConfigError: the format has no markup for solving.
+    """
+    fmt, solve = chat.format, chat.format.solve
+    if solve is None:
+        raise ConfigError(f"chat_format: '{fmt.name}' is not for solving: choose another")
+    before, after = solve.prompt.split("{question}")
+    ends = [stop for part in (solve, fmt.question) for stop in part.stops if part.end.endswith(stop)]
+    system, opening = _cut_after_last(before, ends)
+    closing, answering = _cut_after_first(after, ends)
+    texts = {
+        "SYSTEM": system,
+        "BETWEEN": closing[len(closing.rstrip()) :] if answering else "",
+        "OPENING": opening,
+        "CLOSING": closing,
+        "ANSWERING": answering,
+        "LEAD": solve.lead,
+        "END": solve.end,
+        "THINK": THINK,
+    }
+    answer = _PLAIN_ANSWER
+    if solve.thinking is not None:
+        answer = _THINKING_ANSWER
+        texts |= {"START": solve.thinking.start, "END_THOUGHTS": solve.thinking.end}
+    elif solve.opens_thinking:
+        answer = _OPENED_ANSWER
+    return _written(chat, _SOLVER.replace("ANSWER\n", f"{answer}\n"), texts)
+
+
+def generator_template(chat: BoundFormat) -> str | None:
+    """The template of a model that writes questions; None if the format's prefix has the published faults.
+
+    No message, or an empty one of the user, renders `question_prefix_ids`; an assistant's message after it
+    is a question, and renders `question_ids`.
+    """
+    question = chat.format.question
+    if chat.format.paper_exact:
+        return None
+    texts = {"PREFIX": question.prefix, "LEAD": question.lead, "END": question.end}
+    return _written(chat, _GENERATOR, texts)
+
+
+def bare_template(chat: BoundFormat) -> str:
+    """The template of a model that reads a question and no markup: the text as the tokenizer encodes it."""
+    ids = chat.tokenizer("")["input_ids"]
+    own = chat.tokenizer.bos_token if ids[:1] == [chat.tokenizer.bos_token_id] else None
+    return _written(chat, _BARE, {"BOS": own or ""})
+
+
+def _written(chat: BoundFormat, body: str, texts: Mapping[str, str]) -> str:
+    """A whole template, with texts as Jinja literals in place of their names in capitals."""
+    texts = {"BOS": chat.format.bos or "", "LENGTH": "", **texts}
+    literals = {name: json.dumps(text, ensure_ascii=False) for name, text in texts.items()}
+    literals["LENGTH"] = str(len(THINK))
+    names = re.compile(rf"\b(?:{'|'.join(literals)})\b")
+    tokens = sorted(chat.tokenizer.convert_ids_to_tokens(sorted(chat.special_ids)))
+    head = f"{{#- Made from the chat format {json.dumps(chat.format.name)}: do not edit. -#}}\n"
+    control = f"{{%- set control_tokens = {json.dumps(tokens, ensure_ascii=False)} -%}}\n"
+    return head + control + _TEXT + names.sub(lambda name: literals[name[0]], body).rstrip("\n")
+
+
+def _cut_after_last(text: str, ends: Sequence[str]) -> tuple[str, str]:
+    """The system's turn, up to its stop and the white space after it, and what opens the user's."""
+    places = [match.end() for end in ends for match in re.finditer(rf"{re.escape(end)}\s*", text)]
+    place = max(places, default=0)
+    return text[:place], text[place:]
+
+
+def _cut_after_first(text: str, ends: Sequence[str]) -> tuple[str, str]:
+    """What closes the user's turn, white space included, and what opens the answer."""
+    places = [match.end() for end in ends for match in re.finditer(rf"{re.escape(end)}\s*", text)]
+    place = min(places, default=len(text))
+    return text[:place], text[place:]
+
+
+# ------------------------------------------------------------------------------------------------- from Jinja
+
+
+@dataclass(frozen=True)
+class OwnMarkup:
+    """What a tokenizer's own template puts around a user's turn, BOS apart."""
+
+    bos: str | None
+    before: str
+    after: str
+
+
+def own_markup(tokenizer: Any, **ways: Any) -> OwnMarkup | None:
+    """Markup of a user's turn and the opening of the answer in the tokenizer's own template.
+
+    None if it has no template, or one that refuses a user's message.
+
+    Args:
+        tokenizer: the tokenizer.
+        ways: variables of the template.
+    """
+    rendered = _rendered(tokenizer, [{"role": "user", "content": _USER}], prompt=True, **ways)
+    if rendered is None or rendered.count(_USER) != 1:
+        return None
+    bos, text = _bos_apart(tokenizer, rendered)
+    before, after = text.split(_USER)
+    return OwnMarkup(bos, before, after)
+
+
+def warn_of_difference(fmt: ChatFormat, tokenizer: Any) -> None:
+    """Say in one line, once, that a format's prompts are not those of the tokenizer's own template."""
+    found = [own for ways in _OWN_WAYS if (own := own_markup(tokenizer, **ways)) is not None]
+    slots = [text.split(slot) for text, slot in _prompts(fmt) if slot in text]
+    if not found or not slots or any(_agrees(own, before, after) for own in found for before, after in slots):
+        return
+    before, after = slots[0]
+    ours, theirs = f"{before}…{after}", f"{found[0].before}…{found[0].after}"
+    place = next(
+        (n for n, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs))
+    )
+    where = tokenizer.name_or_path or "this model"
+    _say_once(
+        f"chat_format: '{fmt.name}' is not the chat template of {where}: at character {place} it has "
+        f"{ours[place : place + 24]!r}, the template {theirs[place : place + 24]!r}"
+    )
+
+
+def draft_format(tokenizer: Any) -> ChatFormat:
+    """Draft a format from the tokenizer's own chat template, and log what the template does not tell.
+
+    The draft is checked: its prompt for a request has the ids that the template gives.
+
+    Raises:
+        ConfigError: there is no template, or what it renders cannot be cut into a format.
+    """
+    where = tokenizer.name_or_path or "this model"
+    own = own_markup(tokenizer)
+    if own is None:
+        raise ConfigError(
+            f"chat_format: auto: {where} has no chat template that takes a user's message; name a family or "
+            "a YAML file"
+        )
+    said = []
+    if "strftime_now" in str(tokenizer.chat_template):
+        said.append(f"the date in it stays {_DATE:%d %b %Y}")
+    lead, end = _answer_of(tokenizer, own, said)
+    stops = tuple(
+        dict.fromkeys([_last_token(tokenizer, end), *([tokenizer.eos_token] if tokenizer.eos_token else [])])
+    )
+    turn = _rendered(tokenizer, [{"role": "user", "content": _USER}], prompt=False) or ""
+    closing = _up_to_token(tokenizer, turn.rpartition(_USER)[2])
+    said.append(f"what ends a question is what ends {'a user turn' if closing else 'an answer'}")
+    closing = closing or end
+    prefix = own.before.rstrip(" ")
+    boxed = "\\boxed" in own.before + own.after
+    said.append(
+        "the instruction for a boxed answer is its own"
+        if boxed
+        else "the instruction for a boxed answer is ours, after the question"
+    )
+    prompt = own.before + "{question}" + ("" if boxed else INSTRUCTION) + own.after
+    spaces = prompt[len(prompt.rstrip(" ")) :]
+    fmt = ChatFormat(
+        name=AUTO,
+        bos=own.bos,
+        pad=_pad_of(tokenizer, (*stops, _last_token(tokenizer, closing)), said),
+        question=QuestionMarkup(
+            prefix=prefix,
+            lead=own.before[len(prefix) :],
+            end=closing.rstrip(),
+            stops=tuple(dict.fromkeys([_last_token(tokenizer, closing), *stops])),
+        ),
+        user=own.before + "{text}" + own.after,
+        solve=SolveMarkup(
+            prompt=prompt.rstrip(" "),
+            lead=spaces + lead,
+            end=end,
+            stops=stops,
+            thinking=_thinking_of(tokenizer, own, lead),
+        ),
+    )
+    _check_draft(fmt, tokenizer, where)
+    _say_once(f"chat_format: auto: drafted from the chat template of {where}; {'; '.join(said)}")
+    return fmt
+
+
+def _answer_of(tokenizer: Any, own: OwnMarkup, said: list[str]) -> tuple[str, str]:
+    """What the template puts between the prompt and an answer, and what ends the answer."""
+    messages = [{"role": "user", "content": _USER}, {"role": "assistant", "content": _ANSWER}]
+    rendered = _rendered(tokenizer, messages, prompt=False)
+    if rendered is None or rendered.count(_ANSWER) != 1:
+        raise ConfigError(
+            "chat_format: auto: the chat template takes no assistant's message; write a YAML file"
+        )
+    head, tail = _bos_apart(tokenizer, rendered)[1].split(_ANSWER)
+    prompt = own.before + _USER + own.after
+    lead = head[len(prompt) :] if head.startswith(prompt) else ""
+    if not head.startswith(prompt):
+        said.append(
+            "it writes an answer that is given otherwise than one that is asked for; the latter counts"
+        )
+    end = _up_to_token(tokenizer, tail)
+    if end is None:
+        if not tokenizer.eos_token:
+            raise ConfigError(
+                "chat_format: auto: the chat template ends an answer with no token; write a YAML file"
+            )
+        said.append("it ends an answer with no token; the eos is put there")
+        end = tail.rstrip() + str(tokenizer.eos_token)
+    return lead, end
+
+
+def _thinking_of(tokenizer: Any, own: OwnMarkup, lead: str) -> ThinkingMarkup | None:
+    """What the template puts around thoughts; None if it drops them, or has the usual tags and no lead."""
+    thoughts = dict.fromkeys(("thinking", "reasoning", "reasoning_content"), _THOUGHTS)
+    messages = [{"role": "user", "content": _USER}, {"role": "assistant", "content": _ANSWER, **thoughts}]
+    rendered = _rendered(tokenizer, messages, prompt=False) or ""
+    prompt = own.before + _USER + own.after
+    around = re.fullmatch(f"(.*){_THOUGHTS}(.*){_ANSWER}.*", _bos_apart(tokenizer, rendered)[1], re.DOTALL)
+    if around is None or not around[1].startswith(prompt):
+        return None
+    start = around[1].removeprefix(prompt)
+    return ThinkingMarkup(start=start, end=around[2]) if lead or THINK not in start else None
+
+
+def _pad_of(tokenizer: Any, ends: Sequence[str], said: list[str]) -> str:
+    """The tokenizer's pad token if nothing ends in it, else another of its pad tokens, else a new one."""
+    own = [tokenizer.pad_token] if tokenizer.pad_token else []
+    named = [
+        entry.content for entry in tokenizer.added_tokens_decoder.values() if "pad" in entry.content.lower()
+    ]
+    usable = [token for token in (*own, *named) if token not in ends]
+    if not usable:
+        said.append("a pad token, [PAD], is added")
+    return usable[0] if usable else "[PAD]"
+
+
+def _check_draft(fmt: ChatFormat, tokenizer: Any, where: str) -> None:
+    """Compare ids of the draft with those of the template, for a text that is not the probe."""
+    text = "What is 3 + 4?"
+    try:
+        ids = bind(fmt, tokenizer).user_prompt_ids(text)
+    except FormatError as error:
+        raise ConfigError(f"chat_format: auto: the draft cannot hold '{text}': {error}") from error
+    rendered = _rendered(tokenizer, [{"role": "user", "content": text}], prompt=True)
+    if ids != tokenizer(rendered, add_special_tokens=False)["input_ids"]:
+        raise ConfigError(
+            f"chat_format: auto: the draft gives other ids than {where}'s template; write a YAML file"
+        )
+
+
+def _rendered(tokenizer: Any, messages: list[dict[str, str]], *, prompt: bool, **ways: Any) -> str | None:
+    """What the tokenizer's own template makes of messages; None if it has none, or refuses them."""
+    if not getattr(tokenizer, "chat_template", None):
+        return None
+    try:
+        return str(
+            tokenizer.apply_chat_template(
+                messages,
+                tokenize=False,
+                add_generation_prompt=prompt,
+                strftime_now=_DATE.strftime,
+                **ways,
+            )
+        )
+    except Exception:  # a template is a program of the model's maker, and may fail with anything
+        return None
+
+
+def _bos_apart(tokenizer: Any, rendered: str) -> tuple[str | None, str]:
+    """BOS and the rest. A BOS that comes again is markup: ChatML tokenizers may call `<|im_start|>` so."""
+    bos = tokenizer.bos_token
+    if not bos or not rendered.startswith(bos) or rendered.count(bos) > 1:
+        return None, rendered
+    return bos, rendered[len(bos) :]
+
+
+def _prompts(fmt: ChatFormat) -> list[tuple[str, str]]:
+    solve = fmt.solve.prompt if fmt.solve is not None else ""
+    return [(fmt.user or "", "{text}"), (solve, "{question}")]
+
+
+def _agrees(own: OwnMarkup, before: str, after: str) -> bool:
+    """Whether a prompt is the template's; an instruction may stand between text and end of turn."""
+    return own.before == before and after.endswith(own.after)
+
+
+def _up_to_token(tokenizer: Any, text: str) -> str | None:
+    """The head of a text up to and including its first added token; None if it has none."""
+    places = [
+        (place, -len(entry.content), place + len(entry.content))
+        for entry in tokenizer.added_tokens_decoder.values()
+        if entry.content.strip() and (place := text.find(entry.content)) >= 0
+    ]
+    return text[: min(places)[2]] if places else None
+
+
+def _last_token(tokenizer: Any, text: str) -> str:
+    """The added token that a text ends in."""
+    text = text.rstrip()
+    tokens = [entry.content for entry in tokenizer.added_tokens_decoder.values()]
+    return str(max((token for token in tokens if text.endswith(token)), key=len))
+
+
+@cache
+def _say_once(line: str) -> None:
+    log.warning("%s", line)

@@ -1,0 +1,62 @@
+"""The export for RL trainers."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scalequest.config import ConfigError
+
+ROWS = [
+    {"id": "a", "question": "2 + 2?", "answers": ["4", "\\frac{8}{2}", "5", None], "reference": "4"},
+    {"id": "b", "question": "3 + 3?", "answers": [None, None], "reference": "6"},
+    {"id": "c", "query": "4 + 4?", "answer": "8", "agreement": 0.75, "reference": "8"},
+]
+
+
+@pytest.fixture(scope="module")
+def script() -> Any:
+    path = Path(__file__).parents[1] / "scripts" / "export_rl.py"
+    spec = importlib.util.spec_from_file_location("export_rl", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    import sys
+
+    sys.modules["export_rl"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def export(script: Any, folder: Path, **options: Any) -> list[dict[str, Any]]:
+    """Both files, which have to hold the same rows."""
+    import pyarrow.parquet as pq
+
+    source = folder / "rows.jsonl"
+    source.write_text("".join(f"{json.dumps(row)}\n" for row in ROWS))
+    script.main(script.ExportConfig(input=[str(source)], output_dir=str(folder / "out"), **options))
+    rows = [json.loads(line) for line in (folder / "out" / "train.jsonl").read_text().splitlines()]
+    assert pq.read_table(folder / "out" / "train.parquet").to_pylist() == rows
+    return rows
+
+
+def test_questions_go_out_with_answer_pass_rate_and_agreement(
+    script: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, third = export(script, tmp_path)
+    assert first["prompt"] == [{"role": "user", "content": "2 + 2?"}]
+    assert (first["answer"], first["pass_rate"], first["agreement"]) == ("4", 0.5, 0.5)
+    assert third["prompt"][0]["content"] == "4 + 4?"
+    assert (third["answer"], third["pass_rate"], third["agreement"]) == ("8", None, 0.75)
+    assert "2 of 3 rows" in capsys.readouterr().out
+
+
+def test_a_reference_is_what_is_graded_against(script: Any, tmp_path: Path) -> None:
+    rows = export(script, tmp_path, reference="reference")
+    assert [(row["answer"], row["pass_rate"]) for row in rows] == [("4", 0.5), ("6", 0.0), ("8", None)]
+    with pytest.raises(ConfigError, match="has no column 'solution'"):
+        export(script, tmp_path, reference="solution")
