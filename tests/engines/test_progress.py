@@ -104,7 +104,7 @@ def test_a_bar_on_a_terminal(
     run(tmp_path, 100, cut=lambda n: n % 4 == 0)
     assert "100/100" in terminal.getvalue()
     assert "rows/s" in terminal.getvalue()
-    assert "25.0 % cut" in terminal.getvalue()
+    assert "25.0 % truncated" in terminal.getvalue()
     assert not [line for line in caplog.messages if "rows/s" in line]
 
 
