@@ -49,6 +49,7 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Preloaded
     if not possible():
         pytest.skip("stages are forked on Linux without a GPU only")
     several = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    several["WANDB_MODE"] = "offline"  # of which transformers prints a line when it is imported
     with opened(tmp_path_factory.mktemp("stages"), several) as process:
         yield process
 
@@ -87,6 +88,11 @@ def test_a_stage_has_its_own_words_log_environment_and_the_libraries(
         assert status == 0, log
         assert f"argv ['{what}'] had True product 27000000.0 life {what}" in log
         assert "main __main__ beside True" in log
+
+
+def test_what_libraries_print_when_imported_is_no_answer(stages: tuple[Preloaded, Path]) -> None:
+    assert run(stages, "ends")[0] == 0
+    assert "WANDB offline mode" in (stages[1] / "imports.log").read_text()
 
 
 def test_how_a_stage_ends_is_told(stages: tuple[Preloaded, Path]) -> None:

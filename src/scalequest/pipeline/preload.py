@@ -185,6 +185,9 @@ def main() -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, note)
+    # Whatever a library prints while it is imported goes to the log, not among the answers.
+    answers = os.dup(1)
+    os.dup2(2, 1)
     ready, waiting = False, b""
     while True:
         while b"\n" not in waiting:
@@ -202,11 +205,12 @@ def main() -> int:
         stage = os.fork()
         if stage == 0:
             die_with(server)
+            os.close(answers)
             leave(_run(request))
         with contextlib.suppress(OSError):  # both sides do it, so that no signal comes too early
             os.setpgid(stage, stage)
         status = _watch(stage, told)
-        print(status, flush=True)
+        os.write(answers, f"{status}\n".encode())
 
 
 def _import() -> None:
