@@ -42,10 +42,10 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 PAPER: dict[str, tuple[int, float, str]] = {
     "QFT": (29_946, 3.9, "two short runs; what the paper counts beside training is not said"),
     "questions for QPO": (20_000, 0.4, "start-up is most of ours: four minutes for each of two models"),
-    "QPO": (20_000, 6.6, "our padded batches are as long as their questions (134 tokens a pair, table 4 does "
+    "QPO": (20_000, 6.6, "our padded batches are as long as their questions (134 tokens per pair, table 4 does "
             "not say); the authors load policy and reference whole on every rank before they train"),
     "question generation": (
-        2_000_000, 38.4, "the paper's line is 870 tokens a second and GPU at the kept questions' length, its "
+        2_000_000, 38.4, "the paper's line is 870 tokens per second and GPU at the kept questions' length, its "
         "responses are 2,240 with the same engine: the raw questions, up to 1,024 tokens in their code, must "
         "be longer than those that were kept, and their lengths are not published"),
     "solvability and difficulty": (
@@ -53,8 +53,8 @@ PAPER: dict[str, tuple[int, float, str]] = {
         "only what the language filter leaves is judged here (the authors' order)"),
     "responses": (
         5_000_000, 251.0, "lengths are those of the published best of five; the others' are not known. Five "
-        "requests a question, each with its own prompt, as in the authors' code"),
-    "reward scores": (5_000_000, 112.0, "one pair a pass, as in the authors' code"),
+        "requests per question, each with its own prompt, as in the authors' code"),
+    "reward scores": (5_000_000, 112.0, "one pair per pass, as in the authors' code"),
 }  # fmt: skip
 # Shares that the paper's filters keep (App. B: 20.1, 19.4 and 9.2 % of all were dropped, one after the other;
 # the last from one generator's half alone).
@@ -63,7 +63,7 @@ KEPT = {
     "solvability": 1 - 0.194 / (1 - 0.201),
     "difficulty": 1 - 0.184 / (1 - 0.201 - 0.194),
 }
-REWRITE_DOLLARS = 6.2 / 20_000  # a question by GPT-4o-mini, table 4
+REWRITE_DOLLARS = 6.2 / 20_000  # per question, by GPT-4o-mini, table 4
 BATCHED_TOKENS = 8192  # of one pass, vLLM's default for offline use
 AUTHORS_BATCH = 10_000  # rows of one call of the engine in their vllm_gen.py
 
@@ -84,14 +84,14 @@ class PlanConfig:
         help="machines: number x GPU", default_factory=lambda: ["8xA100-40G", "64xH100"]
     )
     question_tokens: float = option(
-        60.0, "mean tokens a question: 195 characters (docs/method.md 8) at 3.3 a token", within=POSITIVE
+        60.0, "mean tokens per question: 195 characters (docs/method.md 8) at 3.3 per token", within=POSITIVE
     )
     solution_tokens: float = option(
-        405.0, "mean tokens a response: 1,214 characters at 3 a token", within=POSITIVE
+        405.0, "mean tokens per response: 1,214 characters at 3 per token", within=POSITIVE
     )
     prompt_tokens: float = option(40.0, "chat markup and instruction around a question", within=NOT_NEGATIVE)
     characters: list[float] = option(
-        help="mean characters a question, a response",
+        help="mean characters per question and per response",
         default_factory=lambda: [195.0, 1214.0],
         within=POSITIVE,
     )
@@ -99,7 +99,7 @@ class PlanConfig:
         0.9, "of more than eight GPUs against eight: stragglers, restarts", within=SHARE_ABOVE_0
     )
     price: float | None = option(
-        None, "dollars a GPU-hour; None is the paper's on A100-40G, and no price elsewhere", within=POSITIVE
+        None, "dollars per GPU-hour; None is the paper's on A100-40G, and no price elsewhere", within=POSITIVE
     )
     rate: list[str] = option(help="receipts of your own runs, one GPU each", default_factory=list)
 
@@ -306,7 +306,7 @@ def line_of(
         device: each of the GPUs.
         gpus: their number.
         shares: what the engine reaches. With any but today's the stage is computed as the paper's authors
-            ran it: no shared prompts, calls that are waited for, one pair a pass.
+            ran it: no shared prompts, calls that are waited for, one pair per pass.
     """
     authors = shares is not VLLM_TODAY
     recipe = _training_recipe(stage)
@@ -424,7 +424,7 @@ def _arithmetic(engine: Engine, cost: Cost, start: float, shares: Efficiency) ->
     weights, keys = f"{engine.weights / 1e9:.1f} GB", f"{engine.token / 1024:.0f} KiB"
     return (
         f"reads {_format_count(cost.read)} x {pace}; writes {_format_count(cost.written)}, {cost.together} "
-        f"at a time in {1000 * cost.step:.0f} ms ({cost.together} x {pace}, or {weights} and {keys} a token);"
+        f"at a time in {1000 * cost.step:.0f} ms ({cost.together} x {pace}, or {weights} and {keys} per token);"
         f"{more}"
     )
 
@@ -541,7 +541,7 @@ def _print_cluster(
     from rich.table import Table
 
     table = Table(title=title)
-    for column in ("", "rows", "read", "written", "memory a GPU", "GPU-hours", "hours", "disk", "price"):
+    for column in ("", "rows", "read", "written", "memory per GPU", "GPU-hours", "hours", "disk", "price"):
         table.add_column(column, justify="right" if column else "left", overflow="fold")
     price = config.price or device.price
     total = clock = dollars = disk = 0.0
@@ -657,7 +657,7 @@ def assumptions(config: PlanConfig) -> str:
         f"{now.bandwidth:.0%} of memory bandwidth (vLLM on an A100-40G), the GPU at work {now.busy:.0%} of "
         f"the time (vLLM 0.6.0; {then.busy:.0%} before, by its own profile): sources in "
         "src/scalequest/inference_cost.py. "
-        f"{config.question_tokens:g} tokens a question, {config.solution_tokens:g} a response or a judge's "
+        f"{config.question_tokens:g} tokens per question, {config.solution_tokens:g} per response or a judge's "
         f"reply, {config.prompt_tokens:g} around a question; filters keep what the paper's kept; "
         f"{config.efficiency:.0%} of more than eight GPUs; {START_SECONDS // 60} minutes to start a stage; "
         "disk while it runs, JSON lines and parquet side by side, a training stage's checkpoints and model.\n"
