@@ -42,12 +42,12 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 PAPER: dict[str, tuple[int, float, str]] = {
     "QFT": (29_946, 3.9, "two short runs; what the paper counts beside training is not said"),
     "questions for QPO": (20_000, 0.4, "start-up is most of ours: four minutes for each of two models"),
-    "QPO": (20_000, 6.6, "our padded batches are as long as their questions (134 tokens per pair, table 4 does "
-            "not say); the authors load policy and reference whole on every rank before they train"),
+    "QPO": (20_000, 6.6, "our padded batches are as long as their questions (134 tokens per pair, table 4 "
+            "does not say); the authors load policy and reference whole on every rank before they train"),
     "question generation": (
-        2_000_000, 38.4, "the paper's line is 870 tokens per second and GPU at the kept questions' length, its "
-        "responses are 2,240 with the same engine: the raw questions, up to 1,024 tokens in their code, must "
-        "be longer than those that were kept, and their lengths are not published"),
+        2_000_000, 38.4, "the paper's line is 870 tokens per second and GPU at the kept questions' length, "
+        "its responses are 2,240 with the same engine: the raw questions, up to 1,024 tokens in their code, "
+        "must be longer than those that were kept, and their lengths are not published"),
     "solvability and difficulty": (
         2_000_000, 110.6, "the length of the judge's replies is not published and taken to be a response's; "
         "only what the language filter leaves is judged here (the authors' order)"),
@@ -424,8 +424,8 @@ def _arithmetic(engine: Engine, cost: Cost, start: float, shares: Efficiency) ->
     weights, keys = f"{engine.weights / 1e9:.1f} GB", f"{engine.token / 1024:.0f} KiB"
     return (
         f"reads {_format_count(cost.read)} x {pace}; writes {_format_count(cost.written)}, {cost.together} "
-        f"at a time in {1000 * cost.step:.0f} ms ({cost.together} x {pace}, or {weights} and {keys} per token);"
-        f"{more}"
+        f"at a time in {1000 * cost.step:.0f} ms ({cost.together} x {pace}, or {weights} and "
+        f"{keys} per token);{more}"
     )
 
 
@@ -657,8 +657,8 @@ def assumptions(config: PlanConfig) -> str:
         f"{now.bandwidth:.0%} of memory bandwidth (vLLM on an A100-40G), the GPU at work {now.busy:.0%} of "
         f"the time (vLLM 0.6.0; {then.busy:.0%} before, by its own profile): sources in "
         "src/scalequest/inference_cost.py. "
-        f"{config.question_tokens:g} tokens per question, {config.solution_tokens:g} per response or a judge's "
-        f"reply, {config.prompt_tokens:g} around a question; filters keep what the paper's kept; "
+        f"{config.question_tokens:g} tokens per question, {config.solution_tokens:g} per response or "
+        f"judge's reply, {config.prompt_tokens:g} around a question; filters keep what the paper's kept; "
         f"{config.efficiency:.0%} of more than eight GPUs; {START_SECONDS // 60} minutes to start a stage; "
         "disk while it runs, JSON lines and parquet side by side, a training stage's checkpoints and model.\n"
         + estimate.ASSUMPTIONS

@@ -40,7 +40,7 @@ from scalequest.stage.launch import STOP_SECONDS, STOP_VARIABLE
 JOBS = "slurm.json"  # in the pipeline's folder: the last job of each stage
 TOLD_SECONDS = STOP_SECONDS + 60  # before the end: time for one step and one checkpoint, then for the script
 PORT = 29500
-CORES = 8  # per GPU; unless told otherwise, Slurm gives one to the one task of a machine, and so to all its ranks
+CORES = 8  # per GPU; by default Slurm gives one core to the one task of a machine, and so to all its ranks
 
 
 # ----------------------------------------------------------------------------------------------- one job
