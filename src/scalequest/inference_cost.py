@@ -18,8 +18,8 @@ that the weights leave for keys and values. The engine keeps the GPU at work for
   7117).
 - busy, vLLM since 0.6: 0.81. Lambda measured 8,088 tokens/s for Llama-3.1-8B, 256 sequences, ShareGPT, with
   0.6.0 and 3,032 with 0.5.4 (https://github.com/LambdaLabsML/vllm-benchmark, its page for
-  version 0; the card is not named beside the numbers, an H100 by its speed); this module without `busy` gives about 10,000. Newer
-  versions may do better.
+  version 0; the card is not named beside the numbers, an H100 by its speed); this module without `busy`
+  gives about 10,000. Newer versions may do better.
 """
 
 from __future__ import annotations
