@@ -23,6 +23,7 @@ from scalequest.chat import (
     load_format,
     load_tokenizer,
     prepare_tokenizer_and_model,
+    without_thoughts,
 )
 from scalequest.config import ConfigError
 from scalequest.engines.base import CHECK_EVERY
@@ -567,3 +568,19 @@ def test_a_stop_text_is_seen_wherever_it_is_cut_into_tokens(
             seen = next(n for n in asked if ends(ids[:n]))
             assert seen == next(n for n in asked if n >= whole)
     assert stop_check_of([], bound) is None
+
+
+@pytest.mark.parametrize(
+    ("reply", "opened", "said"),
+    [
+        ("Yes", False, "Yes"),
+        ("<think>\nNo? Yes.\n</think>\n\nNo", False, "No"),
+        ("No? Yes.\n</think>\n\nNo", True, "No"),
+        ("<think>No? Yes.</think> No", True, "No"),
+        ("<think>\nYes, but", False, ""),
+        ("Yes, but", True, ""),
+        ("A tag <think> in the middle", False, "A tag <think> in the middle"),
+    ],
+)
+def test_a_reply_is_read_after_its_thoughts(reply: str, opened: bool, said: str) -> None:
+    assert without_thoughts(reply, opened=opened) == said

@@ -206,6 +206,11 @@ class BoundFormat:
         text, solve = self.decode(ids), self.format.solve
         return f"{THINK}\n{text}" if solve is not None and solve.opens_thinking else text
 
+    def decode_reply(self, ids: Sequence[int]) -> str:
+        """Text of a reply to `user_prompt_ids`, without its thoughts; "" if it has not got beyond them."""
+        text, user = self.decode(ids), self.format.user
+        return without_thoughts(text, opened=user is not None and user.rstrip().endswith(THINK))
+
     def decode_part(self, ids: Sequence[int]) -> str:
         """Text of some of the generated ids, special tokens left out, with the space around it."""
         # Some released tokenizers ask for a clean-up of " ." and " n't", which would rewrite the question.
@@ -518,6 +523,19 @@ def split_thoughts(response: str) -> tuple[str | None, str]:
     if not closed:
         raise FormatError("unclosed_thoughts")
     return head.removeprefix(THINK).strip(), answer.strip()
+
+
+def without_thoughts(reply: str, *, opened: bool = False) -> str:
+    """The part of a reply after its thoughts; "" if they are not closed.
+
+    Args:
+        reply: of a judge or a rewriter.
+        opened: whether the prompt had opened the thoughts.
+    """
+    try:
+        return split_thoughts(f"{THINK}{reply}" if opened and not reply.startswith(THINK) else reply)[1]
+    except FormatError:
+        return ""
 
 
 def _after_opening(response: str) -> str:

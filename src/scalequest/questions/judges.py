@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from scalequest.chat import BoundFormat, FormatError, bind, load_format, load_tokenizer
+from scalequest.chat import BoundFormat, FormatError, bind, load_format, load_tokenizer, without_thoughts
 from scalequest.config import ConfigError, RunOptions, to_dict
 from scalequest.engines.base import Completion, EngineConfig, FinishReason, Generator, Request, Sampling
 from scalequest.engines.server import Chat, ChatReply, ChatServer, ServerConfig, user
@@ -93,7 +93,7 @@ class ModelJudge:
 
     def read(self, completion: Completion) -> Said:
         """What the completion says."""
-        text, end = self.chat.decode(completion.ids), completion.finish_reason
+        text, end = self.chat.decode_reply(completion.ids), completion.finish_reason
         return Said(text, None, end, completion.tokens, completion.prompt_tokens)
 
 
@@ -115,7 +115,7 @@ class ServerJudge:
     def read(self, reply: ChatReply) -> Said:
         """What the reply says."""
         end, tokens = reply.finish_reason, (reply.tokens, reply.prompt_tokens)
-        return Said(reply.text, reply.fault, end, *tokens, reply.requests)
+        return Said(without_thoughts(reply.text), reply.fault, end, *tokens, reply.requests)
 
 
 def _said(

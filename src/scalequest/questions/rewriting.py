@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeVar
 
-from scalequest.chat import BoundFormat, FormatError
+from scalequest.chat import BoundFormat, FormatError, without_thoughts
 from scalequest.config import ConfigError, RunOptions, option, required, to_dict
 from scalequest.config.ranges import COUNT, SHARE
 from scalequest.engines.base import Completion, EngineConfig, FinishReason, Generator, Request, Sampling
@@ -204,7 +204,7 @@ class LocalRewriter:
 
     def rewrite(self, task: Task, completion: Completion) -> Rewrite:
         """Return the rewrite in a completion."""
-        reply, end = self.chat.decode(completion.ids), completion.finish_reason
+        reply, end = self.chat.decode_reply(completion.ids), completion.finish_reason
         text, fault = _parsed(self.prompts[task.direction], reply, end)
         return Rewrite(text, reply, fault, completion.tokens, completion.prompt_tokens, end)
 
@@ -236,7 +236,8 @@ class ServerRewriter:
 
     def rewrite(self, task: Task, reply: ChatReply) -> Rewrite:
         """Return the rewrite in a reply."""
-        text, fault = _parsed(self.prompts[task.direction], reply.text, reply.finish_reason)
+        said = without_thoughts(reply.text)
+        text, fault = _parsed(self.prompts[task.direction], said, reply.finish_reason)
         if reply.fault:
             text, fault = "", reply.fault
         return Rewrite(
