@@ -107,7 +107,7 @@ def test_what_is_written_is_obeyed_with_a_warning(on: Any, caplog: pytest.LogCap
         precision.say_training("qft", made(bf16=False, use_cpu=True))
     assert "27 times slower" in caplog.records[0].getMessage()
     assert caplog.records[0].levelname == "WARNING"
-    assert "qft: computes in float32 on cpu: this CPU (AVX2)" in caplog.records[1].getMessage()
+    assert "qft: computing in float32 on cpu: this CPU (AVX2)" in caplog.records[1].getMessage()
 
 
 def saved(folder: Path, dtype: str) -> str:

@@ -61,7 +61,7 @@ def test_a_folder_of_pickles_is_refused_everywhere(bin_only: Path, tmp_path: Pat
         lambda: merge(MergeConfig(adapter=str(on_pickles), output_dir=str(tmp_path / "b"))),
     ]
     for number, ask in enumerate(asked):
-        with pytest.raises(ConfigError, match=r"_model\.bin and no safetensors") as caught:
+        with pytest.raises(ConfigError, match=r"_model\.bin but no safetensors") as caught:
             ask()
         assert "\n" not in str(caught.value), number
 

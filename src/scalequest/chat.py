@@ -101,9 +101,9 @@ class ChatFormat:
     def __post_init__(self) -> None:
         """Refuse markup that cannot work on any tokenizer."""
         if self.user is not None and self.user.count("{text}") != 1:
-            raise ConfigError("user: has to hold {text} exactly once")
+            raise ConfigError("user: must contain {text} exactly once")
         if self.solve is not None and self.solve.prompt.count("{question}") != 1:
-            raise ConfigError("solve.prompt: has to hold {question} exactly once")
+            raise ConfigError("solve.prompt: must contain {question} exactly once")
         for key, part in (("question", self.question), ("solve", self.solve)):
             if part is None:
                 continue

@@ -105,7 +105,7 @@ def test_a_model_that_does_not_score_is_refused(tiny_llama: str, tmp_path: Path,
         vocab_size=20, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1
     )
     LlamaForSequenceClassification(config).save_pretrained(tmp_path)  # two labels
-    with pytest.raises(ConfigError, match="2 numbers"):
+    with pytest.raises(ConfigError, match="2 outputs"):
         open_scorer(str(tmp_path), replace(CONFIG, name=name))
 
 

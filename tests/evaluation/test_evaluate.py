@@ -450,7 +450,7 @@ def test_a_model_that_fails_stops_everything_in_one_line(script: Script, tmp_pat
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"only": "missing"}, "no model has the label 'missing'; there are one"),
+        ({"only": "missing"}, "no model has the label 'missing'; the labels are one"),
         ({"chat_formats": {"missing": "llama3"}}, "chat_formats: no model has the label 'missing'"),
         ({"revisions": {"a": "b"}}, "revisions: no model has the label 'a'"),
         ({"models": {"a/b": "x"}}, "label 'a/b' cannot be used as a folder name: it contains '/'"),
@@ -584,7 +584,7 @@ def test_help_imports_no_torch(name: str, root: Path) -> None:
         "import runpy, sys\n"
         f"sys.argv = [{name!r}, '--help']\n"
         "try:\n"
-        f"    runpy.run_path({str(root / 'eval' / name)!r}, run_name='__main__')\n"
+        f"    runpy.run_path({command(root, name)[1]!r}, run_name='__main__')\n"
         "except SystemExit as end:\n"
         "    assert end.code == 0, end.code\n"
         "heavy = {'torch', 'transformers', 'vllm', 'trl', 'datasets', 'sympy', 'wandb'} & set(sys.modules)\n"

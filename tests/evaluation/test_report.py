@@ -94,7 +94,7 @@ def test_the_first_rows_of_a_stage_have_come_from_it(run: Path) -> None:
     assert any(note.startswith("few: 20 generated → ") for note in table.notes)
     path = run / "few" / "receipt.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "rows_in": 6, "kept": 6}))
-    assert build_funnel(read_stages(run))[1] == ["few: 6 in, but the stages before it kept 5"]
+    assert build_funnel(read_stages(run))[1] == ["few: 6 rows in, but the stages before it kept 5"]
 
 
 def test_a_lost_row_is_said(run: Path) -> None:
@@ -102,7 +102,7 @@ def test_a_lost_row_is_said(run: Path) -> None:
     receipt = json.loads(path.read_text())
     path.write_text(json.dumps({**receipt, "kept": 8}))
     (table,), gaps = build_funnel(read_stages(run))
-    assert gaps[0] == "solved: 10 in, but 8 kept + 1 dropped"
+    assert gaps[0] == "solved: 10 rows in, but 8 kept + 1 dropped"
     assert gaps[1] == "pairs: 9 in, but the stages before it kept 8"
     assert table.notes[-1].startswith("ROWS ARE LOST: solved")
 
@@ -126,7 +126,7 @@ def test_rows_that_did_not_arrive_are_lost_unless_a_limit_says_so(
     made.blocks.write(0, [{"id": f"q-{n}"} for n in range(rows)])
     made.finish(rows_in=rows, card="")
     (table,), gaps = build_funnel(read_stages(run))
-    assert gaps == ([f"few: {rows} in, but the stages before it kept 9"] if gap else [])
+    assert gaps == ([f"few: {rows} rows in, but the stages before it kept 9"] if gap else [])
     assert ("ROWS ARE LOST" in table.notes[-1]) == gap
 
 

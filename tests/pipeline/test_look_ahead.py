@@ -73,7 +73,9 @@ def test_the_papers_six_files_do(profile: str, tmp_path: Path, monkeypatch: pyte
     assert not [line for line in look_ahead(steps, tmp_path / "runs").faults if "SCALEQUEST_DATA" in line]
     assert left_out(steps) == [
         "stage 'filter_questions': benchmarks left out: aime24, amc23, asdiv, gaokao2023en, math500, "
-        "minerva_math, svamp, theoremqa"
+        "minerva_math, svamp, theoremqa",
+        "stage 'assemble_dataset': benchmarks left out: aime24, amc23, asdiv, gaokao2023en, math500, "
+        "minerva_math, svamp, theoremqa",
     ]
 
 
@@ -182,10 +184,10 @@ def test_an_input_without_the_columns_that_a_stage_needs(tmp_path: Path) -> None
         ("sft", "sft", {"input": [problems, pairs]}),
     )
     assert said_of(pipeline, tmp_path / "runs") == [
-        f"filter: input: {problems}: row 1: no 'question' (it has problem, answer); name it with `columns`",
-        f"qpo: input: {pairs}: row 1: no 'rejected' (it has chosen); name it with `columns`",
-        f"sft: input: {problems}: row 1: no 'query' (it has problem, answer); name it with `columns`",
-        f"sft: input: {pairs}: row 1: no 'query' (it has chosen); name it with `columns`",
+        f"filter: input: {problems}: row 1: no 'question' (it has problem, answer); map it with `columns`",
+        f"qpo: input: {pairs}: row 1: no 'rejected' (it has chosen); map it with `columns`",
+        f"sft: input: {problems}: row 1: no 'query' (it has problem, answer); map it with `columns`",
+        f"sft: input: {pairs}: row 1: no 'query' (it has chosen); map it with `columns`",
     ]
 
 
@@ -224,7 +226,7 @@ def test_the_columns_are_those_that_training_stages_render() -> None:
     from scalequest.pipeline.columns import NEEDED
     from scalequest.training import difficulty_scorer, dpo, reward, sft, simpo
 
-    args = SimpleNamespace(shuffle_pairs=False, paper_exact=False)
+    args = SimpleNamespace(shuffle_pairs=False, paper_exact=False, thinking="keep")
     identity = SimpleNamespace(training_args=SimpleNamespace(max_length=8, seed=0), args=args)
     stages = (sft.QFT, sft.SFT, dpo.QPO, simpo.SIMPO, difficulty_scorer.DIFFICULTY, reward.REWARD)
     assert {one.name: one.rendering_of(identity).needs for one in stages} == {  # type: ignore[arg-type]

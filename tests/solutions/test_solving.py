@@ -104,7 +104,7 @@ def test_reuse_wants_the_same_model_format_and_sampling(tmp_path: Path) -> None:
         "filter_questions", 1, run, config, inputs={"m": "abc"}, chat_format=to_dict(chat_format)
     ).close()
     check_reuse([str(tmp_path)], "abc", chat_format, SAMPLING)
-    with pytest.raises(ConfigError, match="another sampling"):
+    with pytest.raises(ConfigError, match="different sampling"):
         check_reuse([str(tmp_path)], "abc", chat_format, Sampling(0.8, 0.95, 40))
     with pytest.raises(ConfigError, match="chat_format, model_name_or_path"):
         check_reuse([str(tmp_path)], "abd", load_format("smollm2"), SAMPLING)

@@ -315,7 +315,7 @@ def test_recipe_trains_evaluates_and_writes_samples_as_under_sdpa(
         about = [line for line in said if " over packed rows (" in line]
         assert about == [line for line in about if f": attention: {name or 'sdpa'} over" in line]
         assert len(about) == 1
-        samples[key] = [line for line in said if " writes: " in line]
+        samples[key] = [line for line in said if " sample at step " in line]
     plain, ours, unpacked = outs
     steps = {key: [record for record in logged(out) if "loss" in record] for key, out in outs.items()}
     for one, other in zip(steps[plain], steps[ours], strict=True):

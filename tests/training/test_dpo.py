@@ -156,7 +156,7 @@ def test_a_fall_of_the_chosen_is_told(caplog: pytest.LogCaptureFixture) -> None:
         watch.on_log(None, state, None, logs={"rewards/chosen": -0.4})
         assert not caplog.records
         watch.on_log(None, state, None, logs={"rewards/chosen": -0.6})
-    assert "lost 6.0 nats" in caplog.text
+    assert "fell by 6.0 nats" in caplog.text
 
 
 def at_the_start(**changes: float) -> dict[str, float]:

@@ -54,7 +54,7 @@ def test_the_reference_and_the_evaluation_are_counted(
             "qpo", settings, input=[str(rows["pairs"])], holdout=20, max_steps=2, per_device_eval_batch_size=1
         )
     )
-    reference = r"qpo: the reference's log-probabilities of the train rows: \d+ of 10 batches, "
+    reference = r"qpo: computing the reference's log-probabilities of the train rows: \d+ of 10 batches, "
     assert any(re.match(reference, line) for line in lines), lines
     assert any(re.match(r"qpo: evaluating: \d+ of 20 batches, .* left", line) for line in lines), lines
     assert any(re.fullmatch(rf"qpo: step [12]/2, loss [\d.]+, {RATE}", line) for line in lines), lines

@@ -308,7 +308,8 @@ def test_the_optimizer_on_the_host_is_built_without_a_cuda_toolkit() -> None:
     assert not issubclass(builder, CUDAOpBuilder)
     assert all(source.endswith(".cpp") for source in builder().sources())
     assert issubclass(CUDA_Accelerator().get_op_builder("FusedAdamBuilder"), CUDAOpBuilder)
-    assert "no CUDA toolkit" in (ROOT / "accelerate_configs/zero3_offload.yaml").read_text()
+    head = (ROOT / "accelerate_configs/zero3_offload.yaml").read_text().replace("\n# ", " ")
+    assert "no CUDA toolkit" in head
 
 
 def test_the_topology_is_deepspeeds_own_where_it_has_a_file_of_its_own() -> None:

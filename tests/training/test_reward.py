@@ -67,7 +67,7 @@ def test_it_learns_and_scores_what_it_was_not_shown(
     assert receipt["dropped"] == {"held_out": 10, "no_pair": 1}
     assert receipt["rows_in"] == 41 == receipt["kept"] + 11
     assert (
-        "On 10 held-out pairs: the correct solution has the higher reward in 100.0 %"
+        "On 10 held-out pairs, the correct solution has the higher reward in 100.0 %"
         in (out / "README.md").read_text()
     )
 

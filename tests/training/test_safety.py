@@ -99,7 +99,7 @@ def test_samples_are_shown_and_change_nothing(
     tables = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     shown = [record["rows"] for record in tables if record.get("name") == "samples"]
     assert [[row["step"] for row in table] for table in shown] == [[2] * 3, [4] * 3]
-    assert sum("step 2 writes:" in record.message for record in caplog.records) == 3
+    assert sum("sample at step 2:" in record.message for record in caplog.records) == 3
 
 
 def test_the_memory_check_speaks_before_the_model_is_loaded(

@@ -111,4 +111,7 @@ def _within(path: str, made: Made) -> str | None:
 
 def _made(source: str, made: Made) -> frozenset[str] | None:
     """What a source may have; None if no stage of this run makes it, or that is not known."""
-    return made.get(str(expand(whole_source(source))))
+    try:
+        return made.get(str(expand(whole_source(source))))
+    except ConfigError:  # a variable is not set, which is said elsewhere
+        return None

@@ -44,7 +44,7 @@ _ANYTHING = re.compile(r"(?:all real numbers|all reals|every real number|any rea
 
 
 def says_none(text: str) -> bool:
-    """Return whether a text says that the problem has no solution."""
+    """Return whether a text denies that the problem has any solution."""
     return _NONE.fullmatch(plain(text)) is not None
 
 
