@@ -12,9 +12,18 @@ import pytest
 from jinja2 import TemplateError
 
 import real_tokenizers
-from scalequest import chat_template
-from scalequest.chat import TEMPLATES, BoundFormat, bind, load_format, load_tokenizer
-from scalequest.chat_template import bare_template, draft_format, generator_template, solver_template
+from scalequest.chat import (
+    TEMPLATES,
+    BoundFormat,
+    bare_template,
+    bind,
+    generator_template,
+    load_format,
+    load_tokenizer,
+    solver_template,
+)
+from scalequest.chat import jinja as chat_template
+from scalequest.chat.jinja import draft_format
 from scalequest.config import ConfigError
 
 QUESTION = "What is 12 + 7,\n if x < 5 and \\frac{1}{2}?"

@@ -396,7 +396,7 @@ def test_a_server_is_asked_and_graded(script: Script, tmp_path: Path) -> None:
 
 def test_outputs_are_handed_in_as_when_they_came(root: Path, tmp_path: Path) -> None:
     """For math-verify and for grading again: prompt stops, opened reasoning, several references."""
-    text = (root / "src/scalequest/templates/tinymath.yaml").read_text()
+    text = (root / "src/scalequest/chat/families/tinymath.yaml").read_text()
     given = "<|user|>{question}<|end|><|assistant|>"
     assert f"solve:\n  prompt: {given}\n" in text
     opening = text.replace(f"  prompt: {given}\n", f"  prompt: {given}<think>\n")

@@ -1,7 +1,7 @@
 """Convert rows to token ids, once, in the main process, stored next to the model as Arrow files.
 
 Nothing is truncated here: a row whose ids do not fit is dropped and counted. TRL gets token ids and never
-text, so every version of TRL trains the model on exactly what `chat.py` encodes.
+text, so every version of TRL trains the model on exactly what `chat/formats.py` encodes.
 """
 
 from __future__ import annotations

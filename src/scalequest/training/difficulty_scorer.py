@@ -27,8 +27,7 @@ from transformers import (
 )
 from trl import get_peft_config
 
-from scalequest.chat import FormatError, prepare_tokenizer_and_model
-from scalequest.chat_template import bare_template
+from scalequest.chat import FormatError, bare_template, prepare_tokenizer_and_model
 from scalequest.config import ConfigError, option
 from scalequest.config.ranges import COUNT
 from scalequest.estimate import Passes

@@ -24,7 +24,7 @@ from trl import DPOConfig, DPOTrainer
 from trl.trainer.utils import create_model_from_path
 
 from scalequest import heartbeat
-from scalequest.chat_template import generator_template
+from scalequest.chat import generator_template
 from scalequest.config import ConfigError, option
 from scalequest.config.ranges import NOT_NEGATIVE
 from scalequest.estimate import Passes

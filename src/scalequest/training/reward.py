@@ -14,8 +14,7 @@ from typing import Any, ClassVar
 
 from trl import RewardConfig, RewardTrainer
 
-from scalequest.chat import BoundFormat, FormatError
-from scalequest.chat_template import solver_template
+from scalequest.chat import BoundFormat, FormatError, solver_template
 from scalequest.config import ConfigError, option
 from scalequest.config.ranges import COUNT, SHARE
 from scalequest.estimate import Passes

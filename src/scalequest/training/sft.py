@@ -1,7 +1,7 @@
 """Training on whole questions (QFT) and on solutions (SFT): two ways to render rows, one trainer.
 
 TRL's SFTTrainer only gets `input_ids` and `labels`: everything that it would derive from text (BOS, EOS, the
-end of the prompt) is decided in `chat.py`.
+end of the prompt) is decided in `chat/formats.py`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM
 from trl import SFTConfig, SFTTrainer, get_peft_config
 
-from scalequest.chat import prepare_tokenizer_and_model
-from scalequest.chat_template import generator_template, solver_template
+from scalequest.chat import generator_template, prepare_tokenizer_and_model, solver_template
 from scalequest.config import ConfigError, option
 from scalequest.estimate import Passes
 from scalequest.precision import ByHardware

@@ -16,8 +16,7 @@ from transformers import AutoModelForCausalLM
 from trl import get_peft_config
 from trl.experimental.cpo import CPOConfig, CPOTrainer
 
-from scalequest.chat import prepare_tokenizer_and_model
-from scalequest.chat_template import generator_template
+from scalequest.chat import generator_template, prepare_tokenizer_and_model
 from scalequest.config import ConfigError
 from scalequest.config.ranges import NOT_NEGATIVE, POSITIVE
 from scalequest.estimate import Passes

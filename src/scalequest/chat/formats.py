@@ -1,6 +1,6 @@
 """Chat formats, token-exact: which ids a question, a prompt and a solution become on a given tokenizer.
 
-A family's markup is one YAML file in `templates/`. `load_format` reads it and `bind` joins it to a tokenizer;
+A family's markup is one YAML file in `families/`. `load_format` reads it and `bind` joins it to a tokenizer;
 what comes out gives ids and never text, so that nothing downstream tokenises again. Three rules keep what is
 generated equal to what is trained on:
 
@@ -29,7 +29,7 @@ from scalequest.config import ConfigError, build, option, read_yaml, required
 
 log = logging.getLogger(__name__)
 
-TEMPLATES = Path(__file__).parent / "templates"
+TEMPLATES = Path(__file__).parent / "families"
 AUTO = "auto"
 THINK, END_THINK = "<think>", "</think>"  # how thoughts are marked in every row, whatever the family's markup
 _SLOT = re.compile(r"\{(question|response|text|thoughts)\}")
@@ -229,7 +229,7 @@ class BoundFormat:
 
 
 def load_format(name_or_path: str, model: str | None = None, revision: str | None = None) -> ChatFormat:
-    """Read the format of a family in `templates/`, or of a YAML file of one's own, or draft it.
+    """Read the format of a family in `families/`, or of a YAML file of one's own, or draft it.
 
     Args:
         name_or_path: name, path, or `auto`: drafted from the chat template of the model's tokenizer.
@@ -240,7 +240,7 @@ def load_format(name_or_path: str, model: str | None = None, revision: str | Non
         ConfigError: no such family, a fault in the file, or a template from which nothing can be drafted.
     """
     if name_or_path == AUTO:
-        from scalequest.chat_template import draft_format
+        from scalequest.chat.jinja import draft_format
 
         if model is None:
             raise ConfigError("chat_format: 'auto' needs a model here; name a family or a YAML file")
@@ -342,7 +342,7 @@ def bind(fmt: ChatFormat, tokenizer: Any) -> BoundFormat:
         marks=_marks(fmt.solve, tokenizer, special_ids),
     )
     if os.environ.get("RANK", "0") == "0":  # one of many processes says it
-        from scalequest.chat_template import warn_of_difference
+        from scalequest.chat.jinja import warn_of_difference
 
         warn_of_difference(fmt, tokenizer)
     return bound

@@ -17,7 +17,7 @@ from datetime import datetime
 from functools import cache
 from typing import Any
 
-from scalequest.chat import (
+from scalequest.chat.formats import (
     AUTO,
     THINK,
     BoundFormat,
