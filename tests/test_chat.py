@@ -372,7 +372,7 @@ def test_an_unknown_format_is_named(name: str, said: str) -> None:
         ("  end: <|end|>", "  end: nothing", "question.end: has to end in one of question.stops"),
         ("pad: <pad>", "pad: <|end|>", "padding would hide it"),
         ("{question}", "question", "solve.prompt: must contain {question} exactly once"),
-        ("{text}", "text", "user: has to hold {text} exactly once"),
+        ("{text}", "text", "user: must contain {text} exactly once"),
         ("  stops:", "  stop:", "did you mean 'question.stops'"),
     ],
 )

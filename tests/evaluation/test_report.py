@@ -103,7 +103,7 @@ def test_a_lost_row_is_said(run: Path) -> None:
     path.write_text(json.dumps({**receipt, "kept": 8}))
     (table,), gaps = build_funnel(read_stages(run))
     assert gaps[0] == "solved: 10 rows in, but 8 kept + 1 dropped"
-    assert gaps[1] == "pairs: 9 in, but the stages before it kept 8"
+    assert gaps[1] == "pairs: 9 rows in, but the stages before it kept 8"
     assert table.notes[-1].startswith("ROWS ARE LOST: solved")
 
 
