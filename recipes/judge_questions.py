@@ -83,8 +83,7 @@ def main(run: RunOptions, config: JudgeConfig, worker: tuple[int, int]) -> None:
         label: read_labels(label, source, rows, config.topics) for label, source in config.against.items()
     }
 
-    folder = stage.output_dir
-    tables: list[Table] = []
+    folder, tables = stage.output_dir, list[Table]()
 
     def report(receipt: Mapping[str, Any], judged: Sequence[Row]) -> None:
         spent = {**receipt.get("counts", {}), "tokens": receipt["tokens"]}
@@ -100,10 +99,9 @@ def main(run: RunOptions, config: JudgeConfig, worker: tuple[int, int]) -> None:
         with ExitStack() as stack:
             tracker = stack.enter_context(track(stage, run, config, worker=worker[0]))
             judge = stack.enter_context(open_judge(config, stage, run, worker)) if prompts else None
-            called = function.call if function else None
             judge_questions(
                 stage, rows, judge, config, run,
-                prompts=prompts, function=called, beside=report_rows, tracker=tracker,
+                prompts=prompts, function=function and function.call, beside=report_rows, tracker=tracker,
             )  # fmt: skip
     elif worker[0] == 0:
         report(stage.receipt, [*read_rows(folder), *read_dropped(folder)])

@@ -10,6 +10,7 @@ import pytest
 
 from scalequest.grading import equivalent, extract
 from scalequest.grading.compare.equivalence import quick
+from scalequest.grading.extraction import reference_in
 from scalequest.grading.latex.normalise import LONGEST
 from scalequest.questions.language import _words
 from scalequest.solutions.assembly import _BOX
@@ -176,3 +177,17 @@ def test_labelled_outputs(data_dir: Path) -> None:
         if (answer is not None and equivalent(answer, row["reference"])) != row["label"]:
             wrong.append((answer, row["reference"]))
     assert 1 - len(wrong) / len(rows) >= 0.99, wrong
+
+
+@pytest.mark.parametrize(
+    ("solution", "marker", "reference"),
+    [
+        ("3 + 4 = <<3+4=7>>7\n#### 7", "####", "7"),
+        ("#### a heading\nso 8\n####  1,000 ", "####", "1,000"),
+        (" 12 ", "####", "12"),
+        ("Answer: 5", "Answer:", "5"),
+        ("x #### 5", "", "x #### 5"),
+    ],
+)
+def test_the_reference_in_a_reference_solution(solution: str, marker: str, reference: str) -> None:
+    assert reference_in(solution, marker) == reference

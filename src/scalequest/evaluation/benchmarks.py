@@ -15,6 +15,7 @@ from scalequest.config import ConfigError, build, option, read_yaml, required
 from scalequest.config.ranges import COUNT, SHARE_BELOW_1
 from scalequest.evaluation.problems import AnswerRule, BenchmarkProblem
 from scalequest.evaluation.prompts import QUESTION_ONLY, EvalPrompt, load_eval_prompt
+from scalequest.grading.extraction import reference_in
 from scalequest.grading.latex.boxes import last_box
 from scalequest.records import Row, expand, read_rows, require
 
@@ -265,7 +266,7 @@ def _reference_of(spec: BenchmarkFile, row: Row, index: int) -> str:
             raise ConfigError(
                 f"{spec.name}: row {index + 1}: the answer does not contain '{spec.answer_after}'"
             )
-        answer = answer.rpartition(spec.answer_after)[2]
+        answer = reference_in(answer, spec.answer_after)
     if spec.answer_before is not None:
         answer = answer.partition(spec.answer_before)[0]
     if spec.answer_box:

@@ -143,6 +143,16 @@ def _is_bare(text: str) -> bool:
     return bool(text) and (formula or re.fullmatch(r"[A-Za-z]{3,20}", text) is not None)
 
 
+def reference_in(solution: str, marker: str) -> str:
+    """Return the reference answer that a reference solution states: the text after its last `marker`.
+
+    Args:
+        solution: a reference solution, or a bare answer.
+        marker: what stands before the answer, `####` in GSM8K; "" or one that does not occur: all is answer.
+    """
+    return (solution.rpartition(marker)[2] if marker else solution).strip()
+
+
 def after_thoughts(text: str, *, opened: bool = False) -> str | None:
     """Return the text after the last `</think>` or `</thinking>`; None if it ends within a reasoning block.
 

@@ -82,15 +82,7 @@ def script(
     gpus = _gpus(launch, spread, settings, recipe)
     if machines > 1 and recipe is not None and recipe.kind == "training":  # a data stage has no batch
         words = _same_batch(words, settings, machines)
-    processes = machines * (spread.processes // spread.machines)
-    inner = f"exec {shlex.join([sys.executable, *words])}"
-    if launch:
-        start = [
-            _accelerate(), "launch", "--config_file", launch, "--num_machines", str(machines),
-            "--num_processes", str(processes), "--main_process_port", str(PORT),
-        ]  # fmt: skip
-        inner = f'exec {shlex.join(start)} --machine_rank "$SLURM_NODEID" --main_process_ip "$HEAD_NODE" '
-        inner += shlex.join(words)
+    inner = _started(launch, words, machines, machines * (spread.processes // spread.machines))
     lines = [
         "#!/bin/bash",
         f"#SBATCH --job-name={name}",
@@ -113,6 +105,18 @@ def script(
         *_watched(inner, settings.get("output_dir"), recipe),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _started(launch: str | None, words: Sequence[str], machines: int, processes: int) -> str:
+    """The line that starts the script on one machine."""
+    if launch is None:
+        return f"exec {shlex.join([sys.executable, *words])}"
+    start = [
+        _accelerate(), "launch", "--config_file", launch, "--num_machines", str(machines),
+        "--num_processes", str(processes), "--main_process_port", str(PORT),
+    ]  # fmt: skip
+    place = '--machine_rank "$SLURM_NODEID" --main_process_ip "$HEAD_NODE"'
+    return f"exec {shlex.join(start)} {place} {shlex.join(words)}"
 
 
 def _watched(inner: str, folder: object, recipe: Recipe | None) -> list[str]:

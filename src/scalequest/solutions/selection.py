@@ -14,6 +14,7 @@ from typing import Any, Literal
 from scalequest.config import RunOptions, option, required, to_dict
 from scalequest.config.ranges import FINITE, SHARE
 from scalequest.grading import equivalent, groups, majority
+from scalequest.grading.extraction import reference_in
 from scalequest.pages.cards import dataset_card
 from scalequest.records import Row, row_seed
 from scalequest.stage.block_loop import Drop, stream
@@ -145,9 +146,7 @@ def _eligible(
     if config.rule == "first":
         return answered
     if config.rule == "correct":
-        reference = str(row["reference"])
-        if config.answer_after:
-            reference = reference.rpartition(config.answer_after)[2].strip()
+        reference = reference_in(str(row["reference"]), config.answer_after)
         return [one for one in answered if _same(one.answer, reference)] or "no_correct"
     if config.rule in NEED_REWARDS:
         answered = [one for one in answered if one.reward is not None]

@@ -148,9 +148,7 @@ def stream(
         asked = loop.asked(todo)
         if generate is None:
             for index, _ in asked:
-                raise RuntimeError(
-                    f"{name}: block {index} has requests, but there is no model to send them to"
-                )
+                raise RuntimeError(f"{name}: block {index} has requests, but no model to send them to")
         else:
             for index, replies in generate(asked):
                 loop.write(index, replies)

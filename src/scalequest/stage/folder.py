@@ -135,11 +135,8 @@ class Stage:
             try:
                 receipt = set_up(folder, identity, digest, fresh)
                 if receipt is None or not receipt["finished"]:
-                    started = receipt["started"] if receipt else _now()
-                    receipt = {
-                        **new_receipt(name, version, digest, fields, inputs or {}, writes),
-                        "started": started,
-                    }
+                    started = {"started": receipt["started"] if receipt else _now()}
+                    receipt = new_receipt(name, version, digest, fields, inputs or {}, writes) | started
                     write(folder / "receipt.json", as_json(receipt))
                     write(folder / "config.yaml", as_yaml(redacted(config)))
                     (folder / "parts").mkdir(exist_ok=True)

@@ -106,9 +106,9 @@ def fail_rate_of(row: Row, reference: str, answer_after: str) -> float:
         rate = 1 - float(row["agreement"])
     elif row.get("answers") and row.get(reference) is not None:
         from scalequest.grading import equivalent  # imports math-verify and sympy, which takes seconds
+        from scalequest.grading.extraction import reference_in
 
-        wanted = str(row[reference])
-        wanted = wanted.rpartition(answer_after)[2].strip() if answer_after else wanted
+        wanted = reference_in(str(row[reference]), answer_after)
         right = [answer is not None and equivalent(answer, wanted) for answer in row["answers"]]
         rate = 1 - sum(right) / len(right)
     else:

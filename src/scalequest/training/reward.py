@@ -62,6 +62,7 @@ def pairs_of(row: Row, args: SolutionPairs) -> list[Row]:
         ConfigError: the row has no reference.
     """
     from scalequest.grading import equivalent, majority  # imports math-verify and sympy, which takes seconds
+    from scalequest.grading.extraction import reference_in
 
     nothing = [{"id": row["id"], "question": row["question"], "chosen": None, "rejected": None}]
     samples = list(zip(row["responses"], row["answers"], row["finish_reasons"], strict=True))
@@ -74,8 +75,7 @@ def pairs_of(row: Row, args: SolutionPairs) -> list[Row]:
             f"row {row['id']}: no '{args.reference}'; set `reference` to the column of the reference answers"
         )
     else:
-        wanted = str(row[args.reference])
-        wanted = wanted.rpartition(args.answer_after)[2].strip() if args.answer_after else wanted
+        wanted = reference_in(str(row[args.reference]), args.answer_after)
     sides: tuple[list[str], list[str]] = ([], [])
     for response, answer, end in samples:
         if end == "stop":
