@@ -369,7 +369,7 @@ def test_an_unknown_format_is_named(name: str, said: str) -> None:
     ("old", "new", "said"),
     [
         ("prefix: <|user|>", "prefix: 'User: '", "ends in a space: move that to question.lead"),
-        ("  end: <|end|>", "  end: nothing", "question.end: has to end in one of question.stops"),
+        ("  end: <|end|>", "  end: nothing", "question.end: must end in one of question.stops"),
         ("pad: <pad>", "pad: <|end|>", "padding would hide it"),
         ("{question}", "question", "solve.prompt: must contain {question} exactly once"),
         ("{text}", "text", "user: must contain {text} exactly once"),
@@ -434,7 +434,7 @@ def test_a_bos_inside_the_markup_is_refused(chat: Chat, tmp_path: Path, key: str
 def test_a_format_of_another_model_is_refused(chat: Chat) -> None:
     tokenizer = chat("tinymath", "tinymath").tokenizer
     for family in ("qwen2_math", "llama3", "mistral", "deepseek_math", "deepseek_math_released"):
-        with pytest.raises(ConfigError, match=f"'{family}' needs '<.*', no token of"):
+        with pytest.raises(ConfigError, match=f"'{family}' needs '<.*', which is not a token of"):
             bind(load_format(family), tokenizer)
 
 

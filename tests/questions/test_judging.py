@@ -260,10 +260,10 @@ def test_labels_and_a_second_judge_are_compared_without_asking_again(
         ({"id": "q-099", "solvable": True}, "no question has the id 'q-099'"),
         ({"id": "q-001", "generator": "raw", "solvable": True}, "of generator 'raw' has the id 'q-001'"),
         ({"id": "q-001", "solvable": True}, "before, after all have the id 'q-001'"),
-        ({"id": "q-001", "generator": "after"}, "holds none of solvable, difficulty, topic"),
+        ({"id": "q-001", "generator": "after"}, "contains none of solvable, difficulty, topic"),
         ({"id": "q-001", "generator": "after", "difficulty": 3}, "difficulty is 3, which is none of"),
         ({"id": "q-001", "generator": "after", "solvable": "maybe"}, "solvable is 'maybe'"),
-        ({"id": "q-000", "generator": "after", "solvable": True}, "was there before"),
+        ({"id": "q-000", "generator": "after", "solvable": True}, "is a duplicate"),
         ({"solvable": True}, "no 'id'"),
     ],
 )  # fmt: skip
@@ -355,7 +355,7 @@ def test_a_function_judges_and_says_what_it_does_not_know(tmp_path: Path, sets: 
     assert found["generators"]["before"]["difficulty"]["no_verdict"] == {"none_given": 1}
     for name, said in (
         ("wrong", "solvable is 'perhaps'"),
-        ("other", "not a map of"),
+        ("other", "expected a mapping with"),
         ("broken", "ZeroDivision"),
     ):
         with pytest.raises(ConfigError, match=f"{name}: row q-000: .*{said}"):

@@ -109,9 +109,9 @@ class ChatFormat:
                 continue
             before = part.prefix if isinstance(part, QuestionMarkup) else part.prompt
             if before.endswith(" ") and not self.paper_exact:
-                raise ConfigError(f"{key}: what the model is given ends in a space: move that to {key}.lead")
+                raise ConfigError(f"{key}: the prompt ends in a space; move the space to {key}.lead")
             if not part.end.endswith(part.stops):
-                raise ConfigError(f"{key}.end: has to end in one of {key}.stops")
+                raise ConfigError(f"{key}.end: must end in one of {key}.stops")
             if part.end.endswith(self.pad):
                 raise ConfigError(f"pad: '{self.pad}' is what {key}.end ends in, and padding would hide it")
 
@@ -440,7 +440,7 @@ def _control_ids(fmt: ChatFormat, texts: Sequence[str], tokenizer: Any) -> dict[
         for word in _SLOT.sub(" ", _CONTROL.sub(" ", text)).split():
             if word not in added and _BRACKET.search(word) and (near := _nearest(word, added)):
                 raise ConfigError(
-                    f"chat_format: '{fmt.name}' has '{word}', which is no token of {where}; did you mean "
+                    f"chat_format: '{fmt.name}' has '{word}', which is not a token of {where}; did you mean "
                     f"'{near}'? If it is text, list it under 'plain'"
                 )
     for token in sorted(wanted):
@@ -451,7 +451,9 @@ def _control_ids(fmt: ChatFormat, texts: Sequence[str], tokenizer: Any) -> dict[
                 if near
                 else "choose its family, or list it under 'plain' if it is text"
             )
-            raise ConfigError(f"chat_format: '{fmt.name}' needs '{token}', no token of {where}: {hint}")
+            raise ConfigError(
+                f"chat_format: '{fmt.name}' needs '{token}', which is not a token of {where}: {hint}"
+            )
     return {token: added[token] for token in sorted(wanted)}
 
 

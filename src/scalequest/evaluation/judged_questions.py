@@ -60,13 +60,13 @@ def read_labels(label: str, source: str, rows: Sequence[Row], topics: Sequence[s
         if key is None:
             continue
         if key in found:
-            raise ConfigError(f"{where}: question '{key[1]}' of {key[0]} was there before; leave one out")
+            raise ConfigError(f"{where}: question '{key[1]}' of {key[0]} is a duplicate; remove one")
         given = {column: row.get(column) for column in VERDICTS.values()}
         if not lax and all(value is None for value in given.values()):
-            raise ConfigError(f"{where}: it holds none of {', '.join(given)}")
+            raise ConfigError(f"{where}: contains none of {', '.join(given)}")
         found[key] = {name: read_verdict(name, value, topics, where) for name, value in given.items()}
     if not found:
-        raise ConfigError(f"against.{label}: {source}: it holds none of the questions that were judged")
+        raise ConfigError(f"against.{label}: {source}: contains none of the judged questions")
     return found
 
 
@@ -81,7 +81,7 @@ def _key(row: Row, places: Mapping[str, Sequence[str]], where: str, *, lax: bool
         return None
     if generator is not None or not known:
         of = "" if generator is None else f" of generator '{generator}'"
-        raise ConfigError(f"{where}: no question{of} has the id '{name}'; mend that row or leave it out")
+        raise ConfigError(f"{where}: no question{of} has the id '{name}'; fix or remove that row")
     if len(known) > 1:
         raise ConfigError(f"{where}: {', '.join(known)} all have the id '{name}'; give `generator` as well")
     return known[0], name

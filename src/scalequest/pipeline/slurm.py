@@ -73,7 +73,7 @@ def script(
     settings, recipe = given(words), load_recipe(words[0])
     if name is None:
         if "output_dir" not in settings:
-            raise ConfigError("output_dir: neither the config nor the command names it")
+            raise ConfigError("output_dir: set neither in the config nor on the command line")
         if recipe is None:
             raise ConfigError(f"{words[0]}: not a recipe: it defines no RECIPE")
         name = recipe.name
@@ -325,7 +325,7 @@ def _read_jobs(output: Path) -> dict[str, str]:
     except FileNotFoundError:
         return {}
     except ValueError:
-        raise ConfigError(f"{output / JOBS}: no JSON; look at squeue, then remove it") from None
+        raise ConfigError(f"{output / JOBS}: not valid JSON; check squeue, then remove the file") from None
     return {name: str(job) for name, job in jobs.items()}
 
 

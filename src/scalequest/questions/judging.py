@@ -100,7 +100,7 @@ class JudgeConfig:
         if self.judge != "function" and not self.aspects:
             raise ConfigError("prompts: name at least one of solvability, difficulty, topic")
         if "" in map(str.strip, self.topics) or len(set(map(str.casefold, self.topics))) < len(self.topics):
-            raise ConfigError("topics: one of them is empty, or there twice")
+            raise ConfigError("topics: contains an empty or a duplicate topic")
 
     @property
     def aspects(self) -> tuple[Aspect, ...]:
@@ -210,7 +210,9 @@ class Judged:
         except Exception as error:
             raise ConfigError(f"{where}: {type(error).__name__}: {error}") from error
         if not isinstance(said, Mapping) or not said or not said.keys() <= set(VERDICTS.values()):
-            raise ConfigError(f"{where}: returned {said!r}, not a map of {', '.join(VERDICTS.values())}")
+            raise ConfigError(
+                f"{where}: returned {said!r}, expected a mapping with {', '.join(VERDICTS.values())}"
+            )
         found: Row = {}
         for aspect, column in VERDICTS.items():
             if column in said:
