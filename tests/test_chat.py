@@ -368,7 +368,7 @@ def test_an_unknown_format_is_named(name: str, said: str) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("prefix: <|user|>", "prefix: 'User: '", "ends in a space: move that to question.lead"),
+        ("prefix: <|user|>", "prefix: 'User: '", "ends in a space; move the space to question.lead"),
         ("  end: <|end|>", "  end: nothing", "question.end: must end in one of question.stops"),
         ("pad: <pad>", "pad: <|end|>", "padding would hide it"),
         ("{question}", "question", "solve.prompt: must contain {question} exactly once"),
