@@ -388,7 +388,7 @@ def test_a_faulty_file_is_refused(tmp_path: Path, old: str, new: str, said: str)
     ("old", "new", "said"),
     [
         ("<|im_start|>user", "<|im_strat|>user", "did you mean '<|im_start|>'"),
-        ("<|im_start|>user", "<im_start>user", "'<im_start>', no token"),
+        ("<|im_start|>user", "<im_start>user", "'<im_start>', which is not a token"),
         ("<|im_start|>user", "|im_start|>user", "did you mean '<|im_start|>'"),
         ("<|im_start|>user", "<|im_start|user", "did you mean '<|im_start|>'"),
         ("{question}", "{question} <answer>", "list it under 'plain' if it is text"),
