@@ -22,7 +22,6 @@ import signal
 import socket
 import subprocess
 import sys
-import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -147,7 +146,8 @@ def _become(request: dict[str, Any], streams: Sequence[int]) -> int:
     sys.modules["numpy"].random.seed()
     random.seed()
     first, *rest = request["words"]
-    try:
+
+    def run() -> None:
         if first == "-c":
             sys.argv, sys.path[0] = ["-c", *rest[1:]], ""
             exec(compile(rest[0], "<string>", "exec"), {"__name__": "__main__"})
@@ -157,15 +157,8 @@ def _become(request: dict[str, Any], streams: Sequence[int]) -> int:
         else:
             sys.argv, sys.path[0] = request["words"], str(Path(first).resolve().parent)
             runpy.run_path(first, run_name="__main__")
-    except SystemExit as leaving:
-        if leaving.code is None or isinstance(leaving.code, int):
-            return leaving.code or 0
-        print(leaving.code, file=sys.stderr)
-        return 1
-    except BaseException:
-        traceback.print_exc()
-        return 1
-    return 0
+
+    return preload.exit_status_of(run)
 
 
 if __name__ == "__main__":

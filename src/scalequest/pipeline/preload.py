@@ -243,8 +243,13 @@ def _run(request: Mapping[str, Any]) -> int:
         sys.modules["numpy"].random.seed()  # as a process that has just started
     script, *_ = sys.argv = request["words"]
     sys.path[0] = str(Path(script).parent)
+    return exit_status_of(lambda: runpy.run_path(script, run_name="__main__"))
+
+
+def exit_status_of(run: Callable[[], object]) -> int:
+    """Run a script's code and return its exit status; print what the interpreter would on standard error."""
     try:
-        runpy.run_path(script, run_name="__main__")
+        run()
     except SystemExit as leaving:
         if leaving.code is None or isinstance(leaving.code, int):
             return leaving.code or 0

@@ -82,7 +82,7 @@ class DifficultyRule:
         if LEVELS.index(self.min_level) > LEVELS.index(self.max_level):
             raise ConfigError("min_level is harder than max_level, so that no question would stay")
         if self.columns and self.judge != "agreement":
-            raise ConfigError(f"columns: nobody is asked then; leave them or judge: {self.judge} out")
+            raise ConfigError(f"columns and judge: {self.judge} exclude each other; remove one of them")
         cuts = self.drop_easiest, self.drop_hardest
         if sum(cuts) >= 1:
             raise ConfigError("drop_easiest, drop_hardest: together below 1, so that something is left")

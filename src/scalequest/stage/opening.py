@@ -82,7 +82,7 @@ def clear(output_dir: str | Path, keep: Collection[str] = ()) -> None:
 
     Args:
         output_dir: the folder.
-        keep: names that are let alone.
+        keep: names of files that are not removed.
 
     Raises:
         StageError: another run is on it, or it is no stage's.
