@@ -234,6 +234,8 @@ def shown(ids: Mapping[str, Any], chat: BoundFormat) -> str:
     if "chosen_ids" in ids:
         prompt = decode(ids["prompt_ids"])
         return "\n".join(f"{side}: ⟦{prompt}⟧{decode(ids[f'{side}_ids'])}" for side in ("chosen", "rejected"))
+    if "labels" not in ids:
+        return f"⟦{decode(ids['prompt_ids'])}⟧"
     if not isinstance(ids["labels"], list):
         return f"{ids['labels']:.3f}: {decode(ids['input_ids'])}"
     masked = next((n for n, label in enumerate(ids["labels"]) if label != IGNORED), len(ids["labels"]))
@@ -250,6 +252,8 @@ def _fitting(ids: Ids, length: int, max_length: int | None) -> Ids:
 def _tokens(ids: Ids) -> int:
     if "input_ids" in ids:
         return len(ids["input_ids"])
+    if "chosen_ids" not in ids:
+        return len(ids["prompt_ids"])
     return 2 * len(ids["prompt_ids"]) + len(ids["chosen_ids"]) + len(ids["rejected_ids"])
 
 
@@ -258,7 +262,7 @@ def _targets(ids: Ids) -> int:
         return 1  # the target is a number, not text
     if "labels" in ids:
         return len(ids["labels"]) - int(ids["labels"].count(IGNORED))
-    return len(ids["chosen_ids"]) + len(ids["rejected_ids"])
+    return len(ids.get("chosen_ids", ())) + len(ids.get("rejected_ids", ()))
 
 
 def _try(row: Row, render: Render, chat: BoundFormat) -> Ids | str:

@@ -410,7 +410,8 @@ def _write_receipt(
     identity, counts = trained.identity, trained.prepared.counts
     name, folder = identity.name, identity.folder
     dropped = {**counts.dropped, **({"held_out": counts.holdout} if counts.holdout else {})}
-    tokens = round(counts.tokens * epochs)
+    seen = trained.trainer.state.num_input_tokens_seen if identity.stage.rollouts else counts.tokens * epochs
+    tokens = round(seen)
     receipt = records.folder.finish_model(
         rows_in=counts.rows_in,
         kept=counts.train,
@@ -446,7 +447,7 @@ def _card(
         ("rows trained on", counts.train),
         *((f"rows dropped: {reason}", count) for reason, count in dropped.items()),
         ("tokens in these rows", counts.tokens),
-        ("tokens with loss", counts.targets),
+        *((("tokens with loss", counts.targets),) if counts.targets else ()),
         ("hardware", hardware(identity.training_args.world_size)),
         *((key, value) for key, value in identity.fingerprint.items() if key not in skipped),
         *((key, metrics[key]) for key in shown if key in metrics),

@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 # How a batch is divided into processes and steps, and what is recomputed to save memory, changes no weight.
 # The total batch size does; it is in the fingerprint as `global_batch`.
 _SPREAD = ("per_device_train_batch_size", "gradient_accumulation_steps", "per_device_eval_batch_size",
+           "steps_per_generation",  # follows from the batch; generation_batch_size is in the fingerprint
            "gradient_checkpointing", "gradient_checkpointing_kwargs", "activation_offloading")  # fmt: skip
 _START = ("model_name_or_path", "model_revision", "attn_implementation")  # the model has its own fingerprint
 _OUTPUT = ("output_dir", "run_name", "logging_dir")  # trainer settings that are output paths
@@ -119,6 +120,7 @@ def identify(stage: TrainingStage, args: Any, training_args: Any, model_args: An
     tokenizer = load_tokenizer(model, model_args.model_revision)
     chat_format = load_format(args.chat_format, model, model_args.model_revision)
     inputs, model_read = once(training_args, lambda: _read_sources(args, training_args, model_args, model))
+    more = once(training_args, lambda: dict(stage.identity_of(args)) if stage.identity_of is not None else {})
     # The fingerprint
     identity = Identity(
         stage=stage,
@@ -130,7 +132,7 @@ def identify(stage: TrainingStage, args: Any, training_args: Any, model_args: An
         format=chat_format,
         chat=bind(chat_format, tokenizer),
         inputs=inputs,
-        fingerprint=_fingerprint_of(args, training_args, model_args, chat_format, model_read),
+        fingerprint=_fingerprint_of(args, training_args, model_args, chat_format, model_read) | more,
         publishes=publishes,
     )
     if identity.main:

@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 _SHOWN = (
     *("loss", "eval_loss", "train_loss", "grad_norm", "learning_rate"),
     *("rewards/margins", "rewards/accuracies", "eval_rewards/accuracies"),
+    *("reward", "eval_reward", "frac_reward_zero_std", "kl"),
+    *("completions/mean_length", "completions/clipped_ratio"),
 )
 
 

@@ -90,10 +90,12 @@ class StopCallback(TrainerCallback):
         self._bad: tuple[Any, dict[str, Any]] | None = None
         self._last = self._bad
         step, norm_of = trainer.training_step, trainer._get_grad_norm
+        # A trainer whose batches are prompts has a method that returns what became of them.
+        batch_of = getattr(trainer, "batch_of", lambda inputs: inputs)
 
         def watched(model: Any, inputs: dict[str, Any], *more: Any, **named: Any) -> Any:
             loss = step(model, inputs, *more, **named)
-            self._last = loss, inputs
+            self._last = loss, batch_of(inputs)
             if self._bad is None and not bool(torch.isfinite(loss)):
                 self._bad = self._last
             return loss

@@ -90,6 +90,10 @@ class TrainingStage:
         measure: evaluates the trained model on the held-out rows and returns a section for the card. All
             ranks call it.
         writes: the names of files that only this stage leaves in its folder.
+        identity_of: returns what can change a weight in addition to the settings, the inputs and the model,
+            from the stage's `TrainingData`, in JSON form; it raises what is wrong with them.
+        rollouts: whether the model is trained on texts that it writes itself, so that the input rows do not
+            tell how many tokens that takes.
     """
 
     name: str
@@ -103,6 +107,8 @@ class TrainingStage:
     chat_template_of: Callable[[BoundFormat], str | None] | None = None
     measure: Callable[[Trained], str] | None = None
     writes: tuple[str, ...] = ()
+    identity_of: Callable[[Any], Mapping[str, Any]] | None = None
+    rollouts: bool = False
 
     @property
     def scorer(self) -> bool:
