@@ -224,13 +224,20 @@ def test_the_columns_are_those_that_training_stages_render() -> None:
     from types import SimpleNamespace
 
     from scalequest.pipeline.columns import NEEDED
-    from scalequest.training import difficulty_scorer, dpo, reward, sft, simpo
+    from scalequest.training import difficulty_scorer, dpo, grpo, kto, orpo, reward, sft, simpo
 
-    args = SimpleNamespace(shuffle_pairs=False, paper_exact=False, thinking="keep")
-    identity = SimpleNamespace(training_args=SimpleNamespace(max_length=8, seed=0), args=args)
-    stages = (sft.QFT, sft.SFT, dpo.QPO, simpo.SIMPO, difficulty_scorer.DIFFICULTY, reward.REWARD)
+    args = SimpleNamespace(
+        shuffle_pairs=False, paper_exact=False, thinking="keep", task="solve", min_pass_rate=0, max_pass_rate=1, reward=[]
+    )
+    trainer = SimpleNamespace(max_length=8, seed=0, max_completion_length=4)
+    identity = SimpleNamespace(training_args=trainer, args=args)
+    stages = (
+        *(sft.QFT, sft.SFT, dpo.QPO, simpo.SIMPO, kto.KTO, orpo.ORPO, grpo.GRPO["solve"]),
+        *(difficulty_scorer.DIFFICULTY, reward.REWARD),
+    )
     assert {one.name: one.rendering_of(identity).needs for one in stages} == {  # type: ignore[arg-type]
-        name: NEEDED[name] for name in ("qft", "sft", "qpo", "simpo", "difficulty", "reward")
+        name: NEEDED[name]
+        for name in ("qft", "sft", "qpo", "simpo", "kto", "orpo", "grpo", "difficulty", "reward")
     }
 
 

@@ -13,16 +13,19 @@ from scalequest import estimate
 from scalequest.config import build
 from scalequest.training.difficulty_scorer import DIFFICULTY
 from scalequest.training.dpo import QPO
+from scalequest.training.grpo import GRPO
+from scalequest.training.kto import KTO
+from scalequest.training.orpo import ORPO
 from scalequest.training.reward import REWARD
 from scalequest.training.sft import QFT, SFT
 from scalequest.training.simpo import SIMPO
 from scalequest.training.stage import TrainingStage
 
-STAGES = (QFT, SFT, QPO, SIMPO, REWARD, DIFFICULTY)
+STAGES = (QFT, SFT, QPO, SIMPO, KTO, ORPO, GRPO["solve"], REWARD, DIFFICULTY)
 SOURCES = sorted(
     path for name in ("training/*.py", "estimate.py") for path in Path(estimate.__file__).parent.glob(name)
 )
-PAIRS = ("qpo", "simpo", "reward")
+PAIRS = ("qpo", "simpo", "orpo", "reward")
 
 
 @pytest.fixture(params=STAGES, ids=lambda stage: stage.name)
@@ -40,9 +43,11 @@ def test_a_recipe_reads_the_keys_of_its_stage(stage: TrainingStage) -> None:
 def test_memory_is_estimated_from_what_its_config_declares(stage: TrainingStage, tmp_path: Path) -> None:
     given = {"model_name_or_path": "m", "chat_format": "tinymath", "input": ["rows"], "use_cpu": True}
     given |= {"output_dir": str(tmp_path), "per_device_train_batch_size": 3}
+    if stage.rollouts:
+        given |= {"num_generations": 3, "reward": ["grader"]}
     work = estimate.Work.of(*build(stage.configs(), given)[1:])
     assert work.rows == (6 if stage.name in PAIRS else 3)
-    assert work.reference == (stage.name == "qpo")
+    assert work.reference == (stage.name in ("qpo", "kto"))
     assert work.head != stage.scorer
     assert not work.second, "the reference is computed beforehand"
 

@@ -84,27 +84,27 @@ class QPOConfig(ByHardware, DPOConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_losses(DPOTrainer, self.loss_type)
+        check_smoothing(DPOTrainer, self.loss_type, self.label_smoothing)
 
 
 @cache
-def known_losses(trainer: type) -> tuple[str, ...]:
-    """Return the loss types that a trainer of TRL computes, sorted; none if its code no longer says so.
+def known_losses(trainer: type) -> dict[str, str]:
+    """Return the loss types that a trainer of TRL computes, with its code; none if that no longer says so.
 
     TRL keeps no list of them: they are what the method that refuses all others compares `loss_type` with.
     """
     for function in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(trainer)))):
         if isinstance(function, ast.FunctionDef) and "Unknown loss type" in ast.unparse(function):
-            compared = [node for node in ast.walk(function) if isinstance(node, ast.Compare)]
-            return tuple(
-                sorted(
-                    str(node.comparators[0].value)
-                    for node in compared
-                    if ast.unparse(node.left).endswith("loss_type")
-                    and isinstance(node.ops[0], ast.Eq)
-                    and isinstance(node.comparators[0], ast.Constant)
-                )
-            )
-    return ()
+            return {
+                str(branch.test.comparators[0].value): "\n".join(map(ast.unparse, branch.body))
+                for branch in ast.walk(function)
+                if isinstance(branch, ast.If)
+                and isinstance(branch.test, ast.Compare)
+                and ast.unparse(branch.test.left).endswith("loss_type")
+                and isinstance(branch.test.ops[0], ast.Eq)
+                and isinstance(branch.test.comparators[0], ast.Constant)
+            }
+    return {}
 
 
 def check_losses(trainer: type, given: Sequence[str]) -> None:
@@ -116,11 +116,25 @@ def check_losses(trainer: type, given: Sequence[str]) -> None:
     known = known_losses(trainer)
     for loss in given:
         if known and loss not in known:
-            raise ConfigError(f"loss_type: {loss!r} is not one of {', '.join(known)}")
+            raise ConfigError(f"loss_type: {loss!r} is not one of {', '.join(sorted(known))}")
 
 
-class TokenDPOTrainer(DPOTrainer):
-    """DPOTrainer for rows of token ids that checks that policy and reference are equal at the start.
+def check_smoothing(trainer: type, given: Sequence[str], label_smoothing: float) -> None:
+    """Refuse label smoothing with losses whose code does not read it, which TRL would ignore.
+
+    Raises:
+        ConfigError: naming the loss types that read it.
+    """
+    readers = sorted(loss for loss, code in known_losses(trainer).items() if "label_smoothing" in code)
+    if label_smoothing and readers and not set(readers) & set(given):
+        raise ConfigError(
+            f"label_smoothing: loss_type {', '.join(given)} does not use it, so it would change nothing; those that "
+            f"do are {', '.join(readers)}"
+        )
+
+
+class WholeReference:
+    """What DPOTrainer and KTOTrainer lack: a check that policy and reference are equal at the start.
 
     Under FSDP, TRL loads a reference model even if its log-probabilities are precomputed. With
     `fsdp_cpu_ram_efficient_loading`, transformers then gives weights to the first process of a node and zeros
@@ -131,24 +145,25 @@ class TokenDPOTrainer(DPOTrainer):
 
     _reference: heartbeat.Work | None = None  # the pass that computes the reference's log-probabilities
 
-    def __init__(self, model: str, args: DPOConfig, peft_config: Any = None, **options: Any) -> None:
+    def __init__(self, model: str, args: Any, peft_config: Any = None, **options: Any) -> None:
         reference = None
         if is_fsdp_enabled() and peft_config is None:  # as in TRL, except that the weights are loaded
             with mock.patch.dict(os.environ, FSDP_CPU_RAM_EFFICIENT_LOADING="false"):
                 settings = {**(args.model_init_kwargs or {}), "device_map": None}
                 settings.setdefault("trust_remote_code", args.trust_remote_code)
                 reference = create_model_from_path(model, **settings)
-        super().__init__(model=model, ref_model=reference, args=args, peft_config=peft_config, **options)
+        options |= {"model": model, "ref_model": reference, "args": args, "peft_config": peft_config}
+        super().__init__(**options)
         if reference is not None and args.precompute_ref_log_probs:
             self.ref_model = None
 
-    def create_accelerator_and_postprocess(self) -> None:
+    def create_accelerator_and_postprocess(self: Any) -> None:
         """Evaluate as TRL does, with log-probabilities kept in float32."""
-        super().create_accelerator_and_postprocess()
+        super().create_accelerator_and_postprocess()  # type: ignore[misc]
         keep_outputs_exact(self.accelerator)
 
     def compute_loss(
-        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+        self: Any, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Compute TRL's loss; before the first optimizer step, check that policy and reference agree.
 
@@ -156,30 +171,34 @@ class TokenDPOTrainer(DPOTrainer):
             ConfigError: they do not. It is raised on all ranks, because TRL's metrics are means over all of
                 them.
         """
-        loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)  # type: ignore[misc]
         # A resumed run starts at a later step. If dropout is on, it only affects the policy.
         if self.state.global_step == 0 and self.model.training and self.args.disable_dropout:
             check_start({key: found[-1] for key, found in self._metrics["train"].items()}, self.beta)
         return loss
+
+    def _precompute_ref_logps(self: Any, dataset: Any, name: str, batch_size: int) -> Any:
+        batches = -(-len(dataset) // (batch_size * self.accelerator.num_processes))
+        what = f"computing the reference's log-probabilities of the {name} rows"
+        with heartbeat.doing(what, total=batches, unit="batches") as self._reference:
+            return super()._precompute_ref_logps(dataset, name, batch_size)  # type: ignore[misc]
+
+    def compute_ref_log_probs(self: Any, model: Any, inputs: Any) -> Any:
+        """Compute TRL's log-probabilities, counted for the progress lines."""
+        found = super().compute_ref_log_probs(model, inputs)  # type: ignore[misc]
+        if self._reference is not None:
+            self._reference.done += 1
+        return found
+
+
+class TokenDPOTrainer(WholeReference, DPOTrainer):
+    """DPOTrainer for rows of token ids."""
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
         missing = set(COLUMNS) - set(dataset.column_names)
         if missing:
             raise ConfigError(f"{dataset_name} dataset: missing columns {', '.join(sorted(missing))}")
         return dataset
-
-    def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
-        batches = -(-len(dataset) // (batch_size * self.accelerator.num_processes))
-        what = f"computing the reference's log-probabilities of the {name} rows"
-        with heartbeat.doing(what, total=batches, unit="batches") as self._reference:
-            return super()._precompute_ref_logps(dataset, name, batch_size)
-
-    def compute_ref_log_probs(self, model: Any, inputs: Any) -> Any:
-        """Compute TRL's log-probabilities, counted for the progress lines."""
-        found = super().compute_ref_log_probs(model, inputs)
-        if self._reference is not None:
-            self._reference.done += 1
-        return found
 
 
 def check_start(metrics: Mapping[str, float], beta: float) -> None:
@@ -189,23 +208,24 @@ def check_start(metrics: Mapping[str, float], beta: float) -> None:
     under both, whatever the loss consists of; TRL's rewards are `beta` times the difference.
 
     Args:
-        metrics: TRL's metrics of one batch before the first step, as means over the batches of all ranks.
-        beta: the beta of DPO.
+        metrics: TRL's metrics of one batch before the first step, as means over the batches of all ranks; a
+            side that has no completion in it is missing.
+        beta: the beta of the loss.
 
     Raises:
         ConfigError: the difference is larger than rounding can explain.
     """
     if not beta:
         return
-    for side in ("chosen", "rejected"):
+    for side in [side for side in ("chosen", "rejected") if f"rewards/{side}" in metrics]:
         apart, known = metrics[f"rewards/{side}"] / beta, metrics[f"logps/{side}"]
         limit = START_NATS + START_SHARE * abs(known)
         if abs(apart) > limit:  # False for NaN, which `StopCallback` reports
             raise ConfigError(
-                f"qpo: before the first step, the log-probability of {side} questions differs by "
+                f"before the first step, the log-probability of {side} questions differs by "
                 f"{apart:+.1f} nats between policy and reference (limit {limit:.1f}, "
                 f"log-probability {known:.1f}): the reference is not the model that training "
-                "starts from, so DPO would optimise against the wrong model; start again with "
+                "starts from, so training would compare with the wrong model; start again with "
                 "--fresh, which recomputes it (under FSDP, set fsdp_cpu_ram_efficient_loading: "
                 "false)"
             )
@@ -221,6 +241,23 @@ def render_pairs(identity: Identity) -> Rendering:
     return Rendering(partial(data.preference, **choices), ("chosen", "rejected"), choices)
 
 
+def set_precomputing(identity: Identity) -> None:
+    """Let the reference's log-probabilities be computed before training unless an adapter is trained.
+
+    Raises:
+        ConfigError: they were asked for where they cannot be computed.
+    """
+    args, lora = identity.training_args, identity.model_args.use_peft
+    if args.precompute_ref_log_probs and lora and os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        raise ConfigError(
+            "precompute_ref_log_probs: under FSDP, the model of a LoRA run has no weights on "
+            "most processes before training starts; remove this setting, and the reference "
+            "is computed in each step with the adapter disabled"
+        )
+    if args.precompute_ref_log_probs is None:
+        args.precompute_ref_log_probs = not lora
+
+
 def dpo_trainer(prepared: Prepared) -> DPOTrainer:
     """Make the trainer, which loads the policy itself and, if needed, a reference from the same place.
 
@@ -231,15 +268,7 @@ def dpo_trainer(prepared: Prepared) -> DPOTrainer:
         ConfigError: the model has no pad token of its own, or the reference could not be computed.
     """
     identity, args = prepared.identity, prepared.identity.training_args
-    lora = identity.model_args.use_peft
-    if args.precompute_ref_log_probs and lora and os.environ.get("ACCELERATE_USE_FSDP") == "true":
-        raise ConfigError(
-            "precompute_ref_log_probs: under FSDP, the model of a LoRA run has no weights on "
-            "most processes before training starts; remove this setting, and the reference "
-            "is computed in each step with the adapter disabled"
-        )
-    if args.precompute_ref_log_probs is None:
-        args.precompute_ref_log_probs = not lora
+    set_precomputing(identity)
     trainer = make_self_loading(TokenDPOTrainer, identity, *data.load(prepared.folder))
     trainer.add_callback(WatchChosen(args.beta, identity.args.chosen_drop, identity.main))
     return trainer

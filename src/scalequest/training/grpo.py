@@ -181,7 +181,7 @@ def _check_data(args: RolloutData) -> None:
         raise ConfigError(f"min_pass_rate: {args.min_pass_rate} is above max_pass_rate {args.max_pass_rate}")
 
 
-def identity_of(args: RolloutData) -> dict[str, Any]:
+def identity_of(args: RolloutData, _: Any) -> dict[str, Any]:
     """Return what else decides the rewards: the user's functions and the scoring models."""
     functions = [function_of(name).identity for name in args.reward if ":" in name]
     models = {SCORER: args.scorer, AGREEMENT: args.solver}

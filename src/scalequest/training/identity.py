@@ -120,7 +120,8 @@ def identify(stage: TrainingStage, args: Any, training_args: Any, model_args: An
     tokenizer = load_tokenizer(model, model_args.model_revision)
     chat_format = load_format(args.chat_format, model, model_args.model_revision)
     inputs, model_read = once(training_args, lambda: _read_sources(args, training_args, model_args, model))
-    more = once(training_args, lambda: dict(stage.identity_of(args)) if stage.identity_of is not None else {})
+    more_of = stage.identity_of or (lambda *_: {})
+    more = once(training_args, lambda: dict(more_of(args, training_args)))
     # The fingerprint
     identity = Identity(
         stage=stage,

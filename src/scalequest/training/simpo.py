@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from transformers import AutoModelForCausalLM
 from trl import get_peft_config
@@ -27,6 +27,7 @@ from scalequest.training.loading import check_pad_token, load_model
 from scalequest.training.preparation import Prepared
 from scalequest.training.stage import TrainingStage
 
+T = TypeVar("T")
 SIMPO_VERSION = 1  # increase by hand when the same settings give other weights
 
 
@@ -91,6 +92,20 @@ def simpo_trainer(prepared: Prepared) -> CPOTrainer:
             "tokens of a micro-batch, so splitting the batch would change it, and "
             "sample_every replaces the latter; remove both settings"
         )
+    return without_reference(TokenCPOTrainer, prepared)
+
+
+def without_reference(trainer: type[T], prepared: Prepared) -> T:
+    """Load the model and make a trainer of TRL's that reads both sides of a pair and has no reference.
+
+    Args:
+        trainer: `CPOTrainer` or `ORPOTrainer` for rows that already are token ids.
+        prepared: the preference pairs.
+
+    Raises:
+        ConfigError: the model has no pad token of its own, or cannot be loaded.
+    """
+    identity, args = prepared.identity, prepared.identity.training_args
     check_pad_token(identity)
     model = load_model(AutoModelForCausalLM, identity, **(args.model_init_kwargs or {}))
     args.model_init_kwargs = None  # TRL uses it for models that it loads itself
@@ -99,14 +114,15 @@ def simpo_trainer(prepared: Prepared) -> CPOTrainer:
         None if rows is None else rows.map(labelled_sides, remove_columns=list(COLUMNS))
         for rows in data.load(prepared.folder)
     )
-    return TokenCPOTrainer(
-        model=model,
-        args=args,
-        train_dataset=train,
-        eval_dataset=holdout,
-        processing_class=identity.tokenizer,
-        peft_config=get_peft_config(identity.model_args),
-    )
+    options: dict[str, Any] = {
+        "model": model,
+        "args": args,
+        "train_dataset": train,
+        "eval_dataset": holdout,
+        "processing_class": identity.tokenizer,
+        "peft_config": get_peft_config(identity.model_args),
+    }
+    return trainer(**options)
 
 
 SIMPO = TrainingStage(

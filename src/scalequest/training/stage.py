@@ -91,7 +91,7 @@ class TrainingStage:
             ranks call it.
         writes: the names of files that only this stage leaves in its folder.
         identity_of: returns what can change a weight in addition to the settings, the inputs and the model,
-            from the stage's `TrainingData`, in JSON form; it raises what is wrong with them.
+            from the stage's `TrainingData` and the trainer's config, in JSON form.
         rollouts: whether the model is trained on texts that it writes itself, so that the input rows do not
             tell how many tokens that takes.
     """
@@ -107,7 +107,7 @@ class TrainingStage:
     chat_template_of: Callable[[BoundFormat], str | None] | None = None
     measure: Callable[[Trained], str] | None = None
     writes: tuple[str, ...] = ()
-    identity_of: Callable[[Any], Mapping[str, Any]] | None = None
+    identity_of: Callable[[Any, Any], Mapping[str, Any]] | None = None
     rollouts: bool = False
 
     @property
