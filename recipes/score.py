@@ -24,6 +24,12 @@ name that server.key_variable gives), here one of our own:
 
 Interrupted, answers that were paid for are not asked for again.
 
+A published reward model is read in its tokenizer's own chat template unless chat_format names another. A head
+of two labels gives the probability of `positive_label`. A process reward model scores steps, which
+`aggregate` (min, mean, product or last) makes one reward of; here one whose steps end in its own token:
+
+    python recipes/score.py --config recipes/qwen2_math_7b/score_responses_by_steps.yaml
+
 Hardware: a 24 GB GPU for each copy of a 7B model. The paper scored its five million responses in 112.0
 hours of an A100-40G (its table 4).
 
@@ -83,7 +89,7 @@ def main(run: RunOptions, config: ScoreConfig, worker: tuple[int, int]) -> None:
         register()
         tokenizer = load_tokenizer(config.tokenizer or model, None if config.tokenizer else revision)
         chat = bind(chat_format, tokenizer) if config.chat_format else None
-        with open_scorer(model, config.engine, revision=revision) as scorer:
+        with open_scorer(model, config.engine, revision=revision, head=config.head) as scorer:
             stage.receipt["engine"] = f"{scorer.name} {scorer.version}"
             token = identity["reward_token"]
             score(stage, rows, scorer, chat, tokenizer, config, run, end_token=token, tracker=tracker)

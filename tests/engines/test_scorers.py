@@ -12,7 +12,7 @@ from engine_support import VOCABULARY, blocks, requests
 from scalequest.config import ConfigError
 from scalequest.engines.base import Block, EngineConfig, Request
 from scalequest.engines.loading import open_scorer
-from scalequest.engines.scoring import Score, Scorer
+from scalequest.engines.scoring import Head, Score, Scorer, StepRequest, score_of
 
 CONFIG = EngineConfig(batch_size=5, max_num_seqs=8)
 STOP = 7  # token that is the padding too, as in many reward models
@@ -104,9 +104,97 @@ def test_a_model_that_does_not_score_is_refused(tiny_llama: str, tmp_path: Path,
     config = LlamaConfig(
         vocab_size=20, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1
     )
-    LlamaForSequenceClassification(config).save_pretrained(tmp_path)  # two labels
-    with pytest.raises(ConfigError, match="2 outputs"):
+    config.num_labels = 3
+    LlamaForSequenceClassification(config).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="3 outputs, expected one or two"):
         open_scorer(str(tmp_path), replace(CONFIG, name=name))
+
+
+def classifier(kind: Any, folder: Path, labels: int, **more: Any) -> Any:
+    """A tiny random Llama with a classifier's head, saved; eager and in float32."""
+    import torch
+    from transformers import LlamaConfig
+
+    torch.manual_seed(labels)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=64, initializer_range=0.2,
+        num_labels=labels, pad_token_id=STOP, eos_token_id=STOP, **more,
+    )  # fmt: skip
+    model = kind(config).eval()
+    model.save_pretrained(folder)
+    return model
+
+
+@pytest.mark.parametrize("name", ["transformers", pytest.param("vllm", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("positive", "column"), [(None, 1), ("0", 0)])
+def test_a_head_of_two_labels_gives_the_probability_of_the_positive_one(
+    tmp_path: Path, name: Any, positive: str | None, column: int
+) -> None:
+    import torch
+    from transformers import LlamaForSequenceClassification
+
+    model = classifier(LlamaForSequenceClassification, tmp_path, 2)
+    rows = requests(9)
+    with open_scorer(str(tmp_path), replace(CONFIG, name=name), head=Head(positive=positive)) as opened:
+        ((_, scores),) = opened.score([Block(0, rows)])
+    for row, score in zip(rows, scores, strict=True):
+        with torch.no_grad():
+            hidden = model.model(torch.tensor([list(row.prompt_ids)])).last_hidden_state[0, -1]
+            wanted = model.score(hidden).softmax(-1)[column].item()
+        assert score.value == pytest.approx(wanted, abs=1e-3)
+        assert score.steps == ()
+
+
+@pytest.mark.parametrize("labels", [1, 2])
+def test_a_score_per_step_is_the_head_at_each_place(tmp_path: Path, labels: int) -> None:
+    import torch
+    from transformers import LlamaForTokenClassification
+
+    model = classifier(LlamaForTokenClassification, tmp_path, labels)
+    rows = [
+        StepRequest(
+            one.key, one.prompt_ids, None, places=(0, len(one.prompt_ids) // 2, len(one.prompt_ids) - 1)
+        )
+        for one in requests(9)
+    ]
+    rows.append(StepRequest("long", [1] * 65, None, places=(3,)))
+    with open_scorer(str(tmp_path), replace(CONFIG, name="transformers"), head=Head(steps=True)) as opened:
+        ((_, scores),) = opened.score([Block(0, rows)])
+    assert scores.pop() == Score("long", None, 65)
+    for row, score in zip(rows[:-1], scores, strict=True):
+        with torch.no_grad():
+            logits = model(torch.tensor([list(row.prompt_ids)])).logits[0, list(row.places)]
+        wanted = logits.softmax(-1)[:, 1] if labels == 2 else logits[:, 0].sigmoid()
+        assert score.steps == pytest.approx(wanted.tolist(), abs=1e-4)
+        assert score.value == score.steps[-1]
+
+
+def test_labels_with_names_are_named(tmp_path: Path) -> None:
+    from transformers import LlamaForSequenceClassification
+
+    names = {"id2label": {0: "right", 1: "wrong"}, "label2id": {"right": 0, "wrong": 1}}
+    classifier(LlamaForSequenceClassification, tmp_path, 2, **names)
+    config = replace(CONFIG, name="transformers")
+    with pytest.raises(ConfigError, match="positive_label: .* has the labels right and wrong; name the one"):
+        open_scorer(str(tmp_path), config)
+    with pytest.raises(ConfigError, match="not 'good'"):
+        open_scorer(str(tmp_path), config, head=Head(positive="good"))
+    with open_scorer(str(tmp_path), config, head=Head(positive="right")) as opened:
+        ((_, scores),) = opened.score([Block(0, requests(2))])
+    with open_scorer(str(tmp_path), config, head=Head(positive="wrong")) as opened:
+        ((_, others),) = opened.score([Block(0, requests(2))])
+    assert [one.value + other.value for one, other in zip(scores, others, strict=True)] == pytest.approx(
+        [1, 1]
+    )  # type: ignore[operator]
+
+
+def test_a_probability_is_sound_at_the_ends() -> None:
+    assert score_of([-1e6], None, probability=True) == 0
+    assert score_of([1e6], None, probability=True) == 1
+    assert score_of([3.0, -1e5], 1) == 0
+    assert math.isnan(score_of([math.nan, 1.0], 1))
+    assert score_of([-2.5], None) == -2.5
 
 
 def test_auto_takes_vllm_and_falls_back(reward_model: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -227,7 +227,13 @@ def test_the_columns_are_those_that_training_stages_render() -> None:
     from scalequest.training import difficulty_scorer, dpo, grpo, kto, orpo, reward, sft, simpo
 
     args = SimpleNamespace(
-        shuffle_pairs=False, paper_exact=False, thinking="keep", task="solve", min_pass_rate=0, max_pass_rate=1, reward=[]
+        shuffle_pairs=False,
+        paper_exact=False,
+        thinking="keep",
+        task="solve",
+        min_pass_rate=0,
+        max_pass_rate=1,
+        reward=[],
     )
     trainer = SimpleNamespace(max_length=8, seed=0, max_completion_length=4)
     identity = SimpleNamespace(training_args=trainer, args=args)

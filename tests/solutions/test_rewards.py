@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from scalequest.chat import bind, load_format, load_tokenizer
+from scalequest.chat import FormatError, bind, load_format, load_tokenizer
 from scalequest.config import ConfigError, RunOptions
 from scalequest.engines.base import Block, EngineConfig, Request
 from scalequest.engines.loading import open_scorer
 from scalequest.engines.scoring import Score
 from scalequest.solutions.internlm2 import register
+from scalequest.solutions.reward_inputs import RewardInputs
 from scalequest.solutions.rewards import ResponseScoring, ScoreConfig, reward_ids, reward_token, score
 from scalequest.stage.block_loop import Drop
 from stage_support import dropped, kept, opened
@@ -123,9 +124,112 @@ def test_a_score_that_is_no_number_is_no_score(tmp_path: Path, tiny_chat: Any) -
     assert made["counts"]["not_finite"] == 1
 
 
-def test_a_reward_model_without_a_format_is_refused() -> None:
-    with pytest.raises(ConfigError, match="chat_format"):
-        ScoreConfig(input=["x"], model_name_or_path="m")
+TEMPLATE = "{{ bos_token }}{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] | trim }}<|end|>{% endfor %}"
+
+
+def test_without_a_format_the_tokenizers_own_template_counts(scorer_model: Path, tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(str(scorer_model))
+    tokenizer.chat_template = None
+    with pytest.raises(ConfigError, match="chat_format: the reward model's tokenizer has no chat template"):
+        RewardInputs(tokenizer)
+    tokenizer.chat_template = TEMPLATE
+    inputs = RewardInputs(tokenizer)
+    asked = [{"role": "user", "content": "What is 3 + 4?"}, {"role": "assistant", "content": "It is 7."}]
+    ids = tokenizer.apply_chat_template(asked)["input_ids"]
+    assert list(inputs.whole("k", " What is 3 + 4? ", "It is 7. ").prompt_ids) == ids
+    for question, response in (("a", "b <|end|> c"), ("<|user|> a", "b")):
+        with pytest.raises(FormatError, match="special_token_in_text"):
+            inputs.whole("k", question, response)
+    with pytest.raises(FormatError, match="empty"):
+        inputs.whole("k", "a", " ")
+
+
+def test_a_reward_model_of_ours_reads_the_same_with_its_own_template_and_with_its_format(
+    tiny_chat: Any, tiny_model: Path
+) -> None:
+    from scalequest.chat import solver_template
+
+    tokenizer = load_tokenizer(str(tiny_model))
+    tokenizer.chat_template = solver_template(bind(load_format("tinymath"), tokenizer))
+    for question, solution in stories(3):
+        own = RewardInputs(tokenizer).whole("k", question, solution)
+        assert list(own.prompt_ids) == reward_ids(question, solution, tiny_chat)
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["template", "format"])
+@pytest.mark.parametrize("separator", ["\n", "<|assistant|>"], ids=["line", "token"])
+def test_steps_are_read_at_the_ends_of_their_separators(
+    scorer_model: Path, tiny_chat: Any, own: bool, separator: str
+) -> None:
+    tokenizer = load_tokenizer(str(scorer_model))
+    tokenizer.chat_template = TEMPLATE
+    inputs = RewardInputs(tokenizer, None if own else tiny_chat)
+    question, steps = "What is 3 + 4?", ["3 + 4 = 7", "It is é 7.", "\\boxed{7}"]
+    request = inputs.steps("k", question, "\n\n".join(steps) + "\n\n", "\n\n", separator)
+    assert len(request.places) == 3
+    before = len(tokenizer.decode(request.prompt_ids).partition(steps[0])[0])
+    for place, upto in zip(request.places, range(1, 4), strict=True):
+        read = tokenizer.decode(request.prompt_ids[: place + 1])[before:]
+        body = separator.join(steps[:upto]) + separator
+        # a template may strip the line break after the last step, which is then read at its last token
+        assert read == body or (own and separator == "\n" and upto == 3 and read == body.rstrip())
+    spelled = "a\n\nb <|end|>" if separator == "\n" else f"a\n\nb {separator} c"
+    with pytest.raises(FormatError, match="special_token_in_text"):
+        inputs.steps("k", question, spelled, "\n\n", separator)
+
+
+@pytest.mark.parametrize("aggregate", ["min", "mean", "product", "last"])
+def test_scores_of_steps_become_one_reward(tmp_path: Path, tiny_model: Path, aggregate: Any) -> None:
+    import torch
+    from transformers import AutoModelForTokenClassification
+
+    torch.manual_seed(1)
+    model = AutoModelForTokenClassification.from_pretrained(tiny_model, num_labels=2).eval()
+    model.save_pretrained(tmp_path / "model")
+    tokenizer = load_tokenizer(str(tiny_model))
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(tmp_path / "model")
+    (question, solution), *_ = stories(1)
+    rows = [
+        {
+            "id": "q", "question": question, "responses": [solution, "cut", f"one\n\n{solution}"],
+            "finish_reasons": ["stop", "length", "stop"],
+        }
+    ]  # fmt: skip
+    run = RunOptions(output_dir=str(tmp_path / "out"), block_size=2, track="none")
+    config = ScoreConfig(
+        input=["x"],
+        model_name_or_path=str(tmp_path / "model"),
+        aggregate=aggregate,
+        step_separator="<|assistant|>",
+    )
+    with open_scorer(str(tmp_path / "model"), EngineConfig(name="transformers"), head=config.head) as scorer:
+        score(opened("score", run, config), rows, scorer, None, tokenizer, config, run)
+    (row,) = kept(tmp_path / "out")
+    assert row["step_rewards"][1] is row["rewards"][1] is None
+    token = tokenizer.convert_tokens_to_ids("<|assistant|>")
+    for place in (0, 2):
+        steps = [step for step in rows[0]["responses"][place].split("\n") if step]
+        asked = [
+            {"role": "user", "content": question},
+            {"role": "assistant", "content": "".join(f"{step}<|assistant|>" for step in steps)},
+        ]
+        ids = tokenizer.apply_chat_template(asked)["input_ids"]
+        ends = [n for n, one in enumerate(ids) if one == token][1:]  # the first one is the header
+        with torch.no_grad():
+            found = model(torch.tensor([ids])).logits[0].softmax(-1)[ends, 1]
+        assert row["step_rewards"][place] == pytest.approx(found.tolist(), abs=1e-5)
+        wanted = {"min": found.min(), "mean": found.mean(), "product": found.prod(), "last": found[-1]}[
+            aggregate
+        ]
+        assert row["rewards"][place] == pytest.approx(wanted.item(), abs=1e-5)
+
+
+def test_steps_are_only_of_responses() -> None:
+    with pytest.raises(ConfigError, match="aggregate: only responses have steps"):
+        ScoreConfig(input=["x"], model_name_or_path="m", aggregate="min", what="question")
+    with pytest.raises(ConfigError, match="step_break, step_separator"):
+        ScoreConfig(input=["x"], model_name_or_path="m", aggregate="min", step_separator="")
 
 
 def test_what_follows_the_response(tiny_chat: Any, tmp_path: Path) -> None:
@@ -204,7 +308,8 @@ def test_hooks_give_a_row_its_scores_without_a_folder(tiny_chat: Any) -> None:
     config = ScoreConfig(input=["x"], model_name_or_path="m", chat_format="tinymath")
     row = {"id": "q", "question": "What?", "responses": ["a", "b", "c"]}
     ends = {"finish_reasons": ["stop", "length", "stop"]}
-    hooks = ResponseScoring([row | ends, row | {"finish_reasons": ["length"] * 3}], tiny_chat, config)
+    inputs = RewardInputs(tiny_chat.tokenizer, tiny_chat)
+    hooks = ResponseScoring([row | ends, row | {"finish_reasons": ["length"] * 3}], inputs, config)
     assert [request.key for request in hooks.requests(0)] == ["q/0", "q/2"]  # type: ignore[union-attr]
     assert hooks.requests(1) == Drop(hooks.rows[1], "no_reward")
     made = hooks.row(0, [Score("q/0", float("nan"), 3), Score("q/2", 0.5, 3)])

@@ -181,7 +181,11 @@ def test_rollouts_are_the_formats_ids_and_end_at_its_stop_token(given: Settings,
     batch = trainer._prepare_inputs(rows)
     seen = 0
     for ids, mask, completion, complete in zip(
-        batch["prompt_ids"], batch["prompt_mask"], batch["completion_ids"], batch["completion_mask"], strict=True
+        batch["prompt_ids"],
+        batch["prompt_mask"],
+        batch["completion_ids"],
+        batch["completion_mask"],
+        strict=True,
     ):
         prompt = ids[mask.bool()].tolist()
         assert prompt in [chat.solve_prompt_ids(text) for text in texts.values()]
@@ -228,7 +232,13 @@ def test_a_reference_gives_a_kl(run: Run) -> None:
 
 @pytest.mark.parametrize("batch", [8, 4], ids=["whole", "accumulated"])
 def test_stopped_and_resumed_is_as_if_nothing_had_been(run: Run, tmp_path: Path, batch: int) -> None:
-    more = {"max_steps": 4, "save_strategy": "steps", "save_steps": 1, "learning_rate": 1e-4, "num_iterations": 1}
+    more = {
+        "max_steps": 4,
+        "save_strategy": "steps",
+        "save_steps": 1,
+        "learning_rate": 1e-4,
+        "num_iterations": 1,
+    }
     more |= {"per_device_train_batch_size": batch, "gradient_accumulation_steps": 8 // batch}
     undisturbed = run(output_dir=str(tmp_path / "undisturbed"), **more)
     out = tmp_path / "out"

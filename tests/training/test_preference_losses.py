@@ -79,7 +79,8 @@ def first_loss(trainer: Any) -> tuple[dict[str, Any], float]:
 def sides_of(batch: Any) -> tuple[list[int], list[list[int]]]:
     """Prompt and completions of TRL's batch of both sides."""
     completions = [
-        ids[mask.bool()].tolist() for ids, mask in zip(batch["input_ids"], batch["completion_mask"], strict=True)
+        ids[mask.bool()].tolist()
+        for ids, mask in zip(batch["input_ids"], batch["completion_mask"], strict=True)
     ]
     first = (batch["attention_mask"][0] - batch["completion_mask"][0]).bool()
     return batch["input_ids"][0][first].tolist(), completions
@@ -87,7 +88,10 @@ def sides_of(batch: Any) -> tuple[list[int], list[list[int]]]:
 
 @pytest.mark.parametrize(
     ("more", "beta", "smoothing"),
-    [({"loss_type": ["ipo"], "beta": 0.5}, 0.5, 0.0), ({"loss_type": ["robust"], "label_smoothing": 0.2}, 0.1, 0.2)],
+    [
+        ({"loss_type": ["ipo"], "beta": 0.5}, 0.5, 0.0),
+        ({"loss_type": ["robust"], "label_smoothing": 0.2}, 0.1, 0.2),
+    ],
     ids=["ipo", "robust"],
 )
 def test_losses_of_dpo(pairs: Settings, more: Settings, beta: float, smoothing: float) -> None:
@@ -100,7 +104,9 @@ def test_losses_of_dpo(pairs: Settings, more: Settings, beta: float, smoothing: 
     if smoothing:
         (good, bad), at = gains.chunk(2), beta
         logits = at * (good - bad)
-        wanted = (-(1 - smoothing) * F.logsigmoid(logits) + smoothing * F.logsigmoid(-logits)) / (1 - 2 * smoothing)
+        wanted = (-(1 - smoothing) * F.logsigmoid(logits) + smoothing * F.logsigmoid(-logits)) / (
+            1 - 2 * smoothing
+        )
     else:
         good, bad = (gains / lengths).chunk(2)
         wanted = (good - bad - 1 / (2 * beta)) ** 2
@@ -123,7 +129,11 @@ def test_the_loss_of_kto(pairs: Settings, chat: Any, precompute: bool) -> None:
     good = batch["label"].tolist()
     assert good == [True, False, True, False]
     texts = [json.loads(line) for line in Path(pairs["input"][0]).read_text().splitlines()]
-    known = {(side == "chosen", tuple(chat.question_ids(row[side]))) for row in texts for side in ("chosen", "rejected")}
+    known = {
+        (side == "chosen", tuple(chat.question_ids(row[side])))
+        for row in texts
+        for side in ("chosen", "rejected")
+    }
     assert {(label, (*prompt, *ids)) for label, ids in zip(good, completions, strict=True)} <= known
     mismatched = [
         ids[mask.bool()].tolist()
@@ -133,7 +143,9 @@ def test_the_loss_of_kto(pairs: Settings, chat: Any, precompute: bool) -> None:
     gains = sums(policy, prompt, completions) - sums(start, prompt, completions)
     kl = gains.mean().clamp(min=0)
     wanted = [
-        1.5 * (1 - torch.sigmoid(0.3 * (gain - kl))) if label else 0.5 * (1 - torch.sigmoid(0.3 * (kl - gain)))
+        1.5 * (1 - torch.sigmoid(0.3 * (gain - kl)))
+        if label
+        else 0.5 * (1 - torch.sigmoid(0.3 * (kl - gain)))
         for gain, label in zip(gains, good, strict=True)
     ]
     assert loss == pytest.approx(torch.stack(wanted).mean().item(), rel=1e-4)
@@ -167,7 +179,13 @@ def test_orpo_does_not_depend_on_how_its_batch_is_split(pairs: Settings, tmp_pat
 
 @pytest.mark.parametrize("name", ["kto", "orpo"])
 def test_a_stopped_run_goes_on_and_learns(name: str, pairs: Settings, tmp_path: Path) -> None:
-    more = {"holdout": 8, "max_steps": 16, "per_device_train_batch_size": 8, "sample_every": 8, "sample_tokens": 4}
+    more = {
+        "holdout": 8,
+        "max_steps": 16,
+        "per_device_train_batch_size": 8,
+        "sample_every": 8,
+        "sample_tokens": 4,
+    }
     undisturbed = run(name, pairs, output_dir=str(tmp_path / "undisturbed"), **more)
     out = Path(pairs["output_dir"])
 
@@ -208,7 +226,9 @@ def test_the_batch_of_ktos_kl_term_is_in_the_fingerprint(pairs: Settings) -> Non
         build(KTO.configs(), {**pairs, "loss_type": "bco"})
 
 
-@pytest.mark.parametrize("files", ["tiny/kto", "tiny/orpo", "tiny/qpo variants/ipo", "tiny/qpo variants/robust"])
+@pytest.mark.parametrize(
+    "files", ["tiny/kto", "tiny/orpo", "tiny/qpo variants/ipo", "tiny/qpo variants/robust"]
+)
 def test_presets_are_read(files: str) -> None:
     paths = [RECIPES / f"{name}.yaml" for name in files.split()]
     given = {**read_configs(*paths), "use_cpu": True, "bf16": False}

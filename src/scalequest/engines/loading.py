@@ -8,7 +8,7 @@ from pathlib import Path
 from scalequest import heartbeat
 from scalequest.config import ConfigError
 from scalequest.engines.base import EngineConfig, Generator
-from scalequest.engines.scoring import Scorer
+from scalequest.engines.scoring import Head, Scorer
 from scalequest.models import adapter_base, check_safetensors, loading
 from scalequest.precision import say_engine
 
@@ -59,16 +59,18 @@ def _check_weights(model: str) -> None:
             check_safetensors(Path(one).expanduser())
 
 
-def open_scorer(model: str, config: EngineConfig, *, revision: str | None = None) -> Scorer:
+def open_scorer(
+    model: str, config: EngineConfig, *, revision: str | None = None, head: Head | None = None
+) -> Scorer:
     """Load `model` (a folder or hub id) with its head; `auto` is vLLM if possible, else transformers.
 
-    vLLM supports sequence classifiers with one label and per-token reward models such as
-    `InternLM2ForRewardModel` (the value at the last token counts); transformers supports sequence
-    classifiers.
+    vLLM supports sequence classifiers and per-token reward models such as `InternLM2ForRewardModel` (the
+    value at the last token counts, unless `head` asks for steps); transformers supports sequence
+    classifiers, and token classifiers for steps.
 
     Raises:
         ConfigError: the engine cannot be imported or does not support the architecture, or the head has more
-            than one output.
+            than two outputs.
     """
     heartbeat.now(f"loading {model} and its engine")
     _check_weights(model)
@@ -81,18 +83,18 @@ def open_scorer(model: str, config: EngineConfig, *, revision: str | None = None
             import_vllm()
             from scalequest.engines.vllm_scorer import VllmScorer, unsupported
 
-            why = unsupported(model, config, revision)
+            why = unsupported(model, config, revision, head)
         except ConfigError:
             raise
         except Exception as error:  # a broken installation fails in many ways
             why = f"vllm cannot be imported: {type(error).__name__}: {error}"
         if not why:
             with loading(model):
-                return VllmScorer(model, config, revision=revision)
+                return VllmScorer(model, config, revision=revision, head=head)
         if config.name == "vllm":
             raise ConfigError(f"engine.name: {why}")
         logger.warning("scorer: using transformers, because %s", " ".join(why.split()))
     from scalequest.engines.transformers_scorer import TransformersScorer
 
     with loading(model):
-        return TransformersScorer(model, config, revision=revision)
+        return TransformersScorer(model, config, revision=revision, head=head)

@@ -1,14 +1,42 @@
-"""Scorers take token ids and return one number: reward models and difficulty scorers."""
+"""Scorers take token ids and return numbers: reward models, process reward models and difficulty scorers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol
 
 from scalequest.config import ConfigError
 from scalequest.engines.base import Block, FinishReason, Request
+
+
+@dataclass(frozen=True)
+class Head:
+    """Which outputs of a model's head are its scores.
+
+    Attributes:
+        steps: whether the head belongs to every token and is read at the places of a `StepRequest`, as in
+            process reward models; else, it is read at the last token.
+        positive: the name or number of the label whose probability is the score if there are two; None: the
+            second, provided that the labels have no names of their own.
+    """
+
+    steps: bool = False
+    positive: str | None = None
+
+
+@dataclass(frozen=True)
+class StepRequest(Request):
+    """A request for a score at each of several places.
+
+    Attributes:
+        places: the positions of the tokens that end the steps.
+    """
+
+    places: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -17,15 +45,19 @@ class Score:
 
     Attributes:
         key: the request's key.
-        value: the output of the model's head at the last token, unchanged (no sigmoid); None if the ids
-            exceed the context.
+        value: the score at the last token, or at the last place of a `StepRequest`; None if the ids exceed
+            the context. A head of one output gives that output unchanged (no sigmoid), one of two the
+            probability of the positive label.
         prompt_tokens: the number of ids.
+        steps: the probability of the positive label at each place of a `StepRequest`; a single output goes
+            through a sigmoid.
     """
 
     key: str
     value: float | None
     prompt_tokens: int
     tokens: int = 0
+    steps: tuple[float, ...] = ()
 
     @property
     def finish_reason(self) -> FinishReason:
@@ -34,7 +66,7 @@ class Score:
 
 
 class Scorer(Protocol):
-    """A loaded model with a head of one output. Use it as a context manager: leaving it frees the model."""
+    """A loaded model with a head of one or two outputs. Use it as a context manager: leaving it frees the model."""
 
     name: str
     version: str
@@ -64,3 +96,55 @@ def check_ids(request: Request, vocabulary: int) -> None:
         raise ConfigError(f"request {request.key}: empty input")
     if not 0 <= min(request.prompt_ids) <= max(request.prompt_ids) < vocabulary:
         raise ConfigError(f"request {request.key}: token id outside the vocabulary of {vocabulary}")
+
+
+def positive_label(config: Any, head: Head, model: str) -> int | None:
+    """Return the number of the positive label of a head of two outputs; None for a head of one.
+
+    Args:
+        config: the model's transformers config.
+        head: what the settings say about it.
+        model: its name, for error messages.
+
+    Raises:
+        ConfigError: there are more outputs, or the label is not known.
+    """
+    if config.num_labels == 1:
+        return None
+    if config.num_labels != 2:
+        raise ConfigError(f"{model}: its head has {config.num_labels} outputs, expected one or two")
+    names = [str(config.id2label[number]) for number in range(2)]
+    if head.positive is not None:
+        for number, name in enumerate(names):
+            if head.positive in (name, str(number)):
+                return number
+        raise ConfigError(
+            f"positive_label: {model} has the labels {' and '.join(names)}, not '{head.positive}'"
+        )
+    if not all(re.fullmatch(r"LABEL_\d", name) for name in names):
+        raise ConfigError(
+            f"positive_label: {model} has the labels {' and '.join(names)}; name the one whose probability is the score"
+        )
+    return 1
+
+
+def score_of(outputs: Sequence[float], positive: int | None, *, probability: bool = False) -> float:
+    """Return the score that a head's outputs at one token are.
+
+    Args:
+        outputs: one number or two.
+        positive: the positive label of two.
+        probability: put a single number through a sigmoid.
+    """
+    if len(outputs) == 1 and not probability:
+        return float(outputs[0])
+    logit = outputs[0] if len(outputs) == 1 else outputs[positive or 0] - outputs[1 - (positive or 0)]
+    if logit >= 0:
+        return 1 / (1 + math.exp(-logit))
+    small = math.exp(logit)  # NaN stays NaN
+    return small / (1 + small)
+
+
+def places_of(request: Request) -> tuple[int, ...]:
+    """Return the places of a `StepRequest`; none for any other."""
+    return request.places if isinstance(request, StepRequest) else ()

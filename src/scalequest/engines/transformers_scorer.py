@@ -1,4 +1,4 @@
-"""Score with transformers' sequence classifiers: sorted by length, padded on the right."""
+"""Score with transformers' sequence and token classifiers: sorted by length, padded on the right."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
 
 from scalequest import heartbeat
-from scalequest.config import ConfigError
 from scalequest.engines.base import Block, EngineConfig, Request
-from scalequest.engines.scoring import Score, check_ids
+from scalequest.engines.scoring import Head, Score, check_ids, places_of, positive_label, score_of
 from scalequest.engines.transformers_engine import device
 from scalequest.models import load_whole
 from scalequest.precision import engine_dtype
@@ -25,19 +24,25 @@ class TransformersScorer:
 
     name = "transformers"
 
-    def __init__(self, model: str, config: EngineConfig, *, revision: str | None = None) -> None:
+    def __init__(
+        self, model: str, config: EngineConfig, *, revision: str | None = None, head: Head | None = None
+    ) -> None:
         """Load `model`.
 
         Raises:
-            ConfigError: transformers has no classifier for this architecture, or it has more than one label.
+            ConfigError: transformers has no classifier for this architecture, it has more than two labels, or
+                it is not known which of two is the positive one.
         """
+        self._head = head or Head()
         self.version: str = transformers.__version__
         trusted = config.trust_remote_code
         dtype = engine_dtype(config.dtype, model, revision=revision, trust_remote_code=trusted)
         how: dict[str, Any] = {"revision": revision, "dtype": dtype, "trust_remote_code": trusted}
-        self.model: Any = load_whole(AutoModelForSequenceClassification, model, **how)
-        if self.model.config.num_labels != 1:
-            raise ConfigError(f"{model}: its head has {self.model.config.num_labels} outputs, expected 1")
+        auto: Any = (
+            AutoModelForTokenClassification if self._head.steps else AutoModelForSequenceClassification
+        )
+        self.model: Any = load_whole(auto, model, **how)
+        self._positive = positive_label(self.model.config, self._head, model)
         self.model.to(device()).eval()
         self._text = self.model.config.get_text_config()
         self.context: int = config.max_model_len or self._text.max_position_embeddings
@@ -53,20 +58,18 @@ class TransformersScorer:
                 (place for place, length in enumerate(lengths) if length <= self.context),
                 key=lengths.__getitem__,
             )
-            values: dict[int, float] = {}
+            values: dict[int, tuple[float, ...]] = {}
             for start in range(0, len(order), self._batch_size):
                 places = order[start : start + self._batch_size]
                 values |= zip(places, self._values([block.requests[place] for place in places]), strict=True)
                 heartbeat.finished(len(places))
-            yield (
-                block,
-                [
-                    Score(request.key, values.get(place), lengths[place])
-                    for place, request in enumerate(block.requests)
-                ],
-            )
+            yield block, [self._score(request, values.get(n)) for n, request in enumerate(block.requests)]
 
-    def _values(self, requests: Sequence[Request]) -> list[float]:
+    def _score(self, request: Request, found: tuple[float, ...] | None) -> Score:
+        steps = found if found is not None and self._head.steps else ()
+        return Score(request.key, found[-1] if found else None, len(request.prompt_ids), steps=steps)
+
+    def _values(self, requests: Sequence[Request]) -> list[tuple[float, ...]]:
         # A decoder's head is read at the last non-padding token, which is identified by its id alone. If a
         # text ends in the padding token (often the stop token is used for both), it would be read one token
         # too early.
@@ -85,7 +88,13 @@ class TransformersScorer:
                 output = self.model(ids.to(self.model.device), attention_mask=mask.to(self.model.device))
         finally:
             self._text.pad_token_id = own
-        return [float(value) for value in output.logits[:, 0].float().tolist()]
+        logits = output.logits.float().tolist()  # [rows, labels], or [rows, tokens, labels]
+        if not self._head.steps:
+            return [(score_of(outputs, self._positive),) for outputs in logits]
+        return [
+            tuple(score_of(tokens[place], self._positive, probability=True) for place in places_of(request))
+            for request, tokens in zip(requests, logits, strict=True)
+        ]
 
     def __enter__(self) -> TransformersScorer:
         return self

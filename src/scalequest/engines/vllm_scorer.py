@@ -10,11 +10,11 @@ from typing import Any
 
 from scalequest.config import ConfigError
 from scalequest.engines.base import Block, EngineConfig, Request
-from scalequest.engines.scoring import Score, check_ids
+from scalequest.engines.scoring import Head, Score, check_ids, places_of, positive_label, score_of
 from scalequest.engines.vllm_engine import engine_arguments, import_vllm, keep_full
 
 
-def unsupported(model: str, config: EngineConfig, revision: str | None) -> str:
+def unsupported(model: str, config: EngineConfig, revision: str | None, head: Head | None = None) -> str:
     """Return why the installed vLLM cannot score with `model`; "" if it can."""
     from transformers import AutoConfig
     from vllm import ModelRegistry
@@ -22,7 +22,8 @@ def unsupported(model: str, config: EngineConfig, revision: str | None) -> str:
     loaded = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=config.trust_remote_code)
     names = list(loaded.architectures or [])
     known = ModelRegistry.get_supported_archs()
-    scoring = [name for name in names if name.endswith(("ForSequenceClassification", "RewardModel"))]
+    kind = "ForTokenClassification" if head is not None and head.steps else "ForSequenceClassification"
+    scoring = [name for name in names if name.endswith((kind, "RewardModel"))]
     if not scoring:
         return f"{model} is not a scorer: its architectures are {names}"
     for name in scoring:
@@ -36,7 +37,9 @@ class VllmScorer:
 
     name = "vllm"
 
-    def __init__(self, model: str, config: EngineConfig, *, revision: str | None = None) -> None:
+    def __init__(
+        self, model: str, config: EngineConfig, *, revision: str | None = None, head: Head | None = None
+    ) -> None:
         """Load `model` and start the engine.
 
         Raises:
@@ -58,7 +61,10 @@ class VllmScorer:
         settings = self.engine.vllm_config
         self.context: int = settings.model_config.max_model_len
         self._vocabulary: int = settings.model_config.get_vocab_size()
-        self._task = next((task for task in ("classify", "token_classify") if task in tasks), None)
+        self._head, self._model = head or Head(), model
+        self._config: Any = settings.model_config.hf_config
+        wanted = ("token_classify",) if self._head.steps else ("classify", "token_classify")
+        self._task = next((task for task in wanted if task in tasks), None)
         if self._task is None:
             raise ConfigError(
                 f"{model}: vllm cannot compute scores with this model; it supports {', '.join(tasks)}"
@@ -77,9 +83,28 @@ class VllmScorer:
             self.engine.add_request(name, tokens_input(list(request.prompt_ids)), params)
             return True
 
-        for block, values in keep_full(self.engine, blocks, ask, _value):
+        for block, values in keep_full(self.engine, blocks, ask, self._values):
             scored = zip(block.requests, values, strict=True)
-            yield block, [Score(request.key, value, len(request.prompt_ids)) for request, value in scored]
+            yield block, [self._score(request, found) for request, found in scored]
+
+    def _score(self, request: Request, found: tuple[float, ...] | None) -> Score:
+        steps = found if found is not None and self._head.steps else ()
+        return Score(request.key, found[-1] if found else None, len(request.prompt_ids), steps=steps)
+
+    def _values(self, request: Request, output: Any) -> tuple[float, ...]:
+        """Return the scores at the request's places, or at the last token.
+
+        The data is [labels], or [tokens, labels] for models that score every token.
+        """
+        data = output.outputs.data
+        rows = data[None] if data.dim() <= 1 else data
+        count = rows.shape[-1]
+        if count > 2:
+            raise ConfigError(f"the model's head has {count} outputs, expected one or two")
+        positive = positive_label(self._config, self._head, self._model) if count == 2 else None
+        if not self._head.steps:
+            return (score_of(rows[-1].tolist(), positive),)
+        return tuple(score_of(rows[n].tolist(), positive, probability=True) for n in places_of(request))
 
     def __enter__(self) -> VllmScorer:
         return self
@@ -91,12 +116,3 @@ class VllmScorer:
         self.engine.engine_core.shutdown()
         del self.engine
         gc.collect()
-
-
-def _value(_: Request, output: Any) -> float:
-    """Return the output at the last token: data is [1], or [tokens, 1] for models that score every token."""
-    data = output.outputs.data
-    last = data if data.dim() <= 1 else data[-1]
-    if last.numel() != 1:
-        raise ConfigError(f"the model's head has {last.numel()} outputs, expected 1")
-    return float(last.item())

@@ -1,7 +1,8 @@
-"""Scores from a model with a one-number head: rewards of solutions, or difficulties of questions.
+"""Scores from a model with a classifier's head: rewards of solutions, or difficulties of questions.
 
 A judge that is asked in words gives them in `judged_scores`. A reward model reads question and response in
-its own chat format and gives one number at the last token.
+its own chat format and gives one number at the last token, or the probability of its positive label if it has
+two. A process reward model does so at every step, and `aggregate` makes one reward of these.
 Sequence classifiers need nothing else; InternLM2-Reward (the paper's, section 2.5) wants a line break after
 the last turn and then its own token, whose id its config gives as `reward_token_id`: `suffix` gives the
 first, and the second is appended whenever a model's config has one. As in the paper the user's turn is the
@@ -18,12 +19,13 @@ from typing import Any, Literal
 from scalequest.chat import BoundFormat, FormatError
 from scalequest.config import ConfigError, RunOptions, option, required, to_dict
 from scalequest.engines.base import Block, EngineConfig, Request, Sampling
-from scalequest.engines.scoring import Score, Scorer
+from scalequest.engines.scoring import Head, Score, Scorer
 from scalequest.engines.server import ServerConfig
 from scalequest.pages.cards import dataset_card
 from scalequest.pages.markup import inline
 from scalequest.questions.judges import check_judge
 from scalequest.records import Row, expand, model_label
+from scalequest.solutions.reward_inputs import AGGREGATES, Aggregate, RewardInputs
 from scalequest.stage.block_loop import Drop, Generate, stream
 from scalequest.stage.folder import Stage
 from scalequest.stage.progress import Gates
@@ -54,8 +56,21 @@ class ScoreConfig:
     )
     chat_format: str | None = option(
         None,
-        "the reward model's, or judge's, chat format: a family, a YAML file or auto",
+        "the reward model's, or judge's, chat format: a family, a YAML file or auto; null: the chat template of the "
+        "reward model's tokenizer, without an instruction of ours",
         fingerprint=False,
+    )
+    aggregate: Aggregate | None = option(
+        None,
+        "responses: how the scores of the steps of a process reward model become one; null: it scores wholes",
+    )
+    step_break: str = option("\n", "aggregate: what stands between two steps of a response")
+    step_separator: str = option(
+        "\n", "aggregate: what the reward model reads after each step, a line break or its own token"
+    )
+    positive_label: str | None = option(
+        None,
+        "a head of two labels: name or number of the one whose probability is the score; null: the second",
     )
     tokenizer: str | None = option(None, "folder of its tokenizer; None is the model's", fingerprint=False)
     suffix: str = option("", "responses: text after the response's end (InternLM2-Reward: a line break)")
@@ -76,6 +91,11 @@ class ScoreConfig:
         """What the judge's prompt has to have a place for."""
         return ("question", "response") if self.what == "responses" else ("question",)
 
+    @property
+    def head(self) -> Head:
+        """Which outputs of the scorer count."""
+        return Head(self.aggregate is not None, self.positive_label)
+
     def __post_init__(self) -> None:
         if self.judge != "scorer":
             check_judge(self)
@@ -84,8 +104,14 @@ class ScoreConfig:
             return
         if not self.model_name_or_path:
             raise ConfigError("model_name_or_path: name the scorer, a model folder or hub id")
-        if self.what == "responses" and not self.chat_format:
-            raise ConfigError("chat_format: a reward model needs the format that it was trained in")
+        if self.aggregate is None:
+            return
+        if self.what == "question" or self.suffix:
+            raise ConfigError(
+                "aggregate: only responses have steps, and nothing follows the last one (suffix)"
+            )
+        if not self.step_break or not self.step_separator:
+            raise ConfigError("step_break, step_separator: must not be empty with aggregate")
 
 
 def reward_token(model: str, revision: str | None = None) -> int | None:
@@ -114,9 +140,8 @@ def reward_ids(
     Raises:
         FormatError: the chat format cannot hold a text.
     """
-    prompt, target = chat.solve_ids(question, response)
-    tail = chat.tokenizer(suffix, add_special_tokens=False)["input_ids"] if suffix else []
-    return [*prompt, *target, *tail, *([] if token is None else [token])]
+    inputs = RewardInputs(chat.tokenizer, chat, suffix=suffix, end_token=token)
+    return list(inputs.whole("", question, response).prompt_ids)
 
 
 def scoring(scorer: Scorer) -> Generate[Request, Score]:
@@ -135,16 +160,14 @@ class ResponseScoring:
 
     Attributes:
         rows: with `question`, `responses` and `finish_reasons`.
-        chat: the reward model's chat format.
+        inputs: what the reward model reads.
         config: of the stage.
-        end_token: of `reward_token`.
         not_finite: scores that are not finite, by row number, until their block is written.
     """
 
     rows: Sequence[Row]
-    chat: BoundFormat
+    inputs: RewardInputs
     config: ScoreConfig
-    end_token: int | None = None
     not_finite: dict[int, int] = field(default_factory=dict)
 
     def requests(self, number: int) -> list[Request] | Drop:
@@ -155,11 +178,15 @@ class ResponseScoring:
             if end != "stop":
                 continue
             try:
-                ids = reward_ids(row["question"], response, self.chat, self.config.suffix, self.end_token)
+                requests.append(self._request(f"{row['id']}/{place}", row["question"], response))
             except FormatError:
                 continue
-            requests.append(Request(f"{row['id']}/{place}", ids, None))
         return requests or Drop(row, "no_reward")
+
+    def _request(self, key: str, question: str, response: str) -> Request:
+        if self.config.aggregate is None:
+            return self.inputs.whole(key, question, response)
+        return self.inputs.steps(key, question, response, self.config.step_break, self.config.step_separator)
 
     def row(self, number: int, scores: Sequence[Score]) -> Row | Drop:
         """The row with its rewards, None for a response without one."""
@@ -167,10 +194,17 @@ class ResponseScoring:
         self.not_finite[number] = sum(one.value is not None for one in scores) - len(finite)
         if not finite:
             return Drop(row, "no_reward")
-        rewards: list[float | None] = [None] * len(row["responses"])
-        for one in finite:
-            rewards[int(one.key.rpartition("/")[2])] = one.value
-        return row | {"rewards": rewards, "reward_model": model_label(self.config.model_name_or_path or "")}
+        by_place = {int(one.key.rpartition("/")[2]): one for one in finite}
+        scores_of = [by_place.get(place) for place in range(len(row["responses"]))]
+        made: Row = {"rewards": [one and self._reward(one) for one in scores_of]}
+        if self.config.aggregate is not None:
+            made["step_rewards"] = [one and list(one.steps) for one in scores_of]
+        return row | made | {"reward_model": model_label(self.config.model_name_or_path or "")}
+
+    def _reward(self, score: Score) -> float | None:
+        return (
+            score.value if self.config.aggregate is None else AGGREGATES[self.config.aggregate](score.steps)
+        )
 
     def counts(self, numbers: range) -> dict[str, int]:
         """Scores that are not finite, and responses."""
@@ -219,7 +253,9 @@ class QuestionScoring:
 
 
 def _finite(scores: Sequence[Score]) -> list[Score]:
-    return [one for one in scores if one.value is not None and math.isfinite(one.value)]
+    return [
+        one for one in scores if one.value is not None and all(map(math.isfinite, (one.value, *one.steps)))
+    ]
 
 
 def score(
@@ -245,7 +281,7 @@ def score(
         stage: open and unfinished.
         rows: with `question`, and with `responses` and `finish_reasons` if responses are scored.
         scorer: the model.
-        chat: its chat format, if responses are scored.
+        chat: its chat format, if responses are scored; None: the chat template of its tokenizer.
         tokenizer: its tokenizer.
         config: what is scored, and how.
         run: gives the block size.
@@ -257,8 +293,8 @@ def score(
     """
     hooks: ResponseScoring | QuestionScoring
     if config.what == "responses":
-        assert chat is not None, "responses without a chat format"
-        hooks = ResponseScoring(rows, chat, config, end_token)
+        inputs = RewardInputs(tokenizer, chat, suffix=config.suffix, end_token=end_token)
+        hooks = ResponseScoring(rows, inputs, config)
     else:
         hooks = QuestionScoring(rows, tokenizer, config)
     stream(

@@ -100,7 +100,9 @@ class RolloutData(TrainingData):
         0.7, "reward agreement: temperature of the solver", within=Range(above=0, most=2)
     )
     target_agreement: float = option(
-        1.0, "reward agreement: the agreement that is best; the reward is 1 - |agreement - target|", within=SHARE
+        1.0,
+        "reward agreement: the agreement that is best; the reward is 1 - |agreement - target|",
+        within=SHARE,
     )
 
     def __post_init__(self) -> None:
@@ -122,7 +124,10 @@ class RolloutConfig(ByHardware, GRPOConfig):
     )
     beta: float = field(
         default=0.0,
-        metadata={"help": "Weight of the KL divergence from the start; 0: no reference.", "within": NOT_NEGATIVE},
+        metadata={
+            "help": "Weight of the KL divergence from the start; 0: no reference.",
+            "within": NOT_NEGATIVE,
+        },
     )
     num_generations: int = field(
         default=8, metadata={"help": "Texts per prompt, a group.", "within": Range(least=2)}
@@ -130,14 +135,18 @@ class RolloutConfig(ByHardware, GRPOConfig):
     max_completion_length: int = field(
         default=512, metadata={"help": "Maximum number of tokens of a completion.", "within": COUNT}
     )
-    temperature: float = field(default=1.0, metadata={"help": "Temperature of the rollouts.", "within": POSITIVE})
+    temperature: float = field(
+        default=1.0, metadata={"help": "Temperature of the rollouts.", "within": POSITIVE}
+    )
     top_p: float = field(
         default=1.0, metadata={"help": "Nucleus probability mass of the rollouts.", "within": SHARE_ABOVE_0}
     )
     num_iterations: int = field(
         default=1, metadata={"help": "Passes over each generation batch.", "within": COUNT}
     )
-    epsilon: float = field(default=0.2, metadata={"help": "Clipping of the probability ratio.", "within": POSITIVE})
+    epsilon: float = field(
+        default=0.2, metadata={"help": "Clipping of the probability ratio.", "within": POSITIVE}
+    )
 
     @property
     def passes(self) -> Passes:
@@ -148,7 +157,9 @@ class RolloutConfig(ByHardware, GRPOConfig):
         super().__post_init__()
         for key in _REFUSED:
             if getattr(self, key):
-                raise ConfigError(f"{key}: not supported; remove it (sample_every shows what the model writes)")
+                raise ConfigError(
+                    f"{key}: not supported; remove it (sample_every shows what the model writes)"
+                )
         if self.max_completion_length >= self.max_length:
             raise ConfigError(
                 f"max_length: {self.max_length} leaves no room for a prompt beside max_completion_length "
@@ -212,14 +223,18 @@ def question_row(row: Row, args: RolloutData) -> Row:
         rate = row[args.pass_rate]
     elif bounded and rate is None:
         rate = 1 - fail_rate_of(row, args.reference, args.answer_after)
-    plain = {key: value for key, value in row.items() if value is None or isinstance(value, str | int | float)}
+    plain = {
+        key: value for key, value in row.items() if value is None or isinstance(value, str | int | float)
+    }
     return {**plain, "reference": wanted, "pass_rate": rate}
 
 
 def _check_columns(row: Row, columns: Sequence[str], key: str) -> None:
     for column in columns:
         if column not in row:
-            raise ConfigError(f"row {row['id']}: no '{column}'; set `{key}` to the name of a column that there is")
+            raise ConfigError(
+                f"row {row['id']}: no '{column}'; set `{key}` to the name of a column that there is"
+            )
 
 
 def render_question(
@@ -280,7 +295,9 @@ class TokenGRPOTrainer(GRPOTrainer):
         rollouts: the batch of the last micro-step.
     """
 
-    def __init__(self, stop_ids: Sequence[int], rewards: Sequence[Callable[..., Any]], **options: Any) -> None:
+    def __init__(
+        self, stop_ids: Sequence[int], rewards: Sequence[Callable[..., Any]], **options: Any
+    ) -> None:
         if options["args"].use_vllm:
             more = options["args"].generation_kwargs or {}
             options["args"].generation_kwargs = {**more, "stop_token_ids": list(stop_ids)}
@@ -338,8 +355,10 @@ def grpo_trainer(prepared: Prepared) -> GRPOTrainer:
     identity, args = prepared.identity, prepared.identity.training_args
     _check_batches(identity)
     train, holdout = (
-        None if rows is None else rows.rename_column("prompt_ids", "prompt") for rows in data.load(prepared.folder)
+        None if rows is None else rows.rename_column("prompt_ids", "prompt")
+        for rows in data.load(prepared.folder)
     )
+    assert train is not None, "no rows to train on"
     if len(train) < args.generation_batch_size // args.num_generations:
         raise ConfigError(
             f"input: {len(train)} prompts are fewer than a generation batch takes "

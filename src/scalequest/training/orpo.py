@@ -57,7 +57,9 @@ def orpo_trainer(prepared: Prepared) -> ORPOTrainer:
         ConfigError: a setting is not supported, or the model has no pad token of its own.
     """
     if prepared.identity.training_args.generate_during_eval:
-        raise ConfigError("generate_during_eval: not supported, sample_every replaces it; remove this setting")
+        raise ConfigError(
+            "generate_during_eval: not supported, sample_every replaces it; remove this setting"
+        )
     return without_reference(TokenORPOTrainer, prepared)
 
 

@@ -18,7 +18,7 @@ from scalequest.atomic_files import StageError
 from scalequest.chat import BoundFormat, FormatError, bind, load_format, load_tokenizer
 from scalequest.config import ConfigError
 from scalequest.functions import load_function
-from scalequest.records import Row, row_seed
+from scalequest.records import Row
 
 if TYPE_CHECKING:
     from scalequest.engines.base import EngineConfig
@@ -77,7 +77,9 @@ def open_rewards(args: RolloutData, chat: BoundFormat) -> list[Reward]:
         SCORER: lambda: Scored(args, chat),
         AGREEMENT: lambda: Agreed(args, chat),
     }
-    return [makers[name]() if name in makers else partial(_by_function, function_of(name)) for name in args.reward]
+    return [
+        makers[name]() if name in makers else partial(_by_function, function_of(name)) for name in args.reward
+    ]
 
 
 def checked(name: str, reward: Reward, rollouts: Rollouts, step: int) -> list[float | None]:
@@ -115,10 +117,14 @@ def _by_function(function: Any, rollouts: Rollouts) -> Rewards:
 
 def correct(rollouts: Rollouts) -> Rewards:
     """Return 1 for a complete solution whose answer equals the reference, else 0."""
-    from scalequest.grading import equivalent  # imports math-verify and sympy, which takes seconds
-    from scalequest.grading import extract
+    from scalequest.grading import (
+        equivalent,  # imports math-verify and sympy, which takes seconds
+        extract,
+    )
 
-    answers = [extract(text).answer if ended else None for text, ended in zip(rollouts.texts, rollouts.stopped)]
+    answers = [
+        extract(text).answer if ended else None for text, ended in zip(rollouts.texts, rollouts.stopped)
+    ]
     return [
         float(answer is not None and equivalent(answer, row["reference"]))
         for answer, row in zip(answers, rollouts.rows, strict=True)
@@ -162,7 +168,8 @@ class Scored:
         model, args = self.args.scorer or "", self.args
         self.tokenizer = load_tokenizer(model)
         if args.task == "solve":
-            self.chat = bind(load_format(args.scorer_format, model), self.tokenizer) if args.scorer_format else self.chat
+            scorer_format = load_format(args.scorer_format, model) if args.scorer_format else self.chat.format
+            self.chat = bind(scorer_format, self.tokenizer)
         self.scorer = open_scorer(model, _engine())
 
     def _ids(self, row: Row, text: str) -> list[int]:
@@ -199,7 +206,9 @@ class Agreed:
         for number, text in enumerate(rollouts.texts):
             row = {"id": str(number), "question": text}
             try:
-                asked = sample_requests(row, range(self.args.solver_samples), rollouts.seed, "grpo", sampling, self.chat)
+                asked = sample_requests(
+                    row, range(self.args.solver_samples), rollouts.seed, "grpo", sampling, self.chat
+                )
             except FormatError:
                 continue
             room = self.solver.context - sampling.max_tokens
@@ -221,7 +230,9 @@ class Agreed:
         from scalequest.engines.loading import open_generator
 
         model = self.args.solver or ""
-        solver_format = load_format(self.args.solver_format, model) if self.args.solver_format else self.chat.format
+        solver_format = (
+            load_format(self.args.solver_format, model) if self.args.solver_format else self.chat.format
+        )
         self.chat = bind(solver_format, load_tokenizer(model))
         self.solver = open_generator(model, _engine())
         if self.args.solver_tokens >= self.solver.context:
@@ -238,7 +249,9 @@ def _engine() -> EngineConfig:
     return EngineConfig(name="transformers")
 
 
-def batch_of(rows: Sequence[Row], ids: Sequence[Sequence[int]], chat: BoundFormat, task: str, seed: int) -> Rollouts:
+def batch_of(
+    rows: Sequence[Row], ids: Sequence[Sequence[int]], chat: BoundFormat, task: str, seed: int
+) -> Rollouts:
     """Decode the ids that the model wrote.
 
     Args:
@@ -253,4 +266,3 @@ def batch_of(rows: Sequence[Row], ids: Sequence[Sequence[int]], chat: BoundForma
     bare = [list(one[:-1] if ended else one) for one, ended in zip(ids, stopped, strict=True)]
     decode = chat.decode_solution if task == "solve" else chat.decode
     return Rollouts(rows, [decode(one) for one in bare], stopped, seed)
-
