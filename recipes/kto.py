@@ -1,4 +1,4 @@
-r"""KTO on question pairs: each question counts by itself as good or bad (Ethayarajh et al., arXiv 2402.01306).
+r"""KTO on question pairs: each question counts by itself as good or bad (arXiv 2402.01306).
 
 The chosen questions are desirable and the rejected ones are not; `desirable_weight` and `undesirable_weight`
 weigh them. The reference is the generator at the start of training. The ScaleQuest paper uses DPO, see
@@ -21,9 +21,9 @@ Several nodes, run once on each (under srun, with its own rank): the same, but w
     accelerate launch --config_file accelerate_configs/multi_node.yaml --machine_rank $SLURM_NODEID \
         --main_process_ip $HEAD_NODE recipes/kto.py
 
-Hardware: 2 CPU cores and a minute for the tiny profile. It has been run on a CPU only. The KL term is computed
-over the batch of one process, so `per_device_train_batch_size` counts as a setting of the method. Run the
-same command again to resume from the last complete checkpoint.
+Hardware: 2 CPU cores and a minute for the tiny profile. It has been run on a CPU only. The KL term is
+computed over the batch of one process, so `per_device_train_batch_size` counts as a setting of the method.
+Run the same command again to resume from the last complete checkpoint.
 
 Result: a model folder for generate_questions.py. `rewards/margins` rises from 0.
 """

@@ -1,4 +1,4 @@
-r"""ORPO on question pairs: likelihood of the chosen question plus odds against the rejected one, in one stage.
+r"""ORPO on question pairs: the chosen question becomes likely, and the odds against the rejected one rise.
 
 There is no reference model (Hong et al., arXiv 2403.07691), and training may start from a solver that has not
 been through QFT. The ScaleQuest paper uses DPO, see `qpo.py`; this is a variant for comparison.

@@ -176,7 +176,7 @@ def test_labels_with_names_are_named(tmp_path: Path) -> None:
     names = {"id2label": {0: "right", 1: "wrong"}, "label2id": {"right": 0, "wrong": 1}}
     classifier(LlamaForSequenceClassification, tmp_path, 2, **names)
     config = replace(CONFIG, name="transformers")
-    with pytest.raises(ConfigError, match="positive_label: .* has the labels right and wrong; name the one"):
+    with pytest.raises(ConfigError, match=r"positive_label: .* has the labels right and wrong; name the one"):
         open_scorer(str(tmp_path), config)
     with pytest.raises(ConfigError, match="not 'good'"):
         open_scorer(str(tmp_path), config, head=Head(positive="good"))

@@ -124,7 +124,10 @@ def test_a_score_that_is_no_number_is_no_score(tmp_path: Path, tiny_chat: Any) -
     assert made["counts"]["not_finite"] == 1
 
 
-TEMPLATE = "{{ bos_token }}{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] | trim }}<|end|>{% endfor %}"
+TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    "<|{{ message['role'] }}|>{{ message['content'] | trim }}<|end|>{% endfor %}"
+)
 
 
 def test_without_a_format_the_tokenizers_own_template_counts(scorer_model: Path, tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
-"""GRPO: rollouts on our ids, rewards by the grader, by models and by functions, and the safety of other stages."""
+"""GRPO: rollouts on our ids, rewards by the grader, by models and by functions, and the safety of "
+"other stages."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ def solved(tmp_path: Path) -> Path:
     rows = [
         {
             "id": f"q-{n:02d}",
-            "question": f"Ann has {n + 2} plums and buys {n % 3 + 1} plums. How many plums does Ann have in the end?",
+            "question": f"Ann has {n + 2} plums and buys {n % 3 + 1} plums. How many plums does Ann "
+            "have in the end?",
             "answers": [str(n + 2 + n % 3 + 1)] * (n % 4 + 1) + [None] * (3 - n % 4),
             "level": n,
         }
@@ -102,7 +104,7 @@ def rollouts(*texts: str, reference: str = "7", stopped: bool = True) -> Rollout
     return Rollouts(rows, texts, [stopped] * len(texts), 0)
 
 
-# ----------------------------------------------------------------------------------------------------- rewards
+# ---------------------------------------------------------------------------------------------------- rewards
 
 
 def test_the_grader_rewards_complete_solutions_with_the_right_answer() -> None:
@@ -170,7 +172,7 @@ def test_a_function_of_the_user_gets_rows_and_texts(run: Run, tmp_path: Path) ->
         run(reward=["grader", f"{mine}:short"], reward_weights=[1.0, 0.01], max_steps=1)
 
 
-# ------------------------------------------------------------------------------------------------------ solver
+# ----------------------------------------------------------------------------------------------------- solver
 
 
 def test_rollouts_are_the_formats_ids_and_end_at_its_stop_token(given: Settings, solved: Path) -> None:
@@ -296,7 +298,7 @@ def test_settings_that_contradict_each_other_are_refused(run: Run, more: Setting
     assert said in str(error.value)
 
 
-# --------------------------------------------------------------------------------------------------- generator
+# -------------------------------------------------------------------------------------------------- generator
 
 
 def test_a_generator_is_rewarded_by_a_solvers_agreement(given: Settings) -> None:

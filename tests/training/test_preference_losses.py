@@ -114,7 +114,7 @@ def test_losses_of_dpo(pairs: Settings, more: Settings, beta: float, smoothing: 
 
 
 def test_smoothing_that_a_loss_ignores_is_refused(pairs: Settings) -> None:
-    with pytest.raises(ConfigError, match="label_smoothing: loss_type sigmoid does not use it.*robust"):
+    with pytest.raises(ConfigError, match=r"label_smoothing: loss_type sigmoid does not use it.*robust"):
         run("qpo", pairs, label_smoothing=0.1)
 
 

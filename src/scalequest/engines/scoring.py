@@ -66,7 +66,7 @@ class Score:
 
 
 class Scorer(Protocol):
-    """A loaded model with a head of one or two outputs. Use it as a context manager: leaving it frees the model."""
+    """A loaded model with a classifier's head. Use it as a context manager: leaving it frees the model."""
 
     name: str
     version: str
@@ -123,7 +123,8 @@ def positive_label(config: Any, head: Head, model: str) -> int | None:
         )
     if not all(re.fullmatch(r"LABEL_\d", name) for name in names):
         raise ConfigError(
-            f"positive_label: {model} has the labels {' and '.join(names)}; name the one whose probability is the score"
+            f"positive_label: {model} has the labels {' and '.join(names)}; name the one whose "
+            "probability is the score"
         )
     return 1
 

@@ -51,7 +51,8 @@ class RewardInputs:
         self.tokenizer, self.chat, self.suffix, self.end_token = tokenizer, chat, suffix, end_token
         if chat is None and tokenizer.chat_template is None:
             raise ConfigError(
-                "chat_format: the reward model's tokenizer has no chat template; name the format that it was trained in"
+                "chat_format: the reward model's tokenizer has no chat template; name the format "
+                "that it was trained in"
             )
 
     def whole(self, key: str, question: str, response: str) -> Request:

@@ -56,7 +56,8 @@ class ScoreConfig:
     )
     chat_format: str | None = option(
         None,
-        "the reward model's, or judge's, chat format: a family, a YAML file or auto; null: the chat template of the "
+        "the reward model's, or judge's, chat format: a family, a YAML file or auto; null: the chat "
+        "template of the "
         "reward model's tokenizer, without an instruction of ours",
         fingerprint=False,
     )

@@ -128,7 +128,8 @@ def check_smoothing(trainer: type, given: Sequence[str], label_smoothing: float)
     readers = sorted(loss for loss, code in known_losses(trainer).items() if "label_smoothing" in code)
     if label_smoothing and readers and not set(readers) & set(given):
         raise ConfigError(
-            f"label_smoothing: loss_type {', '.join(given)} does not use it, so it would change nothing; those that "
+            f"label_smoothing: loss_type {', '.join(given)} does not use it, so it would change "
+            "nothing; those that "
             f"do are {', '.join(readers)}"
         )
 

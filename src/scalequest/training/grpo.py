@@ -64,8 +64,10 @@ class RolloutData(TrainingData):
     )
     reward: list[str] = option(
         None,
-        "what texts are rewarded by, added up with reward_weights: grader, format, scorer (task solve); scorer, "
-        "agreement (task question); FILE.py:FUNCTION (both), which takes rows and texts and returns a number for each",
+        "what texts are rewarded by, added up with reward_weights: grader, format, scorer (task "
+        "solve); scorer, "
+        "agreement (task question); FILE.py:FUNCTION (both), which takes rows and texts and returns "
+        "a number for each",
         default_factory=list,
     )
     # Questions to solve
@@ -78,7 +80,8 @@ class RolloutData(TrainingData):
     )
     pass_rate: str | None = option(
         None,
-        "column with the share of earlier solutions that were right, or with their agreement; null: computed from "
+        "column with the share of earlier solutions that were right, or with their agreement; null: "
+        "computed from "
         "the row's answers",
     )
     min_pass_rate: float = option(0.0, "leave out questions with a lower pass rate", within=SHARE)
@@ -117,7 +120,8 @@ class RolloutConfig(ByHardware, GRPOConfig):
     max_length: int = field(
         default=1024,
         metadata={
-            "help": "Maximum number of tokens of a prompt and its completion; a question whose prompt leaves less "
+            "help": "Maximum number of tokens of a prompt and its completion; a question whose "
+            "prompt leaves less "
             "than max_completion_length is dropped.",
             "within": COUNT,
         },
@@ -179,7 +183,8 @@ def _check_data(args: RolloutData) -> None:
     for name in args.reward:
         if name not in known and ":" not in name:
             raise ConfigError(
-                f"reward: '{name}' is not a reward for task {args.task}: {', '.join(known)} or FILE.py:FUNCTION"
+                f"reward: '{name}' is not a reward for task {args.task}: {', '.join(known)} or "
+                "FILE.py:FUNCTION"
             )
     for name, key in ((SCORER, "scorer"), (AGREEMENT, "solver")):
         if name in args.reward and not getattr(args, key):
@@ -384,7 +389,8 @@ def _check_batches(identity: Identity) -> None:
     group = args.num_generations_eval or args.num_generations
     if identity.args.holdout and args.per_device_eval_batch_size * args.world_size % group:
         raise ConfigError(
-            f"per_device_eval_batch_size: {args.per_device_eval_batch_size} x {args.world_size} process(es) must be a "
+            f"per_device_eval_batch_size: {args.per_device_eval_batch_size} x {args.world_size} "
+            "process(es) must be a "
             f"multiple of the {group} texts per prompt, because held-out prompts are evaluated"
         )
 
@@ -398,7 +404,8 @@ def measure_rewards(trained: Trained) -> str:
     group = trainer.num_generations_eval
     return (
         f"On {len(trainer.eval_dataset)} held-out prompts with {group} texts each, the mean reward is "
-        f"{found['eval_reward']:.3f}; {100 * found['eval_completions/clipped_ratio']:.1f} % of the texts were cut off."
+        f"{found['eval_reward']:.3f}; {100 * found['eval_completions/clipped_ratio']:.1f} % of the "
+        "texts were cut off."
     )
 
 
@@ -424,8 +431,8 @@ GRPO = {
         config=RolloutConfig,
         rendering_of=render_prompts,
         trainer_of=grpo_trainer,
-        note="Writes questions after the bare header of a user turn (GRPO with rewards for its own questions); it is "
-        "not meant for answering them.",
+        note="Writes questions after the bare header of a user turn (GRPO with rewards for its own "
+        "questions); it is not meant for answering them.",
         stop_ids_of=attrgetter("question_stop_ids"),
         chat_template_of=generator_template,
         measure=measure_rewards,

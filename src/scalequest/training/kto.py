@@ -26,6 +26,7 @@ from scalequest.training.preparation import Prepared
 from scalequest.training.stage import TrainingStage
 
 KTO_VERSION = 1  # increase by hand when the same settings give other weights
+WITHOUT_KL = ("apo_zero_unpaired",)  # of TRL's losses, those without a KL term
 
 
 @dataclass
@@ -45,16 +46,19 @@ class UnpairedConfig(ByHardware, KTOConfig):
     precompute_ref_log_probs: bool | None = field(
         default=None,
         metadata={
-            "help": "Compute the reference's log-probabilities before training, so that no second model is kept in "
-            "memory. Default: yes, except with LoRA, where the reference is the model with its adapter disabled."
+            "help": "Compute the reference's log-probabilities before training, so that no second "
+            "model is kept in "
+            "memory. Default: yes, except with LoRA, where the reference is the model with its "
+            "adapter disabled."
         },
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.loss_type == "kto" and self.per_device_train_batch_size < 2:
+        if self.loss_type not in WITHOUT_KL and self.per_device_train_batch_size < 2:
             raise ConfigError(
-                "per_device_train_batch_size: KTO compares a question with others of its batch, so it needs 2 or more"
+                "per_device_train_batch_size: KTO compares a question with others of its batch, so "
+                "it needs 2 or more"
             )
 
 
@@ -105,7 +109,7 @@ def kto_trainer(prepared: Prepared) -> KTOTrainer:
 
 def batch_identity(_: Any, training_args: Any) -> dict[str, Any]:
     """Return the size of a batch of one process, over which the KL term is computed."""
-    if training_args.loss_type != "kto":
+    if training_args.loss_type in WITHOUT_KL:
         return {}
     return {"kl_batch": [training_args.per_device_train_batch_size, training_args.world_size]}
 
@@ -117,7 +121,8 @@ KTO = TrainingStage(
     config=UnpairedConfig,
     rendering_of=render_pairs,
     trainer_of=kto_trainer,
-    note="Writes questions after the bare header of a user turn (QFT, then KTO); it is not meant for answering them.",
+    note="Writes questions after the bare header of a user turn (QFT, then KTO); it is "
+    "not meant for answering them.",
     stop_ids_of=attrgetter("question_stop_ids"),
     chat_template_of=generator_template,
     identity_of=batch_identity,

@@ -1,4 +1,4 @@
-"""Rewards of rollouts: by the grader, by the format, by a model of ours, by a solver's agreement, or by a function.
+"""Rewards of rollouts: by the grader, the format, a model of ours, a solver's agreement, or a function.
 
 Each is a function of the rollouts of one generation batch that returns one number per rollout. A rollout that
 was cut off at the maximum length is never correct, well formed or worth scoring, because everything else in
@@ -99,12 +99,14 @@ def checked(name: str, reward: Reward, rollouts: Rollouts, step: int) -> list[fl
         raise StageError(f"{where} raised {said}") from error
     if len(given) != len(rollouts.texts):
         raise StageError(
-            f"{where} returned {len(given)} values for {len(rollouts.texts)} texts; it must return one for each"
+            f"{where} returned {len(given)} values for {len(rollouts.texts)} texts; it must return "
+            "one for each"
         )
     for row, value in zip(rollouts.rows, given, strict=True):
         if value is not None and not (isinstance(value, Real) and math.isfinite(value)):
             raise StageError(
-                f"{where} returned {value!r} for a text of row {row['id']}; it must return finite numbers, or None "
+                f"{where} returned {value!r} for a text of row {row['id']}; it must return finite "
+                "numbers, or None "
                 "for a text without a reward"
             )
     return [None if value is None else float(value) for value in given]
@@ -123,7 +125,8 @@ def correct(rollouts: Rollouts) -> Rewards:
     )
 
     answers = [
-        extract(text).answer if ended else None for text, ended in zip(rollouts.texts, rollouts.stopped)
+        extract(text).answer if ended else None
+        for text, ended in zip(rollouts.texts, rollouts.stopped, strict=True)
     ]
     return [
         float(answer is not None and equivalent(answer, row["reference"]))

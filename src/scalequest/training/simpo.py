@@ -85,7 +85,7 @@ def simpo_trainer(prepared: Prepared) -> CPOTrainer:
     Raises:
         ConfigError: a setting is not supported, or the model has no pad token of its own.
     """
-    identity, args = prepared.identity, prepared.identity.training_args
+    args = prepared.identity.training_args
     if args.cpo_alpha or args.generate_during_eval:
         raise ConfigError(
             "cpo_alpha, generate_during_eval: not supported: the former averages over the "
