@@ -59,7 +59,6 @@ def main(run: RunOptions, config: RewriteConfig, worker: tuple[int, int]) -> Non
     from scalequest.chat import bind, load_format, load_tokenizer
     from scalequest.engines.loading import open_generator
     from scalequest.engines.server import ChatServer
-    from scalequest.functions import load_function
     from scalequest.questions.prompts import load_prompt
     from scalequest.records import model_fingerprint, read_inputs, source_fingerprint
 
@@ -68,7 +67,7 @@ def main(run: RunOptions, config: RewriteConfig, worker: tuple[int, int]) -> Non
     inputs = {source: source_fingerprint(source) for source in config.input}
     identity: dict[str, Any] = {}
     if config.rewriter == "function":
-        function = load_function(config.function or "", "function", "question", "direction", "random")
+        (function,) = (key.load() for key in config.functions)
         identity["function"] = function.identity
     else:
         prompts = {way: load_prompt(path) for way, path in to_dict(config.prompts).items()}

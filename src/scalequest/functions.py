@@ -29,14 +29,20 @@ _REASON_LENGTH = 60
 _SHOWN = 80  # characters of a value in a message
 
 
-def function_option(called: str) -> Any:
-    """Return the config field of a user's function, with the same help text in every stage.
+def function_option(key: str, what: str) -> Any:
+    """Return the config field `function`, with the same help text in every stage.
 
     Args:
-        called: when it is called, with which arguments, and what it returns.
+        key: the key that has the choice `function`.
+        what: with which arguments the function is called, and what it returns.
     """
     # The path is not part of the fingerprint: the recipe adds the hash of the code
-    return option(None, f"FILE.py:NAME or MODULE:NAME, {called}", fingerprint=False)
+    return option(None, f"{key} function: FILE.py:NAME or MODULE:NAME, {what}", fingerprint=False)
+
+
+def needs_function(key: str) -> str:
+    """Return the message for a choice `function` without a function."""
+    return f"{key}: function needs function: FILE.py:NAME or MODULE:NAME"
 
 
 def is_function_name(name: str) -> bool:

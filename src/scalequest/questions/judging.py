@@ -14,6 +14,7 @@ from scalequest.config import ConfigError, RunOptions, option, required, to_dict
 from scalequest.config.ranges import COUNT
 from scalequest.engines.base import EngineConfig, Sampling
 from scalequest.engines.server import ServerConfig
+from scalequest.functions import FunctionKey, called, function_option, needs_function, shown
 from scalequest.pages.cards import dataset_card
 from scalequest.pages.markup import inline
 from scalequest.questions.judges import Ask, Judge, Ledger, Said, check_judge, judge_label
@@ -72,11 +73,8 @@ class JudgeConfig:
         help="judge model and server: what they are asked", default_factory=JudgePrompts
     )
     topics: list[str] = option(help="what a topic may be", default_factory=lambda: list(TOPICS))
-    function: str | None = option(
-        None,
-        "judge function: FILE.py:NAME or MODULE:NAME, called with a question; returns a map with solvable, "
-        "difficulty, topic, or some of them",
-        fingerprint=False,  # what it is called; the recipe adds the hash of what it does
+    function: str | None = function_option(
+        "judge", "called with a question; returns a map with solvable, difficulty, topic, or some of them"
     )
     model_name_or_path: str | None = option(None, "judge model: a folder or hub id", fingerprint=False)
     model_revision: str | None = option(None, "its revision on the hub", fingerprint=False)
@@ -96,11 +94,16 @@ class JudgeConfig:
             raise ConfigError(f"question_columns: there is no generator '{strange[0]}'")
         check_judge(self)
         if self.judge == "function" and not self.function:
-            raise ConfigError("judge: function needs function: FILE.py:NAME or MODULE:NAME")
+            raise ConfigError(needs_function("judge"))
         if self.judge != "function" and not self.aspects:
             raise ConfigError("prompts: name at least one of solvability, difficulty, topic")
         if "" in map(str.strip, self.topics) or len(set(map(str.casefold, self.topics))) < len(self.topics):
             raise ConfigError("topics: contains an empty or a duplicate topic")
+
+    @property
+    def functions(self) -> list[FunctionKey]:
+        """The function that judges, if one does."""
+        return [FunctionKey("function", self.function or "", ("question",))] if self.judge == "function" else []
 
     @property
     def aspects(self) -> tuple[Aspect, ...]:
@@ -205,14 +208,10 @@ class Judged:
         """What the user's function says: a key that it leaves out is an aspect that it does not judge."""
         assert self.function is not None
         where = f"{self.config.function}: row {row['id']}"
-        try:
-            said = self.function(row["question"])
-        except Exception as error:
-            raise ConfigError(f"{where}: {type(error).__name__}: {error}") from error
+        said = called(str(self.config.function), self.function, f"row {row['id']}", row["question"])
         if not isinstance(said, Mapping) or not said or not said.keys() <= set(VERDICTS.values()):
-            raise ConfigError(
-                f"{where}: returned {said!r}, expected a mapping with {', '.join(VERDICTS.values())}"
-            )
+            known = ", ".join(VERDICTS.values())
+            raise ConfigError(f"{where}: returned {shown(said)}, expected a mapping with {known}")
         found: Row = {}
         for aspect, column in VERDICTS.items():
             if column in said:

@@ -16,6 +16,7 @@ from scalequest.config import ConfigError, RunOptions, option, required, to_dict
 from scalequest.config.ranges import COUNT, SHARE
 from scalequest.engines.base import Completion, EngineConfig, FinishReason, Generator, Request, Sampling
 from scalequest.engines.server import Chat, ChatReply, ChatServer, ServerConfig, user
+from scalequest.functions import FunctionKey, called, function_option, needs_function
 from scalequest.pages.cards import dataset_card
 from scalequest.questions.language import LanguageRule, language
 from scalequest.questions.pairs_page import write_page
@@ -52,10 +53,8 @@ class RewriteConfig:
     rewriter: Literal["function", "local", "server"] = required(
         "who rewrites: a function, a local model, or a server"
     )
-    function: str | None = option(
-        None,
-        "rewriter function: FILE.py:NAME or MODULE:NAME, called with question, direction and a random.Random",
-        fingerprint=False,  # only its name; the recipe adds the hash of its code
+    function: str | None = function_option(
+        "rewriter", "called with question, direction and a random.Random; returns the new question"
     )
     columns: dict[str, str] = option(
         help="mapping from our column names to those of the input", default_factory=dict
@@ -94,7 +93,7 @@ class RewriteConfig:
 
     def __post_init__(self) -> None:
         if self.rewriter == "function" and not self.function:
-            raise ConfigError("rewriter: function requires function: FILE.py:NAME or MODULE:NAME")
+            raise ConfigError(needs_function("rewriter"))
         if self.rewriter == "local" and not (self.model_name_or_path and self.chat_format):
             raise ConfigError("rewriter: local requires model_name_or_path and chat_format")
         if self.rewriter == "server" and not (self.server.url and self.server.model):
@@ -103,6 +102,13 @@ class RewriteConfig:
             raise ConfigError(
                 f"rewriter: {self.rewriter} requires prompts.solvability and prompts.difficulty"
             )
+
+    @property
+    def functions(self) -> list[FunctionKey]:
+        """The function that rewrites, if one does."""
+        if self.rewriter != "function":
+            return []
+        return [FunctionKey("function", self.function or "", ("question", "direction", "random"))]
 
 
 @dataclass(frozen=True)
@@ -172,10 +178,8 @@ class FunctionRewriter:
         Raises:
             ConfigError: the function raises, or does not return a string.
         """
-        try:
-            text = self.rewritten(task.question, task.direction, random.Random(task.seed))
-        except Exception as error:
-            raise ConfigError(f"{self.name}: row {task.key}: {type(error).__name__}: {error}") from error
+        given = task.question, task.direction, random.Random(task.seed)
+        text = called(self.name, self.rewritten, f"row {task.key}", *given)
         if not isinstance(text, str):
             raise ConfigError(f"{self.name}: row {task.key}: returned {type(text).__name__}, not a string")
         return Rewrite(text, text)
