@@ -131,7 +131,10 @@ def as_number(value: Any) -> float | None:
         value = value.tolist()
     if not isinstance(value, numbers.Real):
         return None
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # an integer that is too large for a float
+        return None
     return number if math.isfinite(number) else None
 
 
