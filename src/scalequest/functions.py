@@ -30,14 +30,14 @@ _SHOWN = 80  # characters of a value in a message
 
 
 def function_option(key: str, what: str) -> Any:
-    """Return the config field `function`, with the same help text in every stage.
+    """Return the config field that names a function, with the same help text in every stage.
 
     Args:
-        key: the key that has the choice `function`.
+        key: the setting for which the function is used, e.g. `rule function`.
         what: with which arguments the function is called, and what it returns.
     """
     # The path is not part of the fingerprint: the recipe adds the hash of the code
-    return option(None, f"{key} function: FILE.py:NAME or MODULE:NAME, {what}", fingerprint=False)
+    return option(None, f"{key}: FILE.py:NAME or MODULE:NAME, {what}", fingerprint=False)
 
 
 def needs_function(key: str) -> str:
@@ -163,17 +163,17 @@ class Reasons:
         if said is None:
             return None
         if not isinstance(said, str):
-            what = f"returned {shown(said)}; return None to keep the row, or a reason, as a string, to drop it"
+            what = f"returned {shown(said)}; return None to keep the row or, as a string, a reason to drop it"
             raise self.function.fault(where, what)
         reason = re.sub(r"[\W_]+", "_", said.lower()).strip("_")[:_REASON_LENGTH].rstrip("_")
         if not reason:
-            raise self.function.fault(where, f"returned {shown(said)}, which has no letter or digit to name it")
+            raise self.function.fault(where, f"returned {shown(said)}, a reason without letters or digits")
         self.known.add(reason)
         if len(self.known) > MOST_REASONS:
             raise self.function.fault(
                 where,
-                f"returned {shown(said)}, which is one of more than {MOST_REASONS} different reasons; leave out "
-                "what differs from row to row",
+                f"returned {shown(said)}, one of more than {MOST_REASONS} different reasons; leave out what "
+                "differs from row to row",
             )
         return reason
 
@@ -233,8 +233,8 @@ def _import_file(path: Path, key: str) -> tuple[ModuleType, bytes]:
     if not path.is_file():
         raise ConfigError(f"{key}: {path}: no such file")
     source = path.read_bytes()
-    # Registered in sys.modules under its own name, where dataclasses and pickle look up a function's module. A
-    # file that was edited meanwhile is another module, so that what runs is what the fingerprint covers.
+    # Registered in sys.modules under its own name, where dataclasses and pickle look up a function's module.
+    # A file that was edited meanwhile is another module, so that what runs is what the fingerprint covers.
     digest = hashlib.sha256(str(path.resolve()).encode() + b"\0" + source).hexdigest()[:12]
     name = f"scalequest_user_{digest}"
     if name in sys.modules:
@@ -259,7 +259,7 @@ def _import_module(name: str, key: str) -> tuple[ModuleType, bytes]:
     except (Exception, SystemExit) as error:
         raise ConfigError(f"{key}: cannot import {name}: {_first_line(error)}") from error
     if not (file := getattr(module, "__file__", None)):
-        raise ConfigError(f"{key}: {name} has no file that a fingerprint could cover; call it from a file of yours")
+        raise ConfigError(f"{key}: {name} has no file to fingerprint; call it from a function of yours")
     return module, Path(file).read_bytes()
 
 

@@ -115,11 +115,14 @@ def all_of_them(rows):
         ("return 1 / 0", "row q0: ZeroDivisionError: division by zero (mine.py, line 2)"),
         ("return row['topic']", "row q0: KeyError: 'topic' (mine.py, line 2)"),
         ("raise SystemExit(3)", "row q0: SystemExit: 3 (mine.py, line 2)"),
-        ("return True", "row q0: returned True; return None to keep the row, or a reason, as a string"),
+        ("return True", "row q0: returned True; return None to keep the row or, as a string, a reason"),
         ("return ['long']", "row q0: returned ['long']; return None"),
-        ("return ' -- '", "row q0: returned ' -- ', which has no letter or digit"),
+        ("return ' -- '", "row q0: returned ' -- ', a reason without letters"),
         ("return 'x' * 5000 + row['question']", None),
-        ("return row['question']", f"row q{MOST_REASONS}: returned 'What is {MOST_REASONS}?', which is one of more"),
+        (
+            "return row['question']",
+            f"row q{MOST_REASONS}: returned 'What is {MOST_REASONS}?', one of more",
+        ),
     ],
 )
 def test_what_a_function_may_not_do(tmp_path: Path, body: str, told: str | None) -> None:
@@ -135,7 +138,9 @@ def test_what_a_function_may_not_do(tmp_path: Path, body: str, told: str | None)
 
 @pytest.mark.parametrize("returned", ["[None]", "None", "{1: None, 2: None, 3: None}", "(n for n in rows)"])
 def test_a_batch_gets_an_answer_for_each_row(tmp_path: Path, returned: str) -> None:
-    with pytest.raises(ConfigError, match="3 rows: returned .*; return a list with None or a reason for each"):
+    with pytest.raises(
+        ConfigError, match=r"3 rows: returned .*; return a list with None or a reason for each"
+    ):
         read(f"def keep(rows):\n    return {returned}\n", tmp_path, "keep")
 
 
@@ -145,7 +150,7 @@ def test_a_function_that_was_corrected_is_another_one(source: Path, tmp_path: Pa
     with pytest.raises(ConfigError, match="ZeroDivisionError"):
         run(source, output, f"{code}:keep")
     code.write_text("def keep(row):\n    return None\n")
-    with pytest.raises(StageError, match="begun with other settings: steps: .* Give --fresh to start again"):
+    with pytest.raises(StageError, match=r"begun with other settings: steps: .* Give --fresh to start again"):
         run(source, output, f"{code}:keep")
     run(source, output, f"{code}:keep", fresh=True)
     assert receipt(output)["kept"] == len(QUESTIONS)
@@ -153,7 +158,9 @@ def test_a_function_that_was_corrected_is_another_one(source: Path, tmp_path: Pa
 
 def test_what_is_no_step(tmp_path: Path) -> None:
     for step in ("langage", "mine.py", "mine.py:", "mine.py:a b"):
-        with pytest.raises(ConfigError, match=r"steps: .* is neither language, .* nor a function, FILE\.py:NAME"):
+        with pytest.raises(
+            ConfigError, match=r"steps: .* is neither language, .* nor a function, FILE\.py:NAME"
+        ):
             build((FilterConfig,), {"input": ["x"], "steps": [step]}, "a test")
     given = {"input": ["x"], "steps": ["solvability", "mine.py:keep"], "model_name_or_path": "m"}
     with pytest.raises(ConfigError, match="or in a filter stage of its own"):

@@ -35,7 +35,10 @@ def choose(row):
 def source(tmp_path: Path) -> Path:
     path = tmp_path / "solutions.jsonl"
     columns = ("responses", "answers", "finish_reasons", "rewards")
-    row = {"question": "What is 3 + 4?", **dict(zip(columns, map(list, zip(*SAMPLES, strict=True)), strict=True))}
+    row = {
+        "question": "What is 3 + 4?",
+        **dict(zip(columns, map(list, zip(*SAMPLES, strict=True)), strict=True)),
+    }
     path.write_text("".join(json.dumps({"id": f"r{n}", **row}) + "\n" for n in (0, 1, 2, 3, 4)))
     return path
 
@@ -55,7 +58,9 @@ def test_a_function_chooses_or_says_why_not(source: Path, tmp_path: Path) -> Non
     ]
     reasons = {row["id"]: row["reason"] for row in dropped(tmp_path / "out")}
     assert reasons == {"r2": "chosen_truncated", "r3": "none_chosen", "r4": "all_are_bad"}
-    assert all(row["responses"][0] == SAMPLES[0][0] for row in dropped(tmp_path / "out")), "copies were changed"
+    assert all(row["responses"][0] == SAMPLES[0][0] for row in dropped(tmp_path / "out")), (
+        "copies were changed"
+    )
     function = receipt(tmp_path / "out")["fingerprint_fields"]["function"]
     assert function["function"] == "choose"
     assert "selected by my\\_rule.py:choose" in (tmp_path / "out/README.md").read_text()
@@ -77,7 +82,7 @@ def test_a_response_without_an_answer_may_be_chosen(source: Path, tmp_path: Path
         ("1.0", r"row r0: returned 1\.0; return the index"),
         ("row['responses'][0]", r"one of more than 50"),
         ("row['nothing']", r"row r0: KeyError: 'nothing' \(my_rule\.py, line 2\)"),
-        ("'?'", r"row r0: returned '\?', which has no letter"),
+        ("'?'", r"row r0: returned '\?', a reason without letters"),
     ],
 )
 def test_what_a_rule_may_not_return(source: Path, tmp_path: Path, returned: str, told: str) -> None:
@@ -91,5 +96,5 @@ def test_what_a_rule_may_not_return(source: Path, tmp_path: Path, returned: str,
 
 def test_the_rule_function_needs_a_function() -> None:
     recipe = runpy.run_path("recipes/select_solutions.py")["RECIPE"]
-    with pytest.raises(ConfigError, match="rule: function needs function: FILE.py:NAME or MODULE:NAME"):
+    with pytest.raises(ConfigError, match=r"rule: function needs function: FILE.py:NAME or MODULE:NAME"):
         build(recipe.configs(), {"input": ["x"], "output_dir": "y", "rule": "function"}, "a test")

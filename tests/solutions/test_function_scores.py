@@ -36,7 +36,9 @@ def level(row):
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     path = tmp_path / "solutions.jsonl"
-    path.write_text("".join(json.dumps({**row, "finish_reasons": ENDS[str(row["id"])]}) + "\n" for row in ROWS))
+    path.write_text(
+        "".join(json.dumps({**row, "finish_reasons": ENDS[str(row["id"])]}) + "\n" for row in ROWS)
+    )
     return path
 
 
@@ -55,7 +57,7 @@ def test_a_number_per_response(source: Path, tmp_path: Path) -> None:
     ]
     assert {row["id"]: row["reason"] for row in dropped(tmp_path / "out")} == {"c": "no_reward", "d": "empty"}
     assert receipt(tmp_path / "out")["fingerprint_fields"]["function"]["function"] == "score"
-    with pytest.raises(StageError, match="function.sha256"):
+    with pytest.raises(StageError, match=r"function.sha256"):
         run(source, tmp_path / "out", SCORE + "# changed\n")
 
 
@@ -95,5 +97,5 @@ def test_what_a_scorer_of_questions_may_not_return(source: Path, tmp_path: Path,
 
 def test_the_judge_function_needs_a_function() -> None:
     recipe = runpy.run_path("recipes/score.py")["RECIPE"]
-    with pytest.raises(ConfigError, match="judge: function needs function: FILE.py:NAME or MODULE:NAME"):
+    with pytest.raises(ConfigError, match=r"judge: function needs function: FILE.py:NAME or MODULE:NAME"):
         build(recipe.configs(), {"input": ["x"], "output_dir": "y", "judge": "function"}, "a test")

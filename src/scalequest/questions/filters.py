@@ -97,7 +97,8 @@ class FilterConfig:
         for step in self.steps:
             if step not in STEPS and not is_function_name(step):
                 raise ConfigError(
-                    f"steps: '{step}' is neither {', '.join(STEPS)} nor a function, FILE.py:NAME or MODULE:NAME"
+                    f"steps: '{step}' is neither {', '.join(STEPS)} nor a function, FILE.py:NAME or "
+                    "MODULE:NAME"
                 )
         asks = [self._asks(step) for step in self.steps]
         if len(set(self.steps)) != len(self.steps):

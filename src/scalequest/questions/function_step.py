@@ -3,8 +3,8 @@
     def keep(row):
         return "too_many_digits" if sum(map(str.isdigit, row["question"])) > 20 else None
 
-A function whose argument is called `rows` gets a list of all rows that are still there, and returns a list with
-None or a reason for each.
+A function whose argument is called `rows` gets a list of all rows that are still there, and returns a list
+with None or a reason for each.
 """
 
 from __future__ import annotations
@@ -80,7 +80,9 @@ class FunctionStep(TextStep):
         said = self.function(where, copy.deepcopy(list(rows)))
         if not isinstance(said, list | tuple) or len(said) != len(rows):
             size = f"{len(said)} values" if isinstance(said, list | tuple) else shown(said)
-            raise self.function.fault(where, f"returned {size}; return a list with None or a reason for each row")
+            raise self.function.fault(
+                where, f"returned {size}; return a list with None or a reason for each row"
+            )
         return said
 
     def report(self, rows: Sequence[Row], outcome: Outcome, receipt: Mapping[str, Any]) -> StepReport:

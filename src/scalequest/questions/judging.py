@@ -74,7 +74,8 @@ class JudgeConfig:
     )
     topics: list[str] = option(help="what a topic may be", default_factory=lambda: list(TOPICS))
     function: str | None = function_option(
-        "judge", "called with a question; returns a map with solvable, difficulty, topic, or some of them"
+        "judge function",
+        "called with a question; returns a map with solvable, difficulty, topic, or some of them",
     )
     model_name_or_path: str | None = option(None, "judge model: a folder or hub id", fingerprint=False)
     model_revision: str | None = option(None, "its revision on the hub", fingerprint=False)
@@ -103,7 +104,9 @@ class JudgeConfig:
     @property
     def functions(self) -> list[FunctionKey]:
         """The function that judges, if one does."""
-        return [FunctionKey("function", self.function or "", ("question",))] if self.judge == "function" else []
+        return (
+            [FunctionKey("function", self.function or "", ("question",))] if self.judge == "function" else []
+        )
 
     @property
     def aspects(self) -> tuple[Aspect, ...]:

@@ -54,7 +54,7 @@ class RewriteConfig:
         "who rewrites: a function, a local model, or a server"
     )
     function: str | None = function_option(
-        "rewriter", "called with question, direction and a random.Random; returns the new question"
+        "rewriter function", "called with question, direction and a random.Random; returns the new question"
     )
     columns: dict[str, str] = option(
         help="mapping from our column names to those of the input", default_factory=dict

@@ -1,7 +1,7 @@
 """Scores from a function that a user writes: rewards of responses, or difficulties of questions.
 
-    def score(row):
-        return [1.0 if answer == row["reference"] else 0.0 for answer in row["answers"]]
+def score(row):
+return [1.0 if answer == row["reference"] else 0.0 for answer in row["answers"]]
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ def score_by_function(
 ) -> dict[str, Any]:
     """Call the function for every row and finish the stage; other columns are carried.
 
-    A response that was truncated has no reward (None), whatever the function returns for it. Dropped: `empty`,
-    `no_reward` (no response has one), and `no_score` (a question without one).
+    A response that was truncated has no reward (None), whatever the function returns for it. Dropped:
+    `empty`, `no_reward` (no response has one), and `no_score` (a question without one).
 
     Args:
         stage: open and unfinished.

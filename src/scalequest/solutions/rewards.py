@@ -40,11 +40,11 @@ class ScoreConfig:
     input: list[str] = required("solution or question sources, read one after the other", fingerprint=False)
     judge: Literal["scorer", "function", "model", "server"] = option(
         "scorer",
-        "scorer: a model with a one-number head; function: a function of yours; model, server: a judge that is "
-        "asked in words",
+        "scorer: a model with a one-number head; function: a function of yours; model, server: a judge that "
+        "is asked in words",
     )
     function: str | None = function_option(
-        "judge",
+        "judge function",
         "called with a row; returns a list with one number per response, or, with what: question, one number",
     )
     model_name_or_path: str | None = option(

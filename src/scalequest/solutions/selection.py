@@ -60,9 +60,9 @@ class SelectConfig:
         "agrees with the column `reference`; function: the response that a function of yours chooses",
     )
     function: str | None = function_option(
-        "rule",
-        "called with a row that holds its candidates (question, responses, answers, finish_reasons, and rewards "
-        "if there are any); returns the index of a response, or None or a reason to drop the row",
+        "rule function",
+        "called with a row that holds its candidates (question, responses, answers, finish_reasons, and "
+        "rewards if there are any); returns the index of a response, or None or a reason to drop the row",
     )
     answer_after: str = option(
         "####",
@@ -159,8 +159,8 @@ def select(row: Row, config: SelectConfig, choose: Choose | None = None) -> Row 
 
     Rows are dropped for `all_truncated`, `no_answer`, `low_agreement`, `no_correct` (rule correct),
     `no_reward`, `low_reward`, and for `no_answer_phrase` if no eligible response has one. With the rule
-    function, the reasons are those of `choosing`, and a response without an answer may be chosen; `min_agreement`
-    still drops rows before that, and `min_reward` and `answer_phrase` after it.
+    function, the reasons are those of `choosing`, and a response without an answer may be chosen;
+    `min_agreement` still drops rows before that, and `min_reward` and `answer_phrase` after it.
 
     Args:
         row: with the columns of `config.needed`.
