@@ -1,20 +1,20 @@
 """The cost of sampling and scoring from first principles: memory, concurrent sequences and GPU-hours.
 
-A forward pass takes the time of its arithmetic (2 FLOPs per weight and token, plus 4 FLOPs per block and hidden
-dimension for each pair of a token and a token that it attends to) or of its memory reads (all weights once,
-plus the keys and values of all sequences), whichever is longer. Prefilling and scoring are passes over many
-tokens. Decoding takes one pass per token of the concurrent sequences, whose number is limited by the memory
-that the weights leave for keys and values. The engine keeps the GPU busy for only a fraction of the time.
+A forward pass takes the time of its arithmetic (2 FLOPs per weight and token, plus 4 FLOPs per block and
+hidden dimension for each pair of a token and a token that it attends to) or of its memory reads (all weights
+once, plus the keys and values of all sequences), whichever is longer. Prefilling and scoring are passes over
+many tokens. Decoding takes one pass per token of the concurrent sequences, whose number is limited by the
+memory that the weights leave for keys and values. The engine keeps the GPU busy for a fraction of the time.
 
 `Efficiency` holds the three fractions. They are the same for every stage, and none was fitted to a stage:
 
 - arithmetic: 0.32 of the dense bf16 peak, which we measured (`estimate.MFU`).
-- bandwidth: 0.77 of the value in the data sheet. Source: Llama-3.1-8B in bf16, one request at a time, vLLM 0.23
-  on an A100-40G, about 75 tokens/s (https://johnmusgrave.com/p/vllm-throughput-latency-sweep-on).
-- busy, for vLLM before 0.6 (at the time of the paper): 38/67. In vLLM's own profile of Llama-3-8B on an H100,
-  the model took 38 % of the time, the scheduler 29 %, and the HTTP server, which no stage here uses, 33 %
-  (https://blog.vllm.ai/2024/09/05/perf-update.html). With this value, this module predicts 23.1 requests/s for
-  Llama-3-8B on an H100 with 256 input and 256 output tokens; vLLM's developers measured 24.3 offline at that
+- bandwidth: 0.77 of the value in the data sheet. Source: Llama-3.1-8B in bf16, one request at a time, vLLM
+  0.23 on an A100-40G, about 75 tokens/s (https://johnmusgrave.com/p/vllm-throughput-latency-sweep-on).
+- busy, for vLLM before 0.6 (at the time of the paper): 38/67. In vLLM's own profile of Llama-3-8B on an
+  H100, the model took 38 % of the time, the scheduler 29 %, and the HTTP server, which no stage uses, 33 %
+  (https://blog.vllm.ai/2024/09/05/perf-update.html). With this value, this module predicts 23.1 requests/s
+  for Llama-3-8B on an H100 with 256 input and 256 output tokens; its developers measured 24.3 offline at that
   time (vLLM pull request 7117).
 - busy, for vLLM since 0.6: 0.81. Lambda measured 8,088 tokens/s for Llama-3.1-8B with 0.6.0 on ShareGPT with
   256 sequences, and 3,032 with 0.5.4 (https://github.com/LambdaLabsML/vllm-benchmark, its page for version 0;
@@ -111,7 +111,7 @@ class Engine:
         return self.head and self.model.tie_word_embeddings
 
     def seconds(self, tokens: float, context: float, read: float, shares: Efficiency) -> float:
-        """Return the seconds of one pass over `tokens` tokens on all of its GPUs, without the engine's overhead.
+        """Return the seconds of one pass over `tokens` tokens on all of its GPUs, without engine overhead.
 
         Args:
             tokens: number of tokens in the pass.
