@@ -158,7 +158,7 @@ class Reasons:
             where: names the row.
 
         Raises:
-            ConfigError: it is no string, nothing of it remains, or there are too many different reasons.
+            ConfigError: it is no string or cannot be used as a name, or there are too many different reasons.
         """
         if said is None:
             return None
@@ -166,6 +166,8 @@ class Reasons:
             what = f"returned {shown(said)}; return None to keep the row or, as a string, a reason to drop it"
             raise self.function.fault(where, what)
         reason = re.sub(r"[\W_]+", "_", said.lower()).strip("_")[:_REASON_LENGTH].rstrip("_")
+        if reason == "kept":  # the name of all other rows in counts and reports
+            raise self.function.fault(where, f"returned {shown(said)}; return None to keep the row")
         if not reason:
             raise self.function.fault(where, f"returned {shown(said)}, a reason without letters or digits")
         self.known.add(reason)

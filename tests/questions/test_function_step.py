@@ -116,6 +116,7 @@ def all_of_them(rows):
         ("return row['topic']", "row q0: KeyError: 'topic' (mine.py, line 2)"),
         ("raise SystemExit(3)", "row q0: SystemExit: 3 (mine.py, line 2)"),
         ("return True", "row q0: returned True; return None to keep the row or, as a string, a reason"),
+        ("return 'Kept!'", "row q0: returned 'Kept!'; return None to keep the row"),
         ("return ['long']", "row q0: returned ['long']; return None"),
         ("return ' -- '", "row q0: returned ' -- ', a reason without letters"),
         ("return 'x' * 5000 + row['question']", None),

@@ -3,8 +3,9 @@
     def keep(row):
         return "too_many_digits" if sum(map(str.isdigit, row["question"])) > 20 else None
 
-A function whose argument is called `rows` gets a list of all rows that are still there, and returns a list
-with None or a reason for each.
+What it returns may only depend on the row, so that every worker finds the same, also after an interruption. A
+function whose argument is called `rows` gets a list of all rows that are still there, and returns a list with
+None or a reason for each.
 """
 
 from __future__ import annotations
