@@ -235,8 +235,8 @@ def warn_of_difference(fmt: ChatFormat, tokenizer: Any) -> None:
     )
     where = tokenizer.name_or_path or "this model"
     _say_once(
-        f"chat_format: '{fmt.name}' is not the chat template of {where}: at character {place} it has "
-        f"{ours[place : place + 24]!r}, the template {theirs[place : place + 24]!r}"
+        f"chat_format: '{fmt.name}' differs from the chat template of {where}: at character {place} it has "
+        f"{ours[place : place + 24]!r}, but the template has {theirs[place : place + 24]!r}"
     )
 
 
@@ -252,26 +252,26 @@ def draft_format(tokenizer: Any) -> ChatFormat:
     own = own_markup(tokenizer)
     if own is None:
         raise ConfigError(
-            f"chat_format: auto: {where} has no chat template that takes a user's message; name a family or "
+            f"chat_format: auto: {where} has no chat template that accepts a user message; name a family or "
             "a YAML file"
         )
     said = []
     if "strftime_now" in str(tokenizer.chat_template):
-        said.append(f"the date in it stays {_DATE:%d %b %Y}")
+        said.append(f"its date is fixed to {_DATE:%d %b %Y}")
     lead, end = _answer_of(tokenizer, own, said)
     stops = tuple(
         dict.fromkeys([_last_token(tokenizer, end), *([tokenizer.eos_token] if tokenizer.eos_token else [])])
     )
     turn = _rendered(tokenizer, [{"role": "user", "content": _USER}], prompt=False) or ""
     closing = _up_to_token(tokenizer, turn.rpartition(_USER)[2])
-    said.append(f"what ends a question is what ends {'a user turn' if closing else 'an answer'}")
+    said.append(f"a question ends like {'a user turn' if closing else 'an answer'}")
     closing = closing or end
     prefix = own.before.rstrip(" ")
     boxed = "\\boxed" in own.before + own.after
     said.append(
-        "the instruction for a boxed answer is its own"
+        "it has its own instruction for a boxed answer"
         if boxed
-        else "the instruction for a boxed answer is ours, after the question"
+        else "our instruction for a boxed answer follows the question"
     )
     prompt = own.before + "{question}" + ("" if boxed else INSTRUCTION) + own.after
     spaces = prompt[len(prompt.rstrip(" ")) :]
@@ -305,22 +305,20 @@ def _answer_of(tokenizer: Any, own: OwnMarkup, said: list[str]) -> tuple[str, st
     rendered = _rendered(tokenizer, messages, prompt=False)
     if rendered is None or rendered.count(_ANSWER) != 1:
         raise ConfigError(
-            "chat_format: auto: the chat template takes no assistant's message; write a YAML file"
+            "chat_format: auto: the chat template accepts no assistant message; write a YAML file"
         )
     head, tail = _bos_apart(tokenizer, rendered)[1].split(_ANSWER)
     prompt = own.before + _USER + own.after
     lead = head[len(prompt) :] if head.startswith(prompt) else ""
     if not head.startswith(prompt):
-        said.append(
-            "it writes an answer that is given otherwise than one that is asked for; the latter counts"
-        )
+        said.append("it renders a given answer differently from one to be generated; we use the latter form")
     end = _up_to_token(tokenizer, tail)
     if end is None:
         if not tokenizer.eos_token:
             raise ConfigError(
-                "chat_format: auto: the chat template ends an answer with no token; write a YAML file"
+                "chat_format: auto: the chat template ends an answer without a token; write a YAML file"
             )
-        said.append("it ends an answer with no token; the eos is put there")
+        said.append("it ends an answer without a token, so we add the eos token")
         end = tail.rstrip() + str(tokenizer.eos_token)
     return lead, end
 
@@ -346,7 +344,7 @@ def _pad_of(tokenizer: Any, ends: Sequence[str], said: list[str]) -> str:
     ]
     usable = [token for token in (*own, *named) if token not in ends]
     if not usable:
-        said.append("a pad token, [PAD], is added")
+        said.append("a new pad token, [PAD], is added")
     return usable[0] if usable else "[PAD]"
 
 
@@ -356,11 +354,11 @@ def _check_draft(fmt: ChatFormat, tokenizer: Any, where: str) -> None:
     try:
         ids = bind(fmt, tokenizer).user_prompt_ids(text)
     except FormatError as error:
-        raise ConfigError(f"chat_format: auto: the draft cannot hold '{text}': {error}") from error
+        raise ConfigError(f"chat_format: auto: the draft cannot represent '{text}': {error}") from error
     rendered = _rendered(tokenizer, [{"role": "user", "content": text}], prompt=True)
     if ids != tokenizer(rendered, add_special_tokens=False)["input_ids"]:
         raise ConfigError(
-            f"chat_format: auto: the draft gives other ids than {where}'s template; write a YAML file"
+            f"chat_format: auto: the draft and {where}'s template give different ids; write a YAML file"
         )
 
 

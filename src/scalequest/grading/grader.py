@@ -93,6 +93,7 @@ class Grader:
             return extract(response)
         said = self._applied("extraction", where, response)
         if said is None:
+            self.timeouts.append((response, ""))
             return Extracted(None, "timeout")
         return Extracted(None, "none") if said.value is None else Extracted(str(said.value), "function")
 

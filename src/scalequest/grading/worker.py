@@ -38,7 +38,7 @@ _NEEDS_SYMPY = 3  # exit status of the second process: load sympy, fork again, a
 
 @dataclass(frozen=True)
 class Applied:
-    """What a function of the user's gave: a verdict, or an answer, None if there is none."""
+    """The result of a user's function: a verdict, or the answer it found, None if there is none."""
 
     value: bool | str | None
 
@@ -118,12 +118,12 @@ class Worker:
         process = self.process
         assert process is not None
         assert process.stdin is not None
-        line_sent = json.dumps(request).encode() + b"\n"
+        sent = json.dumps(request).encode() + b"\n"
         line, began = b"again\n", time.perf_counter()
         try:
             while line == b"again\n":
                 began = time.perf_counter()
-                process.stdin.write(line_sent)
+                process.stdin.write(sent)
                 process.stdin.flush()
                 line = self._line(self.options.wall_seconds + _START_SECONDS)
         except BrokenPipeError:
