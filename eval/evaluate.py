@@ -30,6 +30,14 @@ that another program assigned to the outputs (rows with benchmark, id, prompt, s
     python eval/evaluate.py --regrade runs/tiny/evaluate --output_dir runs/tiny/regraded
     python eval/evaluate.py --regrade runs/16 --output_dir runs/best --score reward --scores '{sft: s.jsonl}'
 
+With a grader of your own, e.g. this my_grader.py, which tables then name as part of the protocol (a function
+of the response that returns the answer in it, or None, is given as `--grading.extraction` instead):
+
+    def right(response, reference):
+        return response.strip().endswith(reference)
+
+    python eval/evaluate.py --config recipes/tiny/evaluate.yaml --grading.function my_grader.py:right
+
 To write OUTPUT/<label>/audit.html, the outputs for which math-verify's verdict differs, also later:
 
     python eval/evaluate.py --config recipes/tiny/evaluate.yaml --audit true
@@ -215,7 +223,11 @@ def regrade_one(
 
     before = Path(config.regrade or "") / label
     run = replace(run, output_dir=str(Path(run.output_dir) / label))
-    rows, earlier = read_rows(before), read_results(before / RESULTS)
+    rows = read_rows(before)
+    if (before / RESULTS).is_file():
+        earlier = read_results(before / RESULTS)
+    else:  # a function of the user's failed on some outputs
+        earlier = harness.summarise_rows(list(rows), before, config, label, asked_before(before, benchmarks))
     harness.check_same_questions(earlier, config, benchmarks)
     stage = open_folder("evaluate_model", run, config, [label], benchmarks)
     if not stage.finished:
@@ -229,6 +241,17 @@ def regrade_one(
     for new in changed:
         now = "right" if new["correct"] else "wrong"
         print(f"  {new['benchmark']} {new['id']}: now {now}: {new['extracted']!r} for {new['reference']!r}")
+
+
+def asked_before(folder: Path, benchmarks: Sequence[LoadedBenchmark]) -> list[LoadedBenchmark]:
+    """Return the benchmarks as an evaluation without results asked them, by its receipt."""
+    fields = protocol.read_receipt(folder)["fingerprint_fields"]
+    asked = fields["benchmarks"]
+    return [
+        replace(one, sha256=asked[one.name]["sha256"], limit=fields["limit"])
+        for one in benchmarks
+        if one.name in asked
+    ]
 
 
 def open_folder(
@@ -261,6 +284,9 @@ def open_folder(
 def gather_results(stage: Stage, config: EvaluationConfig) -> None:
     """Save the results of all models in the folder above theirs, and print them."""
     folders = {label: stage.output_dir / label for label in config.models}
+    if not stage.finished:
+        for label in config.models:
+            harness.check_graded(stage.output_dir, label)
     results = [result for folder in folders.values() for result in read_results(folder / RESULTS)]
     shown = tables.tables_of_results(results)
     if not stage.finished:

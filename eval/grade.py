@@ -10,6 +10,13 @@ missing: rows without a reference are not graded, rows without an answer are wro
 listed. Comparisons that need more than text and fractions run in a process with time and memory limits; an
 answer that exceeds them counts as wrong and is listed. Nothing written by a model is executed.
 
+With a grader of your own, e.g. this my_grader.py; the response is the output, or else the answer:
+
+    def right(response, reference):
+        return response.strip().endswith(reference)
+
+    python eval/grade.py outputs.jsonl --completion output --output_dir graded --function my_grader.py:right
+
 Result: graded.jsonl in the output folder, which has every row of the file with `correct` (null: not graded),
 `layer` (the rule that decided) and `seconds`, and with --completion also `extracted` and `extraction_rule`;
 and a summary. `--label COLUMN` compares the verdicts with known ones.
@@ -33,7 +40,7 @@ from typing import Any
 from scalequest import atomic_files
 from scalequest.config import ConfigError, option, required
 from scalequest.config.ranges import COUNT
-from scalequest.grading import Extracted, Grader, GraderOptions, Verdict, extract
+from scalequest.grading import Extracted, Grader, GraderOptions, Verdict
 from scalequest.recipe import Recipe, run_recipe
 from scalequest.records import Row, read_rows, require
 
@@ -61,6 +68,7 @@ class Cells:
 
     Attributes:
         rows: the complete rows.
+        responses: the complete outputs, or else the answers; "" if there is none.
         answers: the answers, "" if there is none.
         references: the references; None if missing.
         found: how the answers were found in complete outputs, if those are given.
@@ -68,6 +76,7 @@ class Cells:
     """
 
     rows: Sequence[Row]
+    responses: Sequence[str]
     answers: Sequence[str]
     references: Sequence[str | None]
     found: Sequence[Extracted] | None
@@ -77,17 +86,13 @@ class Cells:
 def main(config: GradeConfig, options: GraderOptions) -> None:
     """Grade, write, summarise."""
     path = prepare_output(config)  # before hours of work
-    cells = read_cells(config)
-    given = [index for index, reference in enumerate(cells.references) if reference is not None]
-    if cells.rows and not given:
-        raise ConfigError(
-            f"{config.input}: '{config.reference}' is missing in every row; set --reference "
-            "to the right column"
-        )
+    if options.extraction and not config.completion:
+        raise ConfigError("extraction: is for complete outputs; name their column with --completion")
     with Grader(options, config.workers) as grader:
-        pairs = ((cells.answers[index], cells.references[index] or "") for index in given)
-        verdicts = dict(zip(given, grader.grade_all(pairs), strict=True))
+        cells = read_cells(config, grader)
+        verdicts = grade_cells(config, cells, grader)
     write_rows(path, cells, verdicts)
+    given = list(verdicts)
     summarise(
         list(verdicts.values()),
         [cells.found[index] for index in given] if cells.found else None,
@@ -97,11 +102,33 @@ def main(config: GradeConfig, options: GraderOptions) -> None:
         print(f"timeout: {prediction[:200]!r} for {reference[:200]!r}")
 
 
-def read_cells(config: GradeConfig) -> Cells:
+def grade_cells(config: GradeConfig, cells: Cells, grader: Grader) -> dict[int, Verdict]:
+    """Return the verdicts of the rows that have a reference, by their index.
+
+    Raises:
+        ConfigError: no row has a reference, or a function of the user's fails; names the row.
+    """
+    given = [index for index, reference in enumerate(cells.references) if reference is not None]
+    if cells.rows and not given:
+        raise ConfigError(
+            f"{config.input}: '{config.reference}' is missing in every row; set --reference "
+            "to the right column"
+        )
+
+    def verdict(index: int) -> Verdict:
+        reference = cells.references[index] or ""
+        if grader.options.function is None:
+            return grader.grade(cells.answers[index], reference)
+        return grader.judge(cells.responses[index], reference, f"row {index + 1}")
+
+    return dict(zip(given, grader.each(verdict, given), strict=True))
+
+
+def read_cells(config: GradeConfig, grader: Grader) -> Cells:
     """Read the input, and report what is missing.
 
     Raises:
-        ConfigError: the input lacks a column, or a cell has the wrong type.
+        ConfigError: the input lacks a column, a cell has the wrong type, or the user's extraction fails.
     """
     if config.label in WRITTEN:
         raise ConfigError(
@@ -121,9 +148,13 @@ def read_cells(config: GradeConfig) -> Cells:
     )
     report_missing(references, config.reference, "they are not graded")
     report_missing(texts, asked, "they are wrong")
-    found = [extract(text or "") for text in texts] if config.completion else None
-    answers = [one.answer or "" for one in found] if found else [text or "" for text in texts]
-    return Cells(rows, answers, references, found, known)
+    responses = [text or "" for text in texts]
+    found = None
+    if config.completion:
+        pairs = enumerate(responses, 1)
+        found = list(grader.each(lambda pair: grader.find(pair[1], f"row {pair[0]}"), pairs))
+    answers = [one.answer or "" for one in found] if found else responses
+    return Cells(rows, responses, answers, references, found, known)
 
 
 def prepare_output(config: GradeConfig) -> Path:

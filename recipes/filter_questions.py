@@ -25,6 +25,14 @@ name that server.key_variable gives), here one of our own:
 
 Interrupted, answers that were paid for are not asked for again.
 
+With a filter of your own, e.g. this my_filters.py; it gets each row and returns None to keep it, or a reason:
+
+    def keep(row):
+        return "too_short" if len(row["question"]) < 20 else None
+
+    python recipes/filter_questions.py --config recipes/tiny/filter_questions.yaml \
+        --steps language my_filters.py:keep duplicates
+
 Hardware: a 24 GB GPU for each copy of a 7B model, none if no step asks a model here; solvability and
 difficulty of the paper's two million questions took 110.6 hours of an A100-40G (its table 4).
 
@@ -68,7 +76,7 @@ def main(run: RunOptions, config: FilterConfig, worker: tuple[int, int]) -> None
         else BenchmarkQuestions()
     )
     inputs = {source: source_fingerprint(source) for source in config.input}
-    identity: dict[str, Any] = {"benchmarks": sha256_of_questions(tests.questions)}
+    identity: dict[str, Any] = {"benchmarks": sha256_of_questions(tests.questions), **config.identity}
     prompt = None
     if config.asks_model:
         models, more = judge_identity(config)

@@ -52,7 +52,6 @@ def main(run: RunOptions, config: JudgeConfig, worker: tuple[int, int]) -> None:
     from scalequest.evaluation.judged_questions import measure, read_labels
     from scalequest.evaluation.judged_report import PAGE, REPORT, tables_of_judged, write_report
     from scalequest.evaluation.tables import Table, format_markdown
-    from scalequest.functions import load_function
     from scalequest.questions.judges import judge_identity, open_judge
     from scalequest.questions.prompts import load_prompt
     from scalequest.records import read_dropped, read_rows, source_fingerprint, written_rows
@@ -62,7 +61,7 @@ def main(run: RunOptions, config: JudgeConfig, worker: tuple[int, int]) -> None:
     identity: dict[str, Any] = {"labels": list(config.generators)}
     function, prompts = None, {}
     if config.judge == "function":
-        function = load_function(config.function or "", "function", "question")
+        (function,) = (key.load() for key in config.functions)
         identity["function"] = function.identity
     else:
         paths = to_dict(config.prompts)

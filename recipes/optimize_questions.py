@@ -46,9 +46,8 @@ from scalequest.questions.rewriting import (
     FunctionRewriter,
     RewriteConfig,
     Rewriter,
-    local_rewriter,
+    asking_rewriter,
     optimize_questions,
-    server_rewriter,
 )
 from scalequest.recipe import Recipe, run_recipe
 from scalequest.stage.script import open_stage, track
@@ -56,27 +55,22 @@ from scalequest.stage.script import open_stage, track
 
 def main(run: RunOptions, config: RewriteConfig, worker: tuple[int, int]) -> None:
     """Read the questions, load the rewriter, rewrite, and write the pairs."""
-    from scalequest.chat import bind, load_format, load_tokenizer
-    from scalequest.engines.loading import open_generator
-    from scalequest.engines.server import ChatServer
-    from scalequest.functions import load_function
+    from scalequest.questions.judges import judge_identity, open_judge
     from scalequest.questions.prompts import load_prompt
-    from scalequest.records import model_fingerprint, read_inputs, source_fingerprint
+    from scalequest.records import read_inputs, source_fingerprint
 
     # 1. The folder, and the fingerprint of everything that can change a row
-    model, revision = config.model_name_or_path or "", config.model_revision
     inputs = {source: source_fingerprint(source) for source in config.input}
     identity: dict[str, Any] = {}
     if config.rewriter == "function":
-        function = load_function(config.function or "", "function", "question", "direction", "random")
+        (function,) = (key.load() for key in config.functions)
         identity["function"] = function.identity
     else:
         prompts = {way: load_prompt(path) for way, path in to_dict(config.prompts).items()}
         identity["prompts"] = {way: to_dict(prompt) for way, prompt in prompts.items()}
-    if config.rewriter == "local":
-        inputs[model] = model_fingerprint(model, revision)
-        chat_format = load_format(config.chat_format or "", model, revision)
-        identity["chat_format"] = to_dict(chat_format)
+        models, more = judge_identity(config)
+        inputs |= models
+        identity |= more
     writes = ("pairs.html",)
     stage = open_stage(
         RECIPE.name, RECIPE.version, run, config,
@@ -92,16 +86,9 @@ def main(run: RunOptions, config: RewriteConfig, worker: tuple[int, int]) -> Non
         rewriter: Rewriter
         if config.rewriter == "function":
             rewriter = FunctionRewriter(function.name, function.call)
-        elif config.rewriter == "server":
-            journal = stage.output_dir / "parts"
-            asking = ChatServer(config.server, config.sampling, journal=journal, worker=worker)
-            rewriter = server_rewriter(stack.enter_context(asking), prompts, config.system)
         else:
-            chat = bind(chat_format, load_tokenizer(model, revision))
-            loading = open_generator(model, config.engine, revision=revision, seed=run.seed)
-            generator = stack.enter_context(loading)
-            stage.receipt["engine"] = f"{generator.name} {generator.version}"
-            rewriter = local_rewriter(generator, chat, prompts, config.sampling)
+            judge = stack.enter_context(open_judge(config, stage, run, worker))
+            rewriter = asking_rewriter(judge, prompts, config.sampling)
         optimize_questions(stage, rows, rewriter, config, run, tracker=tracker)
 
 

@@ -1,4 +1,4 @@
-r"""Score responses or questions: by a reward model, a difficulty scorer, or a judge that is asked in words.
+r"""Score responses or questions: by a reward model, a difficulty scorer, a function, or a judge.
 
 One process (one GPU, or the CPU with a small model):
 
@@ -30,6 +30,15 @@ of two labels gives the probability of `positive_label`. A process reward model 
 
     python recipes/score.py --config recipes/qwen2_math_7b/score_responses_by_steps.yaml
 
+With a reward of your own, e.g. this my_reward.py; it returns one number per response, or, with
+`--what question`, one number:
+
+    def score(row):
+        return [-len(response) for response in row["responses"]]
+
+    python recipes/score.py --input runs/tiny/solve_questions --output_dir runs/tiny/score_by_function \
+        --judge function --function my_reward.py:score
+
 Hardware: a 24 GB GPU for each copy of a 7B model. The paper scored its five million responses in 112.0
 hours of an A100-40G (its table 4).
 
@@ -56,6 +65,7 @@ def main(run: RunOptions, config: ScoreConfig, worker: tuple[int, int]) -> None:
     from scalequest.questions.judges import judge_identity, open_judge
     from scalequest.questions.prompts import load_prompt
     from scalequest.records import model_fingerprint, read_inputs, source_fingerprint
+    from scalequest.solutions.function_scores import score_by_function
     from scalequest.solutions.internlm2 import register
     from scalequest.solutions.judged_scores import score_by_judge
 
@@ -63,7 +73,10 @@ def main(run: RunOptions, config: ScoreConfig, worker: tuple[int, int]) -> None:
     model, revision = config.model_name_or_path or "", config.model_revision
     inputs = {source: source_fingerprint(source) for source in config.input}
     identity: dict[str, Any] = {}
-    if config.judge != "scorer":
+    function = next((key.load() for key in config.functions), None)
+    if function is not None:
+        identity["function"] = function.identity
+    elif config.judge != "scorer":
         models, identity = judge_identity(config)
         inputs |= models
         prompt = load_prompt(config.prompt or "", config.places)
@@ -82,6 +95,9 @@ def main(run: RunOptions, config: ScoreConfig, worker: tuple[int, int]) -> None:
     needed = ("question", "responses", "finish_reasons") if config.what == "responses" else ("question",)
     rows = read_inputs(config.input, *needed, columns=config.columns, limit=run.limit, without=())
     with track(stage, run, config, worker=worker[0]) as tracker:
+        if function is not None:
+            score_by_function(stage, rows, function, config, run, tracker=tracker)
+            return
         if config.judge != "scorer":
             with open_judge(config, stage, run, worker) as judge:
                 score_by_judge(stage, rows, judge, prompt, config, run, tracker=tracker)

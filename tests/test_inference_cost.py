@@ -120,7 +120,7 @@ def test_what_does_not_fit_and_what_to_change() -> None:
     assert replace(long, length=most).fits
     assert not replace(long, length=most + 1).fits
     assert changes(Engine(LLAMA3_70B, A100_40G, length=10**9), DEVICES) == [
-        "a smaller model, or more GPUs than one machine has"
+        "a smaller model, or more GPUs than a single machine has"
     ]
 
 

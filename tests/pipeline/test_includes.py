@@ -69,8 +69,8 @@ def test_the_command_line_goes_over_the_file_and_the_file_over_what_it_includes(
     [
         ([{"include": "HERE/none.yaml"}], "none.yaml: no such file"),
         ([{"include": "HERE/top.yaml"}], "top.yaml: include: it includes itself"),
-        ([{"include": "HERE/part.yaml", "with": {}}], "expected `include`, a file, and perhaps `vars`"),
-        ([{"include": "HERE/odd.yaml"}], "odd.yaml: unknown key 'limit' in a file that is included"),
+        ([{"include": "HERE/part.yaml", "with": {}}], "expected `include: FILE` and optionally `vars`"),
+        ([{"include": "HERE/odd.yaml"}], "odd.yaml: unknown key 'limit' in an included file"),
         ([{"include": "HERE/${which}.yaml"}], "which is not set"),
     ],
 )

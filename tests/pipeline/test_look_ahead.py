@@ -260,3 +260,33 @@ def test_a_loss_that_trl_does_not_know(recipe: str, given: str, there: str, tmp_
     (fault,) = said_of(small(tmp_path, (recipe, recipe, args)), tmp_path / "runs")
     assert f"loss_type: '{given}' is not one of " in fault
     assert there in fault
+
+
+def test_functions_of_all_stages_are_found_before_the_first_runs(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def keep(row): ...\n\ndef score(row, more): ...\n")
+    (tmp_path / "q.jsonl").write_text('{"question": "?", "responses": [], "finish_reasons": []}\n')
+    own, common = f"{tmp_path}/mine.py", ("--input", f"{tmp_path}/q.jsonl", "--output_dir", f"{tmp_path}/out")
+    asked = [
+        ("recipes/filter_questions.py", *common, "--steps", "language", f"{own}:keep"),
+        ("recipes/filter_questions.py", *common, "--steps", f"{own}:keeps"),
+        ("recipes/score.py", *common, "--judge", "function", "--function", f"{own}:score"),
+        (
+            *(
+                "recipes/judge_questions.py",
+                "--generators",
+                f"{{a: {tmp_path}/q.jsonl}}",
+                "--judge",
+                "function",
+            ),
+            *("--function", "no.such.module:judge", "--output_dir", f"{tmp_path}/out"),
+        ),
+        ("eval/grade.py", *common, "--function", f"{tmp_path}/gone.py:right"),
+    ]
+    given = [{"words": words, "finished": False, "fresh": False, "output_dir": "out"} for words in asked]
+    assert [one["faults"] for one in read_all(given)] == [
+        [],
+        [f"steps: {own} has no function 'keeps'"],
+        [f"function: {own}:score must take the arguments (row)"],
+        ["function: cannot import no.such.module: ModuleNotFoundError: No module named 'no'"],
+        [f"function: {tmp_path}/gone.py: no such file"],
+    ]

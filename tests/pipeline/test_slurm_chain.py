@@ -174,13 +174,13 @@ def test_faults_are_said_before_anything_is_submitted(cluster: Cluster) -> None:
         "error: stage 'second' needs 'first', which is not finished"
         in cluster.submit("--only", "second").stderr
     )
-    assert "--fresh: a job that goes back into the queue" in cluster.submit("--fresh").stderr
+    assert "--fresh: a requeued job would start from scratch" in cluster.submit("--fresh").stderr
     refused = cluster.submit("--sbatch=--colour=red")
     assert refused.returncode == 2
     assert refused.stderr.splitlines()[-1] == "error: sbatch: sbatch: unrecognized option '--colour'"
     assert not slurm.jobs(cluster.slurm)
     cluster.environment["PATH"] = os.environ["PATH"]
-    assert "error: squeue: not found; submit where Slurm's commands are" in cluster.submit().stderr
+    assert "error: squeue: not found; submit from a machine with Slurm's commands" in cluster.submit().stderr
     assert cluster.submit("--dry_run").returncode == 0
 
 

@@ -378,7 +378,7 @@ def test_the_tiny_preset_is_the_oracle_and_says_so(
         (True, "very easy"),
         (False, None),
     ]
-    assert "a reference by rules, not a language model" in capsys.readouterr().out
+    assert "which decides by rules and is not a language model" in capsys.readouterr().out
 
 
 def test_a_model_on_an_engine_judges(tmp_path: Path, sets: dict[str, Path]) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from scalequest.config import ConfigError, RunOptions
 from scalequest.engines.base import Sampling
+from scalequest.questions.judges import model_judge
 from scalequest.questions.prompts import Prompt
 from scalequest.questions.rewriting import (
     FunctionRewriter,
@@ -16,8 +17,8 @@ from scalequest.questions.rewriting import (
     Rewriter,
     Rewriting,
     Task,
+    asking_rewriter,
     direction,
-    local_rewriter,
     optimize_questions,
 )
 from scalequest.stage.block_loop import Drop
@@ -107,9 +108,9 @@ def test_what_a_function_may_not_do(tmp_path: Path, returned: object) -> None:
 
 def local(generator: Any, chat: Any, *markers: str, template: str = "{question}") -> Rewriter:
     prompt = Prompt(template, markers)
-    return local_rewriter(
-        generator, chat, {"solvability": prompt, "difficulty": prompt}, Sampling(0.0, 1.0, 40)
-    )
+    sampling = Sampling(0.0, 1.0, 40)
+    judge = model_judge(generator, chat, sampling)
+    return asking_rewriter(judge, {"solvability": prompt, "difficulty": prompt}, sampling)
 
 
 def test_a_local_model_is_asked_and_its_reply_parsed(

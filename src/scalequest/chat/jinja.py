@@ -1,9 +1,9 @@
-"""Chat templates, both ways: the Jinja that a saved model carries, and what a tokenizer's own template says.
+"""Chat templates in both directions: from a chat format to Jinja, and from a tokenizer's template back.
 
-`solver_template` and its sisters write a template by rule from a bound format, so that whoever serves the
-model (`vllm serve`, a pipeline, TRL, lm-eval) gives it the ids that it was trained on. `draft_format` goes
-the other way, from a tokenizer's template to a format, and `warn_of_difference` compares the two. What a
-template does is seen by rendering probes with it and cutting at their words.
+`solver_template`, `generator_template` and `bare_template` write the template that a saved model carries, so
+that any program that serves it (`vllm serve`, a pipeline, TRL, lm-eval) gives it the ids that it was trained
+on. `draft_format` makes a format from a tokenizer's template, and `warn_of_difference` compares the two. To
+learn what a template does, we render probe messages with it and split the result at the probes' words.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from scalequest.config import ConfigError
 
 log = logging.getLogger(__name__)
 
-# What our formats ask of a solver (docs/method.md 5); a model's own template has no such sentence.
+# The instruction of our formats for solvers (docs/method.md 5); a model's own template has none.
 INSTRUCTION = "\nPlease reason step by step, and put your final answer within \\boxed{}."
 _USER, _ANSWER, _THOUGHTS = "PROBE7Q", "PROBE8A", "PROBE9T"
-_DATE = datetime(2024, 7, 26)  # what Llama 3's template says where it cannot know the date
+_DATE = datetime(2024, 7, 26)  # the date that Llama 3's template uses if it cannot know the date
 _OWN_WAYS: tuple[Mapping[str, Any], ...] = ({}, {"enable_thinking": False})
 
 
 # --------------------------------------------------------------------------------------------------- to Jinja
 
-# The text of a message as the harness takes it: stripped, not empty, and without control tokens.
+# The text of a message in the form that the harness accepts: stripped, not empty, and without control tokens.
 _TEXT = """\
 {%- macro text_of(message, may_be_empty=false) -%}
 {%- set whole = namespace(text='') -%}
@@ -112,10 +112,11 @@ _BARE = """\
 
 
 def solver_template(chat: BoundFormat) -> str:
-    """The template of a model that solves, or that scores solutions: the instruction included, once per turn.
+    """Return the template of a model that solves or scores, with the instruction in every user turn.
 
-    One user message with `add_generation_prompt` renders `solve_prompt_ids`, and with an answer after it the
-    ids of `solve_ids`. More turns follow in the family's markup. What the harness refuses is an error here.
+    A single user message with `add_generation_prompt` renders as `solve_prompt_ids`, and together with an
+    answer as the ids of `solve_ids`. Further turns follow in the family's markup. The template raises an
+    error for everything that the harness refuses.
 
     Raises:
         ConfigError: the format has no markup for solving.
@@ -147,10 +148,10 @@ def solver_template(chat: BoundFormat) -> str:
 
 
 def generator_template(chat: BoundFormat) -> str | None:
-    """The template of a model that writes questions; None if the format's prefix has the published faults.
+    """Return the template of a model that writes questions; None for a format with `paper_exact`.
 
-    No message, or an empty one of the user, renders `question_prefix_ids`; an assistant's message after it
-    is a question, and renders `question_ids`.
+    No message, or an empty user message, renders as `question_prefix_ids`. An assistant message after it is a
+    question, and renders as `question_ids`.
     """
     question = chat.format.question
     if chat.format.paper_exact:
@@ -160,14 +161,14 @@ def generator_template(chat: BoundFormat) -> str | None:
 
 
 def bare_template(chat: BoundFormat) -> str:
-    """The template of a model that reads a question and no markup: the text as the tokenizer encodes it."""
+    """Return the template of a model that reads a question without markup, as the tokenizer encodes it."""
     ids = chat.tokenizer("")["input_ids"]
     own = chat.tokenizer.bos_token if ids[:1] == [chat.tokenizer.bos_token_id] else None
     return _written(chat, _BARE, {"BOS": own or ""})
 
 
 def _written(chat: BoundFormat, body: str, texts: Mapping[str, str]) -> str:
-    """A whole template, with texts as Jinja literals in place of their names in capitals."""
+    """Return a complete template, in which Jinja literals replace the names in capital letters."""
     texts = {"BOS": chat.format.bos or "", "LENGTH": "", **texts}
     literals = {name: json.dumps(text, ensure_ascii=False) for name, text in texts.items()}
     literals["LENGTH"] = str(len(THINK))
@@ -179,14 +180,14 @@ def _written(chat: BoundFormat, body: str, texts: Mapping[str, str]) -> str:
 
 
 def _cut_after_last(text: str, ends: Sequence[str]) -> tuple[str, str]:
-    """The system's turn, up to its stop and the white space after it, and what opens the user's."""
+    """Split after the system turn, its stop and the white space that follows, before the user turn opens."""
     places = [match.end() for end in ends for match in re.finditer(rf"{re.escape(end)}\s*", text)]
     place = max(places, default=0)
     return text[:place], text[place:]
 
 
 def _cut_after_first(text: str, ends: Sequence[str]) -> tuple[str, str]:
-    """What closes the user's turn, white space included, and what opens the answer."""
+    """Split after the end of the user turn, white space included, before the answer opens."""
     places = [match.end() for end in ends for match in re.finditer(rf"{re.escape(end)}\s*", text)]
     place = min(places, default=len(text))
     return text[:place], text[place:]
@@ -197,7 +198,7 @@ def _cut_after_first(text: str, ends: Sequence[str]) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class OwnMarkup:
-    """What a tokenizer's own template puts around a user's turn, BOS apart."""
+    """The markup that a tokenizer's own template puts around a user's text; BOS is separate."""
 
     bos: str | None
     before: str
@@ -205,9 +206,9 @@ class OwnMarkup:
 
 
 def own_markup(tokenizer: Any, **ways: Any) -> OwnMarkup | None:
-    """Markup of a user's turn and the opening of the answer in the tokenizer's own template.
+    """Return the markup of a user turn and of the start of the answer in the tokenizer's own template.
 
-    None if it has no template, or one that refuses a user's message.
+    Returns None if there is no template, or if it refuses a user message.
 
     Args:
         tokenizer: the tokenizer.
@@ -222,7 +223,7 @@ def own_markup(tokenizer: Any, **ways: Any) -> OwnMarkup | None:
 
 
 def warn_of_difference(fmt: ChatFormat, tokenizer: Any) -> None:
-    """Say in one line, once, that a format's prompts are not those of the tokenizer's own template."""
+    """Warn once, in one line, if a format's prompts differ from the tokenizer's own template."""
     found = [own for ways in _OWN_WAYS if (own := own_markup(tokenizer, **ways)) is not None]
     slots = [text.split(slot) for text, slot in _prompts(fmt) if slot in text]
     if not found or not slots or any(_agrees(own, before, after) for own in found for before, after in slots):
@@ -234,43 +235,43 @@ def warn_of_difference(fmt: ChatFormat, tokenizer: Any) -> None:
     )
     where = tokenizer.name_or_path or "this model"
     _say_once(
-        f"chat_format: '{fmt.name}' is not the chat template of {where}: at character {place} it has "
-        f"{ours[place : place + 24]!r}, the template {theirs[place : place + 24]!r}"
+        f"chat_format: '{fmt.name}' differs from the chat template of {where}: at character {place} it has "
+        f"{ours[place : place + 24]!r}, but the template has {theirs[place : place + 24]!r}"
     )
 
 
 def draft_format(tokenizer: Any) -> ChatFormat:
-    """Draft a format from the tokenizer's own chat template, and log what the template does not tell.
+    """Draft a format from the tokenizer's own chat template, and log what cannot be derived from it.
 
-    The draft is checked: its prompt for a request has the ids that the template gives.
+    The draft is checked: for a request, it must give the same ids as the template.
 
     Raises:
-        ConfigError: there is no template, or what it renders cannot be cut into a format.
+        ConfigError: there is no template, or its output cannot be split into a format.
     """
     where = tokenizer.name_or_path or "this model"
     own = own_markup(tokenizer)
     if own is None:
         raise ConfigError(
-            f"chat_format: auto: {where} has no chat template that takes a user's message; name a family or "
+            f"chat_format: auto: {where} has no chat template that accepts a user message; name a family or "
             "a YAML file"
         )
     said = []
     if "strftime_now" in str(tokenizer.chat_template):
-        said.append(f"the date in it stays {_DATE:%d %b %Y}")
+        said.append(f"its date is fixed to {_DATE:%d %b %Y}")
     lead, end = _answer_of(tokenizer, own, said)
     stops = tuple(
         dict.fromkeys([_last_token(tokenizer, end), *([tokenizer.eos_token] if tokenizer.eos_token else [])])
     )
     turn = _rendered(tokenizer, [{"role": "user", "content": _USER}], prompt=False) or ""
     closing = _up_to_token(tokenizer, turn.rpartition(_USER)[2])
-    said.append(f"what ends a question is what ends {'a user turn' if closing else 'an answer'}")
+    said.append(f"a question ends like {'a user turn' if closing else 'an answer'}")
     closing = closing or end
     prefix = own.before.rstrip(" ")
     boxed = "\\boxed" in own.before + own.after
     said.append(
-        "the instruction for a boxed answer is its own"
+        "it has its own instruction for a boxed answer"
         if boxed
-        else "the instruction for a boxed answer is ours, after the question"
+        else "our instruction for a boxed answer follows the question"
     )
     prompt = own.before + "{question}" + ("" if boxed else INSTRUCTION) + own.after
     spaces = prompt[len(prompt.rstrip(" ")) :]
@@ -299,33 +300,31 @@ def draft_format(tokenizer: Any) -> ChatFormat:
 
 
 def _answer_of(tokenizer: Any, own: OwnMarkup, said: list[str]) -> tuple[str, str]:
-    """What the template puts between the prompt and an answer, and what ends the answer."""
+    """Return the template's text between the prompt and an answer, and the text that ends the answer."""
     messages = [{"role": "user", "content": _USER}, {"role": "assistant", "content": _ANSWER}]
     rendered = _rendered(tokenizer, messages, prompt=False)
     if rendered is None or rendered.count(_ANSWER) != 1:
         raise ConfigError(
-            "chat_format: auto: the chat template takes no assistant's message; write a YAML file"
+            "chat_format: auto: the chat template accepts no assistant message; write a YAML file"
         )
     head, tail = _bos_apart(tokenizer, rendered)[1].split(_ANSWER)
     prompt = own.before + _USER + own.after
     lead = head[len(prompt) :] if head.startswith(prompt) else ""
     if not head.startswith(prompt):
-        said.append(
-            "it writes an answer that is given otherwise than one that is asked for; the latter counts"
-        )
+        said.append("it renders a given answer differently from one to be generated; we use the latter form")
     end = _up_to_token(tokenizer, tail)
     if end is None:
         if not tokenizer.eos_token:
             raise ConfigError(
-                "chat_format: auto: the chat template ends an answer with no token; write a YAML file"
+                "chat_format: auto: the chat template ends an answer without a token; write a YAML file"
             )
-        said.append("it ends an answer with no token; the eos is put there")
+        said.append("it ends an answer without a token, so we add the eos token")
         end = tail.rstrip() + str(tokenizer.eos_token)
     return lead, end
 
 
 def _thinking_of(tokenizer: Any, own: OwnMarkup, lead: str) -> ThinkingMarkup | None:
-    """What the template puts around thoughts; None if it drops them, or has the usual tags and no lead."""
+    """Return the markup of thoughts; None if the template drops them, or uses the usual tags and no lead."""
     thoughts = dict.fromkeys(("thinking", "reasoning", "reasoning_content"), _THOUGHTS)
     messages = [{"role": "user", "content": _USER}, {"role": "assistant", "content": _ANSWER, **thoughts}]
     rendered = _rendered(tokenizer, messages, prompt=False) or ""
@@ -338,33 +337,33 @@ def _thinking_of(tokenizer: Any, own: OwnMarkup, lead: str) -> ThinkingMarkup | 
 
 
 def _pad_of(tokenizer: Any, ends: Sequence[str], said: list[str]) -> str:
-    """The tokenizer's pad token if nothing ends in it, else another of its pad tokens, else a new one."""
+    """Return the tokenizer's pad token unless texts end in it, or else another pad token or a new one."""
     own = [tokenizer.pad_token] if tokenizer.pad_token else []
     named = [
         entry.content for entry in tokenizer.added_tokens_decoder.values() if "pad" in entry.content.lower()
     ]
     usable = [token for token in (*own, *named) if token not in ends]
     if not usable:
-        said.append("a pad token, [PAD], is added")
+        said.append("a new pad token, [PAD], is added")
     return usable[0] if usable else "[PAD]"
 
 
 def _check_draft(fmt: ChatFormat, tokenizer: Any, where: str) -> None:
-    """Compare ids of the draft with those of the template, for a text that is not the probe."""
+    """Compare the ids of the draft with those of the template, for another text than the probe."""
     text = "What is 3 + 4?"
     try:
         ids = bind(fmt, tokenizer).user_prompt_ids(text)
     except FormatError as error:
-        raise ConfigError(f"chat_format: auto: the draft cannot hold '{text}': {error}") from error
+        raise ConfigError(f"chat_format: auto: the draft cannot represent '{text}': {error}") from error
     rendered = _rendered(tokenizer, [{"role": "user", "content": text}], prompt=True)
     if ids != tokenizer(rendered, add_special_tokens=False)["input_ids"]:
         raise ConfigError(
-            f"chat_format: auto: the draft gives other ids than {where}'s template; write a YAML file"
+            f"chat_format: auto: the draft and {where}'s template give different ids; write a YAML file"
         )
 
 
 def _rendered(tokenizer: Any, messages: list[dict[str, str]], *, prompt: bool, **ways: Any) -> str | None:
-    """What the tokenizer's own template makes of messages; None if it has none, or refuses them."""
+    """Render messages with the tokenizer's own template; None if it has none, or if it refuses them."""
     if not getattr(tokenizer, "chat_template", None):
         return None
     try:
@@ -377,12 +376,12 @@ def _rendered(tokenizer: Any, messages: list[dict[str, str]], *, prompt: bool, *
                 **ways,
             )
         )
-    except Exception:  # a template is a program of the model's maker, and may fail with anything
+    except Exception:  # a template is somebody else's program, and may fail in any way
         return None
 
 
 def _bos_apart(tokenizer: Any, rendered: str) -> tuple[str | None, str]:
-    """BOS and the rest. A BOS that comes again is markup: ChatML tokenizers may call `<|im_start|>` so."""
+    """Split off BOS. A BOS that occurs again is markup, because it may be ChatML's `<|im_start|>`."""
     bos = tokenizer.bos_token
     if not bos or not rendered.startswith(bos) or rendered.count(bos) > 1:
         return None, rendered
@@ -395,12 +394,12 @@ def _prompts(fmt: ChatFormat) -> list[tuple[str, str]]:
 
 
 def _agrees(own: OwnMarkup, before: str, after: str) -> bool:
-    """Whether a prompt is the template's; an instruction may stand between text and end of turn."""
+    """Return whether a prompt has the template's markup, with or without an instruction after the text."""
     return own.before == before and after.endswith(own.after)
 
 
 def _up_to_token(tokenizer: Any, text: str) -> str | None:
-    """The head of a text up to and including its first added token; None if it has none."""
+    """Return a text up to and including its first added token; None if it has none."""
     places = [
         (place, -len(entry.content), place + len(entry.content))
         for entry in tokenizer.added_tokens_decoder.values()
@@ -410,7 +409,7 @@ def _up_to_token(tokenizer: Any, text: str) -> str | None:
 
 
 def _last_token(tokenizer: Any, text: str) -> str:
-    """The added token that a text ends in."""
+    """Return the added token with which a text ends."""
     text = text.rstrip()
     tokens = [entry.content for entry in tokenizer.added_tokens_decoder.values()]
     return str(max((token for token in tokens if text.endswith(token)), key=len))

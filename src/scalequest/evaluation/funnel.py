@@ -128,7 +128,7 @@ def build_funnel(records: Sequence[StageRecord]) -> tuple[list[Table], list[str]
             )
         )
     columns = ("folder", "stage", "rows from", "in", "dropped", "kept")
-    notes = list(_headlines_of(records, by_folder))
+    notes = [*_headlines_of(records, by_folder), *_functions_of(records)]
     notes.append("Every row is accounted for." if not gaps else "ROWS ARE LOST: " + "; ".join(gaps))
     return [Table("funnel", "Where every row went", columns, tuple(rows), tuple(notes))], gaps
 
@@ -155,6 +155,14 @@ def _headlines_of(records: Sequence[StageRecord], by_folder: Mapping[str, StageR
             if any(record.folder in _ancestors_of(source, by_folder) for source in data):
                 words.append(f"{model.count('kept'):,} pairs trained on ({model.folder})")
         yield f"{record.folder}: " + " → ".join(words) + "."
+
+
+def _functions_of(records: Sequence[StageRecord]) -> Iterator[str]:
+    """Return one line per stage that called functions of the user's, with the hashes of their files."""
+    for record in records:
+        if functions := record.receipt.get("functions"):
+            named = ", ".join(f"{name} (sha256 {digest})" for name, digest in functions.items())
+            yield f"{record.folder}: with {named}."
 
 
 def _ancestors_of(record: StageRecord, by_folder: Mapping[str, StageRecord]) -> set[str]:

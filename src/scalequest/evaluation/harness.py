@@ -180,6 +180,7 @@ def grade_columns_of(truncated: bool, grade: OutputGrade, config: EvaluationConf
         "correct": grade.correct and (not truncated or config.truncated == "graded"),
         "layer": grade.layer,
         "timeout": grade.timeout,
+        **({"grading_fault": grade.fault} if config.grading.functions else {}),
     }
 
 
@@ -206,6 +207,8 @@ def collect_results(
 ) -> list[Result]:
     """Summarise one model's finished folder and write its `results.json`.
 
+    If a function of the user's could not grade some of the outputs, nothing is written; `check_graded` tells.
+
     Args:
         folder: the model's folder.
         config: the settings of the evaluation.
@@ -214,9 +217,44 @@ def collect_results(
         earlier: the results of the evaluation whose outputs were graded again, which keep their protocol
             except for the grading.
     """
+    rows = read_rows(folder)
+    if any(row.get("grading_fault") for row in rows):
+        return []
+    results = summarise_rows(rows, folder, config, label, benchmarks, earlier)
+    write_results(folder, results)
+    return results
+
+
+def check_graded(folder: Path, label: str) -> None:
+    """Check that every output of a model was graded.
+
+    Args:
+        folder: of the evaluation.
+        label: the model's label.
+
+    Raises:
+        ConfigError: a function of the user's failed on some outputs; says which, and how to go on.
+    """
+    rows = read_rows(folder / label)
+    if faults := [row["grading_fault"] for row in rows if row.get("grading_fault")]:
+        raise ConfigError(
+            f"{label}: {len(faults)} of {len(rows)} outputs were not graded, first {faults[0]}; all outputs "
+            f"are kept: correct the function and grade them with --regrade {folder} and another output_dir"
+        )
+
+
+def summarise_rows(
+    rows: list[Row],
+    folder: str | Path,
+    config: EvaluationConfig,
+    label: str,
+    benchmarks: Sequence[LoadedBenchmark],
+    earlier: Sequence[Result] = (),
+) -> list[Result]:
+    """Return the results of one model's rows; see `collect_results`."""
     before = {result.benchmark: result for result in earlier}
     receipt, by_benchmark = read_receipt(folder), {b.name: list[Row]() for b in benchmarks}
-    for row in add_scores(read_rows(folder), config, label):
+    for row in add_scores(rows, config, label):
         by_benchmark[row["benchmark"]].append(row)
 
     results = []
@@ -241,7 +279,6 @@ def collect_results(
             score=config.score,
         )
         results.append(result)
-    write_results(folder, results)
     return results
 
 

@@ -1,7 +1,7 @@
-"""The measures of judged questions: solvable share, levels, topics, differences, and agreement with others.
+"""Statistics of judged questions: solvable share, levels, topics, differences, and agreement with others.
 
-Rows come from `questions.judging`; other verdicts on the same questions, to compare the judge with, from a
-second judge's folder or from people.
+The rows come from `questions.judging`. Other verdicts on the same questions, with which the judge is
+compared, come from another judge's folder or from people.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from scalequest.questions.judging import VERDICTS, Aspect, JudgeConfig, read_ver
 from scalequest.questions.levels import LEVELS, SCORES
 from scalequest.records import Row, expand, read_rows
 
-STEP = 20.0  # of the difficulty score, between two levels
+STEP = 20.0  # between the difficulty scores of two neighbouring levels
 
 Key = tuple[str, str]  # generator and id
 Labels = Mapping[Key, Row]
@@ -34,20 +34,20 @@ Labels = Mapping[Key, Row]
 
 
 def read_labels(label: str, source: str, rows: Sequence[Row], topics: Sequence[str]) -> dict[Key, Row]:
-    """Verdicts of others on questions of ours: solvable, difficulty, topic by generator and id.
+    """Return other verdicts (solvable, difficulty, topic) on our questions, by generator and id.
 
-    A file names the question by `id`, and by `generator` as well if several have that id; every question that
-    it names has to be there. Of a stage's folder, the questions that both were asked are taken.
+    A file names each question by `id`, and also by `generator` if several generators have that id; each of
+    these questions must be among ours. From a stage's folder, the questions that both judged are taken.
 
     Args:
-        label: of who gave them, for messages.
-        source: what `read_rows` takes.
-        rows: ours.
-        topics: that there are.
+        label: who gave the verdicts, for error messages.
+        source: a source that `read_rows` accepts.
+        rows: our rows.
+        topics: the possible topics.
 
     Raises:
-        ConfigError: a row names no question of ours, or one for the second time, or holds no verdict or one
-            that there is not; or there is no question in common.
+        ConfigError: a row names none of our questions, or the same one as another row, or has no verdict or
+            an unknown one; or there is no common question.
     """
     places: dict[str, list[str]] = {}
     for row in rows:
@@ -97,14 +97,14 @@ def measure(
     counts: Mapping[str, Any],
     seed: int = 0,
 ) -> dict[str, Any]:
-    """All measures, as report.json holds them; estimates are maps of value, low, high, n.
+    """Return all statistics in the form of report.json; an estimate is a map of value, low, high and n.
 
     Args:
-        rows: all that were judged; those that were dropped carry a `reason`.
-        config: of the stage.
-        others: of `read_labels`, by label.
-        counts: of the stage's receipt.
-        seed: of the bootstrap.
+        rows: all judged rows; dropped ones have a `reason`.
+        config: the stage's settings.
+        others: the results of `read_labels`, by label.
+        counts: the counts of the stage's receipt.
+        seed: the seed of the bootstrap.
     """
     labels = list(config.generators)
     own = {label: [row for row in rows if row["generator"] == label] for label in labels}
@@ -159,9 +159,9 @@ def _of_generator(rows: Sequence[Row], aspects: Sequence[Aspect], topics: Sequen
 def _differences(
     rows: Sequence[Row], base: Sequence[Row], aspects: Sequence[Aspect], seed: int
 ) -> Iterator[dict[str, Any]]:
-    """Solvable share and mean score less those of `base`.
+    """Yield the differences from `base` in solvable share and mean score.
 
-    Paired if all ids of the smaller set are in the larger one: what was rewritten beside what it was made of.
+    They are paired if all ids of the smaller set are in the larger one, as for questions and their rewrites.
     """
     ids = {row["id"] for row in rows}, {row["id"] for row in base}
     paired = ids[0] <= ids[1] or ids[1] <= ids[0]
@@ -196,7 +196,7 @@ def _scaled(estimate: Estimate, unit: float) -> Estimate:
 def _agreements(
     rows: Sequence[Row], others: Labels, aspects: Sequence[Aspect], topics: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
-    """How far the judge and others agree on each aspect, over the questions on which both have a verdict."""
+    """Yield the agreement on each aspect, over the questions on which both sides have a verdict."""
     for aspect in aspects:
         column = VERDICTS[aspect]
         names: Sequence[Any] = {"solvability": (True, False), "difficulty": LEVELS}.get(aspect, tuple(topics))

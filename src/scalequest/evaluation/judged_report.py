@@ -1,4 +1,4 @@
-"""The report on judged questions: tables for the terminal, report.json, a page with questions to look at."""
+"""The report on judged questions: tables for the terminal, report.json, and a page with examples."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from scalequest.questions.levels import LEVELS
 from scalequest.records import Row
 
 REPORT, PAGE = "report.json", "report.html"
-NOTABLE = 0.05  # share of missing verdicts from which a note says so
+NOTABLE = 0.05  # share of missing verdicts above which a note warns
 LISTED = 12  # questions under each heading of the page
 
 
 def tables_of_judged(measures: Mapping[str, Any]) -> list[Table]:
-    """The measures as tables: questions, levels, topics, differences, agreement, missing verdicts."""
+    """Return the statistics as tables: shares, levels, topics, differences, agreement, missing verdicts."""
     generators: Mapping[str, Any] = measures["generators"]
     asked = [aspect for aspect in VERDICTS if any(aspect in one for one in generators.values())]
     tables = [_summary(measures, asked)]
@@ -68,9 +68,9 @@ def _summary(measures: Mapping[str, Any], asked: Sequence[Aspect]) -> Table:
             if lost > NOTABLE * one["questions"]:
                 share = 100 * lost / one["questions"]
                 notes.append(
-                    f"Warning: {label}: {share:.0f} % have no verdict on {aspect} and are not in its column."
+                    f"Warning: {label}: {share:.0f} % have no verdict on {aspect}, and its column omits them."
                 )
-    notes.append("In brackets 95 % intervals: Wilson's for shares, the normal one for means.")
+    notes.append("In brackets: 95 % intervals, Wilson's for shares and the normal one for means.")
     if measures["judged_by"] != "function":
         notes.append(_spent(measures["spent"]))
     return Table("judged", "Solvable share and difficulty", tuple(columns), tuple(rows), tuple(notes))
@@ -79,11 +79,9 @@ def _summary(measures: Mapping[str, Any], asked: Sequence[Aspect]) -> Table:
 def _about(measures: Mapping[str, Any]) -> str:
     who = measures["judge"]
     if measures["judged_by"] == "function":
-        return f"Judge: {who}, a reference by rules, not a language model."
+        return f"Judge: {who}, which decides by rules and is not a language model."
     where = "behind a server" if measures["judged_by"] == "server" else "run here"
-    return (
-        f"Judge: {who}, {where}. Its verdicts are opinions; see the agreement with others, if there is any."
-    )
+    return f"Judge: {who}, {where}. Its verdicts are opinions; compare the agreement with others, if given."
 
 
 def _spent(spent: Mapping[str, Any]) -> str:
@@ -108,8 +106,8 @@ def _difference_table(found: Sequence[Mapping[str, Any]]) -> Table:
         for one in found
     )
     note = (
-        "The first less the second, with the 95 % interval. Paired (they have the same ids): the bootstrap "
-        "over questions, or Tango's interval if few verdicts change; else made of both intervals (Newcombe)."
+        "The first minus the second, with the 95 % interval. Paired (same ids): the bootstrap over "
+        "questions, or Tango's interval if few verdicts change; else combined from both intervals (Newcombe)."
     )
     head = ("generator", "against", "measure", "difference", "n", "paired")
     return Table("differences", "Differences between generators", head, rows, (note,))
@@ -127,7 +125,7 @@ def _agreement_table(found: Sequence[Mapping[str, Any]]) -> Table:
         for one in found
     )
     note = (
-        "On the questions on which both have a verdict: the share of equal verdicts, and Cohen's kappa "
+        "For the questions on which both have a verdict: the share of equal verdicts, and Cohen's kappa "
         "(quadratic weights for the levels of difficulty), each with its 95 % interval."
     )
     head = ("with", "aspect", "n", "equal verdicts %", "kappa")
@@ -161,7 +159,7 @@ def _signed(estimate: Mapping[str, Any], scale: float) -> str:
 def write_report(
     folder: Path, rows: Sequence[Row], measures: Mapping[str, Any], others: Mapping[str, Labels]
 ) -> None:
-    """Write report.json and report.html: tables, who disagrees where, and questions to look at."""
+    """Write report.json and report.html, with tables, disagreements and example questions."""
     sections = []
     for table in tables_of_judged(measures):
         shown = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
@@ -181,7 +179,7 @@ def write_report(
 
 
 def _levels_plot(rows: Sequence[Row], labels: Sequence[str]) -> list[str]:
-    """The levels of the first and the last generator, from 1 to 5."""
+    """Plot the levels of the first and the last generator, from 1 to 5."""
     levels = {
         label: [1 + LEVELS.index(row["difficulty"]) for row in rows
                 if row["generator"] == label and row.get("difficulty") is not None]
@@ -193,7 +191,7 @@ def _levels_plot(rows: Sequence[Row], labels: Sequence[str]) -> list[str]:
 
 
 def _confusion(one: Mapping[str, Any]) -> str:
-    """Which verdicts were given for which; a class that nobody named is left out."""
+    """Show the confusion matrix, without the classes that neither side used."""
     table, names = one["table"], one["classes"]
     used = [n for n in range(len(names)) if any(table[n]) or any(row[n] for row in table)]
     cells = [{"": names[n], **{names[m]: table[n][m] for m in used}} for n in used]
@@ -202,7 +200,7 @@ def _confusion(one: Mapping[str, Any]) -> str:
 
 
 def _disagreements(rows: Sequence[Row], label: str, verdicts: Labels) -> list[str]:
-    """Questions on which the judge and others differ, some of each aspect."""
+    """Show some of the questions on which the judge and others differ, for each aspect."""
     shown, differing = [], 0
     for column in VERDICTS.values():
         found = [

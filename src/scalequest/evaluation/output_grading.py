@@ -15,11 +15,12 @@ from multiprocessing.connection import wait
 from types import TracebackType
 from typing import Generic
 
+from scalequest.config import ConfigError
 from scalequest.engines.base import FinishReason
 from scalequest.evaluation.evaluated_model import A, EvaluatedModel, KeyedReply, Q, strip_reasoning
 from scalequest.evaluation.problems import AnswerRule, BenchmarkProblem
 from scalequest.evaluation.prompts import EvalPrompt
-from scalequest.grading import Grader, GraderOptions, extract
+from scalequest.grading import Extracted, Grader, GraderOptions
 from scalequest.grading.compare import numeric
 from scalequest.grading.latex.exact import value
 from scalequest.grading.latex.expressions import readings
@@ -29,11 +30,15 @@ from scalequest.stage.block_loop import Generate
 
 @dataclass(frozen=True)
 class Submission:
-    """What is graded for one request: the part of the output that counts, and the references."""
+    """What is graded for one request: the part of the output that counts, and the references.
+
+    `where` names the problem in error messages.
+    """
 
     text: str
     references: tuple[str, ...]
     answer_rule: AnswerRule
+    where: str = ""
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ class OutputGrade:
         correct: whether the answer is correct.
         layer: the grader's rule that decided.
         timeout: whether a comparison exceeded its time limit.
+        fault: why a function of the user's gave no verdict; the output then does not count as correct.
     """
 
     extracted: str | None
@@ -53,6 +59,7 @@ class OutputGrade:
     correct: bool
     layer: str
     timeout: bool = False
+    fault: str | None = None
 
 
 @dataclass(frozen=True)
@@ -96,17 +103,27 @@ def submission_of(
     answer, inside = strip_reasoning(text, opened=thinks)
     answer, ended = prompt.cut(answer)
     truncated = inside or (finish_reason == "length" and not ended)
-    return truncated, Submission(answer, (problem.answer, *problem.also), problem.answer_rule)
+    references, where = (problem.answer, *problem.also), f"problem {problem.id}"
+    return truncated, Submission(answer, references, problem.answer_rule, where)
 
 
 # ---------------------------------------------------------------------------------------------------- grading
 
 
 def grade_submission(submission: Submission, grader: Grader) -> OutputGrade:
-    """Find the answer and compare it with every reference."""
-    found = extract(submission.text)
+    """Find the answer and compare it with every reference, or let the user's functions do so.
+
+    What a function of the user's does wrong becomes the grade's `fault`, because the other outputs, which may
+    have taken days, can be graded all the same.
+    """
+    try:
+        found = grader.find(submission.text, submission.where)
+        if grader.options.function is not None:
+            return _judged(submission, found, grader)
+    except ConfigError as error:
+        return OutputGrade(None, "failed", False, "failed", fault=str(error))
     if found.answer is None:
-        return OutputGrade(None, found.rule, False, "none")
+        return OutputGrade(None, found.rule, False, "none", found.rule == "timeout")
     late = False
     for reference in submission.references:
         correct, layer, timed_out = compare_answers(found.answer, reference, submission.answer_rule, grader)
@@ -114,6 +131,17 @@ def grade_submission(submission: Submission, grader: Grader) -> OutputGrade:
             return OutputGrade(found.answer, found.rule, True, layer)
         late = late or timed_out
     return OutputGrade(found.answer, found.rule, False, "timeout" if late else layer, late)
+
+
+def _judged(submission: Submission, found: Extracted, grader: Grader) -> OutputGrade:
+    """Ask the user's function about every reference; `found` is only shown."""
+    late = False
+    for reference in submission.references:
+        verdict = grader.judge(submission.text, reference, submission.where)
+        if verdict.correct:
+            return OutputGrade(found.answer, found.rule, True, verdict.layer)
+        late = late or verdict.timed_out
+    return OutputGrade(found.answer, found.rule, False, "timeout" if late else "function", late)
 
 
 def compare_answers(answer: str, reference: str, rule: AnswerRule, grader: Grader) -> tuple[bool, str, bool]:

@@ -53,6 +53,7 @@ def identity_of(
         "engine_name": engine_name_of(config),
         **({"dtypes": open_dtypes} if (open_dtypes := _open_dtypes_of(config, labels)) else {}),
         "grader": version_of_grader(),
+        **({"grading_functions": functions} if (functions := config.grading.identity) else {}),
         "chat_format_sha256": {label: sha256_of_format(config, label) for label in labels},
         "benchmarks": {
             b.name: {
@@ -159,7 +160,7 @@ def grading_settings_of(config: EvaluationConfig, benchmark: LoadedBenchmark) ->
     """Return the part of the protocol that can change if the same outputs are graded again."""
     return {
         "grader": version_of_grader(),
-        "grading": fingerprint_fields(config.grading),
+        "grading": {**fingerprint_fields(config.grading), **config.grading.identity},
         "truncated": config.truncated,
         "patched": benchmark.patched,
     }

@@ -1,4 +1,4 @@
-"""How far two raters of the same things agree: the share, and Cohen's kappa, each with its interval."""
+"""The agreement of two raters: the share of equal ratings and Cohen's kappa, each with its interval."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from scalequest.evaluation.statistics import Estimate, share_of, wilson_interval
 
 @dataclass(frozen=True)
 class RaterAgreement:
-    """How far two raters agree.
+    """The agreement of two raters.
 
     Attributes:
-        share: of the things that both put into the same class.
-        kappa: Cohen's, from 1 (always the same) over 0 (as by chance) to -1.
-        table: [class of the first][class of the second], how many things.
+        share: the share of items that both put into the same class.
+        kappa: Cohen's kappa: 1 if they always agree, 0 if they agree as often as by chance, at least -1.
+        table: [class by the first][class by the second], the number of items.
     """
 
     share: Estimate
@@ -29,18 +29,19 @@ class RaterAgreement:
 def rater_agreement(
     first: Sequence[int], second: Sequence[int], classes: int, *, quadratic: bool = False
 ) -> RaterAgreement:
-    """Compare the classes, from 0 to `classes` - 1, that two raters put the same things into.
+    """Compare the classes, numbered from 0 to `classes` - 1, into which two raters put the same items.
 
-    With `quadratic`, the classes are in order, and classes that are d apart agree by 1 - (d / most)^2 (Cohen,
-    1968). The kappa of raters who both know one class alone does not exist.
+    With `quadratic`, the classes are ordered, and two classes at a distance d count as agreement by
+    1 - (d / largest distance)^2 (Cohen, 1968). Kappa does not exist if both raters only use one and the same
+    class.
 
-    The interval of kappa begins with the large-sample error of Fleiss, Cohen and Everitt (1969), and is
-    Wilson's for the observed agreement of as many things as have that error, chance agreement being fixed.
-    The symmetric interval misses kappa too often near 1 (31 times in 100 for 20 things at a kappa of 0.83,
-    where this one misses 8 times), and has no width if all agree.
+    The interval of kappa starts from the large-sample variance of Fleiss, Cohen and Everitt (1969). It is
+    Wilson's interval of the observed agreement, for the number of items that has this variance, with the
+    chance agreement held fixed. The usual symmetric interval misses kappa too often near 1 (31 times in 100
+    for 20 items at a kappa of 0.83, where this one misses 8 times), and has no width if all ratings agree.
 
     Raises:
-        ValueError: the two have not rated equally many things.
+        ValueError: the two have not rated the same number of items.
     """
     counts = np.zeros((classes, classes), int)
     for one, other in zip(first, second, strict=True):
@@ -52,7 +53,7 @@ def rater_agreement(
 
 
 def _weights(classes: int, quadratic: bool) -> NDArray[np.float64]:
-    """[class, class], by how much a pair of classes agrees."""
+    """Return the weights [class, class]: how much a pair of classes counts as agreement."""
     if not quadratic:
         return np.eye(classes)
     place = np.arange(classes)
@@ -67,7 +68,7 @@ def _kappa(shares: NDArray[np.float64], n: int, weights: NDArray[np.float64]) ->
     if not n or chance > 1 - 1e-12:
         return Estimate(None, None, None, n)
     kappa = (observed - chance) / (1 - chance)
-    # Fleiss, Cohen and Everitt: the variance of the observed agreement less what chance moves with it
+    # Fleiss, Cohen and Everitt: the variance of the observed agreement, less what varies along with chance
     mean = (weights @ columns)[:, None] + (weights.T @ rows)[None, :]
     spread = float((shares * (weights - mean * (1 - kappa)) ** 2).sum())
     variance = (spread - (kappa - chance * (1 - kappa)) ** 2) / n

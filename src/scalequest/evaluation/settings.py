@@ -12,6 +12,7 @@ from scalequest.config import ConfigError, option, required
 from scalequest.config.ranges import COUNT
 from scalequest.engines.base import EngineConfig, Sampling
 from scalequest.engines.server import ServerConfig
+from scalequest.functions import FunctionKey
 from scalequest.grading.options import GraderOptions
 from scalequest.records import expand
 
@@ -71,7 +72,7 @@ class EvaluationConfig:
         fingerprint=False,
     )
     grading: GraderOptions = option(
-        None, "rules for which answers count as equal", default_factory=GraderOptions
+        None, "rules for which answers count as equal, or a function of yours", default_factory=GraderOptions
     )
     graders: int = option(1, "number of grading processes", fingerprint=False, within=COUNT)
     sampling: Sampling = option(
@@ -111,6 +112,11 @@ class EvaluationConfig:
             raise ConfigError("scores: name the score column with score")
         if self.score is not None and not self._sweeps and (missing := set(self.models) - set(self.scores)):
             raise ConfigError(f"scores: no file with '{self.score}' for '{min(missing)}'")
+
+    @property
+    def functions(self) -> list[FunctionKey]:
+        """The functions of the user's that grade."""
+        return [replace(key, key=f"grading.{key.key}") for key in self.grading.functions]
 
     @property
     def _sweeps(self) -> bool:

@@ -9,7 +9,8 @@ from typing import Literal
 from scalequest.grading.latex.boxes import joined_boxes, last_box
 from scalequest.grading.latex.tokens import FUNCTIONS
 
-Rule = Literal["boxed", "hash", "phrase", "number", "none"]
+# `function` and `timeout`: by a function of the user's
+Rule = Literal["boxed", "hash", "phrase", "number", "none", "function", "timeout"]
 
 _HASH = re.compile(r"####[ \t]*([^\n]+)")
 _PHRASE = re.compile(

@@ -6,19 +6,23 @@ import os
 import queue
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from types import TracebackType
-from typing import Literal
+from typing import Literal, TypeVar
 
 from scalequest.grading.compare.equivalence import quick
+from scalequest.grading.extraction import Extracted, extract
 from scalequest.grading.options import GraderOptions, Layer
-from scalequest.grading.worker import Worker
+from scalequest.grading.worker import Applied, Worker
 
 _REMEMBERED = 20_000
+
+T = TypeVar("T")
+U = TypeVar("U")
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class Verdict:
     """
 
     correct: bool
-    layer: Layer | Literal["timeout"]
+    layer: Layer | Literal["function", "timeout"]
     seconds: float
     timed_out: bool = False
 
@@ -65,11 +69,61 @@ class Grader:
 
     def grade_all(self, pairs: Iterable[tuple[str, str]]) -> Iterator[Verdict]:
         """Compare pairs of prediction and reference; yield the verdicts in the same order."""
+        yield from self.each(lambda pair: self.grade(*pair), pairs)
+
+    def each(self, asked: Callable[[T], U], values: Iterable[T]) -> Iterator[U]:
+        """Call `asked`, which uses this grader, for each value, at once for as many as there are workers."""
         if self.workers == 1:
-            yield from (self.grade(*pair) for pair in pairs)
+            yield from map(asked, values)
             return
         with ThreadPoolExecutor(self.workers) as threads:
-            yield from threads.map(lambda pair: self.grade(*pair), pairs)
+            yield from threads.map(asked, values)
+
+    def find(self, response: str, where: str = "") -> Extracted:
+        """Return the answer in a complete response, found by our rules or by the options' `extraction`.
+
+        Args:
+            response: the response.
+            where: names it in error messages.
+
+        Raises:
+            ConfigError: the user's function raises, or returns something else than an answer.
+        """
+        if self.options.extraction is None or not response.strip():
+            return extract(response)
+        said = self._applied("extraction", where, response)
+        if said is None:
+            self.timeouts.append((response, ""))
+            return Extracted(None, "timeout")
+        return Extracted(None, "none") if said.value is None else Extracted(str(said.value), "function")
+
+    def judge(self, response: str, reference: str, where: str = "") -> Verdict:
+        """Return the verdict of the options' `function` on a complete response.
+
+        Args:
+            response: the response; an empty one is wrong.
+            reference: the reference answer.
+            where: names the response in error messages.
+
+        Raises:
+            ConfigError: the user's function raises, or returns something else than a truth value.
+        """
+        if not response.strip():
+            return Verdict(False, "function", 0.0)
+        began = time.perf_counter()
+        said = self._applied("function", where, response, reference)
+        seconds = time.perf_counter() - began
+        if said is None:
+            self.timeouts.append((response, reference))
+            return Verdict(False, "timeout", seconds, timed_out=True)
+        return Verdict(bool(said.value), "function", seconds)
+
+    def _applied(self, key: str, where: str, *arguments: str) -> Applied | None:
+        worker = self._take()
+        try:
+            return worker.apply(key, where, *arguments)
+        finally:
+            self._idle.put(worker)
 
     def math_verify(self, output: str, reference: str) -> bool | None:
         """Return the verdict of math-verify, as published, on a complete output; None beyond our limits."""

@@ -7,6 +7,7 @@ from typing import Literal
 
 from scalequest.config import option
 from scalequest.config.ranges import COUNT, NOT_NEGATIVE, POSITIVE
+from scalequest.functions import FunctionKey, function_option
 
 GRADER_VERSION = 5  # increased whenever a verdict can change; part of every protocol fingerprint
 
@@ -50,6 +51,13 @@ class GraderOptions:
         "renamed: `C` equals `k` as an arbitrary constant, and `n` equals `k` in 'any "
         "integer'; named: they differ",
     )
+    function: str | None = function_option(
+        "your own verdict",
+        "called with response and reference; returns whether it is right, and replaces all of the above",
+    )
+    extraction: str | None = function_option(
+        "your own extraction", "called with a complete response; returns the answer in it, or None"
+    )
     cpu_seconds: float = option(
         1.5,
         "limit per comparison in its worker, in seconds of CPU time, so that a busy "
@@ -65,3 +73,19 @@ class GraderOptions:
     memory_mib: int = option(
         2048, "memory limit of a worker in MiB; beyond it, the comparison times out", within=COUNT
     )
+
+    @property
+    def functions(self) -> list[FunctionKey]:
+        """The functions of the user's."""
+        verdict = FunctionKey("function", self.function or "", ("response", "reference"))
+        extraction = FunctionKey("extraction", self.extraction or "", ("response",))
+        return [key for key in (verdict, extraction) if key.name]
+
+    @property
+    def identity(self) -> dict[str, dict[str, str]]:
+        """What these functions do, by their key, for fingerprints.
+
+        Raises:
+            ConfigError: a function cannot be loaded.
+        """
+        return {key.key: key.load().identity for key in self.functions}

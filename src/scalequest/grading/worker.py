@@ -21,15 +21,26 @@ import subprocess
 import sys
 import time
 import weakref
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
+from scalequest.config import ConfigError
+from scalequest.functions import NamedFunction
 from scalequest.grading.compare import symbolic
 from scalequest.grading.options import GraderOptions, Layer
 
 _COMMAND = "import sys; from scalequest.grading.worker import main; sys.exit(main())"
 _START_SECONDS = 120.0  # time to import everything on a busy machine
 _NEEDS_SYMPY = 3  # exit status of the second process: load sympy, fork again, and send the pair again
+
+
+@dataclass(frozen=True)
+class Applied:
+    """The result of a user's function: a verdict, or the answer it found, None if there is none."""
+
+    value: bool | str | None
 
 
 class Worker:
@@ -76,28 +87,53 @@ class Worker:
             reference: the reference answer.
             judge: the method of comparison.
         """
+        line = self._answer(judge, prediction, reference)
+        if not line.startswith(b"["):
+            return None
+        correct, layer = json.loads(line)
+        return correct, layer
+
+    def apply(self, key: str, where: str, *arguments: str) -> Applied | None:
+        """Return what a function of the options gives, or None if it exceeded the limits and was killed.
+
+        Args:
+            key: of the function in the options.
+            where: names the output in error messages.
+            arguments: of the function.
+
+        Raises:
+            ConfigError: the function raises, or returns what it may not; see `policy.apply`.
+        """
+        line = self._answer(key, where, *arguments)
+        if not line.startswith(b"{"):
+            return None
+        said = json.loads(line)
+        if said.get("fault") is not None:
+            raise ConfigError(said["fault"])
+        return Applied(said["value"])
+
+    def _answer(self, *request: str) -> bytes:
+        """Send a request and return the line that answers it; another line if the worker was killed."""
         self.start()
         process = self.process
         assert process is not None
         assert process.stdin is not None
-        request = json.dumps([judge, prediction, reference]).encode() + b"\n"
+        sent = json.dumps(request).encode() + b"\n"
         line, began = b"again\n", time.perf_counter()
         try:
             while line == b"again\n":
                 began = time.perf_counter()
-                process.stdin.write(request)
+                process.stdin.write(sent)
                 process.stdin.flush()
                 line = self._line(self.options.wall_seconds + _START_SECONDS)
         except BrokenPipeError:
             line = b""
         self.seconds = time.perf_counter() - began
-        if not line.startswith(b"["):
+        if not line.startswith((b"[", b"{")):
             self.kills += 1
             if not line.startswith(b"killed"):
                 self.close()
-            return None
-        correct, layer = json.loads(line)
-        return correct, layer
+        return line
 
     def _line(self, seconds: float) -> bytes:
         """Read a line, or as much of it as there is when the time is up or the process is gone."""
@@ -138,16 +174,18 @@ def main() -> int:
     answers = os.dup(1)
     os.dup2(2, 1)  # output printed by a library is not a verdict
     from scalequest.grading.compare.equivalence import compare
+    from scalequest.grading.policy import load_policy
 
     compare("x+y", "y+x", options)
-    limit = options.memory_mib << 20
+    policy = load_policy(options)  # here, so that no function pays for its imports
+    limit = (options.memory_mib << 20) + (_address_space() if policy else 0)
     if sys.platform == "linux":
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     os.write(answers, b"ready\n")
     while True:
         child = os.fork()
         if child == 0:
-            os._exit(_serve(answers, options))
+            os._exit(_serve(answers, options, policy))
         _, status = os.waitpid(child, 0)
         code = os.waitstatus_to_exitcode(status)
         if code == 0:
@@ -164,9 +202,15 @@ def _alarm(cpu_seconds: float, wall_seconds: float) -> None:
     signal.setitimer(signal.ITIMER_REAL, wall_seconds)
 
 
-def _serve(answers: int, options: GraderOptions) -> int:
-    from scalequest.grading.compare.equivalence import compare
-    from scalequest.grading.compare.symbolic import NotLoadedError, as_published
+def _address_space() -> int:
+    """Return the bytes that this process has mapped, which is much if a user's file imports torch."""
+    with contextlib.suppress(OSError):
+        return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    return 0
+
+
+def _serve(answers: int, options: GraderOptions, policy: Mapping[str, NamedFunction]) -> int:
+    from scalequest.grading.compare.symbolic import NotLoadedError
 
     symbolic.load_here = False
     for number in (signal.SIGALRM, signal.SIGPROF):
@@ -174,19 +218,30 @@ def _serve(answers: int, options: GraderOptions) -> int:
     while line := sys.stdin.buffer.readline():
         _alarm(options.cpu_seconds, options.wall_seconds)
         try:
-            judge, prediction, reference = json.loads(line)
-            verdict: tuple[bool, Layer] = (
-                compare(prediction, reference, options)
-                if judge == "ours"
-                else (as_published(prediction, reference), "symbolic")
-            )
+            answer = _answer_to(json.loads(line), options, policy)
         except MemoryError:
             return 1
         except NotLoadedError:
             return _NEEDS_SYMPY
         _alarm(0, 0)
-        os.write(answers, json.dumps(verdict).encode() + b"\n")
+        os.write(answers, json.dumps(answer).encode() + b"\n")
     return 0
+
+
+def _answer_to(request: Sequence[str], options: GraderOptions, policy: Mapping[str, NamedFunction]) -> Any:
+    """Return a verdict, or what a function of the user's gives."""
+    from scalequest.grading.compare.equivalence import compare
+    from scalequest.grading.compare.symbolic import as_published
+    from scalequest.grading.policy import apply
+
+    kind, *given = request
+    if kind in policy:
+        try:
+            return {"value": apply(policy, kind, *given)}
+        except ConfigError as error:
+            return {"fault": str(error)}
+    prediction, reference = given
+    return compare(prediction, reference, options) if kind == "ours" else (as_published(*given), "symbolic")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""Pipeline files that are made of others, and variables by which one file serves several times.
+"""Pipeline files that include others, and variables, so that one file can be used several times.
 
     stages:
       - include: recipes/paper/${profile:-7b}.yaml     # its vars, and its stages if it has any
       - include: recipes/paper/parts/answers.yaml       # its stages, with these texts for its ${name}s
         vars: {name: metamath, questions: "hub:meta-math/MetaMathQA"}
 
-The stages of an included file come where it is included. A file that is included twice with the same `vars`
-is taken once, so that experiments share what they have in common. `vars` of the including file go over those
-of the included ones, and what the command line sets over both.
+The stages of an included file take the place of the `include`. A file that is included twice with the same
+`vars` is used once, so that experiments share their common stages. `vars` of the including file override
+those of the included files, and the command line overrides both.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from typing import Any
 from scalequest.config import ConfigError, read_yaml
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^${}]*))?\}")
-_MOST_CHARACTERS = 100_000  # that variables may put into one text
+_MOST_CHARACTERS = 100_000  # maximum total length of the variables in one text
 
 
 def read_pipeline(path: str | Path, given: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """The content of a pipeline file, those that it includes taken in.
+    """Return the content of a pipeline file together with the files that it includes.
 
     Args:
         path: the file.
-        given: variables that go over all `vars`.
+        given: variables that override all `vars`.
 
     Raises:
-        ConfigError: a file is missing or no pipeline file, or files include one another in a circle.
+        ConfigError: a file is missing or is not a pipeline file, or files include each other in a circle.
     """
     given = dict(given or {})
     whole: dict[str, Any] = {"vars": {}, "stages": [], "env": {}}
@@ -51,7 +51,7 @@ def _take_in(
     seen: set[str],
     within: tuple[str, ...],
 ) -> None:
-    """Add a file and what it includes to `whole`; `own` replaces the `${name}`s of this file alone."""
+    """Add a file and the files that it includes to `whole`; `own` holds variables of this file only."""
     file = os.path.realpath(path)
     if file in within:
         raise ConfigError(f"{path}: include: it includes itself, or a file that includes it")
@@ -66,7 +66,7 @@ def _take_in(
             whole["stages"].append(one)
             continue
         if one.keys() - {"include", "vars"} or not isinstance(one["include"], str):
-            raise ConfigError(f"{path}: stages: {one}: expected `include`, a file, and perhaps `vars`")
+            raise ConfigError(f"{path}: stages: {one}: expected `include: FILE` and optionally `vars`")
         known = known_variables({**whole["vars"], **variables, **given})
         part = substitute(one["include"], known, f"{path}: include")
         _take_in(part, _map(one.get("vars"), path), given, whole, seen=seen, within=(*within, file))
@@ -78,7 +78,7 @@ def _take_in(
     if within:
         content.pop("name", None)
         if content:
-            raise ConfigError(f"{path}: unknown key '{next(iter(content))}' in a file that is included")
+            raise ConfigError(f"{path}: unknown key '{next(iter(content))}' in an included file")
     whole |= content
 
 
@@ -95,7 +95,7 @@ def _list(value: Any, where: str) -> list[Any]:
 
 
 def _filled(value: Any, own: Mapping[str, Any]) -> Any:
-    """Put the texts of `own` into a file's content, and leave all other variables as they are."""
+    """Replace the variables of `own` in a file's content, and leave all others unchanged."""
     if isinstance(value, dict):
         return {key: _filled(item, own) for key, item in value.items()}
     if isinstance(value, list):
@@ -106,7 +106,7 @@ def _filled(value: Any, own: Mapping[str, Any]) -> Any:
 
 
 def known_variables(variables: Mapping[str, str]) -> dict[str, str]:
-    """What `${name}` can stand for: these variables, and the environment's that are not empty."""
+    """Return the values of all variables: these, and the non-empty ones of the environment."""
     return {**{name: value for name, value in os.environ.items() if value}, **variables}
 
 
@@ -114,7 +114,7 @@ def resolved(value: Any, known: Mapping[str, str], where: str) -> Any:
     """Replace the variables in every text of a value.
 
     Raises:
-        ConfigError: beginning with `where`: a variable is not set, or refers to itself.
+        ConfigError: a variable is not set, or refers to itself; the message starts with `where`.
     """
     if isinstance(value, Mapping):
         return {key: resolved(item, known, where) for key, item in value.items()}
@@ -140,7 +140,7 @@ def substitute(text: str, known: Mapping[str, str], where: str) -> str:
             raise ConfigError(f"{where}: ${{{name}}}: variables grow beyond {_MOST_CHARACTERS:,} characters")
         return value
 
-    for _ in range(10):  # what is put in may hold variables itself
+    for _ in range(10):  # a value may itself contain variables
         changed = _VARIABLE.sub(replace, text)
         if changed == text:
             return text

@@ -20,6 +20,7 @@ from typing import Any
 
 from scalequest.atomic_files import StageError
 from scalequest.config import ConfigError, read_configs, read_yaml
+from scalequest.functions import functions_of
 from scalequest.hardware import has_gpu
 from scalequest.pipeline import columns
 from scalequest.pipeline.runner import Step
@@ -192,6 +193,15 @@ def read_all(asked: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return said
 
 
+def _function_faults(values: Sequence[Any]) -> Iterator[str]:
+    """Return what is wrong with the functions that settings name."""
+    for key in (key for value in values for key in functions_of(value)):
+        try:
+            key.load()
+        except ConfigError as error:
+            yield str(error)
+
+
 def _read(
     script: str, *words: str, finished: bool, made: dict[str, frozenset[str] | None], folder: str
 ) -> dict[str, Any]:
@@ -209,7 +219,7 @@ def _read(
         except SystemExit:
             said["faults"] = [error.getvalue().strip().rpartition("error: ")[2]]
         else:
-            said["faults"] = list(columns.faults(recipe.name, values, made))
+            said["faults"] = [*_function_faults(values), *columns.faults(recipe.name, values, made)]
             if folder in made:
                 made[folder] = columns.written(recipe.name, values, made)
             if finished:

@@ -1,9 +1,9 @@
-"""Stages as jobs of Slurm: the batch script of one, and a pipeline as a chain of them.
+"""Stages as Slurm jobs: the batch script of a single stage, and a pipeline as a chain of jobs.
 
-A job waits for those that make its input (`--dependency=afterok`), and leaves the queue if one of them fails.
-One that was told to stop puts itself back into the queue under its number, so what waits for it goes on
-waiting. The chain's folder holds `slurm.json`, the number of each stage's last job: the same command again
-submits what is neither finished nor in the queue.
+A job waits for the jobs that make its inputs (`--dependency=afterok`), and is removed from the queue if one
+of them fails. A job that is told to stop requeues itself under the same number, so that other jobs still wait
+for it. The file `slurm.json` in the pipeline's folder has the number of each stage's last job; running the
+same command again submits the stages that are neither finished nor in the queue.
 """
 
 from __future__ import annotations
@@ -38,9 +38,11 @@ from scalequest.redaction import redacted
 from scalequest.stage.launch import STOP_SECONDS, STOP_VARIABLE
 
 JOBS = "slurm.json"  # in the pipeline's folder: the last job of each stage
-TOLD_SECONDS = STOP_SECONDS + 60  # before the end: time for one step and one checkpoint, then for the script
+TOLD_SECONDS = (
+    STOP_SECONDS + 60
+)  # before the time limit: for one step and one checkpoint, then for the script
 PORT = 29500
-CORES = 8  # per GPU; by default Slurm gives one core to the one task of a machine, and so to all its ranks
+CORES = 8  # per GPU; by default, Slurm gives the single task of a machine, with all its ranks, one core
 
 
 # ----------------------------------------------------------------------------------------------- one job
@@ -55,20 +57,20 @@ def script(
     name: str | None = None,
     log: str = "%x-%j.log",
 ) -> str:
-    """Text of the batch script.
+    """Return the text of the batch script.
 
     Args:
         launch: the accelerate file; None starts one process.
         command: the script and its settings.
-        nodes: machines, where not those of the file.
+        nodes: the number of machines, if it differs from the accelerate file.
         extra: further options of sbatch.
-        name: of the job; None is the recipe's, and refuses what is none.
-        log: file that the job's output is added to.
+        name: the name of the job; None for the name of the recipe, which the script then must define.
+        log: the file to which the job's output is appended.
 
     Raises:
-        ConfigError: the settings name no folder, or the global batch cannot stay.
+        ConfigError: the settings name no output folder, or the global batch size cannot be kept.
     """
-    # As the recipes read `--key=value`; what follows changes or adds to words.
+    # Split `--key=value` as the recipes do, because the code below changes and adds words.
     words = [part for word in command for part in (word.split("=", 1) if word[:2] == "--" else [word])]
     settings, recipe = given(words), load_recipe(words[0])
     if name is None:
@@ -98,7 +100,7 @@ def script(
         "set -u",
         "# srun no longer takes this from the job.",
         'export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"',
-        "# Time that a launcher leaves its ranks to save in, before it kills them.",
+        "# The time that a launcher gives its ranks to save before it kills them.",
         f'export {STOP_VARIABLE}="${{{STOP_VARIABLE}:-{STOP_SECONDS}}}"',
         'HEAD_NODE=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
         "export HEAD_NODE",
@@ -108,7 +110,7 @@ def script(
 
 
 def _started(launch: str | None, words: Sequence[str], machines: int, processes: int) -> str:
-    """The line that starts the script on one machine."""
+    """Return the line that starts the script on one machine."""
     if launch is None:
         return f"exec {shlex.join([sys.executable, *words])}"
     start = [
@@ -120,24 +122,24 @@ def _started(launch: str | None, words: Sequence[str], machines: int, processes:
 
 
 def _watched(inner: str, folder: object, recipe: Recipe | None) -> list[str]:
-    """Lines that run the step, tell it to stop, and put the job back into the queue if it did."""
+    """Return the lines that run the step, tell it to stop, and requeue the job if it stopped."""
     stopped = shlex.quote(f"{folder}/stopped.json") if folder else ""
-    # A data stage ends at once when it is told to; its finished blocks are kept.
+    # A data stage ends immediately when told to stop; its finished blocks are kept.
     left = f" || [ -f {stopped} ]" if stopped else ""
     lasting = recipe is not None and recipe.kind != "training"
     told = ' || { [ "$told" = 1 ] && [ "$status" != 0 ]; }' if lasting else ""
     return [
         "told=0",
-        *([f"rm -f {stopped}  # of an earlier stop"] if stopped else []),
+        *([f"rm -f {stopped}  # from an earlier stop"] if stopped else []),
         f"srun --kill-on-bad-exit=0 bash -c {shlex.quote(inner)} &",
         "step=$!",
-        "# To the ranks, through Slurm: srun itself would answer SIGTERM by killing them.",
+        "# Signal the ranks through Slurm, because srun would react to SIGTERM by killing them.",
         """trap 'told=1; scancel --signal=TERM "$SLURM_JOB_ID.0"' TERM""",
         'wait "$step"; status=$?',
-        "# A trapped signal ends the first wait early.",
+        "# A trapped signal interrupts the first wait.",
         'if [ "$told" = 1 ]; then wait "$step"; status=$?; fi',
         f'if [ "$status" = 75 ]{left}{told}; then',
-        '  echo "stopped in time: back into the queue"',
+        '  echo "stopped in time: requeueing the job"',
         '  scontrol requeue "$SLURM_JOB_ID"',
         "  exit 0",
         "fi",
@@ -146,12 +148,12 @@ def _watched(inner: str, folder: object, recipe: Recipe | None) -> list[str]:
 
 
 def _gpus(launch: str | None, spread: Topology, settings: Mapping[str, object], recipe: Recipe | None) -> int:
-    """GPUs of a machine: one for each process, times those that a model copy is spread over."""
+    """Return the GPUs per machine: the number of processes times the number of GPUs per model copy."""
     on_cpu = settings.get("use_cpu") in (True, "true") or (launch and read_yaml(launch).get("use_cpu"))
     if on_cpu or recipe is None:
         return 0
     engine = settings.get("engine")
-    if isinstance(engine, str):  # as the command line has it
+    if isinstance(engine, str):  # given on the command line
         engine = load_yaml(engine)
     group = engine.get("tensor_parallel_size", 1) if isinstance(engine, Mapping) else 1
     copies = int(str(settings.get("engine.tensor_parallel_size", group)))
@@ -162,13 +164,13 @@ def _gpus(launch: str | None, spread: Topology, settings: Mapping[str, object], 
 
 
 def _same_batch(words: list[str], settings: Mapping[str, object], machines: int) -> list[str]:
-    """The words with as many fewer micro-steps as there are more machines."""
+    """Return the words with gradient_accumulation_steps divided by the number of machines."""
     steps = int(str(settings.get("gradient_accumulation_steps", 1)))
     kept, rest = divmod(steps, machines)
     if rest:
         raise ConfigError(
-            f"gradient_accumulation_steps: {steps} on one machine cannot be shared by {machines}; take a "
-            "number of machines that divides it, or lower per_device_train_batch_size and raise it"
+            f"gradient_accumulation_steps: {steps} on one machine cannot be divided among {machines}; choose "
+            "a number of machines that divides it, or raise it and lower per_device_train_batch_size"
         )
     key = "--gradient_accumulation_steps"
     if key not in words:
@@ -183,7 +185,7 @@ def _accelerate() -> str:
 
 
 def given(command: Sequence[str]) -> dict[str, object]:
-    """The settings of a recipe's command line: its configs, and what stands after them."""
+    """Return the settings of a recipe's command line: its configs, and the keys after them."""
     after = iter(command[command.index("--config") + 1 :] if "--config" in command else ())
     settings = read_configs(*takewhile(lambda word: not word.startswith("--"), after))
     pairs = pairwise(command)
@@ -191,7 +193,7 @@ def given(command: Sequence[str]) -> dict[str, object]:
 
 
 def shown(command: Sequence[str]) -> list[str]:
-    """The words of a command line without its secrets."""
+    """Return the words of a command line without secrets."""
     words: list[str] = []
     for word in command:
         key, joined, value = word.partition("=")
@@ -205,12 +207,12 @@ def shown(command: Sequence[str]) -> list[str]:
 
 
 def submit(text: str, *options: str, environment: Mapping[str, str] | None = None) -> str:
-    """Hand a batch script to sbatch; returns the job's number.
+    """Submit a batch script with sbatch and return the job's number.
 
     Raises:
-        ConfigError: there is no sbatch, or it refuses.
+        ConfigError: there is no sbatch, or it reports an error.
     """
-    # A federation's answer is "number;cluster".
+    # A federated cluster replies with "number;cluster".
     return _slurm(["sbatch", "--parsable", *options], text, environment).strip().partition(";")[0]
 
 
@@ -220,7 +222,7 @@ def _slurm(command: Sequence[str], text: str = "", environment: Mapping[str, str
             command, input=text, capture_output=True, text=True, env=environment, check=False
         )
     except FileNotFoundError:
-        raise ConfigError(f"{command[0]}: not found; submit where Slurm's commands are") from None
+        raise ConfigError(f"{command[0]}: not found; submit from a machine with Slurm's commands") from None
     if done.returncode:
         raise ConfigError(f"{command[0]}: {' '.join(done.stderr.split()) or f'status {done.returncode}'}")
     return done.stdout
@@ -239,25 +241,24 @@ def chain(
     extra: Sequence[str] = (),
     dry_run: bool = False,
 ) -> None:
-    """Submit the stages that are neither finished nor in the queue, each behind those that it needs.
+    """Submit the stages that are neither finished nor in the queue, each after the ones that it needs.
 
     Args:
         spec: the pipeline.
-        steps: all its stages, from `plan`.
-        chosen: those to submit.
-        output: its folder, which all machines see.
-        fingerprints: of finished stages, as they would be now, from the look ahead.
+        steps: all of its stages, from `plan`.
+        chosen: the stages to submit.
+        output: the pipeline's folder, on a file system that all machines share.
+        fingerprints: the fingerprints that finished stages would have now, from `look_ahead`.
         extra: further options of sbatch for every job.
-        dry_run: print what would be submitted.
+        dry_run: only print what would be submitted.
 
     Raises:
-        ConfigError: a stage that is needed is not finished, starts from nothing, or Slurm refuses a job.
+        ConfigError: a required stage is not finished, a stage has `--fresh`, or Slurm rejects a job.
     """
     for step in chosen:
         if "--fresh" in step.command:
             raise ConfigError(
-                "--fresh: a job that goes back into the queue would start from nothing again; remove the "
-                "stage's folder instead"
+                "--fresh: a requeued job would start from scratch again; remove the stage's folder instead"
             )
     if dry_run:
         _submit_all(spec, steps, chosen, output, fingerprints, extra, None)
@@ -280,7 +281,7 @@ def _submit_all(
     extra: Sequence[str],
     environment: Mapping[str, str] | None,
 ) -> None:
-    """Submit with this environment, or only print without one."""
+    """Submit the stages with this environment; without one, only print them."""
     jobs, state = _read_jobs(output), read_state(output)
     queue = _queue(must=environment is not None)
     waited = {name: job for name, job in jobs.items() if job in queue}
@@ -311,7 +312,7 @@ def _submit_all(
 
 
 def _size(step: Step) -> str:
-    """Machines and GPUs of a stage's job."""
+    """Return the numbers of machines and GPUs of a stage's job."""
     said = {}
     for line in script(step.spec.launch, step.words, None, (), name="x").splitlines():
         key, _, value = line.removeprefix("#SBATCH --").partition("=")
@@ -330,7 +331,7 @@ def _read_jobs(output: Path) -> dict[str, str]:
 
 
 def _queue(must: bool) -> set[str]:
-    """Numbers of this user's jobs that wait or run."""
+    """Return the numbers of this user's pending and running jobs."""
     try:
         return set(_slurm(["squeue", "--me", "--noheader", "--format=%A"]).split())
     except ConfigError:

@@ -2,7 +2,7 @@
 
 The order of the paper (section 2.4) is language, solvability, difficulty; duplicates and contamination, which
 it does not have, come before anything that needs a forward pass. Text steps look at all rows at once; model
-steps go block by block.
+steps go block by block. A function of the user's is a text step like any other (`function_step.py`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -21,10 +21,13 @@ from scalequest.config import ConfigError, RunOptions, option, required, to_dict
 from scalequest.config.ranges import COUNT
 from scalequest.engines.base import EngineConfig, Generator, Sampling
 from scalequest.engines.server import ServerConfig
+from scalequest.functions import FunctionKey, is_function_name
 from scalequest.pages.cards import dataset_card
+from scalequest.pages.markup import inline
 from scalequest.questions.contamination import ContaminationRule, ContaminationStep, TestQuestion
 from scalequest.questions.difficulty import DifficultyRule, DifficultyStep, fail_rates
 from scalequest.questions.duplicates import DuplicateRule, DuplicatesStep
+from scalequest.questions.function_step import FunctionStep, step_function
 from scalequest.questions.judges import Judge, Ledger, check_judge
 from scalequest.questions.language import LanguageRule, LanguageStep
 from scalequest.questions.length import LengthRule, LengthStep
@@ -42,7 +45,7 @@ from scalequest.tracking import Tracker
 
 VERSION = 7  # raise by hand when the same configuration gives other rows
 
-# Every filter by its name in `steps`, in the order of the report. Its rule is the option with the same name.
+# Every filter by its name in `steps`. Its rule is the option with the same name.
 STEPS: dict[str, type[Step]] = {
     "language": LanguageStep,
     "length": LengthStep,
@@ -51,10 +54,6 @@ STEPS: dict[str, type[Step]] = {
     "solvability": SolvabilityStep,
     "difficulty": DifficultyStep,
 }
-if TYPE_CHECKING:
-    StepName = str
-else:
-    StepName = Literal[tuple(STEPS)]
 
 _THREADS = 4  # for reading text; each holds the arrays of one batch, about 200 MB
 
@@ -64,7 +63,10 @@ class FilterConfig:
     """The filter stage. It asks at most one model one kind of thing: solutions, verdicts or levels."""
 
     input: list[str] = required("sources of questions, read one after the other", fingerprint=False)
-    steps: list[StepName] = required("filters, in order; those that ask a model come last")
+    steps: list[str] = required(
+        f"filters, in order: {', '.join(STEPS)}, or a function of yours, FILE.py:NAME or MODULE:NAME, called "
+        "with a row, which returns None to keep it or a reason; those that ask a model come last"
+    )
     columns: dict[str, str] = option(
         help="mapping from our column names to those of the input", default_factory=dict
     )
@@ -92,13 +94,19 @@ class FilterConfig:
     )
 
     def __post_init__(self) -> None:
+        for step in self.steps:
+            if step not in STEPS and not is_function_name(step):
+                raise ConfigError(
+                    f"steps: '{step}' is neither {', '.join(STEPS)} nor a function, FILE.py:NAME or "
+                    "MODULE:NAME"
+                )
         asks = [self._asks(step) for step in self.steps]
         if len(set(self.steps)) != len(self.steps):
             raise ConfigError(f"steps: {self.steps} contains a step twice")
         if asks != sorted(asks):
             raise ConfigError(
                 f"steps: {self.steps} has a step that asks a model before one that does not; put "
-                "the latter first"
+                "the latter first, or in a filter stage of its own that reads the output of this one"
             )
         kinds = {self._kind(step) for step in self.steps if self._asks(step)}
         if len(kinds) > 1:
@@ -109,11 +117,27 @@ class FilterConfig:
         elif any(asks) and not (self.model_name_or_path and self.chat_format):
             raise ConfigError(f"steps: {self.steps[-1]} needs model_name_or_path and chat_format")
         for step in self.steps:
-            STEPS[step].check(getattr(self, step))
+            if step in STEPS:
+                STEPS[step].check(getattr(self, step))
         if any(asks) and self.judge is None and self.samples < 2:
             raise ConfigError(f"samples: {self.samples} cannot agree or disagree; give at least 2")
         if self.by_verdict and self.solvability.votes > 1 and self.sampling.temperature == 0:
             raise ConfigError("solvability.votes: greedy replies are all identical; set sampling.temperature")
+
+    @property
+    def functions(self) -> list[FunctionKey]:
+        """The steps that are functions of the user's."""
+        return [step_function(step) for step in self.steps if step not in STEPS]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """For the fingerprint, the steps with the content of the functions among them, not their paths.
+
+        Raises:
+            ConfigError: a function cannot be loaded.
+        """
+        own = {key.name: key.load().identity for key in self.functions}
+        return {"steps": [own.get(step, step) for step in self.steps]} if own else {}
 
     @property
     def by_verdict(self) -> bool:
@@ -139,7 +163,7 @@ class FilterConfig:
         return any(self._asks(step) for step in self.steps) and self.judge != "server"
 
     def _asks(self, step: str) -> bool:
-        return step in self.steps and STEPS[step].asks_model(getattr(self, step))
+        return step in STEPS and STEPS[step].asks_model(getattr(self, step))
 
     def _kind(self, step: str) -> tuple[str, str]:
         """What a step that asks asks for, and whom: two steps that ask alike share their requests."""
@@ -160,9 +184,15 @@ class FilterConfig:
             seed: of the run.
             prompt: of the judge, if there is one.
             limit: rows that were read at most.
+
+        Raises:
+            ConfigError: a function among them cannot be loaded.
         """
         context = Context(seed, benchmarks, self.samples, self.sampling, self.keep_responses, prompt, limit)
-        return {name: STEPS[name].of(getattr(self, name), context) for name in self.steps}
+        return {
+            name: STEPS[name].of(getattr(self, name), context) if name in STEPS else FunctionStep.named(name)
+            for name in self.steps
+        }
 
 
 @dataclass(frozen=True)
@@ -335,7 +365,8 @@ def filter_questions(
         gates=config.gates if paid else None,
     )  # fmt: skip
     # Card and report
-    text = f"Questions that passed {', '.join(config.steps)}. report.html shows what each step did."
+    passed = ", ".join(inline(step.rpartition("/")[2]) for step in config.steps)
+    text = f"Questions that passed {passed}. report.html shows what each step did."
     shown = ("id", "question", *(asking[0].asks.shown if asking else ()))
     card = dataset_card("Filtered questions", text, to_dict(config), stage.blocks.samples(8), *shown)
 
@@ -356,10 +387,10 @@ def _report(
         name: step.report(rows, found.outcomes[name], receipt)
         if isinstance(step, TextStep)
         else step.report(receipt)
-        for name in STEPS
-        if (step := steps.get(name)) is not None
+        for name, step in steps.items()
     }
     by_columns = "difficulty" in found.outcomes  # it has then shown its own measure
     others = [] if by_columns else fail_rates(stage.output_dir)
-    order = [reason for step in STEPS.values() for reason in step.reasons]
+    reasons = {name: dict.fromkeys(filter(None, outcome.reasons)) for name, outcome in found.outcomes.items()}
+    order = [reason for name, step in steps.items() for reason in step.reasons or reasons.get(name, ())]
     filter_report(stage.output_dir, receipt, reports, others, order)

@@ -1,7 +1,7 @@
-"""Whoever is asked for a verdict in words: a model on an engine, or one behind a chat server.
+"""Models that are asked in words, for a verdict or a rewrite: on an engine, or behind a chat server.
 
-Both take `Ask`s and give `Said`s, in the numbered blocks of `stream`. What is said is read by the stage that
-asks; what it costs is kept by a `Ledger`.
+Both take `Ask`s and return `Said`s, in the numbered blocks of `stream`. The stage that asks reads the
+replies, and a `Ledger` adds up their cost.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from scalequest.stage.block_loop import Generate, completing
 from scalequest.stage.folder import Stage
 from scalequest.stage.progress import Reply
 
-# Why a server brought no reply to a question, as `ChatReply.fault` says
+# The values of `ChatReply.fault`: why a server gave no reply to a question
 FAULTS = ("refused", "content_filter", "nonsense", "no_reply")
 
 Q = TypeVar("Q")
@@ -29,9 +29,9 @@ A = TypeVar("A", bound=Reply)
 
 @dataclass(frozen=True)
 class Ask:
-    """What a judge is asked: the user's turn, under a key that is unique in its stage.
+    """What a model is asked: the text of the user's turn, with a key that is unique in its stage.
 
-    `seed` is of this question alone; None if replies are greedy.
+    `seed` belongs to this question alone; it is None if replies are greedy.
     """
 
     key: str
@@ -41,15 +41,16 @@ class Ask:
 
 @dataclass(frozen=True)
 class Said:
-    """What a judge said.
+    """What a model replied.
 
     Attributes:
-        text: the reply, "" if `fault` says why there is none.
-        fault: the reason of a `FormatError` or of a `ChatReply`; None if there is a reply to read.
+        text: the reply without its thoughts; "" if there is a `fault`.
+        fault: why there is no reply: the reason of a `FormatError` or of a `ChatReply`; None if there is one.
         finish_reason: "stop" or "length".
-        tokens: generated for it.
-        prompt_tokens: read for it.
-        requests: attempts at a server.
+        tokens: the number of generated tokens.
+        prompt_tokens: the number of input tokens.
+        requests: the number of attempts at a server.
+        reply: the complete reply, thoughts included.
     """
 
     text: str
@@ -58,15 +59,16 @@ class Said:
     tokens: int = 0
     prompt_tokens: int = 0
     requests: int = 0
+    reply: str = ""
 
     @property
     def whole(self) -> str:
-        """The reply; nothing of one that was cut: a verdict in half of it is a step on the way."""
+        """The reply, or "" if it was truncated, because a verdict in its first half may not be the last."""
         return self.text if self.finish_reason == "stop" else ""
 
     @property
     def why_none(self) -> str:
-        """Why a reply in which no verdict was found has none."""
+        """The reason why no verdict was found in the reply."""
         return self.fault or ("truncated" if self.finish_reason == "length" else "unparsed")
 
 
@@ -75,7 +77,7 @@ Judge = Generate[Ask, Said]
 
 @dataclass(frozen=True)
 class ModelJudge:
-    """A model on an engine; a `Judge`."""
+    """A `Judge` that asks a model on an engine."""
 
     chat: BoundFormat
     generate: Generate[Request, Completion]
@@ -85,21 +87,21 @@ class ModelJudge:
         return _said(blocks, self.request, self.generate, self.read)
 
     def request(self, ask: Ask) -> Request | str:
-        """What the engine gets, or why the chat format cannot hold the text."""
+        """Return the request to the engine, or why the chat format cannot represent the text."""
         try:
             return Request(ask.key, self.chat.user_prompt_ids(ask.text), ask.seed)
         except FormatError as error:
             return str(error)
 
     def read(self, completion: Completion) -> Said:
-        """What the completion says."""
+        """Return the reply in a completion."""
         text, end = self.chat.decode_reply(completion.ids), completion.finish_reason
-        return Said(text, None, end, completion.tokens, completion.prompt_tokens)
+        return Said(text, None, end, completion.tokens, completion.prompt_tokens, reply=text)
 
 
 @dataclass(frozen=True)
 class ServerJudge:
-    """A model behind an OpenAI-compatible server, with a system turn if one is given; a `Judge`."""
+    """A `Judge` that asks a model behind an OpenAI-compatible server, with a system turn if one is given."""
 
     server: ChatServer
     system: str | None = None
@@ -109,13 +111,13 @@ class ServerJudge:
         return _said(blocks, self.request, self.server.answer, self.read)
 
     def request(self, ask: Ask) -> Chat:
-        """What the server gets."""
+        """Return the request to the server."""
         return Chat(ask.key, user(ask.text, self.system), ask.seed)
 
     def read(self, reply: ChatReply) -> Said:
-        """What the reply says."""
+        """Return the reply without its thoughts."""
         end, tokens = reply.finish_reason, (reply.tokens, reply.prompt_tokens)
-        return Said(without_thoughts(reply.text), reply.fault, end, *tokens, reply.requests)
+        return Said(without_thoughts(reply.text), reply.fault, end, *tokens, reply.requests, reply.text)
 
 
 def _said(
@@ -124,7 +126,7 @@ def _said(
     generate: Generate[Q, A],
     read: Callable[[A], Said],
 ) -> Iterator[tuple[int, list[Said]]]:
-    """Ask everything that has a request; a string in place of a request is the fault."""
+    """Send everything that has a request; a string in place of a request says why there is none."""
     taken: dict[int, list[Q | str]] = {}
 
     def requests() -> Iterator[tuple[int, list[Q]]]:
@@ -142,15 +144,15 @@ def _said(
 
 
 class Judging(Protocol):
-    """The settings by which a stage names its judge, under the same names in every stage."""
+    """The settings that name a stage's judge; they have the same names in every stage."""
 
     @property
     def judge(self) -> str | None:
-        """`model`, `server`, or another way to a verdict that needs neither."""
+        """`model`, `server`, or something else if neither is asked."""
 
     @property
     def model_name_or_path(self) -> str | None:
-        """Judge model: its folder or hub id."""
+        """Folder or hub id of the model, for judge `model`."""
 
     @property
     def model_revision(self) -> str | None:
@@ -162,7 +164,7 @@ class Judging(Protocol):
 
     @property
     def sampling(self) -> Sampling:
-        """How either is sampled."""
+        """How the judge is sampled."""
 
     @property
     def engine(self) -> EngineConfig:
@@ -170,7 +172,7 @@ class Judging(Protocol):
 
     @property
     def server(self) -> ServerConfig:
-        """Judge server: which."""
+        """The server, for judge `server`."""
 
     @property
     def system(self) -> str | None:
@@ -178,14 +180,14 @@ class Judging(Protocol):
 
 
 def check_judge(config: Judging, where: str = "judge") -> None:
-    """Refuse a judge that cannot be asked.
+    """Check that the settings give everything that the judge needs.
 
     Args:
-        config: of the stage.
-        where: the key that names the judge, for messages.
+        config: the stage's settings.
+        where: the key that names the judge, for error messages.
 
     Raises:
-        ConfigError: what it needs is not given.
+        ConfigError: a setting is missing.
     """
     if config.judge == "model" and not (config.model_name_or_path and config.chat_format):
         raise ConfigError(f"{where}: model needs model_name_or_path and chat_format")
@@ -194,7 +196,7 @@ def check_judge(config: Judging, where: str = "judge") -> None:
 
 
 def judge_label(config: Judging) -> str:
-    """What rows call the judge: the model's name."""
+    """Return the name of the judge's model, as it is written into rows."""
     name = config.server.model if config.judge == "server" else config.model_name_or_path
     return model_label(name or "")
 
@@ -203,13 +205,13 @@ def judge_label(config: Judging) -> str:
 def open_judge(
     config: Judging, stage: Stage, run: RunOptions, worker: tuple[int, int] = (0, 1)
 ) -> Iterator[Judge]:
-    """Load the model, or make ready to ask the server: its answers are kept in the stage's folder.
+    """Load the model, or prepare to ask the server, whose answers are kept in the stage's folder.
 
     Args:
-        config: names the judge.
-        stage: open and unfinished.
+        config: the settings that name the judge.
+        stage: an open, unfinished stage.
         run: gives the seed.
-        worker: this process's number and how many there are; they share a server's budget.
+        worker: this process's number and the number of processes, which share a server's budget.
     """
     if config.judge == "server":
         journal = stage.output_dir / "parts"
@@ -226,14 +228,14 @@ def open_judge(
 
 
 def model_judge(generator: Generator, chat: BoundFormat, sampling: Sampling) -> Judge:
-    """`ModelJudge` on a loaded model."""
+    """Return a `ModelJudge` that uses a loaded model."""
     return ModelJudge(chat, completing(generator, sampling, chat.solve_stop_ids))
 
 
 def judge_identity(config: Judging) -> tuple[dict[str, str], dict[str, Any]]:
-    """The model with its fingerprint, and the chat format: nothing of either for a server.
+    """Return the model with its fingerprint, and the chat format; both are empty for a server.
 
-    The rest of what can change a reply (the server's model, sampling, system turn) is among the settings.
+    Everything else that can change a reply (the server's model, sampling, system turn) is among the settings.
     """
     if config.judge == "server":
         return {}, {}
@@ -242,27 +244,43 @@ def judge_identity(config: Judging) -> tuple[dict[str, str], dict[str, Any]]:
     return {model: model_fingerprint(model, revision)}, {"chat_format": to_dict(chat_format)}
 
 
+class Paid(Protocol):
+    """What determines the price of a server's reply."""
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Number of tokens read."""
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens generated."""
+
+    @property
+    def requests(self) -> int:
+        """Number of attempts."""
+
+
 @dataclass(frozen=True)
 class Ledger:
-    """What replies cost, by row number, until their block is written.
+    """The cost of replies, by row number, until their block is written.
 
     Attributes:
-        server: whose prices count; None if no server is asked, and nothing is counted.
-        spent: requests and money.
+        server: the server, which has the prices; None if no server is asked, and nothing is counted.
+        spent: the number of requests and the money.
     """
 
     server: ServerConfig | None = None
     spent: dict[int, tuple[int, float]] = field(default_factory=dict)
 
-    def add(self, number: int, replies: Sequence[Said]) -> None:
-        """Note the replies of a row."""
+    def add(self, number: int, replies: Sequence[Paid]) -> None:
+        """Add the replies to a row's requests."""
         if self.server is not None:
             cost = self.server.cost
             money = sum(cost(reply.prompt_tokens, reply.tokens) for reply in replies)
             self.spent[number] = sum(reply.requests for reply in replies), money
 
     def counts(self, numbers: range) -> Mapping[str, int | float]:
-        """`requests` and `cost` of a block, for the receipt."""
+        """Return `requests` and `cost` of a block, for the receipt."""
         if self.server is None:
             return {}
         entries = [self.spent.pop(number) for number in numbers if number in self.spent]

@@ -1,7 +1,7 @@
-"""What a judge says of questions: whether each can be solved, how difficult it is, and its topic.
+"""A judge's verdicts on questions: whether each can be solved, how difficult it is, and its topic.
 
-Every question is asked about once per aspect (paper, Figs. 12 to 14: GPT-4o). Each row holds every verdict
-and reply, and the reason of every verdict that is missing. `evaluation.judged_questions` measures them.
+The judge is asked once per question and aspect (paper, Figs. 12 to 14: GPT-4o). Each row holds every verdict
+and reply, and the reason for every missing verdict. `evaluation.judged_questions` computes the statistics.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from scalequest.config import ConfigError, RunOptions, option, required, to_dict
 from scalequest.config.ranges import COUNT
 from scalequest.engines.base import EngineConfig, Sampling
 from scalequest.engines.server import ServerConfig
+from scalequest.functions import FunctionKey, called, function_option, needs_function, shown
 from scalequest.pages.cards import dataset_card
 from scalequest.pages.markup import inline
 from scalequest.questions.judges import Ask, Judge, Ledger, Said, check_judge, judge_label
@@ -48,46 +49,50 @@ class JudgePrompts:
 
 @dataclass(frozen=True)
 class JudgeConfig:
-    """The stage that measures questions by a judge."""
+    """The settings of the stage in which a judge measures questions."""
 
     generators: dict[str, str] = required(
-        "label: source of its questions, the first one being what the others are compared with",
+        "sources of questions by label; the others are compared with the first one",
         fingerprint=False,
     )
-    judge: Literal["function", "model", "server"] = required("the function, the model, or the server below")
+    judge: Literal["function", "model", "server"] = required(
+        "who judges: the function, the model, or the server below"
+    )
     question_columns: dict[str, str] = option(
-        help="label: column that holds its questions, if that is not `question` (of pairs: rejected, chosen)",
+        help="columns of the questions by label, if not `question` (for pairs: rejected, chosen)",
         default_factory=dict,
     )
     sample: int | None = option(
-        None, "so many questions of each, drawn by seed and id, so that equal ids are drawn together",
+        None, "number of questions from each source; drawn by seed and id, so equal ids are drawn together",
         within=COUNT,
     )  # fmt: skip
     against: dict[str, str] = option(
-        help="label: verdicts to compare with, a folder of this stage by another judge or a file of labels",
+        help="verdicts to compare with, by label: another judge's folder of this stage, or a file of labels",
         default_factory=dict,
         fingerprint=False,
     )
-    prompts: JudgePrompts = option(
-        help="judge model and server: what they are asked", default_factory=JudgePrompts
-    )
-    topics: list[str] = option(help="what a topic may be", default_factory=lambda: list(TOPICS))
-    function: str | None = option(
-        None,
-        "judge function: FILE.py:NAME or MODULE:NAME, called with a question; returns a map with solvable, "
-        "difficulty, topic, or some of them",
-        fingerprint=False,  # what it is called; the recipe adds the hash of what it does
+    prompts: JudgePrompts = option(help="judge model and server: the prompts", default_factory=JudgePrompts)
+    topics: list[str] = option(help="the possible topics", default_factory=lambda: list(TOPICS))
+    function: str | None = function_option(
+        "judge function",
+        "called with a question; returns a map with solvable, difficulty, topic, or some of them",
     )
     model_name_or_path: str | None = option(None, "judge model: a folder or hub id", fingerprint=False)
-    model_revision: str | None = option(None, "its revision on the hub", fingerprint=False)
-    chat_format: str | None = option(None, "its chat format: a family or a YAML file", fingerprint=False)
-    sampling: Sampling = option(
-        help="judge model and server: how", default_factory=lambda: Sampling(0.0, 1.0, 2048)
+    model_revision: str | None = option(None, "revision of the model on the hub", fingerprint=False)
+    chat_format: str | None = option(
+        None, "chat format of the model: a family or a YAML file", fingerprint=False
     )
-    engine: EngineConfig = option(help="judge model: on what", default_factory=EngineConfig)
-    server: ServerConfig = option(help="judge server: which", default_factory=ServerConfig)
-    system: str | None = option(None, "judge server: text of the system turn; None sends none")
-    gates: Gates = option(help="rates that end it early", default_factory=Gates, fingerprint=False)
+    sampling: Sampling = option(
+        help="judge model and server: sampling settings", default_factory=lambda: Sampling(0.0, 1.0, 2048)
+    )
+    engine: EngineConfig = option(help="judge model: engine and its settings", default_factory=EngineConfig)
+    server: ServerConfig = option(
+        help="judge server: the server and its limits", default_factory=ServerConfig
+    )
+    system: str | None = option(None, "judge server: text of the system turn; null sends none")
+    gates: Gates = option(
+        help="limits on error rates that stop the run early", default_factory=Gates, fingerprint=False
+    )
 
     def __post_init__(self) -> None:
         if not self.generators:
@@ -96,29 +101,36 @@ class JudgeConfig:
             raise ConfigError(f"question_columns: there is no generator '{strange[0]}'")
         check_judge(self)
         if self.judge == "function" and not self.function:
-            raise ConfigError("judge: function needs function: FILE.py:NAME or MODULE:NAME")
+            raise ConfigError(needs_function("judge"))
         if self.judge != "function" and not self.aspects:
             raise ConfigError("prompts: name at least one of solvability, difficulty, topic")
         if "" in map(str.strip, self.topics) or len(set(map(str.casefold, self.topics))) < len(self.topics):
             raise ConfigError("topics: contains an empty or a duplicate topic")
 
     @property
+    def functions(self) -> list[FunctionKey]:
+        """The function that judges, if one does."""
+        return (
+            [FunctionKey("function", self.function or "", ("question",))] if self.judge == "function" else []
+        )
+
+    @property
     def aspects(self) -> tuple[Aspect, ...]:
-        """What the judge is asked about; of a function, all that it may answer."""
+        """The aspects that the judge is asked about; a function may answer all of them."""
         given = to_dict(self.prompts)
         return tuple(aspect for aspect in VERDICTS if self.judge == "function" or given[aspect])
 
     @property
     def label(self) -> str:
-        """What the report calls the judge."""
+        """The name of the judge in the report."""
         return f"function {self.function}" if self.judge == "function" else judge_label(self)
 
 
 def read_questions(config: JudgeConfig, run: RunOptions) -> list[Row]:
-    """The questions of all generators: generator, id, question.
+    """Return the questions of all generators, with the columns generator, id and question.
 
     Raises:
-        ConfigError: a row has no question, or two rows of one generator have one id.
+        ConfigError: a row has no question, or two rows of a generator have the same id.
     """
     rows: list[Row] = []
     for label, source in config.generators.items():
@@ -141,16 +153,16 @@ def read_questions(config: JudgeConfig, run: RunOptions) -> list[Row]:
 
 @dataclass(frozen=True)
 class Judged:
-    """What is asked for each question, and what becomes of it: the hooks of `stream`.
+    """The hooks of `stream`: what is asked for each question, and what happens to it.
 
     Attributes:
-        rows: of `read_questions`.
-        config: of the stage.
-        seed: of the run.
-        prompts: by aspect; empty for a function.
-        function: the user's, if it is the judge.
-        ledger: of what a server costs.
-        missing: how many verdicts a row lacks, by row number, until its block is written.
+        rows: the result of `read_questions`.
+        config: the stage's settings.
+        seed: the run's seed.
+        prompts: the prompts by aspect; empty for a function.
+        function: the user's function, if it is the judge.
+        ledger: what a server costs.
+        missing: the number of missing verdicts by row number, until the row's block is written.
     """
 
     rows: Sequence[Row]
@@ -162,7 +174,7 @@ class Judged:
     missing: dict[int, int] = field(default_factory=dict)
 
     def requests(self, number: int) -> list[Ask] | Drop:
-        """One question per aspect; none of a function."""
+        """Return one request per aspect; none for a function."""
         row = self.rows[number]
         if not row["question"].strip():
             return Drop(row, "empty")
@@ -175,7 +187,7 @@ class Judged:
         return Ask(f"{row['generator']}/{row['id']}/{aspect}", text, seed)
 
     def row(self, number: int, replies: Sequence[Said]) -> Row | Drop:
-        """The row with every verdict; dropped if there is none at all, for the first reason."""
+        """Return the row with its verdicts; drop it, for the first reason, if there are none."""
         row = self.rows[number]
         if self.function is not None:
             row = row | self._called(row)
@@ -202,17 +214,13 @@ class Judged:
         }
 
     def _called(self, row: Row) -> Row:
-        """What the user's function says: a key that it leaves out is an aspect that it does not judge."""
+        """Return the verdicts of the user's function; it does not judge an aspect whose key it leaves out."""
         assert self.function is not None
         where = f"{self.config.function}: row {row['id']}"
-        try:
-            said = self.function(row["question"])
-        except Exception as error:
-            raise ConfigError(f"{where}: {type(error).__name__}: {error}") from error
+        said = called(str(self.config.function), self.function, f"row {row['id']}", row["question"])
         if not isinstance(said, Mapping) or not said or not said.keys() <= set(VERDICTS.values()):
-            raise ConfigError(
-                f"{where}: returned {said!r}, expected a mapping with {', '.join(VERDICTS.values())}"
-            )
+            known = ", ".join(VERDICTS.values())
+            raise ConfigError(f"{where}: returned {shown(said)}, expected a mapping with {known}")
         found: Row = {}
         for aspect, column in VERDICTS.items():
             if column in said:
@@ -221,22 +229,22 @@ class Judged:
         return found
 
     def counts(self, numbers: range) -> dict[str, int | float]:
-        """Verdicts that are missing, and what a server costs."""
+        """Return the number of missing verdicts and the cost of a server."""
         missing = sum(self.missing.pop(number, 0) for number in numbers)
         return {"no_verdict": missing, **self.ledger.counts(numbers)}
 
 
 def read_verdict(column: str, value: Any, topics: Sequence[str], where: str) -> bool | str | None:
-    """A verdict that a function or a labeller gives; case does not matter, and yes and no are solvable, too.
+    """Return the verdict of a function or a labeller; case does not matter, and `solvable` may be yes or no.
 
     Args:
         column: solvable, difficulty or topic.
-        value: what is given; None is no verdict.
-        topics: that there are.
-        where: for messages.
+        value: the verdict as given; None if there is none.
+        topics: the possible topics.
+        where: the place, for error messages.
 
     Raises:
-        ConfigError: it is no such verdict.
+        ConfigError: it is not a verdict on this aspect.
     """
     if value is None or (column == "solvable" and isinstance(value, bool)):
         return value
@@ -263,20 +271,20 @@ def judge_questions(
 ) -> dict[str, Any]:
     """Have every question judged and finish the stage.
 
-    A verdict that is missing is null, with its reason in `solvability_fault`, `difficulty_fault` or
-    `topic_fault`: `truncated`, `unparsed`, or a fault of the chat format or server; `none_given` of a
-    function. Only a question of which nothing is known is dropped, for the first of these, or as `empty`. The
-    receipt counts missing verdicts as `no_verdict`, and a server's `requests` and their `cost`.
+    A missing verdict is null, with its reason in `solvability_fault`, `difficulty_fault` or `topic_fault`:
+    `truncated`, `unparsed`, a fault of the chat format or the server, or `none_given` for a function. A
+    question is dropped only if it has no verdict at all, for the first of these reasons, or if it is `empty`.
+    The receipt counts missing verdicts as `no_verdict`, and a server's `requests` and their `cost`.
 
     Args:
-        stage: open and unfinished.
-        rows: of `read_questions`.
-        judge: whoever is asked; None if a function is called.
-        config: what is judged.
-        run: gives seed and block size.
-        prompts: by aspect.
-        function: the user's, if it is the judge.
-        beside: as of `Stage.finish`: writes the report.
+        stage: an open, unfinished stage.
+        rows: the result of `read_questions`.
+        judge: the judge; None if a function is called.
+        config: the stage's settings.
+        run: gives the seed and the block size.
+        prompts: the prompts by aspect.
+        function: the user's function, if it is the judge.
+        beside: writes the report; see `Stage.finish`.
         tracker: gets rates and sample rows.
 
     Returns:
@@ -289,7 +297,7 @@ def judge_questions(
         requests=hooks.requests, generate=judge, row=hooks.row, counts=hooks.counts,
         tracker=tracker, gates=config.gates,
     )  # fmt: skip
-    text = f"What {inline(config.label)} says of every question. report.html has the measures."
+    text = f"The verdicts of {inline(config.label)} on every question. report.html has the statistics."
     shown = ("generator", "question", *(VERDICTS[aspect] for aspect in config.aspects))
     card = dataset_card("Judged questions", text, to_dict(config), stage.blocks.samples(8), *shown)
     return stage.finish(rows_in=len(rows), card=card, columns=COLUMNS, beside=beside)

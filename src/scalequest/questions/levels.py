@@ -1,6 +1,6 @@
-"""How difficult a judge says a question is, on five levels, and which topic it names.
+"""A judge's reply about a question's difficulty, on five levels, or its topic.
 
-The levels and their scores are those of the paper's measure (its Fig. 13, after Magpie): "very easy" is 20,
+The levels and their scores are those that the paper uses (its Fig. 13, after Magpie): "very easy" is 20, and
 "very hard" is 100.
 """
 
@@ -21,17 +21,17 @@ Level = Literal["very easy", "easy", "medium", "hard", "very hard"]
 LEVELS: tuple[Level, ...] = ("very easy", "easy", "medium", "hard", "very hard")
 SCORES: dict[Level, float] = {level: 20.0 * place for place, level in enumerate(LEVELS, 1)}
 
-# Quotes, bold, brackets, boxes and the like, on either side of a word that is given as a value
+# Quotes, bold, brackets, boxes and the like, on either side of a value
 _OPENERS = r"(?:[\s*_`\"'“”‘’\[\](){}<>$|]|\\[a-z]+\{)*"
 _CLOSERS = r"[*_`\"'“”‘’\])}>$]*"
 _LEVEL = r"(?:(?:very[\s_-]+)?(?:easy|hard)|medium)\b"
-# "difficulty": "hard" and its relatives
+# "difficulty": "hard" and similar
 _SAID = re.compile(
     rf"\bdifficulty(?:[\s_-]+(?:level|rating))?{_OPENERS}(?:[:=]|\b(?:is|of|as)\b){_OPENERS}(?P<level>{_LEVEL})",
     re.IGNORECASE,
 )
-# What follows a level that is all that is said: a range ("easy to medium", "hard/very hard"), a list to
-# choose from ("easy, medium or hard") and "hard to judge" name none.
+# What may follow a level that is the verdict. A range ("easy to medium", "hard/very hard"), a list of choices
+# ("easy, medium or hard") and "hard to judge" give no level.
 _ENDS = re.compile(
     rf"{_CLOSERS}(?!\s*(?:[-–—/|,]|\b(?:to|or|and)\b){_OPENERS}(?:(?:or|and)\b{_OPENERS})?{_LEVEL})"
     r"(?:\s*(?:[.,;!(–—}]|$|-\s|because\b|since\b)|[ \t]*\n)",
@@ -42,10 +42,9 @@ _TOPIC = re.compile(r"<topic>(.*?)</topic>", re.IGNORECASE | re.DOTALL)
 
 
 def read_level(text: str) -> Level | None:
-    """The last level that a reply gives as the difficulty; None if it gives none there.
+    """Return the last level that a reply states as the difficulty; None if that is not one of the five.
 
-    A reply that is a level and nothing else gives it, too. A level between others ("easy to medium") and one
-    that is not of the five are none.
+    A reply that consists of a level counts as well. A range ("easy to medium") does not.
     """
     found = [*_SAID.finditer(text)]
     last = found[-1] if found else _ALONE.fullmatch(text)
@@ -55,7 +54,7 @@ def read_level(text: str) -> Level | None:
 
 
 def read_topic(text: str, topics: Sequence[str]) -> str | None:
-    """The topic between the last pair of TOPIC tags, as `topics` write it; None if it is none of them."""
+    """Return the topic between the last TOPIC tags, as spelled in `topics`; None for any other text."""
     found = _TOPIC.findall(text)
     if not found:
         return None
@@ -65,9 +64,9 @@ def read_topic(text: str, topics: Sequence[str]) -> str | None:
 
 @dataclass(frozen=True)
 class Levels:
-    """Asks a judge once for the level of a question, as a model step of the filter.
+    """Asks a judge once per question for its level, as a model step of the filter.
 
-    `seed` is the run's.
+    `seed` is the seed of the run.
     """
 
     prompt: Prompt | None
@@ -77,18 +76,18 @@ class Levels:
     counted: ClassVar[tuple[str, ...]] = ()
 
     def requests(self, row: Row, chat: BoundFormat | None = None) -> list[Ask]:
-        """The one question."""
+        """Return the single request."""
         assert self.prompt is not None, "a judge without a prompt"
         seed = row_seed(self.seed, "level", row["id"]) if self.sampling.temperature > 0 else None
         return [Ask(f"{row['id']}/level", self.prompt.fill(row["question"]), seed)]
 
     def columns(self, replies: Sequence[Said], chat: BoundFormat | None = None) -> Row:
-        """Those of `level_columns`."""
+        """Return the columns of `level_columns`."""
         return level_columns(replies[0])
 
 
 def level_columns(said: Said) -> Row:
-    """Columns of a question whose level a judge was asked for: level, its score, the reply, why none."""
+    """Return the columns of a judged question: the level, its score, the reply, and why there is no level."""
     level = read_level(said.whole)
     return {
         "difficulty_level": level,

@@ -9,31 +9,30 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol
 
-from scalequest.chat import BoundFormat, FormatError, without_thoughts
 from scalequest.config import ConfigError, RunOptions, option, required, to_dict
 from scalequest.config.ranges import COUNT, SHARE
-from scalequest.engines.base import Completion, EngineConfig, FinishReason, Generator, Request, Sampling
-from scalequest.engines.server import Chat, ChatReply, ChatServer, ServerConfig, user
+from scalequest.engines.base import EngineConfig, FinishReason, Sampling
+from scalequest.engines.server import ServerConfig
+from scalequest.functions import FunctionKey, called, function_option, needs_function
 from scalequest.pages.cards import dataset_card
+from scalequest.questions.judges import Ask, Judge, Ledger, Said
 from scalequest.questions.language import LanguageRule, language
 from scalequest.questions.pairs_page import write_page
 from scalequest.questions.prompts import Prompt
 from scalequest.questions.text import normalised
 from scalequest.records import Row, row_seed
-from scalequest.stage.block_loop import Drop, Generate, completing, stream
+from scalequest.stage.block_loop import Drop, stream
 from scalequest.stage.folder import Stage
 from scalequest.stage.launch import LAUNCH, RAY_WORKERS, Launch
-from scalequest.stage.progress import Gates, Reply
+from scalequest.stage.progress import Gates
 from scalequest.tracking import Tracker
 
 VERSION = 2  # increase by hand when the same settings give other rows
 COLUMNS = ("id", "direction", "rejected", "chosen", "generator")
 
 Direction = Literal["solvability", "difficulty"]
-Q = TypeVar("Q")
-A = TypeVar("A", bound=Reply)
 
 
 @dataclass(frozen=True)
@@ -52,10 +51,8 @@ class RewriteConfig:
     rewriter: Literal["function", "local", "server"] = required(
         "who rewrites: a function, a local model, or a server"
     )
-    function: str | None = option(
-        None,
-        "rewriter function: FILE.py:NAME or MODULE:NAME, called with question, direction and a random.Random",
-        fingerprint=False,  # only its name; the recipe adds the hash of its code
+    function: str | None = function_option(
+        "rewriter function", "called with question, direction and a random.Random; returns the new question"
     )
     columns: dict[str, str] = option(
         help="mapping from our column names to those of the input", default_factory=dict
@@ -94,7 +91,7 @@ class RewriteConfig:
 
     def __post_init__(self) -> None:
         if self.rewriter == "function" and not self.function:
-            raise ConfigError("rewriter: function requires function: FILE.py:NAME or MODULE:NAME")
+            raise ConfigError(needs_function("rewriter"))
         if self.rewriter == "local" and not (self.model_name_or_path and self.chat_format):
             raise ConfigError("rewriter: local requires model_name_or_path and chat_format")
         if self.rewriter == "server" and not (self.server.url and self.server.model):
@@ -103,6 +100,18 @@ class RewriteConfig:
             raise ConfigError(
                 f"rewriter: {self.rewriter} requires prompts.solvability and prompts.difficulty"
             )
+
+    @property
+    def judge(self) -> str | None:
+        """The rewriter as `questions.judges` names those who are asked: model, server, or None."""
+        return {"local": "model", "server": "server"}.get(self.rewriter)
+
+    @property
+    def functions(self) -> list[FunctionKey]:
+        """The function that rewrites, if one does."""
+        if self.rewriter != "function":
+            return []
+        return [FunctionKey("function", self.function or "", ("question", "direction", "random"))]
 
 
 @dataclass(frozen=True)
@@ -172,109 +181,57 @@ class FunctionRewriter:
         Raises:
             ConfigError: the function raises, or does not return a string.
         """
-        try:
-            text = self.rewritten(task.question, task.direction, random.Random(task.seed))
-        except Exception as error:
-            raise ConfigError(f"{self.name}: row {task.key}: {type(error).__name__}: {error}") from error
+        given = task.question, task.direction, random.Random(task.seed)
+        text = called(self.name, self.rewritten, f"row {task.key}", *given)
         if not isinstance(text, str):
             raise ConfigError(f"{self.name}: row {task.key}: returned {type(text).__name__}, not a string")
         return Rewrite(text, text)
 
 
 @dataclass(frozen=True)
-class LocalRewriter:
-    """A model on an engine, with one prompt per direction: the paper's variant without an API."""
+class AskingRewriter:
+    """A model that is asked, with one prompt per direction: on an engine, or behind a chat server.
 
-    chat: BoundFormat
+    Attributes:
+        judge: passes on what is asked, and returns what the model said.
+        prompts: by direction.
+        greedy: whether all replies to one question are identical, so that it needs no seed.
+    """
+
+    judge: Judge
     prompts: Mapping[Direction, Prompt]
-    sampling: Sampling
-    generate: Generate[Request, Completion]
+    greedy: bool
 
     def __call__(self, blocks: Iterator[tuple[int, list[Task]]]) -> Iterator[tuple[int, list[Rewrite]]]:
         """Rewrite every task of every block."""
-        return _rewritten(blocks, self.request, self.generate, self.rewrite)
+        taken: dict[int, list[Task]] = {}
 
-    def request(self, task: Task) -> Request | str:
-        """Return the request to the model, or why it cannot be asked."""
-        try:
-            ids = self.chat.user_prompt_ids(self.prompts[task.direction].fill(task.question))
-        except FormatError as error:
-            return str(error)
-        return Request(task.key, ids, task.seed if self.sampling.temperature > 0 else None)
+        def asks() -> Iterator[tuple[int, list[Ask]]]:
+            for index, tasks in blocks:
+                taken[index] = tasks
+                yield index, [self.ask(task) for task in tasks]
 
-    def rewrite(self, task: Task, completion: Completion) -> Rewrite:
-        """Return the rewrite in a completion."""
-        reply, end = self.chat.decode_reply(completion.ids), completion.finish_reason
-        text, fault = _parsed(self.prompts[task.direction], reply, end)
-        return Rewrite(text, reply, fault, completion.tokens, completion.prompt_tokens, end)
+        for index, replies in self.judge(asks()):
+            tasks = taken.pop(index)
+            yield index, [self.rewrite(task, said) for task, said in zip(tasks, replies, strict=True)]
 
+    def ask(self, task: Task) -> Ask:
+        """Return what the model is asked for a task."""
+        text = self.prompts[task.direction].fill(task.question)
+        return Ask(task.key, text, None if self.greedy else task.seed)
 
-def local_rewriter(
-    generator: Generator, chat: BoundFormat, prompts: Mapping[Direction, Prompt], sampling: Sampling
-) -> Rewriter:
-    """A `LocalRewriter` with a loaded model."""
-    return LocalRewriter(chat, prompts, sampling, completing(generator, sampling, chat.solve_stop_ids))
-
-
-@dataclass(frozen=True)
-class ServerRewriter:
-    """A model behind an OpenAI-compatible server: the paper's variant, or its open one with `vllm serve`."""
-
-    server: ChatServer
-    prompts: Mapping[Direction, Prompt]
-    system: str | None = None
-
-    def __call__(self, blocks: Iterator[tuple[int, list[Task]]]) -> Iterator[tuple[int, list[Rewrite]]]:
-        """Rewrite every task of every block."""
-        return _rewritten(blocks, self.request, self.server.answer, self.rewrite)
-
-    def request(self, task: Task) -> Chat:
-        """Return the request to the server."""
-        asked = self.prompts[task.direction].fill(task.question)
-        seeded = self.server.sampling.temperature > 0
-        return Chat(task.key, user(asked, self.system), task.seed if seeded else None)
-
-    def rewrite(self, task: Task, reply: ChatReply) -> Rewrite:
-        """Return the rewrite in a reply."""
-        said = without_thoughts(reply.text)
-        text, fault = _parsed(self.prompts[task.direction], said, reply.finish_reason)
-        if reply.fault:
-            text, fault = "", reply.fault
-        return Rewrite(
-            text, reply.text, fault, reply.tokens, reply.prompt_tokens, reply.finish_reason, reply.requests
-        )
+    def rewrite(self, task: Task, said: Said) -> Rewrite:
+        """Return the rewrite in what the model said."""
+        text, fault = _parsed(self.prompts[task.direction], said.text, said.finish_reason)
+        if said.fault is not None:
+            text, fault = "", said.fault
+        spent = said.tokens, said.prompt_tokens, said.finish_reason, said.requests
+        return Rewrite(text, said.reply, fault, *spent)
 
 
-def server_rewriter(
-    server: ChatServer, prompts: Mapping[Direction, Prompt], system: str | None = None
-) -> Rewriter:
-    """A `ServerRewriter` in the form of a `Rewriter`."""
-    return ServerRewriter(server, prompts, system)
-
-
-def _rewritten(
-    blocks: Iterator[tuple[int, list[Task]]],
-    request: Callable[[Task], Q | str],
-    generate: Generate[Q, A],
-    rewrite: Callable[[Task, A], Rewrite],
-) -> Iterator[tuple[int, list[Rewrite]]]:
-    """Ask a model for every task that has a request; a string instead of a request is the fault."""
-    taken: dict[int, list[tuple[Task, Q | str]]] = {}
-
-    def requests() -> Iterator[tuple[int, list[Q]]]:
-        for index, tasks in blocks:
-            taken[index] = [(task, request(task)) for task in tasks]
-            yield index, [asked for _, asked in taken[index] if not isinstance(asked, str)]
-
-    for index, replies in generate(requests()):
-        reply = iter(replies)
-        yield (
-            index,
-            [
-                Rewrite("", "", fault=asked) if isinstance(asked, str) else rewrite(task, next(reply))
-                for task, asked in taken.pop(index)
-            ],
-        )
+def asking_rewriter(judge: Judge, prompts: Mapping[Direction, Prompt], sampling: Sampling) -> Rewriter:
+    """Return an `AskingRewriter` in the form of a `Rewriter`."""
+    return AskingRewriter(judge, prompts, sampling.temperature == 0)
 
 
 def _parsed(prompt: Prompt, reply: str, finish_reason: FinishReason) -> tuple[str, str | None]:
@@ -297,13 +254,13 @@ class Rewriting:
         rows: question rows.
         config: the stage's settings.
         run_seed: the run's seed.
-        spent: requests to the server and their cost, by row number, until their block is written.
+        ledger: what a server costs.
     """
 
     rows: Sequence[Row]
     config: RewriteConfig
     run_seed: int
-    spent: dict[int, tuple[int, float]] = field(default_factory=dict)
+    ledger: Ledger = field(default_factory=Ledger)
 
     def requests(self, number: int) -> list[Task]:
         """Return the single rewriting task of a row."""
@@ -315,9 +272,7 @@ class Rewriting:
         """Return the pair, or drop the row with a reason."""
         (rewrite,) = rewrites
         row = self.rows[number]
-        if self.config.rewriter == "server":
-            cost = self.config.server.cost(rewrite.prompt_tokens, rewrite.tokens)
-            self.spent[number] = rewrite.requests, cost
+        self.ledger.add(number, rewrites)
         pair: Row = {
             "id": row["id"],
             "chosen": rewrite.text,
@@ -328,12 +283,9 @@ class Rewriting:
         reason = rewrite.fault or _fault(pair, self.config.language)
         return pair if reason is None else Drop(pair | {"reply": rewrite.reply}, reason)
 
-    def counts(self, numbers: range) -> dict[str, int | float]:
+    def counts(self, numbers: range) -> Mapping[str, int | float]:
         """Return the number and the cost of a block's requests to the server."""
-        if self.config.rewriter != "server":
-            return {}
-        entries = [self.spent.pop(number) for number in numbers if number in self.spent]
-        return {"requests": sum(n for n, _ in entries), "cost": sum(cost for _, cost in entries)}
+        return self.ledger.counts(numbers)
 
     def _direction(self, row: Row) -> Direction:
         return direction(self.run_seed, row["id"], self.config.solvability_share)
@@ -360,7 +312,8 @@ def optimize_questions(
         The stage's receipt (empty on workers other than 0).
     """
     # Rewrite, block by block
-    hooks = Rewriting(rows, config, run.seed)
+    ledger = Ledger(config.server if config.rewriter == "server" else None)
+    hooks = Rewriting(rows, config, run.seed, ledger)
     stream(
         stage, len(rows), run.block_size,
         requests=hooks.requests, generate=rewriter, row=hooks.row, counts=hooks.counts,

@@ -1,4 +1,4 @@
-"""The page that a pipeline writes when it ends, so that a run can be looked at without another command."""
+"""Write a run's page at the end of a pipeline, so that no further command is needed to look at the run."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ PAGE = "index.html"
 
 
 def write_at_end(run: Path, published: Sequence[Path] = ()) -> None:
-    """Write RUN/index.html unless it is newer than all receipts; print where it is, or why it is not there.
+    """Write RUN/index.html unless it is newer than all receipts, and print its path or why it is missing.
 
-    A page that cannot be written fails no run. What it needs is imported only if there is something to show.
+    A run does not fail because its page cannot be written. Modules are imported only if there is something to
+    show.
 
     Args:
         run: the folder of a pipeline run.

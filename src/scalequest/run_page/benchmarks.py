@@ -1,4 +1,4 @@
-"""The benchmark results of a run: tables as the report has them, intervals, and what else was measured."""
+"""The benchmark results of a run: the tables of the report, intervals, and other measurements."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from scalequest.evaluation.tables import Table
 
 @dataclass(frozen=True)
 class Interval:
-    """An accuracy in % with its interval; `published`: what somebody else reported for this model."""
+    """An accuracy in % with its interval; `published` is the number that others reported for this model."""
 
     evaluation: str
     benchmark: str
@@ -32,7 +32,10 @@ class Interval:
 
 @dataclass(frozen=True)
 class Benchmarks:
-    """What evaluations found; `measured`: tables of generated questions, `notes`: what could not be read."""
+    """The results of all evaluations.
+
+    `measured` holds the tables of generated questions, and `notes` says what could not be read.
+    """
 
     tables: tuple[Table, ...] = ()
     intervals: tuple[Interval, ...] = ()
@@ -45,7 +48,7 @@ class Benchmarks:
 def read_benchmarks(
     folder: Path, published: Sequence[PublishedTable], published_as: Mapping[str, str]
 ) -> Benchmarks:
-    """All evaluations below a folder, the models of each compared with its first one."""
+    """Read all evaluations below a folder, and compare the models of each with its first model."""
     shown: list[Table] = []
     intervals: list[Interval] = []
     differences: list[Table] = []
@@ -72,7 +75,7 @@ def read_benchmarks(
 
 
 def _results_of(evaluation: Path) -> list[Result]:
-    """Results of an evaluation, models in the order in which its settings name them."""
+    """Return the results of an evaluation, with the models in the order of its settings."""
     by_model = {path.parent.name: read_results(path) for path in sorted(evaluation.glob(f"*/{RESULTS}"))}
     order = [name for name in _settings_of(evaluation).get("models") or {} if name in by_model]
     return [result for name in dict.fromkeys([*order, *by_model]) for result in by_model[name]]
@@ -109,7 +112,7 @@ def _intervals_of(
 
 
 def _compare(evaluation: Path, results: Sequence[Result]) -> list[Table]:
-    """Every model against the first, on the problems that both were asked."""
+    """Compare every model with the first one, on the problems that both were asked."""
     models = _models_of(results)
     if len(models) < 2:
         return []
@@ -130,7 +133,7 @@ def _published_beside(
     published_as: Mapping[str, str],
     notes: list[str],
 ) -> list[Table]:
-    """The published tables that have a benchmark of ours, with our numbers beside theirs."""
+    """Return the published tables that contain a benchmark of ours, with our numbers beside theirs."""
     made = []
     for table in published:
         if any(result.benchmark in table.benchmarks for result in results):
@@ -152,7 +155,7 @@ def _read_measured(folder: Path) -> list[Table]:
 
 
 def _read_contamination(folder: Path) -> list[Table]:
-    """What filters and assembled data sets found of the benchmarks in their questions."""
+    """Return the matches with benchmarks that filters and assembled datasets found among their questions."""
     found = []
     for path in sorted(folder.rglob("report.json"), key=str):
         try:
@@ -180,14 +183,14 @@ def _table_of_contamination(stage: str, part: Mapping[str, Any]) -> Table:
     notes = [f"Rows that match a benchmark's question, by the rule that found them: {said}."]
     if part.get("left_out"):
         notes.append(
-            f"Not compared, since their data are not there: {', '.join(map(str, part['left_out']))}."
+            f"Not compared, because their data are missing: {', '.join(map(str, part['left_out']))}."
         )
-    columns = ("benchmark", "questions", "met by a row", "met by none, %")
-    return Table(f"contamination_{stage}", f"Benchmarks met in {stage}", columns, rows, tuple(notes))
+    columns = ("benchmark", "questions", "matched by a row", "not matched, %")
+    return Table(f"contamination_{stage}", f"Benchmark questions in {stage}", columns, rows, tuple(notes))
 
 
 def read_problems(evaluation: Path) -> tuple[dict[str, str], list[str]]:
-    """The questions of an evaluation's benchmarks by `benchmark/id`, and what could not be read."""
+    """Return the questions of an evaluation's benchmarks by `benchmark/id`, and notes on unreadable ones."""
     questions: dict[str, str] = {}
     notes: list[str] = []
     for path in _settings_of(evaluation).get("benchmarks") or []:

@@ -1,7 +1,7 @@
-"""Every question of a run with its solutions, scores and fate, in a form that a page can search quickly.
+"""Every question of a run with its solutions, scores and outcome, in a form that a page can search quickly.
 
-The index (one value per question and column) is read as a whole; the details are cut into chunks, of which
-the page unpacks those that are looked at. What is shown of a question is bounded; what is left out is said.
+The index (one value per question and column) is read as a whole. The details are split into chunks, which the
+page unpacks when they are needed. Long texts are shortened, and the page says by how much.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from scalequest.run_page.rows import StageRow
 from scalequest.run_page.stages import StageFacts
 
 CHUNK = 250  # questions
-SEARCHED = (1_000, 500, 250, 100)  # most characters of a question that the search sees, as with LENGTHS
-# Most characters of a selected solution or a model's output, and of any other text: the first pair with which
-# the page is small enough
+SEARCHED = (1_000, 500, 250, 100)  # maximum length of a question in the search index, chosen as in LENGTHS
+# Maximum length of a selected solution or a model's output, and of any other text, in characters; the first
+# pair for which the page is small enough is used
 LENGTHS = (
     (4_000, 4_000), (4_000, 2_000), (4_000, 1_000), (4_000, 600), (4_000, 300), (2_000, 300), (1_500, 300),
     (1_000, 300), (750, 200), (500, 200), (250, 100),
@@ -27,9 +27,9 @@ LENGTHS = (
 MOST_TEXTS = 16  # solutions of one question at one stage
 MOST_FIELDS = 24
 MOST_FIELD = 200  # characters
-MOST_BYTES = 24_500_000  # of all details, as they stand in the page
+MOST_BYTES = 24_500_000  # of all packed details
 MOST_INDEX_BYTES = 4_000_000
-_TRIED = 16  # every so many chunks are packed to see how large all are
+_TRIED = 16  # one in 16 chunks is packed to estimate the size of all
 _SHOWN_ELSEWHERE = {
     "id", "question", "query", "rejected", "chosen", "reply", "response", "responses", "answers", "tokens",
     "finish_reasons", "rewards", "completion", "extracted", "correct", "reason", "benchmark", "sample",
@@ -47,7 +47,7 @@ _SCORES = ("difficulty", "reward", "agreement")
 
 @dataclass
 class Question:
-    """A question, or a problem of a benchmark, with all that its stages made of it."""
+    """A question, or a problem of a benchmark, with the results of all stages."""
 
     key: str
     text: str = ""
@@ -62,7 +62,7 @@ class Question:
     events: list[dict[str, Any]] = field(default_factory=list)
 
     def note(self, text: str, chosen: bool = False) -> int:
-        """The number of a text; equal ones are kept once, and those that were chosen are shown longer."""
+        """Return the number of a text, which is stored once; chosen texts are shown at greater length."""
         number = self.texts.setdefault(text, len(self.texts))
         if chosen:
             self.chosen.add(number)
@@ -70,23 +70,23 @@ class Question:
 
 
 class Browser:
-    """Collects the questions of a run: those that came furthest first, benchmarks' problems last."""
+    """Collects the questions of a run, ordered by how far they came; problems of benchmarks come last."""
 
     def __init__(self, problems: Mapping[str, str] | None = None) -> None:
-        """Begin with nothing.
+        """Start without questions.
 
         Args:
-            problems: the questions of benchmarks' problems, by the key of their rows.
+            problems: the questions of the benchmarks' problems, by the key of their rows.
         """
         self._questions: dict[str, Question] = {}
         self._problems = problems or {}
 
     def __len__(self) -> int:
-        """Number of questions."""
+        """Return the number of questions."""
         return len(self._questions)
 
     def add(self, stage: StageFacts, number: int, one: StageRow) -> None:
-        """Take a row of a stage, which is the `number`-th that is shown."""
+        """Add a row of a stage; `number` is the position of the stage on the page."""
         found = self._questions.setdefault(one.key, Question(one.key))
         if "benchmark" in one.row:
             self._add_output(found, stage, number, one.row)
@@ -144,7 +144,7 @@ class Browser:
     # ------------------------------------------------------------------------------------------- for the page
 
     def packed_index(self) -> str:
-        """The index, with questions short enough that it is small."""
+        """Return the packed index, with questions shortened until it is small enough."""
         return next(
             packed
             for most in SEARCHED
@@ -152,7 +152,11 @@ class Browser:
         )
 
     def index(self, most: int = SEARCHED[0]) -> dict[str, Any]:
-        """The columns that the page searches, filters and sorts by; `most`: characters of a question."""
+        """Return the columns by which the page searches, filters and sorts.
+
+        Args:
+            most: the maximum length of a question in characters.
+        """
         every = self._in_order()
         for one in every:
             if one.verdicts:
@@ -178,7 +182,7 @@ class Browser:
         return sorted(self._questions.values(), key=lambda one: (bool(one.verdicts), -one.stage))
 
     def chunks(self) -> tuple[list[str], tuple[int, int]]:
-        """The details, `CHUNK` questions in each, packed; and the lengths of their texts, of `LENGTHS`."""
+        """Return the packed details in chunks of `CHUNK` questions, and the pair of `LENGTHS` in use."""
         every = self._in_order()
         groups = [every[start : start + CHUNK] for start in range(0, len(every), CHUNK)]
         lengths = next((most for most in LENGTHS if _size_of(groups, most) <= MOST_BYTES), LENGTHS[-1])
@@ -191,14 +195,14 @@ class Browser:
 
 
 def _size_of(groups: Sequence[Sequence[Question]], most: tuple[int, int]) -> float:
-    """About how large all details are if their texts have at most so many characters."""
+    """Estimate the size of all details if their texts have at most this length."""
     tried = groups[::_TRIED]
     size = sum(len(pack([_detail(one, most) for one in group])) for group in tried)
     return size * len(groups) / max(1, len(tried))
 
 
 def _detail(one: Question, most: tuple[int, int]) -> dict[str, Any]:
-    """A question as the page shows it; each text with the number of characters that are left out."""
+    """Return a question as the page shows it; each text comes with the number of omitted characters."""
     return {
         "question": _cut(one.text, max(most[0], LENGTHS[-1][0])),
         "texts": [_cut(text, most[place not in one.chosen]) for text, place in one.texts.items()],
@@ -207,7 +211,7 @@ def _detail(one: Question, most: tuple[int, int]) -> dict[str, Any]:
 
 
 def _bare(one: Question) -> dict[str, Any]:
-    """The way of a question through the stages, without what it holds: the page is full."""
+    """Return a question's path through the stages without any texts, because the page is full."""
     way = [{"stage": event["stage"], "reason": event["reason"], "fields": []} for event in one.events]
     return {"question": _cut(one.text, LENGTHS[-1][0]), "texts": [], "events": way, "left_out": True}
 
@@ -221,7 +225,7 @@ def _first_text(row: Mapping[str, Any], *names: str) -> str:
 
 
 def _scores_of(row: Mapping[str, Any]) -> dict[str, float]:
-    """Difficulty (of the scorer, else the share of solutions that disagree), reward and agreement."""
+    """Return difficulty (from the scorer, or else the fail rate), reward and agreement."""
     found = {name: _number(row.get(name)) for name in _SCORES}
     if found["difficulty"] is None:
         found["difficulty"] = _number(row.get("fail_rate"))
@@ -232,7 +236,7 @@ def _scores_of(row: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _solutions_of(found: Question, row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The solutions in a row: several (`responses`, with lists beside it), or the one that was selected."""
+    """Yield the solutions in a row: several (`responses` and parallel lists), or the selected one."""
     if isinstance(row.get("responses"), list):
         for place, text in enumerate(row["responses"]):
             yield {
@@ -251,7 +255,7 @@ def _at(values: Any, place: int) -> Any:
 
 
 def _fields_of(row: Mapping[str, Any]) -> list[list[str | None]]:
-    """The other columns of a row that are not empty, as short text."""
+    """Return the other non-empty columns of a row as short texts."""
     shown: list[list[str | None]] = []
     for name, value in row.items():
         if name not in _SHOWN_ELSEWHERE and value is not None and value != "":
@@ -283,7 +287,7 @@ def _share(verdicts: Sequence[bool] | None) -> float | None:
 
 
 def _coded(values: Sequence[str]) -> dict[str, Any]:
-    """Values as numbers of the names that occur, most frequent first."""
+    """Encode values as numbers that refer to a list of names, most frequent first."""
     counts: dict[str, int] = {}
     for value in values:
         counts[value] = counts.get(value, 0) + 1

@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import Any
 
 MOST_POINTS = 1_000
-# What is shown first; the others follow in the order of their names
+# The metrics that are shown first; the others follow in alphabetical order
 FIRST = (
     "loss", "eval_loss", "rewards/accuracies", "rewards/margins", "mean_token_accuracy", "entropy",
     "grad_norm", "learning_rate", "rewards/chosen", "rewards/rejected", "tokens_per_second",
 )  # fmt: skip
 _COUNTERS = {"time", "step", "epoch", "num_tokens", "total_flos", "train_loss", "num_input_tokens_seen"}
-_OF_THE_WHOLE = ("runtime", "_per_second")  # of an evaluation or the whole training, not of a step
+_OF_THE_WHOLE = ("runtime", "_per_second")  # they describe an evaluation or the whole training, not a step
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A metric over steps; `of` is the number of points that were logged, if some are left out."""
+    """A metric over steps; `of` is the number of logged points, of which some may be left out."""
 
     metric: str
     steps: tuple[int, ...]
@@ -30,7 +30,7 @@ class Curve:
 
 
 def read_curves(folder: Path) -> list[Curve]:
-    """The curves of a training stage with at least two points; a step that was redone counts once."""
+    """Return the curves of a training stage that have at least two points; a repeated step counts once."""
     points: dict[str, dict[int, float]] = {}
     for event in _events(folder / "metrics.jsonl"):
         step = event.get("step")
@@ -44,7 +44,7 @@ def read_curves(folder: Path) -> list[Curve]:
 
 
 def _events(path: Path) -> Iterator[Mapping[str, Any]]:
-    """The lines of a file that may end in the middle of one, since its process was killed."""
+    """Yield the events of a file whose last line may be incomplete because its process was killed."""
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

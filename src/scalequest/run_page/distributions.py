@@ -1,4 +1,4 @@
-"""How long, how hard, how well agreed upon: what the rows of each stage measure, before and after it."""
+"""Distributions of length, difficulty, agreement and rewards over the rows of each stage."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from scalequest.run_page.stages import StageFacts
 
 MOST_BINS = 30
 MOST_SERIES = 6
-# Measure and its axis, in the order in which they are shown
+# The measures with the labels of their axes, in the order of the page
 MEASURES = {
     "question_words": "question length, words",
     "solution_words": "solution length, words",
@@ -34,7 +34,7 @@ _AS_THEY_ARE = ("steps", "agreement", "fail_rate", "difficulty", "reward", "marg
 
 @dataclass(frozen=True)
 class Series:
-    """One sample in the bins of its distribution: `shares` of 1, one per bin."""
+    """One sample in the bins of its distribution; `shares` has the share of each bin, from 0 to 1."""
 
     name: str
     n: int
@@ -45,7 +45,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Distribution:
-    """A measure in several samples, over common bins: `edges` has one number more than there are bins."""
+    """A measure in several samples with common bins; `edges` has one more number than there are bins."""
 
     measure: str
     label: str
@@ -55,7 +55,7 @@ class Distribution:
 
 
 class _Source(NamedTuple):
-    """Where numbers come from: a stage (or a generator), a column, and the rows kept or those dropped."""
+    """The origin of numbers: a stage (or a generator), a column, and whether the rows were kept."""
 
     name: str
     column: str
@@ -63,27 +63,27 @@ class _Source(NamedTuple):
 
 
 class Measures:
-    """Collects what rows measure, stage by stage."""
+    """Collects the measures of rows, stage by stage."""
 
     def __init__(self) -> None:
-        """Begin with nothing."""
+        """Start without rows."""
         self._values: dict[str, dict[_Source, array[float]]] = {}
 
     def add(self, stage: StageFacts, one: StageRow) -> None:
-        """Take a row: by its generator if the stage only measured questions of several."""
+        """Add a row, under its generator if the stage only measured questions of several generators."""
         name = str(one.row.get("generator")) if not stage.in_funnel else stage.folder
         for measure, column, value in _measured(one.row):
             source = _Source(name, column, one.reason is None)
             self._values.setdefault(measure, {}).setdefault(source, array("d")).append(value)
 
     def distributions(self) -> list[Distribution]:
-        """One for each measure that varies; samples equal to an earlier one are left out."""
+        """Return one distribution per measure that varies, without samples that equal an earlier one."""
         made = (_distribution(name, self._values[name]) for name in MEASURES if name in self._values)
         return [one for one in made if one is not None]
 
 
 def _measured(row: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]:
-    """What a row measures: measure, column and number."""
+    """Yield the measures of a row: measure, column and number."""
     for column in ("question", "query"):
         if isinstance(row.get(column), str):
             yield "question_words", "question", float(len(row[column].split()))
@@ -122,9 +122,10 @@ def _distribution(measure: str, values: Mapping[_Source, array[float]]) -> Distr
 
 
 def _samples(values: Mapping[_Source, array[float]]) -> dict[str, Any]:
-    """Name to numbers; a stage that dropped rows with this measure has a sample before and one after.
+    """Return samples by name; a stage that dropped rows with this measure has one before and one after.
 
-    What only dropped rows have is left out: a stage may keep one solution, and drop a row with all of them.
+    Measures that only dropped rows have are left out, because a stage may keep one solution of a row but drop
+    a row with all of its solutions.
     """
     samples: dict[str, Any] = {}
     for name, column in dict.fromkeys(source[:2] for source in values):
@@ -145,9 +146,10 @@ def _series(name: str, sample: Any, edges: Sequence[float]) -> Series:
 
 
 def bin_edges(values: Any) -> list[float]:
-    """Edges of at most `MOST_BINS` bins of a round width; the highest half percent is in the last one.
+    """Return the edges of at most `MOST_BINS` bins of a round width; the last one holds the top half percent.
 
-    A bin of whole numbers is centred on one if each has a bin of its own, and begins at one if not.
+    If all values are whole numbers, a bin is centred on its number if each number has a bin of its own;
+    otherwise, bins start at whole numbers.
     """
     low, high = float(np.min(values)), float(np.quantile(values, 0.995, method="higher"))
     if low == high:

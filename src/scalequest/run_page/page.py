@@ -1,4 +1,4 @@
-"""Gathers what a run left in its folders, and writes it as one page that needs nothing else."""
+"""Collect the results in a run's folders, and write them as one self-contained page."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _TRAINERS = ("loss", "eval_loss")  # whose metrics are curves of a training
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What a run's folders say.
+    """The contents of a run's folders.
 
     Attributes:
-        title: of the page.
-        stages: in the order of their rows.
-        distributions: of what the rows measure.
-        curves: by the folder of the training stage.
-        benchmarks: what evaluations found.
+        title: the title of the page.
+        stages: the stages, in the order of their rows.
+        distributions: the distributions of the rows' measures.
+        curves: the training curves, by the folder of the training stage.
+        benchmarks: the results of the evaluations.
         notes: what could not be read, and what is not shown.
     """
 
@@ -55,18 +55,19 @@ def gather(
 ) -> tuple[RunFacts, Browser]:
     """Read a run, an evaluation, or several runs in one folder.
 
-    Stages that are not finished, were damaged or cannot be read are named in the notes; the rest is shown.
+    The notes name the stages that are unfinished, damaged or unreadable; everything else is shown.
 
     Args:
-        folder: of the run.
+        folder: the run's folder.
         published: tables of other people's numbers to show beside ours.
-        published_as: our model's label to the published model's name, where they differ.
-        title: of the page; None: the folder's name.
-        price_per_hour: money for an hour of the machine.
-        most: about how many questions are shown and measured; of more, an even sample by their ids.
+        published_as: the published model's name by our model's label, if they differ.
+        title: the title of the page; None for the folder's name.
+        price_per_hour: the price of the machine per hour.
+        most: the approximate number of questions that are shown and measured; if there are more, a sample
+            drawn by their ids.
 
     Raises:
-        ConfigError: no such folder, no stage in it, or a receipt that cannot be read.
+        ConfigError: the folder does not exist or contains no stage, or a receipt cannot be read.
     """
     root = Path(folder)
     stages = read_run(root, price_per_hour)
@@ -85,8 +86,8 @@ def gather(
                         browser.add(stage, number, one)
     if sample.share < 1:
         notes.append(
-            f"Distributions and rows are of {len(browser):,} of {count_of(stages):,} questions, drawn evenly "
-            "by their ids; the counts of stages are of all."
+            f"Distributions and rows show {len(browser):,} of {count_of(stages):,} questions, drawn by their "
+            "ids; the counts of stages include all."
         )
     curves = {one.folder: read_curves(root / one.folder) for one in stages}
     trained = {
@@ -111,7 +112,7 @@ def _noting(notes: list[str], stage: StageFacts) -> Iterator[None]:
 
 
 def _problems_of(root: Path, stages: Sequence[StageFacts]) -> tuple[dict[str, str], list[str]]:
-    """The questions of all benchmarks by the key of their rows, and which cannot be read."""
+    """Return the questions of all benchmarks by the key of their rows, and notes on unreadable ones."""
     problems: dict[str, str] = {}
     notes: list[str] = []
     evaluations = {one.folder.rpartition("/")[0]: one.run for one in stages if one.stage == "evaluate_model"}
@@ -125,8 +126,8 @@ def _problems_of(root: Path, stages: Sequence[StageFacts]) -> tuple[dict[str, st
 def write_run_page(folder: str | Path, output_file: str | Path, **options: Any) -> RunFacts:
     """Read a run and write its page; the options are those of `gather`.
 
-    The same folder and options give the same bytes. The page holds all its programs, fonts and data, fetches
-    nothing, and shows what models wrote as text only.
+    The same folder and options give the same bytes. The page contains all of its scripts, fonts and data,
+    loads nothing, and shows the output of models only as text.
 
     Raises:
         ConfigError: see `gather`.
@@ -164,7 +165,7 @@ def _table_as_json(table: Table) -> dict[str, Any]:
 
 
 def tiles(facts: RunFacts) -> list[tuple[str, str]]:
-    """The numbers of a run that are asked for first: name and value."""
+    """Return the most important numbers of a run: name and value."""
     shown = [("stages finished", f"{sum(one.finished for one in facts.stages)} of {len(facts.stages)}")]
     generated = sum(one.rows_in for one in facts.stages if one.stage == "generate_questions")
     selected = sum(one.kept for one in facts.stages if one.stage == "select_solutions")
@@ -194,7 +195,7 @@ def _compact(count: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them: 48 s, 12 min 5 s, 3 h 20 min."""
+    """Return a duration in words: 48 s, 12 min 5 s, 3 h 20 min."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

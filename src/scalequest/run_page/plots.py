@@ -1,4 +1,4 @@
-"""The plots of a run page for a paper, as SVG and PDF: funnel, distributions, training curves, benchmarks."""
+"""The plots of a run page as SVG and PDF files for a paper."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from scalequest.run_page.stages import StageFacts
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-COLUMN = 3.3  # inches: the width of a column of a two-column paper; the plots are twice as wide at most
+COLUMN = 3.3  # inches: the width of a column of a two-column paper; plots are at most twice as wide
 COLOURS = ("#2a6fb5", "#d9822b", "#2f8f6b", "#a9478a", "#7566cc", "#7d858f")
 REASONS = ("#e0913f", "#c4574c", "#9a6cb0", "#b59f3b", "#5b98a5", "#9aa1a9")
-MOST_CURVES = 8  # of a training, in the order in which the page has them
+MOST_CURVES = 8  # per training, in the order of the page
 _STYLE: Any = {
     "font.size": 8,
     "axes.spines.top": False,
@@ -28,7 +28,7 @@ _STYLE: Any = {
     "axes.linewidth": 0.6,
     "legend.frameon": False,
     "lines.linewidth": 1.2,
-    "svg.hashsalt": "scalequest",  # else the ids in a file are other ones each time
+    "svg.hashsalt": "scalequest",  # otherwise, the ids in a file differ each time
     "svg.fonttype": "none",
     "pdf.fonttype": 42,
     "text.parse_math": False,  # names of stages and models are text
@@ -39,8 +39,8 @@ def save_plots(facts: RunFacts, folder: str | Path) -> list[Path]:
     """Save every plot of a run as NAME.svg and NAME.pdf; the same facts give the same bytes.
 
     Args:
-        facts: of `gather` or `write_run_page`.
-        folder: made if need be.
+        facts: the result of `gather` or `write_run_page`.
+        folder: the folder, which is created if it does not exist.
     """
     import matplotlib as mpl
 
@@ -70,7 +70,7 @@ def _figures(facts: RunFacts) -> Iterator[tuple[str, Figure]]:
 
 
 def _new(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, Any]:
-    """A figure that no window system knows of, and its axes, in rows and columns."""
+    """Return a figure that needs no window system, and its axes in rows and columns."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")

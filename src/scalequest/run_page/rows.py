@@ -1,4 +1,4 @@
-"""The rows of a run's stages, a sample of them that is the same in every stage if there are too many."""
+"""The rows of a run's stages; if there are too many, a sample of them that is the same in every stage."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _BATCH = 2_000
 
 @dataclass(frozen=True)
 class StageRow:
-    """A row as a stage left it; `reason` is None if the stage kept it."""
+    """A row as a stage wrote it; `reason` is None if the stage kept it."""
 
     key: str
     row: dict[str, Any]
@@ -26,17 +26,17 @@ class StageRow:
 
 @dataclass(frozen=True)
 class Sample:
-    """Which rows are read: those whose key's hash lies below `share`, so the same ones in every stage."""
+    """The rows to read: those whose key has a hash below `share`, so they are the same in every stage."""
 
     share: float = 1.0
 
     @classmethod
     def of(cls, stages: Sequence[StageFacts], most: int) -> Sample:
-        """About `most` questions and problems of a run, or all of them."""
+        """Return a sample of about `most` questions and problems of a run, or all if there are fewer."""
         return cls(min(1.0, most / max(1, count_of(stages))))
 
     def has(self, key: str) -> bool:
-        """Whether the rows of this key are read."""
+        """Return whether the rows with this key are read."""
         if self.share >= 1:
             return True
         digest = hashlib.blake2b(key.encode("utf-8", "replace"), digest_size=8).digest()
@@ -44,7 +44,7 @@ class Sample:
 
 
 def count_of(stages: Sequence[StageFacts]) -> int:
-    """How many questions and problems the stages have rows of: those that come in where the rows begin."""
+    """Return the number of questions and problems: the rows that enter the first stages of the funnel."""
     makers = {one.folder: one for one in stages if one.makes_rows}
     begin = [
         one
@@ -60,12 +60,13 @@ def count_of(stages: Sequence[StageFacts]) -> int:
 
 
 def read_stage_rows(root: Path, stage: StageFacts, sample: Sample) -> Iterator[StageRow]:
-    """The rows that a stage kept, then those that it dropped.
+    """Yield the rows that a stage kept, then those that it dropped.
 
-    Keys: `RUN/id`; of a benchmark's problem `RUN/benchmark/id`; of a row without an id its number and stage.
+    A key is `RUN/id`, or `RUN/benchmark/id` for a problem of a benchmark; a row without an id gets its stage
+    and number as its key.
 
     Raises:
-        ConfigError: the files are not there, not readable, or not those that the stage wrote.
+        ConfigError: the files are missing, unreadable, or not the ones that the stage wrote.
     """
     folder = root / stage.folder
     receipt = finished_receipt(folder)

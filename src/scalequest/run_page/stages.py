@@ -1,4 +1,4 @@
-"""The stages of a run: what each took in, kept and dropped, and what it cost; read from receipts."""
+"""The stages of a run: the rows that each read, kept and dropped, and its cost, read from receipts."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ class StageFacts:
     """A stage of a run.
 
     Attributes:
-        folder: relative to the folder that is shown; unique.
-        run: the nearest folder above it that a pipeline ran in, relative as well; empty: the one shown.
-        stage: what it is, e.g. `filter_questions`.
-        finished: whether its receipt says so. The numbers of one that is not are those so far.
-        trains: whether it made a model, not rows.
-        upstream: folders of the stages that it read rows or a model from.
+        folder: its folder, relative to the folder that is shown; unique.
+        run: the closest folder above it in which a pipeline ran, also relative; empty for the folder shown.
+        stage: the name of the stage, e.g. `filter_questions`.
+        finished: whether it is finished according to its receipt. Otherwise, the numbers are preliminary.
+        trains: whether it produced a model rather than rows.
+        upstream: folders of the stages from which it read rows or a model.
         rows_in, kept: numbers of rows.
         dropped: number of rows by reason, most frequent first.
-        tokens: generated, or trained on. `prompt_tokens`: read.
-        seconds: of work; `wall` with the start of its process, if a pipeline measured it.
-        cost: money, by the prices in its settings or the price of an hour; None if neither is known.
-        started: as its receipt has it, in UTC.
-        engine: name and version, if it asked one.
-        note: what is wrong with it, else empty.
+        tokens: tokens generated or trained on. `prompt_tokens`: input tokens.
+        seconds: seconds of work. `wall`: including the start of its process, if a pipeline measured it.
+        cost: money, from the prices in its settings or the price per hour; None if neither is known.
+        started: the time in its receipt, in UTC.
+        engine: name and version of the engine, if it used one.
+        note: what is wrong with the stage; empty if nothing is.
     """
 
     folder: str
@@ -54,24 +54,24 @@ class StageFacts:
 
     @property
     def in_funnel(self) -> bool:
-        """Whether rows flow through it: it does not only measure or evaluate."""
+        """Whether rows pass through it, so that it does more than measure or evaluate."""
         return self.stage not in NOT_DATA and (self.finished or bool(self.rows_in))
 
     @property
     def makes_rows(self) -> bool:
-        """Whether it left rows that can be read."""
+        """Whether it wrote rows that can be read."""
         return self.finished and not self.trains
 
 
 def read_run(folder: Path, price_per_hour: float | None = None) -> list[StageFacts]:
-    """All stages below a folder: finished ones in the order of their rows, then those that are not finished.
+    """Return all stages below a folder: finished ones in the order of their rows, then unfinished ones.
 
     Args:
-        folder: of a run, of an evaluation, or of several runs.
-        price_per_hour: money for an hour of this machine, for stages whose settings name no prices.
+        folder: the folder of a run, of an evaluation, or of several runs.
+        price_per_hour: the price of this machine per hour, for stages whose settings name no prices.
 
     Raises:
-        ConfigError: no such folder, or a receipt cannot be read.
+        ConfigError: the folder does not exist, or a receipt cannot be read.
     """
     records = read_stages(folder)
     runs = _runs_in(folder)
@@ -86,7 +86,7 @@ def read_run(folder: Path, price_per_hour: float | None = None) -> list[StageFac
     for path in sorted(folder.rglob("receipt.json"), key=str):
         name = str(path.parent.relative_to(folder))
         if name not in known and (receipt := read_receipt(path.parent)) is not None:
-            note = "not finished; run it again to go on"
+            note = "not finished; run it again to continue"
             found.append(_facts_of(folder, name, receipt, runs, price_per_hour) | {"note": note})
     return [StageFacts(**facts) for facts in found]
 
@@ -126,7 +126,7 @@ def _lies_in(folder: str, run: str) -> bool:
 
 
 def _runs_in(folder: Path) -> dict[str, Mapping[str, Any]]:
-    """What pipelines noted of their stages, by their folder; the folder shown is the empty name."""
+    """Return what each pipeline recorded about its stages, by its folder; "" is the folder that is shown."""
     found: dict[str, Mapping[str, Any]] = {}
     for path in sorted(folder.rglob("run.json"), key=str):
         name = str(path.parent.relative_to(folder))
@@ -138,7 +138,7 @@ def _runs_in(folder: Path) -> dict[str, Mapping[str, Any]]:
 
 
 def _cost_of(folder: Path, facts: Mapping[str, Any], price_per_hour: float | None) -> float | None:
-    """Money by the prices of the server that a stage asked, else by its time."""
+    """Return the cost from the prices of the server that a stage asked, or else from its time."""
     try:
         settings = read_yaml(folder / "config.yaml")
     except (ConfigError, OSError):

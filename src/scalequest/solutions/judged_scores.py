@@ -1,7 +1,7 @@
-"""Scores from a judge that is asked in words: marks of solutions, or the level of questions.
+"""Scores from a judge that is asked in words: marks for solutions, or the difficulty level of questions.
 
-The judge is a model here, or one behind a chat server. A reply that gives nothing is never a score: its row
-says why, and the receipt counts it.
+The judge is a local model or one behind a chat server. A reply without marks or a level gives no score: the
+row says why, and the receipt counts it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _MARKS = re.compile(
 
 
 def read_marks(text: str) -> float | None:
-    """The last marks that a judge's reply gives, from 0 to 10; None if it gives none of these there."""
+    """Return the last marks in a judge's reply, from 0 to 10; None if they are anything else."""
     found = [*_SAID.finditer(text)]
     last = _MARKS.match(text, found[-1].end()) if found else None
     marks = float(last["marks"]) if last else -1.0
@@ -47,12 +47,12 @@ class JudgedScoring:
     """The hooks of `stream` if a judge is asked in words.
 
     Attributes:
-        rows: with `question`, and with `responses` and `finish_reasons` if responses are judged.
-        prompt: of the judge.
-        config: of the stage.
-        seed: of the run.
-        ledger: of what a server costs.
-        faults: replies that gave nothing, by row number, until their block is written.
+        rows: rows with `question`, and with `responses` and `finish_reasons` if responses are judged.
+        prompt: the judge's prompt.
+        config: the stage's settings.
+        seed: the run's seed.
+        ledger: what a server costs.
+        faults: the number of replies without a score by row number, until the row's block is written.
     """
 
     rows: Sequence[Row]
@@ -63,7 +63,7 @@ class JudgedScoring:
     faults: dict[int, int] = field(default_factory=dict)
 
     def requests(self, number: int) -> list[Ask] | Drop:
-        """One per complete response, or the question; a key ends in the response's number."""
+        """Return one request per complete response, whose number ends the key, or one for the question."""
         row = self.rows[number]
         if not row["question"].strip():
             return Drop(row, "empty")
@@ -78,7 +78,7 @@ class JudgedScoring:
         return Ask(f"{row['id']}/{place}", self.prompt.fill(row["question"], response=response), seed)
 
     def row(self, number: int, replies: Sequence[Said]) -> Row | Drop:
-        """The row with its rewards or its difficulty, or why it has none."""
+        """Return the row with its rewards or its difficulty, or drop it with the reason why it has none."""
         self.ledger.add(number, replies)
         row = self.rows[number]
         if self.config.what == "question":
@@ -107,7 +107,7 @@ class JudgedScoring:
         return row if any(reward is not None for reward in rewards) else Drop(row, "no_reward")
 
     def counts(self, numbers: range) -> dict[str, int | float]:
-        """Replies that gave nothing, and what all cost."""
+        """Return the number of replies without a score, and the cost of all replies."""
         faults = sum(self.faults.pop(number, 0) for number in numbers)
         return {"judge_faults": faults, **self.ledger.counts(numbers)}
 
@@ -124,19 +124,19 @@ def score_by_judge(
 ) -> dict[str, Any]:
     """Have every row judged and finish the stage: `rewards` from 0 to 10, or `difficulty` from 20 to 100.
 
-    A response that was cut, or whose reply gives no marks, has no reward (None), and `reward_faults` says
-    why: `response_cut`, `truncated`, `unparsed`, or a fault of the chat format or server. The receipt counts
-    replies that gave nothing as `judge_faults`, and a server's `requests` and their `cost`. Dropped:
-    `no_reward` (no response has one), `empty`, and of questions `level_unparsed`, `level_truncated` and the
-    other faults.
+    A response that was truncated, or whose reply contains no marks, has no reward (None), and `reward_faults`
+    says why: `response_cut`, `truncated`, `unparsed`, or a fault of the chat format or the server. The
+    receipt counts replies without a score as `judge_faults`, and a server's `requests` and their `cost`. Rows
+    are dropped for `no_reward` (no response has one) and `empty`; questions also for `level_unparsed`,
+    `level_truncated` and the other faults.
 
     Args:
-        stage: open and unfinished.
-        rows: with `question`, and with `responses` and `finish_reasons` if responses are judged.
-        judge: whoever is asked.
-        prompt: what it is asked.
-        config: what is judged, and how.
-        run: gives seed and block size.
+        stage: an open, unfinished stage.
+        rows: rows with `question`, and with `responses` and `finish_reasons` if responses are judged.
+        judge: the judge.
+        prompt: the judge's prompt.
+        config: the stage's settings.
+        run: gives the seed and the block size.
         tracker: gets rates and sample rows.
 
     Returns:

@@ -21,6 +21,7 @@ from scalequest.config import ConfigError, RunOptions, option, required, to_dict
 from scalequest.engines.base import Block, EngineConfig, Request, Sampling
 from scalequest.engines.scoring import Head, Score, Scorer
 from scalequest.engines.server import ServerConfig
+from scalequest.functions import FunctionKey, function_option, needs_function
 from scalequest.pages.cards import dataset_card
 from scalequest.pages.markup import inline
 from scalequest.questions.judges import check_judge
@@ -39,9 +40,14 @@ class ScoreConfig:
     """The scoring stage."""
 
     input: list[str] = required("solution or question sources, read one after the other", fingerprint=False)
-    judge: Literal["scorer", "model", "server"] = option(
+    judge: Literal["scorer", "function", "model", "server"] = option(
         "scorer",
-        "scorer: a model with a one-number head; model, server: a judge that is asked in words",
+        "scorer: a model with a one-number head; function: a function of yours; model, server: a judge that "
+        "is asked in words",
+    )
+    function: str | None = function_option(
+        "judge function",
+        "called with a row; returns a list with one number per response, or, with what: question, one number",
     )
     model_name_or_path: str | None = option(
         None, "the scorer or judge: a model folder or hub id", fingerprint=False
@@ -97,7 +103,16 @@ class ScoreConfig:
         """Which outputs of the scorer count."""
         return Head(self.aggregate is not None, self.positive_label)
 
+    @property
+    def functions(self) -> list[FunctionKey]:
+        """The function that scores, if one does."""
+        return [FunctionKey("function", self.function or "", ("row",))] if self.judge == "function" else []
+
     def __post_init__(self) -> None:
+        if self.judge == "function":
+            if not self.function:
+                raise ConfigError(needs_function("judge"))
+            return
         if self.judge != "scorer":
             check_judge(self)
             if not self.prompt:

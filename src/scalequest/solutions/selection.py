@@ -1,21 +1,32 @@
-"""Select one of several solutions per question: by majority, by reward, by both, or by a reference answer.
+"""Select one of several solutions per question: by majority, reward, reference answer, or a function.
 
 The result is the instruction-tuning set: one `query` and one `response` per row.
 """
 
 from __future__ import annotations
 
+import copy
 import math
+import operator
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from scalequest.config import RunOptions, option, required, to_dict
+from scalequest.config import ConfigError, RunOptions, option, required, to_dict
 from scalequest.config.ranges import FINITE, SHARE
+from scalequest.functions import (
+    FunctionKey,
+    NamedFunction,
+    Reasons,
+    function_option,
+    needs_function,
+    shown,
+)
 from scalequest.grading import equivalent, groups, majority
 from scalequest.grading.extraction import reference_in
 from scalequest.pages.cards import dataset_card
+from scalequest.pages.markup import inline
 from scalequest.records import Row, row_seed
 from scalequest.stage.block_loop import Drop, stream
 from scalequest.stage.folder import Stage
@@ -27,7 +38,7 @@ COLUMNS = ("id", "query", "response", "answer", "agreement", "reward", "margin",
 # the paper's code keeps a response that contains one of these
 ANSWER_PHRASES = ("boxed", "he answer is", "final answer is")
 
-Rule = Literal["majority", "first", "reward", "majority_reward", "reward_vote", "correct"]
+Rule = Literal["majority", "first", "reward", "majority_reward", "reward_vote", "correct", "function"]
 NEED_REWARDS = ("reward", "majority_reward", "reward_vote")
 
 
@@ -46,7 +57,12 @@ class SelectConfig:
         "reward (paper); majority_reward: the highest reward among the responses with "
         "the majority answer; reward_vote: the highest reward for the answer with the "
         "largest sum of rewards, each squashed to 0..1; correct: the best response that "
-        "agrees with the column `reference`",
+        "agrees with the column `reference`; function: the response that a function of yours chooses",
+    )
+    function: str | None = function_option(
+        "rule function",
+        "called with a row that holds its candidates (question, responses, answers, finish_reasons, and "
+        "rewards if there are any); returns the index of a response, or None or a reason to drop the row",
     )
     answer_after: str = option(
         "####",
@@ -63,6 +79,15 @@ class SelectConfig:
     shuffle_answers: bool = option(
         False, "a control: each question gets the response to a different question"
     )
+
+    def __post_init__(self) -> None:
+        if self.rule == "function" and not self.function:
+            raise ConfigError(needs_function("rule"))
+
+    @property
+    def functions(self) -> list[FunctionKey]:
+        """The function that chooses, if one does."""
+        return [FunctionKey("function", self.function or "", ("row",))] if self.rule == "function" else []
 
     @property
     def needed(self) -> tuple[str, ...]:
@@ -85,7 +110,46 @@ class Candidate:
     reward: float | None
 
 
-def select(row: Row, config: SelectConfig) -> Row | Drop:
+Choose = Callable[[Row], "Candidate | str"]  # a response, or the reason why there is none
+
+
+def choosing(function: NamedFunction) -> Choose:
+    """Return what a user's function makes of a row: the chosen response, or the reason to drop the row.
+
+    The function gets a copy of the row. If it returns None the reason is `none_chosen`, and if it chooses a
+    truncated response, which has no end to learn from, `chosen_truncated`.
+
+    Raises:
+        ConfigError: when called, if the function raises, or returns something else; names the row.
+    """
+    reasons = Reasons(function)
+
+    def choose(row: Row) -> Candidate | str:
+        where, count = f"row {row['id']}", len(row["responses"])
+        said = function(where, copy.deepcopy(row))
+        if said is None or isinstance(said, str):
+            return reasons.read(said, where) or "none_chosen"
+        place = _index(said)
+        if place is None or not 0 <= place < count:
+            known = f"the index of a response, 0 to {count - 1}, or None or a reason to drop the row"
+            raise function.fault(where, f"returned {shown(said)}; return {known}")
+        if row["finish_reasons"][place] != "stop":
+            return "chosen_truncated"
+        reward = _finite((row.get("rewards") or [None] * count)[place])
+        return Candidate(row["responses"][place], row["answers"][place], reward)
+
+    return choose
+
+
+def _index(said: Any) -> int | None:
+    """Return an integer, also of numpy, but no truth value, which would be 0 or 1."""
+    try:
+        return None if isinstance(said, bool) else operator.index(said)
+    except TypeError:
+        return None
+
+
+def select(row: Row, config: SelectConfig, choose: Choose | None = None) -> Row | Drop:
     """Return the pair selected from a solution row, or drop the row with a reason.
 
     The majority is taken over all samples; truncated samples and samples without an answer count against it.
@@ -94,7 +158,14 @@ def select(row: Row, config: SelectConfig) -> Row | Drop:
     is no other answer. A complete response without an answer does not count as another answer.
 
     Rows are dropped for `all_truncated`, `no_answer`, `low_agreement`, `no_correct` (rule correct),
-    `no_reward`, `low_reward`, and for `no_answer_phrase` if no eligible response has one.
+    `no_reward`, `low_reward`, and for `no_answer_phrase` if no eligible response has one. With the rule
+    function, the reasons are those of `choosing`, and a response without an answer may be chosen;
+    `min_agreement` still drops rows before that, and `min_reward` and `answer_phrase` after it.
+
+    Args:
+        row: with the columns of `config.needed`.
+        config: the settings.
+        choose: of `choosing`, for the rule function.
     """
     # Complete responses, and the agreement of all samples
     rewards = [_finite(reward) for reward in row.get("rewards") or [None] * len(row["responses"])]
@@ -104,12 +175,12 @@ def select(row: Row, config: SelectConfig) -> Row | Drop:
         return Drop(row, "all_truncated")
     votes = [one.answer for one in complete]
     best, agreement = majority([*votes, *[None] * (len(row["responses"]) - len(complete))])
-    if best is None:
+    if best is None and choose is None:
         return Drop(row, "no_answer")
     if agreement < config.min_agreement:
         return Drop(row, "low_agreement")
     # The eligible responses, and the best of them
-    chosen = _eligible(row, complete, best, config)
+    chosen = _eligible(row, complete, best, config) if choose is None else _chosen(choose(row))
     if isinstance(chosen, str):
         return Drop(row, chosen)
     if config.answer_phrase:
@@ -138,8 +209,12 @@ def select(row: Row, config: SelectConfig) -> Row | Drop:
     }
 
 
+def _chosen(one: Candidate | str) -> list[Candidate] | str:
+    return one if isinstance(one, str) else [one]
+
+
 def _eligible(
-    row: Row, complete: Sequence[Candidate], best: str, config: SelectConfig
+    row: Row, complete: Sequence[Candidate], best: str | None, config: SelectConfig
 ) -> list[Candidate] | str:
     """Return the responses that a rule may choose from, only those with an answer, or why there are none."""
     answered = [one for one in complete if one.answer is not None]
@@ -200,22 +275,35 @@ def select_solutions(
     config: SelectConfig,
     run: RunOptions,
     *,
+    function: NamedFunction | None = None,
     tracker: Tracker | None = None,
 ) -> dict[str, Any]:
     """Write one pair per solution row and finish the stage.
 
+    Args:
+        stage: open and unfinished.
+        rows: with the columns of `config.needed`.
+        config: the rule and its limits.
+        run: gives the seed and the block size.
+        function: the user's, for the rule function.
+        tracker: gets rates and sample rows.
+
     Returns:
         The stage's receipt (empty on workers other than 0).
     """
-    shuffled = _shuffled([select(row, config) for row in rows], run.seed) if config.shuffle_answers else None
+    choose = None if function is None else choosing(function)
+    shuffled = None
+    if config.shuffle_answers:
+        shuffled = _shuffled([select(row, config, choose) for row in rows], run.seed)
     stream(
         stage,
         len(rows),
         run.block_size,
-        row=lambda number, _: shuffled[number] if shuffled else select(rows[number], config),
+        row=lambda number, _: shuffled[number] if shuffled else select(rows[number], config, choose),
         tracker=tracker,
     )
-    text = f"One response per question, selected by the rule `{config.rule}`."
+    by = f"the rule `{config.rule}`" if function is None else inline(function.label)
+    text = f"One response per question, selected by {by}."
     if config.shuffle_answers:
         text += " This is a control: every response belongs to a different question."
     card = dataset_card(

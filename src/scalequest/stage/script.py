@@ -11,6 +11,7 @@ from typing import Any
 
 from scalequest import heartbeat
 from scalequest.config import ConfigError, RunOptions, fingerprint_fields, to_dict
+from scalequest.functions import functions_of
 from scalequest.interrupts import sent_again
 from scalequest.precision import engine_dtype
 from scalequest.stage.folder import Stage, StageError
@@ -61,6 +62,8 @@ def open_stage(
         worker=index,
         workers=workers,
     )
+    if not stage.finished and (functions := [key.load() for key in functions_of(config)]):
+        stage.receipt["functions"] = {function.label: function.sha256 for function in functions}
     if stage.finished:
         log.info("%s: already finished with the same settings: %s", name, run.output_dir)
     return stage
