@@ -53,7 +53,7 @@ def guess(rows: Sequence[Row], keys: Iterable[str], source: str, setting: str = 
         rows: of the source.
         keys: the columns that are needed, by our names; those that any row has are not guessed.
         source: what messages call it.
-        setting: the name of the setting that says which column it is.
+        setting: the name of the setting that says which column it is; all but `columns` are of one column.
 
     Raises:
         ConfigError: several columns fit equally well; it names them.
@@ -66,9 +66,8 @@ def guess(rows: Sequence[Row], keys: Iterable[str], source: str, setting: str = 
             fits = next(filter(None, _candidates(key, first, chats)), [])
             if len(fits) > 1:
                 named = " or ".join(map(repr, fits))
-                raise ConfigError(
-                    f"{source}: '{key}' may be column {named}; say which: {setting}: {{{key}: {fits[0]}}}"
-                )
+                said = f"{{{key}: {fits[0]}}}" if setting == "columns" else fits[0]
+                raise ConfigError(f"{source}: '{key}' may be column {named}; say which: {setting}: {said}")
             if fits:
                 found[key] = fits[0]
     return Guess(found, chats)
