@@ -80,7 +80,7 @@ def main(config: AddBenchmarkConfig) -> None:
 
 
 def source_for(source: str, output: Path) -> str:
-    """Return a source as the YAML file has to name it: relative to that file, or as given if it is far away."""
+    """Return a source as the YAML file has to name it: relative to that file, or as given."""
     if source.startswith(("hub:", "$", "~")):
         return source
     beside = Path(source).resolve().is_relative_to(output.parent.resolve())
