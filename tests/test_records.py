@@ -18,6 +18,7 @@ import pytest
 from scalequest.config import ConfigError
 from scalequest.records import (
     model_fingerprint,
+    read_columns,
     read_inputs,
     read_rows,
     require,
@@ -44,10 +45,10 @@ def test_every_kind_of_file(tmp_path: Path) -> None:
 
 def test_columns_are_renamed_and_others_kept(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(LINES)
-    rows = read_rows(tmp_path / "a.jsonl", columns={"question": "problem", "id": "id"})
+    rows = read_columns(tmp_path / "a.jsonl", "question", columns={"question": "problem"})
     assert rows[0] == {"id": "a", "question": "1 + 1?", "level": 3}
-    with pytest.raises(ConfigError, match=r"a\.jsonl: row 1: no column 'query'; it has id, problem, level"):
-        read_rows(tmp_path / "a.jsonl", columns={"question": "query"})
+    with pytest.raises(ConfigError, match=r"a\.jsonl: row 1: no 'question' \(it has id, problem, level\)"):
+        read_columns(tmp_path / "a.jsonl", "question", columns={"question": "query"})
 
 
 @pytest.mark.parametrize(
@@ -157,12 +158,12 @@ def test_a_file_that_is_cut_short(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"a\.jsonl\.gz: unreadable after line \d{3,}"):
         read_rows(tmp_path / "a.jsonl.gz")
     (tmp_path / "b.jsonl.gz").write_bytes(lines)
-    with pytest.raises(ConfigError, match="unreadable after line 0: Not a gzipped file"):
+    with pytest.raises(ConfigError, match="unreadable: Not a gzipped file"):
         read_rows(tmp_path / "b.jsonl.gz")
     (tmp_path / "c.parquet").write_bytes(b"PAR1")
     with pytest.raises(ConfigError, match="not a readable parquet file"):
         read_rows(tmp_path / "c.parquet")
-    (tmp_path / "d.json").write_bytes(LINES)
+    (tmp_path / "d.json").write_bytes(b"[" + LINES)
     with pytest.raises(ConfigError, match=r"d\.json: not JSON"):
         read_rows(tmp_path / "d.json")
 
@@ -172,9 +173,11 @@ def test_what_is_no_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         read_rows(tmp_path / "a.jsonl")
     with pytest.raises(ConfigError, match="no receipt"):
         read_rows(tmp_path)
-    (tmp_path / "a.csv").write_text("id\n")
-    with pytest.raises(ConfigError, match="expected a stage folder or"):
-        read_rows(tmp_path / "a.csv")
+    (tmp_path / "a.xlsx").write_text("id\n")
+    with pytest.raises(
+        ConfigError, match=r"a\.xlsx: expected a stage folder or a file that ends in \.jsonl, "
+    ):
+        read_rows(tmp_path / "a.xlsx")
     (tmp_path / "receipt.json").write_text('{"stage": "qft", "finished": false}')
     with pytest.raises(ConfigError, match="the stage 'qft' is not finished"):
         read_rows(tmp_path)
@@ -271,8 +274,9 @@ def test_inputs_of_a_stage_are_read_one_after_the_other(tmp_path: Path) -> None:
     ]
     with pytest.raises(ConfigError, match="row 2: duplicate id 'x'"):
         read_inputs([str(one), str(two)], "question", columns=columns)
-    with pytest.raises(ConfigError, match="no 'question'"):
-        read_inputs([str(one)], "question")
+    assert [row["question"] for row in read_inputs([str(one)], "question")] == ["a", "b"], "the usual name"
+    with pytest.raises(ConfigError, match="no 'answer'"):
+        read_inputs([str(one)], "question", "answer")
     two.write_text('{"question": 5}\n')
     with pytest.raises(ConfigError, match=r"two.jsonl: row 1: 'question' must be a string, got 5"):
         read_inputs([str(two)], "question")

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import datetime
-import gzip
 import hashlib
 import json
 import logging
 import os
 import re
-import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from decimal import Decimal
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, cast
+from typing import Any, Literal
 
-from scalequest.atomic_files import DEEPEST, check_json, parse_text
+from scalequest.column_names import TEXTS, Guess, guess, has_system, text_of
 from scalequest.config import ConfigError
 from scalequest.models import check_safetensors
 from scalequest.receipts import (
@@ -30,8 +26,8 @@ from scalequest.receipts import (
     made_by,
     row_files,
 )
-
-Row = dict[str, Any]
+from scalequest.row_files import Row as Row
+from scalequest.row_files import is_plain, parquet_rows, plain, read_file
 
 log = logging.getLogger(__name__)
 
@@ -51,26 +47,23 @@ _NOT_THE_MODEL = {
 _MEBIBYTE = 1 << 20
 SAME_ID = "; generate one of the sources with another `seed` or `id_prefix`, or leave one out"
 _AT_ONCE = 1_000  # rows whose types are checked together
-_BATCH = 1_024  # rows of a parquet file that are in memory at a time
 
 
-def read_rows(
-    source: str | Path, *, columns: Mapping[str, str] | None = None, limit: int | None = None
-) -> list[Row]:
-    """Read rows in order.
+def read_rows(source: str | Path, *, limit: int | None = None) -> list[Row]:
+    """Read rows in order, with the columns that the source has.
 
     Dates, times and exact decimals of parquet files and hub data sets become text, as they are in JSON files.
 
     Args:
-        source: the folder of a finished stage; a .jsonl, .jsonl.gz, .json (a list) or .parquet file; or
+        source: the folder of a finished stage; a .jsonl, .json (a list, or an object with one), .csv, .tsv,
+            .txt (a question per line) or .parquet file, all but the last also as .gz; or
             `hub:owner/name[/config][@revision][:split]` (split `train` unless given). `$NAME` is expanded.
             `[:600]` after any of them selects its first 600 rows; it is an error if there are fewer.
-        columns: mapping from our names to theirs, e.g. `{"question": "problem"}`; other columns keep their
-            names.
         limit: read only this many rows.
 
     Raises:
-        ConfigError: names the source, and the line or row of the error.
+        ConfigError: names the source, and the line or row of the error; or there are no rows, and the source
+            is not a stage, which may have dropped all.
     """
     whole, first = first_rows(source)
     rows = list(islice(islice(_rows(whole), first), limit))
@@ -78,16 +71,80 @@ def read_rows(
         raise ConfigError(
             f"{source}: {first} rows requested, but there are only {len(rows)}: request that many or fewer"
         )
-    if not columns:
-        return rows
+    if not rows and 0 not in (first, limit) and not is_stage(whole):
+        raise ConfigError(f"{source}: contains no rows")
+    return rows
+
+
+def read_columns(
+    source: str | Path,
+    *keys: str,
+    columns: Mapping[str, str] | None = None,
+    limit: int | None = None,
+    setting: str = "columns",
+) -> list[Row]:
+    """Read rows under our column names, which are guessed if the source is not a stage.
+
+    Of a column of chat turns, the user's turn is the question, and the assistant's the response; the column
+    itself is kept. One log line says what was guessed.
+
+    Args:
+        source: a source accepted by `read_rows`.
+        keys: columns that every row must have.
+        columns: mapping from our names to theirs, which are then not guessed; a row without their name must
+            have ours, so that GSM8K's `question` and MATH's `problem` can be read in one run. A name that is
+            mapped to itself says nothing.
+        limit: read only this many rows.
+        setting: where the user sets `columns`, for messages.
+
+    Raises:
+        ConfigError: a row lacks a column, a text is not a string, or several columns may be meant.
+    """
+    rows = read_rows(source, limit=limit)
+    given = {ours: theirs for ours, theirs in (columns or {}).items() if ours != theirs}
+    found = Guess({}, frozenset())
+    if not is_stage(whole_source(source)):
+        found = guess(rows, [key for key in keys if key not in given], str(source), setting)
+    named = {**given, **found.columns}
+    _log_guess(source, rows, found, found.chats & set(named.values()))
+    texts = [key for key in TEXTS if key == "question" or key in keys or key in named]
     renamed = []
     for index, row in enumerate(rows):
-        for theirs in columns.values():
-            if theirs not in row:
-                raise ConfigError(f"{source}: row {index + 1}: no column '{theirs}'; it has {', '.join(row)}")
-        rest = {key: value for key, value in row.items() if key not in columns.values()}
-        renamed.append({**rest, **{ours: row[theirs] for ours, theirs in columns.items()}})
+        row = _renamed(row, named, found.chats)
+        for key in texts:
+            if key in row:
+                row[key] = text_of(
+                    row[key], key, f"{source}: row {index + 1}: column '{named.get(key, key)}'"
+                )
+        require(row, *keys, source=source, index=index, setting=setting)
+        for key in texts:
+            if not isinstance(row.get(key, ""), str):
+                raise ConfigError(
+                    f"{source}: row {index + 1}: '{key}' must be a string, got {row[key]!r:.80}"
+                )
+        renamed.append(row)
     return renamed
+
+
+def _renamed(row: Row, named: Mapping[str, str], kept: Collection[str]) -> Row:
+    """Return a row with our names; columns in `kept` stay under theirs as well."""
+    moved = {ours: row[theirs] for ours, theirs in named.items() if theirs in row}
+    gone = set(named.values()).difference(kept)
+    return {key: value for key, value in row.items() if key not in gone} | moved if moved else row
+
+
+def _log_guess(source: str | Path, rows: Sequence[Row], found: Guess, chats: Collection[str]) -> None:
+    """Say which columns were guessed, and that system messages are not used."""
+    pairs = [f"'{ours}' is read from column '{theirs}'" for ours, theirs in found.columns.items()]
+    systems = sum(any(has_system(row.get(name)) for name in chats) for row in rows) if chats else 0
+    left_out = [f"the system messages of {systems} rows are not used"] if systems else []
+    if pairs or left_out:
+        log.info("%s: %s", source, ", ".join([*pairs, *left_out]))
+
+
+def is_stage(source: str | Path) -> bool:
+    """Return whether a source is the folder of a stage, whose rows have our column names."""
+    return not str(source).startswith("hub:") and _local(source).is_dir()
 
 
 def quota(asked: int, there: int, what: str, *, limit: int | None = None) -> int:
@@ -120,7 +177,7 @@ def read_dropped(folder: str | Path) -> list[Row]:
 
 def written_rows(folder: Path) -> Iterator[Row]:
     """Read the rows of one parquet folder of a stage whose receipt is not finished yet."""
-    return (row for file in sorted(folder.glob("*.parquet")) for row in _parquet_rows(file))
+    return (row for file in sorted(folder.glob("*.parquet")) for row in parquet_rows(file))
 
 
 def first_rows(source: str | Path) -> tuple[str | Path, int | None]:
@@ -137,14 +194,7 @@ def _rows(source: str | Path) -> Iterator[Row]:
         return _stage_rows(path, "data")
     if not path.exists():
         raise ConfigError(f"{path}: no such file or folder")
-    name = path.name.lower()
-    if name.endswith((".jsonl", ".jsonl.gz")):
-        return _json_lines(path)
-    if name.endswith((".json", ".json.gz")):
-        return _json_list(path)
-    if name.endswith(".parquet"):
-        return _parquet_rows(path)
-    raise ConfigError(f"{path}: expected a stage folder or a .jsonl, .jsonl.gz, .json or .parquet file")
+    return read_file(path)
 
 
 def expand(source: str | Path) -> Path:
@@ -174,14 +224,10 @@ def _local(source: str | Path) -> Path:
     return path
 
 
-def _open(path: Path) -> BinaryIO:
-    return cast(BinaryIO, gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
-
-
 def _stage_rows(folder: Path, part: Part) -> Iterator[Row]:
     """Read the rows of a finished stage; each file's content is checked when its first row is read."""
     files = row_files(folder, finished_receipt(folder), part)
-    return (row for file, sha256 in files for row in _parquet_rows(file, sha256))
+    return (row for file, sha256 in files for row in parquet_rows(file, sha256))
 
 
 def check_rows(folder: str | Path) -> None:
@@ -195,107 +241,6 @@ def check_rows(folder: str | Path) -> None:
         if sha256 is not None:
             with file.open("rb") as opened:
                 check_bytes(file, opened, sha256)
-
-
-def _json_lines(path: Path) -> Iterator[Row]:
-    number = 0
-    try:
-        with _open(path) as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    where = f"{path}: line {number}"
-                    yield _object(*parse_text(line, where), where)
-    except ConfigError as error:
-        raise ConfigError(f"{error}; fix or remove that line") from None
-    except (EOFError, OSError, zlib.error) as error:
-        raise ConfigError(f"{path}: unreadable after line {number}: {error}") from None
-
-
-def _object(value: Any, escapes: bool, where: str) -> Row:
-    check_json(value, escapes, where)
-    if not isinstance(value, dict):
-        raise ConfigError(f"{where}: expected an object, got {type(value).__name__}")
-    return value
-
-
-def _json_list(path: Path) -> Iterator[Row]:
-    try:
-        with _open(path) as file:
-            rows, escapes = parse_text(file.read(), path)
-    except (EOFError, OSError, zlib.error) as error:
-        raise ConfigError(f"{path}: unreadable: {error}") from None
-    if not isinstance(rows, list):
-        raise ConfigError(
-            f"{path}: expected a list of objects, got {type(rows).__name__} (is the file JSON lines?)"
-        )
-    return (_object(row, escapes, f"{path}: row {index}") for index, row in enumerate(rows, 1))
-
-
-def _parquet_rows(path: Path, sha256: str | None = None) -> Iterator[Row]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with path.open("rb") as opened:
-            if sha256 is not None:
-                check_bytes(path, opened, sha256)
-            with pq.ParquetFile(opened) as file:
-                names, read = file.schema_arrow.names, 0
-                if twice := [name for name in names if names.count(name) > 1]:
-                    raise ConfigError(f"{path}: duplicate column name '{twice[0]}'; rename one")
-                for batch in file.iter_batches(batch_size=_BATCH):
-                    yield from _as_rows(batch.to_pylist, batch, f"{path}: row ", read)
-                    read += len(batch)
-    except (pa.ArrowException, OSError) as error:
-        raise ConfigError(f"{path}: not a readable parquet file: {error}") from None
-
-
-def _as_rows(whole: Callable[[], list[Row]], batch: Any, where: str, before: int) -> Iterable[Row]:
-    """Yield the rows of a batch, with values that JSON can represent directly or as text.
-
-    Raises:
-        ConfigError: names the first row and column with a value that cannot be represented, e.g. text that is
-            not UTF-8.
-    """
-    try:
-        rows = whole()
-    except (ValueError, OverflowError, RecursionError):
-        for name, column in zip(batch.schema.names, batch.columns, strict=True):
-            for number, cell in enumerate(column, before + 1):
-                try:
-                    cell.as_py()
-                except (ValueError, OverflowError, RecursionError) as error:
-                    raise ConfigError(
-                        f"{where}{number}: column '{name}' cannot be read: {error}; fix that value or "
-                        "remove the row"
-                    ) from None
-        raise
-    return rows if _is_plain(batch.schema.types) else map(_plain, rows)
-
-
-def _is_plain(kinds: Sequence[Any], levels: int = DEEPEST) -> bool:
-    """Return whether columns of these types hold JSON values, nested no deeper than parquet allows."""
-    import pyarrow as pa
-
-    of = pa.types
-    simple = (of.is_null, of.is_boolean, of.is_integer, of.is_floating, of.is_string, of.is_large_string)
-    return levels > 0 and all(
-        any(test(kind) for test in simple)
-        or ((of.is_list(kind) or of.is_large_list(kind)) and _is_plain([kind.value_type], levels - 1))
-        or (of.is_struct(kind) and _is_plain([field.type for field in kind], levels - 1))
-        for kind in kinds
-    )
-
-
-def _plain(value: Any) -> Any:
-    """Return a value with dates, times and exact decimals as text, as JSON has them."""
-    if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
-    if isinstance(value, datetime.date | datetime.time):
-        return value.isoformat()
-    return str(value) if isinstance(value, datetime.timedelta | Decimal) else value
 
 
 def _hub(source: str) -> re.Match[str]:
@@ -315,7 +260,7 @@ def _hub_rows(source: str) -> Iterator[Row]:
     try:
         rows = load_dataset(name, match["config"], revision=match["revision"], split=split)
         for row in rows:
-            yield _plain(dict(row))
+            yield plain(dict(row))
             number += 1
     except Exception as error:  # the hub's client raises many types of exceptions
         after = f" after row {number}" if number else ""
@@ -329,39 +274,36 @@ def read_inputs(
     columns: Mapping[str, str] | None = None,
     limit: int | None = None,
     without: Collection[str] | None = None,
+    setting: str = "columns",
 ) -> list[Row]:
     """Read several sources, one after the other, as the input of a data stage.
 
     Args:
         sources: sources accepted by `read_rows`.
         keys: columns that every row must have; a missing `id` is derived from the source and the row number.
-        columns: mapping from our names to theirs; a row without their name must have ours, so that GSM8K's
-            `question` and MATH's `problem` can be read in one run.
+        columns: as in `read_columns`.
         limit: read only this many rows, over all sources.
         without: columns that are dropped; all others are passed on to the stage's data. A passed-on column
             must have a single type, which is checked here, because otherwise a stage would only fail at its
             end, after days.
+        setting: where the user sets `columns`, for messages.
 
     Raises:
-        ConfigError: a row lacks a column, a question is not a string, two rows have the same id, or a column
-            that is passed on has two types.
+        ConfigError: as in `read_columns`; or two rows have the same id, or a column that is passed on has two
+            types.
     """
     rows: list[Row] = []
     seen: set[str] = set()
     types = ColumnTypes()
     for source in sources:
         name, before = Path(source).name.partition(".")[0], len(rows)
-        for index, row in enumerate(read_rows(source, limit=limit and limit - len(rows))):
-            for ours, theirs in (columns or {}).items():
-                if theirs in row:
-                    row[ours] = row.pop(theirs)
-            require(row, *keys, source=source, index=index)
-            if not isinstance(row.get("question", ""), str):
-                raise ConfigError(
-                    f"{source}: row {index + 1}: 'question' must be a string, got {row['question']!r}"
-                )
-            row = {"id": f"{name}-{index:08d}", **row}
-            row["id"] = str(row["id"])  # numeric ids of one source share a column with names of another
+        rest = limit and limit - before
+        for index, row in enumerate(
+            read_columns(source, *keys, columns=columns, limit=rest, setting=setting)
+        ):
+            given = row.get("id")
+            # Numeric ids of one source share a column with names of another.
+            row = {"id": None, **row} | {"id": f"{name}-{index:08d}" if given is None else str(given)}
             if row["id"] in seen:
                 raise ConfigError(f"{source}: row {index + 1}: duplicate id '{row['id']}'{SAME_ID}")
             seen.add(row["id"])
@@ -403,14 +345,16 @@ class ColumnTypes:
                 raise ConfigError(
                     f"{source}: column '{name}' mixes types or has an unsupported type: {error}"
                 ) from None
-            if not _is_plain([seen]):
+            if not is_plain([seen]):
                 raise ConfigError(
                     f"{source}: column '{name}' has type {str(seen)[:80]}, which rows do not support; "
                     "convert it to text or remove it"
                 )
 
 
-def require(row: Mapping[str, Any], *keys: str, source: str | Path, index: int) -> None:
+def require(
+    row: Mapping[str, Any], *keys: str, source: str | Path, index: int, setting: str = "columns"
+) -> None:
     """Check that a row has these columns and that none of them is null.
 
     Args:
@@ -418,6 +362,7 @@ def require(row: Mapping[str, Any], *keys: str, source: str | Path, index: int) 
         keys: the required columns.
         source: the source of the row.
         index: its row number there, from 0.
+        setting: where the user says which column it is.
 
     Raises:
         ConfigError: names the source, the row (from 1) and the column.
@@ -426,7 +371,8 @@ def require(row: Mapping[str, Any], *keys: str, source: str | Path, index: int) 
         if row.get(key) is None:
             found = ", ".join(name for name, value in row.items() if value is not None)
             raise ConfigError(
-                f"{source}: row {index + 1}: no '{key}' (it has {found}); map it with `columns`"
+                f"{source}: row {index + 1}: no '{key}' (it has {found or 'nothing'}); "
+                f"map it with `{setting}`"
             )
 
 

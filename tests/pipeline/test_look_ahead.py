@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +60,7 @@ def test_the_papers_pipelines_lack_what_is_made_by_hand(
 @pytest.mark.parametrize("profile", ["qwen2_math_7b", "deepseek_math_7b"])
 def test_the_papers_six_files_do(profile: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the paper trains and measures on; what else the filter could have looked at is said."""
+    row = gzip.compress(b'{"question": "1 + 1?"}\n')
     for name in (
         "gsm8k_train",
         "gsm8k_test",
@@ -67,7 +69,7 @@ def test_the_papers_six_files_do(profile: str, tmp_path: Path, monkeypatch: pyte
         "college_math_test",
         "olympiadbench_test",
     ):
-        (tmp_path / f"{name}.jsonl.gz").touch()
+        (tmp_path / f"{name}.jsonl.gz").write_bytes(row)
     monkeypatch.setenv("SCALEQUEST_DATA", str(tmp_path))
     steps = plan(load(f"recipes/{profile}/pipeline.yaml"), tmp_path / "runs")
     assert not [line for line in look_ahead(steps, tmp_path / "runs").faults if "SCALEQUEST_DATA" in line]
@@ -172,21 +174,28 @@ def said_of(pipeline: Path, output: Path) -> list[str]:
 
 def test_an_input_without_the_columns_that_a_stage_needs(tmp_path: Path) -> None:
     """One line for each input; what `columns` names is found."""
-    (tmp_path / "problems.jsonl").write_text('{"problem": "1 + 1?", "answer": "2"}\n')
+    (tmp_path / "problems.csv").write_text("problem,note\n1 + 1?,easy\n")
     (tmp_path / "pairs.jsonl").write_text('{"chosen": "a", "rejected": null}\n')
+    (tmp_path / "both.tsv").write_text("prompt\tproblem\nSolve.\t1 + 1?\n")
     (tmp_path / "empty.jsonl").write_text("")
-    problems, pairs = str(tmp_path / "problems.jsonl"), str(tmp_path / "pairs.jsonl")
+    problems, pairs, both, empty = (
+        str(tmp_path / name) for name in ("problems.csv", "pairs.jsonl", "both.tsv", "empty.jsonl")
+    )
     pipeline = small(
         tmp_path,
-        ("filter", "filter_questions", {"input": [problems, str(tmp_path / "empty.jsonl")]}),
-        ("renamed", "filter_questions", {"input": [problems + "[:1]"], "columns": {"question": "problem"}}),
+        ("filter", "filter_questions", {"input": [problems, empty]}),
+        ("renamed", "filter_questions", {"input": [problems + "[:1]"], "columns": {"question": "note"}}),
+        ("unclear", "filter_questions", {"input": [both]}),
+        ("named", "filter_questions", {"input": [both], "columns": {"question": "problem"}}),
         ("qpo", "qpo", {"input": [pairs]}),
         ("sft", "sft", {"input": [problems, pairs]}),
     )
     assert said_of(pipeline, tmp_path / "runs") == [
-        f"filter: input: {problems}: row 1: no 'question' (it has problem, answer); map it with `columns`",
+        f"filter: input: {empty}: contains no rows",
+        f"unclear: input: {both}: 'question' may be column 'prompt' or 'problem'; say which: columns: "
+        "{question: prompt}",
         f"qpo: input: {pairs}: row 1: no 'rejected' (it has chosen); map it with `columns`",
-        f"sft: input: {problems}: row 1: no 'query' (it has problem, answer); map it with `columns`",
+        f"sft: input: {problems}: row 1: no 'response' (it has note, query); map it with `columns`",
         f"sft: input: {pairs}: row 1: no 'query' (it has chosen); map it with `columns`",
     ]
 

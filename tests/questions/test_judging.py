@@ -284,10 +284,13 @@ def test_labels_that_fit_nothing_are_one_line_before_anything_is_asked(
 def test_mistakes_in_questions_and_config_are_one_line(tmp_path: Path, sets: dict[str, Path]) -> None:
     given = settings(tmp_path / "out", sets, "http://localhost:1/v1")
     twice = written(tmp_path / "twice.jsonl", [{"id": "a", "question": "x"}] * 2)
-    other = written(tmp_path / "other.jsonl", [{"id": "a", "problem": "x"}])
+    other = written(tmp_path / "other.jsonl", [{"id": "a", "exercise": "x"}])
     changes = (
         ({"generators": {"one": str(twice)}}, "duplicate id 'a'"),
-        ({"generators": {"one": str(other)}}, r"no text in the column 'question'.*question_columns\.one"),
+        (
+            {"generators": {"one": str(other)}},
+            r"no 'question' \(it has id, exercise\); map it with `question_columns\.one`",
+        ),
         ({"question_columns": {"raw": "x"}}, "no generator 'raw'"),
         ({"generators": {}}, "at least one source"),
         ({"prompts": {}}, "at least one of solvability"),

@@ -114,6 +114,44 @@ def test_whoever_loads_a_solver_asks_it_as_it_was_trained(
     assert card.data.pipeline_tag == "text-generation"
     assert "<|user|>What is 12 + 7?<|end|><|assistant|>" in card.text
     assert "vllm serve" in card.text
+    assert card.data.to_dict()["tags"] == ["scalequest", "sft"]
+    (start,) = json.loads((out / "receipt.json").read_text())["starts_from"]
+    assert start == settings["model_name_or_path"]
+
+
+def test_thoughts_are_trained_on_or_left_out(
+    settings: Settings, chat: Any, tmp_path: Path, model_dir: Path
+) -> None:
+    """What `thinking: strip` trains on is what a row without thoughts gives; no answer is no target."""
+    from scalequest.training import data
+    from scalequest.training.identity import identify
+    from scalequest.training.preparation import prepare
+    from scalequest.training.sft import SFT
+
+    thought, plain = "<think>2 and 2</think>\n\nIt is 4.", "It is 4."
+    responses = [thought, plain, "<think>2 and", "<think></think>It is 4.", "It is <think>4</think>."]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"query": "2 + 2?", "response": one}) + "\n" for one in responses))
+    found, prints = {}, set()
+    for thinking in ("keep", "strip"):
+        given = {
+            **settings,
+            "input": [str(path)],
+            "thinking": thinking,
+            "output_dir": str(tmp_path / thinking),
+        }
+        identity = identify(SFT, *build(types_of("sft"), given))
+        prepared = prepare(identity)
+        found[thinking] = [
+            [token for token in labels if token != data.IGNORED]
+            for labels in data.load(prepared.folder)[0]["labels"]
+        ]
+        prints.add(json.dumps(identity.fingerprint, sort_keys=True))
+        assert prepared.counts.dropped == ({"unclosed_thoughts": 1} if thinking == "strip" else {})
+    targets = {one: chat.solve_ids("2 + 2?", one)[1] for one in responses}
+    assert found["keep"] == [targets[one] for one in responses]
+    assert found["strip"] == [targets[plain]] * 3 + [targets[responses[4]]]
+    assert len(prints) == 2, "a change of `thinking` is another stage"
 
 
 def test_model_learns(settings: Settings, rows: Rows, train: Train) -> None:

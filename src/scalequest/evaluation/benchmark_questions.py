@@ -11,7 +11,7 @@ from glob import glob
 from scalequest.config import ConfigError
 from scalequest.evaluation.benchmarks import load_benchmark, name_if_missing
 from scalequest.questions.contamination import ContaminationRule, TestQuestion
-from scalequest.records import read_rows
+from scalequest.records import Row, read_columns
 from scalequest.stage.folder import Stage
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ def read_benchmark_questions(rule: ContaminationRule) -> BenchmarkQuestions:
     tests = [
         TestQuestion(one.source, str(number), row["question"])
         for one in rule.against
-        for number, row in enumerate(read_rows(one.source, columns={"question": one.column}))
+        for number, row in enumerate(_read_source(one.source, one.column))
     ]
     wanted = _find_files(rule.benchmarks, "benchmarks")
     optional = [file for file in _find_files(rule.optional, "optional") if file not in wanted]
@@ -45,6 +45,11 @@ def read_benchmark_questions(rule: ContaminationRule) -> BenchmarkQuestions:
             benchmark = load_benchmark(file)
             tests += [TestQuestion(benchmark.name, one.id, one.question) for one in benchmark.problems]
     return BenchmarkQuestions(tuple(tests), tuple(absent.values()))
+
+
+def _read_source(source: str, column: str | None) -> list[Row]:
+    columns = {"question": column} if column else None
+    return read_columns(source, "question", columns=columns, setting="contamination.against.column")
 
 
 def report_left_out(questions: BenchmarkQuestions, stage: Stage) -> None:

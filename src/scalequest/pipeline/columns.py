@@ -1,8 +1,8 @@
 """Whether the inputs of a stage have the columns that it needs, before anything runs.
 
-An input that exists is opened, and its first row looked at. Of one that an earlier stage will make, only that
-is said which is certain: these stages write rows of their own, and those pass rows on and add to them. What
-comes from anywhere else may have any column.
+An input that exists is opened, and its first rows looked at, under the names that are guessed for them. Of
+one that an earlier stage will make, only that is said which is certain: these stages write rows of their own,
+and those pass rows on and add to them. What comes from anywhere else may have any column.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ ADDED: dict[str, frozenset[str]] = {
     "solve_questions": frozenset(SAMPLE_COLUMNS),
     "score": frozenset({"rewards"}),
 }
+_LOOKED_AT = 1_000  # rows of each input
 KNOWN = frozenset().union(*NEEDED.values(), *WRITTEN.values(), *ADDED.values())
 
 # Folders that stages of this run make, with the columns that they may have; None if that is not known.
@@ -92,7 +93,7 @@ def faults(recipe: str, values: Sequence[Any], made: Made) -> Iterator[str]:
                 if absent := [key for key in absent if key not in columns]:
                     yield f"input: {source}: its rows will have no {' and no '.join(map(repr, absent))}"
             elif not source.startswith("hub:") and expand(whole_source(source)).exists():
-                read_inputs([source], *keys, columns=columns, limit=1)
+                read_inputs([source], *keys, columns=columns, limit=_LOOKED_AT)
         except (ConfigError, StageError, OSError) as error:
             if "environment variable" not in str(error):  # which is said for all files at once
                 yield f"input: {error}"

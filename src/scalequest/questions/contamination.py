@@ -45,7 +45,7 @@ class BenchmarkSource:
     """Questions that must not be trained on."""
 
     source: str = required("file, stage folder or hub:owner/name of the benchmark")
-    column: str = option("question", "column that holds the question")
+    column: str | None = option(None, "column that holds the question; null: found by the usual names")
 
 
 @dataclass(frozen=True)

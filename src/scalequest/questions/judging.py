@@ -59,7 +59,7 @@ class JudgeConfig:
         "who judges: the function, the model, or the server below"
     )
     question_columns: dict[str, str] = option(
-        help="columns of the questions by label, if not `question` (for pairs: rejected, chosen)",
+        help="columns of the questions by label, if their name is not a usual one (for pairs: rejected, chosen)",
         default_factory=dict,
     )
     sample: int | None = option(
@@ -134,15 +134,11 @@ def read_questions(config: JudgeConfig, run: RunOptions) -> list[Row]:
     """
     rows: list[Row] = []
     for label, source in config.generators.items():
-        column = config.question_columns.get(label, "question")
-        own = read_inputs([source], columns={"question": column}, limit=run.limit)
-        for index, row in enumerate(own):
-            if not isinstance(row.get("question"), str):
-                there = ", ".join(name for name in row if name != "id")
-                raise ConfigError(
-                    f"{source}: row {index + 1}: no text in the column '{column}' (it has {there}); name the "
-                    f"column in question_columns.{label}"
-                )
+        column = config.question_columns.get(label)
+        own = read_inputs(
+            [source], "question", columns={"question": column} if column else None, limit=run.limit,
+            setting=f"question_columns.{label}",
+        )  # fmt: skip
         if config.sample is not None:
             order = sorted(own, key=lambda row: row_seed(run.seed, "judge_questions", row["id"]))
             drawn = {row["id"] for row in order[: config.sample]}

@@ -23,7 +23,7 @@ from typing import Any
 
 from scalequest.atomic_files import StageError as StageError
 from scalequest.atomic_files import as_json, as_yaml, one_line, sync, write
-from scalequest.pages.cards import lineage
+from scalequest.pages.cards import dataset_metadata, lineage
 from scalequest.pages.markup import front_matter
 from scalequest.receipts import FileRecord
 from scalequest.records import digest_model, model_files
@@ -206,8 +206,9 @@ class Stage:
                     f"{sum(tally.dropped.values())} dropped {tally.dropped}"
                 )
             files, output = self.blocks.merge(parts, tally, columns)
+            about_it = front_matter(dataset_metadata(self.receipt["stage"], tally.kept, license))
             header = "configs:\n- config_name: default\n  data_files: data/*.parquet\n---\n\n"
-            header = f"---\n{front_matter({'license': license}) if license else ''}{header}"
+            header = f"---\n{about_it}{header}"
             counts = tally.counts
             about = (tokens, seconds, header + card, output, files, counts, beside)
             return self._seal(rows_in, tally.kept, tally.dropped, *about)

@@ -22,6 +22,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from scalequest import heartbeat
 from scalequest.chat import bind
+from scalequest.pages.cards import base_model
 from scalequest.stage.folder import Stage
 from scalequest.stage.launch import check_world
 from scalequest.tracking import Tracker
@@ -412,6 +413,7 @@ def _write_receipt(
     dropped = {**counts.dropped, **({"held_out": counts.holdout} if counts.holdout else {})}
     seen = trained.trainer.state.num_input_tokens_seen if identity.stage.rollouts else counts.tokens * epochs
     tokens = round(seen)
+    records.folder.receipt["starts_from"] = {identity.model: str(identity.fingerprint["model"])}
     receipt = records.folder.finish_model(
         rows_in=counts.rows_in,
         kept=counts.train,
@@ -438,11 +440,11 @@ def _card(
     section: str,
 ) -> str:
     read = str(identity.fingerprint["model"])
-    base = identity.model if read.startswith("hub:") else None
+    base = base_model(identity.model, read)
     skipped = ("chat_format", "model")
     shown = ("train_loss", "eval_loss", "eval_rewards/accuracies")
     facts = [
-        ("starts from", base or f"{Path(identity.model).name} ({read[:16]})"),
+        ("starts from", base if read.startswith("hub:") else f"{Path(identity.model).name} ({read[:16]})"),
         ("rows in", counts.rows_in),
         ("rows trained on", counts.train),
         *((f"rows dropped: {reason}", count) for reason, count in dropped.items()),
