@@ -1,0 +1,3 @@
+"""Stub."""
+def how_to_install(name: str) -> str | None:
+    return None
