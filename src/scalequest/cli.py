@@ -135,7 +135,9 @@ def _run(command: Command, words: Sequence[str]) -> int:
 def _unknown(words: Sequence[str], names: Sequence[str]) -> str:
     first = words[0].replace("_", "-")
     begun = [name for name in names if name.startswith((f"{first} ", f"{first}-"))]
-    near = begun or get_close_matches(" ".join([first, *words[1:2]]), names) or get_close_matches(first, names)
+    near = (
+        begun or get_close_matches(" ".join([first, *words[1:2]]), names) or get_close_matches(first, names)
+    )
     hint = f"did you mean '{near[0]}'?" if near else "`scalequest --help` lists them"
     return f"no command is called '{words[0]}'; {hint}"
 
