@@ -35,12 +35,13 @@ _AMPERE = (8, 0)
 
 # What cannot be done without the packages of an extra, and the extra's name
 _EXTRAS = {
-    "": "nothing can run",
+    "": "what imports them cannot run",
     "train": "stages that train or ask a model cannot run; grading, reports, plans and data sets can",
     "ray": "`launch: ray` cannot be used",
     "smollm2": "recipes/smollm2_135m/fetch_model.py cannot unpack its checkpoint",
     "qlora": "recipes/variants/qlora.yaml cannot be used",
 }
+_ESSENTIAL = ("ruamel.yaml", "pydantic", "pyarrow")  # imported by every stage
 _OPTIONAL = ("ray", "smollm2", "qlora")
 _MODULES = {"ruamel": "ruamel.yaml", "sympy": "math-verify"}  # named otherwise than their packages
 
@@ -132,14 +133,28 @@ def how_to_install(module: str) -> str | None:
     """Say how to install what `import module` did not find; None if it is none of our requirements."""
     module = module.partition(".")[0]
     name = _MODULES.get(module, module).replace("_", "-")
-    for requirement, extra in _requirements():
-        if requirement.name.replace("_", "-").lower() == name.lower():
-            return f"{requirement.name}, which is not installed: {_command(extra)}"
-    return None
+    with suppress(PackageNotFoundError, ModuleNotFoundError):
+        for requirement, extra in _requirements():
+            if requirement.name.lower() == name.lower():
+                return f"{requirement.name}, which is not installed: {_command(extra, [requirement])}"
+    return (
+        f"packaging, which is not installed: {_command_for_all()}" if find_spec("packaging") is None else None
+    )
 
 
-def _command(extra: str) -> str:
-    return f"pip install 'scalequest[{extra}]'" if extra else "pip install --force-reinstall scalequest"
+def _command(extra: str, wanted: Sequence[Any] = ()) -> str:
+    if extra:  # pip takes the installed scalequest, and adds what its extra asks for
+        return f"pip install 'scalequest[{extra}]'"
+    return "pip install " + " ".join(f"'{one.name}{one.specifier}'" for one in wanted)
+
+
+def _command_for_all() -> str:
+    """Install all that the base installation asks for, as far as can be said without `packaging`."""
+    try:
+        lines = distribution("scalequest").requires or []
+    except PackageNotFoundError:
+        return "pip install -e ."
+    return "pip install " + " ".join(f"'{line}'" for line in lines if "extra ==" not in line)
 
 
 def _requirements() -> Iterator[tuple[Any, str]]:
@@ -188,9 +203,8 @@ def _packages() -> Iterator[Finding]:
         )
         return
     except ModuleNotFoundError:
-        yield Finding(
-            "packages", "fatal", "none of the packages that scalequest needs", _EXTRAS[""], _command("")
-        )
+        state: State = "fatal" if any(_version(name) is None for name in _ESSENTIAL) else "lack"
+        yield Finding("packages", state, "missing: packaging and more", _EXTRAS[""], _command_for_all())
         return
     for extra, costs in _EXTRAS.items():
         mine = [requirement for requirement, its in wanted if its == extra]
@@ -205,13 +219,14 @@ def _extra(extra: str, wanted: Sequence[Any], costs: str) -> Finding:
         try:
             found = version(one.name)
         except PackageNotFoundError:
-            missing.append(one.name)
+            missing.append(one)
             continue
         if not one.specifier.contains(found, prereleases=True):
             outside.append((one, found))
     if missing:
-        state: State = "note" if extra in _OPTIONAL else "lack" if extra else "fatal"
-        return Finding(name, state, f"missing: {', '.join(missing)}", costs, _command(extra))
+        names = [one.name for one in missing]
+        state: State = "note" if extra in _OPTIONAL else "fatal" if set(_ESSENTIAL) & set(names) else "lack"
+        return Finding(name, state, f"missing: {', '.join(names)}", costs, _command(extra, missing))
     if outside:
         said = ", ".join(f"{one.name} {found} is not {one.specifier}" for one, found in outside)
         again = " ".join(f"'{one.name}{one.specifier}'" for one, _ in outside)
@@ -223,7 +238,9 @@ def _files() -> Finding:
     try:
         return Finding("recipes and presets", "ok", str(files_root()))
     except FileNotFoundError:
-        return Finding("recipes and presets", "fatal", "not installed", "no stage can run", _command(""))
+        return Finding(
+            "recipes and presets", "fatal", "not installed", "no stage can run", "install scalequest again"
+        )
 
 
 # --------------------------------------------------------------------------------------------------- hardware
