@@ -26,6 +26,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
+from glob import glob
 from pathlib import Path
 from typing import Any, Literal
 
@@ -218,7 +219,7 @@ def find_files(run: str | None, folders: Sequence[str], name: str) -> Iterator[P
 def choose_published(args: ReportConfig, results: Sequence[Result]) -> list[str | Path]:
     """The published tables to show."""
     if args.published is not None:
-        return list(args.published)
+        return [path for pattern in args.published for path in sorted(glob(pattern)) or [pattern]]
     nothing = not (args.run or args.evaluations or args.questions or args.compare)
     ours = {result.benchmark for result in results}
     return [TABLE1] if nothing or ours & set(load_published(TABLE1).benchmarks) else []

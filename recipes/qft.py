@@ -37,6 +37,7 @@ import sys
 from typing import Any
 
 from scalequest.recipe import Recipe, run_recipe
+from scalequest.training.settings import QuestionData
 
 
 def main(args: Any, training_args: Any, model_args: Any) -> None:
@@ -54,7 +55,7 @@ def types() -> tuple[type, ...]:
     return QFT.configs()
 
 
-RECIPE = Recipe("qft", 1, "training", types, main)
+RECIPE = Recipe("qft", 1, "training", types, main, own=QuestionData)
 
 if __name__ == "__main__":
     sys.exit(run_recipe(RECIPE, __doc__))

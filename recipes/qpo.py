@@ -36,6 +36,7 @@ import sys
 from typing import Any
 
 from scalequest.recipe import Recipe, run_recipe
+from scalequest.training.settings import PreferenceData
 
 
 def main(args: Any, training_args: Any, model_args: Any) -> None:
@@ -53,7 +54,7 @@ def types() -> tuple[type, ...]:
     return QPO.configs()
 
 
-RECIPE = Recipe("qpo", 2, "training", types, main)
+RECIPE = Recipe("qpo", 2, "training", types, main, own=PreferenceData)
 
 if __name__ == "__main__":
     sys.exit(run_recipe(RECIPE, __doc__))

@@ -39,6 +39,7 @@ import sys
 from typing import Any
 
 from scalequest.recipe import Recipe, run_recipe
+from scalequest.training.settings import SolutionData
 
 
 def main(args: Any, training_args: Any, model_args: Any) -> None:
@@ -56,7 +57,7 @@ def types() -> tuple[type, ...]:
     return SFT.configs()
 
 
-RECIPE = Recipe("sft", 1, "training", types, main)
+RECIPE = Recipe("sft", 1, "training", types, main, own=SolutionData)
 
 if __name__ == "__main__":
     sys.exit(run_recipe(RECIPE, __doc__))

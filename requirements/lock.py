@@ -31,8 +31,9 @@ def main() -> None:
     """Follow the requirements of setup.cfg through the installed packages, and write both files."""
     config = configparser.ConfigParser()
     config.read(HERE.parent / "setup.cfg")
-    run = reached([*entries(config["options"]["install_requires"]), *BESIDE])
-    dev = reached(entries(config["options.extras_require"]["dev"]))
+    extras = config["options.extras_require"]
+    run = reached([*entries(config["options"]["install_requires"]), *entries(extras["train"]), *BESIDE])
+    dev = reached(entries(extras["dev"]))
     write("cpu.txt", "Everything that the recipes need, except torch.", run)
     write("dev.txt", "Additional packages for tests, linting and type checks.", dev - run)
 

@@ -17,12 +17,12 @@ it.
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 from scalequest.recipe import Recipe, run_recipe
+from scalequest.training.settings import MergeConfig
 
 
-def main(config: Any) -> None:
+def main(config: MergeConfig) -> None:
     """Merge the model and print its folder."""
     from scalequest.stage.launch import check_world
     from scalequest.training.merging import merge
@@ -31,14 +31,7 @@ def main(config: Any) -> None:
     print(f"merged into {merge(config)}")
 
 
-def types() -> tuple[type, ...]:
-    """Return the dataclass whose fields are this script's keys."""
-    from scalequest.training.merging import MergeConfig
-
-    return (MergeConfig,)
-
-
-RECIPE = Recipe("merge_adapter", 1, "tool", types, main)
+RECIPE = Recipe("merge_adapter", 1, "tool", lambda: (MergeConfig,), main)
 
 if __name__ == "__main__":
     sys.exit(run_recipe(RECIPE, __doc__))

@@ -43,6 +43,7 @@ def test_the_pins_for_gpus_are_within_our_bounds() -> None:
     setup.read(ROOT / "setup.cfg")
     wanted = [
         *setup["options"]["install_requires"].split("\n"),
+        *setup["options.extras_require"]["train"].split("\n"),
         *setup["options.extras_require"]["vllm"].split("\n"),
     ]
     bounds = {Requirement(line).name: Requirement(line).specifier for line in wanted if line.strip()}

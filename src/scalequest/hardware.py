@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 GPU_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
@@ -23,13 +23,21 @@ def has_gpu() -> bool:
         return False
     if told_cpu() or _cpu_build():
         return False
+    return present()
+
+
+def present() -> bool:
+    """Return whether this machine has a GPU, whether or not we may use it."""
     return any(Path(file).exists() for file in GPU_FILES)
 
 
 @cache
 def _cpu_build() -> bool:
-    """Return whether the installed torch was built without GPU support."""
-    return version("torch").endswith("+cpu")
+    """Return whether the installed torch, if any, was built without GPU support."""
+    try:
+        return version("torch").endswith("+cpu")
+    except PackageNotFoundError:
+        return False
 
 
 def told_cpu() -> bool:

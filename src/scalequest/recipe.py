@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from scalequest.config import ConfigError, RunOptions, parse
+from scalequest.config.help import help_text
 from scalequest.stage.folder import Asked, asking
 from scalequest.stage.launch import on_ray, worker
 from scalequest.stage.script import run_script
@@ -29,6 +30,12 @@ from scalequest.stage.script import run_script
 # data: workers share the blocks of a folder; training: the processes train one model together; evaluation:
 # one process per model; tool: reads settings and leaves no stage folder.
 Kind = Literal["data", "training", "evaluation", "tool"]
+
+_MORE = (
+    "The settings of TRL's trainer and model (learning_rate, num_train_epochs, output_dir, "
+    "model_name_or_path, ...) are keys, too. `--help all` lists them with their defaults; it imports TRL, "
+    "which takes 10 to 40 seconds."
+)
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,8 @@ class Recipe:
         main: does the work. It takes one value of each of `configs`; for a data stage, also this worker's
             number and the number of workers.
         words: turns the words of the command line into settings, if they are not settings already.
+        own: for a training stage, the first of `configs`, which can be imported without torch; `--help` lists
+            its fields, and `--help all` those of TRL's classes, too.
     """
 
     name: str
@@ -51,6 +60,7 @@ class Recipe:
     configs: Callable[[], tuple[type, ...]]
     main: Callable[..., None]
     words: Callable[[Sequence[str]], Sequence[str]] = list
+    own: type | None = None
 
     def __call__(self, *values: Any) -> None:
         """Do this process's share of the work; a data stage may start workers on Ray instead."""
@@ -77,6 +87,11 @@ class Recipe:
 
     def parse(self, words: Sequence[str], description: str = "") -> Any:
         """Parse a command line into one value of each of `configs`."""
+        if self.kind == "training" and {"-h", "--help"} & set(words) and "all" not in words:
+            from scalequest.training.settings import TrainingData
+
+            print(help_text((self.own or TrainingData,), description, more=_MORE))
+            raise SystemExit(0)
         return parse(*self.configs(), argv=list(self.words(words)), description=description)
 
 

@@ -233,7 +233,7 @@ def _init(settings: Mapping[str, Any]) -> tuple[Any, str]:
     """Open a W&B run, offline if the server cannot be reached; returns the run and its mode."""
     import wandb
 
-    mode: Any = os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline")
+    mode: Any = os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline")
     try:
         with _words_without_secrets():
             return wandb.init(mode=mode, **settings), mode
@@ -256,7 +256,7 @@ def _words_without_secrets() -> Iterator[None]:
         sys.argv = words
 
 
-def _has_key() -> bool:
+def has_key() -> bool:
     """Return whether W&B would find an API key without asking, in the environment or in a netrc file."""
     if os.environ.get("WANDB_API_KEY"):
         return True

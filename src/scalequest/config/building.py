@@ -8,9 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field
 from typing import Any, Union, get_args, get_origin
 
-from pydantic import TypeAdapter, ValidationError
-from pydantic.errors import PydanticUserError
-
 from scalequest.config import bounded_yaml
 from scalequest.config.hints import hint_for
 from scalequest.config.options import ConfigError
@@ -26,6 +23,7 @@ from scalequest.config.schema import (
     strict_members,
     type_name,
 )
+from scalequest.installed import locate_all
 
 COMMAND_LINE = "command line"
 
@@ -58,6 +56,9 @@ def _validated(annotation: Any, value: Any, key: str, source: str) -> Any:
         return {
             name: assemble((inner,), {}, [(source, one)], f"{key}.{name}.")[0] for name, one in value.items()
         }
+    from pydantic import TypeAdapter, ValidationError  # takes a third of a second, which --help does not need
+    from pydantic.errors import PydanticUserError
+
     try:
         # Strict JSON validation is what YAML values need: 1 is accepted as a float, and enums and paths are
         # given as strings, but "1" does not count as a number, nor 1 as a boolean.
@@ -104,7 +105,8 @@ def _word(word: str) -> Any:
     except Exception:  # invalid YAML, which fails in many ways, or too much of it
         return word
     # YAML would strip quotes and comments from a plain string.
-    return word if isinstance(value, str) or (value is None and word not in ("null", "~")) else value
+    plain = isinstance(value, str) or (value is None and word not in ("null", "~"))
+    return word if plain else locate_all(value)
 
 
 @dataclass

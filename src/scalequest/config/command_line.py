@@ -12,6 +12,7 @@ from scalequest.config.help import help_text
 from scalequest.config.options import ConfigError
 from scalequest.config.presets import settings_of
 from scalequest.config.reading import read_yaml
+from scalequest.installed import is_output, locate
 
 
 def build(types: Sequence[type], mapping: Mapping[str, Any], source: str = "config") -> tuple[Any, ...]:
@@ -70,10 +71,14 @@ def _split(argv: Sequence[str]) -> dict[str, list[str]]:
             key, equals, value = word[2:].partition("=")
             if key in words:
                 raise ConfigError(f"{COMMAND_LINE}: duplicate key '--{key}'")
-            words[key] = [value] if equals else []
+            words[key] = [_located(key, value)] if equals else []
             key = None if equals else key
         elif key is None:
             raise ConfigError(f"{COMMAND_LINE}: unexpected '{word}': give settings as --key value")
         else:
-            words[key].append(word)
+            words[key].append(_located(key, word))
     return words
+
+
+def _located(key: str, word: str) -> str:
+    return word if is_output(key) else locate(word)

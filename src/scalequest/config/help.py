@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import MISSING
-from pathlib import Path
 from typing import Any
 
 from scalequest.config.fingerprints import as_json
 from scalequest.config.ranges import FINITE
 from scalequest.config.schema import Leaf, Schema, type_name
+from scalequest.installed import command_name
 
 _HEAD = (
     "--config FILE is a YAML file with the keys below; nested keys are mappings. If "
@@ -22,10 +21,10 @@ _HEAD = (
 )
 
 
-def help_text(types: Sequence[type], description: str) -> str:
-    """Return all keys of `types`, below the description."""
+def help_text(types: Sequence[type], description: str, more: str = "") -> str:
+    """Return all keys of `types`, below the description; `more` says what else can be set."""
     schema = Schema.of(types)
-    lines = [f"usage: {Path(sys.argv[0]).name or 'python'} [--config FILE ...] [--key value ...]", ""]
+    lines = [f"usage: {command_name()} [--config FILE ...] [--key value ...]", ""]
     if description:
         for text in description.strip().splitlines():
             lines += textwrap.wrap(text, 110) or [""]
@@ -36,7 +35,7 @@ def help_text(types: Sequence[type], description: str) -> str:
         for key, leaf in schema.leaves.items():
             if leaf.owner is owner:
                 lines += _entry(key, leaf)
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *textwrap.wrap(more, 110)] if more else lines)
 
 
 def _entry(key: str, leaf: Leaf) -> Iterator[str]:

@@ -11,6 +11,7 @@ from ruamel.yaml.error import MarkedYAMLError
 
 from scalequest.config import bounded_yaml
 from scalequest.config.options import ConfigError
+from scalequest.installed import locate, locate_all
 from scalequest.redaction import SECRET, is_secret, redacted
 
 
@@ -31,11 +32,13 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 def load_yaml(path: str | Path) -> Any:
     """Read any YAML 1.2 like `read_yaml`, with limits on size, depth and expanded aliases.
 
+    The file itself, and the files that its values name, may be installed ones: see `scalequest.installed`.
+
     Raises:
         ConfigError: names the file and the line.
     """
     try:
-        with Path(path).open("rb") as file:
+        with Path(locate(str(path))).open("rb") as file:
             data = file.read(bounded_yaml.MOST_BYTES + 1)
         text = data.decode("utf-8") if len(data) <= bounded_yaml.MOST_BYTES else None
     except FileNotFoundError:
@@ -47,7 +50,7 @@ def load_yaml(path: str | Path) -> Any:
             f"{path}: larger than {bounded_yaml.MOST_BYTES:,} bytes; check that it is a config file"
         )
     try:
-        return bounded_yaml.load(text)
+        return locate_all(bounded_yaml.load(text))
     except DuplicateKeyError as error:
         key = str(error.problem).partition('"')[2].partition('"')[0]
         raise ConfigError(f"{path}: line {_line(error)}: duplicate key '{key}'") from None

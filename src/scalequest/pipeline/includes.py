@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from scalequest.config import ConfigError, read_yaml
+from scalequest.installed import locate
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^${}]*))?\}")
 _MOST_CHARACTERS = 100_000  # maximum total length of the variables in one text
@@ -37,7 +38,7 @@ def read_pipeline(path: str | Path, given: Mapping[str, str] | None = None) -> d
     """
     given = dict(given or {})
     whole: dict[str, Any] = {"vars": {}, "stages": [], "env": {}}
-    _take_in(str(path), {}, given, whole, seen=set(), within=())
+    _take_in(locate(str(path)), {}, given, whole, seen=set(), within=())
     whole["vars"] |= given
     return whole
 
@@ -143,6 +144,6 @@ def substitute(text: str, known: Mapping[str, str], where: str) -> str:
     for _ in range(10):  # a value may itself contain variables
         changed = _VARIABLE.sub(replace, text)
         if changed == text:
-            return text
+            return locate(text)
         text = changed
     raise ConfigError(f"{where}: {text[:80]}: a variable refers to itself")

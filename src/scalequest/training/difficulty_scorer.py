@@ -28,7 +28,7 @@ from transformers import (
 from trl import get_peft_config
 
 from scalequest.chat import FormatError, bare_template, prepare_tokenizer_and_model
-from scalequest.config import ConfigError, option
+from scalequest.config import ConfigError
 from scalequest.config.ranges import COUNT
 from scalequest.estimate import Passes
 from scalequest.pages.cards import markdown_table
@@ -39,27 +39,14 @@ from scalequest.training.finishing import Trained
 from scalequest.training.identity import Identity
 from scalequest.training.loading import load_model
 from scalequest.training.preparation import Prepared, draw_rows
-from scalequest.training.stage import Rendering, TrainingData, TrainingStage
+from scalequest.training.settings import MAJORITY, FailRates
+from scalequest.training.stage import Rendering, TrainingStage
 
 log = logging.getLogger(__name__)
 
 DIFFICULTY_VERSION = 2  # increase by hand when the same settings give other weights
-MAJORITY = "majority"
 BINS = 10
 PLOT, PREDICTIONS = "calibration.png", "holdout.jsonl"
-
-
-@dataclass(frozen=True)
-class FailRates(TrainingData):
-    """The training data of the scorer: rows of `question` with `fail_rate`, or with `answers` to grade."""
-
-    reference: str = option(
-        "answer",
-        "column with the reference answer, for rows without fail_rate; `majority`: the most frequent answer",
-    )
-    answer_after: str = option(
-        "####", "the reference is the text after the last occurrence of this marker, if it occurs"
-    )
 
 
 @dataclass

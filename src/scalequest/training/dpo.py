@@ -25,15 +25,15 @@ from trl.trainer.utils import create_model_from_path
 
 from scalequest import heartbeat
 from scalequest.chat import generator_template
-from scalequest.config import ConfigError, option
-from scalequest.config.ranges import NOT_NEGATIVE
+from scalequest.config import ConfigError
 from scalequest.estimate import Passes
 from scalequest.precision import ByHardware
 from scalequest.training import data
 from scalequest.training.identity import Identity
 from scalequest.training.loading import keep_outputs_exact, make_self_loading
 from scalequest.training.preparation import Prepared
-from scalequest.training.stage import Rendering, TrainingData, TrainingStage
+from scalequest.training.settings import PreferenceData
+from scalequest.training.stage import Rendering, TrainingStage
 
 log = logging.getLogger(__name__)
 
@@ -44,27 +44,6 @@ COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")  # the columns that TRL's
 # bfloat16, which rounds by at most 2^-9 (0.2 %). 2 % corresponds to ten such roundings in one direction. The
 # zero-filled shards that FSDP2 once left in the reference gave a difference of 350 nats.
 START_NATS, START_SHARE = 0.5, 0.02
-
-
-@dataclass(frozen=True)
-class QuestionPairs(TrainingData):
-    """The training data of a preference loss: rows of `chosen` and `rejected`, both bare questions."""
-
-    shuffle_pairs: bool = option(
-        False, "swap the sides of about half of the pairs: a control that must show no gain"
-    )
-
-
-@dataclass(frozen=True)
-class PreferenceData(QuestionPairs):
-    """The training data of QPO."""
-
-    chosen_drop: float = option(
-        10.0,
-        "warn if the log-probability of chosen questions falls by more than this many nats",
-        fingerprint=False,
-        within=NOT_NEGATIVE,
-    )
 
 
 @dataclass

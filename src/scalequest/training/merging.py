@@ -5,43 +5,21 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from scalequest.atomic_files import read_object
 from scalequest.chat import load_format, load_tokenizer
-from scalequest.config import ConfigError, option, required
+from scalequest.config import ConfigError
 from scalequest.training.saving import check_model, merge_adapter
+from scalequest.training.settings import MergeConfig
 
 FSDP_SHARDS = "pytorch_model_fsdp_0"  # accelerate's name for them
 DEEPSPEED_LATEST = "latest"
 GENERATION = "generation_config.json"
-
-
-@dataclass(frozen=True)
-class MergeConfig:
-    """What to merge, and the output folder."""
-
-    output_dir: str = required("output folder for the merged model")
-    adapter: str | None = option(None, "folder of a LoRA adapter")
-    checkpoint: str | None = option(None, "folder of a checkpoint saved in shards by DeepSpeed or FSDP")
-    model_name_or_path: str | None = option(
-        None, "base model; default: the one named in adapter_config.json or in the checkpoint's config"
-    )
-    chat_format: str | None = option(
-        None, "chat format that the adapter was trained with, if it added a token to its base model"
-    )
-    dtype: Literal["bfloat16", "float16", "float32"] = option("bfloat16", "dtype of the merged weights")
-    scorer: bool = option(False, "the model is a scorer: a sequence classifier with one label")
-
-    def __post_init__(self) -> None:
-        """Require exactly one of adapter and checkpoint."""
-        if (self.adapter is None) == (self.checkpoint is None):
-            raise ConfigError("set either adapter or checkpoint")
 
 
 def merge(config: MergeConfig) -> Path:

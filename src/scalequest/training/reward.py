@@ -15,37 +15,19 @@ from typing import Any, ClassVar
 from trl import RewardConfig, RewardTrainer
 
 from scalequest.chat import BoundFormat, FormatError, solver_template
-from scalequest.config import ConfigError, option
-from scalequest.config.ranges import COUNT, SHARE
+from scalequest.config import ConfigError
 from scalequest.estimate import Passes
 from scalequest.precision import ByHardware
 from scalequest.records import Row
 from scalequest.training import data
-from scalequest.training.difficulty_scorer import MAJORITY
 from scalequest.training.finishing import Trained
 from scalequest.training.identity import Identity
 from scalequest.training.loading import make_self_loading
 from scalequest.training.preparation import Prepared, read_rows
-from scalequest.training.stage import Rendering, TrainingData, TrainingStage
+from scalequest.training.settings import MAJORITY, SolutionPairs
+from scalequest.training.stage import Rendering, TrainingStage
 
 REWARD_VERSION = 1  # increase by hand when the same settings give other weights
-
-
-@dataclass(frozen=True)
-class SolutionPairs(TrainingData):
-    """The training data of the reward model: rows of `question`, `responses`, `answers`, `finish_reasons`."""
-
-    reference: str = option(
-        MAJORITY,
-        "column with the reference answer; `majority`: the most frequent answer among a question's samples",
-    )
-    answer_after: str = option(
-        "####", "the reference is the text after the last occurrence of this marker, if it occurs"
-    )
-    min_agreement: float = option(
-        0.6, "with `majority`: the minimum share of the samples that must agree on it", within=SHARE
-    )
-    pairs_per_question: int = option(2, "maximum number of pairs made from one question", within=COUNT)
 
 
 @dataclass

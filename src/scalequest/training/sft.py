@@ -10,7 +10,7 @@ import logging
 from dataclasses import dataclass, field
 from functools import partial
 from operator import attrgetter
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 from trl import SFTConfig, SFTTrainer, get_peft_config
 
 from scalequest.chat import generator_template, prepare_tokenizer_and_model, solver_template
-from scalequest.config import ConfigError, option
+from scalequest.config import ConfigError
 from scalequest.estimate import Passes
 from scalequest.precision import ByHardware
 from scalequest.training import attention, data
@@ -26,32 +26,12 @@ from scalequest.training.cpu import plain_head
 from scalequest.training.identity import Identity
 from scalequest.training.loading import load_model
 from scalequest.training.preparation import Prepared
-from scalequest.training.stage import Rendering, TrainingData, TrainingStage
+from scalequest.training.settings import PAPER_MAX_LENGTH, QuestionData, SolutionData
+from scalequest.training.stage import Rendering, TrainingStage
 
 log = logging.getLogger(__name__)
 
 QFT_VERSION = SFT_VERSION = 1  # increase by hand when the same settings give other weights
-PAPER_MAX_LENGTH = 256  # docs/method.md 1
-
-
-@dataclass(frozen=True)
-class SolutionData(TrainingData):
-    """The training data of SFT: rows of `query` and `response`."""
-
-    thinking: Literal["keep", "strip"] = option(
-        "keep", "thoughts at the head of a response, between <think> and </think>: train on them, or not"
-    )
-
-
-@dataclass(frozen=True)
-class QuestionData(TrainingData):
-    """The training data of QFT: rows of `question`."""
-
-    paper_exact: bool = option(
-        False,
-        f"like the authors' code: cut anywhere into chunks of {PAPER_MAX_LENGTH} tokens, "
-        "two EOS per question",
-    )
 
 
 @dataclass

@@ -22,9 +22,10 @@ from scalequest.config.ranges import NOT_NEGATIVE, POSITIVE
 from scalequest.estimate import Passes
 from scalequest.precision import ByHardware
 from scalequest.training import data
-from scalequest.training.dpo import COLUMNS, QuestionPairs, check_losses, render_pairs
+from scalequest.training.dpo import COLUMNS, check_losses, render_pairs
 from scalequest.training.loading import check_pad_token, load_model
 from scalequest.training.preparation import Prepared
+from scalequest.training.settings import QuestionPairs
 from scalequest.training.stage import TrainingStage
 
 T = TypeVar("T")

@@ -11,47 +11,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from scalequest.chat import BoundFormat
-from scalequest.config import TrainRunOptions, option, required
-from scalequest.config.ranges import COUNT, NOT_NEGATIVE
 from scalequest.records import Row
 from scalequest.training.data import Render
+from scalequest.training.settings import TrainingData
 
 if TYPE_CHECKING:
     from scalequest.training.finishing import Trained
     from scalequest.training.identity import Identity
     from scalequest.training.preparation import Prepared
-
-
-@dataclass(frozen=True)
-class TrainingData(TrainRunOptions):
-    """The settings of a training stage's data."""
-
-    input: list[str] = required(
-        "stage folders, files or hub:owner/name to train on, one after the other", fingerprint=False
-    )
-    chat_format: str = required("chat format of the model: a family, a YAML file or auto", fingerprint=False)
-    columns: dict[str, str] = option(
-        None, "mapping from our column names to those of the input", default_factory=dict
-    )
-    draw: int | None = option(None, "train on this many rows, drawn at random with `seed`", within=COUNT)
-    holdout: int = option(
-        0,
-        "number of rows, drawn with `seed`, that are held out and evaluated at the end",
-        within=NOT_NEGATIVE,
-    )
-    prepare_only: bool = option(
-        False, "only tokenise into output_dir; without a GPU, also set use_cpu", fingerprint=False
-    )
-    sample_every: int = option(
-        0,
-        "number of steps between sample texts in the log; 0: none; not available under ZeRO-3",
-        fingerprint=False,
-        within=NOT_NEGATIVE,
-    )
-    sample_count: int = option(4, "number of sample texts each time", fingerprint=False, within=COUNT)
-    sample_tokens: int = option(
-        256, "maximum number of tokens of a sample text", fingerprint=False, within=COUNT
-    )
 
 
 @dataclass(frozen=True)
