@@ -92,7 +92,7 @@ def test_the_readme_shows_what_the_tools_compute_and_leaves_out_no_experiment() 
 
 
 def test_the_noted_tiny_runs_are_of_the_stages_that_the_files_have_now(tmp_path: Path) -> None:
-    """Otherwise run the experiment again, then `python scripts/paper_costs.py --tiny FOLDER` and `--write`."""
+    """Otherwise run the experiment again, and `scripts/paper_costs.py --tiny FOLDER`, then `--write`."""
     noted = [json.loads(line) for line in (PAPER / "tiny_results.jsonl").read_text().splitlines()]
     assert len(noted) == len({one["experiment"] for one in noted})
     for one in noted:
