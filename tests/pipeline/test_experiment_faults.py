@@ -73,7 +73,7 @@ def test_a_benchmark_whose_checksum_differs(run: Run, tmp_path: Path) -> None:
     """It is neither evaluated on nor compared with."""
     written(tmp_path / "test.jsonl", [{"question": "1 + 1?", "answer": "2"}])
     benchmark = tmp_path / "test.yaml"
-    benchmark.write_text(f"name: test\nsource: test.jsonl\nrows: 1\nsha256: {'0' * 64}\n")
+    benchmark.write_text(f"name: test\nsource: test.jsonl\nrows: 1\nsha256: {'a' * 64}\n")
     pairs = written(tmp_path / "pairs.jsonl", PAIRS)
     for words in (
         ("eval/evaluate.py", "--config", "recipes/tiny/evaluate.yaml", "--benchmarks", benchmark),
@@ -112,7 +112,7 @@ def test_a_judge_that_answers_nonsense_or_429(run: Run, tmp_path: Path) -> None:
         return [
             *("recipes/filter_questions.py", "--input", file, "--output_dir", tmp_path / folder),
             *("--steps", "[solvability]", "--solvability", json.dumps(rule), "--server", json.dumps(server)),
-            *("--block_size", 4, "--track", "none", "--gates.after", 8, "--seed", 1),
+            *("--block_size", 4, "--track", "none", "--gates.after", 16, "--gates.junk", 0.3, "--seed", 1),
         ]
 
     with FaultServer(busy_at_first).running() as server:

@@ -19,7 +19,7 @@ from scalequest.stage.block_loop import Drop
 from scalequest.training.data import DoesNotFit, solution
 
 QUESTION = "How many of the numbers from 1 to 12 are prime?"
-THOUGHTS = "Is it \\boxed{4}? Let me count again: 2, 3, 5, 7, 11. " * 600
+THOUGHTS = "Is it \\boxed{4}? Let me count again: 2, 3, 5, 7, 11. " * 560
 ANSWER = "There are five of them, so the answer is \\boxed{5}."
 
 
