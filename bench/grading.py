@@ -2,6 +2,7 @@ r"""Compare the speed and accuracy of the grader with those of math-verify, on t
 
     SCALEQUEST_DATA=... python bench/grading.py
     python bench/grading.py --reports [--peer NAME=PATH:FUNCTION ...]
+    SCALEQUEST_DATA=... python bench/grading.py --outputs [FOLDER ...] [--peer NAME=PATH:FUNCTION ...]
 
 Complete outputs (`model_outputs_dev`): extraction and comparison, by our single isolated worker and by
 math-verify in this process, called as its authors do, both after their imports, alternating over the same
@@ -14,6 +15,14 @@ held-out cases: by our grader, by math-verify in our killable worker, and by oth
 prediction and reference in a Python file. Such a grader runs in a separate process for each case, with limits
 of 8 seconds of CPU time and 4 GiB; exceeding them counts as False. It gets the answer that our extraction
 finds in a complete output; math-verify extracts its own.
+
+With `--outputs`, it prints the accuracy that each grader gives the same outputs per benchmark, the difference
+with its 95 % interval, and rows on which they differ. The outputs are those of models in an evaluation (a
+folder OUTPUT/LABEL), or, without a folder, `model_outputs_dev` by benchmark and source, with the number of
+verdicts that its labels contradict. A peer is a function of a row (`output`, `reference`, `problem`,
+`benchmark`, `truncated`, `tolerance`) that returns the answer it extracted and its verdict; without `--peer`,
+the rules of DART-Math (dart_math_rules.py), by which the paper's columns were graded. An output gets 5
+seconds and 4 GiB, as in DART-Math; exceeding them counts as wrong. It takes about three minutes on one core.
 """
 
 from __future__ import annotations
@@ -24,17 +33,27 @@ import json
 import multiprocessing
 import os
 import resource
+import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+from scalequest.config import ConfigError
+from scalequest.evaluation.benchmarks import load_benchmark
+from scalequest.evaluation.comparison import format_points
+from scalequest.evaluation.statistics import paired_difference
 from scalequest.grading import Grader, extract
 from scalequest.records import read_rows
 
-REPORTS = Path(__file__).parents[1] / "tests/grading/reports"
+ROOT = Path(__file__).parents[1]
+REPORTS = ROOT / "tests/grading/reports"
+DART_MATH = f"dart-math={Path(__file__).parent / 'dart_math_rules.py'}:grade"
 PEER_SECONDS, PEER_BYTES = 8, 4 << 30
+OUTPUT_SECONDS = 5
 BAR = 5.0
 BLOCK = 200
 HARD = ("math", "olympiadbench")
@@ -44,6 +63,8 @@ def main(options: argparse.Namespace) -> int:
     """Measure, print two tables, and return 1 if the ratio misses its target."""
     if options.reports:
         return reports(options)
+    if options.outputs is not None:
+        return same_outputs(options)
     data = Path(os.environ["SCALEQUEST_DATA"])
     outputs = read_rows(data / "model_outputs_dev.jsonl.gz")[:: options.step]
     pairs = read_rows(data / "grader_cases_dev.jsonl")
@@ -169,14 +190,7 @@ def answer_of(case: dict[str, Any]) -> str:
 
 def peer(place: str) -> Callable[[str, str], bool]:
     """Load `PATH:FUNCTION`; the result calls it in a process that is killed when it exceeds its limits."""
-    path, _, function = place.rpartition(":")
-    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
-    if spec is None or spec.loader is None:
-        raise SystemExit(f"--peer: {place}: expected NAME=PATH:FUNCTION, where PATH is a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(Path(path).parent))
-    spec.loader.exec_module(module)
-    judge = getattr(module, function)
+    judge = function_of(place)
     judge("\\frac{x+1}{2}", "\\frac{1+x}{2}")  # loaded here once, and inherited by all its processes
 
     def child(prediction: str, reference: str) -> None:
@@ -193,6 +207,167 @@ def peer(place: str) -> Callable[[str, str], bool]:
         return process.exitcode == 0
 
     return ask
+
+
+def function_of(place: str) -> Callable[..., Any]:
+    """Load `PATH:FUNCTION`."""
+    path, _, function = place.rpartition(":")
+    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    if spec is None or spec.loader is None:
+        raise SystemExit(f"--peer: {place}: expected NAME=PATH:FUNCTION, where PATH is a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(Path(path).parent))
+    spec.loader.exec_module(module)
+    return getattr(module, function)  # type: ignore[no-any-return]
+
+
+# --------------------------------------------------------------------------------------- the same outputs
+
+
+def same_outputs(options: argparse.Namespace) -> int:
+    """Print the accuracies that graders give the same outputs, and rows on which they differ."""
+    rows = [row for folder in options.outputs for row in outputs_of_evaluation(folder)]
+    rows = (rows or labelled_outputs())[:: options.step]
+    table = []
+    for name, _, place in (one.partition("=") for one in options.peer or [DART_MATH]):
+        judged = judge_all(function_of(place), rows)
+        for group in (["all"] if "known" in rows[0] else []) + list(dict.fromkeys(r["group"] for r in rows)):
+            pairs = [
+                (row, *one) for row, one in zip(rows, judged, strict=True) if group in ("all", row["group"])
+            ]
+            table.append(line_of(group, name, pairs))
+            print_differing(group, name, pairs, options.rows)
+    print_table("Accuracy of the same outputs in %, and ours minus theirs in points", table)
+    if options.output:
+        Path(options.output).write_text(json.dumps(table, indent=1) + "\n")
+    return 0
+
+
+def labelled_outputs() -> list[dict[str, Any]]:
+    """Return the outputs of `model_outputs_dev`, graded by us."""
+    rows = read_rows(Path(os.environ["SCALEQUEST_DATA"]) / "model_outputs_dev.jsonl.gz")
+    with Grader() as grader:
+        return [
+            {
+                **row,
+                "benchmark": row["dataset"],
+                "group": f"{row['dataset']}, {row['source'].partition('@')[0].strip()}",
+                "found": (found := extract(row["output"]).answer or ""),
+                "ours": grader.grade(found, row["reference"]).correct,
+                "known": row["verdict"],
+            }
+            for row in rows
+        ]
+
+
+def outputs_of_evaluation(folder: str) -> list[dict[str, Any]]:
+    """Return the outputs of a model's folder as they were graded then, with their problems."""
+    rows = read_rows(folder)
+    problems = {
+        (name, problem.id): problem
+        for name in dict.fromkeys(row["benchmark"] for row in rows)
+        for problem in load_benchmark(ROOT / f"eval/benchmarks/{name}.yaml").problems
+    }
+    made = []
+    for row in rows:
+        problem = problems.get((row["benchmark"], row["id"]))
+        if problem is None:
+            raise ConfigError(
+                f"{folder}: {row['benchmark']} has no problem {row['id']!r}; is it another version?"
+            )
+        made.append(
+            {
+                **row,
+                "group": row["benchmark"],
+                "output": row["completion"],
+                "problem": problem.question,
+                "tolerance": problem.answer_rule.tolerance,
+                "found": row["extracted"] or "",
+                "ours": row["correct"],
+            }
+        )
+    return made
+
+
+def judge_all(
+    judge: Callable[[Mapping[str, Any]], tuple[str, bool]], rows: Sequence[Mapping[str, Any]]
+) -> list[Any]:
+    """Return what a peer read and its verdict for each row, from a process that is replaced if killed."""
+    judged: list[tuple[str, bool]] = []
+    while len(judged) < len(rows):
+        receiver, sender = multiprocessing.Pipe(duplex=False)
+        process = multiprocessing.get_context("fork").Process(
+            target=judge_and_send, args=(judge, rows[len(judged) :], sender)
+        )
+        process.start()
+        sender.close()
+        try:
+            while len(judged) < len(rows):
+                if not receiver.poll(4 * OUTPUT_SECONDS):
+                    raise EOFError
+                judged.append(receiver.recv())
+        except EOFError:
+            judged.append(("(killed)", False))
+        process.kill()
+        process.join()
+    return judged
+
+
+def judge_and_send(judge: Callable[..., Any], rows: Sequence[Mapping[str, Any]], sender: Connection) -> None:
+    """Judge rows one by one within the limits."""
+
+    def expire(*_: object) -> None:
+        raise TimeoutError
+
+    signal.signal(signal.SIGALRM, expire)
+    resource.setrlimit(resource.RLIMIT_AS, (PEER_BYTES, PEER_BYTES))
+    for row in rows:
+        signal.alarm(OUTPUT_SECONDS)
+        try:
+            verdict = judge(row)
+        except (MemoryError, TimeoutError):
+            verdict = ("(stopped)", False)
+        except Exception as error:  # a parser may raise anything
+            verdict = (f"({type(error).__name__})", False)
+        signal.alarm(0)
+        sender.send(verdict)
+
+
+def line_of(group: str, peer_name: str, pairs: Sequence[tuple[dict[str, Any], str, bool]]) -> dict[str, Any]:
+    """Return one line of the table; outputs of one problem are one observation, their mean."""
+    by_problem: dict[Any, list[tuple[bool, bool]]] = {}
+    for row, _, theirs in pairs:
+        by_problem.setdefault((row["benchmark"], row["problem"]), []).append(
+            (bool(row["ours"]), bool(theirs))
+        )
+    ours, other = ([fmean(pair[n] for pair in several) for several in by_problem.values()] for n in (0, 1))
+    several = len(by_problem) > 1
+    difference = paired_difference([a - b for a, b in zip(ours, other, strict=True)]) if several else None
+    line = {
+        "benchmark": group,
+        "outputs": len(pairs),
+        "problems": len(by_problem),
+        "ours": 100 * fmean(ours),
+        peer_name: 100 * fmean(other),
+        "difference": format_points(difference) if difference else "–",
+        "verdicts that differ": sum(row["ours"] != theirs for row, _, theirs in pairs),
+    }
+    if "known" in pairs[0][0]:
+        line["ours wrong"] = sum(row["ours"] != row["known"] for row, _, _ in pairs)
+        line[f"{peer_name} wrong"] = sum(theirs != row["known"] for row, _, theirs in pairs)
+    return line
+
+
+def print_differing(
+    group: str, name: str, pairs: Sequence[tuple[dict[str, Any], str, bool]], most: int
+) -> None:
+    """Print the first rows on which the verdicts differ."""
+    differing = [(row, answer) for row, answer, theirs in pairs if row["ours"] != theirs]
+    for row, answer in differing[:most] if group != "all" else ():
+        print(
+            f"{group}: right only by {'us' if row['ours'] else name}; reference {row['reference'][:80]!r}; "
+            f"we read {row['found'][:80]!r}, {name} {answer[-80:]!r}; the end: {row['output'][-100:]!r}"
+        )
 
 
 def print_table(title: str, rows: Sequence[dict[str, Any]]) -> None:
@@ -215,11 +390,15 @@ if __name__ == "__main__":
     parser.add_argument("--step", type=int, default=1, help="use only every Nth output, as a quick test")
     parser.add_argument("--reports", action="store_true", help="count the reported kinds of answers instead")
     parser.add_argument(
+        "--outputs", nargs="*", metavar="FOLDER", help="grade the same outputs by us and by peers instead"
+    )
+    parser.add_argument("--rows", type=int, default=3, help="differing rows printed per benchmark (3)")
+    parser.add_argument(
         "--peer",
         action="append",
         default=[],
         metavar="NAME=PATH:FUNCTION",
-        help="another grader, with --reports",
+        help="another grader, with --reports or --outputs",
     )
     parser.add_argument("--output", help="also write the results to this JSON file")
     arguments = parser.parse_args()

@@ -4,6 +4,7 @@
     python eval/report.py --published eval/published/*.yaml         # all of its tables and figures
     python eval/report.py --run runs/tiny                           # writes runs/tiny/report/
     python eval/report.py --evaluations runs/7b --output_dir report --parts true
+    python eval/report.py --leakage '{MetaMath: runs/set}' --published eval/published/table6.yaml
     python eval/report.py --compare runs/a/evaluate/before runs/b/evaluate/after     # and what flipped
 
 `--compare` says what changed between two models, or one model on two engines (evaluate twice, with
@@ -34,10 +35,12 @@ from scalequest import atomic_files
 from scalequest.config import ConfigError, option
 from scalequest.evaluation import comparison, funnel, tables
 from scalequest.evaluation.export import write_lm_eval
+from scalequest.evaluation.leakage import CleanRatios, read_clean_ratios, table_of_leakage
 from scalequest.evaluation.protocol import read_receipt
 from scalequest.evaluation.published import (
     PublishedTable,
     build_published_table,
+    fits,
     load_published,
     published_scores_of,
 )
@@ -63,6 +66,12 @@ class ReportConfig:
     published_as: dict[str, str] = option(
         None,
         "our model's label: the published model's name; `label (evaluation)` if two evaluations have it",
+        default_factory=dict,
+    )
+    leakage: dict[str, str] = option(
+        None,
+        "name of a data set, as in the published table: folder of its scripts/dataset_statistics.py, or of a "
+        "stage that compared it with benchmarks",
         default_factory=dict,
     )
     show_published: bool = option(False, "show the published tables even if none of our results fits")
@@ -98,6 +107,7 @@ class Found:
         names: names of the evaluations, by folder.
         results: results of all evaluations, with distinct labels.
         published: the published tables to show.
+        clean: clean ratios of data sets.
     """
 
     stages: Sequence[funnel.StageRecord]
@@ -106,6 +116,7 @@ class Found:
     names: Mapping[Path, str]
     results: Sequence[Result]
     published: Sequence[PublishedTable]
+    clean: Sequence[CleanRatios]
 
 
 def main(args: ReportConfig) -> None:
@@ -146,7 +157,8 @@ def gather(args: ReportConfig) -> Found:
     names = dict(zip(own, names_of(list(own)), strict=True))
     results = separate_labels({names[folder]: mine for folder, mine in own.items()})
     check_published_as(args.published_as, [*results, *every], published)
-    return Found(stages, measured, own, names, results, published)
+    clean = [read_clean_ratios(label, place) for label, place in args.leakage.items()]
+    return Found(stages, measured, own, names, results, published, clean)
 
 
 def build_tables(args: ReportConfig, found: Found) -> tuple[list[tables.Table], list[str]]:
@@ -160,10 +172,12 @@ def build_tables(args: ReportConfig, found: Found) -> tuple[list[tables.Table], 
     for number, folder in enumerate(found.evaluations, 1):
         mine = tables_of_evaluation(args, found, folder)
         shown += number_tables(mine, number, found.names[folder], len(found.evaluations))
+    if found.clean:
+        shown.append(table_of_leakage(found.clean))
+    nothing = not (found.results or found.clean)
     for table in found.published:
-        fits = not found.results or any(result.benchmark in table.benchmarks for result in found.results)
-        if fits or args.show_published:
-            shown.append(build_published_table(table, found.results or None, args.published_as))
+        if nothing or args.show_published or fits(table, found.results, found.clean):
+            shown.append(build_published_table(table, found.results or None, args.published_as, found.clean))
     shown += compare_folders([Path(folder) for folder in args.compare], flips=True)
     if found.stages:
         shown.append(funnel.table_of_seconds(found.stages, read_wall_seconds(Path(args.run or ""))))
@@ -220,7 +234,7 @@ def choose_published(args: ReportConfig, results: Sequence[Result]) -> list[str 
     """The published tables to show."""
     if args.published is not None:
         return [path for pattern in args.published for path in sorted(glob(pattern)) or [pattern]]
-    nothing = not (args.run or args.evaluations or args.questions or args.compare)
+    nothing = not (args.run or args.evaluations or args.questions or args.compare or args.leakage)
     ours = {result.benchmark for result in results}
     return [TABLE1] if nothing or ours & set(load_published(TABLE1).benchmarks) else []
 

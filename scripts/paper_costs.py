@@ -1,8 +1,12 @@
-"""What each experiment of the paper takes: GPU-hours and disk of the stages of its file under recipes/paper/.
+"""The paper's experiments: file, stages, seconds at the tiny size, published rows, GPU-hours and disk.
 
-    python scripts/paper_costs.py                 # the table
-    python scripts/paper_costs.py --write         # into recipes/paper/README.md, between its markers
+    python scripts/paper_costs.py                          # the table
+    python scripts/paper_costs.py --write                  # into recipes/paper/README.md, between its markers
+    python scripts/paper_costs.py --tiny runs/paper_tiny   # note the seconds of runs with --set profile=tiny
 
+Stages: those that a dry run shows at the paper's size. Seconds: of all stages of an experiment, including
+those that it shares with others, from run.json of the runs' common folder; `--tiny` writes them to
+recipes/paper/tiny_results.jsonl. Published rows: those of the tables that the experiment's reports name.
 Training: by scripts/table.py, on A100-40G. Generating, filtering, solving, scoring: rows by the rates of the
 paper's table 4. What the other filters leave of a million questions is derived from its App. B. Needs no GPU.
 """
@@ -10,9 +14,12 @@ paper's table 4. What the other filters leave of a million questions is derived 
 from __future__ import annotations
 
 import argparse
+import json
+import platform
 import re
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -20,14 +27,17 @@ from typing import Any
 
 import table
 
+from scalequest import atomic_files
 from scalequest.config import read_configs, read_yaml
-from scalequest.pipeline.runner import Step, load, plan
+from scalequest.evaluation.published import load_published
+from scalequest.pipeline.runner import Step, load, plan, read_state
 
 PAPER = Path("recipes/paper")
 README = PAPER / "README.md"
 MARKS = ("<!-- costs: python scripts/paper_costs.py --write -->", "<!-- end of costs -->")
+RESULTS = PAPER / "tiny_results.jsonl"
+PUBLISHED = Path("eval/published")
 OUTPUT = "runs/paper"
-JUDGE = "recipes/judge_questions.py"  # without it, the experiments that judge questions are left out
 # Rows per A100-40G hour (paper, table 4); a rate of 2M questions and of 5M responses.
 RATES = {
     "generate_questions": 2e6 / 38.4,
@@ -46,6 +56,9 @@ MODEL = 7.2e9 * 2  # bytes of a saved 7B in bfloat16
 ORDER = ("table1", "table1_released", "table1_from_pairs", "table1_from_generators", "table1_baselines",
          "table2", "table12", "table3", "table6", "table8", "table11",
          "fig1", "fig3", "fig4", "fig5", "fig9")  # fmt: skip
+NOT_BUILT = {
+    "table 9 (code)": "no file: no code benchmark is here, and the paper's code prompts are unpublished",
+}
 
 
 @dataclass(frozen=True)
@@ -135,24 +148,88 @@ def _preset(configs: tuple[str, ...]) -> tuple[table.Preset, str, dict[str, dict
 def lines() -> list[str]:
     """The table of all experiments."""
     first: dict[str, Cost] = {}
+    results = read_results()
     rows = []
     for name in ORDER:
         path = PAPER / f"{name}.yaml"
-        if JUDGE in path.read_text(encoding="utf-8") and not Path(JUDGE).exists():
-            continue
-        own = costs(plan(load(path, {"profile": "7b"}), Path(OUTPUT)))
+        steps = plan(load(path, {"profile": "7b"}), Path(OUTPUT))
+        own = costs(steps)
         first = first or own
         after = own if own is first else {key: cost for key, cost in own.items() if key not in first}
         rows.append(
             {
                 "experiment": f"[{name}]({name}.yaml)",
                 "command": f"`python recipes/run.py {path} --output {OUTPUT}`",
+                "stages": str(len(steps)),
+                "tiny, seconds": _tiny(results.get(name), name),
+                "published rows beside ours": published_beside(name, steps),
                 "GPU-hours": _hours(own),
                 "after table 1": _hours(after),
                 "disk, GB": f"{sum(cost.size for cost in own.values()) / 1e9:,.0f}",
             }
         )
+    rows += [
+        {**dict.fromkeys(rows[0], "–"), "experiment": name, "published rows beside ours": why}
+        for name, why in NOT_BUILT.items()
+    ]
     return table.aligned(rows)
+
+
+def published_beside(name: str, steps: Sequence[Step]) -> str:
+    """How many rows of which published tables the experiment's reports show, or why none."""
+    named = dict.fromkeys(Path(one) for step in steps for one in step.settings.get("published") or ())
+    shown = (f"{len(load_published(path).rows)} of {path.stem}" for path in named)
+    return ", ".join(shown) or "none: the paper prints no values of this figure"
+
+
+def read_results() -> dict[str, dict[str, Any]]:
+    """The noted runs at the tiny size, by experiment; the last one counts."""
+    lines = RESULTS.read_text(encoding="utf-8").splitlines() if RESULTS.exists() else []
+    return {noted["experiment"]: noted for noted in map(json.loads, lines)}
+
+
+def _tiny(noted: Mapping[str, Any] | None, name: str) -> str:
+    """The seconds of a run, if it was of the stages that the experiment has now."""
+    if noted is None:
+        return "not run"
+    stages = len(tiny_steps(name, OUTPUT))
+    return (
+        f"{noted['seconds']:,.0f}"
+        if noted["stages"] == stages
+        else f"{noted['seconds']:,.0f} (before a change)"
+    )
+
+
+def tiny_steps(name: str, output: str) -> list[Step]:
+    """The stages of an experiment at the tiny size."""
+    return plan(load(PAPER / f"{name}.yaml", {"profile": "tiny"}), Path(output))
+
+
+def note_tiny(output: str) -> list[dict[str, Any]]:
+    """Note the seconds of every experiment whose stages have all finished in a folder of runs."""
+    state = read_state(Path(output))["stages"]
+    noted = read_results()
+    for name in ORDER:
+        steps = tiny_steps(name, output)
+        done = [state.get(step.spec.name, {}) for step in steps]
+        if all("command" in one for one in done):  # only a finished stage has it
+            noted[name] = {
+                "experiment": name,
+                "seconds": round(sum(one["seconds"] for one in done), 1),
+                "stages": len(steps),
+                "cpu": cpu_model(),
+                "date": time.strftime("%Y-%m-%d"),
+            }
+    made = [noted[name] for name in ORDER if name in noted]
+    atomic_files.write(RESULTS, "".join(json.dumps(one) + "\n" for one in made).encode())
+    return made
+
+
+def cpu_model() -> str:
+    """The name of this machine's processor."""
+    facts = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*:\s*(.+)", facts.read_text()) if facts.exists() else None
+    return found[1] if found else platform.processor() or platform.machine()
 
 
 def _hours(costs_of: dict[str, Cost]) -> str:
@@ -165,8 +242,13 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--write", action="store_true", help="into recipes/paper/README.md")
+    parser.add_argument("--tiny", metavar="FOLDER", help="note the seconds of the runs in this folder")
+    options = parser.parse_args()
+    if options.tiny:
+        print("\n".join(json.dumps(one) for one in note_tiny(options.tiny)))
+        return 0
     made = "\n".join(lines())
-    if not parser.parse_args().write:
+    if not options.write:
         print(made)
         return 0
     before, _, rest = README.read_text(encoding="utf-8").partition(MARKS[0])

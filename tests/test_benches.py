@@ -15,6 +15,7 @@ SMALL = {
     "attention": ["--small"],
     "engines": [*SOLVER, "--rows=64", "--pairs=1", "--transformers-rows=32", "--column-rows=32"],
     "grading": ["--step=200"],
+    "grading --outputs": ["--step=200"],
     "gpu": [
         *("--output_dir={out}", "--small", "--seconds=900"),
         *("env", "tiny", "head", "attention", "lora", "full"),
@@ -52,7 +53,8 @@ SMALL = {
 @pytest.mark.data
 @pytest.mark.parametrize("name", SMALL)
 def test_a_bench_runs_small(name: str, tmp_path: Path) -> None:
-    shown = run(f"bench/{name}.py", *(word.format(out=tmp_path) for word in SMALL[name]))
+    script, *options = name.split()
+    shown = run(f"bench/{script}.py", *options, *(word.format(out=tmp_path) for word in SMALL[name]))
     assert shown.strip(), "it printed no table"
     assert '"failed"' not in shown, "a check of bench/gpu.py raised an error"
     assert '"tail"' not in shown, "a recipe that bench/gpu.py ran failed"
@@ -75,8 +77,12 @@ def test_the_rules_of_gsm8k_are_compared_on_an_evaluation(tmp_path: Path) -> Non
 
 
 def test_every_bench_has_a_small_run(root: Path) -> None:
-    elsewhere = {"filters", "gsm8k_rules"}  # tests/questions/test_filter_text.py, and above
-    assert {path.stem for path in root.glob("bench/*.py")} == {*SMALL, *elsewhere}
+    # tests/questions/test_filter_text.py, above, and tests/test_dart_math_rules.py
+    elsewhere = {"filters", "gsm8k_rules", "dart_math_rules"}
+    assert {path.stem for path in root.glob("bench/*.py")} == {
+        *(name.split()[0] for name in SMALL),
+        *elsewhere,
+    }
 
 
 def run(script: str, *words: str) -> str:

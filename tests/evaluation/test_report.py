@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from scalequest.evaluation.benchmarks import sha256_of_rows
 from scalequest.evaluation.funnel import build_funnel, read_stages, table_of_seconds
 from scalequest.evaluation.results import Result, write_results
 from scalequest.evaluation.statistics import share_of
@@ -286,3 +287,61 @@ def test_mistakes_are_one_line(script: Script, tmp_path: Path) -> None:
     assert done.stderr.endswith("Is a directory\n")
     done = script("report.py", "--run", tmp_path / "none", check=False)
     assert "no such folder" in done.stderr
+
+
+def test_our_leakage_stands_beside_the_published_one(script: Script, tmp_path: Path) -> None:
+    """A set with one of gsm8k's ten problems in it; accuracies stay out of this table."""
+    problems = [" ".join(f"word{n}{place}" for place in range(14)) for n in range(10)]
+    rows = [{"question": text, "answer": "1"} for text in problems]
+    (tmp_path / "gsm8k.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    hashed = sha256_of_rows(rows, "question", "answer")
+    (tmp_path / "gsm8k.yaml").write_text(f"name: gsm8k\nsource: gsm8k.jsonl\nrows: 10\nsha256: {hashed}\n")
+    pairs = [{"query": problems[9], "response": "9"}, {"query": "Something else entirely", "response": "1"}]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
+    script(
+        *("scripts/dataset_statistics.py", "--input", tmp_path / "pairs.jsonl"),
+        *("--contamination.benchmarks", tmp_path / "gsm8k.yaml", "--output_dir", tmp_path / "set"),
+    )
+    (tmp_path / "eval/mine").mkdir(parents=True)
+    write_results(tmp_path / "eval/mine", [result("mine", "gsm8k")])
+    script(
+        *("report.py", "--leakage", f"{{MetaMath: {tmp_path}/set, Our set: {tmp_path}/set}}"),
+        *("--published", "eval/published/table6.yaml", "--evaluations", tmp_path / "eval"),
+        *("--output_dir", tmp_path / "out"),
+    )
+    lines = (tmp_path / "out/published_table6.csv").read_text().splitlines()
+    assert lines[0].startswith("model,GSM8K (published),GSM8K (ours),MATH (published),MATH (ours),")
+    assert lines[1] == 'MetaMath,99.8,"90.0 [59.6, 98.2]",92.2,,100.0,,99.7,,97.9,,P2'
+    assert lines[6] == 'Our set,,"90.0 [59.6, 98.2]",,,,,,,,,ours'
+    assert len(lines) == 7  # and no row of the evaluation
+    assert (tmp_path / "out/leakage.csv").read_text().splitlines()[1] == 'MetaMath,"90.0 [59.6, 98.2]"'
+
+
+def test_an_accuracy_is_no_clean_ratio(script: Script, tmp_path: Path) -> None:
+    (tmp_path / "eval/mine").mkdir(parents=True)
+    write_results(tmp_path / "eval/mine", [result("mine", "gsm8k")])
+    words = ("--evaluations", tmp_path / "eval", "--output_dir", tmp_path / "out", "--published")
+    assert script("report.py", *words, "eval/published/table6.yaml").returncode == 0
+    assert not (tmp_path / "out/published_table6.csv").exists()
+    assert (
+        script("report.py", *words, "eval/published/table6.yaml", "--show_published", "true").returncode == 0
+    )
+    assert (tmp_path / "out/published_table6.csv").read_text().splitlines()[0].startswith("model,GSM8K,MATH,")
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        (None, "no such file; give the output folder of scripts/dataset_statistics.py"),
+        ({"contamination": {"clean": []}}, "no benchmark was compared with the set"),
+        ({"contamination": {"clean": [{"benchmark": "gsm8k", "questions": 3, "met": 4}]}}, "cannot be read"),
+    ],
+)
+def test_leakage_that_cannot_be_read_is_one_line(
+    script: Script, tmp_path: Path, content: object, error: str
+) -> None:
+    if content is not None:
+        (tmp_path / "report.json").write_text(json.dumps(content))
+    done = script("report.py", "--leakage", f"{{MetaMath: {tmp_path}}}", check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert error in done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -15,8 +16,6 @@ from scalequest.pipeline.runner import Step, load, plan
 
 PAPER = Path("recipes/paper")
 EXPERIMENTS = sorted(path for path in PAPER.glob("*.yaml") if path.stem.startswith(("table", "fig")))
-JUDGE = Path("recipes/judge_questions.py")
-READY = [path for path in EXPERIMENTS if JUDGE.exists() or str(JUDGE) not in path.read_text()]
 
 
 def steps_of(path: Path, profile: str, output: Path) -> list[Step]:
@@ -30,7 +29,7 @@ def test_every_setting_of_every_experiment_is_read(
     """One look ahead over all files, since each starts a process; stages of one name are one stage."""
     monkeypatch.setenv("SCALEQUEST_DATA", "/nowhere")
     known: dict[str, Step] = {}
-    for path in READY:
+    for path in EXPERIMENTS:
         for step in steps_of(path, profile, tmp_path / "runs"):
             other = known.setdefault(step.spec.name, step)
             assert step.command == other.command, f"{path}: {step.spec.name} is another stage elsewhere"
@@ -50,7 +49,7 @@ def test_a_file_says_what_it_is_and_what_is_not_known(path: Path) -> None:
 
 
 def test_every_published_table_that_a_report_names_is_there() -> None:
-    for path in READY:
+    for path in EXPERIMENTS:
         for step in steps_of(path, "7b", Path("runs/paper")):
             for published in step.settings.get("published", ()):
                 load_published(published)
@@ -78,9 +77,30 @@ def test_the_readme_shows_what_the_tools_compute_and_leaves_out_no_experiment() 
         [sys.executable, "scripts/paper_costs.py"], capture_output=True, text=True, check=True
     )
     assert shown == done.stdout.rstrip("\n"), "python scripts/paper_costs.py --write"
+    rows = [line.strip("| ").split(" | ") for line in shown.splitlines()]
+    heads, cells = rows[0], {row[0].strip(): [cell.strip() for cell in row] for row in rows[2:]}
+    assert len(heads) == 8
     for path in EXPERIMENTS:
-        assert f"]({path.name})" in shown
-    assert "Table 9" in text
+        row = cells.pop(f"[{path.stem}]({path.name})")
+        assert len(row) == len(heads)
+        assert all(cell not in ("", "–") for cell in row)
+        beside = row[heads.index(next(head for head in heads if head.startswith("published")))]
+        assert (
+            beside.startswith("none:") != Path(f"eval/published/{path.stem.partition('_')[0]}.yaml").exists()
+        )
+    assert list(cells) == ["table 9 (code)"], "the only experiment without a file"
+
+
+def test_the_noted_tiny_runs_are_of_the_stages_that_the_files_have_now(tmp_path: Path) -> None:
+    """Otherwise run the experiment again, and `scripts/paper_costs.py --tiny FOLDER`, then `--write`."""
+    noted = [json.loads(line) for line in (PAPER / "tiny_results.jsonl").read_text().splitlines()]
+    assert len(noted) == len({one["experiment"] for one in noted})
+    for one in noted:
+        path = PAPER / f"{one['experiment']}.yaml"
+        assert len(steps_of(path, "tiny", tmp_path)) == one["stages"], path
+        assert one["seconds"] > 0
+        assert one["cpu"]
+        assert one["date"]
 
 
 @pytest.mark.slow

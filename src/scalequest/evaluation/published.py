@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import Literal
 
 from scalequest import atomic_files
 from scalequest.config import ConfigError, build, option, read_yaml, required
 from scalequest.config.ranges import Range
+from scalequest.evaluation.leakage import CleanRatios
 from scalequest.evaluation.results import Result
 from scalequest.evaluation.tables import Table, format_percent, mark_protocols
 
@@ -23,7 +25,7 @@ TITLES = {
     "amc23": "AMC 2023",
 }
 
-
+Measure = Literal["accuracy", "clean_ratio"]
 _OURS = (
     "Columns marked ours were measured here, in % with the 95 % interval, on all "
     "problems unless the cell gives their number; an empty cell was not run. Their "
@@ -55,6 +57,10 @@ class PublishedTable:
     tag: str = required("tag of the source in the project's notes: P2, P1, C, D, Q, HF or X")
     protocol: str = required("how the numbers were measured, as far as is known")
     benchmarks: list[str] = required("benchmarks of the columns, in order")
+    measures: Measure = option(
+        "accuracy",
+        "what a column is of: a model's accuracy, or the share of problems that a set does not contain",
+    )
     rows: list[PublishedRow] = required("rows")
     notes: list[str] = option(None, "contradictions and gaps", default_factory=list)
 
@@ -91,10 +97,26 @@ def published_scores_of(
     return found, "; ".join(sorted({f"{table.tag}: {table.source}" for table in published}))
 
 
+@dataclass(frozen=True)
+class _OwnRow:
+    """A row of ours: its label, the cells of the table's benchmarks, and their average."""
+
+    label: str
+    cells: list[str]
+
+
+def fits(table: PublishedTable, results: Sequence[Result], clean: Sequence[CleanRatios] = ()) -> bool:
+    """Return whether any of our numbers belongs in the table: the same measure of the same benchmark."""
+    if table.measures == "accuracy":
+        return any(result.benchmark in table.benchmarks for result in results)
+    return any(benchmark in table.benchmarks for one in clean for benchmark in one.shares)
+
+
 def build_published_table(
     table: PublishedTable,
     results: Sequence[Result] | None = None,
     published_as: Mapping[str, str] | None = None,
+    clean: Sequence[CleanRatios] = (),
 ) -> Table:
     """Show a published table as it was printed, marked as not ours.
 
@@ -103,36 +125,68 @@ def build_published_table(
         results: our results, for a column next to each published one, with empty cells if there is no result;
             models that the table does not contain are added below. None leaves these columns out.
         published_as: maps our label to the published model's name, if they differ.
+        clean: our clean ratios, for the same columns if the table is of clean ratios.
     """
-    ours = _group_by_model(results or (), table, published_as or {})
-    marks, differing = mark_protocols([result for found in ours.values() for result in found.values()])
+    if table.measures == "clean_ratio":
+        beside, (ours, described) = bool(clean), _clean_rows(clean, table, published_as or {})
+    else:
+        beside, (ours, described) = (
+            results is not None,
+            _result_rows(results or (), table, published_as or {}),
+        )
     details = list(dict.fromkeys(key for row in table.rows for key in row.detail))
     # 1. Columns: the published ones, with ours next to them
     columns = ["model", *details]
     for name in [*table.benchmarks, "average"]:
         title = TITLES.get(name, name)
-        columns += [title] if results is None else [f"{title} (published)", f"{title} (ours)"]
+        columns += [f"{title} (published)", f"{title} (ours)"] if beside else [title]
     columns.append("source")
     # 2. Rows: the published models, then our models that the table does not contain
     rows = []
     for row in table.rows:
         theirs = [*(row.scores.get(name) for name in table.benchmarks), row.average]
-        mine = _format_ours(ours.get(row.model.casefold(), {}), table.benchmarks, marks)
+        mine = ours[row.model.casefold()].cells if row.model.casefold() in ours else [""] * len(theirs)
         cells = [row.model, *(row.detail.get(key, "–") for key in details)]
         for score, own in zip(theirs, mine, strict=True):
-            cells += ["–" if score is None else f"{score:.1f}", *([] if results is None else [own])]
+            cells += ["–" if score is None else f"{score:.1f}", *([own] if beside else [])]
         rows.append((*cells, row.tag or table.tag))
     named = {row.model.casefold() for row in table.rows}
-    for found in (found for model, found in ours.items() if model not in named):
-        mine = _format_ours(found, table.benchmarks, marks)
-        cells = [cell for own in mine for cell in ("", own)]
-        rows.append((next(iter(found.values())).model, *("" for _ in details), *cells, "ours"))
+    for added in (one for model, one in ours.items() if model not in named):
+        cells = [cell for own in added.cells for cell in ("", own)]
+        rows.append((added.label, *("" for _ in details), *cells, "ours"))
     # 3. Notes
     notes = [f"Published, not ours. Source: {table.source} [{table.tag}]. {table.protocol}"]
     notes += [f"{row.model}: {row.note}" for row in table.rows if row.note]
-    notes += [*table.notes, *([] if results is None else [_OURS, *differing, *_describe_protocols(ours)])]
+    notes += [*table.notes, *([_OURS, *described] if beside else [])]
     title = f"Published: {table.title}"
     return Table(f"published_{table.name}", title, tuple(columns), tuple(rows), tuple(notes))
+
+
+def _result_rows(
+    results: Sequence[Result], table: PublishedTable, published_as: Mapping[str, str]
+) -> tuple[dict[str, _OwnRow], list[str]]:
+    """Return our rows of accuracies by published model or by our label, and the notes on their protocols."""
+    ours = _group_by_model(results, table, published_as)
+    marks, differing = mark_protocols([result for found in ours.values() for result in found.values()])
+    rows = {
+        name: _OwnRow(next(iter(found.values())).model, _format_ours(found, table.benchmarks, marks))
+        for name, found in ours.items()
+    }
+    return rows, [*differing, *_describe_protocols(ours)]
+
+
+def _clean_rows(
+    clean: Sequence[CleanRatios], table: PublishedTable, published_as: Mapping[str, str]
+) -> tuple[dict[str, _OwnRow], list[str]]:
+    """Return our rows of clean ratios by published set or by our label, and a note on what was compared."""
+    rows = {}
+    for one in clean:
+        found = [one.shares.get(name) for name in table.benchmarks]
+        values = [share.value for share in found if share is not None and share.value is not None]
+        average = f"{100 * fmean(values):.1f}" if len(values) == len(found) else ""
+        cells = [format_percent(share) if share is not None else "" for share in found]
+        rows[published_as.get(one.label, one.label).casefold()] = _OwnRow(one.label, [*cells, average])
+    return rows, [f"{one.label}: {one.source}." for one in clean]
 
 
 def _group_by_model(

@@ -11,7 +11,7 @@ from scalequest import atomic_files
 from scalequest.config import ConfigError, read_yaml
 from scalequest.evaluation import comparison, tables
 from scalequest.evaluation.benchmarks import load_benchmark
-from scalequest.evaluation.published import PublishedTable, build_published_table, published_scores_of
+from scalequest.evaluation.published import PublishedTable, build_published_table, fits, published_scores_of
 from scalequest.evaluation.results import RESULTS, Result, read_results
 from scalequest.evaluation.tables import Table
 
@@ -136,7 +136,7 @@ def _published_beside(
     """Return the published tables that contain a benchmark of ours, with our numbers beside theirs."""
     made = []
     for table in published:
-        if any(result.benchmark in table.benchmarks for result in results):
+        if fits(table, results):
             try:
                 made.append(build_published_table(table, results, published_as))
             except ConfigError as error:
