@@ -9,9 +9,9 @@ For every generator, this reports the share that parses, the share of these that
 number of steps, the share that occurs verbatim in the training set, and the share of distinct questions, each
 with n and a 95 % interval. Longer questions have more that can be wrong, so the share of well-posed questions
 is also shown for questions of equal length (in sentences between the first and the question), and as it would
-be if each generator wrote the lengths that the first one writes. Also the kinds of fault, and how many questions equal a test question, verbatim or
-except for names and numbers. It takes seconds on one core. The results are printed and written to
-OUTPUT/questions.json, with every question's verdict in OUTPUT/data/.
+be if each generator wrote the lengths that the first one writes. It also reports the kinds of fault, and how
+many questions equal a test question, verbatim or except for names and numbers. It takes seconds on one core.
+The results are printed and written to OUTPUT/questions.json, with every question's verdict in OUTPUT/data/.
 """
 
 from __future__ import annotations

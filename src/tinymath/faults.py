@@ -244,7 +244,7 @@ def stranger(rng: random.Random, story: StoryProblem) -> BrokenStory | None:
 
 @_fault(1)
 def wrong_pronoun(rng: random.Random, story: StoryProblem) -> BrokenStory | None:
-    """ "He" where only women were named, or the other way round."""
+    """A man's pronoun where only women were named, or the other way round."""
     for i in rng.sample(range(len(story.steps)), len(story.steps)):
         name, sentence = story.states[i].name, story.told[i + 1]
         other = FEMALE if name in MALE else MALE

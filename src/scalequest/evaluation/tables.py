@@ -297,7 +297,7 @@ def tables_of_questions(measures: Mapping[str, Any]) -> list[Table]:
 
 
 def _well_posed_by_length(generators: Mapping[str, Any]) -> Table:
-    """Well-posed questions among those of equal length, and at the lengths that the first generator writes."""
+    """Well-posed questions of equal length, and at the lengths that the first generator writes."""
     lengths = sorted({length for measured in generators.values() for length in measured["by_length"]})
     rows = []
     for label, measured in generators.items():
@@ -308,8 +308,8 @@ def _well_posed_by_length(generators: Mapping[str, Any]) -> Table:
     last = f" {lengths[-1]} stands for this many and more." if lengths else ""
     note = (
         "Well posed, of the questions that parse, in %, by the number of sentences between the first and the "
-        f"question; a longer question has more that can be wrong.{last} Last column: the average over lengths, "
-        "weighted as the first generator writes them."
+        f"question: a longer question has more that can be wrong.{last} Last column: the average over "
+        "lengths, weighted as the first generator writes them."
     )
     return Table("well_posed_by_length", "Well posed at equal lengths", columns, tuple(rows), (note,))
 
