@@ -425,8 +425,8 @@ def corrupt(rng: random.Random, fault: str, steps: int = 2) -> str:
             divisors = [d for d in range(2, 10) if last.value % d]
             if last.value < 2 or not divisors or last.items == "bags":
                 continue
-            wording, amount = rng.choice(KINDS["share"].wordings), str(rng.choice(divisors))
-            sentences.append(_say(rng, wording, last, {"a": amount}).text)
+            wording, divisor = rng.choice(KINDS["share"].wordings), str(rng.choice(divisors))
+            sentences.append(_say(rng, wording, last, {"a": divisor}).text)
         elif fault == "no_question":
             question = ""
         elif fault == "two_questions":

@@ -53,7 +53,7 @@ def test_why_a_question_is_in_no_pair() -> None:
     again = {**question(2, 2, False), "question": question(0, 2, True)["question"].upper()}
     rows = [question(0, 2, True), question(1, 2, None), again, question(3, 2, True), question(4, 9, True)]
     rows += [question(5, 9, True), question(6, 30, True)]
-    outcomes = pair_questions(rows, config(group=2), seed=1)
+    outcomes = pair_questions(rows, config(candidates=2), seed=1)
     same = "no_difference"
     reasons = [same, "no_score", "duplicate", same, same, same, "alone"]
     assert [one.reason for one in outcomes if isinstance(one, Drop)] == reasons

@@ -39,7 +39,9 @@ class RankConfig:
     columns: dict[str, str] = option(
         help="mapping from our column names to those of the input", default_factory=dict
     )
-    group: int = option(4, "questions of like length that are compared", within=Range(least=2))
+    candidates: int = option(
+        4, "questions of like length, of which the best and the worst make a pair", within=Range(least=2)
+    )
     min_margin: float = option(
         0.0, "smallest difference of two scores that makes a pair; equal ones never do", within=Range(least=0)
     )
@@ -93,8 +95,8 @@ def pair_questions(rows: Sequence[Row], config: RankConfig, seed: int) -> list[R
     ranked = sorted(
         values, key=lambda n: (len(rows[n]["question"]), row_seed(seed, "rank_questions", rows[n]["id"]))
     )
-    for start in range(0, len(ranked), config.group):
-        group = ranked[start : start + config.group]
+    for start in range(0, len(ranked), config.candidates):
+        group = ranked[start : start + config.candidates]
         best, *between = sorted(group, key=lambda number: -values[number])
         if not between:
             outcomes[best] = Drop(rows[best], "alone")
