@@ -225,13 +225,13 @@ def plain_batches(
 def drawn_task(rng: random.Random, taken: set[str], prompts: dict[str, str]) -> tuple[str, str]:
     """Draw a question to solve, to judge or to rewrite: the user's turn and the reply."""
     draw = rng.random()
-    if draw < 0.5:
+    if draw < 0.4:
         story = unseen(rng, taken)
         return story.text, story.solution
     while True:
-        if draw < 0.75:
+        if draw < 0.8:
             name, lesson = "judge", lessons.judging(rng, TRAIN_STEPS)
-        elif draw < 0.875:
+        elif draw < 0.9:
             name, lesson = "solvability", lessons.rewriting(rng, "solvability", TRAIN_STEPS)
         else:
             name, lesson = "difficulty", lessons.rewriting(rng, "difficulty", (1, 2))

@@ -8,7 +8,6 @@ oracle is not asked: it measures from outside.
 
 from __future__ import annotations
 
-import itertools
 import random
 import re
 from collections.abc import Callable, Sequence
@@ -28,6 +27,8 @@ from tinymath.world import (
 )
 
 VAGUE = ("some", "several", "many", "a few")
+_PEOPLE = {*MALE, *FEMALE}
+_PRONOUNS = {"He", "She", "he", "she", "him", "her"}
 _COMPARED = ("more_than", "fewer_than", "times_as_many")  # the story goes on with the other person
 _TAKES = ("loss", "fewer_than", "rate_loss", "spend")
 _OWN = ("loss", "fraction", "percent_loss", "share", "rate_loss", "sell", "pack", "trade")  # of what one has
@@ -41,7 +42,7 @@ class BrokenStory:
         text: the question in words.
         fault: one of `FAULTS`.
         notes: the reader's, one per sentence, up to the fault.
-        place: number of steps before the fault.
+        place: number of sentences before the fault shows.
     """
 
     text: str
@@ -80,10 +81,14 @@ def break_story(rng: random.Random, story: StoryProblem, fault: str | None = Non
 
 
 def notes(story: StoryProblem, first: int = 0, last: int | None = None) -> tuple[str, ...]:
-    """What a reader notes down: the opening as number 0, then steps `first` to `last`, without the last."""
+    """What a reader notes down: for each sentence whom and what it names, then what holds after it.
+
+    The opening is number 0, the question the last.
+    """
     found = [_held(story.states[0])]
-    for step, state in zip(story.steps, story.states[1:], strict=True):
-        found.append(" ".join((*(f"{line}." for line in step), _held(state))))
+    for sentence, step, state in zip(story.told[1:], story.steps, story.states[1:], strict=True):
+        found.append(" ".join((_named(sentence), *(f"{line}." for line in step), _held(state))))
+    found.append(_named(story.asked))
     return tuple(found[first:last])
 
 
@@ -145,16 +150,14 @@ def missing_number(rng: random.Random, story: StoryProblem) -> BrokenStory | Non
     """A vague word where a number was, or no opening."""
     if story.kinds[0] in (*_OWN, "multiply", "percent_gain") and rng.random() < 0.3:
         told = story.told[1:]
-        return _broken(told, story.asked, "missing_number", (f"? {story.states[0].items}.",), 0)
+        return _broken(story, told, story.asked, "missing_number", 0, f"? {story.states[0].items}.")
     i = rng.randrange(len(story.told))
     names = [name for name in ("v", "a", "b", "f") if f"{{{name}}}" in story.told[i].wording]
     if not names:
         return None
     word = rng.choice(VAGUE)
     told = _with(story.told, i, {rng.choice(names): word})
-    return _broken(
-        told, story.asked, "missing_number", (*notes(story, 0, i), f"{word} is no number."), max(i - 1, 0)
-    )
+    return _broken(story, told, story.asked, "missing_number", i, f"{word} is no number.")
 
 
 @_fault(1.5)
@@ -168,7 +171,7 @@ def contradiction(rng: random.Random, story: StoryProblem) -> BrokenStory | None
     clash = Sentence(wording, {"n": state.name, "v": str(value), "items": state.items})
     told = (*story.told[: i + 1], clash, *story.told[i + 1 :])
     note = f"{state.value} {state.items} and {value} {state.items}."
-    return _broken(told, story.asked, "contradiction", (*notes(story, 0, i + 1), note), i)
+    return _broken(story, told, story.asked, "contradiction", i + 1, note)
 
 
 # --------------------------------------------------------------------------------------------- people
@@ -196,7 +199,7 @@ def oneself(rng: random.Random, story: StoryProblem) -> BrokenStory | None:
     if story.kinds[i] in _COMPARED:  # the rest of the story is about the other one
         told = (*told[: i + 2], *(_renamed(sentence, other, name) for sentence in told[i + 2 :]))
         asked = _renamed(asked, other, name)
-    return _broken(told, asked, "oneself", (*notes(story, 0, i + 1), f"{name} and {name}."), i)
+    return _broken(story, told, asked, "oneself", i + 1, f"{name} and {name}.")
 
 
 @_fault(4)
@@ -224,9 +227,7 @@ def second_number(rng: random.Random, story: StoryProblem) -> BrokenStory | None
             f"{past.value} {past.items} and {after.value} {after.items}.",
         )
     )
-    return _broken(
-        told, _renamed(story.asked, other, past.name), "second_number", (*notes(story, 0, i + 1), note), i
-    )
+    return _broken(story, told, _renamed(story.asked, other, past.name), "second_number", i + 1, note)
 
 
 @_fault(1.5)
@@ -237,9 +238,9 @@ def stranger(rng: random.Random, story: StoryProblem) -> BrokenStory | None:
     if places and rng.random() < 0.6:
         i = rng.choice(places)
         told = _with(story.told, i + 1, {"n": name})
-        return _broken(told, story.asked, "stranger", (*notes(story, 0, i + 1), f"? {name}."), i)
+        return _broken(story, told, story.asked, "stranger", i + 1, f"? {name}.")
     asked = replace(story.asked, slots={**story.asked.slots, "n": name})
-    return _broken(story.told, asked, "stranger", (*notes(story), f"? {name}."), len(story.steps))
+    return _broken(story, story.told, asked, "stranger", len(story.told), f"? {name}.")
 
 
 @_fault(1)
@@ -254,9 +255,7 @@ def wrong_pronoun(rng: random.Random, story: StoryProblem) -> BrokenStory | None
         if named & set(other) or not shown or sentence.slots["He"] == name:
             continue
         told = _with(story.told, i + 1, slots)
-        return _broken(
-            told, story.asked, "wrong_pronoun", (*notes(story, 0, i + 1), f"? {slots[shown[0]]}."), i
-        )
+        return _broken(story, told, story.asked, "wrong_pronoun", i + 1, f"? {slots[shown[0]]}.")
     return None
 
 
@@ -274,9 +273,9 @@ def unknown_item(rng: random.Random, story: StoryProblem) -> BrokenStory | None:
     if places and rng.random() < 0.5:
         i = rng.choice(places)
         told = _with(story.told, i + 1, {"items": item})
-        return _broken(told, story.asked, "unknown_item", (*notes(story, 0, i + 1), f"? {item}."), i)
+        return _broken(story, told, story.asked, "unknown_item", i + 1, f"? {item}.")
     asked = replace(story.asked, slots={**story.asked.slots, "items": item})
-    return _broken(story.told, asked, "unknown_item", (*notes(story), f"? {item}."), len(story.steps))
+    return _broken(story, story.told, asked, "unknown_item", len(story.told), f"? {item}.")
 
 
 # ------------------------------------------------------------------------------------------ questions
@@ -285,7 +284,7 @@ def unknown_item(rng: random.Random, story: StoryProblem) -> BrokenStory | None:
 @_fault(0.5)
 def no_question(rng: random.Random, story: StoryProblem) -> BrokenStory | None:
     """Nothing is asked."""
-    return _broken(story.told, None, "no_question", (*notes(story), "Nothing is asked."), len(story.steps))
+    return _broken(story, story.told, None, "no_question", len(story.told), "Nothing is asked.")
 
 
 @_fault(0.5)
@@ -293,13 +292,19 @@ def two_questions(rng: random.Random, story: StoryProblem) -> BrokenStory | None
     """Two things are asked."""
     start = story.states[0]
     more = f"How many {start.items} did {start.name} have at first?"
-    found = _broken(
-        story.told, story.asked, "two_questions", (*notes(story), "2 questions."), len(story.steps)
-    )
+    found = _broken(story, story.told, story.asked, "two_questions", len(story.told), "2 questions.")
     return replace(found, text=f"{found.text} {more}")
 
 
 # -------------------------------------------------------------------------------------------- helpers
+
+
+def _named(sentence: Sentence) -> str:
+    """The people, pronouns, numbers and things of a sentence, in its order."""
+    said = {sentence.slots.get(slot) for slot in ("items", "things", "f", "v", "a", "b")} - {None}
+    known = _PEOPLE | _PRONOUNS | {word for value in said for word in str(value).split() if word != "a"}
+    kept = [word for word in re.findall(r"\w+", sentence.text) if word in known or word.isdigit()]
+    return " ".join(kept) + ":"
 
 
 def _held(state: State) -> str:
@@ -332,11 +337,14 @@ def _renamed(sentence: Sentence, old: str, new: str) -> Sentence:
 
 def _changed(story: StoryProblem, step: int, slots: dict[str, str], note: str, fault: str) -> BrokenStory:
     told = _with(story.told, step + 1, slots)
-    return _broken(told, story.asked, fault, (*notes(story, 0, step + 1), note), step)
+    return _broken(story, told, story.asked, fault, step + 1, note)
 
 
 def _broken(
-    told: Sequence[Sentence], asked: Sentence | None, fault: str, noted: Sequence[str], place: int
+    story: StoryProblem, told: Sequence[Sentence], asked: Sentence | None, fault: str, place: int, why: str
 ) -> BrokenStory:
-    parts = itertools.chain(told, [asked] if asked else [])
-    return BrokenStory(" ".join(part.text for part in parts), fault, tuple(noted), place)
+    """Put it together; the fault shows in sentence `place`, or after the last one."""
+    parts = [*told, asked] if asked else list(told)
+    named = [_named(part) for part in parts[place : place + 1]]
+    noted = (*notes(story, 0, place), " ".join((*named, why)))
+    return BrokenStory(" ".join(part.text for part in parts), fault, noted, place)

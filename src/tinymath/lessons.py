@@ -61,8 +61,7 @@ def rewriting(
     broken = None if rng.random() < UNTOUCHED else break_story(rng, story)
     if broken is None:
         return Lesson(story.text, _lines(*notes(target), f"{MARKER} {target.text}"), None)
-    first = broken.place + 1 if len(broken.notes) > 1 else 0
-    reply = _lines(*broken.notes, *notes(target, first), f"{MARKER} {target.text}")
+    reply = _lines(*broken.notes, *notes(target, broken.place), f"{MARKER} {target.text}")
     return Lesson(broken.text, reply, broken.fault)
 
 

@@ -51,11 +51,13 @@ def test_an_unknown_fault_is_an_error() -> None:
 
 def test_notes_follow_the_story_and_end_with_what_is_asked() -> None:
     for story in stories(50):
-        lines = faults.notes(story)
+        *held, asked = faults.notes(story)
         last = story.states[-1]
-        assert len(lines) == len(story.told)
-        assert lines[-1].endswith(f"{last.name} {last.value} {last.items}.")
-        assert all(line in " ".join(lines) for line in story.lines)
+        assert len(held) == len(story.told)
+        assert held[-1].endswith(f"{last.name} {last.value} {last.items}.")
+        assert all(line in " ".join(held) for line in story.lines)
+        assert last.name in asked
+        assert last.items in asked
 
 
 @pytest.mark.parametrize("held_out", [False, True])
