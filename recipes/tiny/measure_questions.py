@@ -7,14 +7,18 @@
 
 For every generator, this reports the share that parses, the share of these that is well posed, their mean
 number of steps, the share that occurs verbatim in the training set, and the share of distinct questions, each
-with n and a 95 % interval; also the kinds of fault, and how many questions equal a test question, verbatim or
-except for names and numbers. It takes seconds on one core. The results are printed and written to
-OUTPUT/questions.json, with every question's verdict in OUTPUT/data/.
+with n and a 95 % interval. Longer questions have more that can be wrong, so the share of well-posed questions
+is also shown for questions of equal length (in sentences between the first and the question), and as it would
+be if each generator wrote the lengths that the first one writes. It also reports the kinds of fault, and how
+many questions equal a test question, verbatim or except for names and numbers. It takes seconds on one core.
+The results are printed and written to OUTPUT/questions.json, with every question's verdict in OUTPUT/data/.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import re
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -25,7 +29,7 @@ from typing import Any
 from scalequest.config import RunOptions, option, required, to_dict
 from scalequest.evaluation import tables
 from scalequest.evaluation.benchmarks import load_benchmark
-from scalequest.evaluation.statistics import mean_of, share_of
+from scalequest.evaluation.statistics import Z95, mean_of, share_of
 from scalequest.pages.cards import dataset_card
 from scalequest.questions.text import masked, normalised
 from scalequest.recipe import Recipe, run_recipe
@@ -35,6 +39,8 @@ from tinymath.oracle import judge
 
 VERSION = 1  # increase by hand when the same settings give other rows
 QUESTIONS = "questions.json"
+SENTENCE_END = re.compile(r"[.?](?=\s|$)")
+LONGEST = 4  # steps: longer questions count as this long
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,7 @@ def main(run: RunOptions, args: MeasureConfig) -> None:
             label: summarise([r for r in rows if r["generator"] == label]) for label in args.generators
         },
     }
+    add_standardised(measures["generators"])
     content = json.dumps(measures, indent=2, ensure_ascii=False) + "\n"
     (Path(run.output_dir) / QUESTIONS).write_text(content, encoding="utf-8")
     tables.print_tables(tables.tables_of_questions(measures))
@@ -110,7 +117,8 @@ def measure_question(row: Row, training: set[str], tests: set[str], tests_masked
     """Return a question with the oracle's verdict, and whether it is in the training or test set."""
     if row["dropped"] is not None:
         nothing = dict.fromkeys(("parses", "well_posed", "in_training", "in_test", "in_test_masked"), False)
-        return {**row, **nothing, "fault": f"dropped: {row['dropped']}", "steps": None, "key": None}
+        nothing |= {"fault": f"dropped: {row['dropped']}", "steps": None, "length": None, "key": None}
+        return {**row, **nothing}
     verdict, key = judge(row["question"]), normalised(row["question"])
     return {
         **row,
@@ -118,6 +126,7 @@ def measure_question(row: Row, training: set[str], tests: set[str], tests_masked
         "well_posed": verdict.well_posed,
         "fault": verdict.fault,
         "steps": verdict.steps if verdict.well_posed else None,
+        "length": max(len(SENTENCE_END.findall(row["question"].strip())) - 2, 0),
         "in_training": key in training,
         "in_test": key in tests,
         "in_test_masked": masked(row["question"]) in tests_masked,
@@ -144,12 +153,41 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
     return {
         "questions": len(rows),
         **{key: asdict(estimate) for key, estimate in estimates.items()},
+        "by_length": {
+            str(length): asdict(share_of(sum(row["well_posed"] for row in some), len(some)))
+            for length in range(1, LONGEST + 1)
+            if (some := [row for row in parsed if min(max(row["length"], 1), LONGEST) == length])
+        },
         "faults": dict(Counter(row["fault"] for row in rows if row["fault"]).most_common()),
         "equal_to_test": {
             "verbatim": sum(row["in_test"] for row in complete),
             "masked": sum(row["in_test_masked"] for row in complete),
         },
     }
+
+
+def add_standardised(generators: dict[str, dict[str, Any]]) -> None:
+    """Add each generator's share of well-posed questions at the lengths of the first one's.
+
+    This is direct standardisation: the shares by length are averaged with the first generator's numbers of
+    questions as weights. A length that a generator never writes has no weight. The interval is the normal one
+    of a weighted sum of independent shares.
+    """
+    first = next(iter(generators.values()))["by_length"] if generators else {}
+    for measures in generators.values():
+        shares = {length: share for length, share in measures["by_length"].items() if length in first}
+        total = sum(first[length]["n"] for length in shares)
+        weighted = [(first[length]["n"] / total, share) for length, share in shares.items()]
+        value = sum(weight * share["value"] for weight, share in weighted) if weighted else None
+        half = Z95 * math.sqrt(
+            sum(weight**2 * share["value"] * (1 - share["value"]) / share["n"] for weight, share in weighted)
+        )
+        measures["well_posed_standardised"] = {
+            "value": value,
+            "low": None if value is None else max(value - half, 0.0),
+            "high": None if value is None else min(value + half, 1.0),
+            "n": sum(share["n"] for share in shares.values()),
+        }
 
 
 RECIPE = Recipe("measure_questions", VERSION, "evaluation", lambda: (RunOptions, MeasureConfig), main)

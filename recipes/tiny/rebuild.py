@@ -23,7 +23,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tinymath import world
+from scalequest.config import load_yaml
+from tinymath import lessons, world
 
 HERE = Path(__file__).resolve().parent
 SPLITS_FOLDER = HERE.parents[1] / "eval" / "benchmarks" / "data"
@@ -79,7 +80,7 @@ def main() -> None:
         save(base, tokenizer, args.models / "tiny-base")
         report("tiny-base", base, tokenizer, tests, seconds)
     tokenizer, solver = load(args.models / "tiny-base")
-    batches = interleaved(solution_batches(tokenizer, taken), plain_batches(tokenizer, taken), every=4)
+    batches = interleaved(task_batches(tokenizer, taken), plain_batches(tokenizer, taken), every=8)
     seconds = fit(solver, batches, int(args.solver_tokens), "tiny-solver")
     save(solver, tokenizer, args.models / "tiny-solver")
     report("tiny-solver", solver, tokenizer, tests, seconds)
@@ -221,20 +222,38 @@ def plain_batches(
         yield batch, batch
 
 
-def solution_batches(tokenizer: Any, taken: set[str], tokens: int = 2048) -> Iterator[tuple[Any, Any]]:
-    """Yield questions with their solutions, padded in rows of similar length, with loss on solutions only."""
+def drawn_task(rng: random.Random, taken: set[str], prompts: dict[str, str]) -> tuple[str, str]:
+    """Draw a question to solve, to judge or to rewrite: the user's turn and the reply."""
+    draw = rng.random()
+    if draw < 0.4:
+        story = unseen(rng, taken)
+        return story.text, story.solution
+    while True:
+        if draw < 0.8:
+            name, lesson = "judge", lessons.judging(rng, TRAIN_STEPS)
+        elif draw < 0.9:
+            name, lesson = "solvability", lessons.rewriting(rng, "solvability", TRAIN_STEPS)
+        else:
+            name, lesson = "difficulty", lessons.rewriting(rng, "difficulty", (1, 2))
+        if lesson.question not in taken and lesson.reply.partition(lessons.MARKER)[2].strip() not in taken:
+            return prompts[name].format(question=lesson.question), lesson.reply
+
+
+def task_batches(tokenizer: Any, taken: set[str], tokens: int = 2048) -> Iterator[tuple[Any, Any]]:
+    """Yield tasks with their replies, padded in rows of similar length, with loss on replies only."""
     import torch
 
-    rng = random.Random(f"{SEED} solutions")
+    rng = random.Random(f"{SEED} tasks")
+    prompts = {path.stem: load_yaml(path)["template"] for path in sorted((HERE / "prompts").glob("*.yaml"))}
     pad = tokenizer.pad_token_id
     while True:
-        found = [unseen(rng, taken) for _ in range(1024)]
-        prompts = tokenizer(
-            [f"<s><|user|>{p.text}<|end|><|assistant|>" for p in found], add_special_tokens=False
+        found = [drawn_task(rng, taken, prompts) for _ in range(1024)]
+        asked = tokenizer(
+            [f"<s><|user|>{text}<|end|><|assistant|>" for text, _ in found], add_special_tokens=False
         )
-        targets = tokenizer([p.solution + "<|end|>" for p in found], add_special_tokens=False)
+        targets = tokenizer([reply + "<|end|>" for _, reply in found], add_special_tokens=False)
         rows = sorted(
-            zip(prompts["input_ids"], targets["input_ids"], strict=True), key=lambda r: len(r[0]) + len(r[1])
+            zip(asked["input_ids"], targets["input_ids"], strict=True), key=lambda r: len(r[0]) + len(r[1])
         )
         batches, batch, longest = [], [], 0
         for prompt, target in rows:

@@ -54,15 +54,43 @@ class Kind:
 
 
 @dataclass(frozen=True)
-class StoryProblem:
-    """A story with everything known about it."""
+class Sentence:
+    """A wording and what stands in its slots."""
 
-    sentences: tuple[str, ...]
-    question: str
+    wording: str
+    slots: dict[str, str]
+
+    @property
+    def text(self) -> str:
+        """The sentence in words."""
+        return self.wording.format(**self.slots)
+
+
+@dataclass(frozen=True)
+class StoryProblem:
+    """A story with everything known about it: the opening, one sentence and one tuple of lines per step."""
+
+    told: tuple[Sentence, ...]
+    asked: Sentence
     kinds: tuple[str, ...]
-    lines: tuple[str, ...]
+    steps: tuple[tuple[str, ...], ...]
     states: tuple[State, ...]
     held_out_wording: bool
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """The story without its question."""
+        return tuple(sentence.text for sentence in self.told)
+
+    @property
+    def question(self) -> str:
+        """The sentence that asks."""
+        return self.asked.text
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The lines of the solution, one per operation."""
+        return tuple(line for step in self.steps for line in step)
 
     @property
     def text(self) -> str:
@@ -277,16 +305,17 @@ HELD_OUT_PAIRS = frozenset(
 )
 
 
-def _pronouns(name: str) -> dict[str, str]:
+def pronouns(name: str) -> dict[str, str]:
+    """The values of the slots {he} {his} {him} {He} for a name."""
     he, his, him = ("he", "his", "him") if name in MALE else ("she", "her", "her")
     return {"he": he, "his": his, "him": him, "He": he.capitalize()}
 
 
-def _say(rng: random.Random, wording: str, state: State, slots: dict[str, str]) -> str:
+def _say(rng: random.Random, wording: str, state: State, slots: dict[str, str]) -> Sentence:
     # Every third time, the name replaces a leading pronoun: both are plain English, and a model needs both.
     leading = {"He": state.name} if rng.random() < 1 / 3 else {}
-    filled = {"o": _other(rng, state.name), **_pronouns(state.name), **leading, **slots}
-    return wording.format(n=state.name, items=state.items, **filled)
+    filled = {"o": _other(rng, state.name), **pronouns(state.name), **leading, **slots}
+    return Sentence(wording, {"n": state.name, "items": state.items, **filled})
 
 
 def problem(rng: random.Random, steps: int, *, held_out: bool = False) -> StoryProblem:
@@ -298,7 +327,6 @@ def problem(rng: random.Random, steps: int, *, held_out: bool = False) -> StoryP
     while True:
         start = State(rng.choice(MALE + FEMALE), rng.choice(ITEMS), rng.randint(3, 60))
         states, kinds, moves = [start], [], []
-        lines: list[str] = []
         for _ in range(steps):
             name = rng.choice(list(KINDS))
             move = KINDS[name].draw(rng, states[-1])
@@ -307,7 +335,6 @@ def problem(rng: random.Random, steps: int, *, held_out: bool = False) -> StoryP
             if move.after.name != states[-1].name and move.after.name in {state.name for state in states}:
                 break  # a second number for somebody to whom the story has given one would contradict it
             kinds.append(name)
-            lines.extend(move.lines)
             moves.append(move)
             states.append(move.after)
         if len(kinds) < steps:
@@ -317,16 +344,17 @@ def problem(rng: random.Random, steps: int, *, held_out: bool = False) -> StoryP
             continue
         new = rng.randrange(steps) if held_out else -1
         opening = STARTS_HELD_OUT if held_out and rng.random() < 0.5 else rng.choice(STARTS)
-        sentences = [opening.format(n=start.name, v=start.value, items=start.items)]
+        told = [Sentence(opening, {"n": start.name, "v": str(start.value), "items": start.items})]
         for i, (name, move) in enumerate(zip(kinds, moves, strict=True)):
             kind = KINDS[name]
             wording = (
                 kind.held_out if i == new or (held_out and rng.random() < 0.3) else rng.choice(kind.wordings)
             )
-            sentences.append(_say(rng, wording, states[i], move.slots))
+            told.append(_say(rng, wording, states[i], move.slots))
         ask = QUESTION_HELD_OUT if held_out and rng.random() < 0.5 else rng.choice(QUESTIONS)
-        question = ask.format(n=states[-1].name, items=states[-1].items)
-        return StoryProblem(tuple(sentences), question, tuple(kinds), tuple(lines), tuple(states), held_out)
+        asked = Sentence(ask, {"n": states[-1].name, "items": states[-1].items})
+        lines = tuple(move.lines for move in moves)
+        return StoryProblem(tuple(told), asked, tuple(kinds), lines, tuple(states), held_out)
 
 
 def narrative(rng: random.Random, steps: int) -> str:
@@ -392,14 +420,13 @@ def corrupt(rng: random.Random, fault: str, steps: int = 2) -> str:
             sentences[place] = " ".join(words)
         elif fault == "negative":
             amount = last.value + rng.randint(1, 40)
-            sentences.append(_say(rng, rng.choice(KINDS["loss"].wordings), last, {"a": str(amount)}))
+            sentences.append(_say(rng, rng.choice(KINDS["loss"].wordings), last, {"a": str(amount)}).text)
         elif fault == "inexact":
             divisors = [d for d in range(2, 10) if last.value % d]
             if last.value < 2 or not divisors or last.items == "bags":
                 continue
-            sentences.append(
-                _say(rng, rng.choice(KINDS["share"].wordings), last, {"a": str(rng.choice(divisors))})
-            )
+            wording, divisor = rng.choice(KINDS["share"].wordings), str(rng.choice(divisors))
+            sentences.append(_say(rng, wording, last, {"a": divisor}).text)
         elif fault == "no_question":
             question = ""
         elif fault == "two_questions":

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import json
+import runpy
 import subprocess
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -61,6 +64,8 @@ def test_measures(questions: Path, tmp_path: Path, script: Script, root: Path) -
     assert measures["distinct"]["value"] == 4 / 6
     assert measures["steps"]["value"] == 1.0
     assert measures["faults"]["dropped: truncated"] == 1
+    assert sum(share["n"] for share in measures["by_length"].values()) == measures["well_posed"]["n"]
+    assert measures["well_posed_standardised"]["value"] == pytest.approx(measures["well_posed"]["value"])
     assert measures["equal_to_test"]["verbatim"] == 0
 
 
@@ -88,3 +93,19 @@ def test_questions_of_the_test_split_are_counted(tmp_path: Path, script: Script,
         "report.py", "--questions", tmp_path / "measured", "--output_dir", tmp_path / "report"
     ).stdout
     assert "Generated questions" in page
+
+
+def test_well_posed_questions_are_compared_at_equal_lengths(root: Path) -> None:
+    """A generator that is as good at every length and writes longer questions is not worse."""
+    module = runpy.run_path(str(root / "recipes/tiny/measure_questions.py"))
+
+    def measured(short: tuple[int, int], long: tuple[int, int]) -> dict[str, Any]:
+        shares = {"1": module["share_of"](*short), "3": module["share_of"](*long)}
+        return {"by_length": {length: asdict(share) for length, share in shares.items()}}
+
+    generators = {"short": measured((80, 100), (4, 10)), "long": measured((8, 10), (40, 100))}
+    module["add_standardised"](generators)
+    first, second = (one["well_posed_standardised"] for one in generators.values())
+    assert first["value"] == pytest.approx(84 / 110)
+    assert second["value"] == pytest.approx(84 / 110)  # 48 of 110 as it stands
+    assert second["low"] < first["low"] < first["value"] < first["high"]

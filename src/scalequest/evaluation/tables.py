@@ -284,13 +284,34 @@ def tables_of_questions(measures: Mapping[str, Any]) -> list[Table]:
     )
     quality = Table("questions", "Generated questions", columns, tuple(rows), notes)
     kinds = list(dict.fromkeys(kind for measured in generators.values() for kind in measured["faults"]))
-    if not kinds:
-        return [quality]
-    counts = tuple(
-        (label, *(f"{measured['faults'].get(kind, 0):,}" for kind in kinds))
-        for label, measured in generators.items()
+    found = [quality]
+    if any("by_length" in measured for measured in generators.values()):
+        found.append(_well_posed_by_length(generators))
+    if kinds:
+        counts = tuple(
+            (label, *(f"{measured['faults'].get(kind, 0):,}" for kind in kinds))
+            for label, measured in generators.items()
+        )
+        found.append(Table("faults", "Kinds of fault", ("generator", *kinds), counts))
+    return found
+
+
+def _well_posed_by_length(generators: Mapping[str, Any]) -> Table:
+    """Well-posed questions of equal length, and at the lengths that the first generator writes."""
+    lengths = sorted({length for measured in generators.values() for length in measured["by_length"]})
+    rows = []
+    for label, measured in generators.items():
+        shares = [measured["by_length"].get(length) for length in lengths]
+        cells = [_format_estimate(share, 100.0) if share else "–" for share in shares]
+        rows.append((label, *cells, _format_estimate(measured["well_posed_standardised"], 100.0)))
+    columns = ("generator", *(f"steps: {length}" for length in lengths), "at the first one's lengths")
+    last = f" {lengths[-1]} stands for this many and more." if lengths else ""
+    note = (
+        "Well posed, of the questions that parse, in %, by the number of sentences between the first and the "
+        f"question: a longer question has more that can be wrong.{last} Last column: the average over "
+        "lengths, weighted as the first generator writes them."
     )
-    return [quality, Table("faults", "Kinds of fault", ("generator", *kinds), counts)]
+    return Table("well_posed_by_length", "Well posed at equal lengths", columns, tuple(rows), (note,))
 
 
 def _format_estimate(item: Mapping[str, Any], scale: float) -> str:

@@ -1,0 +1,90 @@
+"""Texts from which a model learns to judge and to rewrite questions of this domain.
+
+A reply is what a careful reader notes down while reading, one line per sentence, then a verdict ("Yes." or
+"No.") or, after `MARKER`, the rewritten question. Verdicts and targets follow from how the world made the
+texts; nothing here reads a text, and the oracle is not asked.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from tinymath import world
+from tinymath.faults import break_story, no_one_returns, notes
+from tinymath.world import StoryProblem
+
+MARKER = "Question:"
+SOUND = 0.45  # of the questions to judge
+UNTOUCHED = 0.35  # of the questions to repair need no repair
+
+Direction = Literal["solvability", "difficulty"]
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One question and the reply to learn.
+
+    Attributes:
+        question: what is judged or rewritten.
+        reply: the notes, then the verdict or the new question.
+        fault: what is wrong with the question; None if it is sound.
+    """
+
+    question: str
+    reply: str
+    fault: str | None
+
+
+def judging(rng: random.Random, steps: Sequence[int], *, held_out: bool = False) -> Lesson:
+    """Draw a question, sound or with one fault of any kind, and the verdict with its reasons."""
+    story = _story(rng, steps, held_out=held_out)
+    if rng.random() < SOUND or (broken := break_story(rng, story)) is None:
+        return Lesson(story.text, _lines(*notes(story), "Yes."), None)
+    return Lesson(broken.text, _lines(*broken.notes, "No."), broken.fault)
+
+
+def rewriting(
+    rng: random.Random, direction: Direction, steps: Sequence[int], *, held_out: bool = False
+) -> Lesson:
+    """Draw a question to repair, or to repair and make one step longer.
+
+    A sound question that is to be repaired comes back as it is. The notes of a broken one go on after the
+    fault with what holds once it is repaired.
+    """
+    story = target = _story(rng, steps, held_out=held_out)
+    if direction == "difficulty":
+        target = _story(rng, [count + 1 for count in steps], held_out=held_out)
+        story = _without_last(target)
+    broken = None if rng.random() < UNTOUCHED else break_story(rng, story)
+    if broken is None:
+        return Lesson(story.text, _lines(*notes(target), f"{MARKER} {target.text}"), None)
+    reply = _lines(*broken.notes, *notes(target, broken.place), f"{MARKER} {target.text}")
+    return Lesson(broken.text, reply, broken.fault)
+
+
+def _story(rng: random.Random, steps: Sequence[int], *, held_out: bool) -> StoryProblem:
+    while True:
+        story = world.problem(rng, rng.choice(steps), held_out=held_out)
+        if no_one_returns(story):
+            return story
+
+
+def _without_last(story: StoryProblem) -> StoryProblem:
+    """The same story without its last step, asking for what is held then."""
+    state = story.states[-2]
+    asked = replace(story.asked, slots={**story.asked.slots, "n": state.name, "items": state.items})
+    return replace(
+        story,
+        told=story.told[:-1],
+        asked=asked,
+        kinds=story.kinds[:-1],
+        steps=story.steps[:-1],
+        states=story.states[:-1],
+    )
+
+
+def _lines(*parts: str) -> str:
+    return "\n".join(parts)
