@@ -3,9 +3,9 @@
     python scripts/settings_reference.py --write    # after changing a config dataclass
     python scripts/settings_reference.py            # says which pages are not current; exit status 1 if any
 
-The keys are those that `python recipes/STAGE.py --help` prints, read from the same dataclasses. Keys that a
-training stage inherits from transformers and TRL are the same for all of them and are listed once, without their
-libraries' explanations. Needs the CPU environment; 20 seconds.
+The keys are those that `python recipes/STAGE.py --help` prints, read from the same dataclasses. Keys that all
+training stages inherit from transformers and TRL are listed once; what the libraries say about them is left to
+their documentation. Needs the CPU environment; 20 seconds.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import MISSING, fields
@@ -33,18 +34,21 @@ STAGES = (
     *("sft", "difficulty", "reward"),
 )
 EVALUATION = ("evaluate", "grade", "report")
+COMMAND = "python scripts/settings_reference.py --write"
 COMMON = "common"  # the page of the keys that all stages, or all trainers, share
-MADE = "<!-- written by `python scripts/settings_reference.py --write` from the config dataclasses -->"
+MADE = f"<!-- written by `{COMMAND}` from the config dataclasses -->"
 HEADS = {
     "data": "A data stage. Its other keys are those of [every data stage]({common}#every-data-stage).",
-    "training": "A training stage. Its other keys are those of [every training stage]({common}#every-training-stage).",
+    "training": (
+        "A training stage. Its other keys are those of [every training stage]({common}#every-training-stage)."
+    ),
     "evaluation": "Its other keys are those of [every data stage]({common}#every-data-stage).",
     "tool": "A tool: it leaves no stage folder.",
 }
 
 
 def scripts() -> list[Path]:
-    """Return the scripts with settings: the stages in the order of the loop, then any others, then `eval/`."""
+    """Return the scripts with settings: the stages in the order of the loop, others, and `eval/`."""
     known = [ROOT / "recipes" / f"{name}.py" for name in STAGES]
     others = [path for path in sorted((ROOT / "recipes").glob("*.py")) if path not in known]
     found = [*known, *others, *(ROOT / "eval" / f"{name}.py" for name in EVALUATION)]
@@ -130,9 +134,9 @@ def common_page(shared: dict[str, Leaf], schema: Schema) -> str:
         *("Also every evaluation.", "", *table(run.leaves, run), ""),
         *("## Every training stage", "", *table(ours, schema), ""),
         *("### Of the trainers", ""),
-        "From transformers and TRL, at the versions of `requirements/cpu.txt`; their documentation explains them, and "
-        "so does `--help` of each stage. What a preset does not set keeps this default. A key that would break an "
-        "exactness that we promise is refused with a reason.",
+        "From transformers and TRL, at the versions of `requirements/cpu.txt`; their documentation and `--help` "
+        "of each stage explain them. A key that a preset does not set keeps this default. A value that would "
+        "break a promise of ours (a row cut, a run that cannot be resumed exactly) is refused with a reason.",
         *("", *table(libraries)),
     ]
     return "\n".join(lines) + "\n"
@@ -142,11 +146,12 @@ def index(recipes: dict[Path, Recipe]) -> str:
     """Return the front page of the reference."""
     lines = [
         *(MADE, "", "# Settings", ""),
-        "Every key can stand in a YAML file (`--config FILE ...`, later files override earlier ones key by key) or on "
-        "the command line (`--key value`), which overrides all files. Nested keys are mappings in YAML and have dots "
-        "on the command line. An unknown key, a wrong type or a number out of range stops the run with one line. "
-        "◦ marks a key whose value is not part of the stage's fingerprint: a finished folder stays valid if it changes. "
-        "Of inputs, models, formats and prompt files, the contents are part of it, and only their names are not. "
+        "Every key can stand in a YAML file (`--config FILE ...`; later files override earlier ones key by key) "
+        "or on the command line (`--key value`), which overrides all files. Nested keys are mappings in YAML and "
+        "have dots on the command line. An unknown key, a wrong type or a number out of range stops the run with "
+        "one line. ◦ marks a key whose value is not part of the stage's fingerprint: a finished folder stays "
+        "valid if it changes. Of inputs, models, formats and prompt files, the contents are part of it, and only "
+        "their names are not. "
         "[Stages and presets](../../recipes/README.md#presets) explains presets.",
         *("", "| page | script | kind |", "|---|---|---|"),
     ]
@@ -208,10 +213,7 @@ def code(text: str) -> str:
 def escape(text: str) -> str:
     """Escape what Markdown or HTML would read as markup, outside of code."""
     parts = text.split("`")
-    parts[::2] = [
-        part.replace("*", "\\*").replace("_", "\\_").replace("<", "&lt;").replace("[", "\\[")
-        for part in parts[::2]
-    ]
+    parts[::2] = [re.sub(r"([*_\[])", r"\\\1", part).replace("<", "&lt;") for part in parts[::2]]
     return "`".join(parts).replace("|", "\\|")
 
 
@@ -238,9 +240,7 @@ def main() -> int:
             else:
                 (FOLDER / name).unlink()
     for name in changed:
-        print(
-            f"docs/settings/{name}: {'written' if write else 'not current: python scripts/settings_reference.py --write'}"
-        )
+        print(f"docs/settings/{name}: {'written' if write else f'not current: run {COMMAND}'}")
     return 0 if write or not changed else 1
 
 
