@@ -98,6 +98,16 @@ def gather() -> None:
             shutil.copy(file, target)
 
 
+def configure() -> None:
+    """Write build/docs/zensical.toml: docs/zensical.toml with the pages of settings in its navigation."""
+    folder = ROOT / "docs" / "settings"
+    linked = re.findall(r"^\| \[([^\]]+)\]\((\w+\.md)\)", (folder / "index.md").read_text(encoding="utf-8"), re.MULTILINE)
+    entries = [("All settings", "index.md"), *linked]
+    text = (ROOT / "docs" / "zensical.toml").read_text(encoding="utf-8")
+    nav = ", ".join(f'{{"{title}" = "settings/{file}"}}' for title, file in entries)
+    (BUILD / "zensical.toml").write_text(text.replace('["settings"]', f"[{nav}]"), encoding="utf-8")
+
+
 def main() -> int:
     """Gather the pages and build the site; return the exit status."""
     parser = argparse.ArgumentParser(
@@ -106,10 +116,11 @@ def main() -> int:
     parser.add_argument("--pages_only", action="store_true", help="do not build the site")
     asked = parser.parse_args()
     gather()
+    configure()
     if asked.pages_only:
         return 0
     command = [sys.executable, "-m", "zensical", "build", "--strict", "--clean"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=BUILD, capture_output=True, text=True)
     said = re.sub(r"\x1b\[[\d;]*m", "", done.stdout + done.stderr).partition("Traceback")[0]
     print(said.strip())
     if done.returncode == 0:
