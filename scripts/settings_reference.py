@@ -166,10 +166,10 @@ def table(leaves: dict[str, Leaf], schema: Schema | None = None) -> list[str]:
     """Return a Markdown table of keys; with a schema, also what they mean."""
     if not leaves:
         return ["None."]
-    columns = ["key", "type", "default", "range", *(["meaning"] if schema else [])]
+    columns = ["key", "type, range", "default", *(["meaning"] if schema else [])]
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for key, leaf in leaves.items():
-        cells = [f"`{key}`", code(type_name(leaf.annotation)), default_of(leaf), range_in_words(leaf)]
+        cells = [f"`{key}`", type_of(leaf), default_of(leaf)]
         lines.append("| " + " | ".join([*cells, *([meaning(leaf, key, schema)] if schema else [])]) + " |")
     return lines
 
@@ -182,9 +182,12 @@ def default_of(leaf: Leaf) -> str:
     return code(text.replace(str(ROOT) + "/", "")) if text else "empty"
 
 
-def range_in_words(leaf: Leaf) -> str:
-    """Return the range of a key's numbers; nothing if it holds none, or any number."""
-    return "" if leaf.within == FINITE else str(leaf.within)
+def type_of(leaf: Leaf) -> str:
+    """Return a key's type, and the range of its numbers if there is one."""
+    types = ", ".join(code(name) for name in type_name(leaf.annotation).split(" | "))
+    types = types.replace("`list of ", "list of `")
+    types = re.sub(r", (`[^`]*`)$", r" or \1", types)  # the last of several
+    return types if leaf.within == FINITE else f"{types}; {leaf.within}"
 
 
 def meaning(leaf: Leaf, key: str, schema: Schema) -> str:
@@ -207,7 +210,7 @@ def in_fingerprint(leaf: Leaf, key: str, schema: Schema) -> bool:
 
 def code(text: str) -> str:
     """Return code in a cell of a table."""
-    return "`" + text.replace("|", "\\|") + "`"
+    return f"`{text}`"
 
 
 def escape(text: str) -> str:
