@@ -5,8 +5,9 @@
 
 The site's pages are the Markdown files that GitHub shows, so there is one copy of each. They are gathered in
 build/docs/pages, where links between them are adapted, and links to other files of the repository become the
-files' names. Zensical then builds the site in strict mode: a missing page or section is an error. The build needs
-only requirements/docs.txt, and neither the build nor the site uses a network.
+files' names. Codespell looks for misspelt words, and Zensical builds the site in strict mode, in which a missing
+page or section is an error. The build needs only requirements/docs.txt, and neither the build nor the site uses
+a network.
 """
 
 from __future__ import annotations
@@ -101,24 +102,35 @@ def gather() -> None:
 def configure() -> None:
     """Write build/docs/zensical.toml: docs/zensical.toml with the pages of settings in its navigation."""
     folder = ROOT / "docs" / "settings"
-    linked = re.findall(r"^\| \[([^\]]+)\]\((\w+\.md)\)", (folder / "index.md").read_text(encoding="utf-8"), re.MULTILINE)
+    linked = re.findall(
+        r"^\| \[([^\]]+)\]\((\w+\.md)\)", (folder / "index.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
     entries = [("All settings", "index.md"), *linked]
     text = (ROOT / "docs" / "zensical.toml").read_text(encoding="utf-8")
     nav = ", ".join(f'{{"{title}" = "settings/{file}"}}' for title, file in entries)
     (BUILD / "zensical.toml").write_text(text.replace('["settings"]', f"[{nav}]"), encoding="utf-8")
 
 
-def main() -> int:
-    """Gather the pages and build the site; return the exit status."""
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """Return the command-line parser."""
+    made = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--pages_only", action="store_true", help="do not build the site")
-    asked = parser.parse_args()
+    made.add_argument("--pages_only", action="store_true", help="do not build the site")
+    return made
+
+
+def main(asked: argparse.Namespace) -> int:
+    """Gather the pages and build the site; return the exit status."""
     gather()
     configure()
     if asked.pages_only:
         return 0
+    words = ROOT / "docs" / "words.txt"
+    spelling = [sys.executable, "-m", "codespell_lib", "--ignore-words", str(words), str(BUILD / "pages")]
+    if subprocess.run(spelling, cwd=BUILD).returncode:
+        print("correct the words above, or add those that are right to docs/words.txt")
+        return 1
     command = [sys.executable, "-m", "zensical", "build", "--strict", "--clean"]
     done = subprocess.run(command, cwd=BUILD, capture_output=True, text=True)
     said = re.sub(r"\x1b\[[\d;]*m", "", done.stdout + done.stderr).partition("Traceback")[0]
@@ -129,4 +141,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(parser().parse_args()))

@@ -226,13 +226,18 @@ def stale(made: dict[str, str]) -> Iterator[str]:
     yield from sorted(name for name in there.keys() | made.keys() if there.get(name) != made.get(name))
 
 
-def main() -> int:
-    """Write the pages, or name those that are not current; return the exit status."""
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """Return the command-line parser."""
+    made = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--write", action="store_true", help="write the pages")
-    write = parser.parse_args().write
+    made.add_argument("--write", action="store_true", help="write the pages")
+    return made
+
+
+def main(asked: argparse.Namespace) -> int:
+    """Write the pages, or name those that are not current; return the exit status."""
+    write = asked.write
     made: dict[str, Any] = settings()
     changed = list(stale(made))
     if write:
@@ -248,4 +253,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(parser().parse_args()))
