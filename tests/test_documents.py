@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import ast
 import configparser
+import importlib.util
+import json
+import os
 import re
+import subprocess
+import sys
+import tomllib
+from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
+
+from scalequest.config import bounded_yaml, build
+from scalequest.grading import GraderOptions, grade
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -34,8 +45,29 @@ def test_a_command_of_several_lines_can_be_pasted(path: Path) -> None:
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_somewhere(path: Path) -> None:
-    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", path.read_text(encoding="utf-8")):
-        assert (path.parent / target).exists(), target
+    text = without_code(path.read_text(encoding="utf-8"))
+    targets = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r"\b(?:src|srcset)=\"([^\"]+)\"", text)
+    for target in targets:
+        if re.match(r"\w+:", target):
+            continue
+        file, _, section = target.partition("#")
+        page = path.parent / file if file else path
+        assert page.exists(), target
+        if section:
+            assert section in sections(page), f"{target}: there are {', '.join(sections(page))}"
+
+
+def without_code(text: str) -> str:
+    """Markdown without its code."""
+    text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    return re.sub(r"`[^`\n]*`", "", text)
+
+
+def sections(path: Path) -> list[str]:
+    """The anchors that GitHub gives to a page's headings."""
+    text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    heads = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return [re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads]
 
 
 def test_the_pins_for_gpus_are_within_our_bounds() -> None:
@@ -83,8 +115,12 @@ def test_a_page_that_is_named_is_there(path: Path) -> None:
             "README.md",
             "readme.md",
             "INVARIANTS.md",
-        }  # what a run writes, and pages beside the file
-        assert (ROOT / name).exists() or Path(name).name in written, f"there is no page {name}"
+            "index.md",
+            "link.md",
+            *script("build_docs").ELSEWHERE.values(),
+        }  # what a run or the site's build writes
+        there = any((folder / name).exists() for folder in (ROOT, path.parent))
+        assert there or Path(name).name in written, f"there is no page {name}"
     sections = re.findall(r"^## (\d+)\.", (ROOT / "docs/method.md").read_text(encoding="utf-8"), re.MULTILINE)
     for number in re.findall(r"docs/method\.md (\d+)", text):
         assert number in sections, f"docs/method.md has no section {number}"
@@ -137,3 +173,162 @@ def test_messages_are_in_plain_english(path: Path) -> None:
         for pattern, better in FOREIGN_TURNS.items():
             found = re.search(pattern, text)
             assert found is None, f"{path.name}:{line}: '{found and found[0]}': write '{better}'"
+
+
+# ------------------------------------------------------------------------------------------ what is generated
+
+
+def script(name: str) -> Any:
+    """A script as a module."""
+    spec = importlib.util.spec_from_file_location(f"documents_{name}", ROOT / "scripts" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_demos_numbers_are_those_of_its_result_files() -> None:
+    demo = script("demo_results")
+    for page in demo.PAGES:
+        text = page.read_text(encoding="utf-8")
+        assert demo.filled(text) == text, f"{page.name}: python scripts/demo_results.py --write"
+        assert text.count("<!-- demo: ") == text.count("<!-- end of demo -->") == len(demo.PART.findall(text))
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/demo.md", "docs/first_hour.md"])
+def test_no_result_is_typed_in(name: str) -> None:
+    text = script("demo_results").PART.sub("", (ROOT / name).read_text(encoding="utf-8"))
+    text = re.sub(r"\]\([^)]*\)", "]", without_code(text))
+    found = re.findall(r"(?<![\w.-])(?:\d+(?:,\d{3})+|\d+\.\d+|\d{3,})(?![\w-])", text)
+    # The models' size, the version of Python, and the hours of the paper's Table 1 (the test below).
+    assert set(found) <= {"3.4", "3.11", "1,607"}, f"{name}: numbers of a run belong between markers"
+
+
+def test_the_hours_of_table_1_are_those_of_the_costs() -> None:
+    row = next(
+        line for line in (ROOT / "recipes/paper/README.md").read_text().splitlines() if "[table1](" in line
+    )
+    hours = row.split("|")[3].strip()
+    assert f"takes {hours} hours" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_run_is_read_into_the_result_file(tmp_path: Path) -> None:
+    demo = script("demo_results")
+    known = json.loads((ROOT / "docs/results/demo.json").read_text(encoding="utf-8"))
+    report = {
+        "tables": [{"name": name, **table} for name, table in known["tables"].items()],
+        "stages": [
+            {
+                "stage": "sft", "commit": "c" * 40, "ended": "2026-02-03T04:05:06+00:00",
+                "fingerprint_fields": {"bf16": True},
+                "versions": {"torch": "2", "transformers": "5", "trl": "1", "peft": "0"},
+            }
+        ],
+    }  # fmt: skip
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report/report.json").write_text(json.dumps(report), encoding="utf-8")
+    stages = {"stages": {"qft": {"seconds": 61.4}, "sft": {"seconds": 40.0}, "report": {"seconds": 0.2}}}
+    (tmp_path / "run.json").write_text(json.dumps(stages), encoding="utf-8")
+    found = demo.read_run(tmp_path, None)
+    assert found["tables"] == known["tables"]
+    assert found["machine"].endswith("in bfloat16")
+    assert "3 February 2026" in demo.summary(found)
+    assert "took 102 seconds" in demo.summary(found)
+    assert demo.run(found).endswith("qft 61, sft 40.")
+    with pytest.raises(SystemExit, match="not the folder of a finished demo"):
+        demo.read_run(tmp_path / "report", None)
+
+
+def test_the_settings_pages_are_current() -> None:
+    pytest.importorskip("trl")
+    command = [sys.executable, "scripts/settings_reference.py"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+# -------------------------------------------------------------------------------------------- what is claimed
+
+
+def test_the_front_page_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) < 150
+
+
+def test_both_pictures_of_the_loop_differ_in_their_colours_alone() -> None:
+    light, dark = ((ROOT / f"docs/{name}.svg").read_text(encoding="utf-8") for name in ("loop", "loop_dark"))
+    assert light != dark
+    assert re.sub(r"#[0-9a-f]{6}", "", light) == re.sub(r"#[0-9a-f]{6}", "", dark)
+
+
+def checked_tables(path: Path) -> list[list[list[str]]]:
+    """The rows of each table of a page that says that it is a test; code without its backticks."""
+    text = path.read_text(encoding="utf-8").split("<!-- checked by tests/test_documents.py -->\n")[1:]
+    tables = [re.match(r"(?:\|.*\n)+", part) for part in text]
+    assert all(tables)
+    return [
+        [
+            [cell.strip().strip("`") for cell in line.strip("|").split(" | ")]
+            for line in table[0].splitlines()[2:]
+        ]
+        for table in tables
+        if table
+    ]
+
+
+def test_the_grader_accepts_what_its_page_says() -> None:
+    equal, policies = checked_tables(ROOT / "docs/evaluation.md")
+    for reference, answer, expected in equal:
+        assert grade(answer, reference).correct == {"yes": True, "no": False}[expected], (reference, answer)
+    for name, reference, answer, before, text, after in policies:
+        said = {"equal": True, "different": False}
+        assert grade(answer, reference).correct == said[before], (name, reference, answer)
+        (options,) = build((GraderOptions,), bounded_yaml.load(f"{name}: {text}"))
+        assert grade(answer, reference, options).correct == said[after], (name, reference, answer)
+    numbers = {"cpu_seconds", "wall_seconds", "memory_mib"}
+    assert {row[0] for row in policies} | numbers == {item.name for item in fields(GraderOptions)}
+
+
+def test_messages_are_quoted_as_they_are_printed() -> None:
+    page = (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8").replace("\n", " ")
+    texts = [
+        re.sub(r"\{\}|%[-\d.]*[sdfg]|%%", "…", text)
+        for part in ("src/scalequest", "recipes", "scripts", "slurm")
+        for path in sorted((ROOT / part).rglob("*.py"))
+        for _, text in messages(path)
+        if len(text) > 12
+    ]
+    quoted = [text for text in re.findall(r"`([^`]+)`", page) if "…" in text and len(text) > 12]
+    assert len(quoted) > 25
+    for text in quoted:
+        parts = [re.escape(part.strip(" '")) for part in text.split("…") if len(part.strip(" :;.'()")) > 3]
+        pattern = re.compile(".*".join(parts), re.DOTALL)
+        assert any(pattern.search(message) for message in texts), f"no message says: {text}"
+
+
+# --------------------------------------------------------------------------------------------------- the site
+
+
+def test_every_page_of_the_site_is_in_its_navigation() -> None:
+    site = script("build_docs")
+    config = tomllib.loads((ROOT / "docs/zensical.toml").read_text(encoding="utf-8"))
+    listed = set(re.findall(r"[\w/]+\.md", str(config["project"]["nav"])))
+    settings = {path.name for path in (ROOT / "docs/settings").glob("*.md")} - {"index.md"}
+    assert set(re.findall(r"\]\((\w+\.md)\)", (ROOT / "docs/settings/index.md").read_text())) == settings
+    assert listed == {place for place in site.pages().values() if not place.startswith("settings/")}
+
+
+def test_links_of_the_site_stay_on_it() -> None:
+    site = script("build_docs")
+    places = site.pages()
+    for page, place in places.items():
+        text = site.adapt(page.read_text(encoding="utf-8"), page, places)
+        for target in re.findall(r"\]\(([^)\s#]+)(?:#[^)\s]*)?\)", without_code(text)):
+            if not re.match(r"\w+:", target):
+                there = os.path.normpath(Path(place).parent / target)
+                assert there in places.values() or (ROOT / "docs" / there).is_file(), f"{place}: {target}"
+    front = site.adapt((ROOT / "README.md").read_text(encoding="utf-8"), ROOT / "README.md", places)
+    assert 'src="loop.svg#only-light"' in front
+    assert 'src="loop_dark.svg#only-dark"' in front
+    assert "<picture>" not in front
+    other = site.adapt("[the recipe](../recipes/sft.py) `[no](link.md)`", ROOT / "docs/own.md", places)
+    assert other.startswith("the recipe (`recipes/sft.py`)")
