@@ -39,6 +39,7 @@ import sys
 from typing import Any
 
 from scalequest.recipe import Recipe, run_recipe
+from scalequest.training.rollout_settings import RolloutData
 
 
 def main(args: Any, training_args: Any, model_args: Any) -> None:
@@ -56,7 +57,7 @@ def types() -> tuple[type, ...]:
     return GRPO["solve"].configs()
 
 
-RECIPE = Recipe("grpo", 1, "training", types, main)
+RECIPE = Recipe("grpo", 1, "training", types, main, own=RolloutData)
 
 if __name__ == "__main__":
     sys.exit(run_recipe(RECIPE, __doc__))

@@ -34,6 +34,7 @@ import sys
 from typing import Any
 
 from scalequest.recipe import Recipe, run_recipe
+from scalequest.training.settings import QuestionPairs
 
 
 def main(args: Any, training_args: Any, model_args: Any) -> None:
@@ -51,7 +52,7 @@ def types() -> tuple[type, ...]:
     return KTO.configs()
 
 
-RECIPE = Recipe("kto", 1, "training", types, main)
+RECIPE = Recipe("kto", 1, "training", types, main, own=QuestionPairs)
 
 if __name__ == "__main__":
     sys.exit(run_recipe(RECIPE, __doc__))

@@ -33,6 +33,7 @@ import sys
 from typing import Any
 
 from scalequest.recipe import Recipe, run_recipe
+from scalequest.training.settings import QuestionPairs
 
 
 def main(args: Any, training_args: Any, model_args: Any) -> None:
@@ -50,7 +51,7 @@ def types() -> tuple[type, ...]:
     return ORPO.configs()
 
 
-RECIPE = Recipe("orpo", 1, "training", types, main)
+RECIPE = Recipe("orpo", 1, "training", types, main, own=QuestionPairs)
 
 if __name__ == "__main__":
     sys.exit(run_recipe(RECIPE, __doc__))

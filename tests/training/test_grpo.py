@@ -311,7 +311,7 @@ def test_a_generator_is_rewarded_by_a_solvers_agreement(given: Settings) -> None
     batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
     assert all(ids.tolist() == chat.question_prefix_ids for ids in batch["prompt_ids"])
     assert trainer.eos_token_ids == list(chat.question_stop_ids)
-    from scalequest.training.grpo import RolloutData
+    from scalequest.training.rollout_settings import RolloutData
     from scalequest.training.rollout_rewards import Agreed
 
     args = RolloutData(
@@ -334,7 +334,7 @@ def test_a_generator_is_rewarded_by_a_solvers_agreement(given: Settings) -> None
 def test_a_scorer_rewards_with_the_number_that_it_computes(task: str, tmp_path: Path) -> None:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from scalequest.training.grpo import RolloutData
+    from scalequest.training.rollout_settings import RolloutData
     from scalequest.training.rollout_rewards import Scored
 
     torch.manual_seed(3)

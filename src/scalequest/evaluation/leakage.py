@@ -43,7 +43,8 @@ def read_clean_ratios(label: str, folder: str | Path) -> CleanRatios:
         raise ConfigError(
             f"leakage: {path}: no such file; give the output folder of scripts/dataset_statistics.py"
         )
-    found = atomic_files.read_object(path).get("contamination")
+    report: Mapping[str, Any] = atomic_files.read_object(path)
+    found = report.get("contamination")
     clean = found.get("clean") if isinstance(found, dict) else None
     if not clean:
         raise ConfigError(
@@ -53,7 +54,9 @@ def read_clean_ratios(label: str, folder: str | Path) -> CleanRatios:
         shares = {str(one["benchmark"]): _share(one) for one in clean}
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"leakage: {path}: contamination.clean cannot be read: {error!r}") from None
-    return CleanRatios(label, str(path), shares, tuple(map(str, found.get("left_out") or ())))
+    return CleanRatios(
+        label, str(path), shares, tuple(map(str, report["contamination"].get("left_out") or ()))
+    )
 
 
 def _share(one: Mapping[str, Any]) -> Estimate:

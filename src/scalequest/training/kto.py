@@ -20,9 +20,10 @@ from scalequest.config.ranges import POSITIVE
 from scalequest.estimate import Passes
 from scalequest.precision import ByHardware
 from scalequest.training import data
-from scalequest.training.dpo import COLUMNS, QuestionPairs, WholeReference, render_pairs, set_precomputing
+from scalequest.training.dpo import COLUMNS, WholeReference, render_pairs, set_precomputing
 from scalequest.training.loading import make_self_loading
 from scalequest.training.preparation import Prepared
+from scalequest.training.settings import QuestionPairs
 from scalequest.training.stage import TrainingStage
 
 KTO_VERSION = 1  # increase by hand when the same settings give other weights

@@ -18,8 +18,9 @@ from scalequest.chat import generator_template
 from scalequest.config import ConfigError
 from scalequest.estimate import Passes
 from scalequest.precision import ByHardware
-from scalequest.training.dpo import QuestionPairs, render_pairs
+from scalequest.training.dpo import render_pairs
 from scalequest.training.preparation import Prepared
+from scalequest.training.settings import QuestionPairs
 from scalequest.training.simpo import without_reference
 from scalequest.training.stage import TrainingStage
 

@@ -19,13 +19,11 @@ from scalequest.chat import BoundFormat, FormatError, bind, load_format, load_to
 from scalequest.config import ConfigError
 from scalequest.functions import load_function
 from scalequest.records import Row
+from scalequest.training.rollout_settings import AGREEMENT, FORMAT, GRADER, SCORER
 
 if TYPE_CHECKING:
     from scalequest.engines.base import EngineConfig
-    from scalequest.training.grpo import RolloutData
-
-GRADER, FORMAT, SCORER, AGREEMENT = "grader", "format", "scorer", "agreement"
-OF_SOLUTIONS, OF_QUESTIONS = (GRADER, FORMAT, SCORER), (SCORER, AGREEMENT)
+    from scalequest.training.rollout_settings import RolloutData
 
 
 @dataclass(frozen=True)
