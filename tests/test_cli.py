@@ -92,7 +92,7 @@ def test_a_command_runs_its_script_with_the_words_that_follow(tmp_path: Path) ->
     assert json.loads((tmp_path / "graded/graded.jsonl").read_text())["correct"] is True
     wrong = run("grade", "rows.jsonl", "--output", "graded", cwd=tmp_path)
     assert wrong.returncode == 2
-    assert wrong.stderr.startswith("error: command line: unknown key '--output'; did you mean 'output_dir'?")
+    assert wrong.stderr.startswith("error: command line: unknown key '--output'; ")
 
 
 def test_what_is_not_installed_is_named_with_the_command_that_installs_it(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_files_prints_where_they_are(tmp_path: Path) -> None:
     assert missing.stderr.startswith("error: recipes/none.yaml: not among the installed files in ")
 
 
-# ------------------------------------------------------------------------------------------- outside a checkout
+# ----------------------------------------------------------------------------------------- outside a checkout
 
 
 def test_a_path_that_is_not_here_is_an_installed_one(
@@ -169,8 +169,10 @@ def test_setup_copies_the_folders_that_are_looked_up() -> None:
 
 
 def test_the_grader_alone_needs_no_torch() -> None:
-    code = f"import sys, scalequest.grading as g; assert g.equivalent('1/2', '0.5'); print(sorted({HEAVY!r} & sys.modules.keys()))"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    code = (
+        "import sys, scalequest.grading as grading\n"
+        "assert grading.equivalent('1/2', '0.5')\n"
+        f"print(sorted({HEAVY!r} & sys.modules.keys()))"
     )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout == "[]\n"
