@@ -16,6 +16,7 @@ import pytest
 from scalequest.installed import FOLDERS
 
 ROOT = Path(__file__).resolve().parents[1]
+BUILD = ("setup.py", "setup.cfg", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "src")
 # What grading imports; the wheel itself is installed without what it asks for.
 GRADER = ("math-verify", "mpmath", "packaging", "psutil", "pydantic", "rich", "ruamel.yaml")
 
@@ -27,8 +28,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel, built from a copy of what git tracks, so that the checkout is left as it is."""
     source, output = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
     tracked = subprocess.run(
-        ["git", "ls-files", "-z", "--", "*.py", "*.cfg", "*.toml", "*.md", "LICENSE", "MANIFEST.in", "src"]
-        + [*FOLDERS],
+        ["git", "ls-files", "-z", "--", *BUILD, *FOLDERS],
         capture_output=True, text=True, check=True, cwd=ROOT,
     ).stdout  # fmt: skip
     for name in filter(None, tracked.split("\0")):
@@ -38,10 +38,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (source / "recipes/__pycache__").mkdir()
     (source / "recipes/__pycache__/sft.cpython-311.pyc").touch()
     subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
-        + ["--wheel-dir", str(output), str(source)],
-        check=True,
-    )
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", str(source)],
+        check=True, cwd=output,
+    )  # fmt: skip
     (built,) = output.glob("*.whl")
     return built
 
