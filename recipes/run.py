@@ -32,6 +32,7 @@ import sys
 from pathlib import Path
 
 from scalequest.config import ConfigError
+from scalequest.installed import command_name, command_words
 from scalequest.pipeline.look_ahead import left_out, look_ahead
 from scalequest.pipeline.runner import Failed, load, plan, run, variables, wanted
 from scalequest.pipeline.slurm import chain
@@ -67,7 +68,7 @@ def main(args: argparse.Namespace) -> int:
             return 0
         if args.dry_run:
             return 0
-        rerun = shlex.join(["python", *sys.argv])
+        rerun = shlex.join([*command_words(), *sys.argv[1:]])
         run(
             spec, steps, output, rerun=rerun, fingerprints=ahead.fingerprints,
             start=args.start, end=args.end, only=args.only,
@@ -92,8 +93,9 @@ def variable(text: str) -> tuple[str, str]:
 def parser() -> argparse.ArgumentParser:
     """Return the command-line parser."""
     made = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+        prog=command_name(), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )  # fmt: skip
     made.add_argument("pipeline", help="pipeline YAML file")
     made.add_argument(
         "--output",

@@ -41,6 +41,7 @@ from scalequest.data.fetch import Patience
 from scalequest.data.internlm2_tokenizer import write_tokenizer
 from scalequest.data.prepare import Outcome, Places, alone, make, table_of, there
 from scalequest.data.sources import DataSet, load_table
+from scalequest.installed import command_name
 
 
 def main(args: argparse.Namespace) -> int:
@@ -115,8 +116,9 @@ def _complain(line: str) -> None:
 def parser() -> argparse.ArgumentParser:
     """Return the command-line parser."""
     made = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+        prog=command_name(), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )  # fmt: skip
     add = made.add_argument
     add(
         "--output_dir",

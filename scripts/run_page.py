@@ -18,6 +18,7 @@ from pathlib import Path
 
 from scalequest.config import ConfigError
 from scalequest.evaluation.published import load_published
+from scalequest.installed import command_name
 from scalequest.run_page.page import write_run_page
 
 TABLE1 = Path(__file__).parents[1] / "eval/published/table1.yaml"
@@ -55,8 +56,9 @@ def _pair(text: str) -> str:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+        prog=command_name(), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )  # fmt: skip
     made.add_argument("run", help="folder of a run, of an evaluation, or of several runs")
     made.add_argument("--output_file", metavar="FILE", help="the page; default: index.html in that folder")
     made.add_argument("--plots", metavar="DIR", help="also write each plot there, as SVG and PDF")

@@ -28,6 +28,7 @@ import shlex
 import sys
 
 from scalequest.config import ConfigError
+from scalequest.installed import command_name, locate
 from scalequest.pipeline.slurm import script, shown, submit
 
 
@@ -35,7 +36,7 @@ def main(args: argparse.Namespace) -> int:
     """Print or submit. Returns the exit status."""
     try:
         extra = shlex.split(args.sbatch)
-        command = [args.recipe, *args.settings]
+        args.launch, command = locate(args.launch), [locate(args.recipe), *args.settings]
         if args.submit:
             print(f"submitted as job {submit(script(args.launch, command, args.nodes, extra))}")
         else:
@@ -49,8 +50,9 @@ def main(args: argparse.Namespace) -> int:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+        prog=command_name(), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )  # fmt: skip
     made.add_argument("--nodes", type=int, help="machines, where not those of the accelerate file")
     made.add_argument(
         "--sbatch", default="", metavar="OPTIONS", help="further options of sbatch, as one text"

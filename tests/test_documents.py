@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 
-from scalequest.config import bounded_yaml, build
+from scalequest import __version__
+from scalequest.config import bounded_yaml, build, read_yaml
 from scalequest.grading import GraderOptions, grade
 
 ROOT = Path(__file__).parents[1]
@@ -332,3 +333,34 @@ def test_links_of_the_site_stay_on_it() -> None:
     assert "<picture>" not in front
     other = site.adapt("[the recipe](../recipes/sft.py) `[no](link.md)`", ROOT / "docs/own.md", places)
     assert other.startswith("the recipe (`recipes/sft.py`)")
+def test_the_citation_file_has_the_keys_of_its_format() -> None:
+    """Those that CFF 1.2.0 requires, and the types that its schema gives to the ones used."""
+    cited = read_yaml(ROOT / "CITATION.cff")
+    assert {"cff-version", "message", "title", "authors"} <= cited.keys()
+    assert (cited["cff-version"], cited["type"], cited["version"]) == ("1.2.0", "software", __version__)
+    paper = cited["preferred-citation"]
+    assert {"type", "title", "authors"} <= paper.keys()
+    assert re.fullmatch(r"10\.\d{4,9}/\S+", paper["doi"])
+    assert paper["identifiers"][0]["value"] == "arXiv:2410.18693"
+    assert isinstance(paper["year"], int)
+    assert 1 <= paper["month"] <= 12
+    assert paper["conference"]["name"]
+    for author in (*cited["authors"], *paper["authors"]):
+        assert author.keys() in ({"name"}, {"family-names", "given-names"}), author
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml")), ids=lambda path: path.name
+)
+def test_issue_forms_have_the_keys_of_their_format(path: Path) -> None:
+    form = read_yaml(path)
+    if path.name == "config.yml":
+        assert form.keys() <= {"blank_issues_enabled", "contact_links"}
+        return
+    assert {"name", "description", "body"} <= form.keys()
+    ids = [part["id"] for part in form["body"]]
+    assert len(set(ids)) == len(ids)
+    for part in form["body"]:
+        assert part["type"] in ("input", "textarea", "dropdown", "checkboxes")
+        assert part["attributes"]["label"]
+        assert part["type"] != "dropdown" or part["attributes"]["options"]

@@ -84,6 +84,11 @@ def command_name() -> str:
     return _command or Path(sys.argv[0]).name or "python"
 
 
+def command_words() -> list[str]:
+    """Return the words that start this process again, before its arguments."""
+    return _command.split() if _command else ["python", sys.argv[0]]
+
+
 def name_command(words: str) -> None:
     """Set what `command_name` returns."""
     global _command

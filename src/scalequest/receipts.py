@@ -6,17 +6,20 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal, cast
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from annotated_types import Ge
 from typing_extensions import TypedDict  # pydantic requires this one before Python 3.12
 
 from scalequest.atomic_files import as_json, read_json, write
 from scalequest.config import ConfigError
 
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
 RECEIPT = "receipt.json"
 _AGAIN = "restore it from a copy, or remove the folder and run its stage again"
-Count = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Ge(0)]
 Part = Literal["data", "dropped"]
 
 
@@ -29,7 +32,6 @@ class FileRecord(TypedDict, total=False):
     rows: Count
 
 
-@with_config(ConfigDict(strict=True, extra="allow"))
 class Receipt(TypedDict, total=False):
     """The known keys of `receipt.json`; further keys are allowed."""
 
@@ -62,7 +64,9 @@ _FINISHED = ("stage", "fingerprint", "output")  # required in the receipt of a f
 
 @cache
 def _kinds() -> TypeAdapter[Any]:
-    return TypeAdapter(Receipt)
+    from pydantic import ConfigDict, TypeAdapter, with_config  # not needed before there is a receipt to check
+
+    return TypeAdapter(with_config(ConfigDict(strict=True, extra="allow"))(Receipt))
 
 
 def read_receipt(folder: str | Path) -> dict[str, Any] | None:
@@ -78,6 +82,8 @@ def read_receipt(folder: str | Path) -> dict[str, Any] | None:
         return None
     except ConfigError as error:
         raise ConfigError(f"{error}; {_AGAIN}") from None
+    from pydantic import ValidationError
+
     try:
         _kinds().validate_python(receipt)
     except ValidationError as error:
