@@ -49,6 +49,9 @@ def test_the_fingerprint_is_of_the_text_not_of_the_place(tmp_path: Path) -> None
         ("nowhere.py:keep", "nowhere.py: no such file"),
         ("no.such.module:keep", "cannot import no.such.module: ModuleNotFoundError"),
         ("..x:keep", "cannot import ..x: "),
+        ("takes_none:keep", "No module named 'takes_none'; the file is named as takes_none.py:NAME"),
+        ("exits.py:keep", "exits.py: SystemExit: 3"),
+        ("builtins:len", "builtins has no file to fingerprint"),
         ("mine.py:lacks", "mine.py has no function 'lacks'"),
         ("mine.py:NUMBER", "mine.py has no function 'NUMBER'"),
         ("mine.py:takes_two", "mine.py:takes_two must take the arguments (row)"),
@@ -59,6 +62,8 @@ def test_the_fingerprint_is_of_the_text_not_of_the_place(tmp_path: Path) -> None
 def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, told: str) -> None:
     monkeypatch.chdir(tmp_path)
     Path("mine.py").write_text("NUMBER = 5\ndef takes_two(a, b): pass\n")
+    Path("takes_none.py").write_text("def keep(): pass\n")
+    Path("exits.py").write_text("raise SystemExit(3)\n")
     Path("broken.py").write_text("def keep(:\n")
     Path("raises.py").write_text("1 / 0\n")
     with pytest.raises(ConfigError) as error:

@@ -259,7 +259,9 @@ def _import_module(name: str, key: str) -> tuple[ModuleType, bytes]:
     try:
         module = importlib.import_module(name)
     except (Exception, SystemExit) as error:
-        raise ConfigError(f"{key}: cannot import {name}: {_first_line(error)}") from error
+        beside = Path(f"{name}.py")
+        hint = f"; the file is named as {beside}:NAME" if beside.is_file() else ""
+        raise ConfigError(f"{key}: cannot import {name}: {_first_line(error)}{hint}") from error
     if not (file := getattr(module, "__file__", None)):
         raise ConfigError(f"{key}: {name} has no file to fingerprint; call it from a function of yours")
     return module, Path(file).read_bytes()
