@@ -147,9 +147,9 @@ def test_thoughts_are_trained_on_or_left_out(
             for labels in data.load(prepared.folder)[0]["labels"]
         ]
         prints.add(json.dumps(identity.fingerprint, sort_keys=True))
-        assert prepared.counts.dropped == ({"unclosed_thoughts": 1} if thinking == "strip" else {})
-    targets = {one: chat.solve_ids("2 + 2?", one)[1] for one in responses}
-    assert found["keep"] == [targets[one] for one in responses]
+        assert prepared.counts.dropped == {"unclosed_thoughts": 1}
+    targets = {one: chat.solve_ids("2 + 2?", one)[1] for one in responses if one != responses[2]}
+    assert found["keep"] == list(targets.values())
     assert found["strip"] == [targets[plain]] * 3 + [targets[responses[4]]]
     assert len(prints) == 2, "a change of `thinking` is another stage"
 
