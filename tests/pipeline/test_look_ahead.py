@@ -220,6 +220,13 @@ def test_inputs_as_people_have_them(tmp_path: Path) -> None:
     parts = ("assemble", "assemble_dataset", {"parts": [{"source": source} for source in pairs]})
     faults = said_of(small(tmp_path, *stages, parts), tmp_path / "runs")
     assert not [fault for fault in faults if str(tmp_path) in fault]
+    against = {"contamination": {"against": [{"source": str(tmp_path / "other.csv")}]}}
+    (tmp_path / "other.csv").write_text("exercise\n1 + 1?\n")
+    pipeline = small(tmp_path, ("filter", "filter_questions", {"input": questions, **against}))
+    assert [fault for fault in said_of(pipeline, tmp_path / "runs") if str(tmp_path) in fault] == [
+        f"filter: contamination: {tmp_path}/other.csv: row 1: no 'question' (it has exercise); map it with "
+        "`contamination.against.column`"
+    ]
     (fault,) = said_of(small(tmp_path, ("sft", "sft", {"input": questions})), tmp_path / "runs")
     assert fault == f"sft: input: {questions[0]}: row 1: no 'response' (it has query); map it with `columns`"
 
