@@ -51,7 +51,9 @@ WRITTEN = ("correct", "layer", "seconds", "extracted", "extraction_rule")  # col
 class GradeConfig:
     """What to grade."""
 
-    input: str = required("input file, .jsonl or .jsonl.gz; --input may be omitted if the file comes first")
+    input: str = required(
+        "input file: JSON lines, JSON, CSV, TSV or parquet; --input may be omitted before it"
+    )
     output_dir: str = required(
         "output folder for graded.jsonl, or graded.jsonl.gz if the input is a .gz file"
     )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -76,6 +79,42 @@ def test_the_rules_of_gsm8k_are_compared_on_an_evaluation(tmp_path: Path) -> Non
     assert "flexible" in run("bench/gsm8k_rules.py", str(tmp_path / "tiny"))
 
 
+@pytest.mark.slow
+def test_lm_eval_asks_the_same_and_hears_the_same() -> None:
+    python = os.environ.get("LM_EVAL_PYTHON")
+    if python is None:
+        pytest.skip("LM_EVAL_PYTHON is not set to an interpreter that has lm-eval")
+    shown = run("bench/lm_eval_chat.py", *SOLVER, "--problems=16", f"--lm-eval-python={python}")
+    for what in ("prompt", "output", "verdict"):
+        assert f"same {what}: 16 of 16" in shown
+
+
+def test_rows_on_which_lm_eval_differs_are_printed(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from types import SimpleNamespace
+
+    bench = SimpleNamespace(**runpy.run_path(str(root / "bench/lm_eval_chat.py"), run_name="bench"))
+    assert re.findall(bench._BOX, r"\boxed{1}, so \boxed{\frac{1}{\sqrt{2}}}")[-1] == r"\frac{1}{\sqrt{2}}"
+    problems = [SimpleNamespace(id=name, answer="1/2") for name in "ab"]
+    ours = [
+        {"id": name, "correct": True, "completion": "x", "extracted": answer}
+        for name, answer in (("b", "0.5"), ("a", "1/2"))
+    ]
+    asked = {"gen_args_0": {"arg_0": "q"}}
+    theirs = [
+        {"arguments": asked, "resps": [["x"]], "filtered_resps": [answer], "exact_match": hit}
+        for answer, hit in (("1/2", 1.0), ("0.5", 0.0))
+    ]
+    rows = bench.compare(
+        SimpleNamespace(problems=problems), ours, theirs, [[7], [7]], lambda *_, **__: {"input_ids": [7]}
+    )
+    result = SimpleNamespace(accuracy=SimpleNamespace(value=1.0, low=0.6, high=1.0))
+    assert bench.report(rows, result) == 1, "lm-eval's 50 % are outside"
+    shown = capsys.readouterr().out
+    assert "same prompt: 2 of 2\nsame output: 2 of 2\nsame verdict: 1 of 2" in shown
+    (line,) = (line for line in shown.splitlines() if line.startswith("{"))
+    assert json.loads(line)["our answer"] == json.loads(line)["its answer"] == "0.5"
+
+
 def test_every_bench_has_a_small_run(root: Path) -> None:
     # tests/questions/test_filter_text.py, above, and tests/test_dart_math_rules.py
     elsewhere = {"filters", "gsm8k_rules", "dart_math_rules"}
@@ -83,6 +122,8 @@ def test_every_bench_has_a_small_run(root: Path) -> None:
         *(name.split()[0] for name in SMALL),
         *elsewhere,
     }
+    elsewhere = {"filters", "gsm8k_rules", "lm_eval_chat"}  # tests/questions/test_filter_text.py, and here
+    assert {path.stem for path in root.glob("bench/*.py")} == {*SMALL, *elsewhere}
 
 
 def run(script: str, *words: str) -> str:

@@ -63,7 +63,7 @@ def test_one_command_writes_what_the_harness_reads(tmp_path: Path, quick_python:
     assert again.returncode == 2
     assert "--force writes over it" in again.stderr
     assert output.read_bytes() == before
-    forced = add(quick_python, *words, "--name", "other", "--output", str(output), "--force", "true")
+    forced = add(quick_python, *words, "--name", "other", "--output", str(output), "--force")
     assert forced.returncode == 0, forced.stderr
     assert load_benchmark(output).name == "other"
     assert [path.name for path in output.parent.iterdir()] == ["mine.yaml"]

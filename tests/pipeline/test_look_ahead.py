@@ -200,6 +200,37 @@ def test_an_input_without_the_columns_that_a_stage_needs(tmp_path: Path) -> None
     ]
 
 
+def test_inputs_as_people_have_them(tmp_path: Path) -> None:
+    """Every stage that reads questions or pairs takes every format, under the usual names."""
+    turns = '[{"from": "human", "value": "1 + 1?"}, {"from": "gpt", "value": "2"}]'
+    contents = {
+        "a.txt": "1 + 1?\n",
+        "b.csv": "Problem,Solution\n1 + 1?,2\n",
+        "c.tsv": "instruction\toutput\n1 + 1?\t2\n",
+        "d.json": f'{{"data": [{{"conversations": {turns}}}]}}',
+        "e.jsonl": '{"prompt": "1 + 1?", "completion": "2"}\n',
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_text(content)
+    questions = [str(tmp_path / name) for name in contents]
+    pairs = questions[1:]
+    read = {"qft": questions, "difficulty": questions, "optimize_questions": questions, "sft": pairs,
+            "filter_questions": questions, "solve_questions": questions}  # fmt: skip
+    stages = [(recipe, recipe, {"input": inputs}) for recipe, inputs in read.items()]
+    parts = ("assemble", "assemble_dataset", {"parts": [{"source": source} for source in pairs]})
+    faults = said_of(small(tmp_path, *stages, parts), tmp_path / "runs")
+    assert not [fault for fault in faults if str(tmp_path) in fault]
+    against = {"contamination": {"against": [{"source": str(tmp_path / "other.csv")}]}}
+    (tmp_path / "other.csv").write_text("exercise\n1 + 1?\n")
+    pipeline = small(tmp_path, ("filter", "filter_questions", {"input": questions, **against}))
+    assert [fault for fault in said_of(pipeline, tmp_path / "runs") if str(tmp_path) in fault] == [
+        f"filter: contamination: {tmp_path}/other.csv: row 1: no 'question' (it has exercise); map it with "
+        "`contamination.against.column`"
+    ]
+    (fault,) = said_of(small(tmp_path, ("sft", "sft", {"input": questions})), tmp_path / "runs")
+    assert fault == f"sft: input: {questions[0]}: row 1: no 'response' (it has query); map it with `columns`"
+
+
 def test_of_rows_that_a_stage_will_make_only_what_is_certain_is_said(tmp_path: Path) -> None:
     elsewhere = str(tmp_path / "mine.jsonl")
     Path(elsewhere).write_text('{"question": "1 + 1?", "query": "1 + 1?", "response": "2"}\n')

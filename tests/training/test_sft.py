@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -130,8 +131,9 @@ def test_thoughts_are_trained_on_or_left_out(
 
     thought, plain = "<think>2 and 2</think>\n\nIt is 4.", "It is 4."
     responses = [thought, plain, "<think>2 and", "<think></think>It is 4.", "It is <think>4</think>."]
-    path = tmp_path / "rows.jsonl"
-    path.write_text("".join(json.dumps({"query": "2 + 2?", "response": one}) + "\n" for one in responses))
+    path = tmp_path / "rows.csv"
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([["instruction", "output"], *(["2 + 2?", one] for one in responses)])
     found, prints = {}, set()
     for thinking in ("keep", "strip"):
         given = {
@@ -147,9 +149,9 @@ def test_thoughts_are_trained_on_or_left_out(
             for labels in data.load(prepared.folder)[0]["labels"]
         ]
         prints.add(json.dumps(identity.fingerprint, sort_keys=True))
-        assert prepared.counts.dropped == ({"unclosed_thoughts": 1} if thinking == "strip" else {})
-    targets = {one: chat.solve_ids("2 + 2?", one)[1] for one in responses}
-    assert found["keep"] == [targets[one] for one in responses]
+        assert prepared.counts.dropped == {"unclosed_thoughts": 1}
+    targets = {one: chat.solve_ids("2 + 2?", one)[1] for one in responses if one != responses[2]}
+    assert found["keep"] == list(targets.values())
     assert found["strip"] == [targets[plain]] * 3 + [targets[responses[4]]]
     assert len(prints) == 2, "a change of `thinking` is another stage"
 

@@ -35,17 +35,15 @@ def dataset_card(
     return "\n".join(lines)
 
 
-def dataset_metadata(stage: str, rows: int, license: str | None) -> dict[str, Any]:
-    """Return the header of a data set's card, in the hub's terms.
+def dataset_metadata(stage: str, rows: int) -> dict[str, Any]:
+    """Return what the header of a data set's card says of its rows, in the hub's terms.
 
     Args:
         stage: the stage that made the rows.
         rows: their number.
-        license: its identifier.
     """
     size = next((name for below, name in _SIZES.items() if rows < below), "n>10M")
     return {
-        **({"license": license} if license else {}),
         "task_categories": ["text-generation"],
         "size_categories": [size],
         "tags": ["scalequest", stage],

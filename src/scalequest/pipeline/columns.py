@@ -12,7 +12,7 @@ from typing import Any
 
 from scalequest.atomic_files import StageError
 from scalequest.config import ConfigError
-from scalequest.records import expand, read_inputs, whole_source
+from scalequest.records import expand, read_columns, read_inputs, whole_source
 from scalequest.samples import SAMPLE_COLUMNS
 
 # Columns that every input row of a recipe must have (of `select_solutions` and `score`, by their settings).
@@ -92,11 +92,32 @@ def faults(recipe: str, values: Sequence[Any], made: Made) -> Iterator[str]:
                 absent = [] if there is None else [key for key in keys if key in KNOWN - there]
                 if absent := [key for key in absent if key not in columns]:
                     yield f"input: {source}: its rows will have no {' and no '.join(map(repr, absent))}"
-            elif not source.startswith("hub:") and expand(whole_source(source)).exists():
+            elif _is_there(source):
                 read_inputs([source], *keys, columns=columns, limit=_LOOKED_AT)
         except (ConfigError, StageError, OSError) as error:
             if "environment variable" not in str(error):  # which is said for all files at once
                 yield f"input: {error}"
+    for source, column, setting in _questions(values):
+        try:
+            if _is_there(source) and _within(str(expand(whole_source(source))), made) is None:
+                named = {"question": column} if column else None
+                read_columns(source, "question", columns=named, limit=_LOOKED_AT, setting=setting)
+        except (ConfigError, StageError, OSError) as error:
+            if "environment variable" not in str(error):
+                yield f"{setting.partition('.')[0]}: {error}"
+
+
+def _is_there(source: str) -> bool:
+    return not source.startswith("hub:") and expand(whole_source(source)).exists()
+
+
+def _questions(values: Sequence[Any]) -> Iterator[tuple[str, str | None, str]]:
+    """Yield the sources of questions beside `input`, each with its column and the setting that names it."""
+    for value in values:
+        for one in getattr(getattr(value, "contamination", None), "against", None) or ():
+            yield one.source, one.column, "contamination.against.column"
+        for label, source in (getattr(value, "generators", None) or {}).items():
+            yield source, value.question_columns.get(label), f"question_columns.{label}"
 
 
 def sources(values: Sequence[Any]) -> list[str]:

@@ -206,9 +206,9 @@ class Stage:
                     f"{sum(tally.dropped.values())} dropped {tally.dropped}"
                 )
             files, output = self.blocks.merge(parts, tally, columns)
-            about_it = front_matter(dataset_metadata(self.receipt["stage"], tally.kept, license))
-            header = "configs:\n- config_name: default\n  data_files: data/*.parquet\n---\n\n"
-            header = f"---\n{about_it}{header}"
+            about_rows = front_matter(dataset_metadata(self.receipt["stage"], tally.kept))
+            header = f"configs:\n- config_name: default\n  data_files: data/*.parquet\n{about_rows}---\n\n"
+            header = f"---\n{front_matter({'license': license}) if license else ''}{header}"
             counts = tally.counts
             about = (tokens, seconds, header + card, output, files, counts, beside)
             return self._seal(rows_in, tally.kept, tally.dropped, *about)
