@@ -102,7 +102,7 @@ def nonsense_from_eight_on(one: Asked) -> Answer:
 
 
 def test_a_judge_that_answers_nonsense_or_429(run: Run, tmp_path: Path) -> None:
-    """Nonsense ends the stage; the same command goes on with a better judge, and every row is accounted for."""
+    """Nonsense ends the stage; the same command goes on with a better judge, and no row is lost."""
     questions = [{"id": f"q-{n:03d}", "question": f"What is {n} + {n}?"} for n in range(32)]
     file = written(tmp_path / "questions.jsonl", questions)
 
