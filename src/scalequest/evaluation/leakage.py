@@ -44,7 +44,8 @@ def read_clean_ratios(label: str, folder: str | Path) -> CleanRatios:
             f"leakage: {path}: no such file; give the output folder of scripts/dataset_statistics.py"
         )
     found = atomic_files.read_object(path).get("contamination")
-    clean = found.get("clean") if isinstance(found, dict) else None
+    found = found if isinstance(found, dict) else {}
+    clean = found.get("clean")
     if not clean:
         raise ConfigError(
             f"leakage: {path}: no benchmark was compared with the set; set contamination.benchmarks there"
