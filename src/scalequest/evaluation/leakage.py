@@ -43,9 +43,9 @@ def read_clean_ratios(label: str, folder: str | Path) -> CleanRatios:
         raise ConfigError(
             f"leakage: {path}: no such file; give the output folder of scripts/dataset_statistics.py"
         )
-    report: Mapping[str, Any] = atomic_files.read_object(path)
-    found = report.get("contamination")
-    clean = found.get("clean") if isinstance(found, dict) else None
+    found = atomic_files.read_object(path).get("contamination")
+    found = found if isinstance(found, dict) else {}
+    clean = found.get("clean")
     if not clean:
         raise ConfigError(
             f"leakage: {path}: no benchmark was compared with the set; set contamination.benchmarks there"
@@ -55,7 +55,7 @@ def read_clean_ratios(label: str, folder: str | Path) -> CleanRatios:
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"leakage: {path}: contamination.clean cannot be read: {error!r}") from None
     return CleanRatios(
-        label, str(path), shares, tuple(map(str, report["contamination"].get("left_out") or ()))
+        label, str(path), shares, tuple(map(str, found.get("left_out") or ()))
     )
 
 
