@@ -5,9 +5,9 @@
 
 The site's pages are the Markdown files that GitHub shows, so there is one copy of each. They are gathered in
 build/docs/pages, where links between them are adapted, and links to other files of the repository become the
-files' names. Codespell looks for misspelt words, and Zensical builds the site in strict mode, in which a missing
-page or section is an error. The build needs only requirements/docs.txt, and neither the build nor the site uses
-a network.
+files' names. Codespell looks for misspelt words, and Zensical builds the site in strict mode, in which a
+missing page or section is an error. The build needs only requirements/docs.txt, and neither the build nor
+the site uses a network.
 """
 
 from __future__ import annotations
