@@ -69,7 +69,8 @@ def adapt(text: str, page: Path, places: dict[Path, str]) -> str:
         if not file.exists():
             return found[0]  # zensical reports it
         name = file.relative_to(ROOT).as_posix()
-        return found["text"] if found["text"].startswith("`") else f"{found['text']} (`{name}`)"
+        named = found["text"].strip("`") in (name, file.name, file.stem) or found["text"].startswith("`")
+        return found["text"] if named else f"{found['text']} (`{name}`)"
 
     def picture(found: re.Match[str]) -> str:
         if ":" in found["target"]:

@@ -167,11 +167,11 @@ def table(leaves: dict[str, Leaf], schema: Schema | None = None) -> list[str]:
     """Return a Markdown table of keys; with a schema, also what they mean."""
     if not leaves:
         return ["None."]
-    columns = ["key", "type, range", "default", *(["meaning"] if schema else [])]
+    columns = ["key", *(["meaning"] if schema else []), "type, range", "default"]
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for key, leaf in leaves.items():
-        cells = [f"`{key}`", type_of(leaf), default_of(leaf)]
-        lines.append("| " + " | ".join([*cells, *([meaning(leaf, key, schema)] if schema else [])]) + " |")
+        said = [meaning(leaf, key, schema)] if schema else []
+        lines.append("| " + " | ".join([f"`{key}`", *said, type_of(leaf), default_of(leaf)]) + " |")
     return lines
 
 
