@@ -66,7 +66,7 @@ quality: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# An environment of its own, of seconds and 40 MB. Once it is there, nothing uses a network.
+# An environment of its own (140 MB, seconds). Once it is there, nothing uses a network.
 $(DOCS)/.complete: requirements/docs.txt
 	@$(PYTHON) -m venv $(DOCS)
 	@$(DOCS)/bin/python -m pip install --quiet --no-deps -r requirements/docs.txt

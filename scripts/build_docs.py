@@ -5,9 +5,9 @@
 
 The site's pages are the Markdown files that GitHub shows, so there is one copy of each. They are gathered in
 build/docs/pages, where links between them are adapted, and links to other files of the repository become the
-files' names. Codespell looks for misspelt words, and Zensical builds the site in strict mode, in which a missing
-page or section is an error. The build needs only requirements/docs.txt, and neither the build nor the site uses
-a network.
+files' names. Codespell looks for misspelt words, and Zensical builds the site in strict mode, in which a
+missing page or section is an error. The build needs only requirements/docs.txt, and neither the build nor
+the site uses a network.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ def adapt(text: str, page: Path, places: dict[Path, str]) -> str:
         if not file.exists():
             return found[0]  # zensical reports it
         name = file.relative_to(ROOT).as_posix()
-        return found["text"] if found["text"].startswith("`") else f"{found['text']} (`{name}`)"
+        named = found["text"].strip("`") in (name, file.name, file.stem) or found["text"].startswith("`")
+        return found["text"] if named else f"{found['text']} (`{name}`)"
 
     def picture(found: re.Match[str]) -> str:
         if ":" in found["target"]:

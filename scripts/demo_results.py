@@ -1,12 +1,12 @@
 """Write the numbers of our own small runs into README.md and docs/, between markers.
 
-    python scripts/demo_results.py --run runs/tiny    # read a finished demo, then write its numbers everywhere
+    python scripts/demo_results.py --run runs/tiny    # read a finished demo, write its numbers everywhere
     python scripts/demo_results.py --write            # from the files in docs/results, which --run writes
     python scripts/demo_results.py                    # which pages are not current? Exit status 1 if any
 
-`<!-- demo: NAME -->` starts a part and `<!-- end of demo -->` ends it; what stands between them is replaced. The
-numbers come from `docs/results`: demo.json holds the tables of a demo's report, controls.json and judges.json
-those of recipes/tiny/controls.yaml and recipes/tiny/judges.yaml. Seconds, on any machine.
+`<!-- demo: NAME -->` starts a part and `<!-- end of demo -->` ends it; what stands between them is replaced.
+The numbers come from `docs/results`: demo.json holds the tables of a demo's report, controls.json and
+judges.json those of recipes/tiny/controls.yaml and recipes/tiny/judges.yaml. Seconds, on any machine.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def without_name(table: Mapping[str, Any]) -> dict[str, Any]:
     return {key: table[key] for key in ("title", "columns", "rows", "notes")}
 
 
-# ------------------------------------------------------------------------------------------------------- parts
+# ------------------------------------------------------------------------------------------------------ parts
 
 
 def output(demo: Result) -> str:
@@ -89,9 +90,9 @@ def run(demo: Result) -> str:
     stages = ", ".join(f"{name} {seconds}" for name, seconds in demo["seconds_of_stages"].items())
     versions = ", ".join(f"{name} {version}" for name, version in demo["versions"].items())
     return (
-        f"The run of {day(demo['date'])} (commit {demo['commit']}, {versions}) took {demo['seconds']} seconds on "
-        f"{demo['machine']}, after the environment was set up. Seconds per stage, including start-up (that of qft "
-        f"also imports the libraries, once for all stages): {stages}."
+        f"The run of {day(demo['date'])} (commit {demo['commit']}, {versions}) took {demo['seconds']} "
+        f"seconds on {demo['machine']}, after the environment was set up. Seconds per stage, including "
+        f"start-up (that of qft also imports the libraries, once for all stages): {stages}."
     )
 
 
@@ -100,8 +101,8 @@ def summary(demo: Result) -> str:
     base, tuned = (row[1] for row in demo["tables"]["benchmarks"]["rows"][:2])
     _, _, _, problems, gain, *_ = demo["tables"]["differences"]["rows"][0]
     return (
-        f"On {day(demo['date'])}, the demo took {demo['seconds']} seconds on {demo['machine']}. Accuracy on {problems} "
-        f"held-out problems rose from {base} to {tuned} %: a gain of {gain} points."
+        f"On {day(demo['date'])}, the demo took {demo['seconds']} seconds on {demo['machine']}. Accuracy "
+        f"on {problems} held-out problems rose from {base} to {tuned} %: a gain of {gain} points."
     )
 
 
@@ -117,6 +118,11 @@ def markdown(table: Mapping[str, Any]) -> str:
         *("| " + " | ".join(row) + " |" for row in table["rows"]),
     ]
     return "\n".join([*lines, *(f"\n{note}" for note in table.get("notes", ()))]).replace("_", "\\_")
+
+
+def report_table(name: str, demo: Result) -> str:
+    """Return one of the report's tables."""
+    return markdown(demo["tables"][name])
 
 
 def controls(found: Result) -> str:
@@ -141,9 +147,10 @@ def earlier(found: Result) -> str:
     """Return what earlier versions of the demo gave."""
     gains = " and ".join(str(gain) for gain in found["earlier_gains"])
     return (
-        "Which questions become preference pairs depends on their ids, so every change of these is another run: "
-        f"two earlier ones gained {gains} points. On two cores with bfloat16 instructions, an earlier version took "
-        f"{found['earlier_seconds_bfloat16']} seconds; without them, a processor computes in float32, which is slower."
+        "Which questions become preference pairs depends on their ids, so every change of these is "
+        f"another run: two earlier ones gained {gains} points. On two cores with bfloat16 instructions, "
+        f"an earlier version took {found['earlier_seconds_bfloat16']} seconds; without them, a processor "
+        "computes in float32, which is slower."
     )
 
 
@@ -155,13 +162,14 @@ def findings(found: Result) -> str:
     worse = [mine - theirs for mine, theirs in zip(filtered, equal, strict=True)]
     more = [theirs - mine for mine, theirs in zip(filtered, every, strict=True)]
     return (
-        f"The gain over tiny-base ({found['base']} %) is {min(gains):.1f} to {max(gains):.1f} points across these "
-        "seeds. Shuffled answers and swapped preference pairs teach nothing. QPO makes questions longer and breaks few "
-        "more of them, whereas SFT on the chosen side breaks many. **The demo's filter does not pay off**: with equal "
-        f"numbers of questions, it changes the accuracy by {signed(worse)} points (on `tinymath_dev`, by "
-        f"{signed(found['dev_differences'])}). All {by_key['sft_all']['pairs'][0]:,} questions, including broken ones "
-        f"and those that resemble a test question, give a model that is {min(more):.1f} to {max(more):.1f} points "
-        f"better than the {by_key['sft']['pairs'][0]:,} questions that pass the filter."
+        f"The gain over tiny-base ({found['base']} %) is {min(gains):.1f} to {max(gains):.1f} points "
+        "across these seeds. Shuffled answers and swapped preference pairs teach nothing. QPO makes "
+        "questions longer and breaks few more of them, whereas SFT on the chosen side breaks many. **The "
+        "demo's filter does not pay off**: with equal numbers of questions, it changes the accuracy by "
+        f"{signed(worse)} points (on `tinymath_dev`, by {signed(found['dev_differences'])}). All "
+        f"{by_key['sft_all']['pairs'][0]:,} questions, including broken ones and those that resemble a "
+        f"test question, give a model that is {min(more):.1f} to {max(more):.1f} points better than the "
+        f"{by_key['sft']['pairs'][0]:,} questions that pass the filter."
     )
 
 
@@ -191,7 +199,7 @@ PARTS: Mapping[str, tuple[str, Callable[[Result], str]]] = {
     "output": ("demo", output),
     "run": ("demo", run),
     "summary": ("demo", summary),
-    **{name: ("demo", lambda demo, name=name: markdown(demo["tables"][name])) for name in TABLES},  # type: ignore[misc]
+    **{name: ("demo", partial(report_table, name)) for name in TABLES},
     "controls": ("controls", controls),
     "earlier": ("controls", earlier),
     "findings": ("controls", findings),
@@ -210,7 +218,8 @@ def filled(text: str) -> str:
         if found[2] not in PARTS:
             raise SystemExit(f"error: no part '{found[2]}'; there are {', '.join(PARTS)}")
         file, make = PARTS[found[2]]
-        return f"{found[1]}{make(json.loads((RESULTS / f'{file}.json').read_text(encoding='utf-8')))}\n{found[4]}"
+        result = json.loads((RESULTS / f"{file}.json").read_text(encoding="utf-8"))
+        return f"{found[1]}{make(result)}\n{found[4]}"
 
     return PART.sub(part, text)
 

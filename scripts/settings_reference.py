@@ -4,8 +4,8 @@
     python scripts/settings_reference.py            # says which pages are not current; exit status 1 if any
 
 The keys are those that `python recipes/STAGE.py --help` prints, read from the same dataclasses. Keys that all
-training stages inherit from transformers and TRL are listed once; what the libraries say about them is left to
-their documentation. Needs the CPU environment; 20 seconds.
+training stages inherit from transformers and TRL are listed once; what the libraries say about them is left
+to their documentation. Needs the CPU environment; 20 seconds.
 """
 
 from __future__ import annotations
@@ -134,9 +134,10 @@ def common_page(shared: dict[str, Leaf], schema: Schema) -> str:
         *("Also every evaluation.", "", *table(run.leaves, run), ""),
         *("## Every training stage", "", *table(ours, schema), ""),
         *("### Of the trainers", ""),
-        "From transformers and TRL, at the versions of `requirements/cpu.txt`; their documentation and `--help` "
-        "of each stage explain them. A key that a preset does not set keeps this default. A value that would "
-        "break a promise of ours (a row cut, a run that cannot be resumed exactly) is refused with a reason.",
+        "From transformers and TRL, at the versions of `requirements/cpu.txt`; their documentation and "
+        "`--help` of each stage explain them. A key that a preset does not set keeps this default. A "
+        "value that would break a promise of ours (a row cut, a run that cannot be resumed exactly) is "
+        "refused with a reason.",
         *("", *table(libraries)),
     ]
     return "\n".join(lines) + "\n"
@@ -146,13 +147,13 @@ def index(recipes: dict[Path, Recipe]) -> str:
     """Return the front page of the reference."""
     lines = [
         *(MADE, "", "# Settings", ""),
-        "Every key can stand in a YAML file (`--config FILE ...`; later files override earlier ones key by key) "
-        "or on the command line (`--key value`), which overrides all files. Nested keys are mappings in YAML and "
-        "have dots on the command line. An unknown key, a wrong type or a number out of range stops the run with "
-        "one line. ◦ marks a key whose value is not part of the stage's fingerprint: a finished folder stays "
-        "valid if it changes. Of inputs, models, formats and prompt files, the contents are part of it, and only "
-        "their names are not. "
-        "[Stages and presets](../../recipes/README.md#presets) explains presets.",
+        "Every key can stand in a YAML file (`--config FILE ...`; later files override earlier ones key "
+        "by key) or on the command line (`--key value`), which overrides all files. Nested keys are "
+        "mappings in YAML and have dots on the command line. An unknown key, a wrong type or a number "
+        "out of range stops the run with one line. ◦ marks a key whose value is not part of the stage's "
+        "fingerprint: a finished folder stays valid if it changes. Of inputs, models, formats and prompt "
+        "files, the contents are part of it, and only their names are not. [Stages and "
+        "presets](../../recipes/README.md#presets) explains presets.",
         *("", "| page | script | kind |", "|---|---|---|"),
     ]
     for script, recipe in recipes.items():
@@ -166,11 +167,11 @@ def table(leaves: dict[str, Leaf], schema: Schema | None = None) -> list[str]:
     """Return a Markdown table of keys; with a schema, also what they mean."""
     if not leaves:
         return ["None."]
-    columns = ["key", "type, range", "default", *(["meaning"] if schema else [])]
+    columns = ["key", *(["meaning"] if schema else []), "type, range", "default"]
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for key, leaf in leaves.items():
-        cells = [f"`{key}`", type_of(leaf), default_of(leaf)]
-        lines.append("| " + " | ".join([*cells, *([meaning(leaf, key, schema)] if schema else [])]) + " |")
+        said = [meaning(leaf, key, schema)] if schema else []
+        lines.append("| " + " | ".join([f"`{key}`", *said, type_of(leaf), default_of(leaf)]) + " |")
     return lines
 
 

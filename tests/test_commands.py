@@ -274,3 +274,27 @@ def test_the_first_hours_own_questions(tmp_path: Path) -> None:
     subprocess.run(["bash", "-euc", script], cwd=ROOT, env=environment, check=True, timeout=500)
     assert (tmp_path / "own/sft/model.safetensors").is_file()
     assert (tmp_path / "own/index.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("make nothing", "no such target"),
+        ("python recipes/nothing.py --config recipes/tiny/sft.yaml", "no script recipes/nothing.py"),
+        (
+            "python recipes/run.py recipes/tiny/nothing.yaml --output runs/x",
+            "no file recipes/tiny/nothing.yaml",
+        ),
+        ("python recipes/run.py recipes/tiny/pipeline.yaml --ouput runs/x", "required: --output"),
+        (
+            "python recipes/solve_questions.py --config recipes/tiny/solve_questions.yaml --sample 4",
+            "no --sample",
+        ),
+        ("SEED=1 python recipes/sft.py --config recipes/tiny/sft.yaml --max_lenght 64", "no --max_lenght"),
+        ("nothing --at all", "not a program"),
+    ],
+)
+def test_a_wrong_command_is_found(command: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(AssertionError, match=re.escape(said)):
+        check(words_of(command))

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tomllib
 from dataclasses import fields
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -179,6 +180,7 @@ def test_messages_are_in_plain_english(path: Path) -> None:
 # ------------------------------------------------------------------------------------------ what is generated
 
 
+@cache
 def script(name: str) -> Any:
     """A script as a module."""
     spec = importlib.util.spec_from_file_location(f"documents_{name}", ROOT / "scripts" / f"{name}.py")

@@ -86,7 +86,7 @@ def test_ranks_have_time_to_save_and_the_script_has_more(monkeypatch: pytest.Mon
     assert allowed() == STOP_SECONDS > 300
     told = int(re.search(r"--signal=B:TERM@(\d+)", text)[1])  # type: ignore[index]
     assert told >= STOP_SECONDS + 30
-    assert f"{STOP_VARIABLE}={STOP_SECONDS}`" in (ROOT / "recipes/README.md").read_text()
+    assert f"{STOP_VARIABLE}={STOP_SECONDS}`" in (ROOT / "docs/launch.md").read_text()
     monkeypatch.setenv(STOP_VARIABLE, "1200")
     assert allowed() == 1200, "what the caller set"
 
