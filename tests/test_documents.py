@@ -335,6 +335,8 @@ def test_links_of_the_site_stay_on_it() -> None:
     assert "<picture>" not in front
     other = site.adapt("[the recipe](../recipes/sft.py) `[no](link.md)`", ROOT / "docs/own.md", places)
     assert other.startswith("the recipe (`recipes/sft.py`)")
+
+
 def test_the_citation_file_has_the_keys_of_its_format() -> None:
     """Those that CFF 1.2.0 requires, and the types that its schema gives to the ones used."""
     cited = read_yaml(ROOT / "CITATION.cff")

@@ -54,9 +54,7 @@ def read_clean_ratios(label: str, folder: str | Path) -> CleanRatios:
         shares = {str(one["benchmark"]): _share(one) for one in clean}
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"leakage: {path}: contamination.clean cannot be read: {error!r}") from None
-    return CleanRatios(
-        label, str(path), shares, tuple(map(str, found.get("left_out") or ()))
-    )
+    return CleanRatios(label, str(path), shares, tuple(map(str, found.get("left_out") or ())))
 
 
 def _share(one: Mapping[str, Any]) -> Estimate:
