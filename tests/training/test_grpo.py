@@ -311,8 +311,8 @@ def test_a_generator_is_rewarded_by_a_solvers_agreement(given: Settings) -> None
     batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
     assert all(ids.tolist() == chat.question_prefix_ids for ids in batch["prompt_ids"])
     assert trainer.eos_token_ids == list(chat.question_stop_ids)
-    from scalequest.training.rollout_settings import RolloutData
     from scalequest.training.rollout_rewards import Agreed
+    from scalequest.training.rollout_settings import RolloutData
 
     args = RolloutData(
         task="question", reward=["agreement"], solver=str(SOLVER), solver_tokens=64, chat_format="tinymath"
@@ -334,8 +334,8 @@ def test_a_generator_is_rewarded_by_a_solvers_agreement(given: Settings) -> None
 def test_a_scorer_rewards_with_the_number_that_it_computes(task: str, tmp_path: Path) -> None:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from scalequest.training.rollout_settings import RolloutData
     from scalequest.training.rollout_rewards import Scored
+    from scalequest.training.rollout_settings import RolloutData
 
     torch.manual_seed(3)
     model = AutoModelForSequenceClassification.from_pretrained(SOLVER, num_labels=1, dtype="float32")

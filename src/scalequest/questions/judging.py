@@ -59,7 +59,7 @@ class JudgeConfig:
         "who judges: the function, the model, or the server below"
     )
     question_columns: dict[str, str] = option(
-        help="columns of the questions by label, if their name is not a usual one (for pairs: rejected, chosen)",
+        help="columns of the questions by label, if not a usual name (for pairs: rejected, chosen)",
         default_factory=dict,
     )
     sample: int | None = option(

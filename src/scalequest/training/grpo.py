@@ -38,7 +38,7 @@ from scalequest.training.rollout_rewards import (
     open_rewards,
     short_name,
 )
-from scalequest.training.rollout_settings import GRADER, RolloutData
+from scalequest.training.rollout_settings import AGREEMENT, GRADER, SCORER, RolloutData
 from scalequest.training.settings import MAJORITY
 from scalequest.training.stage import Rendering, TrainingStage
 
