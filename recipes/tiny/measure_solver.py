@@ -1,4 +1,4 @@
-r"""Measure how well a tiny solver solves, judges and rewrites; with --card, write it into the models' README.
+r"""Measure how well a tiny solver solves, judges and rewrites (the last two after rebuild.py --tasks all).
 
     python recipes/tiny/measure_solver.py --model_name_or_path recipes/tiny/models/tiny-solver \
         --output_dir runs/tiny/measure_solver
@@ -40,7 +40,6 @@ from tinymath.oracle import judge
 HERE = Path(__file__).resolve().parent
 SPLITS = ("test", "combinations", "longer", "five_steps")
 STEPS = (1, 2, 3)
-START, END = "<!-- solver: measure_solver.py --card -->", "<!-- end of solver -->"
 
 Ask = Callable[[Sequence[list[int]]], list[str]]
 
@@ -54,7 +53,6 @@ class MeasureConfig:
     chat_format: str = option("tinymath", "the solver's chat format")
     questions: int = option(1000, "questions per row of the tables", within=COUNT)
     seed: int = option(2410, "seed of the stories")
-    card: str | None = option(None, "Markdown file whose tables, between its two markers, are replaced")
     engine: EngineConfig = field(default_factory=EngineConfig)
 
 
@@ -84,8 +82,6 @@ def main(config: MeasureConfig) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     facts = {one.name: [dict(zip(one.columns, row, strict=True)) for row in one.rows] for one in tables}
     (folder / "solver.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    if config.card:
-        write_card(Path(config.card), tables)
 
 
 def measure_solving(solve: Callable[[Sequence[str]], list[str]], config: MeasureConfig) -> Table:
@@ -159,23 +155,6 @@ def measure_rewriting(ask: Callable[[str, Sequence[str]], list[str]], config: Me
             lines.append((direction, "broken" if broken else "sound", posed, shown))
     columns = ("asked for", "question", "well posed after", "more steps, of those")
     return Table("rewriting", "Rewriting, in %, by the oracle", columns, tuple(lines))
-
-
-def write_card(path: Path, tables: Sequence[Table]) -> None:
-    """Replace what is between the markers.
-
-    Raises:
-        ConfigError: the file lacks a marker.
-    """
-    from scalequest.config import ConfigError
-    from scalequest.pages.markup import table_lines
-
-    text = path.read_text(encoding="utf-8")
-    if START not in text or END not in text:
-        raise ConfigError(f"card: {path} lacks {START} or {END}")
-    parts = ["\n".join((f"**{one.title}**", "", *table_lines(one.columns, one.rows))) for one in tables]
-    head, tail = text.partition(START)[0], text.partition(END)[2]
-    path.write_text(head + START + "\n\n" + "\n\n".join(parts) + "\n\n" + END + tail, encoding="utf-8")
 
 
 RECIPE = Recipe("measure_solver", 1, "tool", lambda: (MeasureConfig,), main)
