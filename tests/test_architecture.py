@@ -83,8 +83,10 @@ def test_arrows_point_one_way(part: str) -> None:
 
 
 def test_training_takes_nothing_from_the_engines() -> None:
+    """But for rewards of rollouts, which ask models as the data stages do."""
     for path in sources("src/scalequest/training"):
-        assert not [name for name in imported(path) if starts(name, "scalequest.engines")], path
+        if path.name != "rollout_rewards.py":
+            assert not [name for name in imported(path) if starts(name, "scalequest.engines")], path
 
 
 def test_no_package_imports_in_a_circle() -> None:

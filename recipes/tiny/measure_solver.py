@@ -25,7 +25,7 @@ from pathlib import Path
 
 from scalequest.chat import bind, load_format, load_tokenizer
 from scalequest.config import option, required
-from scalequest.config.ranges import COUNT
+from scalequest.config.ranges import COUNT, SEED
 from scalequest.engines.base import Block, EngineConfig, Request, Sampling
 from scalequest.engines.loading import open_generator
 from scalequest.evaluation.statistics import share_of
@@ -52,7 +52,7 @@ class MeasureConfig:
     output_dir: str = required("output folder for solver.json")
     chat_format: str = option("tinymath", "the solver's chat format")
     questions: int = option(1000, "questions per row of the tables", within=COUNT)
-    seed: int = option(2410, "seed of the stories")
+    seed: int = option(2410, "seed of the stories", within=SEED)
     engine: EngineConfig = field(default_factory=EngineConfig)
 
 

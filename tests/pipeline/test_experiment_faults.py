@@ -51,7 +51,7 @@ ASSEMBLE = ("recipes/assemble_dataset.py", "--config", "recipes/tiny/assemble_da
         (PAIRS, (*ASSEMBLE, "[{{source: {file}, rows: 600}}]"), "asks for 600 rows, and 6 are left"),
         (PAIRS, (*SMALL_SFT, "{file}", "--draw", "7"), "draw"),
         (PAIRS, (*SMALL_SFT, "{file}[:7]"), "7 rows requested, but there are only 6"),
-        ([{"problem": "1 + 1?"}], (*SMALL_SFT, "{file}"), "row 1: no 'query' (it has problem)"),
+        ([{"sum": "1 + 1?"}], (*SMALL_SFT, "{file}"), "row 1: no 'query' (it has sum)"),
         ([PAIRS[0], PAIRS[1], PAIRS[0]], (*ASSEMBLE, "[{{source: {file}}}]"), "duplicate id 'q-0'"),
     ],
     ids=["quota", "draw", "first rows", "column", "duplicate id"],

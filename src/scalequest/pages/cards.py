@@ -70,7 +70,7 @@ def ancestors(sources: Mapping[str, str]) -> list[tuple[str, Mapping[str, Any]]]
         made = digest.partition("[")[0]  # `[:600]` takes a part of it
         receipt = None
         if not source.startswith("hub:") and made not in found:
-            with suppress(ConfigError, OSError):
+            with suppress(ConfigError, OSError, ValueError, RuntimeError):  # it may be no path at all
                 receipt = read_receipt(expand(whole_source(source)))
         if receipt is not None and receipt.get("finished") and made_by(receipt) == made:
             found[made] = (whole_source(source), receipt)

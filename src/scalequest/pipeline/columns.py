@@ -116,8 +116,9 @@ def _questions(values: Sequence[Any]) -> Iterator[tuple[str, str | None, str]]:
     for value in values:
         for one in getattr(getattr(value, "contamination", None), "against", None) or ():
             yield one.source, one.column, "contamination.against.column"
-        for label, source in (getattr(value, "generators", None) or {}).items():
-            yield source, value.question_columns.get(label), f"question_columns.{label}"
+        if (columns := getattr(value, "question_columns", None)) is not None:
+            for label, source in value.generators.items():
+                yield source, columns.get(label), f"question_columns.{label}"
 
 
 def sources(values: Sequence[Any]) -> list[str]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from scalequest.config import ConfigError, RunOptions, option, required, to_dict
-from scalequest.config.ranges import Range
+from scalequest.config.ranges import FINITE, Range
 from scalequest.pages.cards import dataset_card
 from scalequest.questions.pairs_page import write_page
 from scalequest.questions.text import normalised
@@ -34,7 +34,8 @@ class RankConfig:
 
     input: list[str] = required("sources of judged or scored questions", fingerprint=False)
     score: dict[str, float] = required(
-        "column of a number, or of true and false as 1 and 0: its weight in a question's score"
+        "column of a number, or of true and false as 1 and 0: its weight in a question's score",
+        within=FINITE,
     )
     columns: dict[str, str] = option(
         help="mapping from our column names to those of the input", default_factory=dict

@@ -1,4 +1,4 @@
-"""README's path to Table 1, command by command, with a mirror on this machine in place of the hosts."""
+"""The path to Table 1 of docs/reproduce.md, command by command, with a mirror on this machine in place of the hosts."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ REWARD_MODEL = "/internlm/internlm2-7b-reward/resolve/main"
 
 
 def commands() -> list[str]:
-    """README's commands for Table 1, without their comments; the first one installs."""
-    text = (ROOT / "README.md").read_text()
-    block = text.partition("The paper's Table 1 on one node")[2].partition("```bash\n")[2].partition("```")[0]
-    return [re.sub(r"\s+#.*", "", line) for line in block.splitlines()]
+    """The commands for Table 1 at both sizes; the first one installs."""
+    text = (ROOT / "docs/reproduce.md").read_text().partition("## Table 1 on one node")[2]
+    blocks = re.findall(r"```bash\n(.*?)```", text.partition("\n## ")[0], re.DOTALL)
+    return [line for block in blocks for line in block.splitlines()]
 
 
 def mirrored(data_dir: Path, model: Path) -> dict[str, bytes]:
@@ -70,7 +70,7 @@ def shell(lines: list[str], folder: Path, mirror: str) -> subprocess.CompletedPr
     )
 
 
-def test_readme_has_these_commands() -> None:
+def test_the_page_has_these_commands() -> None:
     scripts = [re.findall(r"(?:scripts|recipes)/[\w/]+\.(?:py|yaml)", line) for line in commands()[1:]]
     assert scripts == [
         ["scripts/prepare_data.py"],
@@ -110,7 +110,7 @@ def test_from_nothing_to_a_dry_run_without_a_fault(data_dir: Path, tmp_path: Pat
 
 @pytest.mark.slow
 @pytest.mark.timeout(5400)
-def test_readmes_tiny_run_of_table_1(tmp_path: Path) -> None:
+def test_the_tiny_run_of_table_1(tmp_path: Path) -> None:
     """All stages of Table 1 and its report, from the models that the repository carries."""
     folder = checkout(tmp_path / "checkout")
     done = shell([commands()[5]], folder, "http://127.0.0.1:9")
