@@ -1,4 +1,4 @@
-"""The path to Table 1 of docs/reproduce.md, command by command, with a mirror on this machine in place of the hosts."""
+"""The path to Table 1 of docs/reproduce.md, command by command, with a mirror on this machine."""
 
 from __future__ import annotations
 
