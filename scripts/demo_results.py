@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
 PAGES = [ROOT / "README.md", ROOT / "recipes" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PART = re.compile(r"(<!-- demo: (\w+) -->\n)(.*?)(<!-- end of demo -->)", re.DOTALL)
-TABLES = ("funnel", "questions", "faults", "benchmarks", "differences")
+TABLES = ("funnel", "questions", "well_posed_by_length", "faults", "benchmarks", "differences")
 Result = Mapping[str, Any]
 
 

@@ -169,11 +169,11 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
 def add_standardised(generators: dict[str, dict[str, Any]]) -> None:
     """Add each generator's share of well-posed questions at the lengths of the first one's.
 
-    This is direct standardisation: the shares by length are averaged with the first generator's numbers of
-    questions as weights. A length that a generator never writes has no weight. The interval is the normal one
-    of a weighted sum of independent shares.
+    The first one is the first that writes questions at all. This is direct standardisation: the shares by
+    length are averaged with that generator's numbers of questions as weights. A length that a generator never
+    writes has no weight. The interval is the normal one of a weighted sum of independent shares.
     """
-    first = next(iter(generators.values()))["by_length"] if generators else {}
+    first: dict[str, Any] = next(filter(None, (one["by_length"] for one in generators.values())), {})
     for measures in generators.values():
         shares = {length: share for length, share in measures["by_length"].items() if length in first}
         total = sum(first[length]["n"] for length in shares)
