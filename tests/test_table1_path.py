@@ -81,6 +81,7 @@ def test_the_page_has_these_commands() -> None:
     assert commands()[5].endswith("--set profile=tiny")
 
 
+@pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.timeout(1800)
 def test_from_nothing_to_a_dry_run_without_a_fault(data_dir: Path, tmp_path: Path) -> None:
