@@ -3,7 +3,7 @@
 # make data       train sets and benchmarks, from their sources into data/ (12 MB, needs a network)
 # make test       what CI runs
 # make test-slow  whole loops, minutes each
-# make quality    lint, format and types; `make style` mends what can be mended
+# make quality    lint, format and types; `make style` fixes what can be fixed
 # make docs       the docs site in build/docs/site, without the CPU environment; broken links are errors
 # make lock       write requirements/*.txt from what .venv holds
 

@@ -37,7 +37,7 @@ def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tool
 
 
-def test_json_names_everything_and_says_how_to_mend_it() -> None:
+def test_json_names_everything_and_says_how_to_fix_it() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "scalequest", "doctor", "--json"],
         capture_output=True, text=True, timeout=120,
@@ -48,8 +48,8 @@ def test_json_names_everything_and_says_how_to_mend_it() -> None:
     wanted = {"Python", "GPU", "native bfloat16", "vLLM", "flash-attention", "hub", "W&B", "disk", "memory"}
     assert wanted | {"SCALEQUEST_DATA", "packages", "recipes and presets"} <= found.keys()
     assert found["Python"]["found"].startswith(sys.version.split()[0])
-    assert all(one["costs"] and one["mend"] for one in found.values() if one["state"] == "lack")
-    assert "prepare-data" in found["SCALEQUEST_DATA"]["mend"]
+    assert all(one["costs"] and one["fix"] for one in found.values() if one["state"] == "lack")
+    assert "prepare-data" in found["SCALEQUEST_DATA"]["fix"]
     assert "HF_HUB_OFFLINE" in found["hub"]["found"]
 
 
@@ -63,7 +63,7 @@ def test_a_log_gets_a_line_for_each_finding(
     monkeypatch.setattr(doctor, "examine", lambda: iter(findings))
     assert doctor.main([]) == 0
     assert capsys.readouterr().out.splitlines() == [
-        "lack  vLLM: not installed; costs: slow; mend: pip install x",
+        "lack  vLLM: not installed; costs: slow; fix: pip install x",
         "ok    Python: 3.11",
     ]
     monkeypatch.setattr(doctor, "examine", lambda: iter([doctor.Finding("Python", "fatal", "3.8")]))
@@ -82,7 +82,7 @@ def test_without_any_other_package_it_says_what_to_install() -> None:
     )  # fmt: skip
     assert done.returncode == 0 or "fatal" in done.stdout, done.stderr
     assert done.stderr == ""
-    assert "mend: pip install" in done.stdout
+    assert "fix: pip install" in done.stdout
     assert "native bfloat16: not known, because" in done.stdout
 
 
@@ -90,11 +90,11 @@ def test_gpus_are_named_and_hidden_ones_reported(gpu: Path, monkeypatch: pytest.
     found = doctor._gpus()
     assert (found.state, found.found) == ("ok", "NVIDIA H100 80GB HBM3 (80 GiB)")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert doctor._gpus().mend == "unset CUDA_VISIBLE_DEVICES"
+    assert doctor._gpus().fix == "unset CUDA_VISIBLE_DEVICES"
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     monkeypatch.setattr(hardware, "_cpu_build", lambda: True)
     found = doctor._gpus()
-    assert (found.state, found.mend) == ("lack", "pip install --force-reinstall torch")
+    assert (found.state, found.fix) == ("lack", "pip install --force-reinstall torch")
     assert f"torch {version('torch')} is a build for CPUs" in found.found
 
 
@@ -110,10 +110,10 @@ def test_a_package_outside_its_bounds_is_named() -> None:
     installed = version("rich")
     wanted = [Requirement("rich<2"), Requirement("packaging>=20")]
     found = doctor._extra("", wanted, "")
-    assert (found.state, found.mend) == ("lack", "pip install 'rich<2'")
+    assert (found.state, found.fix) == ("lack", "pip install 'rich<2'")
     assert f"rich {installed} is not <2" in found.found
     missing = doctor._extra("train", [Requirement("no-such-package-here>=1")], "costs")
-    assert missing.mend == "pip install 'scalequest[train]'"
+    assert missing.fix == "pip install 'scalequest[train]'"
     assert doctor._extra("", [Requirement("packaging>=20")], "").state == "ok"
 
 
@@ -122,7 +122,7 @@ def test_vllm_built_for_another_torch_is_reported(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(doctor, "_version", {"vllm": "0.32.0", "torch": "2.13.0+cpu"}.get)
     monkeypatch.setattr(doctor, "_pinned_torch", lambda _: SpecifierSet("==2.14.0"))
-    assert doctor._vllm().mend == "pip install 'torch==2.14.0'"
+    assert doctor._vllm().fix == "pip install 'torch==2.14.0'"
     monkeypatch.setattr(doctor, "_pinned_torch", lambda _: SpecifierSet("==2.13.0"))
     assert doctor._vllm().state == "ok"
 
@@ -182,5 +182,5 @@ def test_a_hub_that_does_not_answer_costs_seconds_at_most(
 def test_data_that_is_missing_in_part_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SCALEQUEST_DATA", str(tmp_path))
     found = doctor._data()
-    assert (found.state, found.mend) == ("lack", f"scalequest prepare-data --output_dir {tmp_path}")
+    assert (found.state, found.fix) == ("lack", f"scalequest prepare-data --output_dir {tmp_path}")
     assert "15 of 15 files" in found.found

@@ -47,7 +47,7 @@ GROUPS: Mapping[str, Mapping[str, str]] = {
 }
 DATA_STAGES, TRAINING_STAGES = "data stages", "training stages"
 _OWN = {
-    "doctor": "Check this machine: what works, what is missing, what that costs, and how to mend it.",
+    "doctor": "Check this machine: what works, what is missing, what that costs, and how to fix it.",
     "files": "Print where the installed recipes, presets and benchmarks are; `files PATH`: one of them.",
 }
 _WIDTH = 110

@@ -1,4 +1,4 @@
-"""Look at this machine for `scalequest doctor`: what works, what is missing, what that costs, how to mend it.
+"""Look at this machine for `scalequest doctor`: what works, what is missing, what that costs, how to fix it.
 
 Nothing is installed or changed, nothing heavy is loaded besides torch, and all of it works without torch.
 The bounds of the packages are those of setup.cfg, as installed with the package.
@@ -53,17 +53,17 @@ class Finding:
     Attributes:
         name: what it is.
         state: `note` is a limit that nothing needs to be done about, `lack` costs something that a command
-            mends, and with `fatal` no stage can run.
+            fixes, and with `fatal` no stage can run.
         found: what is there.
         costs: what is slower or impossible because of it.
-        mend: a command, or an instruction if there can be no command.
+        fix: a command, or an instruction if there can be no command.
     """
 
     name: str
     state: State
     found: str
     costs: str = ""
-    mend: str = ""
+    fix: str = ""
 
 
 def main(words: Sequence[str]) -> int:
@@ -105,7 +105,7 @@ def examine() -> Iterator[Finding]:
 def line_of(one: Finding) -> str:
     """Return a finding as a line of a log."""
     more = [f"costs: {one.costs}"] if one.costs else []
-    more += [f"mend: {one.mend}"] if one.mend else []
+    more += [f"fix: {one.fix}"] if one.fix else []
     return "; ".join([f"{one.state:<5} {one.name}: {one.found}", *more])
 
 
@@ -116,12 +116,12 @@ def _print_table(findings: Sequence[Finding]) -> None:
 
     colours = {"ok": "green", "note": "cyan", "lack": "yellow", "fatal": "bold red"}
     table = Table(title="scalequest doctor", title_justify="left")
-    for heading in ("", "what", "found, what it costs, and how to mend it"):
+    for heading in ("", "what", "found, what it costs, and how to fix it"):
         table.add_column(heading, overflow="fold")
     for one in findings:
         parts = [escape(one.found)]
         parts += [f"[dim]{escape(one.costs)}[/]"] if one.costs else []
-        parts += [f"[bold]{escape(one.mend)}[/]"] if one.mend else []
+        parts += [f"[bold]{escape(one.fix)}[/]"] if one.fix else []
         table.add_row(f"[{colours[one.state]}]{one.state}[/]", escape(one.name), "\n".join(parts))
     Console().print(table)
 
@@ -359,8 +359,8 @@ def _hub() -> Finding:
     endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     fault = _reach(endpoint, WAIT)
     if fault is not None:
-        mend = "export HF_ENDPOINT=<URL of a mirror>, or export HF_HUB_OFFLINE=1 to save the waiting"
-        return Finding(name, "lack", f"{endpoint} does not answer: {fault}", costs, mend)
+        fix = "export HF_ENDPOINT=<URL of a mirror>, or export HF_HUB_OFFLINE=1 to save the waiting"
+        return Finding(name, "lack", f"{endpoint} does not answer: {fault}", costs, fix)
     token = "with a token" if _has_token() else "without a token, so gated models (Llama) are refused"
     return Finding(name, "ok", f"{endpoint} answers; {token}")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from operator import attrgetter
 from typing import Any, ClassVar
@@ -317,34 +317,27 @@ def measure_rewards(trained: Trained) -> str:
     )
 
 
+_SOLVE = TrainingStage(
+    name="grpo",
+    version=GRPO_VERSION,
+    data=RolloutData,
+    config=RolloutConfig,
+    rendering_of=render_prompts,
+    trainer_of=grpo_trainer,
+    note="Solves problems step by step (GRPO with rewards for its own solutions).",
+    stop_ids_of=attrgetter("solve_stop_ids"),
+    chat_template_of=solver_template,
+    measure=measure_rewards,
+    identity_of=identity_of,
+    rollouts=True,
+)
 GRPO = {
-    "solve": TrainingStage(
-        name="grpo",
-        version=GRPO_VERSION,
-        data=RolloutData,
-        config=RolloutConfig,
-        rendering_of=render_prompts,
-        trainer_of=grpo_trainer,
-        note="Solves problems step by step (GRPO with rewards for its own solutions).",
-        stop_ids_of=attrgetter("solve_stop_ids"),
-        chat_template_of=solver_template,
-        measure=measure_rewards,
-        identity_of=identity_of,
-        rollouts=True,
-    ),
-    "question": TrainingStage(
-        name="grpo",
-        version=GRPO_VERSION,
-        data=RolloutData,
-        config=RolloutConfig,
-        rendering_of=render_prompts,
-        trainer_of=grpo_trainer,
+    "solve": _SOLVE,
+    "question": replace(
+        _SOLVE,
         note="Writes questions after the bare header of a user turn (GRPO with rewards for its own "
         "questions); it is not meant for answering them.",
         stop_ids_of=attrgetter("question_stop_ids"),
         chat_template_of=generator_template,
-        measure=measure_rewards,
-        identity_of=identity_of,
-        rollouts=True,
     ),
 }
