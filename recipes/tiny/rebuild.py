@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from scalequest.config import load_yaml
+from scalequest.precision import native
 from tinymath import lessons, world
 
 HERE = Path(__file__).resolve().parent
@@ -94,7 +95,8 @@ def main() -> None:
         draw: Draw = partial(draw_task, taken=taken, prompts=prompts)
     else:
         draw = partial(draw_problem, taken=taken)
-    batches = interleaved(task_batches(tokenizer, draw), plain_batches(tokenizer, taken), every=4)
+    every = 6 if args.tasks == "all" else 4
+    batches = interleaved(task_batches(tokenizer, draw), plain_batches(tokenizer, taken), every)
     seconds = fit(solver, batches, int(args.solver_tokens), "tiny-solver")
     save(solver, tokenizer, args.models / "tiny-solver")
     report("tiny-solver", solver, tokenizer, tests, seconds)
@@ -248,12 +250,12 @@ def draw_problem(rng: random.Random, taken: set[str]) -> tuple[str, str]:
 def draw_task(rng: random.Random, taken: set[str], prompts: Mapping[str, str]) -> tuple[str, str]:
     """Draw a question to solve, to judge or to rewrite: the user's turn and the reply."""
     draw = rng.random()
-    if draw < 0.4:
+    if draw < 0.35:
         return draw_problem(rng, taken)
     while True:
-        if draw < 0.8:
+        if draw < 0.85:
             name, lesson = "judge", lessons.judging(rng, TRAIN_STEPS)
-        elif draw < 0.9:
+        elif draw < 0.925:
             name, lesson = "solvability", lessons.rewriting(rng, "solvability", TRAIN_STEPS)
         else:
             name, lesson = "difficulty", lessons.rewriting(rng, "difficulty", (1, 2))
@@ -327,6 +329,7 @@ def fit(
     """Train with AdamW, a short warm-up and linear decay to zero over a token budget. Return the seconds."""
     import torch
 
+    bf16 = not native(cpu=True).emulates_bf16
     optimiser = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.05)
     model.train()
     seen, step, started, running = 0, 0, time.monotonic(), 0.0
@@ -335,7 +338,7 @@ def fit(
         rate = peak * min(1.0, (step + 1) / 60) * (1 - seen / tokens)
         for group in optimiser.param_groups:
             group["lr"] = rate
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
             loss = model(input_ids=ids, labels=labels).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
