@@ -1,11 +1,12 @@
 r"""Measure judges, difficulty measures and selection rules on TinyMath against its oracle.
 
-    python recipes/tiny/measure_filters.py --solved runs/tiny/filter_questions \
+    python recipes/tiny/measure_filters.py --solved runs/tiny/filter_difficulty \
         --output_dir runs/tiny/measure_filters
 
 `solved` are questions with several sampled solutions each: the folder of a filter stage with keep_responses
-(including what it dropped), of solve_questions or of score.py, or a file. There are three tables; each number
-has its 95 % interval and its cost:
+(including what it dropped), of solve_questions or of score.py, or a file. `judged` are the folders of filters
+that gave verdicts on the same questions. There are three tables; each number has its 95 % interval and its
+cost:
 
 - solvability: precision and recall of keeping a question, by the agreement of its samples, and by a judge's
 verdict if the rows have one, compared with the oracle's "well posed";
@@ -48,6 +49,9 @@ class MeasureConfig:
 
     solved: list[str] = required("sources of questions with sampled solutions")
     output_dir: str = required("output folder for filters.json")
+    judged: list[str] = option(
+        default_factory=list, help="folders of filter stages whose verdicts on these questions are measured"
+    )
     limit: int | None = option(None, "use only the first N questions", within=COUNT)
 
 
@@ -56,7 +60,9 @@ def main(args: MeasureConfig) -> None:
     rows = [row for source in args.solved for row in read_solved(source)][: args.limit]
     if not rows:
         raise ConfigError(f"solved: no row of {', '.join(args.solved)} has responses")
+    verdicts = {row["id"]: row for source in args.judged for row in read_judged(source)}
     for row in rows:
+        row |= verdicts.get(row["id"], {})
         verdict = judge(row["question"])
         row |= {"well_posed": verdict.well_posed, "truth": verdict.answer, "steps": verdict.steps}
         row["fail_rate"] = row.get("fail_rate", 1 - row["agreement"])
@@ -72,6 +78,13 @@ def read_solved(source: str) -> list[Row]:
     """Return the rows with samples, including those that a stage dropped after sampling."""
     rows = read_rows(source) + ([] if source.startswith("hub:") else read_dropped(source))
     return [dict(row) for row in rows if row.get("responses")]
+
+
+def read_judged(source: str) -> list[Row]:
+    """Return id and verdict of each row that a filter stage judged, including those that it dropped."""
+    keys = ("id", "verdict", "verdict_by_substring", "verdict_tokens")
+    rows = (*read_rows(source), *read_dropped(source))
+    return [{key: row[key] for key in keys if key in row} for row in rows if "verdict" in row]
 
 
 def measure_solvability(rows: Sequence[Row]) -> Table:

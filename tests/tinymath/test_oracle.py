@@ -28,7 +28,9 @@ def test_the_cases_cover_every_verdict_in_every_part():
     assert len({case["text"] for case in CASES}) == len(CASES)
 
 
-@pytest.mark.parametrize(("name", "floor", "false_sound"), [("tune", 147, 0), ("held", 122, 1), ("later", 79, 0)])
+@pytest.mark.parametrize(
+    ("name", "floor", "false_sound"), [("tune", 147, 0), ("held", 122, 1), ("later", 79, 0)]
+)
 def test_confusion_on_hand_written_texts(name, floor, false_sound):
     # Floors as measured; what is printed with -s is the table of the report, in short.
     table = report.confusion(half(name))

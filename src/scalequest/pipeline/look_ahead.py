@@ -167,6 +167,7 @@ def requests(steps: Sequence[Step]) -> list[dict[str, Any]]:
             "words": step.command[step.command.index(step.spec.script) :],
             "finished": bool(read_receipt(step.output_dir).get("finished")),
             "fresh": "--fresh" in step.command,
+            "workers": step.spec.workers,
             "output_dir": str(step.output_dir),
         }
         for step in steps
@@ -189,7 +190,10 @@ def read_all(asked: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for one in asked:
         if one["fresh"] or not one["finished"]:  # else its rows are there to be looked at
             made[one["output_dir"]] = None
-        said.append(_read(*one["words"], finished=one["finished"], made=made, folder=one["output_dir"]))
+        found = _read(*one["words"], finished=one["finished"], made=made, folder=one["output_dir"])
+        if one["workers"] > 1 and found["kind"] != "data":
+            found["faults"].append(f"workers: {one['workers']}: only the rows of a data stage can be shared")
+        said.append(found)
     return said
 
 
@@ -205,8 +209,9 @@ def _function_faults(values: Sequence[Any]) -> Iterator[str]:
 def _read(
     script: str, *words: str, finished: bool, made: dict[str, frozenset[str] | None], folder: str
 ) -> dict[str, Any]:
-    said: dict[str, Any] = {"faults": [], "fingerprint": None}
     recipe = load_recipe(script)
+    kind = None if recipe is None else recipe.kind
+    said: dict[str, Any] = {"faults": [], "fingerprint": None, "kind": kind}
     if recipe is None:  # a script that reads no settings as ours do
         return said
     error = io.StringIO()

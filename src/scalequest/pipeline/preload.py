@@ -94,13 +94,14 @@ class Preloaded:
             self._process.stdin.close()
             self._process.wait()
 
-    def start(self, words: Sequence[str], log: Path, more: Mapping[str, str]) -> Forked:
+    def start(self, words: Sequence[str], log: Path, more: Mapping[str, str], workers: int = 1) -> Forked:
         """Run a stage.
 
         Args:
             words: the script and its arguments.
             log: file that its output is added to.
             more: variables over the environment of all stages.
+            workers: number of processes that the stage's rows are divided among.
         """
         if self._process is None or self._process.poll() is not None:
             adopt_orphans()
@@ -115,7 +116,7 @@ class Preloaded:
                     start_new_session=True,
                     pass_fds=[self._lock],
                 )
-        request = {"words": list(words), "log": str(log), "environment": dict(more)}
+        request = {"words": list(words), "log": str(log), "environment": dict(more), "workers": workers}
         return Forked(self._process, self._before, request)
 
 
@@ -243,7 +244,44 @@ def _run(request: Mapping[str, Any]) -> int:
         sys.modules["numpy"].random.seed()  # as a process that has just started
     script, *_ = sys.argv = request["words"]
     sys.path[0] = str(Path(script).parent)
-    return exit_status_of(lambda: runpy.run_path(script, run_name="__main__"))
+
+    def work() -> int:
+        return exit_status_of(lambda: runpy.run_path(script, run_name="__main__"))
+
+    return work() if request["workers"] == 1 else _run_workers(work, request["workers"])
+
+
+def _run_workers(work: Callable[[], int], count: int) -> int:
+    """Do `work` in several forks, each with a rank as a launcher gives it; return the first failure's status.
+
+    Signals reach the forks, which are in the stage's process group; this process only waits for them. If one
+    fails, the others are told to stop, since the first of them would wait for its rows.
+    """
+    parent, running = os.getpid(), set[int]()
+    for rank in range(count):
+        child = os.fork()
+        if child == 0:
+            die_with(parent)
+            names = zip(
+                ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
+                (rank, rank, count, count),
+                strict=True,
+            )
+            os.environ.update({name: str(value) for name, value in names})
+            leave(work())
+        running.add(child)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    failure = 0
+    while running:
+        child, status = os.wait()
+        running.discard(child)
+        code = shell_status_of(os.waitstatus_to_exitcode(status))
+        if code and not failure:
+            failure = code
+            for other in running:
+                os.kill(other, signal.SIGTERM)
+    return failure
 
 
 def exit_status_of(run: Callable[[], object]) -> int:
