@@ -233,8 +233,7 @@ def _run(request: Mapping[str, Any]) -> int:
     global _forked
     _forked = True
     os.setpgid(0, 0)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    _end_on_signals()
     log = os.open(request["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     nothing = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((nothing, 0), (log, 1), (log, 2)):
@@ -251,6 +250,12 @@ def _run(request: Mapping[str, Any]) -> int:
     return work() if request["workers"] == 1 else _run_workers(work, request["workers"])
 
 
+def _end_on_signals() -> None:
+    """Handle signals as a Python that has just started does."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def _run_workers(work: Callable[[], int], count: int) -> int:
     """Do `work` in several forks, each with a rank as a launcher gives it; return the first failure's status.
 
@@ -258,20 +263,17 @@ def _run_workers(work: Callable[[], int], count: int) -> int:
     fails, the others are told to stop, since the first of them would wait for its rows.
     """
     parent, running = os.getpid(), set[int]()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     for rank in range(count):
         child = os.fork()
         if child == 0:
             die_with(parent)
-            names = zip(
-                ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
-                (rank, rank, count, count),
-                strict=True,
-            )
-            os.environ.update({name: str(value) for name, value in names})
+            _end_on_signals()
+            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            os.environ |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
             leave(work())
         running.add(child)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
     failure = 0
     while running:
         child, status = os.wait()

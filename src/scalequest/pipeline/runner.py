@@ -10,7 +10,7 @@
         script: recipes/qft.py
         config: recipes/tiny/qft.yaml   # or a list, each over those before it
         launch: null              # an accelerate file; without one, a single process started by python
-        workers: 1                # with preload, processes of a data stage, which share its rows and the cores
+        workers: 1                # with preload, processes that share the cores and the rows of a data stage
         args:                     # settings over the config: --key value, a list as words, a map as '{...}'
           model_name_or_path: ${output}/base
         needs: []                 # stages it needs beyond those whose folders its args name
