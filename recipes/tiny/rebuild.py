@@ -59,7 +59,11 @@ def main() -> None:
     )
     parser.add_argument("--base-tokens", type=float, default=5e6, help="number of tokens of plain text")
     parser.add_argument(
-        "--solver-tokens", type=float, default=5e6, help="number of tokens of questions and solutions"
+        "--solver-tokens",
+        type=float,
+        nargs="+",
+        default=[5e6],
+        help="number of tokens of questions and solutions; several numbers: of one pass after another",
     )
     parser.add_argument(
         "--models", type=Path, default=HERE / "models", help="output folder for the two models"
@@ -97,8 +101,11 @@ def main() -> None:
         draw = partial(draw_problem, taken=taken)
     every = 6 if args.tasks == "all" else 4
     batches = interleaved(task_batches(tokenizer, draw), plain_batches(tokenizer, taken), every)
-    seconds = fit(solver, batches, int(args.solver_tokens), "tiny-solver")
-    save(solver, tokenizer, args.models / "tiny-solver")
+    seconds = 0.0
+    for tokens in args.solver_tokens:
+        seconds += fit(solver, batches, int(tokens), "tiny-solver")
+        save(solver, tokenizer, args.models / "tiny-solver")
+        _, solver = load(args.models / "tiny-solver")
     report("tiny-solver", solver, tokenizer, tests, seconds)
 
 
