@@ -44,7 +44,8 @@ class Comparison:
         version: its version, or the commit or kind of its rules; empty if unknown.
         unit: the unit of `ours` and `theirs`, e.g. tokens/s or %.
         ours, theirs: the two figures; of several repeats, the medians.
-        kind: `ratio` for speed (ours over theirs) or `difference` for accuracy (ours minus theirs, points).
+        kind: `ratio` for speed (ours over theirs); `difference` for the share of right verdicts (ours minus
+            theirs, points), of which more is better; `accuracy` for a model's accuracy as both measure it.
         value: the median of the ratios of all repeats, or the difference.
         low, high: the lowest and highest ratio, or the 95 % interval of the difference; None if unknown.
         count: the number of repeats, or of problems or answers.
@@ -89,14 +90,15 @@ def accuracy(
     theirs: float,
     difference: Estimate | None,
     count: int,
+    kind: str = "difference",
 ) -> Comparison:
-    """Return the comparison of two accuracies; the names are the fields of `Comparison`.
+    """Return the comparison of two shares; the names are the fields of `Comparison`.
 
     `ours`, `theirs` and `difference`, which holds the interval, are shares: 0.915 for 91.5 %.
     """
     low, high = (None, None) if difference is None else (difference.low, difference.high)
     return Comparison(
-        key, what, peer, version, "%", 100 * ours, 100 * theirs, "difference", 100 * (ours - theirs),
+        key, what, peer, version, "%", 100 * ours, 100 * theirs, kind, 100 * (ours - theirs),
         None if low is None else 100 * low, None if high is None else 100 * high, count,
     )  # fmt: skip
 

@@ -36,7 +36,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import fmean, median
@@ -122,11 +122,17 @@ def agreement(rows: Sequence[Mapping[str, Any]], verdicts: Mapping[str, Judged])
 
 
 def accuracy_of_both(
-    key: str, what: str, peer: str, version: str, ours: Sequence[float], theirs: Sequence[float]
+    key: str,
+    what: str,
+    peer: str,
+    version: str,
+    ours: Sequence[float],
+    theirs: Sequence[float],
+    kind: str = "difference",
 ) -> Comparison:
-    """Return the comparison of two graders from what each got right, one number per case."""
+    """Return the comparison of two graders from one number per case: whether its verdict is right."""
     difference = paired_difference([a - b for a, b in zip(ours, theirs, strict=True)])
-    return accuracy(key, what, peer, version, fmean(ours), fmean(theirs), difference, len(ours))
+    return accuracy(key, what, peer, version, fmean(ours), fmean(theirs), difference, len(ours), kind)
 
 
 def timed(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -234,22 +240,28 @@ def reports(options: argparse.Namespace) -> int:
                 line[f"{name} f.p."] = sum(not case["same"] for case in wrong)
             table.append(line)
     print_table("Reported kinds of answers: agreement with the labels", table)
-    right = {
-        name: [float(verdicts[id(case)] == case["same"]) for case in cases["all files"]]
-        for name, verdicts in known.items()
-    }
-    ours = right.pop("ours")
-    append(options.comparisons, [
-        accuracy_of_both(
-            f"grading/reported answers/{name}",
-            f"right verdicts on {len(ours):,} answers of the kinds found in bug reports",
-            name, known_version(name), ours, theirs,
-        )
-        for name, theirs in right.items()
-    ])  # fmt: skip
+    append(options.comparisons, list(reported(cases["all files"], known)))
     if options.output:
         Path(options.output).write_text(json.dumps(table, indent=1) + "\n")
     return 0
+
+
+def reported(
+    cases: Sequence[dict[str, Any]], known: Mapping[str, Mapping[int, bool]]
+) -> Iterator[Comparison]:
+    """Yield our verdicts beside those of each peer, on all cases and on those held out."""
+    for half in ("reported answers", "reported answers, held out"):
+        mine = [case for case in cases if half == "reported answers" or case.get("held_out")]
+        right = {
+            name: [float(verdicts[id(case)] == case["same"]) for case in mine]
+            for name, verdicts in known.items()
+        }
+        what = (
+            f"right verdicts on {len(mine):,} {half.replace('reported answers', 'answers from bug reports')}"
+        )
+        for name in list(right)[1:]:
+            key = f"grading/{half}/{name}"
+            yield accuracy_of_both(key, what, name, known_version(name), right["ours"], right[name])
 
 
 def known_version(peer_name: str) -> str:
@@ -315,7 +327,9 @@ def same_outputs(options: argparse.Namespace) -> int:
             if group == "all":
                 what = f"accuracy of the same {len(pairs):,} outputs of models"
                 found.append(
-                    accuracy_of_both(f"grading/same outputs/{name}", what, name, known_version(name), *scores)
+                    accuracy_of_both(
+                        f"grading/same outputs/{name}", what, name, known_version(name), *scores, "accuracy"
+                    )
                 )
                 found.append(labels_of(name, pairs))
             print_differing(group, name, pairs, options.rows)

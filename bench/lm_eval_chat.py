@@ -178,7 +178,7 @@ def main() -> int:
         means = (sum(side) / len(rows) for side in right)
         version = version_in(options.lm_eval_python)
         key = "evaluation/same model and problems/lm-eval"
-        found = accuracy(key, what, "lm-eval", version, *means, difference, len(rows))
+        found = accuracy(key, what, "lm-eval", version, *means, difference, len(rows), "accuracy")
         append(options.comparisons, [found])
     return report(rows, result)
 

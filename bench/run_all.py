@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -71,7 +72,8 @@ class Job:
 JOBS = (
     Job(
         "reports", "grading", ("--reports",), ("--reports",), (4, 10), ("math_verify",),
-        ("grading/reported answers/math-verify", "grading/reported answers/dart-math"),
+        ("grading/reported answers/math-verify", "grading/reported answers, held out/math-verify",
+         "grading/reported answers/dart-math", "grading/reported answers, held out/dart-math"),
     ),
     Job(
         "grading", "grading", ("--step", "20"), (), (4, 30), ("math_verify", "data"),
@@ -181,9 +183,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def merged(
-    known: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]]
-) -> list[Mapping[str, Any]]:
+def merged(known: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Return all comparisons in the order of JOBS; those in `found` replace known ones of the same key.
 
     A quick run does not replace a full one.
@@ -193,8 +193,8 @@ def merged(
         if not one["quick"] or by_key.get(one["key"], one)["quick"]:
             by_key[one["key"]] = one
     order = [key for job in JOBS for key in job.keys]
-    return sorted(by_key.values(), key=lambda one: (one["key"] not in order, order.index(one["key"])
-                  if one["key"] in order else 0))  # fmt: skip
+    keys = list(dict.fromkeys([*(key for key in order if key in by_key), *by_key]))
+    return [by_key[key] for key in keys]
 
 
 def write(path: Path, comparisons: Sequence[Mapping[str, Any]]) -> None:
@@ -208,8 +208,8 @@ def measure(job: Job, asked: argparse.Namespace) -> tuple[str, list[dict[str, An
     stem = f"{job.name}-quick" if asked.quick else job.name
     done, part = asked.output_dir / f"{stem}.jsonl", asked.output_dir / f"{stem}.part"
     words = words_of(job, asked.quick)
-    if done.exists() and not asked.fresh:
-        found = read(done)
+    found = [] if asked.fresh else read(done)
+    if found and found[0]["command"] == shlex.join(words):
         return f"finished before, {len(found)} comparisons", found
     if (why := lacking(job, asked.quick)) is not None:
         return f"left out: {why}", []
@@ -217,7 +217,7 @@ def measure(job: Job, asked: argparse.Namespace) -> tuple[str, list[dict[str, An
     start = time.monotonic()
     log = asked.output_dir / f"{stem}.log"
     fault = run([*words, "--comparisons", str(part.resolve())], log, job.minutes[not asked.quick])
-    found = [{**one, "quick": asked.quick} for one in read(part)]
+    found = [{**one, "quick": asked.quick and job.quick != job.full} for one in read(part)]
     if fault is None and not found:
         fault = "it compared nothing"
     if fault is not None:
