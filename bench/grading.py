@@ -256,9 +256,8 @@ def reported(
             name: [float(verdicts[id(case)] == case["same"]) for case in mine]
             for name, verdicts in known.items()
         }
-        what = (
-            f"right verdicts on {len(mine):,} {half.replace('reported answers', 'answers from bug reports')}"
-        )
+        title = half.replace("reported answers", "answers from bug reports")
+        what = f"right verdicts on {len(mine):,} {title}"
         for name in list(right)[1:]:
             key = f"grading/{half}/{name}"
             yield accuracy_of_both(key, what, name, known_version(name), right["ours"], right[name])

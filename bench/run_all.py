@@ -20,6 +20,7 @@ datatrove and lm-eval do not belong to the environment of `make setup`; each nee
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shlex
@@ -168,10 +169,8 @@ def run(words: Sequence[str], log: Path, minutes: float) -> str | None:
         except subprocess.TimeoutExpired:
             return f"it took longer than {minutes:g} minutes"
         finally:
-            try:
+            with contextlib.suppress(ProcessLookupError):  # nothing is left
                 os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:  # nothing is left
-                pass
             process.wait()
     return None if status in (0, 1) else f"exit status {status}"
 

@@ -3,7 +3,7 @@
     python scripts/peer_results.py            # is the page current? Exit status 1 if not
     python scripts/peer_results.py --write    # write it; bench/run_all.py does this at its end
 
-`<!-- peers: NAME -->` starts a part and `<!-- end of peers -->` ends it; what stands between them is replaced.
+`<!-- peers: NAME -->` starts a part, and `<!-- end of peers -->` ends it; what is between them is replaced.
 Comparisons that bench/run_all.py would make, but that nobody has measured, appear as not measured. A second.
 """
 
