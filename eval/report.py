@@ -14,9 +14,9 @@ Everything in the folders is shown: receipts (`receipt.json`), measured question
 evaluations (`results.json`), models of one evaluation compared on the problems that they share. Only
 these comparisons are computed here, so every number can be traced to its file. The paper's table of four
 benchmarks is shown beside ours if we have a number on one of them. Seconds, on any machine.
-Written: report.md, report.json, and each table as .tex and .csv; with `--track wandb` each as a W&B table, and
-the run's plots; with `--lm_eval true` the results in lm-eval's JSON layout; with `--html FILE` one page to look
-at, with every row to search (also scripts/run_page.py). Exit status 1: rows are lost.
+Written: report.md, report.json, and each table as .tex and .csv; with `--track wandb` each as a W&B table,
+and the run's plots; with `--lm_eval true` the results in lm-eval's JSON layout; with `--html FILE` one page to
+look at, with every row to search (also scripts/run_page.py). Exit status 1: rows are lost.
 """
 
 from __future__ import annotations
