@@ -15,8 +15,8 @@ evaluations (`results.json`), models of one evaluation compared on the problems 
 these comparisons are computed here, so every number can be traced to its file. The paper's table of four
 benchmarks is shown beside ours if we have a number on one of them. Seconds, on any machine.
 Written: report.md, report.json, and each table as .tex and .csv; with `--track wandb` each as a W&B table,
-and the run's plots; with `--lm_eval true` the results in lm-eval's JSON layout; with `--html FILE` one page to
-look at, with every row to search (also scripts/run_page.py). Exit status 1: rows are lost.
+and the plots of a run; with `--lm_eval true` the results in lm-eval's JSON layout; with `--html FILE` one
+page to look at, with every row to search (also scripts/run_page.py). Exit status 1: rows are lost.
 """
 
 from __future__ import annotations
