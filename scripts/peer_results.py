@@ -22,7 +22,7 @@ sys.path.append(str(ROOT / "bench"))
 
 from run_all import JOBS, RESULTS, read  # noqa: E402
 
-PAGE = ROOT / "docs" / "peers.md"
+PAGE = ROOT / "docs/peers.md"
 PART = re.compile(r"(<!-- peers: (\w+) -->\n)(.*?)(<!-- end of peers -->)", re.DOTALL)
 COMMAND = "python scripts/peer_results.py --write"
 EQUAL = 0.05  # without an interval, a ratio this close to 1 counts as equal
