@@ -393,7 +393,7 @@ def test_wandb_gets_the_tables_and_plots_that_the_docs_name(run: Path, tmp_path:
     keys = {one["name"] for one in events if one.get("event") in ("table", "image")}
     (offline,) = run.glob("report/wandb/offline-run-*")
     media = {path.name for path in offline.glob("files/media/**/*") if path.is_file()}
-    assert any(name.startswith("funnel_") for name in media), "W&B's own copy of a picture"
+    assert any(fnmatch(name, "funnel_*.png") for name in media), "W&B's own copy of a picture"
     assert any(name.endswith(".table.json") for name in media)
     page = (root / "docs/run_page.md").read_text(encoding="utf-8")
     (row,) = re.findall(r"^\| `report` \|.*$", page, re.MULTILINE)
