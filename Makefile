@@ -5,6 +5,7 @@
 # make test-slow  whole loops, minutes each
 # make quality    lint, format and types; `make style` fixes what can be fixed
 # make docs       the docs site in build/docs/site, without the CPU environment; broken links are errors
+# make bench     every comparison with other tools, about four hours on an idle machine; `make bench-quick`: 15 minutes
 # make lock       write requirements/*.txt from what .venv holds
 
 VENV ?= .venv
@@ -19,7 +20,7 @@ BIN := $(VENV)/bin
 TORCH := 2.13.0
 STAMP := $(VENV)/.complete
 
-.PHONY: setup demo data test test-slow style quality docs lock
+.PHONY: setup demo data test test-slow style quality docs bench bench-quick lock
 
 setup: $(STAMP)
 
@@ -74,6 +75,12 @@ $(DOCS)/.complete: requirements/docs.txt
 
 docs: $(DOCS)/.complete
 	$(DOCS)/bin/python scripts/build_docs.py
+
+bench: setup
+	$(BIN)/python bench/run_all.py
+
+bench-quick: setup
+	$(BIN)/python bench/run_all.py --quick
 
 lock:
 	$(BIN)/python requirements/lock.py

@@ -32,6 +32,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from comparisons import Comparison, add_option, append, timing, version_of, vllm_version
+
 from scalequest.config import RunOptions
 from scalequest.engines import EngineConfig, Generator, Sampling, open_generator
 
@@ -282,7 +284,30 @@ def parser() -> argparse.ArgumentParser:
         "--skip-as-it-comes", action="store_true", help="leave out vLLM with its default settings"
     )
     made.add_argument("--output", type=Path, help="also write all timings as JSON")
+    add_option(made)
     return made
+
+
+def compared(options: argparse.Namespace, found: dict[str, Any]) -> list[Comparison]:
+    """Return our stage's speed beside those of bare vLLM and of a loop with transformers."""
+    rounds: list[dict[str, Timed]] = found["rounds"]
+    model = f"{Path(options.model).name} in {options.dtype}"
+    peers = {
+        "bare vLLM": (vllm_version(), f"{options.rows:,} rows"),
+        "transformers": (
+            version_of("transformers"),
+            f"{rounds[0]['transformers'].rows:,} of {options.rows:,} rows, batch {found['batch']}",
+        ),
+    }
+    return [
+        timing(
+            f"synthesis/question generation/{peer}",
+            f"generating questions with {model}, {rows} of at most {options.max_tokens} tokens",
+            peer, version, "tokens/s",
+            *([one[way].rate for one in rounds] for way in ("our stage", peer)),
+        )
+        for peer, (version, rows) in peers.items()
+    ]  # fmt: skip
 
 
 def write(options: argparse.Namespace, found: dict[str, Any]) -> None:
@@ -305,6 +330,7 @@ def main() -> None:
         arguments.error("--model is missing")
     found = measure(options)
     write(options, found)
+    append(options.comparisons, compared(options, found))
     show(options, found)
 
 

@@ -11,9 +11,12 @@ contamination with every benchmark then run as in the filter stage (`read_text`)
 parts run once more, timed separately. The language identifier is also timed on its own.
 
 The other tool is datatrove's MinHash deduplication (signatures, buckets, clusters) with the same bands and
-rows per band on the last `--peer-rows` rows, with a tokenizer that only splits at spaces, which is its
-fastest:
-`pip install --no-deps datatrove humanize fasteners loguru dill multiprocess`.
+rows per band on the last `--peer-rows` rows (datatrove_minhash.py). It may be in an environment of its own,
+whose interpreter `--datatrove-python` names; both are timed `--peer-repeats` times, alternating:
+
+    python -m venv .venv-datatrove && .venv-datatrove/bin/pip install datatrove xxhash
+    python bench/filters.py --datatrove-python .venv-datatrove/bin/python
+
 Targets: 120 s, 4 GB, recall 0.97 of the planted duplicates, 1 % of other questions dropped, 5 times as fast
 as datatrove.
 """
@@ -22,10 +25,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import re
 import resource
+import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -36,6 +40,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from comparisons import add_option, append, timing
 
 from scalequest.evaluation.benchmarks import load_benchmark
 from scalequest.questions.contamination import ContaminationRule, Index, TestQuestion
@@ -193,42 +198,18 @@ def ours(texts: Sequence[str]) -> float:
     return time.perf_counter() - start
 
 
-def theirs(texts: Sequence[str]) -> tuple[float, int]:
-    """Return the seconds of datatrove's MinHash deduplication with these bands, and the rows dropped."""
-    os.environ.setdefault("DATATROVE_COLORIZE_LOGS", "0")
-    from datatrove.data import Document
-    from datatrove.pipeline.dedup import MinhashDedupBuckets, MinhashDedupCluster, MinhashDedupSignature
-    from datatrove.pipeline.dedup.minhash import MinhashConfig
-    from datatrove.utils.word_tokenizers import WordTokenizer
-    from loguru import logger
-    from xxhash import xxh64_intdigest
-
-    class Spaces(WordTokenizer):
-        def word_tokenize(self, text: str) -> list[str]:
-            return text.split()
-
-        def sent_tokenize(self, text: str) -> list[str]:
-            return [text]
-
-        def span_tokenize(self, text: str) -> list[tuple[int, int]]:
-            return [(0, len(text))]
-
-    logger.remove()
+def theirs(python: str, texts: Sequence[str]) -> dict[str, Any]:
+    """Return the seconds of datatrove with the same bands, the rows to remove, and its version."""
     rule = DuplicateRule()
-    config = MinhashConfig(n_grams=2, num_buckets=rule.bands, hashes_per_bucket=rule.rows)
     with tempfile.TemporaryDirectory() as folder:
-        start = time.perf_counter()
-        documents = (Document(text=text, id=str(number)) for number, text in enumerate(texts))
-        signature = MinhashDedupSignature(f"{folder}/signatures", config, language=Spaces("en"))
-        signature._hash_func = lambda text: xxh64_intdigest(text.encode())  # it passes a str to xxhash 4
-        signature.run(documents)
-        for bucket in range(rule.bands):
-            step = MinhashDedupBuckets(f"{folder}/signatures", f"{folder}/buckets", config=config)
-            step.run(None, rank=bucket, world_size=rule.bands)
-        MinhashDedupCluster(f"{folder}/buckets", f"{folder}/remove", config=config).run(None)
-        seconds = time.perf_counter() - start
-        removed = sum(Path(name).stat().st_size for name in glob(f"{folder}/remove/*.remove")) // 4
-    return seconds, removed
+        file = Path(folder) / "texts.json"
+        file.write_text(json.dumps(list(texts)), encoding="utf-8")
+        command = [python, str(Path(__file__).with_name("datatrove_minhash.py")), str(file)]
+        command += [str(rule.bands), str(rule.rows)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"datatrove failed under {python}:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
 
 
 def main() -> int:
@@ -238,6 +219,8 @@ def main() -> int:
     parser.add_argument(
         "--peer-rows", type=int, default=50_000, help="number of rows for datatrove; 0 leaves it out"
     )
+    parser.add_argument("--peer-repeats", type=int, default=3, help="timed runs of both on them (3)")
+    parser.add_argument("--datatrove-python", default=sys.executable, help="interpreter that has datatrove")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
         "--benchmarks", default="eval/benchmarks/*.yaml", help="pattern of benchmark YAML files"
@@ -246,6 +229,7 @@ def main() -> int:
     parser.add_argument("--math", default="$SCALEQUEST_DATA/math_train.jsonl.gz")
     parser.add_argument("--tinymath", default="recipes/tiny/data/seed_questions.jsonl.gz")
     parser.add_argument("--output", help="also write the measurements to this JSON file")
+    add_option(parser)
     options = parser.parse_args()
 
     tests = [
@@ -332,14 +316,20 @@ def main() -> int:
     }
     if options.peer_rows:
         some = texts[-options.peer_rows :]
-        seconds = ours(some)
-        peer, removed = theirs(some)
+        repeats = [(ours(some), theirs(options.datatrove_python, some)) for _ in range(options.peer_repeats)]
+        seconds, peer = [mine for mine, _ in repeats], [its["seconds"] for _, its in repeats]
         facts |= {"peer_rows": len(some), "ours_seconds": seconds, "datatrove_seconds": peer}
-        facts["ratio"] = peer / seconds
+        facts["ratio"] = statistics.median(b / a for a, b in zip(seconds, peer, strict=True))
         print(
-            f"deduplication of {len(some):,} rows: {seconds:.2f} s, datatrove {peer:.2f} s "
-            f"({removed:,} to remove): {facts['ratio']:.1f} times as fast"
+            f"deduplication of {len(some):,} rows: {statistics.median(seconds):.2f} s, datatrove "
+            f"{statistics.median(peer):.2f} s ({repeats[0][1]['removed']:,} to remove): "
+            f"{facts['ratio']:.1f} times as fast"
         )
+        rates = ([len(some) / spent for spent in side] for side in (seconds, peer))
+        what = f"near-duplicates among {len(some):,} questions, MinHash with the same bands"
+        version = repeats[0][1]["version"]
+        compared = timing("filters/near-duplicates/datatrove", what, "datatrove", version, "rows/s", *rates)
+        append(options.comparisons, [compared])
         bars["ratio >= 5"] = facts["ratio"] >= 5
     for bar, met in bars.items():
         print(f"{'met   ' if met else 'MISSED'} {bar}")

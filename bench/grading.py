@@ -6,9 +6,9 @@ r"""Compare the speed and accuracy of the grader with those of math-verify, on t
 
 Complete outputs (`model_outputs_dev`): extraction and comparison, by our single isolated worker and by
 math-verify in this process, called as its authors do, both after their imports, alternating over the same
-blocks of rows, so that a busy machine slows both. This is done for all rows, and for those of MATH and
-OlympiadBench alone, whose answers need algebra. Pairs (`grader_cases_dev`): agreement, false positives and
-negatives, seconds, hostile rows. It takes about three minutes on 2 cores.
+blocks of rows, so that a busy machine slows both. This is done three times (`--repeats`) for all rows, and
+for those of MATH and OlympiadBench alone, whose answers need algebra. Pairs (`grader_cases_dev`): agreement,
+false positives and negatives, seconds, hostile rows. It takes about five minutes on 2 cores.
 
 With `--reports`, it counts the cases in `tests/grading/reports` instead, for each complete file and for its
 held-out cases: by our grader, by math-verify in our killable worker, and by other graders, each a function of
@@ -36,11 +36,13 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
-from statistics import fmean
-from typing import Any
+from statistics import fmean, median
+from typing import Any, NamedTuple
+
+from comparisons import Comparison, accuracy, add_option, append, timing, version_of
 
 from scalequest.config import ConfigError
 from scalequest.evaluation.benchmarks import load_benchmark
@@ -56,6 +58,7 @@ PEER_SECONDS, PEER_BYTES = 8, 4 << 30
 OUTPUT_SECONDS = 5
 BAR = 5.0
 BLOCK = 200
+VERSIONS = {"dart-math": "rules of commit 219b324"}
 HARD = ("math", "olympiadbench")
 
 
@@ -72,17 +75,64 @@ def main(options: argparse.Namespace) -> int:
 
     as_published("\\boxed{x+1}", "1+x")
     hard = [row for row in outputs if row["dataset"] in HARD]
-    speed = {"all rows": timed(outputs), "MATH and OlympiadBench": timed(hard)}
+    speed = {
+        name: [timed(rows) for _ in range(options.repeats)]
+        for name, rows in (("all rows", outputs), ("MATH and OlympiadBench", hard))
+    }
     with Grader() as grader:
         grader.start()
-        judged = [pair_table(grader, pairs, name) for name in ("ours", "math-verify")]
-    print_table("Complete outputs per second", [{"rows": name, **row} for name, row in speed.items()])
+        verdicts = {name: judge_pairs(grader, pairs, name) for name in ("ours", "math-verify")}
+    judged = [pair_table(pairs, name, verdicts[name]) for name in verdicts]
+    print_table(
+        "Complete outputs per second", [{"rows": name, **row} for name, rows in speed.items() for row in rows]
+    )
     print_table("Answer pairs", judged)
     if options.output:
         Path(options.output).write_text(json.dumps({"outputs": speed, "pairs": judged}, indent=1) + "\n")
-    ratio = speed["all rows"]["ratio"]
+    append(options.comparisons, [*speeds(speed), agreement(pairs, verdicts)])
+    ratio = median(row["ratio"] for row in speed["all rows"])
     print(f"ratio {ratio:.1f}, bar {BAR:g}: {'met' if ratio >= BAR else 'missed'}")
     return 0 if ratio >= BAR else 1
+
+
+def speeds(speed: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Comparison]:
+    """Return how fast both graders are, per group of rows."""
+    return [
+        timing(
+            f"grading/speed, {name}/math-verify",
+            f"extraction and comparison of {repeats[0]['n']:,} complete outputs, {name}; one process each",
+            "math-verify", version_of("math-verify"), "outputs/s",
+            *([one[f"{side}/s"] for one in repeats] for side in ("ours", "math-verify")),
+        )
+        for name, repeats in speed.items()
+    ]  # fmt: skip
+
+
+def agreement(rows: Sequence[Mapping[str, Any]], verdicts: Mapping[str, Judged]) -> Comparison:
+    """Return how often both graders agree with the labels of the pairs that no policy decides."""
+    plain = [number for number, row in enumerate(rows) if "policy:" not in row["note"]]
+    right = [
+        [float(verdicts[name].verdicts[n] == rows[n]["label"]) for n in plain]
+        for name in ("ours", "math-verify")
+    ]
+    return accuracy_of_both(
+        "grading/labelled pairs/math-verify", f"right verdicts on {len(plain):,} labelled pairs of answers",
+        "math-verify", version_of("math-verify"), *right,
+    )  # fmt: skip
+
+
+def accuracy_of_both(
+    key: str,
+    what: str,
+    peer: str,
+    version: str,
+    ours: Sequence[float],
+    theirs: Sequence[float],
+    kind: str = "difference",
+) -> Comparison:
+    """Return the comparison of two graders from one number per case: whether its verdict is right."""
+    difference = paired_difference([a - b for a, b in zip(ours, theirs, strict=True)])
+    return accuracy(key, what, peer, version, fmean(ours), fmean(theirs), difference, len(ours), kind)
 
 
 def timed(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -114,8 +164,16 @@ def timed(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def pair_table(grader: Grader, rows: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
-    """Return one line of the table of graders; math-verify runs in our worker, with boxed predictions."""
+class Judged(NamedTuple):
+    """A grader's verdicts on pairs, and its seconds for all of them and for the slowest one."""
+
+    verdicts: list[bool]
+    seconds: float
+    longest: float
+
+
+def judge_pairs(grader: Grader, rows: Sequence[dict[str, Any]], name: str) -> Judged:
+    """Judge pairs; math-verify runs in our worker, with boxed predictions."""
     verdicts: list[bool] = []
     longest = 0.0
     start = time.perf_counter()
@@ -126,8 +184,12 @@ def pair_table(grader: Grader, rows: Sequence[dict[str, Any]], name: str) -> dic
         else:
             verdicts.append(bool(grader.math_verify(f"\\boxed{{{row['prediction']}}}", row["reference"])))
         longest = max(longest, time.perf_counter() - began)
-    seconds = time.perf_counter() - start
-    judged = list(zip(verdicts, rows, strict=True))
+    return Judged(verdicts, time.perf_counter() - start, longest)
+
+
+def pair_table(rows: Sequence[dict[str, Any]], name: str, found: Judged) -> dict[str, Any]:
+    """Return one line of the table of graders."""
+    judged = list(zip(found.verdicts, rows, strict=True))
     plain = [(v, row["label"]) for v, row in judged if "policy:" not in row["note"]]
     folds = [[v == label for v, label in plain[fold::5]] for fold in range(5)]
     policy = [v == row["label"] for v, row in judged if "policy:" in row["note"]]
@@ -140,8 +202,8 @@ def pair_table(grader: Grader, rows: Sequence[dict[str, Any]], name: str) -> dic
         "false neg.": sum(label and not v for v, label in plain),
         "policy %": 100 * sum(policy) / len(policy),
         "hostile right": f"{sum(hostile)} of {len(hostile)}",
-        "wall s": seconds,
-        "longest s": longest,
+        "wall s": found.seconds,
+        "longest s": found.longest,
     }
 
 
@@ -178,9 +240,32 @@ def reports(options: argparse.Namespace) -> int:
                 line[f"{name} f.p."] = sum(not case["same"] for case in wrong)
             table.append(line)
     print_table("Reported kinds of answers: agreement with the labels", table)
+    append(options.comparisons, list(reported(cases["all files"], known)))
     if options.output:
         Path(options.output).write_text(json.dumps(table, indent=1) + "\n")
     return 0
+
+
+def reported(
+    cases: Sequence[dict[str, Any]], known: Mapping[str, Mapping[int, bool]]
+) -> Iterator[Comparison]:
+    """Yield our verdicts beside those of each peer, on all cases and on those held out."""
+    for half in ("reported answers", "reported answers, held out"):
+        mine = [case for case in cases if half == "reported answers" or case.get("held_out")]
+        right = {
+            name: [float(verdicts[id(case)] == case["same"]) for case in mine]
+            for name, verdicts in known.items()
+        }
+        title = half.replace("reported answers", "answers from bug reports")
+        what = f"right verdicts on {len(mine):,} {title}"
+        for name in list(right)[1:]:
+            key = f"grading/{half}/{name}"
+            yield accuracy_of_both(key, what, name, known_version(name), right["ours"], right[name])
+
+
+def known_version(peer_name: str) -> str:
+    """Return the version of a package, or the commit of rules that are implemented here."""
+    return VERSIONS.get(peer_name) or version_of(peer_name)
 
 
 def answer_of(case: dict[str, Any]) -> str:
@@ -228,16 +313,27 @@ def same_outputs(options: argparse.Namespace) -> int:
     """Print the accuracies that graders give the same outputs, and rows on which they differ."""
     rows = [row for folder in options.outputs for row in outputs_of_evaluation(folder)]
     rows = (rows or labelled_outputs())[:: options.step]
-    table = []
+    table: list[dict[str, Any]] = []
+    found: list[Comparison] = []
     for name, _, place in (one.partition("=") for one in options.peer or [DART_MATH]):
         judged = judge_all(function_of(place), rows)
         for group in (["all"] if "known" in rows[0] else []) + list(dict.fromkeys(r["group"] for r in rows)):
             pairs = [
                 (row, *one) for row, one in zip(rows, judged, strict=True) if group in ("all", row["group"])
             ]
-            table.append(line_of(group, name, pairs))
+            scores = scores_of(pairs)
+            table.append(line_of(group, name, pairs, *scores))
+            if group == "all":
+                what = f"accuracy of the same {len(pairs):,} outputs of models"
+                found.append(
+                    accuracy_of_both(
+                        f"grading/same outputs/{name}", what, name, known_version(name), *scores, "accuracy"
+                    )
+                )
+                found.append(labels_of(name, pairs))
             print_differing(group, name, pairs, options.rows)
     print_table("Accuracy of the same outputs in %, and ours minus theirs in points", table)
+    append(options.comparisons, found)
     if options.output:
         Path(options.output).write_text(json.dumps(table, indent=1) + "\n")
     return 0
@@ -333,20 +429,39 @@ def judge_and_send(judge: Callable[..., Any], rows: Sequence[Mapping[str, Any]],
         sender.send(verdict)
 
 
-def line_of(group: str, peer_name: str, pairs: Sequence[tuple[dict[str, Any], str, bool]]) -> dict[str, Any]:
-    """Return one line of the table; outputs of one problem are one observation, their mean."""
+def scores_of(pairs: Sequence[tuple[dict[str, Any], str, bool]]) -> tuple[list[float], list[float]]:
+    """Return the accuracy of each problem by us and by a peer: the mean over its outputs."""
     by_problem: dict[Any, list[tuple[bool, bool]]] = {}
     for row, _, theirs in pairs:
         by_problem.setdefault((row["benchmark"], row["problem"]), []).append(
             (bool(row["ours"]), bool(theirs))
         )
-    ours, other = ([fmean(pair[n] for pair in several) for several in by_problem.values()] for n in (0, 1))
-    several = len(by_problem) > 1
+    ours, theirs = ([fmean(pair[n] for pair in several) for several in by_problem.values()] for n in (0, 1))
+    return ours, theirs
+
+
+def labels_of(name: str, pairs: Sequence[tuple[dict[str, Any], str, bool]]) -> Comparison:
+    """Return how often both graders agree with the verdicts that the outputs are labelled with."""
+    ours = [float(row["ours"] == row["known"]) for row, _, _ in pairs]
+    theirs = [float(verdict == row["known"]) for row, _, verdict in pairs]
+    what = f"right verdicts on the same {len(pairs):,} outputs of models, by their labels"
+    return accuracy_of_both(f"grading/labelled outputs/{name}", what, name, known_version(name), ours, theirs)
+
+
+def line_of(
+    group: str,
+    peer_name: str,
+    pairs: Sequence[tuple[dict[str, Any], str, bool]],
+    ours: Sequence[float],
+    other: Sequence[float],
+) -> dict[str, Any]:
+    """Return one line of the table; outputs of one problem are one observation, their mean."""
+    several = len(ours) > 1
     difference = paired_difference([a - b for a, b in zip(ours, other, strict=True)]) if several else None
     line = {
         "benchmark": group,
         "outputs": len(pairs),
-        "problems": len(by_problem),
+        "problems": len(ours),
         "ours": 100 * fmean(ours),
         peer_name: 100 * fmean(other),
         "difference": format_points(difference) if difference else "–",
@@ -388,6 +503,7 @@ if __name__ == "__main__":
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--step", type=int, default=1, help="use only every Nth output, as a quick test")
+    parser.add_argument("--repeats", type=int, default=3, help="timed runs over the complete outputs (3)")
     parser.add_argument("--reports", action="store_true", help="count the reported kinds of answers instead")
     parser.add_argument(
         "--outputs", nargs="*", metavar="FOLDER", help="grade the same outputs by us and by peers instead"
@@ -401,6 +517,7 @@ if __name__ == "__main__":
         help="another grader, with --reports or --outputs",
     )
     parser.add_argument("--output", help="also write the results to this JSON file")
+    add_option(parser)
     arguments = parser.parse_args()
     if "SCALEQUEST_DATA" not in os.environ and not arguments.reports:
         parser.error("set SCALEQUEST_DATA to the folder of the labelled files")

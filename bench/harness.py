@@ -26,6 +26,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from comparisons import add_option, append, timing, vllm_version
+
 from scalequest.config import RunOptions
 from scalequest.engines.base import EngineConfig, Generator, Sampling
 from scalequest.engines.loading import open_generator
@@ -145,12 +147,20 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="let vLLM compile, also on CPU")
     parser.add_argument("--pairs", type=int, default=3, help="default: 3")
     parser.add_argument("--output", type=Path, help="also write all timings as JSON")
+    add_option(parser)
     options = parser.parse_args()
     pairs = measure(options)
     shares = [overhead(pair) for pair in pairs]
     if options.output:
         content = {"options": {**vars(options), "output": str(options.output)}, "pairs": pairs}
         options.output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    what = (
+        f"evaluating {Path(options.model).name} in {options.dtype} on {options.problems} problems of "
+        f"{Path(options.benchmark).stem}, at most {options.max_tokens} tokens each, with grading and files"
+    )
+    rates = ([options.problems / pair[way][0] for pair in pairs] for way in ("harness", "bare"))
+    found = timing("evaluation/harness/bare vLLM", what, "bare vLLM", vllm_version(), "problems/s", *rates)
+    append(options.comparisons, [found])
     harness_seconds = statistics.median(pair["harness"][0] for pair in pairs)
     bare_seconds = statistics.median(pair["bare"][0] for pair in pairs)
     print(

@@ -28,10 +28,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from comparisons import accuracy, add_option, append
+
 from scalequest.chat import bind, load_format, load_tokenizer
 from scalequest.chat.jinja import solver_template
 from scalequest.evaluation.benchmarks import LoadedBenchmark, load_benchmark
 from scalequest.evaluation.results import RESULTS, Result, read_results
+from scalequest.evaluation.statistics import paired_difference
 from scalequest.records import Row, read_rows
 
 TASK = "scalequest_rows"
@@ -149,6 +152,7 @@ def main() -> int:
     parser.add_argument("--max-tokens", type=int, default=128, help="default: 128")
     parser.add_argument("--batch-size", type=int, default=32, help="lm-eval's batch size (32)")
     parser.add_argument("--lm-eval-python", default=sys.executable, help="interpreter that has lm-eval")
+    add_option(parser)
     options = parser.parse_args()
     benchmark = load_benchmark(options.benchmark, options.problems)
     with tempfile.TemporaryDirectory() as name:
@@ -163,7 +167,26 @@ def main() -> int:
         theirs = ask_lm_eval(options.lm_eval_python, model, task, options.batch_size)
         ours, result = ask_ours(options, model, folder / "ours")
     rows = compare(benchmark, ours, theirs, asked, chat.tokenizer)
+    if options.comparisons:
+        right = [[float(row[side]) for row in rows] for side in ("ours", "lm-eval")]
+        what = (
+            f"accuracy of {Path(options.model).name} on {len(rows)} problems of {benchmark.name}, asked by "
+            f"its chat template; {sum(row['same output'] for row in rows)} outputs and "
+            f"{sum(row['ours'] == row['lm-eval'] for row in rows)} verdicts are equal"
+        )
+        difference = paired_difference([a - b for a, b in zip(*right, strict=True)])
+        means = (sum(side) / len(rows) for side in right)
+        version = version_in(options.lm_eval_python)
+        key = "evaluation/same model and problems/lm-eval"
+        found = accuracy(key, what, "lm-eval", version, *means, difference, len(rows), "accuracy")
+        append(options.comparisons, [found])
     return report(rows, result)
+
+
+def version_in(python: str) -> str:
+    """Return the version of lm-eval in an interpreter's environment."""
+    code = "from importlib.metadata import version; print(version('lm_eval'))"
+    return subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 
 def report(rows: Sequence[Mapping[str, Any]], result: Result) -> int:

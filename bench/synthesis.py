@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from comparisons import append
 
-from engines import Timed, measure, parser, say, show, write
+from engines import Timed, compared, measure, parser, say, show, write
 
 ROOT = Path(__file__).resolve().parents[1]
 FLAT = 1.1  # peak at the end over peak at the mark
@@ -123,6 +124,7 @@ def main() -> None:
         found["memory"] = memory(options)
     write(options, found)
     if options.pairs:
+        append(options.comparisons, compared(options, found))
         show(options, found)
     show_rest(options, found)
 

@@ -19,7 +19,8 @@ step; columns take turns, round after round, and the table gives the median of t
 Gradients are checkpointed on all sides, because 16 rows padded to 1,000 tokens would need more than 24 GiB.
 
 Preparation: question-answer rows to ids and packed sequences, in one process each, to measure the peak
-memory: ours (`training/data.py`, then TRL's packing) and TRL's own from the same texts.
+memory, also round after round: ours (`training/data.py`, then TRL's packing) and TRL's own from the same
+texts.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
+
+from comparisons import Comparison, add_option, append, timing, version_of
 
 from scalequest.pages.markup import table_lines
 
@@ -227,6 +230,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
             side.name: statistics.median(one["ours"] / one[side.name] for one in rounds) for side in sides
         }
         measured[kind] = {"tokens/s": rates, "ours over": ratios, "packing": efficiency, "dropped": dropped}
+        measured[kind]["rounds"] = rounds
         print(
             f"\n{kind}: packing efficiency {efficiency:.3f} (bar {BARS['packing']}), {dropped} rows dropped\n"
         )
@@ -288,25 +292,65 @@ def peak() -> float:
 
 
 def prepare(args: argparse.Namespace) -> dict[str, Any]:
-    """Time both preparations, each in a separate process."""
-    found = {}
-    for side in ("ours", "TRL"):
-        command = [sys.executable, __file__, "--side", side, "--prepare", str(args.prepare)]
-        command += ["--model", args.model, "--chat-format", args.chat_format]
-        command += ["--max-length", "4096"]  # SFT's; ours drops nothing at this length, and TRL cuts nothing
-        with tempfile.TemporaryDirectory() as cache:
-            env = {**os.environ, "HF_DATASETS_CACHE": cache}
-            out = subprocess.run(command, capture_output=True, text=True, env=env, check=True).stdout
-        found[side] = json.loads(out.splitlines()[-1])
-    ratio = found["TRL"]["seconds"] / found["ours"]["seconds"]
+    """Time both preparations, each in a separate process, round after round."""
+    sides = ("ours", "TRL")
+    rounds = [
+        {side: prepare_side(args, side) for side in sides[:: 1 if number % 2 == 0 else -1]}
+        for number in range(args.rounds)
+    ]
+    ratio = statistics.median(one["TRL"]["seconds"] / one["ours"]["seconds"] for one in rounds)
     print(f"\npreparing {args.prepare:,} question-answer rows, one process\n")
     shown = [
-        (side, f"{args.prepare / one['seconds']:,.0f}", f"{one['peak']:.2f}", one["sequences"])
-        for side, one in found.items()
+        (
+            side,
+            f"{args.prepare / statistics.median(one[side]['seconds'] for one in rounds):,.0f}",
+            f"{max(one[side]['peak'] for one in rounds):.2f}",
+            rounds[0][side]["sequences"],
+        )
+        for side in sides
     ]
     print("\n".join(table_lines(("side", "rows/s", "peak GB", "sequences"), shown)))
     print(f"\nours / TRL's: {ratio:.2f} (target {BARS['TRL preparation']})")
-    return {**found, "ratio": ratio}
+    return {"rounds": rounds, "ratio": ratio}
+
+
+def prepare_side(args: argparse.Namespace, side: str) -> dict[str, Any]:
+    """Return the seconds, packed sequences and peak memory of one preparation in its own process."""
+    command = [sys.executable, __file__, "--side", side, "--prepare", str(args.prepare)]
+    command += ["--model", args.model, "--chat-format", args.chat_format]
+    command += ["--max-length", "4096"]  # SFT's; ours drops nothing at this length, and TRL cuts nothing
+    with tempfile.TemporaryDirectory() as cache:
+        env = {**os.environ, "HF_DATASETS_CACHE": cache}
+        out = subprocess.run(command, capture_output=True, text=True, env=env, check=True).stdout
+    return json.loads(out.splitlines()[-1])  # type: ignore[no-any-return]
+
+
+# What the columns of `train` are called beside ours.
+TRAINED = {
+    "bare loop": ("training step", "bare PyTorch loop", "over the same packed batches"),
+    "TRL padded": ("padded", "TRL", f"it pads random batches of {PADDED_BATCH}"),
+    "TRL grouped": ("grouped by length", "TRL", f"it pads batches of {PADDED_BATCH} of similar length"),
+    "TRL cut": ("cut", "TRL", "it packs by cutting rows anywhere"),
+}
+
+
+def compared(args: argparse.Namespace, measured: dict[str, Any]) -> list[Comparison]:
+    """Return our speed beside those of the other methods."""
+    versions = {"TRL": version_of("trl"), "bare PyTorch loop": version_of("torch")}
+    found = []
+    for kind, one in measured["training"].items():
+        for side, (what, peer, how) in TRAINED.items():
+            stage = "SFT on pairs" if kind == "pairs" else "QFT on questions"
+            rates = ([each[name] for each in one["rounds"]] for name in ("ours", side))
+            title = f"{stage}, {Path(args.model).name}, {args.steps} steps of {args.tokens:,} tokens; {how}"
+            key = f"training/{kind}, {what}/{peer}"
+            found.append(timing(key, title, peer, versions[peer], "useful tokens/s", *rates))
+    if "preparation" in measured:
+        rounds = measured["preparation"]["rounds"]
+        rates = ([args.prepare / each[name]["seconds"] for each in rounds] for name in ("ours", "TRL"))
+        title = f"{args.prepare:,} question-answer rows to token ids and packed sequences"
+        found.append(timing("preparation/rows/TRL", title, "TRL", versions["TRL"], "rows/s", *rates))
+    return found
 
 
 def parser() -> argparse.ArgumentParser:
@@ -325,6 +369,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--max-length", type=int, default=1024)
     made.add_argument("--bf16", action="store_true", help="use autocast for all sides")
     made.add_argument("--prepare", type=int, default=200_000, help="number of rows to prepare; 0: none")
+    add_option(made)
     made.add_argument("--side", choices=["ours", "TRL"], help=argparse.SUPPRESS)
     return made
 
@@ -337,10 +382,13 @@ def main(args: argparse.Namespace) -> None:
     measured: dict[str, Any] = {"training": train(args)}
     if args.prepare:
         measured["preparation"] = prepare(args)
+    append(args.comparisons, compared(args, measured))
     if args.output_dir:
         folder = Path(args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "training.json").write_text(json.dumps({**measured, "settings": vars(args)}, indent=1))
+        (folder / "training.json").write_text(
+            json.dumps({**measured, "settings": vars(args)}, default=str, indent=1)
+        )
 
 
 if __name__ == "__main__":

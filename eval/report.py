@@ -14,9 +14,9 @@ Everything in the folders is shown: receipts (`receipt.json`), measured question
 evaluations (`results.json`), models of one evaluation compared on the problems that they share. Only
 these comparisons are computed here, so every number can be traced to its file. The paper's table of four
 benchmarks is shown beside ours if we have a number on one of them. Seconds, on any machine.
-Written: report.md, report.json, and each table as .tex and .csv; with `--track wandb` each as a W&B table;
-with `--lm_eval true` the results in lm-eval's JSON layout; with `--html FILE` one page to look at, with every
-row to search (also scripts/run_page.py). Exit status 1: rows are lost.
+Written: report.md, report.json, and each table as .tex and .csv; with `--track wandb` each as a W&B table,
+and the plots of a run; with `--lm_eval true` the results in lm-eval's JSON layout; with `--html FILE` one
+page to look at, with every row to search (also scripts/run_page.py). Exit status 1: rows are lost.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ class ReportConfig:
     )
     parts: bool = option(False, "show accuracies by level, subject, length and so on")
     lm_eval: bool = option(False, "also write the results in lm-eval's JSON layout")
-    track: Literal["wandb", "none"] = option("none", "log the tables to W&B")
-    group: str | None = option(None, "W&B group, usually the pipeline's name")
+    track: Literal["wandb", "none"] = option("none", "log the tables, and the plots of a run, to W&B")
+    group: str | None = option(None, "W&B group; null: that of the run's stages")
     html: str | None = option(None, "also write the page of the run, or of the one evaluation: this file")
     output_dir: str | None = option(None, "folder of the report; null: report/ in the run's folder")
     title: str | None = option(None, "headline")
@@ -219,7 +219,7 @@ def save(
             for folder in found.evaluations:
                 export_lm_eval(folder, output / "lm_eval")
     if args.track != "none":
-        log_tables(args, output, shown)
+        log_to_wandb(args, output, found, shown)
 
 
 def find_files(run: str | None, folders: Sequence[str], name: str) -> Iterator[Path]:
@@ -307,13 +307,29 @@ def write_html(args: ReportConfig, found: Found) -> None:
     print(f"written to {page}")
 
 
-def log_tables(args: ReportConfig, output: Path, shown: Sequence[tables.Table]) -> None:
-    """Log every table to W&B."""
+def log_to_wandb(args: ReportConfig, output: Path, found: Found, shown: Sequence[tables.Table]) -> None:
+    """Log every table to W&B, and the plots of a run as `plots/NAME`, in the group of the run's stages."""
+    group = args.group or (group_of(Path(args.run)) if args.run else None)
     with Tracker.start(
-        stage="report", output_dir=output, config=asdict(args), group=args.group, mode=args.track
+        stage="report", output_dir=output, config=asdict(args), group=group, mode=args.track
     ) as tracker:
         for table in shown:
             tracker.table(table.name, [dict(zip(table.columns, row, strict=True)) for row in table.rows])
+        if args.run:
+            from scalequest.run_page.page import gather as gather_page
+            from scalequest.run_page.plots import save_plots
+
+            facts, _ = gather_page(args.run, published=found.published, published_as=args.published_as)
+            for path in save_plots(facts, output / "plots", ["png"]):
+                tracker.image(f"plots/{path.stem}", path)
+
+
+def group_of(run: Path) -> str | None:
+    """The W&B group of a pipeline's stages."""
+    try:
+        return atomic_files.read_object(run / "run.json").get("group")
+    except (ConfigError, OSError):  # no pipeline ran here
+        return None
 
 
 def read_evaluation(folder: Path) -> list[Result]:

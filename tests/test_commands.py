@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from scalequest import cli
 from scalequest.config import ConfigError
 from scalequest.config.bounded_yaml import load as load_yaml
 from scalequest.config.schema import Schema
@@ -47,7 +48,8 @@ def commands(path: Path) -> Iterator[str]:
             yield from (part for part in re.split(r"\s&&\s|\s\|\|\s|;\s", uncommented(line)) if part.strip())
     prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
     for code in re.findall(r"`([^`\n]+)`", prose):
-        if re.match(rf"({'|'.join(map(re.escape, PYTHONS))}|accelerate launch|make|sbatch) \S", code):
+        programs = (*map(re.escape, PYTHONS), "accelerate launch", "make", "sbatch", "scalequest")
+        if re.match(rf"({'|'.join(programs)}) \S", code):
             yield code
 
 
@@ -104,7 +106,13 @@ def check(words: Sequence[str]) -> None:
         assert rest[0] == "launch", "only `accelerate launch` is expected"
         parsed = quietly(launch_command_parser(), rest[1:])
         assert Path(parsed.config_file).is_file(), f"no file {parsed.config_file}"
-        check_script(parsed.training_script, parsed.training_script_args)
+        if parsed.module:
+            assert parsed.training_script == "scalequest", "only our own module is expected"
+            check_command(parsed.training_script_args)
+        else:
+            check_script(parsed.training_script, parsed.training_script_args)
+    elif program == "scalequest":
+        check_command(rest)
     elif program == "sbatch":
         batch = next(word for word in rest if word.endswith(".sbatch"))
         assert Path(batch).is_file(), f"no file {batch}"
@@ -117,6 +125,33 @@ def check(words: Sequence[str]) -> None:
         assert program in OTHERS, f"'{program}' is not a program that the pages may name"
         for word in rest:
             assert not word.endswith(".txt") or Path(word).is_file(), f"no file {word}"
+
+
+def check_command(words: list[str]) -> None:
+    """Parse the words after `scalequest`, as the script that they name would."""
+    scripts = {one.name: one.script.relative_to(ROOT).as_posix() for one in cli.commands()}
+    name = next((name for length in (2, 1) if (name := " ".join(words[:length])) in scripts), words[0])
+    rest = words[len(name.split()) :]
+    if name in scripts:
+        check_script(scripts[name], rest)
+    elif name == "doctor":
+        assert set(rest) <= {"--json"}, rest
+    elif name == "files":
+        assert all(Path(word).exists() for word in rest), rest
+    else:
+        assert name in ("--help", "--version") or PLACEHOLDERS.fullmatch(name), f"no command {name}"
+
+
+def test_every_command_has_an_example() -> None:
+    page = ROOT / "docs/commands.md"
+    shown = {words_of(command)[1] for command in commands(page) if command.startswith("scalequest ")}
+    described = re.findall(
+        r"^\| `([\w-]+)` \| [^|]+ \|(?: `([\w/.]+)`)? \|", page.read_text("utf-8"), re.MULTILINE
+    )
+    scripts = {one.name: one.script.relative_to(ROOT).as_posix() for one in cli.commands()}
+    assert {name for name, _ in described} <= shown
+    assert {name: script for name, script in described if script}.items() <= scripts.items()
+    assert {"run", "plan", "evaluate", "grade", "report", "doctor", "prepare-data"} <= dict(described).keys()
 
 
 def check_script(script: str, words: list[str]) -> None:
@@ -292,6 +327,10 @@ def test_the_first_hours_own_questions(tmp_path: Path) -> None:
         ),
         ("SEED=1 python recipes/sft.py --config recipes/tiny/sft.yaml --max_lenght 64", "no --max_lenght"),
         ("nothing --at all", "not a program"),
+        ("scalequest sftt --config recipes/tiny/sft.yaml", "no command sftt"),
+        ("scalequest run nothing.yaml --output x", "no file nothing.yaml"),
+        ("scalequest sft --learning_rat 1", "has no --learning_rat"),
+        ("scalequest doctor --jsn", "--jsn"),
     ],
 )
 def test_a_wrong_command_is_found(command: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -199,9 +199,18 @@ def test_the_demos_numbers_are_those_of_its_result_files() -> None:
         assert text.count("<!-- demo: ") == text.count("<!-- end of demo -->") == len(demo.PART.findall(text))
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/demo.md", "docs/first_hour.md"])
+def test_the_comparisons_are_those_of_their_results() -> None:
+    peers = script("peer_results")
+    text = peers.PAGE.read_text(encoding="utf-8")
+    assert peers.filled(text) == text, "docs/peers.md: python scripts/peer_results.py --write"
+    assert text.count("<!-- peers: ") == text.count("<!-- end of peers -->") == len(peers.PARTS)
+    assert peers.filled(text, []) != text
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/demo.md", "docs/first_hour.md", "docs/peers.md"])
 def test_no_result_is_typed_in(name: str) -> None:
     text = script("demo_results").PART.sub("", (ROOT / name).read_text(encoding="utf-8"))
+    text = script("peer_results").PART.sub("", text)
     text = re.sub(r"\]\([^)]*\)", "]", without_code(text))
     found = re.findall(r"(?<![\w.-])(?:\d+(?:,\d{3})+|\d+\.\d+|\d{3,})(?![\w-])", text)
     # The models' size, the version of Python, and the hours of the paper's Table 1 (the test below).

@@ -117,6 +117,17 @@ class Tracker:
 
         self._send(send)
 
+    def image(self, name: str, path: Path) -> None:
+        """Report a picture; the mirror names its file."""
+        self._write({"event": "image", "name": name, "file": str(path)})
+
+        def send(run: Any) -> None:
+            import wandb
+
+            run.log({name: wandb.Image(str(path))})
+
+        self._send(send)
+
     def artifact(
         self, name: str, kind: str, path: str | Path, metadata: Mapping[str, Any] | None = None
     ) -> None:

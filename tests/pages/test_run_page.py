@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from fnmatch import fnmatch
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -380,6 +382,35 @@ def test_the_plots_are_the_same_each_time_and_take_names_as_text(run: Path, tmp_
     assert "<script" not in (tmp_path / "a/funnel.svg").read_text(encoding="utf-8")
 
 
+def test_wandb_gets_the_tables_and_plots_that_the_docs_name(run: Path, tmp_path: Path, root: Path) -> None:
+    (run / "run.json").write_text(json.dumps({"stages": {}, "group": "tiny-1"}))
+    command = [sys.executable, "eval/report.py", "--run", str(run), "--track", "wandb"]
+    env = {name: value for name, value in os.environ.items() if name != "WANDB_RUN_GROUP"}
+    subprocess.run(command, cwd=root, env={**env, "WANDB_MODE": "offline"}, check=True, timeout=600)
+    lines = (run / "report/metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    events = [json.loads(line) for line in lines]
+    assert events[0]["group"] == "tiny-1", "the report is in the group of the stages"
+    keys = {one["name"] for one in events if one.get("event") in ("table", "image")}
+    (offline,) = run.glob("report/wandb/offline-run-*")
+    media = {path.name for path in offline.glob("files/media/**/*") if path.is_file()}
+    assert any(fnmatch(name, "funnel_*.png") for name in media), "W&B's own copy of a picture"
+    assert any(name.endswith(".table.json") for name in media)
+    page = (root / "docs/run_page.md").read_text(encoding="utf-8")
+    (row,) = re.findall(r"^\| `report` \|.*$", page, re.MULTILINE)
+    said = set(re.findall(r"`([\w/*]+)`", row)) - {"report"}
+    assert {key for key in keys if not any(fnmatch(key, name) for name in said)} == set()
+    assert {"funnel", "seconds", "plots/funnel", "plots/benchmarks", "plots/training_sft"} <= keys
+
+
+def test_functions_of_the_users_are_named(run: Path, tmp_path: Path) -> None:
+    path = run / "filter/receipt.json"
+    named = {"my_filters.py:keep": "0123456789abcdef"}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "functions": named}))
+    write_run_page(run, tmp_path / "page.html")
+    stages = blocks(tmp_path / "page.html")["facts"]["stages"]
+    assert [(one["folder"], one["functions"]) for one in stages if one["functions"]] == [("filter", named)]
+
+
 def test_a_run_ends_with_its_page_and_never_fails_by_it(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -434,7 +465,8 @@ def test_a_browser_shows_hostile_texts_as_text(tmp_path: Path) -> None:
             "generator": EVIL,
         },
     ]
-    stage(tmp_path / "run/generate", "generate_questions", rows)
+    made = stage(tmp_path / "run/generate", "generate_questions", rows) / "receipt.json"
+    made.write_text(json.dumps({**json.loads(made.read_text()), "functions": {"my.py:<b>": "0123"}}))
     page = tmp_path / "page.html"
     write_run_page(tmp_path / "run", page, title="A run")
     command = [
@@ -450,4 +482,5 @@ def test_a_browser_shows_hostile_texts_as_text(tmp_path: Path) -> None:
     assert 'data-ready="true"' in done.stdout
     assert "&lt;script&gt;document.title = 'owned'&lt;/script&gt;" in done.stdout
     assert "katex-html" in done.stdout
+    assert "generate: with my.py:&lt;b&gt; (sha256 0123)." in done.stdout
     assert "more characters left out" in done.stdout

@@ -21,6 +21,7 @@ COLUMN = 3.3  # inches: the width of a column of a two-column paper; plots are a
 COLOURS = ("#2a6fb5", "#d9822b", "#2f8f6b", "#a9478a", "#7566cc", "#7d858f")
 REASONS = ("#e0913f", "#c4574c", "#9a6cb0", "#b59f3b", "#5b98a5", "#9aa1a9")
 MOST_CURVES = 8  # per training, in the order of the page
+_NO_DATES: Any = {"svg": {"Date": None}, "pdf": {"CreationDate": None, "ModDate": None}, "png": {}}
 _STYLE: Any = {
     "font.size": 8,
     "axes.spines.top": False,
@@ -35,12 +36,13 @@ _STYLE: Any = {
 }
 
 
-def save_plots(facts: RunFacts, folder: str | Path) -> list[Path]:
+def save_plots(facts: RunFacts, folder: str | Path, kinds: Sequence[str] = ("svg", "pdf")) -> list[Path]:
     """Save every plot of a run as NAME.svg and NAME.pdf; the same facts give the same bytes.
 
     Args:
         facts: the result of `gather` or `write_run_page`.
         folder: the folder, which is created if it does not exist.
+        kinds: the formats: svg, pdf or png.
     """
     import matplotlib as mpl
 
@@ -50,9 +52,9 @@ def save_plots(facts: RunFacts, folder: str | Path) -> list[Path]:
     with mpl.rc_context(_STYLE):
         for name, figure in _figures(facts):
             stem = re.sub(r"\W+", "_", name).strip("_")
-            for kind, dates in (("svg", {"Date": None}), ("pdf", {"CreationDate": None, "ModDate": None})):
+            for kind in kinds:
                 path = folder / f"{stem}.{kind}"
-                figure.savefig(path, metadata=dates, bbox_inches="tight")
+                figure.savefig(path, metadata=_NO_DATES[kind], bbox_inches="tight", dpi=160)
                 saved.append(path)
     return saved
 

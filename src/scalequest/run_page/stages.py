@@ -31,6 +31,7 @@ class StageFacts:
         cost: money, from the prices in its settings or the price per hour; None if neither is known.
         started: the time in its receipt, in UTC.
         engine: name and version of the engine, if it used one.
+        functions: the functions of the user's that it called, with the hashes of their files.
         note: what is wrong with the stage; empty if nothing is.
     """
 
@@ -50,6 +51,7 @@ class StageFacts:
     cost: float | None = None
     started: str = ""
     engine: str = ""
+    functions: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
 
     @property
@@ -117,6 +119,7 @@ def _facts_of(
         "wall": wall if wall is None else float(wall),
         "started": str(receipt.get("started") or ""),
         "engine": str(receipt.get("engine") or ""),
+        "functions": dict(receipt.get("functions") or {}),
     }
     return facts | {"cost": _cost_of(root / folder, facts, price)}
 

@@ -84,7 +84,11 @@
       cost: sum(stages.map((one) => one.cost || 0)).toFixed(2),
     };
     rows.push(cells.map(([name]) => totals[name] ?? ""));
-    const shown = table({ columns: cells.map(([name]) => name), rows }, { total: true });
+    const notes = stages.map((one) => { // in the words of the report
+      const named = Object.entries(one.functions).map(([name, sha]) => `${name} (sha256 ${sha})`);
+      return named.length ? `${one.folder}: with ${named.join(", ")}.` : null;
+    });
+    const shown = table({ columns: cells.map(([name]) => name), rows, notes }, { total: true });
     // The last row is a total, so that columns with empty cells in it are still numbers
     for (const [at, [name]] of cells.entries()) {
       if (["in", "kept", "tokens per s"].includes(name)) shown[1].querySelectorAll(`tr > :nth-child(${at + 1})`).forEach((cell) => { cell.className = "n"; });
@@ -117,6 +121,7 @@
         el("div", { class: "flow" }, bar, join),
         el("div", { class: "how" },
           one.trains ? `trained on ${plural(one.kept, "row")}` : `${whole(one.kept)} of ${whole(one.rows_in)} kept`,
+          Object.keys(one.functions).map((name) => el("div", {}, el("small", {}, `with ${name}`))),
           reasons.map(([reason, n], place) => el("div", {},
             el("small", {}, el("span", { class: "swatch", style: { background: `var(--d${Math.min(place, 5)})` } }),
               `${reason} ${whole(n)} (${percent(n / Math.max(1, one.rows_in))})`)))));
