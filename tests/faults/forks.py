@@ -9,6 +9,7 @@ PRELOADED = [
     *("pyarrow.parquet", "scalequest.grading", "scalequest.stage.script", "scalequest.tracking"),
     *("scalequest.engines.transformers_engine", "scalequest.evaluation.harness", "scalequest.training.sft"),
     *("scalequest.training.dpo", "scalequest.training.difficulty_scorer", "scalequest.training.reward"),
+    "scalequest.training.grpo",
 ]
 
 context = multiprocessing.get_context("forkserver")
