@@ -66,7 +66,10 @@ def test_a_reference_is_what_is_graded_against(script: Any, tmp_path: Path) -> N
     ("name", "text"),
     [
         ("own.csv", "Problem,Expected Answer\n2 + 2?,4\n3 + 3?,\n"),
-        ("own.jsonl", '{"instruction": "2 + 2?", "solution": "Two and two.\\n#### 4"}\n{"instruction": "?"}\n'),
+        (
+            "own.jsonl",
+            '{"instruction": "2 + 2?", "solution": "Two and two.\\n#### 4"}\n{"instruction": "?"}\n',
+        ),
     ],
 )
 def test_usual_names_of_columns_are_recognised(
