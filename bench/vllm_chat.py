@@ -53,8 +53,8 @@ def serving(model: Path, log: Path) -> Iterator[str]:
         port = free.getsockname()[1]
     command = [
         sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model),
-        "--dtype", "float32", "--host", "127.0.0.1", "--port", str(port), "--served-model-name", NAME, "--enforce-eager",
-        "--max-num-seqs", str(AT_ONCE),
+        "--dtype", "float32", "--host", "127.0.0.1", "--port", str(port),
+        "--served-model-name", NAME, "--enforce-eager", "--max-num-seqs", str(AT_ONCE),
     ]  # fmt: skip
     cpu = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "0", "VLLM_NO_USAGE_STATS": "1"}
     with log.open("wb") as out:

@@ -59,9 +59,8 @@ def exported(row: dict[str, Any], reference: str | None) -> dict[str, Any] | Non
     samples = row.get("answers") or []
     agreed, agreement = majority(samples) if samples else (None, row.get("agreement"))
     answer = row[reference] if reference is not None else row.get("answer") or agreed
-    answer = reference_in(
-        "" if answer is None else str(answer), "####"
-    )  # GSM8K's mark; a text without it is the answer itself
+    # GSM8K's mark; a text without it is the answer itself
+    answer = reference_in("" if answer is None else str(answer), "####")
     if not answer:
         return None
     right = [sample is not None and (sample == answer or equivalent(sample, answer)) for sample in samples]

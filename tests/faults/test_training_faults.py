@@ -79,8 +79,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
 
 def settings_of(stage: str, source: str, model: Path, folder: Path, steps: int) -> dict[str, Any]:
     rollouts = {
-        "reward": ["grader", "format"], "reference": "answer", "num_generations": 4, "max_completion_length": 24,
-        "learning_rate": 1e-4,
+        "reward": ["grader", "format"], "reference": "answer", "num_generations": 4,
+        "max_completion_length": 24, "learning_rate": 1e-4,
     }  # fmt: skip
     return {
         "model_name_or_path": str(model), "chat_format": "tinymath", "dtype": "float32", "input": [source],
