@@ -98,8 +98,8 @@ def test_a_served_model_says_what_the_evaluation_says(tmp_path: Path) -> None:
     rows = [{"query": question, "response": response} for question, response in stories(32)]
     pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
     run(
-        "recipes/sft.py", "--config=recipes/tiny/sft.yaml", f"--input={pairs}", "--max_steps=2", "--track=none",
-        f"--model_name_or_path={TINY}/tiny-solver", f"--output_dir={tmp_path}/sft",
+        "recipes/sft.py", "--config=recipes/tiny/sft.yaml", f"--input={pairs}", "--max_steps=2",
+        "--track=none", f"--model_name_or_path={TINY}/tiny-solver", f"--output_dir={tmp_path}/sft",
     )  # fmt: skip
     shown = run("bench/vllm_chat.py", f"--model={tmp_path}/sft", "--problems=16")
     assert "same text: 16 of 16" in shown

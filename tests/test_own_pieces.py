@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from scalequest.pipeline.columns import ADDED
 from scalequest.records import read_dropped, read_rows
 from tiny_model import stories
 
@@ -113,7 +114,11 @@ def test_a_strangers_pieces_go_through_the_loop(tmp_path: Path) -> None:
     assert "too_many_words 1" in report
     dropped = [row["reason"] for row in read_dropped(output / "filter_questions")]
     assert sorted(dropped) == ["duplicate", "language", "too_many_words"]
+    made = {"id", "question"}.union(
+        *(ADDED[name] for name in ("filter_questions", "solve_questions", "score"))
+    )
     for row in read_rows(output / "score"):
+        assert set(row) <= made, "the look ahead would miss a column"
         ends = zip(row["responses"], row["finish_reasons"], strict=True)
         assert row["rewards"] == [-float(len(text)) if end == "stop" else None for text, end in ends]
     results = json.loads((output / "evaluate/mine/results.json").read_text())["results"]

@@ -279,6 +279,21 @@ def test_of_rows_that_a_stage_will_make_only_what_is_certain_is_said(tmp_path: P
     ]
 
 
+def test_the_columns_are_those_that_data_stages_write() -> None:
+    from scalequest.pipeline.columns import ADDED, WRITTEN
+    from scalequest.questions import generation, ranking, rewriting
+    from scalequest.solutions import assembly, selection, solving
+
+    modules = {
+        "generate_questions": generation, "optimize_questions": rewriting, "rank_questions": ranking,
+        "select_solutions": selection, "assemble_dataset": assembly,
+    }  # fmt: skip
+    assert WRITTEN.keys() == modules.keys()
+    for name, module in modules.items():
+        assert set(module.COLUMNS) <= WRITTEN[name], name
+    assert set(solving.COLUMNS) <= WRITTEN["generate_questions"] | ADDED["solve_questions"]
+
+
 def test_the_columns_are_those_that_training_stages_render() -> None:
     """The table beside what the training stages render."""
     from types import SimpleNamespace
