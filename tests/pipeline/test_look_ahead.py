@@ -259,7 +259,7 @@ def test_of_rows_that_a_stage_will_make_only_what_is_certain_is_said(tmp_path: P
             "judge_rejected",
             "judge_questions",
             {
-                "generators": {"a": "${output}/ranked", "b": questions},
+                "generators": {"a": "${output}/ranked", "b": "${output}/ranked"},
                 "question_columns": {"a": "rejected", "b": "text"},
             },
         ),
@@ -274,8 +274,8 @@ def test_of_rows_that_a_stage_will_make_only_what_is_certain_is_said(tmp_path: P
         f"named: input: {output}/solve: its rows will have no 'best', which is to be the response",
         f"renamed: input: {output}/generate_questions: its rows will have no 'question'",
         f"judge: question_columns.a: {output}/ranked: its rows will have no 'question'",
-        f"judge_rejected: question_columns.b: {output}/generate_questions: its rows will have no 'text', "
-        "which is to be the question",
+        f"judge_rejected: question_columns.b: {output}/ranked: its rows will have no 'text', which is to be "
+        "the question",
     ]
 
 
