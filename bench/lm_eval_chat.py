@@ -93,13 +93,15 @@ def ask_lm_eval(python: str, model: Path, folder: Path, batch_size: int) -> list
     return sorted(samples, key=lambda sample: sample["doc_id"])
 
 
-def ask_ours(options: argparse.Namespace, model: Path, folder: Path) -> tuple[list[Row], Result]:
-    """Run our evaluation in the same precision; return its rows and its result."""
+def ask_ours(
+    options: argparse.Namespace, model: Path, folder: Path, engine: str = "transformers"
+) -> tuple[list[Row], Result]:
+    """Run our evaluation in float32; return its rows and its result."""
     run([
         sys.executable, "eval/evaluate.py", "--models", json.dumps({"ours": str(model)}),
         "--chat_format", options.chat_format, "--benchmarks", options.benchmark, "--limit",
         str(options.problems), "--sampling.max_tokens", str(options.max_tokens), "--engine.name",
-        "transformers", "--engine.dtype", "float32", "--output_dir", str(folder), "--track", "none",
+        engine, "--engine.dtype", "float32", "--output_dir", str(folder), "--track", "none",
     ], {})  # fmt: skip
     return read_rows(folder / "ours"), read_results(folder / "ours" / RESULTS)[0]
 

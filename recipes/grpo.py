@@ -23,8 +23,13 @@ Several nodes, run once on each (under srun, with its own rank):
         --main_process_ip $HEAD_NODE recipes/grpo.py --config recipes/qwen2_math_7b/grpo.yaml
 
 Without `use_vllm`, transformers writes the rollouts. With it, `vllm_mode: colocate` runs vLLM beside the
-trainer, and `server` uses one that was started with `trl vllm-serve`; TRL's settings `vllm_*` are passed on.
-TRL 1.16 names vLLM 0.22 to 0.31 as the versions that it supports; we have not run rollouts by vLLM.
+trainer, and `server` uses one that runs on GPUs of its own, because TRL sends the weights by NCCL:
+
+    VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --weight-transfer-config '{"backend": "nccl"}' \
+        --logprobs-mode processed_logprobs --max-logprobs -1
+
+TRL's settings `vllm_*` are passed on. TRL 1.16 names vLLM 0.22 to 0.31 as the versions that it supports; we
+have not run rollouts by vLLM.
 
 Hardware: 2 CPU cores and a few minutes for the tiny profile. It has been run on a CPU only. Run the same
 command again to resume from the last complete checkpoint.

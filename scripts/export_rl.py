@@ -8,12 +8,14 @@ One process on any machine; seconds a hundred thousand rows.
 Result: OUTPUT/train.parquet and OUTPUT/train.jsonl, the same rows. `prompt` is a list with one user message;
 `answer` is the reference, or the most frequent answer of the samples; `agreement` is the share of the samples
 that give the most frequent answer; `pass_rate` is the share of them that equal `answer`. A rate is null
-for rows that were not sampled. Rows without an answer are left out and counted.
+for rows that were not sampled. Rows without an answer are left out and counted. Usual names of the columns of
+questions and answers are recognised, as by the recipes, and one log line says which were taken.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,8 @@ from typing import Any
 from scalequest.config import ConfigError, option, required
 from scalequest.config.ranges import COUNT
 from scalequest.recipe import Recipe, run_recipe
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -45,29 +49,50 @@ def exported(row: dict[str, Any], reference: str | None) -> dict[str, Any] | Non
     """One row for an RL trainer; None if it has no answer.
 
     Raises:
-        ConfigError: it lacks the question or the column that `reference` names.
+        ConfigError: it lacks the column that `reference` names.
     """
     from scalequest.grading import equivalent, majority
+    from scalequest.grading.extraction import reference_in
 
-    question = row.get("question") or row.get("query")
-    if question is None:
-        raise ConfigError(f"row {row['id']}: neither 'question' nor 'query'; name the column in `columns`")
     if reference is not None and reference not in row:
         raise ConfigError(f"reference: row {row['id']} has no column '{reference}'")
     samples = row.get("answers") or []
     agreed, agreement = majority(samples) if samples else (None, row.get("agreement"))
     answer = row[reference] if reference is not None else row.get("answer") or agreed
-    if answer is None:
+    # GSM8K's mark; a text without it is the answer itself
+    answer = reference_in("" if answer is None else str(answer), "####")
+    if not answer:
         return None
-    answer = str(answer)
     right = [sample is not None and (sample == answer or equivalent(sample, answer)) for sample in samples]
     return {
         "id": row["id"],
-        "prompt": [{"role": "user", "content": question}],
+        "prompt": [{"role": "user", "content": row["question"]}],
         "answer": answer,
         "pass_rate": sum(right) / len(right) if right else None,
         "agreement": agreement,
     }
+
+
+def questions(config: ExportConfig) -> list[dict[str, Any]]:
+    """Read the rows, with `question`, and with `answer` if a column has a usual name for it.
+
+    Raises:
+        ConfigError: a row lacks the question, or several columns may be meant.
+    """
+    from scalequest.column_names import guess
+    from scalequest.records import read_inputs
+
+    given: dict[str, Any] = {"columns": config.columns, "limit": config.limit}
+    rows = read_inputs(config.input, **given)
+    if not all(row.get("question") or row.get("query") for row in rows):  # pairs have a query
+        rows = read_inputs(config.input, "question", **given)
+    rows = [{**row, "question": row.get("question") or row["query"]} for row in rows]
+    if config.reference is not None or any(row.get("answers") for row in rows):
+        return rows
+    found = guess(rows, ["answer"], ", ".join(config.input)).columns
+    for ours, theirs in found.items():
+        log.info("'%s' is read from column '%s'", ours, theirs)
+    return [{**row, **{ours: row.get(theirs) for ours, theirs in found.items()}} for row in rows]
 
 
 def main(config: ExportConfig) -> None:
@@ -76,9 +101,8 @@ def main(config: ExportConfig) -> None:
     import pyarrow.parquet as pq
 
     from scalequest.atomic_files import write
-    from scalequest.records import read_inputs
 
-    rows = read_inputs(config.input, columns=config.columns, limit=config.limit)
+    rows = questions(config)
     found = [made for row in rows if (made := exported(row, config.reference)) is not None]
     if not found:
         raise ConfigError(f"input: none of {len(rows)} rows has an answer")

@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from tiny_model import stories
+
 TINY = "recipes/tiny/models"
 SOLVER = ["--model", f"{TINY}/tiny-solver", "--chat-format", "tinymath"]
 SMALL = {
@@ -92,6 +94,21 @@ def test_lm_eval_asks_the_same_and_hears_the_same() -> None:
         assert f"same {what}: 16 of 16" in shown
 
 
+@pytest.mark.slow
+def test_a_served_model_says_what_the_evaluation_says(tmp_path: Path) -> None:
+    pytest.importorskip("vllm")
+    pairs = tmp_path / "pairs.jsonl"
+    rows = [{"query": question, "response": response} for question, response in stories(32)]
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run(
+        "recipes/sft.py", "--config=recipes/tiny/sft.yaml", f"--input={pairs}", "--max_steps=2",
+        "--track=none", f"--model_name_or_path={TINY}/tiny-solver", f"--output_dir={tmp_path}/sft",
+    )  # fmt: skip
+    shown = run("bench/vllm_chat.py", f"--model={tmp_path}/sft", "--problems=16")
+    assert "same text: 16 of 16" in shown
+    assert "same finish reason: 16 of 16" in shown
+
+
 def test_rows_on_which_lm_eval_differs_are_printed(
     root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,7 +140,7 @@ def test_rows_on_which_lm_eval_differs_are_printed(
 
 def test_every_bench_has_a_small_run(root: Path) -> None:
     # tests/questions/test_filter_text.py, above, and tests/test_dart_math_rules.py
-    elsewhere = {"filters", "gsm8k_rules", "lm_eval_chat", "dart_math_rules", "comparisons", "run_all"}
+    elsewhere = {"filters", "gsm8k_rules", "lm_eval_chat", "vllm_chat", "dart_math_rules", "comparisons", "run_all"}
     elsewhere |= {"datatrove_minhash"}  # with another environment, by bench/filters.py
     assert {path.stem for path in root.glob("bench/*.py")} == {
         *(name.split()[0] for name in SMALL),

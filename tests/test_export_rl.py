@@ -60,3 +60,32 @@ def test_a_reference_is_what_is_graded_against(script: Any, tmp_path: Path) -> N
     assert [(row["answer"], row["pass_rate"]) for row in rows] == [("4", 0.5), ("6", 0.0), ("8", None)]
     with pytest.raises(ConfigError, match="has no column 'solution'"):
         export(script, tmp_path, reference="solution")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("own.csv", "Problem,Expected Answer\n2 + 2?,4\n3 + 3?,\n"),
+        (
+            "own.jsonl",
+            '{"instruction": "2 + 2?", "solution": "Two and two.\\n#### 4"}\n{"instruction": "?"}\n',
+        ),
+    ],
+)
+def test_usual_names_of_columns_are_recognised(
+    script: Any, tmp_path: Path, name: str, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_text(text)
+    script.main(script.ExportConfig(input=[str(tmp_path / name)], output_dir=str(tmp_path / "out")))
+    (row,) = (json.loads(line) for line in (tmp_path / "out/train.jsonl").read_text().splitlines())
+    assert (row["prompt"][0]["content"], row["answer"]) == ("2 + 2?", "4")
+    assert "1 of 2 rows" in capsys.readouterr().out
+
+
+def test_a_column_that_cannot_be_guessed_is_said(script: Any, tmp_path: Path) -> None:
+    (tmp_path / "own.csv").write_text("prompt,problem,answer\nSolve.,2 + 2?,4\n")
+    given = {"input": [str(tmp_path / "own.csv")], "output_dir": str(tmp_path / "out")}
+    with pytest.raises(ConfigError, match="'question' may be column 'prompt' or 'problem'"):
+        script.main(script.ExportConfig(**given))
+    script.main(script.ExportConfig(**given, columns={"question": "problem"}))
+    assert '"2 + 2?"' in (tmp_path / "out/train.jsonl").read_text()

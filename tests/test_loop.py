@@ -17,6 +17,9 @@ from typing import Any
 
 import pytest
 
+from scalequest.pipeline.columns import ADDED, WRITTEN
+from scalequest.records import read_rows
+
 PIPELINE = "recipes/tiny/smoke.yaml"
 
 
@@ -78,6 +81,11 @@ def test_the_loop_survives_kills_and_ends_with_a_table(tmp_path: Path) -> None:
         assert (output / name / "metrics.jsonl").stat().st_size
         assert list((output / name / "wandb").glob("**/*.wandb")), name
     assert receipt(output / "generate_qft")["engine"].startswith("vllm")
+    # The columns that the look ahead counts on
+    made = WRITTEN | {"filter_questions": WRITTEN["generate_questions"] | ADDED["filter_questions"]}
+    made |= {"solve_questions": made["filter_questions"] | ADDED["solve_questions"]}
+    for name in ("optimize_questions", "filter_questions", "solve_questions", "select_solutions"):
+        assert set(read_rows(output / name)[0]) <= made[name], name
     assert load_dataset(str(output / "select_solutions"), split="train").num_rows > 0
     AutoModelForCausalLM.from_pretrained(output / "sft")
 

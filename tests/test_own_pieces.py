@@ -1,111 +1,128 @@
-"""A stranger's questions, filter, reward and benchmark, a file each, through the loop at tiny scale."""
+"""A stranger's model, questions, filter, reward and benchmark through the loop, as docs/own.md walks."""
 
 from __future__ import annotations
 
+import csv
 import json
 import os
+import re
+import resource
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from scalequest.evaluation.benchmarks import sha256_of_rows
+from scalequest.pipeline.columns import ADDED
 from scalequest.records import read_dropped, read_rows
 from tiny_model import stories
 
-FILTER = """
-def keep(row):
-    return "too_many_words" if len(row["question"].split()) > 40 else None
-"""
-REWARD = """
-def score(row):
-    return [-float(len(response)) for response in row["responses"]]
-"""
-TINY = {"chat_format": "tinymath", "engine": {"name": "transformers"}}
-SAMPLED = {"temperature": 0.7, "top_p": 0.95, "max_tokens": 96}
-CONFIGS: dict[str, dict[str, Any]] = {
-    "filter_questions": {"steps": ["language", "MINE/my_filters.py:keep", "duplicates"]},
-    "solve_questions": {
-        **TINY,
-        "model_name_or_path": "recipes/tiny/models/tiny-solver",
-        "samples": 2,
-        "sampling": SAMPLED,
-    },
-    "score": {"judge": "function", "function": "MINE/my_reward.py:score"},
-    "select_solutions": {"rule": "reward"},
-    "evaluate": {
-        **TINY,
-        "benchmarks": ["MINE/my_benchmark.yaml"],
-        "sampling": {"temperature": 0.0, "max_tokens": 64},
-    },
-}
-PIPELINE = """
-name: mine
-preload: true
-stages:
-  - {name: filter_questions, script: recipes/filter_questions.py, config: MINE/filter_questions.yaml,
-     args: {input: [MINE/questions.jsonl]}}
-  - {name: solve_questions, script: recipes/solve_questions.py, config: MINE/solve_questions.yaml,
-     args: {input: ["${output}/filter_questions"]}}
-  - {name: score, script: recipes/score.py, config: MINE/score.yaml,
-     args: {input: ["${output}/solve_questions"]}}
-  - {name: select_solutions, script: recipes/select_solutions.py, config: MINE/select_solutions.yaml,
-     args: {input: ["${output}/score"]}}
-  - {name: sft, script: recipes/sft.py, config: recipes/tiny/sft.yaml,
-     args: {input: ["${output}/select_solutions"], num_train_epochs: 1}}
-  - {name: evaluate, script: eval/evaluate.py, config: MINE/evaluate.yaml,
-     args: {models: {mine: "${output}/sft"}}}
-  - {name: report, script: eval/report.py, args: {run: "${output}"}, always: true}
-"""
+ROOT = Path(__file__).resolve().parents[1]
+# Gemma's turns, as its own template has them, on a vocabulary of this test
+TEMPLATE = """\
+{{ bos_token }}{% for message in messages %}<start_of_turn>\
+{{ 'model' if message['role'] == 'assistant' else message['role'] }}
+{{ message['content'] }}<end_of_turn>
+{% endfor %}{% if add_generation_prompt %}<start_of_turn>model
+{% endif %}"""
 
 
-def write(mine: Path) -> None:
+def walk() -> tuple[dict[str, str], list[list[str]]]:
+    """The files that the page shows, by name, and the words of its commands."""
+    page = (ROOT / "docs/own.md").read_text(encoding="utf-8")
+    section = page.partition("## The whole walk\n")[2].partition("\n## ")[0]
+    files = re.findall(r"```python\n# (\S+\.py)\n(.*?)```", section, re.S)
+    (commands,) = re.findall(r"```bash\n(.*?)```", section, re.S)
+    return dict(files), [shlex.split(line) for line in commands.replace("\\\n", "").splitlines()]
+
+
+def build_model(folder: Path) -> None:
+    """A two-layer Qwen3 with random weights, and a tokenizer whose chat template is in Gemma's markup."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    special = ["<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet)
+    bpe.train_from_iterator([text for pair in stories(200) for text in pair], trainer)
+    tokenizer: Any = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>",
+        additional_special_tokens=special[3:], chat_template=TEMPLATE,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = Qwen3Config(
+        vocab_size=len(tokenizer), num_key_value_heads=2, head_dim=16, max_position_embeddings=512, **size
+    )
+    Qwen3ForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def write_table(path: Path, head: list[str], rows: list[list[str]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([head, *rows])
+
+
+def write_pieces(mine: Path, files: dict[str, str]) -> None:
+    build_model(mine / "my_model")
     found = stories(26, seed=11)
-    questions = [{"question": question} for question, _ in found[:20]]
-    questions += [questions[0], {"question": "小明有三个苹果。"}, {"question": "How many? " * 30}]
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in questions)
-    (mine / "questions.jsonl").write_text(lines)
+    questions = [[question] for question, _ in found[:20]]
+    more = [questions[0], ["小明有三个苹果。"], ["How many? " * 30]]
+    write_table(mine / "my_questions.csv", ["Problem"], [*questions, *more])
     problems = [
-        {"question": question, "answer": solution.rpartition("{")[2].partition("}")[0]}
-        for question, solution in found[20:]
+        [question, solution.rpartition("{")[2].partition("}")[0]] for question, solution in found[20:]
     ]
-    (mine / "problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in problems))
-    benchmark = {"name": "mine", "title": "Mine", "source": "problems.jsonl", "rows": len(problems)}
-    benchmark["sha256"] = sha256_of_rows(problems, "question", "answer")
-    (mine / "my_benchmark.yaml").write_text(yaml.safe_dump(benchmark))
-    (mine / "my_filters.py").write_text(FILTER)
-    (mine / "my_reward.py").write_text(REWARD)
-    for name, config in CONFIGS.items():
-        (mine / f"{name}.yaml").write_text(yaml.safe_dump(config).replace("MINE", str(mine)))
-    (mine / "pipeline.yaml").write_text(PIPELINE.replace("MINE", str(mine)))
+    write_table(mine / "my_problems.csv", ["Problem", "Answer"], problems)
+    for name, text in files.items():
+        (mine / name).write_text(text)
 
 
-def run(mine: Path) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, "recipes/run.py", str(mine / "pipeline.yaml"), "--output", str(mine / "run")]
-    environment = {**os.environ, "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+def test_the_walk_stays_short() -> None:
+    files, commands = walk()
+    assert set(files) == {"my_filters.py", "my_reward.py"}
+    assert all(len(text.splitlines()) + 1 <= 10 for text in files.values())
+    assert [words[:2] for words in commands] == [["scalequest", "benchmark"], ["scalequest", "run"]]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_a_strangers_pieces_go_through_the_loop(tmp_path: Path) -> None:
-    write(tmp_path)
-    done = run(tmp_path)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    output = tmp_path / "run"
-    report = (output / "report/report.md").read_text()
+    files, commands = walk()
+    write_pieces(tmp_path, files)
+    environment = {**os.environ, "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}
+    for words in commands:
+        done = subprocess.run(
+            [sys.executable, "-m", "scalequest", *words[1:]],
+            env=environment, capture_output=True, text=True, check=False, cwd=tmp_path,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    print(f"CPU seconds: {used.ru_utime + used.ru_stime:.0f}")
+    output = tmp_path / "runs/own"
+    for receipt in sorted(output.glob("*/receipt.json"), key=lambda path: path.stat().st_mtime):
+        print(receipt.parent.name, json.loads(receipt.read_text()).get("seconds"))
+    report = (output / "report/report.md").read_text().replace("\\", "")
     assert "Every row is accounted for." in report
-    assert "filter_questions: with my_filters.py:keep (sha256 " in report.replace("\\", "")
-    assert "score: with my_reward.py:score (sha256 " in report.replace("\\", "")
-    assert "too_many_words 1" in report.replace("\\", "")
+    assert "filter_questions: with my_filters.py:keep (sha256 " in report
+    assert "score: with my_reward.py:score (sha256 " in report
+    assert "too_many_words 1" in report
     dropped = [row["reason"] for row in read_dropped(output / "filter_questions")]
     assert sorted(dropped) == ["duplicate", "language", "too_many_words"]
+    made = {"id", "question"}.union(
+        *(ADDED[name] for name in ("filter_questions", "solve_questions", "score"))
+    )
     for row in read_rows(output / "score"):
+        assert set(row) <= made, "the look ahead would miss a column"
         ends = zip(row["responses"], row["finish_reasons"], strict=True)
         assert row["rewards"] == [-float(len(text)) if end == "stop" else None for text, end in ends]
-    assert "Mine" in report
     results = json.loads((output / "evaluate/mine/results.json").read_text())["results"]
     assert [(one["benchmark"], one["n"]) for one in results] == [("mine", 6)]
+    template = (output / "sft/chat_template.jinja").read_text()
+    assert "<start_of_turn>" in template
+    assert "boxed" in template, "the instruction that it was trained with"

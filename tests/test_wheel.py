@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import venv
 import zipfile
 from pathlib import Path
@@ -88,3 +89,39 @@ def test_its_commands_work_in_an_empty_environment(wheel: Path, tmp_path: Path) 
         shown = run(name, "--help")
         assert shown.returncode == 0 or "which is not installed: pip install" in shown.stderr, shown.stderr
     assert (tmp_path / "venv") in Path(run("files", "recipes/tiny/models").stdout.strip()).parents
+
+
+@pytest.mark.timeout(1800)
+def test_a_pipeline_runs_from_the_wheel_alone(wheel: Path, tmp_path: Path) -> None:
+    """In an environment that has the libraries of this one, but not this checkout."""
+    venv.create(tmp_path / "venv")
+    python, empty = tmp_path / "venv/bin/python", tmp_path / "empty"
+    empty.mkdir()
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        str(python),
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+    ]
+    subprocess.run([*pip, str(wheel)], check=True)
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    environment |= {"WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}
+
+    def run(*words: str) -> str:
+        done = subprocess.run(words, capture_output=True, text=True, cwd=empty, env=environment)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        return done.stdout
+
+    own = run(str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip()
+    Path(own, "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")  # whose own .pth are not read
+    assert own in run(str(python), "-c", "import scalequest; print(scalequest.__file__)")
+    shown = run(str(python.with_name("scalequest")), "run", "recipes/tiny/smoke.yaml", "--output", "runs")
+    assert "Every row is accounted for" in shown
+    assert {path.name for path in empty.iterdir()} == {"runs"}
+    receipt = json.loads((empty / "runs/evaluate/receipt.json").read_text())
+    assert receipt["finished"]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 GPU_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
@@ -34,6 +33,8 @@ def present() -> bool:
 @cache
 def _cpu_build() -> bool:
     """Return whether the installed torch, if any, was built without GPU support."""
+    from importlib.metadata import PackageNotFoundError, version  # reads email and more
+
     try:
         return version("torch").endswith("+cpu")
     except PackageNotFoundError:

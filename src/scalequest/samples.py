@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from scalequest import grading
 from scalequest.chat import BoundFormat
 from scalequest.engines.base import Completion, Request, Sampling
-from scalequest.grading import extract, majority
 from scalequest.records import Row, row_seed
 
 SAMPLE_COLUMNS = ("responses", "answers", "finish_reasons", "tokens")
@@ -41,7 +41,7 @@ def read_answers(
     """
     answers: list[str | None] = []
     for response, reason in zip(responses, finish_reasons, strict=True):
-        found = extract(response) if reason == "stop" else None
+        found = grading.extract(response) if reason == "stop" else None
         answers.append(found.answer if found and not (phrase and found.rule == "number") else None)
     return answers
 
@@ -60,5 +60,5 @@ def sampled(completions: Sequence[Completion], chat: BoundFormat, *, phrase: boo
         "answers": answers,
         "finish_reasons": reasons,
         "tokens": [completion.tokens for completion in completions],
-        "agreement": majority(answers)[1],
+        "agreement": grading.majority(answers)[1],
     }

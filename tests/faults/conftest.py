@@ -10,6 +10,7 @@ import pytest
 STAGES = (
     *("generate_questions", "optimize_questions", "filter_questions", "solve_questions", "score"),
     *("select_solutions", "assemble_dataset", "evaluate", "qft", "qpo", "sft", "difficulty", "reward"),
+    "grpo",
 )
 KILLED = pytest.StashKey[list[tuple[int, str, str, bool]]]()
 

@@ -6,9 +6,10 @@ import multiprocessing
 
 PRELOADED = [
     *("torch", "transformers", "transformers.models.llama.modeling_llama", "trl", "deepspeed", "scipy.stats"),
-    *("pyarrow.parquet", "scalequest.grading", "scalequest.stage.script", "scalequest.tracking"),
+    *("pyarrow.parquet", "scalequest.grading.grader", "scalequest.stage.script", "scalequest.tracking"),
     *("scalequest.engines.transformers_engine", "scalequest.evaluation.harness", "scalequest.training.sft"),
     *("scalequest.training.dpo", "scalequest.training.difficulty_scorer", "scalequest.training.reward"),
+    "scalequest.training.grpo",
 ]
 
 context = multiprocessing.get_context("forkserver")

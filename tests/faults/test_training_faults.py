@@ -20,7 +20,7 @@ import pytest
 from forks import context
 
 ROOT = Path(__file__).resolve().parents[2]
-STAGES = ("qft", "qpo", "sft", "difficulty", "reward")
+STAGES = ("qft", "qpo", "sft", "difficulty", "reward", "grpo")
 SAVE_STEPS, STEPS_A_KILL = 4, 8
 
 
@@ -67,6 +67,10 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
             }
             for question, response in pairs
         ],
+        "grpo": [
+            {"question": question, "answer": response.rpartition("{")[2].partition("}")[0]}
+            for question, response in pairs
+        ],
     }
     for stage, rows in made.items():
         (folder / f"{stage}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -74,12 +78,17 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
 
 
 def settings_of(stage: str, source: str, model: Path, folder: Path, steps: int) -> dict[str, Any]:
+    rollouts = {
+        "reward": ["grader", "format"], "reference": "answer", "num_generations": 4,
+        "max_completion_length": 24, "learning_rate": 1e-4,
+    }  # fmt: skip
     return {
         "model_name_or_path": str(model), "chat_format": "tinymath", "dtype": "float32", "input": [source],
         "output_dir": str(folder), "use_cpu": True, "bf16": False, "gradient_checkpointing": False,
         "per_device_train_batch_size": 4, "max_length": 96, "max_steps": steps, "learning_rate": 1e-3,
         "lr_scheduler_type": "cosine", "logging_steps": 1, "track": "none",
         "save_strategy": "steps", "save_steps": SAVE_STEPS, "save_total_limit": 2,
+        **(rollouts if stage == "grpo" else {}),
     }  # fmt: skip
 
 
@@ -152,6 +161,8 @@ def test_killed_runs_end_with_the_weights_of_the_undisturbed_one(
     process = start(stage, settings, folder)
     process.join()
     assert process.exitcode == 0, (tmp_path / "killed.log").read_text()[-2000:]
+    start_from = (tiny_model / "model.safetensors").read_bytes()
+    assert (whole / "model.safetensors").read_bytes() != start_from, "it has learnt nothing"
     assert (whole / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
     assert not unsealed(folder)
     receipts = [json.loads((one / "receipt.json").read_text()) for one in (whole, folder)]

@@ -239,6 +239,7 @@ def test_of_rows_that_a_stage_will_make_only_what_is_certain_is_said(tmp_path: P
         tmp_path,
         ("generate_questions", "generate_questions", {}),
         ("qpo", "qpo", {"input": [questions], "model_name_or_path": "recipes/tiny/models/tiny-solver"}),
+        ("ranked", "rank_questions", {"input": [questions]}),
         ("filter", "filter_questions", {"input": [questions]}),
         ("solve", "solve_questions", {"input": ["${output}/filter"]}),
         ("sft", "sft", {"input": ["${output}/solve[:10]"]}),
@@ -248,6 +249,20 @@ def test_of_rows_that_a_stage_will_make_only_what_is_certain_is_said(tmp_path: P
             "sft",
             {"input": ["${output}/solve"], "columns": {"query": "question", "response": "best"}},
         ),
+        ("renamed", "filter_questions", {"input": [questions], "columns": {"problem": "question"}}),
+        (
+            "judge",
+            "judge_questions",
+            {"generators": {"a": "${output}/ranked", "b": questions, "c": "${output}/filter"}},
+        ),
+        (
+            "judge_rejected",
+            "judge_questions",
+            {
+                "generators": {"a": "${output}/ranked", "b": "${output}/ranked"},
+                "question_columns": {"a": "rejected", "b": "text"},
+            },
+        ),
         # rows of one's own go on with all their columns
         ("kept", "filter_questions", {"input": [elsewhere]}),
         ("other", "sft", {"input": ["${output}/kept", "${output}/select"]}),
@@ -256,7 +271,27 @@ def test_of_rows_that_a_stage_will_make_only_what_is_certain_is_said(tmp_path: P
     assert said_of(pipeline, output) == [
         f"qpo: input: {output}/generate_questions: its rows will have no 'chosen' and no 'rejected'",
         f"sft: input: {output}/solve[:10]: its rows will have no 'query' and no 'response'",
+        f"named: input: {output}/solve: its rows will have no 'best', which is to be the response",
+        f"renamed: input: {output}/generate_questions: its rows will have no 'question'",
+        f"judge: question_columns.a: {output}/ranked: its rows will have no 'question'",
+        f"judge_rejected: question_columns.b: {output}/ranked: its rows will have no 'text', which is to be "
+        "the question",
     ]
+
+
+def test_the_columns_are_those_that_data_stages_write() -> None:
+    from scalequest.pipeline.columns import ADDED, WRITTEN
+    from scalequest.questions import generation, ranking, rewriting
+    from scalequest.solutions import assembly, selection, solving
+
+    modules = {
+        "generate_questions": generation, "optimize_questions": rewriting, "rank_questions": ranking,
+        "select_solutions": selection, "assemble_dataset": assembly,
+    }  # fmt: skip
+    assert WRITTEN.keys() == modules.keys()
+    for name, module in modules.items():
+        assert set(module.COLUMNS) <= WRITTEN[name], name
+    assert set(solving.COLUMNS) <= WRITTEN["generate_questions"] | ADDED["solve_questions"]
 
 
 def test_the_columns_are_those_that_training_stages_render() -> None:

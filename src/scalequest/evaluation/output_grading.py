@@ -13,19 +13,18 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from types import TracebackType
-from typing import Generic
+from typing import TYPE_CHECKING, Generic
 
+from scalequest import grading
 from scalequest.config import ConfigError
 from scalequest.engines.base import FinishReason
 from scalequest.evaluation.evaluated_model import A, EvaluatedModel, KeyedReply, Q, strip_reasoning
 from scalequest.evaluation.problems import AnswerRule, BenchmarkProblem
 from scalequest.evaluation.prompts import EvalPrompt
-from scalequest.grading import Extracted, Grader, GraderOptions
-from scalequest.grading.compare import numeric
-from scalequest.grading.latex.exact import value
-from scalequest.grading.latex.expressions import readings
-from scalequest.grading.latex.normalise import LONGEST, normalise
 from scalequest.stage.block_loop import Generate
+
+if TYPE_CHECKING:  # the grader takes half a second to import
+    from scalequest.grading import Extracted, Grader, GraderOptions
 
 
 @dataclass(frozen=True)
@@ -151,6 +150,8 @@ def compare_answers(answer: str, reference: str, rule: AnswerRule, grader: Grade
     (OlympiadBench, TheoremQA); an absolute error given in the row, plus the 1 % that OlympiadBench's judge
     adds to it; a relative error (TheoremQA).
     """
+    from scalequest.grading.latex.normalise import normalise
+
     verdict = grader.grade(answer, reference)
     if verdict.correct:
         return True, verdict.layer, False
@@ -173,6 +174,8 @@ def _allowed_error_of(reference: float, rule: AnswerRule) -> float:
 
 def _numbers_of(text: str) -> list[float]:
     """Return the numbers of a list without its brackets; an empty result if any element is not a number."""
+    from scalequest.grading.latex.normalise import LONGEST, normalise
+
     if len(text) > LONGEST:
         return []
     text = normalise(text)
@@ -186,6 +189,10 @@ def _numbers_of(text: str) -> list[float]:
 
 def _number_of(text: str) -> float | None:
     """Return the value of a constant, such as a decimal or a fraction of pi; None for anything else."""
+    from scalequest.grading.compare import numeric
+    from scalequest.grading.latex.exact import value
+    from scalequest.grading.latex.expressions import readings
+
     try:
         exact = value(text)
         if exact is None:
@@ -232,7 +239,7 @@ def _start_worker(options: GraderOptions) -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()
-    _grader = Grader(options)
+    _grader = grading.Grader(options)
     with suppress(RuntimeError):  # on a busy machine it may be slow to start; it then starts when needed
         _grader.start()
 

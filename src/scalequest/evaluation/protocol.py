@@ -16,7 +16,7 @@ from scalequest.evaluation.benchmarks import LoadedBenchmark
 from scalequest.evaluation.prompts import load_eval_prompt
 from scalequest.evaluation.results import sha256_of
 from scalequest.evaluation.settings import EvaluationConfig
-from scalequest.grading import GRADER_VERSION
+from scalequest.grading.options import GRADER_VERSION
 from scalequest.models import adapter_base
 from scalequest.precision import engine_dtype
 from scalequest.records import expand, model_fingerprint

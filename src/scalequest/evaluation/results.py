@@ -18,7 +18,7 @@ from scalequest.config import ConfigError
 from scalequest.evaluation.benchmarks import LoadedBenchmark
 from scalequest.evaluation.problems import BenchmarkProblem
 from scalequest.evaluation.statistics import Estimate, accuracy_of, best_of, majority_vote, pass_at_k
-from scalequest.grading import GraderOptions, groups
+from scalequest.grading.options import GraderOptions
 from scalequest.records import Row
 
 RESULTS = "results.json"
@@ -243,6 +243,8 @@ def _metrics_of(
 
 def group_answers(rows: Sequence[Row], grading: GraderOptions | None = None) -> list[int | None]:
     """Number the answers of one problem's outputs: equal answers get equal numbers, no answer gets None."""
+    from scalequest.grading import groups  # takes half a second to import
+
     # All answers that equal the reference equal each other.
     wrong = iter(groups([row["extracted"] for row in rows if not row["correct"]], grading))
     return [-1 if row["correct"] else next(wrong) for row in rows]

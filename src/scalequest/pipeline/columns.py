@@ -1,8 +1,8 @@
 """Whether the inputs of a stage have the columns that it needs, before anything runs.
 
 An input that exists is opened, and its first rows looked at, under the names that are guessed for them. Of
-one that an earlier stage will make, only that is said which is certain: these stages write rows of their own,
-and those pass rows on and add to them. What comes from anywhere else may have any column.
+one that an earlier stage will make, only that is said which is certain: some stages write rows of their own,
+and others pass rows on and add to them. What comes from anywhere else may have any column.
 """
 
 from __future__ import annotations
@@ -31,20 +31,39 @@ NEEDED: dict[str, tuple[str, ...]] = {
     "solve_questions": ("question",),
     "assemble_dataset": ("query", "response"),
 }
-# Of all columns that any recipe needs, those that the rows of these have, and
+# All columns that the rows of these stages may have,
 WRITTEN: dict[str, frozenset[str]] = {
-    "generate_questions": frozenset({"question"}),
-    "optimize_questions": frozenset({"chosen", "rejected"}),
-    "select_solutions": frozenset({"query", "response"}),
+    "generate_questions": frozenset({"id", "question", "generator", "seed", "finish_reason", "tokens"}),
+    "optimize_questions": frozenset({"id", "direction", "rejected", "chosen", "generator"}),
+    "rank_questions": frozenset(
+        {"id", "chosen", "rejected", "direction", "generator", "rejected_id", "scores"}
+    ),
+    "select_solutions": frozenset(
+        {"id", "query", "response", "answer", "agreement", "reward", "margin", "generator", "solver"}
+        | {"reward_model", "from_id"}
+    ),
+    "assemble_dataset": frozenset(
+        {"id", "query", "response", "answer", "generator", "solver", "reward_model", "agreement", "reward"}
+        | {"margin", "source"}
+    ),
 }
-# those that these may add to the rows that they pass on.
+# and those that these stages may add to the rows that they pass on.
+_SAMPLED = frozenset({*SAMPLE_COLUMNS, "agreement"})
+_LEVEL = frozenset({"difficulty_level", "difficulty_score", "difficulty_text", "difficulty_fault"})
 ADDED: dict[str, frozenset[str]] = {
-    "filter_questions": frozenset(SAMPLE_COLUMNS),
-    "solve_questions": frozenset(SAMPLE_COLUMNS),
-    "score": frozenset({"rewards"}),
+    "filter_questions": frozenset(
+        {"id", "fail_rate", "duplicate_of", "matches", "matches_by", "verdict", "verdicts", "rules_disagree"}
+        | {"verdict_by_substring", "verdict_text", "verdict_finish_reason", "verdict_fault", "verdict_tokens"}
+        | _SAMPLED
+        | _LEVEL
+    ),
+    "solve_questions": frozenset({"id", "solver"} | _SAMPLED),
+    "score": frozenset(
+        {"id", "rewards", "step_rewards", "reward_model", "reward_faults", "difficulty", "difficulty_by"}
+        | _LEVEL
+    ),
 }
 _LOOKED_AT = 1_000  # rows of each input
-KNOWN = frozenset().union(*NEEDED.values(), *WRITTEN.values(), *ADDED.values())
 
 # Folders that stages of this run make, with the columns that they may have; None if that is not known.
 Made = Mapping[str, frozenset[str] | None]
@@ -66,13 +85,29 @@ def needed(recipe: str, values: Sequence[Any]) -> tuple[str, ...]:
 
 
 def written(recipe: str, values: Sequence[Any], made: Made) -> frozenset[str] | None:
-    """Which of the known columns the rows of a stage may have; None if that is not certain."""
+    """Which columns the rows of a stage may have; None if that is not certain."""
     if recipe in WRITTEN:
         return WRITTEN[recipe]
     before = [_made(source, made) for source in sources(values)]
-    if recipe not in ADDED or not before or None in before or _renamed(values):
+    if recipe not in ADDED or not before or None in before:
         return None
-    return ADDED[recipe].union(*(columns for columns in before if columns is not None))
+    renamed = _renamed(values)
+    return ADDED[recipe].union(*(_under(renamed, columns) for columns in before if columns is not None))
+
+
+def _under(renamed: Mapping[str, str], columns: frozenset[str]) -> frozenset[str]:
+    """Return columns as a stage reads them, under our names."""
+    found = {ours: theirs for ours, theirs in renamed.items() if theirs in columns}
+    return (columns - set(found.values())) | set(found)
+
+
+def _absent(keys: Sequence[str], renamed: Mapping[str, str], columns: frozenset[str]) -> list[str]:
+    """Say which of the columns that a stage needs the rows of an earlier stage will not have."""
+    absent = [key for key in keys if key not in _under(renamed, columns)]
+    return [
+        f"'{renamed[key]}', which is to be the {key}" if renamed.get(key, key) != key else f"'{key}'"
+        for key in absent
+    ]
 
 
 def faults(recipe: str, values: Sequence[Any], made: Made) -> Iterator[str]:
@@ -89,9 +124,8 @@ def faults(recipe: str, values: Sequence[Any], made: Made) -> Iterator[str]:
             path = str(expand(whole_source(source)))
             if _within(path, made) is not None:
                 there = _made(source, made)
-                absent = [] if there is None else [key for key in keys if key in KNOWN - there]
-                if absent := [key for key in absent if key not in columns]:
-                    yield f"input: {source}: its rows will have no {' and no '.join(map(repr, absent))}"
+                if there is not None and (absent := _absent(keys, columns, there)):
+                    yield f"input: {source}: its rows will have no {' and no '.join(absent)}"
             elif _is_there(source):
                 read_inputs([source], *keys, columns=columns, limit=_LOOKED_AT)
         except (ConfigError, StageError, OSError) as error:
@@ -99,8 +133,12 @@ def faults(recipe: str, values: Sequence[Any], made: Made) -> Iterator[str]:
                 yield f"input: {error}"
     for source, column, setting in _questions(values):
         try:
-            if _is_there(source) and _within(str(expand(whole_source(source))), made) is None:
-                named = {"question": column} if column else None
+            named = {"question": column} if column else {}
+            if _within(str(expand(whole_source(source))), made) is not None:
+                there = _made(source, made)
+                if there is not None and (absent := _absent(("question",), named, there)):
+                    yield f"{setting}: {source}: its rows will have no {absent[0]}"
+            elif _is_there(source):
                 read_columns(source, "question", columns=named, limit=_LOOKED_AT, setting=setting)
         except (ConfigError, StageError, OSError) as error:
             if "environment variable" not in str(error):

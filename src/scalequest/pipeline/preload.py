@@ -47,8 +47,9 @@ from scalequest.pipeline.subreaper import (
 
 # What the stages of pipelines import, in an order that works; what is not installed is left out.
 _MODULES = (
-    *("torch", "transformers", "datasets", "trl", "scalequest.grading", "scalequest.evaluation.harness"),
-    *("scalequest.training.sft", "scalequest.training.dpo", "transformers.models.llama.modeling_llama"),
+    *("torch", "transformers", "datasets", "trl", "scalequest.grading.grader"),
+    *("scalequest.evaluation.harness", "scalequest.training.sft", "scalequest.training.dpo"),
+    "transformers.models.llama.modeling_llama",
 )
 _VLLM = ("vllm", "vllm.entrypoints.llm", "vllm.v1.worker.cpu_worker", "vllm.model_executor.models.llama")
 _POLL = 0.05  # seconds

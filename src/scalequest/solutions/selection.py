@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from scalequest import grading
 from scalequest.config import ConfigError, RunOptions, option, required, to_dict
 from scalequest.config.ranges import FINITE, SHARE
 from scalequest.functions import (
@@ -23,7 +24,6 @@ from scalequest.functions import (
     needs_function,
     shown,
 )
-from scalequest.grading import equivalent, groups, majority
 from scalequest.grading.extraction import reference_in
 from scalequest.pages.cards import dataset_card
 from scalequest.pages.markup import inline
@@ -174,7 +174,7 @@ def select(row: Row, config: SelectConfig, choose: Choose | None = None) -> Row 
     if not complete:
         return Drop(row, "all_truncated")
     votes = [one.answer for one in complete]
-    best, agreement = majority([*votes, *[None] * (len(row["responses"]) - len(complete))])
+    best, agreement = grading.majority([*votes, *[None] * (len(row["responses"]) - len(complete))])
     if best is None and choose is None:
         return Drop(row, "no_answer")
     if agreement < config.min_agreement:
@@ -237,7 +237,7 @@ def _eligible(
 def _reward_vote(answered: Sequence[Candidate]) -> str:
     """Return the answer with the highest sum of rewards, each passed through the logistic function."""
     answers = [one.answer or "" for one in answered]
-    numbers = groups(answers)
+    numbers = grading.groups(answers)
     sums: dict[int | None, float] = {}
     for number, one in zip(numbers, answered, strict=True):
         sums[number] = sums.get(number, 0.0) + 1 / (1 + math.exp(-max(-60.0, min(60.0, _reward(one)))))
@@ -251,7 +251,7 @@ def _margin(
         return None
     if agreement is not None:
         answers = [other.answer for other in others]
-        return agreement - majority(answers)[1] * len(answers) / samples
+        return agreement - grading.majority(answers)[1] * len(answers) / samples
     rewards = [other.reward for other in others if other.reward is not None]
     return None if one.reward is None or not rewards else one.reward - max(rewards)
 
@@ -266,7 +266,7 @@ def _reward(one: Candidate) -> float:
 
 
 def _same(one: str | None, other: str | None) -> bool:
-    return one is not None and other is not None and (one == other or equivalent(one, other))
+    return one is not None and other is not None and (one == other or grading.equivalent(one, other))
 
 
 def select_solutions(

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from scalequest import grading
 from scalequest.chat import BoundFormat, ChatFormat, FormatError
 from scalequest.config import ConfigError, RunOptions, option, required, to_dict
 from scalequest.config.ranges import COUNT
 from scalequest.engines.base import Completion, EngineConfig, FinishReason, Generator, Request, Sampling
 from scalequest.engines.vllm_engine import check_block_seeds
-from scalequest.grading import majority
 from scalequest.pages.cards import dataset_card
 from scalequest.pages.markup import inline
 from scalequest.receipts import read_receipt
@@ -201,7 +201,7 @@ def further(answers: Sequence[str | None], config: SolveConfig) -> int:
         return config.samples - have
     if config.until_agree is None or have >= config.max_samples:
         return 0
-    agreeing = round(majority(answers)[1] * have)
+    agreeing = round(grading.majority(answers)[1] * have)
     return 0 if agreeing >= config.until_agree else min(config.samples, config.max_samples - have)
 
 
@@ -310,7 +310,7 @@ class Solving:
         reused = reused_samples(self.rows[number], self.config)
         new = self._sampled(replies[0].completions if replies else ())
         new |= {key: reused[key] + new[key] for key in SAMPLE_COLUMNS}
-        new["agreement"] = majority(new["answers"])[1]
+        new["agreement"] = grading.majority(new["answers"])[1]
         row = self.rows[number] | new | {"solver": model_label(self.config.model_name_or_path)}
         if "stop" not in row["finish_reasons"]:
             return Drop(row, "all_truncated")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 import subprocess
 from contextlib import suppress
@@ -19,10 +18,12 @@ _PACKAGES = (
 @cache
 def code_versions() -> dict[str, Any]:
     """Versions of what can matter, and the commit of this code where it runs from a clone."""
+    from importlib import metadata  # reads email and more
+
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:
-        with suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
+        with suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
     commit = _git("rev-parse", "HEAD")
     changes = _git("status", "--porcelain", "--untracked-files=no") if commit else None
     return {
