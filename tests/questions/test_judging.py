@@ -410,7 +410,7 @@ def test_a_model_on_an_engine_judges(tmp_path: Path, sets: dict[str, Path]) -> N
 
 
 def test_a_model_that_was_taught_to_judge_gives_the_verdicts_of_its_replies(tmp_path: Path) -> None:
-    """Nothing is said of how good they are: of 12 + 12 stories, each verdict is the reply's, or is missing."""
+    """How good they are is not tested: every verdict is what the reply says, or is missing with a reason."""
     story = "Tom has {} red pens. Tom buys 4 more red pens. How many red pens does Tom have now?"
     whole = [story.format(n) for n in range(2, 14)]
     lacking = [story.format("some")] * 12
