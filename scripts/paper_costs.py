@@ -58,8 +58,8 @@ ORDER = ("table1", "table1_released", "table1_from_pairs", "table1_from_generato
          "fig1", "fig3", "fig4", "fig5", "fig9", "all")  # fmt: skip
 NOT_BUILT = {
     "table 9 (code)": "no file: no code benchmark is here, and the paper's code prompts are unpublished",
-    "table 10 (conversations)": "no file: two of its three benchmarks are conversations, but evaluate.py "
-    "asks one question, and the paper does not say how the turns were prompted and graded",
+    "table 10 (conversations)": "no file: in two of its three benchmarks, a model's answers return in its "
+    "next prompt, but evaluate.py asks one question, and the paper gives no prompts and no grading",
 }
 
 
