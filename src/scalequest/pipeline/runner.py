@@ -389,7 +389,7 @@ class _Run:
         log, before = self.output / "logs" / f"{name}.log", read_receipt(step.output_dir)
         cpu_before = self._cpu_seconds()
         status, from_byte = self._start(step, log, prefix)
-        earlier = {} if "command" in noted else noted  # an attempt that was stopped
+        earlier: Mapping[str, Any] = {} if "command" in noted else noted  # an attempt that was stopped
         line.seconds = round((line.seconds or 0.0) + earlier.get("seconds", 0.0), 1)
         cpu_seconds = round(self._cpu_seconds() - cpu_before + earlier.get("cpu_seconds", 0.0), 1)
         self._note(name, {"seconds": line.seconds, "cpu_seconds": cpu_seconds})
