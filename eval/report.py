@@ -176,8 +176,10 @@ def build_tables(args: ReportConfig, found: Found) -> tuple[list[tables.Table], 
         shown.append(table_of_leakage(found.clean))
     nothing = not (found.results or found.clean)
     for table in found.published:
-        if nothing or args.show_published or fits(table, found.results, found.clean):
-            shown.append(build_published_table(table, found.results or None, args.published_as, found.clean))
+        ours = fits(table, found.results, found.clean)  # if not, there is nothing to put beside it
+        results, clean = (found.results or None, found.clean) if ours else (None, ())
+        if nothing or args.show_published or ours:
+            shown.append(build_published_table(table, results, args.published_as, clean))
     shown += compare_folders([Path(folder) for folder in args.compare], flips=True)
     if found.stages:
         shown.append(funnel.table_of_seconds(found.stages, read_wall_seconds(Path(args.run or ""))))

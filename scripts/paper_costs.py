@@ -1,10 +1,10 @@
-"""The paper's experiments: file, stages, seconds at the tiny size, published rows, GPU-hours and disk.
+"""The paper's experiments: file, stages, CPU seconds at the tiny size, published rows, GPU-hours and disk.
 
     python scripts/paper_costs.py                          # the table
     python scripts/paper_costs.py --write                  # into recipes/paper/README.md, between its markers
-    python scripts/paper_costs.py --tiny runs/paper_tiny   # note the seconds of runs with --set profile=tiny
+    python scripts/paper_costs.py --tiny runs/paper_tiny   # note the CPU seconds of runs at the tiny size
 
-Stages: those that a dry run shows at the paper's size. Seconds: of all stages of an experiment, including
+Stages: those that a dry run shows at the paper's size. CPU seconds: of all stages of an experiment, including
 those that it shares with others, from run.json of the runs' common folder; `--tiny` writes them to
 recipes/paper/tiny_results.jsonl. Published rows: those of the tables that the experiment's reports name.
 Training: by scripts/table.py, on A100-40G. Generating, filtering, solving, scoring: rows by the rates of the
@@ -55,9 +55,11 @@ QUESTION, RESPONSE = 2 * 195 + 200, 2 * 1214 + 200
 MODEL = 7.2e9 * 2  # bytes of a saved 7B in bfloat16
 ORDER = ("table1", "table1_released", "table1_from_pairs", "table1_from_generators", "table1_baselines",
          "table2", "table12", "table3", "table6", "table8", "table11",
-         "fig1", "fig3", "fig4", "fig5", "fig9")  # fmt: skip
+         "fig1", "fig3", "fig4", "fig5", "fig9", "all")  # fmt: skip
 NOT_BUILT = {
     "table 9 (code)": "no file: no code benchmark is here, and the paper's code prompts are unpublished",
+    "table 10 (conversations)": "no file: in two of its three benchmarks, a model's answers return in its "
+    "next prompt, but evaluate.py asks one question, and the paper gives no prompts and no grading",
 }
 
 
@@ -161,7 +163,7 @@ def lines() -> list[str]:
                 "experiment": f"[{name}]({name}.yaml)",
                 "command": f"`python recipes/run.py {path} --output {OUTPUT}`",
                 "stages": str(len(steps)),
-                "tiny, seconds": _tiny(results.get(name), name),
+                "tiny, CPU seconds": _tiny(results.get(name), name),
                 "published rows beside ours": published_beside(name, steps),
                 "GPU-hours": _hours(own),
                 "after table 1": _hours(after),
@@ -189,15 +191,11 @@ def read_results() -> dict[str, dict[str, Any]]:
 
 
 def _tiny(noted: Mapping[str, Any] | None, name: str) -> str:
-    """The seconds of a run, if it was of the stages that the experiment has now."""
+    """The CPU seconds of a run, if it was of the stages that the experiment has now."""
     if noted is None:
         return "not run"
-    stages = len(tiny_steps(name, OUTPUT))
-    return (
-        f"{noted['seconds']:,.0f}"
-        if noted["stages"] == stages
-        else f"{noted['seconds']:,.0f} (before a change)"
-    )
+    changed = "" if noted["stages"] == len(tiny_steps(name, OUTPUT)) else " (before a change)"
+    return f"{noted['cpu_seconds']:,.0f}{changed}"
 
 
 def tiny_steps(name: str, output: str) -> list[Step]:
@@ -206,7 +204,7 @@ def tiny_steps(name: str, output: str) -> list[Step]:
 
 
 def note_tiny(output: str) -> list[dict[str, Any]]:
-    """Note the seconds of every experiment whose stages have all finished in a folder of runs."""
+    """Note the CPU seconds of every experiment whose stages have all finished in a folder of runs."""
     state = read_state(Path(output))["stages"]
     noted = read_results()
     for name in ORDER:
@@ -215,7 +213,7 @@ def note_tiny(output: str) -> list[dict[str, Any]]:
         if all("command" in one for one in done):  # only a finished stage has it
             noted[name] = {
                 "experiment": name,
-                "seconds": round(sum(one["seconds"] for one in done), 1),
+                "cpu_seconds": round(sum(one["cpu_seconds"] for one in done)),
                 "stages": len(steps),
                 "cpu": cpu_model(),
                 "date": time.strftime("%Y-%m-%d"),
@@ -242,7 +240,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--write", action="store_true", help="into recipes/paper/README.md")
-    parser.add_argument("--tiny", metavar="FOLDER", help="note the seconds of the runs in this folder")
+    parser.add_argument("--tiny", metavar="FOLDER", help="note the CPU seconds of the runs in this folder")
     options = parser.parse_args()
     if options.tiny:
         print("\n".join(json.dumps(one) for one in note_tiny(options.tiny)))

@@ -116,5 +116,13 @@ def test_the_tiny_run_of_table_1(tmp_path: Path) -> None:
     folder = checkout(tmp_path / "checkout")
     done = shell([commands()[5]], folder, "http://127.0.0.1:9")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    table = (folder / "runs/small/report_own/published_table1.csv").read_text()
-    assert "Mistral-7B-ScaleQuest" in table
+    report = folder / "runs/small/report_own"
+    ours = (report / "benchmarks.csv").read_text().splitlines()
+    assert ours[0] == "model,TinyMath"
+    students = [line.partition(",")[0] for line in ours[1:]]
+    assert students == [
+        f"{base}-ScaleQuest" for base in ("Mistral-7B", "Llama3-8B", "DeepSeekMath-7B", "Qwen2-Math-7B")
+    ]
+    published = (report / "published_table1.csv").read_text()
+    assert "GSM8K,MATH" in published, "ours are of another benchmark, so that no column of ours stands here"
+    assert all(f"\n{student}," in published for student in students)

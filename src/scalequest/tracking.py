@@ -66,7 +66,7 @@ class Tracker:
 
         The W&B project is `WANDB_PROJECT` or "scalequest", the group is the pipeline (`group`, else
         `WANDB_RUN_GROUP`), and the job type is the stage. Without an API key the run is offline; `wandb sync`
-        uploads it later.
+        uploads it later. With `WANDB_MODE=disabled`, W&B is not even imported.
 
         Args:
             stage: the stage's name.
@@ -86,7 +86,7 @@ class Tracker:
         tracker = cls(folder, fingerprint, upstream or {})
         group = group or os.environ.get("WANDB_RUN_GROUP") or None
         # W&B
-        if mode == "wandb":
+        if mode == "wandb" and os.environ.get("WANDB_MODE") != "disabled":
             try:
                 settings = redacted({**config, "fingerprint": fingerprint})
                 run_id = _run_id(folder, tracker._goes_on)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from scalequest.config import RunOptions
 from scalequest.engines.base import Completion, EngineConfig, Sampling
 from scalequest.engines.loading import open_generator
 from scalequest.records import Row
+from scalequest.solutions.solving import SampleRequest
 from scalequest.stage.block_loop import Drop, completing, stream
 from scalequest.stage.folder import Stage
 from scalequest.stage.progress import GateError, Gates, Progress
@@ -132,6 +134,30 @@ def test_signs_of_life_while_the_first_block_is_still_open(
     assert any(re.match(rf"{open_block}[\d,]+ tokens/s, 0:0\d:\d\d left$", line) for line in lines), lines
     first = rf"s: 0 of 12 rows, 0 of 24 requests{decoding}, at most 0:\d\d:\d\d left$"
     assert any(re.match(first, line) for line in lines), lines
+
+
+def test_the_samples_of_a_question_are_as_many_requests(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two questions of four samples each, half of which the engine has finished."""
+    caplog.set_level(logging.INFO, "scalequest")
+    monkeypatch.setenv(heartbeat.SECONDS, "0.05")
+    stage = Stage.open(str(tmp_path), name="s", version=1, config={}, fingerprint={})
+
+    def answer(blocks: Any) -> Any:
+        for index, questions in blocks:
+            heartbeat.finished(4, 40)
+            time.sleep(0.3)
+            yield index, [Completion(str(one.number), (), "stop", 3, 5) for one in questions]
+
+    with heartbeat.signs(speaks=True):
+        heartbeat.named("s")
+        stream(
+            stage, 2, 2, requests=lambda n: [SampleRequest(n, requests(4))], generate=answer,
+            row=lambda n, replies: {"id": str(n)},
+        )  # fmt: skip
+    stage.close()
+    assert any("0 of 2 rows, 4 of 8 requests, " in line for line in caplog.messages), caplog.messages
 
 
 def test_what_is_left_counts_this_workers_share() -> None:

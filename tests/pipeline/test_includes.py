@@ -64,6 +64,25 @@ def test_the_command_line_goes_over_the_file_and_the_file_over_what_it_includes(
         load(tmp_path / "top.yaml")
 
 
+def test_two_ways_to_write_one_text_include_a_file_once(tmp_path: Path) -> None:
+    """Whoever sets the variable: the file itself, one that it includes, or one that includes it."""
+    part = write(tmp_path / "part.yaml", stages=[stage("by_${who}", title="${who}")])
+    middle = write(
+        tmp_path / "middle.yaml",
+        vars={"helper": "solver", "rewriter": "server"},
+        stages=[{"include": part, "vars": {"who": "${rewriter}"}}],
+    )
+    both = {"include": part, "vars": {"who": "${helper}"}}
+    same = write(
+        tmp_path / "same.yaml", name="p", vars={"rewriter": "solver"}, stages=[{"include": middle}, both]
+    )
+    other = write(tmp_path / "other.yaml", name="p", stages=[{"include": middle}, both])
+    assert [step.spec.name for step in plan(load(same), tmp_path)] == ["by_solver"]
+    assert [step.spec.name for step in plan(load(other), tmp_path)] == ["by_server", "by_solver"]
+    given = plan(load(same, {"rewriter": "rules"}), tmp_path)
+    assert [step.spec.name for step in given] == ["by_rules", "by_solver"]
+
+
 @pytest.mark.parametrize(
     ("stages", "said"),
     [

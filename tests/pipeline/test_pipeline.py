@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from scalequest.config import ConfigError
-from scalequest.pipeline.runner import load, plan
+from scalequest.pipeline.runner import load, plan, read_state
 from scalequest.stage.launch import STOP_SECONDS, STOP_VARIABLE
 
 # A data stage as ours are, which can also leave a helper in a session of its own, as launchers do.
@@ -178,9 +178,12 @@ def test_runs_shows_and_then_skips_without_starting_anything(
     assert "500 tokens/s" in text
     assert "the report" in text
     assert (asked(output, "first"), asked(output, "second")) == (1, 1)
+    spent = {name: one["cpu_seconds"] for name, one in read_state(output)["stages"].items()}
+    assert all(seconds > 0 for seconds in spent.values()), "a Python process takes more than 0.05 s to start"
 
     status, text = run(path, output)
     assert status == 0
+    assert read_state(output)["stages"]["second"]["cpu_seconds"] == spent["second"]
     assert "second: finished before" in text
     assert "the report" in text
     assert (asked(output, "first"), asked(output, "second")) == (1, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -406,6 +407,46 @@ def test_a_model_on_an_engine_judges(tmp_path: Path, sets: dict[str, Path]) -> N
     assert made["counts"]["no_verdict"] == 8
     assert report(folder)["generators"]["before"]["solvability"]["solvable"]["value"] is None
     assert "Warning: before: 100 % have no verdict on solvability" in (folder / "report.html").read_text()
+
+
+def test_a_model_that_was_taught_to_judge_gives_the_verdicts_of_its_replies(tmp_path: Path) -> None:
+    """How good they are is not tested: every verdict is what the reply says, or is missing with a reason."""
+    story = "Tom has {} red pens. Tom buys 4 more red pens. How many red pens does Tom have now?"
+    whole = [story.format(n) for n in range(2, 14)]
+    lacking = [story.format("some")] * 12
+    sets = {
+        label: written(
+            tmp_path / f"{label}.jsonl", [{"id": f"{n}", "question": q} for n, q in enumerate(own)]
+        )
+        for label, own in (("whole", whole), ("lacking", lacking))
+    }
+    folder = tmp_path / "judged"
+    given = settings(folder, sets, "http://localhost:1/v1")
+    del given["server"]
+    given |= {
+        "judge": "model",
+        "model_name_or_path": "recipes/tiny/models/tiny-solver",
+        "chat_format": "tinymath",
+        "prompts": {"solvability": "recipes/tiny/prompts/judge.yaml"},
+        "engine": {"name": "transformers"},
+        "sampling": {"temperature": 0.0, "max_tokens": 96},
+    }
+    made = judge(given)
+    judged, lost = kept(folder), dropped(folder)
+    assert len(judged) + len(lost) == 24
+    for row in judged:
+        last = re.findall(r"\b(yes|no)\b", row["solvability_text"].lower())[-1]
+        assert (row["solvable"], row["solvability_fault"]) == (last == "yes", None), row
+    assert all(row["solvable"] is None and row["solvability_fault"] for row in lost)
+    assert made["counts"]["no_verdict"] == len(lost)
+    assert made["counts"]["prompt_tokens"] > 24
+    assert made["tokens"] > 24
+    for label, found in report(folder)["generators"].items():
+        own = [row["solvable"] for row in judged if row["generator"] == label]
+        assert found["solvability"]["judged"] == len(own)
+        assert found["solvability"]["solvable"]["value"] == (sum(own) / len(own) if own else None)
+    if not judged:
+        pytest.xfail("this tiny-solver was not taught to judge (rebuild.py --tasks all)")
 
 
 @pytest.mark.parametrize(

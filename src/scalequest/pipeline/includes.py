@@ -6,8 +6,8 @@
         vars: {name: metamath, questions: "hub:meta-math/MetaMathQA"}
 
 The stages of an included file take the place of the `include`. A file that is included twice with the same
-`vars` is used once, so that experiments share their common stages. `vars` of the including file override
-those of the included files, and the command line overrides both.
+`vars`, their own variables replaced, is used once, so that experiments share their common stages. `vars` of
+the including file override those of the included files, and the command line overrides both.
 """
 
 from __future__ import annotations
@@ -68,9 +68,11 @@ def _take_in(
             continue
         if one.keys() - {"include", "vars"} or not isinstance(one["include"], str):
             raise ConfigError(f"{path}: stages: {one}: expected `include: FILE` and optionally `vars`")
-        known = known_variables({**whole["vars"], **variables, **given})
+        over = {**variables, **given}  # these override the variables of the included file
+        known = known_variables({**whole["vars"], **over}) | {"output": "${output}"}
         part = substitute(one["include"], known, f"{path}: include")
-        _take_in(part, _map(one.get("vars"), path), given, whole, seen=seen, within=(*within, file))
+        texts = _filled(_map(one.get("vars"), path), known)  # two ways to write one text are one inclusion
+        _take_in(part, texts, over, whole, seen=seen, within=(*within, file))
     whole["vars"] |= variables
     whole["env"] |= _map(content.pop("env", None), f"{path}: env")
     for flag in ("hub", "preload"):

@@ -396,22 +396,32 @@ class _Run:
         check_needs(step, self.steps, self.state)
         self.table.say(f"{prefix}: {step.shown}")
         log, before = self.output / "logs" / f"{name}.log", read_receipt(step.output_dir)
+        cpu_before = self._cpu_seconds()
         status, from_byte = self._start(step, log, prefix)
-        earlier = 0.0 if "command" in noted else noted.get("seconds", 0.0)  # of attempts that were stopped
-        line.seconds = round((line.seconds or 0.0) + earlier, 1)
-        self._note(name, {"seconds": line.seconds})
+        earlier: Mapping[str, Any] = {} if "command" in noted else noted  # an attempt that was stopped
+        line.seconds = round((line.seconds or 0.0) + earlier.get("seconds", 0.0), 1)
+        cpu_seconds = round(self._cpu_seconds() - cpu_before + earlier.get("cpu_seconds", 0.0), 1)
+        self._note(name, {"seconds": line.seconds, "cpu_seconds": cpu_seconds})
         if status:
             self.table.say(_explain(step, line, log, from_byte, status, self.rerun))
             raise Failed(status)
         line.receipt = read_receipt(step.output_dir)
         if before.get("finished") and before == line.receipt:  # it was asked, and had nothing to do
             line.state, line.seconds = "finished before", noted.get("seconds", line.seconds)
+            cpu_seconds = noted.get("cpu_seconds", cpu_seconds)
         else:
             self.changed.add(name)
-        self._note(name, {"command": redacted(list(step.command)), "seconds": line.seconds})
+        command = redacted(list(step.command))
+        self._note(name, {"command": command, "seconds": line.seconds, "cpu_seconds": cpu_seconds})
         self.table.say(f"{prefix}: {line.state}, {line.summary}", live=False)
         if step.spec.always:
             self.shown.append(_tail(log, from_byte, None))
+
+    def _cpu_seconds(self) -> float:
+        """CPU seconds of all stages that this run has ended, of all their processes and threads."""
+        ended = os.times()
+        forked = self.forks.cpu_seconds() if self.forks else 0.0
+        return ended.children_user + ended.children_system + forked
 
     def _note(self, name: str, what: Mapping[str, Any]) -> None:
         self.state["stages"][name] = what

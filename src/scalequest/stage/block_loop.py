@@ -160,6 +160,11 @@ def stream(
         tracker.table("samples", loop.samples)
 
 
+def _engine_requests(request: object) -> int:
+    """What the engine counts: a request of a stage may hold several, such as the samples of one question."""
+    return len(getattr(request, "requests", (request,)))
+
+
 @dataclass(frozen=True)
 class _Loop(Generic[Q, A]):
     """The blocks of one worker of `stream`.
@@ -190,7 +195,7 @@ class _Loop(Generic[Q, A]):
             plan = [self.requests(number) for number in numbers]
             self.open[index] = numbers, plan
             block = [request for asked in plan if not isinstance(asked, Drop) for request in asked]
-            self.progress.ask(len(numbers), len(block))
+            self.progress.ask(len(numbers), sum(map(_engine_requests, block)))
             if block:
                 yield index, block
             else:
