@@ -159,10 +159,9 @@ def run_arms(arms: Mapping[str, Shared], output: Path, rerun: str) -> dict[str, 
     failed: set[str] = set()
     while left := without(steps, failed):
         ahead = look_ahead(left, output)
-        for fault in ahead.faults:
-            print(f"error: {fault}", file=sys.stderr)
-            failed |= set(re.findall(r"^stage '([^']+)'", fault))
         if ahead.faults:
+            print(*(f"error: {fault}" for fault in ahead.faults), sep="\n", file=sys.stderr)
+            failed |= {stage for fault in ahead.faults for stage in re.findall(r"^stage '([^']+)'", fault)}
             continue
         try:
             run(spec, left, output, rerun=rerun, fingerprints=ahead.fingerprints)
@@ -201,8 +200,11 @@ def read_measured(folder: Path) -> Found:
 
 
 def read_chosen(folder: Path) -> Found:
-    """Return the oracle's opinion of the questions that a filter chose."""
-    return {f"chosen_{key}": read_measured(folder)[key] for key in ("sound", "steps")}
+    """Return the well-posed share, in %, of what a filter left; the file also counts what it dropped."""
+    content = json.loads((folder / "questions.json").read_text(encoding="utf-8"))
+    (one,) = content["generators"].values()
+    posed, left = round((one["well_posed"]["value"] or 0) * one["well_posed"]["n"]), one["distinct"]["n"]
+    return {"chosen_sound": (100 * posed / left if left else None, left)}
 
 
 def read_pool(folder: Path) -> Found:
