@@ -67,6 +67,7 @@ class Measure:
     name: str = required("its name")
     title: str = required("what tables call it, with its unit")
     least: float = required("the least effect that counts", within=NOT_NEGATIVE)
+    digits: int = option(1, "decimals in tables", within=NOT_NEGATIVE)
 
 
 @dataclass(frozen=True)
@@ -317,13 +318,13 @@ def markdown(study: Study, result: Mapping[str, Any]) -> str:
     lines = [RULE, ""]
     counted = ", ".join(f"{one.title}: {one.least:g}" for one in study.measures if one.least)
     lines += [f"The least effects that count: {counted}. Intervals are Student's t over seeds.", ""]
-    lines += claim_lines(
-        study.claims, {one.name: found[one.name] for one in study.claims if one.name in found}
-    )
+    digits = {measure.name: measure.digits for measure in study.measures}
+    known = {claim.name: found[claim.name] for claim in study.claims if claim.name in found}
+    lines += claim_lines(study.claims, known, digits)
     if arms := {name: means for name, means in result.get("arms", {}).items() if means}:
         columns = ("arm", *(measure.title for measure in study.measures))
         cells = [
-            (name, *(shown(estimate(means.get(measure.name))) for measure in study.measures))
+            (name, *(shown(estimate(means.get(one.name)), one.digits) for one in study.measures))
             for name, means in arms.items()
         ]
         lines += ["", *table_lines(columns, cells)]

@@ -116,13 +116,14 @@ def test_a_claim_compares_one_way(keys: dict[str, Any], message: str) -> None:
 
 def test_the_tables_say_what_was_not_run() -> None:
     one = claim(first="new", second="old", control_arm="sham")
-    before = "\n".join(claim_lines([one], {}))
+    before = "\n".join(claim_lines([one], {}, {"accuracy": 1}))
     assert "not run" in before
     found = Finding(Estimate(4.0, 1.04, 6.96, 3), Estimate(-1.0, None, None, 2), "holds")
-    after = "\n".join(claim_lines([one], {"one": found}))
+    after = "\n".join(claim_lines([one], {"one": found}, {"accuracy": 1}))
     assert (
         "| It helps | 1 → 2 (Table 1) | accuracy: new − old, higher | +4.0 [+1.0, +7.0] | −1.0 | 3 | holds |"
         in after
     )
     assert "| It helps | luck (arm sham) | Much. |" in after
+    assert shown(Estimate(0.126, -0.004, 0.256, 3), 2, sign=True) == "+0.13 [−0.00, +0.26]"
     assert shown(Estimate(1234.5, 1.0, 2.0, 3)) == "1,234.5 [1.0, 2.0]"

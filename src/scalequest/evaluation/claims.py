@@ -127,18 +127,22 @@ def slopes(claim: Claim, look: Look) -> list[float]:
 # ---------------------------------------------------------------------------------------------------- telling
 
 
-def claim_lines(claims: Sequence[Claim], findings: Mapping[str, Finding]) -> list[str]:
+def claim_lines(
+    claims: Sequence[Claim], findings: Mapping[str, Finding], digits: Mapping[str, int]
+) -> list[str]:
     """Return the lines of the table of claims, and of the table of what each of them may not mean.
 
     Args:
         claims: in the order of the rows.
         findings: by name; empty before the study was run.
+        digits: decimals of each measure.
     """
     rows, doubts = [], []
     for claim in claims:
         found = findings.get(claim.name)
-        effect = shown(found.effect, sign=True) if found else "–"
-        gap = shown(found.over_control, sign=True) if found and found.over_control else "–"
+        places = digits[claim.measure]
+        effect = shown(found.effect, places, sign=True) if found else "–"
+        gap = shown(found.over_control, places, sign=True) if found and found.over_control else "–"
         seeds = found.effect.n if found else "–"
         verdict = found.verdict if found else "not run"
         rows.append(
@@ -160,13 +164,13 @@ def _compared(claim: Claim) -> str:
     return f"{claim.measure}: {claim.first} − {claim.second}, {claim.expect}"
 
 
-def shown(one: Estimate, *, sign: bool = False) -> str:
+def shown(one: Estimate, digits: int = 1, *, sign: bool = False) -> str:
     """Return an estimate over seeds with its interval, e.g. "+4.1 [+1.0, +7.2]"; "–" without a value."""
     if one.value is None:
         return "–"
 
     def number(value: float) -> str:
-        return (f"{value:+.1f}" if sign else f"{value:,.1f}").replace("-", "−")
+        return format(value, f"{'+' if sign else ''},.{digits}f").replace("-", "−")
 
     if one.low is None or one.high is None:
         return number(one.value)

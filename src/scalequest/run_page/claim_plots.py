@@ -92,8 +92,8 @@ def trend(points: Sequence[Point], across: str, up: str) -> Figure:
             )
             ends = [places[0], places[-1]]
             fitted = [start + slope * math.log2(end) for end in ends]
-            axes.plot(ends, fitted, color=COLOURS[1], label=f"{slope:+.1f} per doubling")
-            axes.legend()
+            axes.plot(ends, fitted, color=COLOURS[1])
+            axes.set_title(f"fitted line: {slope:+.1f} per doubling", fontsize=8, loc="left")
         axes.set_xscale("log", base=2)
         axes.set_xticks(places, [f"{place:,.0f}" for place in places])
         axes.set_xlabel(across)
