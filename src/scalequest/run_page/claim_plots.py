@@ -27,7 +27,7 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def effects(claims: Sequence[Claim], findings: Mapping[str, Finding], titles: Mapping[str, str]) -> Figure:
-    """Draw every effect with its interval, one panel per measure; grey: undecided, or without an interval.
+    """Draw every effect with its interval, one panel per measure; the colour is the verdict.
 
     Args:
         claims: the claims, in the order in which they are drawn.
@@ -49,7 +49,8 @@ def effects(claims: Sequence[Claim], findings: Mapping[str, Finding], titles: Ma
                 _effect(axes, place, findings[claim.name])
             axes.set_yticks(range(len(group)), [_label(claim) for claim in group])
             axes.set_ylim(len(group) - 0.5, -0.5)
-            axes.set_title(f"effect on {titles[name]}", fontsize=8, loc="left")
+            axes.set_title(f"effect on: {titles[name]}", fontsize=8, loc="left")
+        grid[-1][0].set_xlabel("green: the claim holds; red: it does not; grey: undecided", fontsize=7)
     return figure
 
 
