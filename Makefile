@@ -1,5 +1,6 @@
 # make setup      the CPU environment in .venv, about 3 minutes and 4 GB; it says what it is doing
 # make demo       the whole loop on tiny models, 2 cores, no network
+# make study      the paper's claims in the tiny world, three seeds, resumable; STUDY_ARGS="--profile full" for five
 # make data       train sets and benchmarks, from their sources into data/ (12 MB, needs a network)
 # make test       what CI runs
 # make test-slow  whole loops, minutes each
@@ -11,6 +12,8 @@
 VENV ?= .venv
 PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3.13 python3))
 OUTPUT ?= runs/tiny
+STUDY ?= runs/study
+STUDY_ARGS ?= --profile quick
 DATA ?= data
 DOCS ?= .venv-docs
 # tests/conftest.py has the order: what takes longest first
@@ -20,7 +23,7 @@ BIN := $(VENV)/bin
 TORCH := 2.13.0
 STAMP := $(VENV)/.complete
 
-.PHONY: setup demo data test test-slow style quality docs bench bench-quick lock
+.PHONY: setup demo study data test test-slow style quality docs bench bench-quick lock
 
 setup: $(STAMP)
 
@@ -48,6 +51,9 @@ $(STAMP): requirements/cpu.txt requirements/dev.txt setup.cfg pyproject.toml
 
 demo: setup
 	$(BIN)/python recipes/run.py recipes/tiny/pipeline.yaml --output $(OUTPUT)
+
+study: setup
+	$(BIN)/python recipes/tiny/study.py --output $(STUDY) $(STUDY_ARGS)
 
 data: setup
 	$(BIN)/python scripts/prepare_data.py --output_dir $(DATA)

@@ -53,6 +53,21 @@ def mean_of(values: Sequence[float]) -> Estimate:
     return Estimate(middle, middle - half, middle + half, n)
 
 
+def mean_over_runs(values: Sequence[float]) -> Estimate:
+    """Return the mean of one value per run (seed) with Student's t interval (1908), meant for a few runs.
+
+    For a comparison that is paired by seed, the values are the differences. There is no interval for a single
+    run, nor if all runs give the same value, because nothing is then known about how they vary.
+    """
+    n = len(values)
+    if n < 2 or max(values) - min(values) < 1e-12:
+        return Estimate(fmean(values) if values else None, None, None, n)
+    from scipy.stats import t
+
+    middle, half = fmean(values), float(t.ppf(0.975, n - 1)) * stdev(values) / math.sqrt(n)
+    return Estimate(middle, middle - half, middle + half, n)
+
+
 def accuracy_of(scores: Sequence[float]) -> Estimate:
     """Return the accuracy from one score (0 to 1) per problem, with Wilson's interval over problems.
 

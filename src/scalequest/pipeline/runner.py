@@ -284,11 +284,17 @@ def finished(step: Step, fingerprint: str | None, noted: Mapping[str, Any]) -> b
 
 
 class Failed(RuntimeError):
-    """A stage failed or was stopped; everything there is to say has been printed."""
+    """A stage failed or was stopped; everything there is to say has been printed.
 
-    def __init__(self, status: int) -> None:
-        super().__init__(f"exit status {status}")
-        self.status = status
+    Attributes:
+        status: its exit status.
+        stage: its name.
+        stopped: whether a signal to this process stopped it.
+    """
+
+    def __init__(self, status: int, stage: str, stopped: bool) -> None:
+        super().__init__(f"stage {stage}: exit status {status}")
+        self.status, self.stage, self.stopped = status, stage, stopped
 
 
 def run(
@@ -404,7 +410,7 @@ class _Run:
         self._note(name, {"seconds": line.seconds, "cpu_seconds": cpu_seconds})
         if status:
             self.table.say(_explain(step, line, log, from_byte, status, self.rerun))
-            raise Failed(status)
+            raise Failed(status, name, line.state == "stopped")
         line.receipt = read_receipt(step.output_dir)
         if before.get("finished") and before == line.receipt:  # it was asked, and had nothing to do
             line.state, line.seconds = "finished before", noted.get("seconds", line.seconds)

@@ -22,7 +22,7 @@ COLOURS = ("#2a6fb5", "#d9822b", "#2f8f6b", "#a9478a", "#7566cc", "#7d858f")
 REASONS = ("#e0913f", "#c4574c", "#9a6cb0", "#b59f3b", "#5b98a5", "#9aa1a9")
 MOST_CURVES = 8  # per training, in the order of the page
 _NO_DATES: Any = {"svg": {"Date": None}, "pdf": {"CreationDate": None, "ModDate": None}, "png": {}}
-_STYLE: Any = {
+STYLE: Any = {
     "font.size": 8,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -49,7 +49,7 @@ def save_plots(facts: RunFacts, folder: str | Path, kinds: Sequence[str] = ("svg
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     saved = []
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         for name, figure in _figures(facts):
             stem = re.sub(r"\W+", "_", name).strip("_")
             for kind in kinds:
