@@ -51,7 +51,7 @@ def receipt(folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.timeout(1500)
-def test_the_loop_survives_kills_and_ends_with_a_table(tmp_path: Path) -> None:
+def test_the_loop_survives_kills_and_ends_with_a_table(tmp_path: Path, quick_python: str) -> None:
     from datasets import load_dataset
     from transformers import AutoModelForCausalLM
 
@@ -88,7 +88,7 @@ def test_the_loop_survives_kills_and_ends_with_a_table(tmp_path: Path) -> None:
     AutoModelForCausalLM.from_pretrained(output / "sft")
 
     # The report, which is made every time, is left out: for it alone the libraries would be imported
-    last = command(output, "--to", "measure_questions")
+    last = [quick_python, *command(output, "--to", "measure_questions")[1:]]
     again = subprocess.run(last, env=environment(), capture_output=True, text=True, check=True)
     assert "finished before" in again.stdout
     assert "recipes/qft.py" not in again.stdout
