@@ -78,7 +78,8 @@ def _adapter(members: tuple[Any, ...]) -> Any:
     """What validates a value of any of these types; making one takes pydantic about half a millisecond."""
     from pydantic import TypeAdapter
 
-    return TypeAdapter(Union[members])  # noqa: UP007
+    union: Any = Union[members]  # noqa: UP007
+    return TypeAdapter(union)
 
 
 def _from_words(leaf: Leaf, words: Sequence[str], key: str) -> Any:
