@@ -55,7 +55,7 @@ def main(args: argparse.Namespace) -> int:
                 print(f"# {step.spec.name}\n{step.shown}")
             for line in left_out(steps):
                 print(f"note: {line}; their data are missing", file=sys.stderr)
-        ahead = look_ahead(wanted(steps, args.start, args.end, args.only), output)
+        ahead = look_ahead(wanted(steps, args.start, args.end, args.only), output, fork=True)
         for fault in ahead.faults:
             print(f"{'not yet' if args.dry_run else 'error'}: {fault}", file=sys.stderr)
         if ahead.faults and not args.dry_run:

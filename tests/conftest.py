@@ -16,12 +16,19 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # models are small, and other tes
 
 ROOT = Path(__file__).resolve().parents[1]
 REQUIRE = "SCALEQUEST_REQUIRE_DATA"
-# Files of minutes, the longest first: two processes that share the files then end at about the same time.
+# Files of half a minute and more, the longest first: what shares the files then ends at about the same time.
 LONGEST = (
-    *("test_loop.py", "training/test_ranks.py", "evaluation/test_evaluate.py"),
-    *("faults/test_synthesis_faults.py", "faults/test_training_faults.py", "pipeline/test_pipeline.py"),
-    *("pipeline/test_preload.py", "pipeline/test_look_ahead.py", "test_data_recipes.py", "test_proof.py"),
-    *("stage/test_stage_folder.py", "training/test_sft.py"),
+    *("test_loop.py", "pipeline/test_pipeline.py", "faults/test_synthesis_faults.py"),
+    *("evaluation/test_evaluate.py", "training/test_ranks.py", "stage/test_stage_folder.py"),
+    *("faults/test_training_faults.py", "test_data_recipes.py", "pipeline/test_slurm_chain.py"),
+    *("test_chat.py", "engines/test_server.py", "training/test_presets.py", "training/test_grpo.py"),
+    *("training/test_safety.py", "engines/test_generators.py", "pipeline/test_preload.py"),
+    *(
+        "pipeline/test_paper.py",
+        "test_chat_template.py",
+        "training/test_sft.py",
+        "grading/test_robustness.py",
+    ),
 )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import importlib.util
 import json
+import shutil
 import subprocess
 import tarfile
 import tempfile
@@ -79,9 +80,21 @@ def build(name: str, folder: Path) -> Path:
 
 
 def built(name: str, root: Path) -> Path:
-    """The tokenizer of a family in a folder under `root`, built if it is not there yet."""
-    folder = root / "tokenizers" / name
-    return folder if (folder / "tokenizer_config.json").is_file() else build(name, folder)
+    """The tokenizer of a family in a folder that all workers share, built if it is not there yet.
+
+    Args:
+        name: of the family.
+        root: this process's folder for temporary files, pytest's `basetemp`.
+    """
+    common = (root.parent if root.name.startswith("popen-") else root) / "tokenizers"
+    if not (common / name).is_dir():
+        common.mkdir(exist_ok=True)
+        own = build(name, Path(tempfile.mkdtemp(dir=common)) / name)
+        try:
+            own.rename(common / name)
+        except OSError:  # another worker was faster
+            shutil.rmtree(own)
+    return common / name
 
 
 def package_file(package: str, path: str) -> Path:

@@ -149,7 +149,7 @@ def test_two_processes_give_the_rows_of_one(
     )
     folder = tmp_path / "questions"
     launch = [quick_python, "-m", "accelerate.commands.launch", "--config_file", str(topology)]
-    done = run([*launch, *generation(tiny_model, folder)[1:]])
+    done = run([*launch, "--no_python", quick_python, *generation(tiny_model, folder)[1:]])
     assert done.returncode == 0, done.stderr
     assert data_files(folder) == data_files(undisturbed)
     assert receipt(folder)["tokens"] == receipt(undisturbed)["tokens"]

@@ -9,7 +9,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 import tomllib
 from dataclasses import fields
 from functools import cache
@@ -252,9 +251,9 @@ def test_a_run_is_read_into_the_result_file(tmp_path: Path) -> None:
         demo.read_run(tmp_path / "report", None)
 
 
-def test_the_settings_pages_are_current() -> None:
+def test_the_settings_pages_are_current(quick_python: str) -> None:
     pytest.importorskip("trl")
-    command = [sys.executable, "scripts/settings_reference.py"]
+    command = [quick_python, "scripts/settings_reference.py"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Any
 
 from scalequest.engines import Block, Completion, Generator, Request, Sampling
@@ -49,7 +50,12 @@ def next_logits(model: Any, prompt: Sequence[int]) -> Any:
 
 
 def greedy(model: Any, prompt: Sequence[int], tokens: int) -> tuple[int, ...]:
-    """The most likely continuation, token by token, without a cache."""
+    """The most likely continuation, token by token, without a cache of keys and values."""
+    return _greedy(model, tuple(prompt), tokens)
+
+
+@cache
+def _greedy(model: Any, prompt: tuple[int, ...], tokens: int) -> tuple[int, ...]:
     ids = list(prompt)
     for _ in range(tokens):
         ids.append(int(next_logits(model, ids).argmax()))

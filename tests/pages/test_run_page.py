@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Sequence
 from fnmatch import fnmatch
 from itertools import pairwise
@@ -435,8 +434,8 @@ def test_durations_are_said_as_a_person_says_them() -> None:
     assert [duration(seconds) for seconds in (48.2, 725, 12_000)] == ["48 s", "12 min 5 s", "3 h 20 min"]
 
 
-def test_the_script_writes_page_and_plots(run: Path, tmp_path: Path, root: Path) -> None:
-    command = [sys.executable, "scripts/run_page.py", str(run), "--output_file", str(tmp_path / "p.html")]
+def test_the_script_writes_page_and_plots(run: Path, tmp_path: Path, root: Path, quick_python: str) -> None:
+    command = [quick_python, "scripts/run_page.py", str(run), "--output_file", str(tmp_path / "p.html")]
     command += ["--plots", str(tmp_path / "plots")]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr

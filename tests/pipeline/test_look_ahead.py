@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from scalequest.config import ConfigError
 from scalequest.pipeline.look_ahead import left_out, look_ahead, read_all, requests
 from scalequest.pipeline.runner import load, plan
 
@@ -143,6 +144,21 @@ def test_a_stage_that_would_write_over_what_it_reads(tmp_path: Path) -> None:
     (fault,) = found(pipeline, output)
     assert fault.startswith("stage 'sft': output_dir: ")
     assert "which this stage reads" in fault
+
+
+@pytest.mark.parametrize("fork", [False, True])
+def test_settings_are_read_in_a_process_of_their_own(fork: bool, tmp_path: Path) -> None:
+    """By an interpreter that is started, or by a fork; what ends it is said."""
+    output = tmp_path / "runs"
+    given = {"num_question": 3, "model_name_or_path": "recipes/tiny/models/tiny-solver"}
+    pipeline = small(tmp_path, ("generate", "generate_questions", given))
+    (fault,) = look_ahead(plan(load(pipeline), output), output, fork=fork).faults
+    assert "unknown key '--num_question'; keys cannot be abbreviated; did you mean 'num_questions'?" in fault
+    script = tmp_path / "mine.py"
+    script.write_text("RECIPE = None\nprint('read')\nraise RuntimeError('nothing works')\n")
+    pipeline.write_text(pipeline.read_text().replace("recipes/generate_questions.py", str(script)))
+    with pytest.raises(ConfigError, match=r"settings could not be read: .*nothing works"):
+        look_ahead(plan(load(pipeline), output), output, fork=fork)
 
 
 def small(folder: Path, *stages: tuple[str, str, dict[str, object]]) -> Path:

@@ -15,7 +15,14 @@ from scalequest.pipeline.look_ahead import look_ahead
 from scalequest.pipeline.runner import Step, load, plan
 
 PAPER = Path("recipes/paper")
+PYTHON = sys.executable
 EXPERIMENTS = sorted(path for path in PAPER.glob("*.yaml") if path.stem.startswith(("table", "fig")))
+
+
+@pytest.fixture(autouse=True)
+def _quick(quick_python: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings are read, and costs computed, in forks of a process that has TRL imported."""
+    monkeypatch.setattr(sys, "executable", quick_python)
 
 
 def steps_of(path: Path, profile: str, output: Path) -> list[Step]:
@@ -119,7 +126,7 @@ def test_all_experiments_run_whole_at_the_tiny_size(tmp_path: Path) -> None:
     for name in ("all", "table3"):
         words = [f"recipes/paper/{name}.yaml", "--output", str(tmp_path), "--set", "profile=tiny"]
         done = subprocess.run(
-            [sys.executable, "recipes/run.py", *words],
+            [PYTHON, "recipes/run.py", *words],
             env={**os.environ, "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"},
             capture_output=True, text=True, check=False,
         )  # fmt: skip

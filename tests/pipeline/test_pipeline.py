@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from scalequest.config import ConfigError
-from scalequest.pipeline.runner import load, plan, read_state
+from scalequest.pipeline.runner import load, plan, read_state, wanted
 from scalequest.stage.launch import STOP_SECONDS, STOP_VARIABLE
 
 # A data stage as ours are, which can also leave a helper in a session of its own, as launchers do.
@@ -347,7 +347,8 @@ def test_from_and_only(pipeline: Callable[..., Path], tmp_path: Path) -> None:
     assert asked(output, "second") == 0
     assert run(path, output, "--from", "second")[0] == 0
     assert (asked(output, "first"), asked(output, "second")) == (1, 1)
-    assert "there are first, second, report" in run(path, output, "--from", "third")[1]
+    with pytest.raises(ConfigError, match=r"--from: no stage .* there are first, second, report"):
+        wanted(plan(load(path), output), start="third")
 
 
 def test_to_is_the_last_stage(pipeline: Callable[..., Path], tmp_path: Path) -> None:
@@ -362,7 +363,8 @@ def test_to_is_the_last_stage(pipeline: Callable[..., Path], tmp_path: Path) -> 
     status, text = run(path, output, "--from", "second", "--to", "first")
     assert (status, text.count("error:")) == (2, 1)
     assert "--to: 'first' runs before 'second'" in text
-    assert "--to: no stage is called 'third'" in run(path, output, "--to", "third")[1]
+    with pytest.raises(ConfigError, match="--to: no stage is called 'third'"):
+        wanted(plan(load(path), output), end="third")
 
 
 def test_dry_run_prints_commands_and_touches_nothing(pipeline: Callable[..., Path], tmp_path: Path) -> None:

@@ -61,7 +61,9 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Preloaded
         pytest.skip("stages are forked on Linux without a GPU only")
     several = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     several["WANDB_MODE"] = "offline"  # of which transformers prints a line when it is imported
-    with opened(tmp_path_factory.mktemp("stages"), several) as process:
+    folder = tmp_path_factory.mktemp("stages")
+    # vLLM takes as long to import as all others; tests/test_loop.py has it.
+    with opened(folder, {**several, **absent(folder, "vllm")}) as process:
         yield process
 
 
@@ -77,11 +79,15 @@ def opened(folder: Path, environment: dict[str, str]) -> Iterator[tuple[Preloade
 
 def torch_alone(folder: Path) -> dict[str, str]:
     """An environment in which the other libraries that take long to import are not installed."""
-    for name in ("transformers", "vllm"):
+    return {**os.environ, **absent(folder, "transformers", "vllm")}
+
+
+def absent(folder: Path, *names: str) -> dict[str, str]:
+    """The variable with which these libraries are not installed."""
+    for name in names:
         (folder / f"absent/{name}").mkdir(parents=True)
         (folder / f"absent/{name}/__init__.py").write_text("raise ImportError('not installed')\n")
-    path = os.pathsep.join([str(folder / "absent"), *sys.path])
-    return {**os.environ, "PYTHONPATH": path}
+    return {"PYTHONPATH": os.pathsep.join([str(folder / "absent"), *sys.path])}
 
 
 def run(stages: tuple[Preloaded, Path], what: str) -> tuple[int, str]:

@@ -528,7 +528,7 @@ def test_models(tmp_path: Path) -> None:
 # Runs the stage in forks of a process that has imported everything, killing each at another moment: before
 # and after every rename, flush, removal and row group, until a run gets through without being killed.
 KILLER = """
-import os, shutil, sys
+import gc, os, shutil, sys
 from pathlib import Path
 
 import pandas, pyarrow.compute  # or pyarrow imports them in each fork, which takes longer than a stage
@@ -539,6 +539,7 @@ import scalequest.stage.provenance
 
 root, fresh = Path(sys.argv[1]), sys.argv[2] == "fresh"
 scalequest.stage.provenance.code_versions()  # reads versions once for all forks
+gc.freeze()  # or each fork's collections write to, and so copy, what was imported
 events = 0
 
 def deadly(function, moment):

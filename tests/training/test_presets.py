@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -331,21 +333,34 @@ TOKENIZERS = {
 }
 
 
+@pytest.fixture(scope="module")
+def padded(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str | None], Any]:
+    """The tokenizer of a family with a pad token, loaded once."""
+    import real_tokenizers
+    from scalequest.chat import load_tokenizer
+
+    @cache
+    def find(family: str, pad: str | None) -> Any:
+        tokenizer = load_tokenizer(str(real_tokenizers.built(family, tmp_path_factory.getbasetemp())))
+        tokenizer.add_special_tokens({"pad_token": pad})
+        return tokenizer
+
+    return find
+
+
 @pytest.mark.data
 @pytest.mark.parametrize(
     "path", [f[0] for f in LARGE if len(f) == 1 and f[0].stem in ("qft", "qpo", "sft")], ids=name_of
 )
-def test_presets_render_real_rows_token_exactly(path: Path, tmp_path: Path) -> None:
+def test_presets_render_real_rows_token_exactly(path: Path, padded: Callable[[str, str | None], Any]) -> None:
     """The recipe's own rendering, on the family's real tokenizer, of GSM8K, MATH and the published pairs."""
-    import real_tokenizers
-    from scalequest.chat import bind, load_tokenizer
+    from scalequest.chat import bind
     from scalequest.records import read_inputs
     from scalequest.training import data
 
     settings = read_yaml(path)
-    tokenizer = load_tokenizer(str(real_tokenizers.build(TOKENIZERS[path.parent.name], tmp_path)))
-    tokenizer.add_special_tokens({"pad_token": load_format(settings["chat_format"]).pad})
-    chat = bind(load_format(settings["chat_format"]), tokenizer)
+    family = load_format(settings["chat_format"])
+    chat = bind(family, padded(TOKENIZERS[path.parent.name], family.pad))
     assert chat.pad_id not in {*chat.question_stop_ids[:1], *chat.solve_stop_ids[:1], None}
     limit = settings["max_length"]
     if path.stem == "sft":

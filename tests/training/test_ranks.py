@@ -8,7 +8,6 @@ import math
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -81,16 +80,20 @@ def losses(out: Path) -> list[float]:
     return [record["loss"] for record in logged(out) if "loss" in record]
 
 
-def on_two_ranks(topology: str, stage: str, settings: dict[str, Any], folder: Path, head: str) -> str:
-    """Run a recipe on two CPU ranks; return what it printed."""
+def on_two_ranks(
+    python: str, topology: str, stage: str, settings: dict[str, Any], folder: Path, head: str
+) -> str:
+    """Run a recipe on two CPU ranks, each in a fork of a Python that has TRL; return what it printed."""
     gloo = {"ddp_backend": "gloo"} if topology in ("ddp", "fsdp2") else {}
     config = write_yaml(folder / f"{stage}.yaml", {**settings, **gloo})
-    command = [sys.executable, "-m"]
+    command = [python, "-m"]
     if topology == "ddp":  # on a CPU, accelerate starts one process for its file
-        command += ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+        command += ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--no-python"]
     else:
         command += ["accelerate.commands.launch", "--config_file", str(CONFIGS / f"{topology}.yaml")]
         command += ["--num_processes", "2", "--main_process_port", "0", "--mixed_precision", "no"]
+        command += ["--no_python"]
+    command.append(python)
     # The bench tells accelerate to apply the file to CPU ranks, too.
     if topology == "zero3":
         command += [str(Path(__file__).with_name("rank_script.py"))]
@@ -119,13 +122,14 @@ def test_zero3_on_two_ranks_saves_a_whole_model(
     rows: dict[str, Path],
     tmp_path: Path,
     train: Callable[..., Path],
+    quick_python: str,
 ) -> None:
     """Weights are spread over two ranks, the saved model is one, with the losses of one rank's plain head."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     given = {**settings, "input": [str(rows["solutions"])]}
     spread = {**given, "save_strategy": "steps", "save_steps": 2, "per_device_train_batch_size": 1}
-    said = on_two_ranks("zero3", "sft", spread, tmp_path, head)
+    said = on_two_ranks(quick_python, "zero3", "sft", spread, tmp_path, head)
     assert "2 process(es) x batch 1 x accumulation 1 = 2 sequences per step" in said
     out = Path(settings["output_dir"])
     model, tokenizer = AutoModelForCausalLM.from_pretrained(out), AutoTokenizer.from_pretrained(out)
@@ -154,6 +158,7 @@ def test_qpo_on_two_ranks_starts_from_its_reference_and_trains_as_on_one(
     preferences: dict[str, Any],
     preferred_alone: list[float],
     tmp_path: Path,
+    quick_python: str,
 ) -> None:
     """Under FSDP2 the second rank's copy of the reference used to be zeros; the first loss was 6e-14."""
     from safetensors.torch import load_file
@@ -161,7 +166,7 @@ def test_qpo_on_two_ranks_starts_from_its_reference_and_trains_as_on_one(
 
     out = tmp_path / "out"
     given = {**preferences, "output_dir": str(out), "per_device_train_batch_size": 2}
-    on_two_ranks(topology, "qpo", given, tmp_path, head)
+    on_two_ranks(quick_python, topology, "qpo", given, tmp_path, head)
     first = logged(out)[0]
     assert first["loss"] == pytest.approx(math.log(2), abs=1e-4)
     nats = [first[f"rewards/{side}"] / 0.1 for side in ("chosen", "rejected")]

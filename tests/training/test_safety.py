@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import math
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from safetensors.torch import load_file
 from training_support import logged, same
 
 from scalequest.config import ConfigError
+from scalequest.recipe import Recipe, run_with
 from scalequest.stage.folder import StageError
 from scalequest.stage.script import run_script
 from scalequest.training import ranks
@@ -212,17 +212,23 @@ def test_sigterm_outside_of_training_is_no_failure_either(tmp_path: Path, begun:
     """While rows are tokenised or the model is checked: status 75, and word for the scheduler."""
     if begun:
         (tmp_path / "receipt.json").write_text("{}")
-    code = (
-        "import time\nfrom types import SimpleNamespace\nfrom scalequest.recipe import Recipe, run_with\n"
-        "def main(*_):\n    print('in', flush=True)\n    time.sleep(60)\n"
-        "recipe = Recipe('x', 1, 'training', tuple, main)\n"
-        f"run_with(recipe, None, SimpleNamespace(output_dir={str(tmp_path)!r}), None)"
+    ready, said = os.pipe()
+
+    def main(*_: Any) -> None:
+        os.write(said, b"in")
+        time.sleep(60)
+
+    process = multiprocessing.get_context("fork").Process(  # which need not import torch again
+        target=run_with,
+        args=(Recipe("x", 1, "training", tuple, main), None, SimpleNamespace(output_dir=str(tmp_path)), None),
     )
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "in\n"
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=30) == REQUEUE
+    process.start()
+    os.close(said)
+    assert os.read(ready, 2) == b"in"
+    os.close(ready)
+    process.terminate()
+    process.join(30)
+    assert process.exitcode == REQUEUE
     assert (tmp_path / STOPPED).exists() == begun
 
 

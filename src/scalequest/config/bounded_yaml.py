@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from functools import lru_cache
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -12,6 +14,7 @@ MOST_BYTES = 1 << 20  # of the file
 MOST_NODES = 50_000  # keys, values, mappings and lists, with aliases expanded
 MOST_CHARACTERS = 4 << 20  # of all strings, with aliases expanded
 MOST_LEVELS = 50
+_REMEMBERED = 1 << 16  # characters of a text that is kept after parsing
 _MOST_DIGITS = 400  # no float needs more, and no setting is an integer beyond that
 
 
@@ -22,10 +25,18 @@ class TooMuch(MarkedYAMLError):
 def load(text: str) -> Any:
     """Parse YAML 1.2 without exceeding the limits above.
 
+    A text that was parsed before is not parsed again: a pipeline names the same files many times, and ruamel
+    takes about a millisecond for each of their lines. Every call returns an object of its own.
+
     Raises:
         TooMuch: it is nested too deeply, too large with its aliases expanded, or contains itself.
         Exception: whatever ruamel raises for invalid YAML, which is not always a `YAMLError`.
     """
+    return deepcopy(_parsed(text) if len(text) <= _REMEMBERED else _parsed.__wrapped__(text))
+
+
+@lru_cache(maxsize=1024)
+def _parsed(text: str) -> Any:
     yaml = YAML(typ="safe", pure=True)
     yaml.Composer = _Bounded
     return yaml.load(text)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field
+from functools import cache
 from typing import Any, Union, get_args, get_origin
 
 from scalequest.config import bounded_yaml
@@ -56,14 +57,13 @@ def _validated(annotation: Any, value: Any, key: str, source: str) -> Any:
         return {
             name: assemble((inner,), {}, [(source, one)], f"{key}.{name}.")[0] for name, one in value.items()
         }
-    from pydantic import TypeAdapter, ValidationError  # takes a third of a second, which --help does not need
+    from pydantic import ValidationError  # takes a third of a second, which --help does not need
     from pydantic.errors import PydanticUserError
 
     try:
         # Strict JSON validation is what YAML values need: 1 is accepted as a float, and enums and paths are
         # given as strings, but "1" does not count as a number, nor 1 as a boolean.
-        union: Any = Union[strict_members(annotation)]  # noqa: UP007
-        return TypeAdapter(union).validate_json(json.dumps(value, default=str), strict=True)
+        return _adapter(strict_members(annotation)).validate_json(json.dumps(value, default=str), strict=True)
     except ValidationError:
         expected = type_name(annotation)
         raise ConfigError(f"{source}: {key}: expected {expected}, got {shown(value, key)}") from None
@@ -71,6 +71,15 @@ def _validated(annotation: Any, value: Any, key: str, source: str) -> Any:
         raise ConfigError(f"{source}: {key}: cannot be set from a config") from None
     except ValueError:  # JSON cannot represent integers of more than 4,300 digits
         raise ConfigError(f"{source}: {key}: expected {FINITE}, got {shown(value, key)}") from None
+
+
+@cache
+def _adapter(members: tuple[Any, ...]) -> Any:
+    """What validates a value of any of these types; making one takes pydantic about half a millisecond."""
+    from pydantic import TypeAdapter
+
+    union: Any = Union[members]  # noqa: UP007
+    return TypeAdapter(union)
 
 
 def _from_words(leaf: Leaf, words: Sequence[str], key: str) -> Any:

@@ -8,6 +8,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from enum import Enum
+from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin
 
 from scalequest.config.ranges import FINITE, Range, range_of
@@ -80,10 +81,11 @@ def is_ours(cls: type) -> bool:
     return any("fingerprint" in item.metadata for item in dataclasses.fields(cls))
 
 
-def fields_of(cls: type) -> list[tuple[dataclasses.Field[Any], Any]]:
+@cache
+def fields_of(cls: type) -> tuple[tuple[dataclasses.Field[Any], Any], ...]:
     """Return the fields that can be set, with their types."""
     hints = typing.get_type_hints(cls)
-    return [(item, hints[item.name]) for item in dataclasses.fields(cls) if item.init]
+    return tuple((item, hints[item.name]) for item in dataclasses.fields(cls) if item.init)
 
 
 def default_of(item: dataclasses.Field[Any]) -> Any:

@@ -67,6 +67,8 @@ _LOOKED_AT = 1_000  # rows of each input
 
 # Folders that stages of this run make, with the columns that they may have; None if that is not known.
 Made = Mapping[str, frozenset[str] | None]
+# Why an input cannot be read, or None, by its source and what is needed of it.
+Seen = dict[tuple[object, ...], Exception | None]
 
 
 def needed(recipe: str, values: Sequence[Any]) -> tuple[str, ...]:
@@ -110,13 +112,14 @@ def _absent(keys: Sequence[str], renamed: Mapping[str, str], columns: frozenset[
     ]
 
 
-def faults(recipe: str, values: Sequence[Any], made: Made) -> Iterator[str]:
+def faults(recipe: str, values: Sequence[Any], made: Made, seen: Seen) -> Iterator[str]:
     """Say which inputs lack a column, one line for each.
 
     Args:
         recipe: the stage's.
         values: its settings.
         made: by folder, what stages of this run will have made before.
+        seen: what was found in inputs that were looked at before, to which this adds.
     """
     keys, columns = needed(recipe, values), _renamed(values)
     for source in sources(values) if keys else ():
@@ -127,7 +130,7 @@ def faults(recipe: str, values: Sequence[Any], made: Made) -> Iterator[str]:
                 if there is not None and (absent := _absent(keys, columns, there)):
                     yield f"input: {source}: its rows will have no {' and no '.join(absent)}"
             elif _is_there(source):
-                read_inputs([source], *keys, columns=columns, limit=_LOOKED_AT)
+                _look_at(source, keys, columns, seen)
         except (ConfigError, StageError, OSError) as error:
             if "environment variable" not in str(error):  # which is said for all files at once
                 yield f"input: {error}"
@@ -143,6 +146,19 @@ def faults(recipe: str, values: Sequence[Any], made: Made) -> Iterator[str]:
         except (ConfigError, StageError, OSError) as error:
             if "environment variable" not in str(error):
                 yield f"{setting.partition('.')[0]}: {error}"
+
+
+def _look_at(source: str, keys: tuple[str, ...], columns: Mapping[str, str], seen: Seen) -> None:
+    """Read the first rows of an input, once for all stages that need the same of it."""
+    key = (source, keys, *sorted(columns.items()))
+    if key not in seen:
+        try:
+            read_inputs([source], *keys, columns=columns, limit=_LOOKED_AT)
+            seen[key] = None
+        except (ConfigError, StageError, OSError) as error:
+            seen[key] = error
+    if (known := seen[key]) is not None:
+        raise known
 
 
 def _is_there(source: str) -> bool:

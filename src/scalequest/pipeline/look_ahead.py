@@ -10,8 +10,10 @@ import contextlib
 import dataclasses
 import io
 import json
+import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from glob import glob
@@ -23,6 +25,7 @@ from scalequest.config import ConfigError, read_configs, read_yaml
 from scalequest.functions import functions_of
 from scalequest.hardware import has_gpu
 from scalequest.pipeline import columns
+from scalequest.pipeline.preload import exit_status_of
 from scalequest.pipeline.runner import Step
 from scalequest.pipeline.status_table import read_receipt
 from scalequest.recipe import load_recipe
@@ -48,7 +51,7 @@ class Ahead:
     fingerprints: dict[str, str]
 
 
-def look_ahead(steps: Sequence[Step], output: Path) -> Ahead:
+def look_ahead(steps: Sequence[Step], output: Path, *, fork: bool = False) -> Ahead:
     """Look for all that would end a stage at its start, and for the stages that have nothing to do.
 
     Settings are read as the stage would read them, by its own script, in one process for all; files and model
@@ -58,6 +61,8 @@ def look_ahead(steps: Sequence[Step], output: Path) -> Ahead:
     Args:
         steps: of `pipeline.plan`.
         output: the pipeline's folder.
+        fork: this process has no threads and no open device, so a fork of it may read the settings, which is
+            done sooner than in an interpreter that has to start. Without effect outside of Linux.
     """
     made = {str(output), *(str(step.output_dir) for step in steps if step.output_dir is not None)}
     found, unset = [], set[str]()
@@ -69,17 +74,43 @@ def look_ahead(steps: Sequence[Step], output: Path) -> Ahead:
                 found.append(f"stage '{step.spec.name}': {fault}")
             unset |= {variable} - {""}
     asked = [step for step in steps if step.spec.configs]
-    given = json.dumps(requests(asked))
-    child = subprocess.run(
-        [sys.executable, "-c", _CHILD], input=given, capture_output=True, text=True, check=False
-    )
-    if child.returncode:
-        raise ConfigError(f"the stages' settings could not be read: {child.stderr.strip()[-500:]}")
-    said = dict(
-        zip((step.spec.name for step in asked), json.loads(child.stdout.splitlines()[-1]), strict=True)
-    )
+    answers = _forked if fork and sys.platform == "linux" else _started
+    said = dict(zip((step.spec.name for step in asked), answers(requests(asked)), strict=True))
     found += [f"stage '{name}': {fault}" for name, one in said.items() for fault in one["faults"]]
     return Ahead(found, {name: one["fingerprint"] for name, one in said.items() if one["fingerprint"]})
+
+
+def _started(asked: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """`read_all` in an interpreter of its own, which ends with all that the recipes import."""
+    command, given = [sys.executable, "-c", _CHILD], json.dumps(asked)
+    child = subprocess.run(command, input=given, capture_output=True, text=True, check=False)
+    return _answers(child.returncode, child.stdout, child.stderr)
+
+
+def _forked(asked: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """`read_all` in a fork of this process."""
+    with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as wrong:
+        sys.stdout.flush()
+        child = os.fork()
+        if child == 0:
+            for stream in (1, 2):
+                os.dup2(wrong.fileno(), stream)
+            with contextlib.redirect_stdout(wrong), contextlib.redirect_stderr(wrong):
+                status = exit_status_of(lambda: said.write(json.dumps(read_all(asked))))
+            said.flush()
+            wrong.flush()
+            os._exit(status)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        said.seek(0)
+        wrong.seek(0)
+        return _answers(status, said.read(), wrong.read())
+
+
+def _answers(status: int, said: str, wrong: str) -> list[dict[str, Any]]:
+    if status:
+        raise ConfigError(f"the stages' settings could not be read: {wrong.strip()[-500:]}")
+    answers: list[dict[str, Any]] = json.loads(said.splitlines()[-1])
+    return answers
 
 
 def left_out(steps: Sequence[Step]) -> list[str]:
@@ -186,11 +217,13 @@ def parse_all() -> int:
 def read_all(asked: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Answer `requests` in their order: what is wrong with a stage, and its fingerprint if it is finished."""
     made: dict[str, frozenset[str] | None] = {}
+    seen: columns.Seen = {}
     said = []
     for one in asked:
         if one["fresh"] or not one["finished"]:  # else its rows are there to be looked at
             made[one["output_dir"]] = None
-        found = _read(*one["words"], finished=one["finished"], made=made, folder=one["output_dir"])
+        done, folder = one["finished"], one["output_dir"]
+        found = _read(*one["words"], finished=done, made=made, seen=seen, folder=folder)
         if one["workers"] > 1 and found["kind"] != "data":
             found["faults"].append(f"workers: {one['workers']}: only the rows of a data stage can be shared")
         said.append(found)
@@ -207,7 +240,12 @@ def _function_faults(values: Sequence[Any]) -> Iterator[str]:
 
 
 def _read(
-    script: str, *words: str, finished: bool, made: dict[str, frozenset[str] | None], folder: str
+    script: str,
+    *words: str,
+    finished: bool,
+    made: dict[str, frozenset[str] | None],
+    seen: columns.Seen,
+    folder: str,
 ) -> dict[str, Any]:
     recipe = load_recipe(script)
     kind = None if recipe is None else recipe.kind
@@ -224,7 +262,7 @@ def _read(
         except SystemExit:
             said["faults"] = [error.getvalue().strip().rpartition("error: ")[2]]
         else:
-            said["faults"] = [*_function_faults(values), *columns.faults(recipe.name, values, made)]
+            said["faults"] = [*_function_faults(values), *columns.faults(recipe.name, values, made, seen)]
             if folder in made:
                 made[folder] = columns.written(recipe.name, values, made)
             if finished:
