@@ -140,7 +140,15 @@ def test_rows_on_which_lm_eval_differs_are_printed(
 
 def test_every_bench_has_a_small_run(root: Path) -> None:
     # tests/questions/test_filter_text.py, above, and tests/test_dart_math_rules.py
-    elsewhere = {"filters", "gsm8k_rules", "lm_eval_chat", "vllm_chat", "dart_math_rules", "comparisons", "run_all"}
+    elsewhere = {
+        "filters",
+        "gsm8k_rules",
+        "lm_eval_chat",
+        "vllm_chat",
+        "dart_math_rules",
+        "comparisons",
+        "run_all",
+    }
     elsewhere |= {"datatrove_minhash"}  # with another environment, by bench/filters.py
     assert {path.stem for path in root.glob("bench/*.py")} == {
         *(name.split()[0] for name in SMALL),

@@ -39,8 +39,6 @@ def read_answers(
     A truncated response has no answer, because what half a solution contains is an intermediate result. With
     `phrase`, a response whose answer would only be its last number has none either (paper, section 2.5).
     """
-    from scalequest.grading import extract  # half of what the look ahead would import, for column names alone
-
     answers: list[str | None] = []
     for response, reason in zip(responses, finish_reasons, strict=True):
         found = grading.extract(response) if reason == "stop" else None
@@ -54,8 +52,6 @@ def sampled(completions: Sequence[Completion], chat: BoundFormat, *, phrase: boo
     `agreement` is the share of all samples, including those without an answer, that give the most frequent
     answer.
     """
-    from scalequest.grading import majority
-
     responses = [chat.decode_solution(completion.ids) for completion in completions]
     reasons = [completion.finish_reason for completion in completions]
     answers = read_answers(responses, reasons, phrase=phrase)
