@@ -92,8 +92,13 @@ def union(name: str, specs: Iterable[PipelineSpec]) -> PipelineSpec:
         for stage in spec.stages:
             stages.setdefault(stage.name, stage)
     env = {key: value for spec in specs for key, value in spec.env.items()}
-    some = {key: any(getattr(spec, key) for spec in specs) for key in ("hub", "preload")}
-    return PipelineSpec(name=name, stages=list(stages.values()), env=env, **some)
+    return PipelineSpec(
+        name=name,
+        stages=list(stages.values()),
+        hub=any(spec.hub for spec in specs),
+        preload=any(spec.preload for spec in specs),
+        env=env,
+    )
 
 
 def without(steps: Sequence[Step], failed: Iterable[str]) -> list[Step]:
