@@ -445,8 +445,7 @@ def test_a_model_that_was_taught_to_judge_gives_the_verdicts_of_its_replies(tmp_
         own = [row["solvable"] for row in judged if row["generator"] == label]
         assert found["solvability"]["judged"] == len(own)
         assert found["solvability"]["solvable"]["value"] == (sum(own) / len(own) if own else None)
-    if not judged:
-        pytest.xfail("this tiny-solver was not taught to judge (rebuild.py --tasks all)")
+    assert len(judged) > 12
 
 
 @pytest.mark.parametrize(
