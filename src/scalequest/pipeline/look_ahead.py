@@ -224,7 +224,7 @@ def read_all(asked: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             made[one["output_dir"]] = None
         done, folder = one["finished"], one["output_dir"]
         found = _read(*one["words"], finished=done, made=made, seen=seen, folder=folder)
-        if one["workers"] > 1 and found["kind"] != "data":
+        if one.get("workers", 1) > 1 and found["kind"] != "data":
             found["faults"].append(f"workers: {one['workers']}: only the rows of a data stage can be shared")
         said.append(found)
     return said
