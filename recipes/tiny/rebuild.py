@@ -8,9 +8,11 @@ trained further on worked solutions with the question masked; every fourth batch
 the model would otherwise forget how sentences of the domain look. Everything follows from the seed. Hardware:
 one CPU core, 46 minutes. The script prints seconds, accuracies and the hashes of its output.
 
-With `--tasks all` the solver also learns to judge and to rewrite questions (`tinymath.lessons`). The models
-in the repository are made without it: after 1.8 million more tokens, 66 % of the verdicts were right
-(`measure_solver.py`), which is too few for a filter.
+With `--tasks all` the solver also learns to judge and to rewrite questions (`tinymath.lessons`), and every
+sixth batch is plain text. The tiny-solver of the repository was made so, from tiny-base, in about 75 minutes
+on two cores without bfloat16 instructions; `measure_solver.py` measures what it can do (docs/demo.md):
+
+    python recipes/tiny/rebuild.py --solver-only --tasks all --solver-tokens 7e6 2.4e6
 """
 
 from __future__ import annotations
