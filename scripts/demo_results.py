@@ -6,8 +6,8 @@
 
 `<!-- demo: NAME -->` starts a part and `<!-- end of demo -->` ends it; what stands between them is replaced.
 The numbers come from `docs/results`: demo.json holds the tables of a demo's report, controls.json and
-judges.json those of recipes/tiny/controls.yaml and recipes/tiny/judges.yaml, solver.json what
-recipes/tiny/measure_solver.py writes. Seconds, on any machine.
+judges.json those of recipes/tiny/controls.yaml and recipes/tiny/judges.yaml, judge.json what
+recipes/tiny/measure_solver.py writes of tiny-judge. Seconds, on any machine.
 """
 
 from __future__ import annotations
@@ -165,8 +165,8 @@ def findings(found: Result) -> str:
     return (
         f"The gain over tiny-base ({found['base']} %) is {min(gains):.1f} to {max(gains):.1f} points "
         "across these seeds. Shuffled answers and swapped preference pairs teach nothing. QPO makes "
-        "questions longer and breaks few more of them, whereas SFT on the chosen side breaks many. **That "
-        "demo's filter did not pay off**: with equal numbers of questions, it changed the accuracy by "
+        "questions longer and breaks few more of them, whereas SFT on the chosen side breaks many. **The "
+        "demo's filter does not pay off**: with equal numbers of questions, it changes the accuracy by "
         f"{signed(worse)} points (on `tinymath_dev`, by {signed(found['dev_differences'])}). All "
         f"{by_key['sft_all']['pairs'][0]:,} questions, including broken ones and those that resemble a "
         f"test question, give a model that is {min(more):.1f} to {max(more):.1f} points better than the "
@@ -179,8 +179,8 @@ def judges(found: Result) -> str:
     return "\n\n".join([found["about"], *map(markdown, found["tables"]), found["finding"]])
 
 
-def solver(found: Result) -> str:
-    """Return how well tiny-solver solves, judges and rewrites."""
+def judge(found: Result) -> str:
+    """Return how well tiny-judge solves, judges and rewrites."""
     tables = [
         {"columns": list(rows[0]), "rows": [list(row.values()) for row in rows]} for rows in found.values()
     ]
@@ -213,7 +213,7 @@ PARTS: Mapping[str, tuple[str, Callable[[Result], str]]] = {
     "earlier": ("controls", earlier),
     "findings": ("controls", findings),
     "judges": ("judges", judges),
-    "solver": ("solver", solver),
+    "judge": ("judge", judge),
 }
 
 

@@ -1,6 +1,6 @@
-r"""Measure how well a tiny solver solves, judges and rewrites (the last two after rebuild.py --tasks all).
+r"""Measure how well a tiny model solves, judges and rewrites; only tiny-judge was taught the last two.
 
-    python recipes/tiny/measure_solver.py --model_name_or_path recipes/tiny/models/tiny-solver \
+    python recipes/tiny/measure_solver.py --model_name_or_path recipes/tiny/models/tiny-judge \
         --output_dir runs/tiny/measure_solver
 
 - solving: TinyMath's splits, greedy; the last boxed number must be the answer.

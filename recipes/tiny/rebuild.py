@@ -8,9 +8,9 @@ trained further on worked solutions with the question masked; every fourth batch
 the model would otherwise forget how sentences of the domain look. Everything follows from the seed. Hardware:
 one CPU core, 46 minutes. The script prints seconds, accuracies and the hashes of its output.
 
-With `--tasks all` the solver also learns to judge and to rewrite questions (`tinymath.lessons`), and every
-sixth batch is plain text. The tiny-solver of the repository was made so, from tiny-base, in about 75 minutes
-on two cores without bfloat16 instructions; `measure_solver.py` measures what it can do (docs/demo.md):
+`tiny-judge` also learns to judge and to rewrite questions (`tinymath.lessons`); every sixth batch is plain
+text. It took about 70 minutes on two cores without bfloat16 instructions, and `measure_solver.py` measures
+what it can do (docs/demo.md):
 
     python recipes/tiny/rebuild.py --solver-only --tasks all --solver-tokens 7e6 2.4e6
 """
@@ -77,7 +77,10 @@ def main() -> None:
         "--solver-only", action="store_true", help="start from the tiny-base model in --models"
     )
     parser.add_argument(
-        "--tasks", choices=("solve", "all"), default="solve", help="what tiny-solver learns; see above"
+        "--tasks",
+        choices=("solve", "all"),
+        default="solve",
+        help="solve: make tiny-solver; all: make tiny-judge",
     )
     args = parser.parse_args()
 
@@ -103,12 +106,12 @@ def main() -> None:
         draw = partial(draw_problem, taken=taken)
     every = 6 if args.tasks == "all" else 4
     batches = interleaved(task_batches(tokenizer, draw), plain_batches(tokenizer, taken), every)
-    seconds = 0.0
+    name, seconds = "tiny-judge" if args.tasks == "all" else "tiny-solver", 0.0
     for tokens in args.solver_tokens:
-        seconds += fit(solver, batches, int(tokens), "tiny-solver")
-        save(solver, tokenizer, args.models / "tiny-solver")
-        _, solver = load(args.models / "tiny-solver")
-    report("tiny-solver", solver, tokenizer, tests, seconds)
+        seconds += fit(solver, batches, int(tokens), name)
+        save(solver, tokenizer, args.models / name)
+        _, solver = load(args.models / name)
+    report(name, solver, tokenizer, tests, seconds)
 
 
 # -- questions -----------------------------------------------------------------------------------------------

@@ -35,17 +35,6 @@ if what.startswith("forks"):
     sys.exit(forked(lambda: time.sleep(seconds) or 7))
 if what == "exits":
     sys.exit(3)
-rank = int(os.environ.get("RANK", "0"))
-if what == "shares":
-    print("worker", rank, "of", os.environ["WORLD_SIZE"], "pid", os.getpid(), flush=True)
-if what == "shares and waits" or what == "shares and fails" and rank == 0:
-    print("worker", rank, flush=True)
-    try:
-        threading.Event().wait(600)
-    except KeyboardInterrupt:
-        sys.exit(130)
-if what == "shares and fails":
-    sys.exit(3)
 if what == "fails":
     raise ValueError("what was wrong")
 if what.endswith("waits"):
@@ -136,43 +125,6 @@ def test_signals_reach_the_stage_and_the_next_one_still_runs(stages: tuple[Prelo
     stage.send_signal(signal.SIGTERM)
     assert stage.wait(timeout=60) == 128 + signal.SIGTERM
     assert run(stages, "after")[0] == 0
-
-
-def test_workers_of_a_stage_have_ranks(stages: tuple[Preloaded, Path]) -> None:
-    forks, folder = stages
-    log = folder / "shares.log"
-    assert forks.start([str(folder / "stage.py"), "shares"], log, {}, 2).wait(timeout=240) == 0
-    told = sorted(line for line in log.read_text().splitlines() if line.startswith("worker"))
-    assert [line.partition(" pid ")[0] for line in told] == ["worker 0 of 2", "worker 1 of 2"]
-    assert run(stages, "one")[0] == 0  # and what comes next is alone again
-
-
-def test_a_worker_that_fails_ends_the_others(stages: tuple[Preloaded, Path]) -> None:
-    forks, folder = stages
-    stage = forks.start([str(folder / "stage.py"), "shares and fails"], folder / "fails.log", {}, 2)
-    assert stage.wait(timeout=240) == 3
-
-
-def test_signals_reach_all_workers(stages: tuple[Preloaded, Path]) -> None:
-    forks, folder = stages
-    assert run(stages, "one")[0] == 0
-    assert forks._process is not None
-    server, log = psutil.Process(forks._process.pid), folder / "all.log"
-    for number, status in ((signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, 137)):
-        log.write_text("")
-        stage = forks.start([str(folder / "stage.py"), "shares and waits"], log, {}, 2)
-        deadline = time.monotonic() + 120
-        while log.read_text().count("worker") < 2 and time.monotonic() < deadline:
-            assert stage.poll() is None
-            time.sleep(0.05)
-        family = server.children(recursive=True)
-        assert len(family) == 3
-        if number == signal.SIGKILL:
-            family[0].kill()
-        else:
-            stage.send_signal(number)
-        assert stage.finish() == status
-        assert not psutil.wait_procs(family, timeout=10)[1]
 
 
 def test_what_a_stage_forks_ends_with_it(stages: tuple[Preloaded, Path]) -> None:

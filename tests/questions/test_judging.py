@@ -425,7 +425,7 @@ def test_a_model_that_was_taught_to_judge_gives_the_verdicts_of_its_replies(tmp_
     del given["server"]
     given |= {
         "judge": "model",
-        "model_name_or_path": "recipes/tiny/models/tiny-solver",
+        "model_name_or_path": "recipes/tiny/models/tiny-judge",
         "chat_format": "tinymath",
         "prompts": {"solvability": "recipes/tiny/prompts/judge.yaml"},
         "engine": {"name": "transformers"},

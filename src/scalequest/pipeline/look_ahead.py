@@ -198,7 +198,6 @@ def requests(steps: Sequence[Step]) -> list[dict[str, Any]]:
             "words": step.command[step.command.index(step.spec.script) :],
             "finished": bool(read_receipt(step.output_dir).get("finished")),
             "fresh": "--fresh" in step.command,
-            "workers": step.spec.workers,
             "output_dir": str(step.output_dir),
         }
         for step in steps
@@ -223,10 +222,7 @@ def read_all(asked: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         if one["fresh"] or not one["finished"]:  # else its rows are there to be looked at
             made[one["output_dir"]] = None
         done, folder = one["finished"], one["output_dir"]
-        found = _read(*one["words"], finished=done, made=made, seen=seen, folder=folder)
-        if one.get("workers", 1) > 1 and found["kind"] != "data":
-            found["faults"].append(f"workers: {one['workers']}: only the rows of a data stage can be shared")
-        said.append(found)
+        said.append(_read(*one["words"], finished=done, made=made, seen=seen, folder=folder))
     return said
 
 
@@ -247,9 +243,8 @@ def _read(
     seen: columns.Seen,
     folder: str,
 ) -> dict[str, Any]:
+    said: dict[str, Any] = {"faults": [], "fingerprint": None}
     recipe = load_recipe(script)
-    kind = None if recipe is None else recipe.kind
-    said: dict[str, Any] = {"faults": [], "fingerprint": None, "kind": kind}
     if recipe is None:  # a script that reads no settings as ours do
         return said
     error = io.StringIO()

@@ -103,14 +103,13 @@ class Preloaded:
                 return float(times.children_user + times.children_system)
         return 0.0
 
-    def start(self, words: Sequence[str], log: Path, more: Mapping[str, str], workers: int = 1) -> Forked:
+    def start(self, words: Sequence[str], log: Path, more: Mapping[str, str]) -> Forked:
         """Run a stage.
 
         Args:
             words: the script and its arguments.
             log: file that its output is added to.
             more: variables over the environment of all stages.
-            workers: number of processes that the stage's rows are divided among.
         """
         if self._process is None or self._process.poll() is not None:
             adopt_orphans()
@@ -125,7 +124,7 @@ class Preloaded:
                     start_new_session=True,
                     pass_fds=[self._lock],
                 )
-        request = {"words": list(words), "log": str(log), "environment": dict(more), "workers": workers}
+        request = {"words": list(words), "log": str(log), "environment": dict(more)}
         return Forked(self._process, self._before, request)
 
 
@@ -242,7 +241,8 @@ def _run(request: Mapping[str, Any]) -> int:
     global _forked
     _forked = True
     os.setpgid(0, 0)
-    _end_on_signals()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     log = os.open(request["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     nothing = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((nothing, 0), (log, 1), (log, 2)):
@@ -252,47 +252,7 @@ def _run(request: Mapping[str, Any]) -> int:
         sys.modules["numpy"].random.seed()  # as a process that has just started
     script, *_ = sys.argv = request["words"]
     sys.path[0] = str(Path(script).parent)
-
-    def work() -> int:
-        return exit_status_of(lambda: runpy.run_path(script, run_name="__main__"))
-
-    return work() if request["workers"] == 1 else _run_workers(work, request["workers"])
-
-
-def _end_on_signals() -> None:
-    """Handle signals as a Python that has just started does."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _run_workers(work: Callable[[], int], count: int) -> int:
-    """Do `work` in several forks, each with a rank as a launcher gives it; return the first failure's status.
-
-    Signals reach the forks, which are in the stage's process group; this process only waits for them. If one
-    fails, the others are told to stop, since the first of them would wait for its rows.
-    """
-    parent, running = os.getpid(), set[int]()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    for rank in range(count):
-        child = os.fork()
-        if child == 0:
-            die_with(parent)
-            _end_on_signals()
-            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            os.environ |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
-            leave(work())
-        running.add(child)
-    failure = 0
-    while running:
-        child, status = os.wait()
-        running.discard(child)
-        code = shell_status_of(os.waitstatus_to_exitcode(status))
-        if code and not failure:
-            failure = code
-            for other in running:
-                os.kill(other, signal.SIGTERM)
-    return failure
+    return exit_status_of(lambda: runpy.run_path(script, run_name="__main__"))
 
 
 def exit_status_of(run: Callable[[], object]) -> int:

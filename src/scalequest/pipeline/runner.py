@@ -10,7 +10,6 @@
         script: recipes/qft.py
         config: recipes/tiny/qft.yaml   # or a list, each over those before it
         launch: null              # an accelerate file; without one, a single process started by python
-        workers: 1                # with preload, processes that share the cores and the rows of a data stage
         args:                     # settings over the config: --key value, a list as words, a map as '{...}'
           model_name_or_path: ${output}/base
         needs: []                 # stages it needs beyond those whose folders its args name
@@ -48,7 +47,6 @@ from rich.console import Console
 
 from scalequest import atomic_files, heartbeat
 from scalequest.config import ConfigError, build, option, required
-from scalequest.config.ranges import COUNT
 from scalequest.pipeline.includes import known_variables, read_pipeline, resolved
 from scalequest.pipeline.preload import Forked, Preloaded, possible
 from scalequest.pipeline.status_table import StageStatus, StatusTable, read_receipt
@@ -69,9 +67,6 @@ class StageSpec:
     script: str = required("the Python file")
     config: str | list[str] | None = option(None, "its YAML file, or several, each over those before it")
     launch: str | None = option(None, "an accelerate config file; without one, a single process")
-    workers: int = option(
-        1, "with preload, processes that share the cores and the rows of a data stage", within=COUNT
-    )
     args: dict[str, Any] = option(default_factory=dict, help="command-line settings over the config")
     needs: list[str] = option(default_factory=list, help="stages needed beyond those that args name")
     always: bool = option(False, "run it every time and show what it prints")
@@ -151,10 +146,6 @@ def load(path: str | Path, given: Mapping[str, str] | None = None) -> PipelineSp
                     f"{path}: stage {stage.name!r} needs {need!r}, which no earlier stage is called"
                 )
         configs = [("config", file) for file in stage.configs]
-        if stage.launch and stage.workers > 1:
-            raise ConfigError(
-                f"{path}: stage {stage.name!r}: workers: {stage.workers} and launch: set one of them"
-            )
         for key, file in [("script", stage.script), *configs, ("launch", stage.launch)]:
             if file is not None and not Path(file).is_file():
                 raise ConfigError(
@@ -449,7 +440,7 @@ class _Run:
         process: SupervisedProcess | Forked
         told = {heartbeat.FILE: str(life)}
         if self.forks is not None and step.spec.launch is None:
-            process = self.forks.start(step.command[1:], log.absolute(), told, step.spec.workers)
+            process = self.forks.start(step.command[1:], log.absolute(), told)
         else:
             environment = {**self.environment, **told}
             with log.open("ab") as file:
