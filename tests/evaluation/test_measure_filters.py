@@ -38,7 +38,13 @@ def test_the_tables_say_what_the_rules_did(tmp_path: Path, script: Script) -> No
         row(2, ["1", "2", "3"], [0.0, 0.0, 0.0], 1 / 3),
     ]
     source.write_text("".join(json.dumps(one) + "\n" for one in rows))
-    done = script("recipes/tiny/measure_filters.py", "--solved", source, "--output_dir", tmp_path / "out")
+    judged = tmp_path / "judged.jsonl"
+    verdicts = [{"id": f"q-{n}", "question": "?", "verdict": n == 0, "verdict_tokens": 20} for n in range(3)]
+    judged.write_text("".join(json.dumps(one) + "\n" for one in verdicts))
+    done = script(
+        "recipes/tiny/measure_filters.py",
+        *("--solved", source, "--judged", judged, "--output_dir", tmp_path / "out"),
+    )
     assert "Pick accuracy" in done.stdout
     facts = json.loads((tmp_path / "out" / "filters.json").read_text())
     picked = {one["rule"]: one["right"].partition(" ")[0] for one in facts["selection"]}
@@ -50,3 +56,7 @@ def test_the_tables_say_what_the_rules_did(tmp_path: Path, script: Script) -> No
     assert judges["agreement >= 0.6"]["precision"].startswith("100.0")
     assert judges["agreement >= 0.8"]["kept"] == "0"
     assert judges["agreement >= 0.4"]["cost"] == "30"
+    said = judges["verdict Yes"]
+    assert said["precision"].startswith("100.0")
+    assert said["recall"].startswith("50.0")
+    assert (said["kept"], said["cost"]) == ("1", "20")
