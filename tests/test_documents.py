@@ -118,6 +118,7 @@ def test_a_page_that_is_named_is_there(path: Path) -> None:
             "INVARIANTS.md",
             "index.md",
             "link.md",
+            "claims.md",
             *script("build_docs").ELSEWHERE.values(),
         }  # what a run or the site's build writes
         there = any((folder / name).exists() for folder in (ROOT, path.parent))

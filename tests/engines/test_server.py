@@ -617,7 +617,8 @@ def test_a_second_interrupt_waits_for_nothing(serve: Any, tmp_path: Path) -> Non
     assert time.monotonic() - start < 30
     server.behaviour = echo
     replies = ask(server, chats(2), journal=tmp_path, budget_tokens=400)
-    assert [reply.tokens for reply in replies.values()] == [5, 64 + 5], "what was in flight is charged"
+    # which of the two came first is the threads' affair
+    assert sorted(reply.tokens for reply in replies.values()) == [5, 64 + 5], "what was in flight is charged"
 
 
 def test_waiting_is_said_now_and_then(serve: Any, caplog: pytest.LogCaptureFixture) -> None:

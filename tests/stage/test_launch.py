@@ -122,7 +122,7 @@ def test_a_gpu_beside_a_torch_without_gpus_is_none(monkeypatch: pytest.MonkeyPat
     (tmp_path / "nvidiactl").touch()
     monkeypatch.setattr(hardware, "GPU_FILES", (str(tmp_path / "nvidiactl"),))
     for release, found in (("2.13.0+cpu", False), ("2.13.0", True), ("2.11.0+cu130", True)):
-        monkeypatch.setattr(hardware, "version", lambda _, release=release: release)
+        monkeypatch.setattr("importlib.metadata.version", lambda _, release=release: release)
         hardware._cpu_build.cache_clear()
         launched()
         assert hardware.has_gpu() is found, release
