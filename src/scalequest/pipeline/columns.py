@@ -57,7 +57,7 @@ ADDED: dict[str, frozenset[str]] = {
         | _SAMPLED
         | _LEVEL
     ),
-    "solve_questions": frozenset({"id", "solver"} | _SAMPLED),
+    "solve_questions": frozenset({"id", "solver", "generator"} | _SAMPLED),
     "score": frozenset(
         {"id", "rewards", "step_rewards", "reward_model", "reward_faults", "difficulty", "difficulty_by"}
         | _LEVEL
