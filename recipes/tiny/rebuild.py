@@ -1,4 +1,4 @@
-"""Rebuild the files that the `tiny` profile uses: questions, test splits, tokenizer and both models.
+"""Rebuild the files that the `tiny` profile uses: questions, test splits, tokenizer and models.
 
     python recipes/tiny/rebuild.py
 
@@ -68,7 +68,7 @@ def main() -> None:
         help="number of tokens of questions and solutions; several numbers: of one pass after another",
     )
     parser.add_argument(
-        "--models", type=Path, default=HERE / "models", help="output folder for the two models"
+        "--models", type=Path, default=HERE / "models", help="output folder for the models"
     )
     parser.add_argument(
         "--data-only", action="store_true", help="stop after writing the questions and the splits"

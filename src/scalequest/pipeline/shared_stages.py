@@ -13,7 +13,6 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -57,17 +56,12 @@ def by_content(spec: PipelineSpec, source: str) -> Shared:
             raise ConfigError(f"{where}: output_dir: a shared stage has the folder of its name; remove it")
         args = _renamed(resolved(stage.args, known, where), names)
         needs = [names[need] for need in stage.needs]
-        configs = [_config(path) for path in stage.configs]
+        configs = [read_yaml(path) for path in stage.configs]
         content = json.dumps([stage.script, stage.launch, configs, args, needs, spec.env], sort_keys=True)
         digest = hashlib.sha256(content.encode()).hexdigest()[:10]
         names[stage.name] = f"{Path(stage.script).stem}-{digest}"
         stages.append(replace(stage, name=names[stage.name], args=args, needs=needs))
     return Shared(replace(spec, stages=stages, vars={}), names)
-
-
-@cache
-def _config(path: str) -> dict[str, Any]:
-    return read_yaml(path)
 
 
 def _renamed(value: Any, names: Mapping[str, str]) -> Any:
