@@ -67,9 +67,7 @@ def main() -> None:
         default=[5e6],
         help="number of tokens of questions and solutions; several numbers: of one pass after another",
     )
-    parser.add_argument(
-        "--models", type=Path, default=HERE / "models", help="output folder for the models"
-    )
+    parser.add_argument("--models", type=Path, default=HERE / "models", help="output folder for the models")
     parser.add_argument(
         "--data-only", action="store_true", help="stop after writing the questions and the splits"
     )
