@@ -9,10 +9,10 @@ the model would otherwise forget how sentences of the domain look. Everything fo
 one CPU core, 46 minutes. The script prints seconds, accuracies and the hashes of its output.
 
 `tiny-judge` also learns to judge and to rewrite questions (`tinymath.lessons`); every sixth batch is plain
-text. It took about 70 minutes on two cores without bfloat16 instructions, and `measure_solver.py` measures
-what it can do (docs/demo.md):
+text, half of it calculations with and without a whole result. It took about 90 minutes on two cores without
+bfloat16 instructions, and `measure_solver.py` measures what it can do (docs/demo.md):
 
-    python recipes/tiny/rebuild.py --solver-only --tasks all --solver-tokens 7e6 2.4e6
+    python recipes/tiny/rebuild.py --solver-only --tasks all --solver-tokens 7e6 2.4e6 4e6
 """
 
 from __future__ import annotations
@@ -75,6 +75,9 @@ def main() -> None:
         "--solver-only", action="store_true", help="start from the tiny-base model in --models"
     )
     parser.add_argument(
+        "--start", type=Path, help="model folder to train the solver from, instead of tiny-base in --models"
+    )
+    parser.add_argument(
         "--tasks",
         choices=("solve", "all"),
         default="solve",
@@ -88,13 +91,13 @@ def main() -> None:
     if args.data_only:
         return
     taken = {row["question"] for rows in tests.values() for row in rows}
-    if not args.solver_only:
+    if not (args.solver_only or args.start):
         tokenizer = train_tokenizer()
         base = new_model(tokenizer)
         seconds = fit(base, plain_batches(tokenizer, taken), int(args.base_tokens), "tiny-base")
         save(base, tokenizer, args.models / "tiny-base")
         report("tiny-base", base, tokenizer, tests, seconds)
-    tokenizer, solver = load(args.models / "tiny-base")
+    tokenizer, solver = load(args.start or args.models / "tiny-base")
     if args.tasks == "all":
         prompts = {
             path.stem: load_yaml(path)["template"] for path in sorted((HERE / "prompts").glob("*.yaml"))
@@ -102,8 +105,9 @@ def main() -> None:
         draw: Draw = partial(draw_task, taken=taken, prompts=prompts)
     else:
         draw = partial(draw_problem, taken=taken)
-    every = 6 if args.tasks == "all" else 4
-    batches = interleaved(task_batches(tokenizer, draw), plain_batches(tokenizer, taken), every)
+    every, drilled = (6, 0.5) if args.tasks == "all" else (4, 0.0)
+    plain = plain_batches(tokenizer, taken, drilled=drilled)
+    batches = interleaved(task_batches(tokenizer, draw), plain, every)
     name, seconds = "tiny-judge" if args.tasks == "all" else "tiny-solver", 0.0
     for tokens in args.solver_tokens:
         seconds += fit(solver, batches, int(tokens), name)
@@ -231,16 +235,25 @@ def train_tokenizer() -> Any:
 
 
 def plain_batches(
-    tokenizer: Any, taken: set[str], rows: int = 8, length: int = 256
+    tokenizer: Any, taken: set[str], rows: int = 8, length: int = 256, drilled: float = 0.0
 ) -> Iterator[tuple[Any, Any]]:
-    """Yield documents joined and cut into rows, with loss on every token."""
+    """Yield documents joined and cut into rows, with loss on every token.
+
+    A share `drilled` of the documents are calculations of `tinymath.lessons`.
+    """
     import torch
 
     rng = random.Random(f"{SEED} plain")
     stream: list[int] = []
     while True:
         while len(stream) < rows * length:
-            texts = ["<s>" + plain_text(rng, taken) + "<|end|>" for _ in range(200)]
+            texts = [
+                lessons.calculations(rng, rng.randint(4, 10))
+                if drilled and rng.random() < drilled
+                else plain_text(rng, taken)
+                for _ in range(200)
+            ]
+            texts = [f"<s>{text}<|end|>" for text in texts]
             for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]:
                 stream.extend(ids)
         batch = torch.tensor(stream[: rows * length]).view(rows, length)

@@ -83,12 +83,12 @@ def break_story(rng: random.Random, story: StoryProblem, fault: str | None = Non
 def notes(story: StoryProblem, first: int = 0, last: int | None = None) -> tuple[str, ...]:
     """What a reader notes down: for each sentence whom and what it names, then what holds after it.
 
-    The opening is number 0, the question the last.
+    The opening is number 0, the question the last; behind it stands the number that is asked for.
     """
     found = [_held(story.states[0])]
     for sentence, step, state in zip(story.told[1:], story.steps, story.states[1:], strict=True):
         found.append(" ".join((_named(sentence), *(f"{line}." for line in step), _held(state))))
-    found.append(_named(story.asked))
+    found.append(f"{_named(story.asked)} {story.answer}.")
     return tuple(found[first:last])
 
 
@@ -109,7 +109,7 @@ def no_one_returns(story: StoryProblem) -> bool:
 # -------------------------------------------------------------------------------------------- numbers
 
 
-@_fault(5)
+@_fault(9)
 def inexact(rng: random.Random, story: StoryProblem) -> BrokenStory | None:
     """A share or a part of what somebody has that is not a whole number."""
     choices: list[tuple[int, dict[str, str], str]] = []
@@ -126,7 +126,7 @@ def inexact(rng: random.Random, story: StoryProblem) -> BrokenStory | None:
     return _changed(story, *rng.choice(choices), "inexact") if choices else None
 
 
-@_fault(4)
+@_fault(7)
 def negative(rng: random.Random, story: StoryProblem) -> BrokenStory | None:
     """Somebody gives away, loses, uses or pays more than there is."""
     places = [i for i, kind in enumerate(story.kinds) if kind in _TAKES]
@@ -230,7 +230,7 @@ def second_number(rng: random.Random, story: StoryProblem) -> BrokenStory | None
     return _broken(story, told, _renamed(story.asked, other, past.name), "second_number", i + 1, note)
 
 
-@_fault(1.5)
+@_fault(2.5)
 def stranger(rng: random.Random, story: StoryProblem) -> BrokenStory | None:
     """Somebody is asked about, or compared with, of whom the story says nothing."""
     name = _absent(rng, story)
@@ -241,6 +241,22 @@ def stranger(rng: random.Random, story: StoryProblem) -> BrokenStory | None:
         return _broken(story, told, story.asked, "stranger", i + 1, f"? {name}.")
     asked = replace(story.asked, slots={**story.asked.slots, "n": name})
     return _broken(story, story.told, asked, "stranger", len(story.told), f"? {name}.")
+
+
+@_fault(5)
+def not_the_holder(rng: random.Random, story: StoryProblem) -> BrokenStory | None:
+    """Somebody of whom the story says nothing does something with what another person has."""
+    # Of "4 pears" rather than "4 of the pears", somebody new may have had some.
+    places = [
+        i
+        for i, sentence in enumerate(story.told[1:])
+        if re.search("{(He|n)}.*(the {items}|puts them)", sentence.wording) and story.kinds[i] not in _COMPARED
+    ]
+    if not places:
+        return None
+    i, name = rng.choice(places), _absent(rng, story)
+    told = _with(story.told, i + 1, {**pronouns(name), "He": name, "n": name})
+    return _broken(story, told, story.asked, "not_the_holder", i + 1, f"? {name}.")
 
 
 @_fault(1)
@@ -262,7 +278,7 @@ def wrong_pronoun(rng: random.Random, story: StoryProblem) -> BrokenStory | None
 # --------------------------------------------------------------------------------------------- things
 
 
-@_fault(1.5)
+@_fault(3)
 def unknown_item(rng: random.Random, story: StoryProblem) -> BrokenStory | None:
     """A step or the question is about things that nobody has."""
     text = story.text

@@ -65,6 +65,33 @@ def rewriting(
     return Lesson(broken.text, reply, broken.fault)
 
 
+def calculations(rng: random.Random, lines: int) -> str:
+    """Write bare calculations as in a reader's notes; half of them have no result in whole numbers from 0."""
+    return _lines(*(_calculation(rng) for _ in range(lines)))
+
+
+def _calculation(rng: random.Random) -> str:
+    while True:
+        value, sound = rng.randint(2, world.LARGEST), rng.random() < 0.5
+        kind = rng.randrange(4)
+        if kind == 0:
+            divisor = rng.randint(2, 9)
+            found, whole = f"{value} / {divisor}", value % divisor == 0
+            result = value // divisor
+        elif kind == 1:
+            share = rng.choice(world.PERCENTS)
+            found, whole = f"{share} percent of {value}", value * share % 100 == 0
+            result = value * share // 100
+        else:
+            value = rng.randint(2, 80)
+            amount = max(2, value + rng.randint(-20, 20))
+            found, whole = f"{value} - {amount}", amount <= value
+            result = value - amount
+        if whole == sound:
+            fault = "is not whole" if kind < 2 else "is less than 0"
+            return f"{found} = {result}." if whole else f"{found} {fault}."
+
+
 def _story(rng: random.Random, steps: Sequence[int], *, held_out: bool) -> StoryProblem:
     while True:
         story = world.problem(rng, rng.choice(steps), held_out=held_out)
