@@ -7,7 +7,7 @@ needs nothing but the solver.
 One machine (one GPU, or the CPU with a small model):
 
     python recipes/reward.py --model_name_or_path recipes/tiny/models/tiny-base --chat_format tinymath \
-        --input runs/tiny/filter_questions --max_length 256 --holdout 50 --output_dir runs/tiny/reward \
+        --input runs/tiny/filter_difficulty --max_length 256 --holdout 50 --output_dir runs/tiny/reward \
         --learning_rate 5e-4 --num_train_epochs 3 --use_cpu --gradient_checkpointing false
 
 One node of 8 GPUs:

@@ -86,6 +86,7 @@ def test_the_loop_survives_kills_and_ends_with_a_table(tmp_path: Path, quick_pyt
         assert found["rows_in"] == found["kept"] + sum(found["dropped"].values())
         assert (output / name / "metrics.jsonl").stat().st_size
         assert list((output / name / "wandb").glob("**/*.wandb")), name
+        assert "W&B stopped" not in (output / f"logs/{name}.log").read_text()
     assert receipt(output / "generate_qft")["engine"].startswith("vllm")
     # The columns that the look ahead counts on
     made = WRITTEN | {"filter_questions": WRITTEN["generate_questions"] | ADDED["filter_questions"]}

@@ -41,6 +41,7 @@ VERSION = 1  # increase by hand when the same settings give other rows
 QUESTIONS = "questions.json"
 SENTENCE_END = re.compile(r"[.?](?=\s|$)")
 LONGEST = 4  # steps: longer questions count as this long
+MANY = 100  # questions, to compare other generators at their lengths
 
 
 @dataclass(frozen=True)
@@ -169,11 +170,12 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
 def add_standardised(generators: dict[str, dict[str, Any]]) -> None:
     """Add each generator's share of well-posed questions at the lengths of the first one's.
 
-    The first one is the first that writes questions at all. This is direct standardisation: the shares by
+    The first one is the first of which `MANY` questions parse: a few would be too rough a yardstick. This is direct standardisation: the shares by
     length are averaged with that generator's numbers of questions as weights. A length that a generator never
     writes has no weight. The interval is the normal one of a weighted sum of independent shares.
     """
-    first: dict[str, Any] = next(filter(None, (one["by_length"] for one in generators.values())), {})
+    by_length = [one["by_length"] for one in generators.values()]
+    first = next((one for one in by_length if sum(share["n"] for share in one.values()) >= MANY), {})
     for measures in generators.values():
         shares = {length: share for length, share in measures["by_length"].items() if length in first}
         total = sum(first[length]["n"] for length in shares)

@@ -250,7 +250,8 @@ def not_the_holder(rng: random.Random, story: StoryProblem) -> BrokenStory | Non
     places = [
         i
         for i, sentence in enumerate(story.told[1:])
-        if re.search("{(He|n)}.*(the {items}|puts them)", sentence.wording) and story.kinds[i] not in _COMPARED
+        if re.search("{(He|n)}.*(the {items}|puts them)", sentence.wording)
+        and story.kinds[i] not in _COMPARED
     ]
     if not places:
         return None

@@ -33,6 +33,13 @@ if what.startswith("forks"):
     sys.stdout.flush()
     seconds = 600 if preloaded() and what.endswith("sleeps") else 0
     sys.exit(forked(lambda: time.sleep(seconds) or 7))
+if what == "logs":
+    import wandb
+    from scalequest.pipeline.preload import forked
+    assert forked(lambda: 0) == 0
+    run = wandb.init(mode="offline", dir=os.path.dirname(sys.argv[0]), settings=wandb.Settings(silent=True))
+    run.log({"samples": wandb.Table(columns=["question"], data=[["How many?"]])})
+    run.finish()
 if what == "exits":
     sys.exit(3)
 if what == "fails":
@@ -106,6 +113,12 @@ def test_how_a_stage_ends_is_told(stages: tuple[Preloaded, Path]) -> None:
     status, log = run(stages, "fails")
     assert status == 1
     assert "ValueError: what was wrong" in log
+
+
+def test_a_stage_leaves_the_next_one_its_temporary_folders(stages: tuple[Preloaded, Path]) -> None:
+    for _ in range(2):
+        status, log = run(stages, "logs")
+        assert status == 0, log
 
 
 def test_what_a_stage_left_behind_is_ended(stages: tuple[Preloaded, Path]) -> None:

@@ -309,7 +309,7 @@ def _well_posed_by_length(generators: Mapping[str, Any]) -> Table:
     note = (
         "Well posed, of the questions that parse, in %, by the number of sentences between the first and the "
         f"question: a longer question has more that can be wrong.{last} Last column: the average over "
-        "lengths, weighted as the first generator writes them."
+        "lengths, weighted as in the first row with at least 100 questions that parse."
     )
     return Table("well_posed_by_length", "Well posed at equal lengths", columns, tuple(rows), (note,))
 

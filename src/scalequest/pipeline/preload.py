@@ -248,11 +248,18 @@ def _run(request: Mapping[str, Any]) -> int:
     for source, target in ((nothing, 0), (log, 1), (log, 2)):
         os.dup2(source, target)
     os.environ.update(request["environment"])
+    _own_temporary_folder()
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed()  # as a process that has just started
     script, *_ = sys.argv = request["words"]
     sys.path[0] = str(Path(script).parent)
     return exit_status_of(lambda: runpy.run_path(script, run_name="__main__"))
+
+
+def _own_temporary_folder() -> None:
+    """Make another folder for W&B's tables: the one that is made by its import is removed when a fork ends."""
+    if media := getattr(sys.modules.get("wandb.sdk.data_types._private"), "MEDIA_TMP", None):
+        media.__init__("wandb-media")
 
 
 def exit_status_of(run: Callable[[], object]) -> int:
@@ -305,6 +312,7 @@ def forked(work: Callable[[], int]) -> int:
     if child == 0:
         os.setpgid(0, 0)
         die_with(parent)
+        _own_temporary_folder()
         leave(work())
     with contextlib.suppress(OSError):  # both sides do it, so that no signal comes too early
         os.setpgid(child, child)
