@@ -170,9 +170,10 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
 def add_standardised(generators: dict[str, dict[str, Any]]) -> None:
     """Add each generator's share of well-posed questions at the lengths of the first one's.
 
-    The first one is the first of which `MANY` questions parse: a few would be too rough a yardstick. This is direct standardisation: the shares by
-    length are averaged with that generator's numbers of questions as weights. A length that a generator never
-    writes has no weight. The interval is the normal one of a weighted sum of independent shares.
+    The first one is the first of which `MANY` questions parse: a few would be too rough a yardstick. This is
+    direct standardisation: the shares by length are averaged with that generator's numbers of questions as
+    weights. A length that a generator never writes has no weight. The interval is the normal one of a
+    weighted sum of independent shares.
     """
     by_length = [one["by_length"] for one in generators.values()]
     first = next((one for one in by_length if sum(share["n"] for share in one.values()) >= MANY), {})

@@ -257,8 +257,9 @@ def _run(request: Mapping[str, Any]) -> int:
 
 
 def _own_temporary_folder() -> None:
-    """Make another folder for W&B's tables: the one that is made by its import is removed when a fork ends."""
+    """Give this fork a folder of its own for W&B's tables, which it removes at its end, as W&B does."""
     if media := getattr(sys.modules.get("wandb.sdk.data_types._private"), "MEDIA_TMP", None):
+        media._finalizer.detach()  # the folder there was belongs to the process that was forked
         media.__init__("wandb-media")
 
 
