@@ -87,7 +87,8 @@ def main() -> None:
 
     tests = write_splits()
     seeds = write_seed_questions([row for rows in tests.values() for row in rows])
-    write_test_split(tests["dev"] + seeds)
+    test = write_test_split(tests["dev"] + seeds)
+    write_solved([*seeds, *test, *(row for rows in tests.values() for row in rows)])
     if args.data_only:
         return
     taken = {row["question"] for rows in tests.values() for row in rows}
@@ -127,11 +128,11 @@ def write_splits() -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def write_test_split(taken: Sequence[dict[str, Any]]) -> None:
+def write_test_split(taken: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Write 1,000 more problems like those of `dev`, on which no setting was chosen."""
     questions = {row["question"] for row in taken}
     found = world.problems(random.Random(f"{SEED} fresh"), 1100, TRAIN_STEPS)
-    write_split("test", [problem for problem in found if problem.text not in questions][:1000])
+    return write_split("test", [problem for problem in found if problem.text not in questions][:1000])
 
 
 def write_split(name: str, problems: Sequence[world.StoryProblem]) -> list[dict[str, Any]]:
@@ -171,6 +172,18 @@ def write_seed_questions(tests: Sequence[dict[str, Any]], count: int = 3000) -> 
     rows = [{"id": f"seed-{i:05d}", "question": text} for i, text in enumerate(texts)]
     write_jsonl(HERE / "data" / "seed_questions.jsonl.gz", rows)
     return rows
+
+
+def write_solved(taken: Sequence[dict[str, Any]], count: int = 1500) -> None:
+    """Write problems with the world's solutions, from which the study's students learn first."""
+    questions = {row["question"] for row in taken}
+    found = world.problems(random.Random(f"{SEED} solved"), count + 200, TRAIN_STEPS)
+    left = [problem for problem in found if problem.text not in questions][:count]
+    rows = [
+        {"id": f"solved-{i:05d}", "query": problem.text, "response": problem.solution}
+        for i, problem in enumerate(left)
+    ]
+    write_jsonl(HERE / "data" / "solved.jsonl.gz", rows)
 
 
 def write_jsonl(path: Path, rows: Sequence[dict[str, Any]]) -> None:

@@ -3,6 +3,7 @@ r"""Put the method's claims to the test: arms over seeds, and one table of claim
     python recipes/tiny/study.py --profile quick --output runs/study      # 3 seeds; `make study`
     python recipes/tiny/study.py --profile full --output runs/study_full  # 5 seeds, a night
     python recipes/tiny/study.py --arms qft qpo --dry-run                 # which stages would run
+    python recipes/tiny/study.py --to measure measure_chosen              # questions only, without students
     python recipes/tiny/study.py --output runs/study --page               # also docs/results, docs/study.md
     python recipes/tiny/study.py --page                                   # docs/study.md of docs/results
 
@@ -135,8 +136,13 @@ def named(kind: str, name: str, some: Iterable[Any]) -> Any:
 # ---------------------------------------------------------------------------------------------------- running
 
 
-def pipelines(arms: Sequence[Arm], profile: Profile, seed: int) -> dict[str, Shared]:
-    """Return what each arm runs with one seed, by its name; equal stages have equal names."""
+def pipelines(
+    arms: Sequence[Arm], profile: Profile, seed: int, to: Sequence[str] = ()
+) -> dict[str, Shared]:
+    """Return what each arm runs with one seed, by its name; equal stages have equal names.
+
+    With `to`, an arm ends at the last of its stages with one of these names; one that has none is left out.
+    """
     found = {}
     for arm in arms:
         spec = load(arm.pipeline, {**profile.vars, **arm.vars, "seed": str(seed)})
@@ -145,6 +151,11 @@ def pipelines(arms: Sequence[Arm], profile: Profile, seed: int) -> dict[str, Sha
             if arm.to not in names:
                 raise ConfigError(f"arm {arm.name!r}: to: no stage of {arm.pipeline} is called {arm.to!r}")
             spec = replace(spec, stages=spec.stages[: names.index(arm.to) + 1])
+        if to:
+            places = [place for place, stage in enumerate(spec.stages) if stage.name in to]
+            if not places:
+                continue
+            spec = replace(spec, stages=spec.stages[: places[-1] + 1])
         found[arm.name] = by_content(spec, f"arm {arm.name!r}")
     return found
 
@@ -384,7 +395,9 @@ def main(asked: argparse.Namespace) -> int:
             return 0
         profile: Profile = named("--profile", asked.profile or study.profiles[0].name, study.profiles)
         arms = [named("--arms", name, study.arms) for name in asked.arms] or list(study.arms)
-        plans = {seed: pipelines(arms, profile, seed) for seed in profile.seeds}
+        plans = {seed: pipelines(arms, profile, seed, asked.to) for seed in profile.seeds}
+        if not all(plans.values()):
+            raise ConfigError(f"--to: no arm has a stage called {' or '.join(asked.to)}")
         output = Path(asked.output or "runs/study")
         if asked.dry_run:
             show(plans)
@@ -432,6 +445,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--profile", help="one of the file's; by default its first")
     made.add_argument("--output", metavar="DIR", help="output folder; by default runs/study")
     made.add_argument("--arms", nargs="+", default=[], metavar="ARM", help="run only these")
+    made.add_argument(
+        "--to", nargs="+", default=[], metavar="STAGE",
+        help="end every arm at the last of these stages that it has, and leave out arms that have none",
+    )  # fmt: skip
     made.add_argument("--dry-run", action="store_true", help="print the stages of every arm")
     made.add_argument(
         "--page", action="store_true", help="write docs/study.md, too; without --output, only it"

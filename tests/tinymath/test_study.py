@@ -113,6 +113,16 @@ def test_arms_share_stages_and_finished_ones_are_not_run_again(stand_in: Path) -
     assert log(stand_in) == once
 
 
+def test_arms_end_at_the_stages_that_are_named(
+    stand_in: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ran(stand_in, "--to", "base").returncode == 0
+    assert log(stand_in) == [f"base {seed}" for seed in (1, 2, 3)]
+    words = [str(stand_in / "study.yaml"), "--output", str(stand_in / "runs"), "--to", "measure", "select"]
+    assert study.main(study.parser().parse_args(words)) == 2
+    assert capsys.readouterr().err == "error: --to: no arm has a stage called measure or select\n"
+
+
 def test_a_kill_costs_the_stage_that_was_running(stand_in: Path) -> None:
     process = subprocess.Popen(
         command(stand_in), env={**os.environ, "WAIT_IN": "old 2"}, stdout=subprocess.DEVNULL
