@@ -166,10 +166,10 @@ def findings(found: Result) -> str:
         f"The gain over tiny-base ({found['base']} %) is {min(gains):.1f} to {max(gains):.1f} points "
         "across these seeds. Shuffled answers and swapped preference pairs teach nothing. QPO makes "
         "questions longer and breaks few more of them, whereas SFT on the chosen side breaks many. **The "
-        "demo's filter does not pay off**: with equal numbers of questions, it changes the accuracy by "
+        "filter by agreement did not pay off**: with equal numbers of questions, it changed the accuracy by "
         f"{signed(worse)} points (on `tinymath_dev`, by {signed(found['dev_differences'])}). All "
         f"{by_key['sft_all']['pairs'][0]:,} questions, including broken ones and those that resemble a "
-        f"test question, give a model that is {min(more):.1f} to {max(more):.1f} points better than the "
+        f"test question, gave a model that was {min(more):.1f} to {max(more):.1f} points better than the "
         f"{by_key['sft']['pairs'][0]:,} questions that pass the filter."
     )
 

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from scalequest import heartbeat
 from scalequest.chat import bind, load_format, load_tokenizer
 from scalequest.config import option, required
 from scalequest.config.ranges import COUNT, SEED
@@ -69,9 +70,11 @@ def main(config: MeasureConfig) -> None:
             return [chat.decode(completion.ids) for completion in completions]
 
         def ask_about(kind: str, questions: Sequence[str]) -> list[str]:
+            heartbeat.now(f"asking with prompts/{kind}.yaml")
             prompt = load_prompt(HERE / "prompts" / f"{kind}.yaml")
             return ask([chat.user_prompt_ids(prompt.fill(question)) for question in questions])
 
+        heartbeat.now("solving the splits")
         tables = [
             measure_solving(lambda questions: ask([chat.solve_prompt_ids(q) for q in questions]), config),
             measure_judging(partial(ask_about, "judge"), config),

@@ -9,7 +9,7 @@ the model would otherwise forget how sentences of the domain look. Everything fo
 one CPU core, 46 minutes. The script prints seconds, accuracies and the hashes of its output.
 
 `tiny-judge` also learns to judge and to rewrite questions (`tinymath.lessons`); every sixth batch is plain
-text, half of it calculations with and without a whole result. It took about 90 minutes on two cores without
+text, half of it calculations with and without a whole result. It took about 100 minutes on two cores without
 bfloat16 instructions, and `measure_solver.py` measures what it can do (docs/demo.md):
 
     python recipes/tiny/rebuild.py --solver-only --tasks all --solver-tokens 7e6 2.4e6 4e6

@@ -136,9 +136,7 @@ def named(kind: str, name: str, some: Iterable[Any]) -> Any:
 # ---------------------------------------------------------------------------------------------------- running
 
 
-def pipelines(
-    arms: Sequence[Arm], profile: Profile, seed: int, to: Sequence[str] = ()
-) -> dict[str, Shared]:
+def pipelines(arms: Sequence[Arm], profile: Profile, seed: int, to: Sequence[str] = ()) -> dict[str, Shared]:
     """Return what each arm runs with one seed, by its name; equal stages have equal names.
 
     With `to`, an arm ends at the last of its stages with one of these names; one that has none is left out.

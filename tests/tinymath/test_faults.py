@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter
+from fractions import Fraction
 
 import pytest
 
@@ -103,3 +105,26 @@ def test_training_texts_hold_no_wording_that_is_kept_for_tests() -> None:
         lesson = lessons.judging(rng, (1, 2, 3))
         assert not any(opening in lesson.question for opening in openings)
         assert world.STARTS_HELD_OUT.split("{")[0] not in lesson.question
+
+
+def test_bare_calculations_are_right_and_say_if_there_is_no_result() -> None:
+    lines = lessons.calculations(random.Random(5), 400).splitlines()
+    odd = 0
+    for line in lines:
+        done = re.fullmatch(r"(.+?) (= (-?\d+)|is not whole|is less than 0)\.", line)
+        assert done, line
+        first, sign, second = re.fullmatch(r"(\d+) (/|-|percent of) (\d+)", done[1]).groups()  # type: ignore[union-attr]
+        one, other = int(first), int(second)
+        value = (
+            one - other
+            if sign == "-"
+            else Fraction(one, other)
+            if sign == "/"
+            else Fraction(one * other, 100)
+        )
+        if done[3] is not None:
+            assert value == int(done[3]) >= 0, line
+        else:
+            assert value < 0 if "less" in line else value.denominator > 1, line
+            odd += 1
+    assert 150 < odd < 250

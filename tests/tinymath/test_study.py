@@ -113,9 +113,7 @@ def test_arms_share_stages_and_finished_ones_are_not_run_again(stand_in: Path) -
     assert log(stand_in) == once
 
 
-def test_arms_end_at_the_stages_that_are_named(
-    stand_in: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_arms_end_at_the_stages_that_are_named(stand_in: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert ran(stand_in, "--to", "base").returncode == 0
     assert log(stand_in) == [f"base {seed}" for seed in (1, 2, 3)]
     words = [str(stand_in / "study.yaml"), "--output", str(stand_in / "runs"), "--to", "measure", "select"]

@@ -47,7 +47,7 @@ from scalequest.pipeline.subreaper import (
 
 # What the stages of pipelines import, in an order that works; what is not installed is left out.
 _MODULES = (
-    *("torch", "transformers", "datasets", "trl", "scalequest.grading.grader"),
+    *("torch", "transformers", "datasets", "trl", "wandb.sdk.launch", "scalequest.grading.grader"),
     *("scalequest.evaluation.harness", "scalequest.training.sft", "scalequest.training.dpo"),
     "transformers.models.llama.modeling_llama",
 )
