@@ -17,7 +17,7 @@ STUDY_ARGS ?= --profile quick
 DATA ?= data
 DOCS ?= .venv-docs
 # tests/conftest.py has the order: what takes longest first
-PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
+PYTEST_ARGS ?= -n 3 --dist loadfile --no-loadscope-reorder
 
 BIN := $(VENV)/bin
 TORCH := 2.13.0
