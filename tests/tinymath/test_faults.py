@@ -115,13 +115,8 @@ def test_bare_calculations_are_right_and_say_if_there_is_no_result() -> None:
         assert done, line
         first, sign, second = re.fullmatch(r"(\d+) (/|-|percent of) (\d+)", done[1]).groups()  # type: ignore[union-attr]
         one, other = int(first), int(second)
-        value = (
-            one - other
-            if sign == "-"
-            else Fraction(one, other)
-            if sign == "/"
-            else Fraction(one * other, 100)
-        )
+        values = {"-": one - other, "/": Fraction(one, other), "percent of": Fraction(one * other, 100)}
+        value = values[sign]
         if done[3] is not None:
             assert value == int(done[3]) >= 0, line
         else:
