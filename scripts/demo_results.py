@@ -7,7 +7,8 @@
 `<!-- demo: NAME -->` starts a part and `<!-- end of demo -->` ends it; what stands between them is replaced.
 The numbers come from `docs/results`: demo.json holds the tables of a demo's report, controls.json and
 judges.json those of recipes/tiny/controls.yaml and recipes/tiny/judges.yaml, judge.json what
-recipes/tiny/measure_solver.py writes of tiny-judge. Seconds, on any machine.
+recipes/tiny/measure_solver.py writes of tiny-judge. What is said of the oracle is measured anew. Seconds,
+on any machine.
 """
 
 from __future__ import annotations
@@ -23,8 +24,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tinymath.oracle import judge as judge_text
+from tinymath.report import confusion, read_cases
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
+CASES = ROOT / "tests" / "tinymath"
 PAGES = [ROOT / "README.md", ROOT / "recipes" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PART = re.compile(r"(<!-- demo: (\w+) -->\n)(.*?)(<!-- end of demo -->)", re.DOTALL)
 TABLES = ("funnel", "questions", "well_posed_by_length", "faults", "benchmarks", "differences")
@@ -187,6 +192,24 @@ def judge(found: Result) -> str:
     return "\n\n".join(map(markdown, tables))
 
 
+def oracle(_: Result) -> str:
+    """Return how the oracle fares on texts with a reader's verdicts: it is measured now, on the tests' cases."""
+    sampled = read_cases(CASES / "sampled_questions.yaml")
+    answers = [(case["answer"], judge_text(case["text"]).answer) for case in sampled]
+    agreed, posed = sum(a == b for a, b in answers), sum(a == b is not None for a, b in answers)
+    later = [case for case in read_cases(CASES / "oracle_cases.yaml") if case["half"] == "later"]
+    table = confusion(later)
+    right = sum(n for (meant, said), n in table.items() if meant == said)
+    broken = sum(n for (meant, _), n in table.items() if meant != "sound")
+    fooled = sum(n for (meant, said), n in table.items() if said == "sound" and meant != said)
+    return (
+        f"A reader answered {len(sampled)} questions of the tiny generators, drawn at random, before looking at "
+        f"the oracle's answers, and the two agree on {agreed}: on {posed} answers, and on {agreed - posed} "
+        f"questions that have none. Of {len(later)} texts written by hand when the oracle was finished, it reads "
+        f"{right} as they are meant; of the {broken} that are not sound, it calls {fooled or 'none'} sound."
+    )
+
+
 def joined(values: Sequence[float], form: str = "{:.1f}") -> str:
     """Return one number per seed."""
     return ", ".join(form.format(value) for value in values)
@@ -214,6 +237,7 @@ PARTS: Mapping[str, tuple[str, Callable[[Result], str]]] = {
     "findings": ("controls", findings),
     "judges": ("judges", judges),
     "judge": ("judge", judge),
+    "oracle": ("", oracle),
 }
 
 
@@ -228,7 +252,7 @@ def filled(text: str) -> str:
         if found[2] not in PARTS:
             raise SystemExit(f"error: no part '{found[2]}'; there are {', '.join(PARTS)}")
         file, make = PARTS[found[2]]
-        result = json.loads((RESULTS / f"{file}.json").read_text(encoding="utf-8"))
+        result = json.loads((RESULTS / f"{file}.json").read_text(encoding="utf-8")) if file else {}
         return f"{found[1]}{make(result)}\n{found[4]}"
 
     return PART.sub(part, text)
