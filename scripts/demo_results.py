@@ -193,7 +193,7 @@ def judge(found: Result) -> str:
 
 
 def oracle(_: Result) -> str:
-    """Return how the oracle fares on texts with a reader's verdicts: it is measured now, on the tests' cases."""
+    """Return how the oracle fares on texts with a reader's verdicts, measured now on the tests' cases."""
     sampled = read_cases(CASES / "sampled_questions.yaml")
     answers = [(case["answer"], judge_text(case["text"]).answer) for case in sampled]
     agreed, posed = sum(a == b for a, b in answers), sum(a == b is not None for a, b in answers)
@@ -205,8 +205,8 @@ def oracle(_: Result) -> str:
     return (
         f"A reader answered {len(sampled)} questions of the tiny generators, drawn at random, before looking at "
         f"the oracle's answers, and the two agree on {agreed}: on {posed} answers, and on {agreed - posed} "
-        f"questions that have none. Of {len(later)} texts written by hand when the oracle was finished, it reads "
-        f"{right} as they are meant; of the {broken} that are not sound, it calls {fooled or 'none'} sound."
+        f"questions that have none. Of {len(later)} texts written by hand when the oracle was finished, it reads {right} as "
+        f"they are meant; of the {broken} that are not sound, it calls {fooled or 'none'} sound."
     )
 
 
