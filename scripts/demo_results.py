@@ -203,10 +203,10 @@ def oracle(_: Result) -> str:
     broken = sum(n for (meant, _), n in table.items() if meant != "sound")
     fooled = sum(n for (meant, said), n in table.items() if said == "sound" and meant != said)
     return (
-        f"A reader answered {len(sampled)} questions of the tiny generators, drawn at random, before looking at "
+        f"A reader answered {len(sampled)} questions of the tiny generators, drawn at random, without seeing "
         f"the oracle's answers, and the two agree on {agreed}: on {posed} answers, and on {agreed - posed} "
-        f"questions that have none. Of {len(later)} texts written by hand when the oracle was finished, it reads {right} as "
-        f"they are meant; of the {broken} that are not sound, it calls {fooled or 'none'} sound."
+        f"questions that have none. Of {len(later)} texts written by hand when the oracle was finished, it "
+        f"reads {right} as they are meant; {fooled or 'none'} of the {broken} unsound ones passes as sound."
     )
 
 

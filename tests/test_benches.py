@@ -35,6 +35,7 @@ SMALL = {
         "--max-tokens=64",
         "--pairs=1",
     ],
+    "page": ["--output_dir={out}", "--rows=300", "--repeats=0"],
     "ranks": ["--stages", "sft", "--topologies", "ddp", "--output_dir", "{out}"],
     "synthesis": [
         *SOLVER,

@@ -1,8 +1,9 @@
 """Ways to break a story, each by one change, so that what is wrong with it is known without reading it.
 
 `break_story` takes a sound story and changes a number, a name, a thing or a sentence somewhere in it. It also
-writes what a careful reader would note down until the fault is found: who has how many of what after each
-sentence, then the fault. Models of this domain learn to judge and to repair questions from these texts. The
+writes what a careful reader would note down until the fault is found: for each sentence, who had how many of
+what before it and has after it, then the fault. Who and what come before the number, so that a reader who
+looks up something that was never said has named it before noticing. Models of this domain learn to judge and to repair questions from these texts. The
 oracle is not asked: it measures from outside.
 """
 
@@ -81,14 +82,14 @@ def break_story(rng: random.Random, story: StoryProblem, fault: str | None = Non
 
 
 def notes(story: StoryProblem, first: int = 0, last: int | None = None) -> tuple[str, ...]:
-    """What a reader notes down: for each sentence whom and what it names, then what holds after it.
+    """What a reader notes down: for each sentence whom and what it names, what held before it and holds after.
 
     The opening is number 0, the question the last; behind it stands the number that is asked for.
     """
     found = [_held(story.states[0])]
-    for sentence, step, state in zip(story.told[1:], story.steps, story.states[1:], strict=True):
-        found.append(" ".join((_named(sentence), *(f"{line}." for line in step), _held(state))))
-    found.append(f"{_named(story.asked)} {story.answer}.")
+    for i, (sentence, state) in enumerate(zip(story.told[1:], story.states[1:], strict=True)):
+        found.append(" ".join((_named(sentence), _held(story.states[i]), *_step(story, i), _held(state))))
+    found.append(f"{_named(story.asked)} {_held(story.states[-1])}")
     return tuple(found[first:last])
 
 
@@ -136,7 +137,8 @@ def negative(rng: random.Random, story: StoryProblem) -> BrokenStory | None:
     value = story.states[i].value
     if story.kinds[i] in ("loss", "fewer_than"):
         amount = value + rng.randint(1, 40)
-        return _changed(story, i, {"a": str(amount)}, f"{value} - {amount} is less than 0.", "negative")
+        note = f"{value} - {amount} is less than 0."
+        return _changed(story, i, {"a": str(amount)}, note, "negative")
     choices = [(a, b) for a in range(2, 10) for b in range(2, 7) if a * b > value]
     if not choices:
         return None
@@ -150,7 +152,8 @@ def missing_number(rng: random.Random, story: StoryProblem) -> BrokenStory | Non
     """A vague word where a number was, or no opening."""
     if story.kinds[0] in (*_OWN, "multiply", "percent_gain") and rng.random() < 0.3:
         told = story.told[1:]
-        return _broken(story, told, story.asked, "missing_number", 0, f"? {story.states[0].items}.")
+        name = story.states[0].name if story.states[0].name in told[0].text else "?"
+        return _broken(story, told, story.asked, "missing_number", 0, _unheld(name, story.states[0].items))
     i = rng.randrange(len(story.told))
     names = [name for name in ("v", "a", "b", "f") if f"{{{name}}}" in story.told[i].wording]
     if not names:
@@ -170,8 +173,7 @@ def contradiction(rng: random.Random, story: StoryProblem) -> BrokenStory | None
     wording = rng.choice(STARTS if i == 0 else (STARTS[0], STARTS[3]))
     clash = Sentence(wording, {"n": state.name, "v": str(value), "items": state.items})
     told = (*story.told[: i + 1], clash, *story.told[i + 1 :])
-    note = f"{state.value} {state.items} and {value} {state.items}."
-    return _broken(story, told, story.asked, "contradiction", i + 1, note)
+    return _broken(story, told, story.asked, "contradiction", i + 1, _held(state, other_than=value))
 
 
 # --------------------------------------------------------------------------------------------- people
@@ -221,12 +223,7 @@ def second_number(rng: random.Random, story: StoryProblem) -> BrokenStory | None
     past = [state for state in story.states[:i] if state.name == past.name][-1]
     told = _with(story.told, i + 1, {"o": past.name})
     told = (*told[: i + 2], *(_renamed(sentence, other, past.name) for sentence in told[i + 2 :]))
-    note = " ".join(
-        (
-            *(f"{line}." for line in story.steps[i]),
-            f"{past.value} {past.items} and {after.value} {after.items}.",
-        )
-    )
+    note = " ".join((_held(story.states[i]), *_step(story, i), _held(past, other_than=after.value)))
     return _broken(story, told, _renamed(story.asked, other, past.name), "second_number", i + 1, note)
 
 
@@ -238,9 +235,10 @@ def stranger(rng: random.Random, story: StoryProblem) -> BrokenStory | None:
     if places and rng.random() < 0.6:
         i = rng.choice(places)
         told = _with(story.told, i + 1, {"n": name})
-        return _broken(story, told, story.asked, "stranger", i + 1, f"? {name}.")
+        return _broken(story, told, story.asked, "stranger", i + 1, _unheld(name, story.states[i].items))
     asked = replace(story.asked, slots={**story.asked.slots, "n": name})
-    return _broken(story, story.told, asked, "stranger", len(story.told), f"? {name}.")
+    note = _unheld(name, story.states[-1].items)
+    return _broken(story, story.told, asked, "stranger", len(story.told), note)
 
 
 @_fault(5)
@@ -257,7 +255,8 @@ def not_the_holder(rng: random.Random, story: StoryProblem) -> BrokenStory | Non
         return None
     i, name = rng.choice(places), _absent(rng, story)
     told = _with(story.told, i + 1, {**pronouns(name), "He": name, "n": name})
-    return _broken(story, told, story.asked, "not_the_holder", i + 1, f"? {name}.")
+    note = _unheld(name, story.states[i].items)
+    return _broken(story, told, story.asked, "not_the_holder", i + 1, note)
 
 
 @_fault(1)
@@ -272,7 +271,8 @@ def wrong_pronoun(rng: random.Random, story: StoryProblem) -> BrokenStory | None
         if named & set(other) or not shown or sentence.slots["He"] == name:
             continue
         told = _with(story.told, i + 1, slots)
-        return _broken(story, told, story.asked, "wrong_pronoun", i + 1, f"? {slots[shown[0]]}.")
+        note = _unheld(slots[shown[0]], story.states[i].items)
+        return _broken(story, told, story.asked, "wrong_pronoun", i + 1, note)
     return None
 
 
@@ -290,9 +290,11 @@ def unknown_item(rng: random.Random, story: StoryProblem) -> BrokenStory | None:
     if places and rng.random() < 0.5:
         i = rng.choice(places)
         told = _with(story.told, i + 1, {"items": item})
-        return _broken(story, told, story.asked, "unknown_item", i + 1, f"? {item}.")
+        note = _unheld(story.states[i].name, item)
+        return _broken(story, told, story.asked, "unknown_item", i + 1, note)
     asked = replace(story.asked, slots={**story.asked.slots, "items": item})
-    return _broken(story, story.told, asked, "unknown_item", len(story.told), f"? {item}.")
+    note = _unheld(story.states[-1].name, item)
+    return _broken(story, story.told, asked, "unknown_item", len(story.told), note)
 
 
 # ------------------------------------------------------------------------------------------ questions
@@ -324,8 +326,17 @@ def _named(sentence: Sentence) -> str:
     return " ".join(kept) + ":"
 
 
-def _held(state: State) -> str:
-    return f"{state.name} {state.value} {state.items}."
+def _held(state: State, other_than: int | None = None) -> str:
+    instead = "" if other_than is None else f", not {other_than}"
+    return f"{state.name} {state.items} {state.value}{instead}."
+
+
+def _unheld(name: str, items: str) -> str:
+    return f"{name} {items} ?."
+
+
+def _step(story: StoryProblem, i: int) -> tuple[str, ...]:
+    return tuple(f"{line}." for line in story.steps[i])
 
 
 def _people(text: str) -> set[str]:
@@ -354,7 +365,7 @@ def _renamed(sentence: Sentence, old: str, new: str) -> Sentence:
 
 def _changed(story: StoryProblem, step: int, slots: dict[str, str], note: str, fault: str) -> BrokenStory:
     told = _with(story.told, step + 1, slots)
-    return _broken(story, told, story.asked, fault, step + 1, note)
+    return _broken(story, told, story.asked, fault, step + 1, f"{_held(story.states[step])} {note}")
 
 
 def _broken(

@@ -56,10 +56,9 @@ def test_notes_follow_the_story_and_end_with_what_is_asked() -> None:
         *held, asked = faults.notes(story)
         last = story.states[-1]
         assert len(held) == len(story.told)
-        assert held[-1].endswith(f"{last.name} {last.value} {last.items}.")
+        assert held[-1].endswith(f"{last.name} {last.items} {last.value}.")
         assert all(line in " ".join(held) for line in story.lines)
-        assert last.name in asked
-        assert last.items in asked
+        assert asked.endswith(f": {last.name} {last.items} {story.answer}.")
 
 
 @pytest.mark.parametrize("held_out", [False, True])

@@ -123,6 +123,7 @@ def test_any_text_has_a_verdict_that_hangs_together():
 def test_the_method_never_asks_the_oracle():
     instruments = {f"tinymath.{name}" for name in ("oracle", "reading", "story", "report")}
     allowed = {ROOT / "src/tinymath" / f"{name}.py" for name in ("oracle", "story", "report")}
+    allowed.add(ROOT / "scripts/demo_results.py")  # writes into the pages how the oracle fares
     for path in [*ROOT.glob("src/**/*.py"), *ROOT.glob("recipes/*.py"), *ROOT.glob("scripts/*.py")]:
         if path in allowed:
             continue

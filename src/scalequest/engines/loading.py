@@ -29,28 +29,30 @@ def open_generator(
     Raises:
         ConfigError: the engine cannot be imported, or an engine argument is unknown.
     """
-    heartbeat.now(f"loading {model} and its engine")
-    _check_weights(model)
-    say_engine(config.dtype, model, revision=revision, trust_remote_code=config.trust_remote_code)
-    if config.name != "transformers":
-        from scalequest.engines.vllm_engine import VllmGenerator, import_vllm
+    with heartbeat.doing(f"loading {model} and its engine"):
+        _check_weights(model)
+        say_engine(config.dtype, model, revision=revision, trust_remote_code=config.trust_remote_code)
+        if config.name != "transformers":
+            from scalequest.engines.vllm_engine import VllmGenerator, import_vllm
 
-        try:
-            import_vllm()
-        except Exception as error:  # a broken installation fails in many ways
-            why = " ".join(f"{type(error).__name__}: {error}".split())
-            if config.name == "vllm":
-                raise ConfigError(f"engine.name: vllm cannot be imported: {why}") from error
-            logger.warning("engine: using transformers, because vllm cannot be imported: %s", why)
-        else:
-            with loading(model):
-                return VllmGenerator(model, config, revision=revision, seed=seed)
-    elif config.extra:
-        raise ConfigError(f"engine.extra: only vllm accepts further arguments, got {', '.join(config.extra)}")
-    from scalequest.engines.transformers_engine import TransformersGenerator
+            try:
+                import_vllm()
+            except Exception as error:  # a broken installation fails in many ways
+                why = " ".join(f"{type(error).__name__}: {error}".split())
+                if config.name == "vllm":
+                    raise ConfigError(f"engine.name: vllm cannot be imported: {why}") from error
+                logger.warning("engine: using transformers, because vllm cannot be imported: %s", why)
+            else:
+                with loading(model):
+                    return VllmGenerator(model, config, revision=revision, seed=seed)
+        elif config.extra:
+            raise ConfigError(
+                f"engine.extra: only vllm accepts further arguments, got {', '.join(config.extra)}"
+            )
+        from scalequest.engines.transformers_engine import TransformersGenerator
 
-    with loading(model):
-        return TransformersGenerator(model, config, revision=revision, seed=seed)
+        with loading(model):
+            return TransformersGenerator(model, config, revision=revision, seed=seed)
 
 
 def _check_weights(model: str) -> None:
@@ -72,29 +74,29 @@ def open_scorer(
         ConfigError: the engine cannot be imported or does not support the architecture, or the head has more
             than two outputs.
     """
-    heartbeat.now(f"loading {model} and its engine")
-    _check_weights(model)
-    say_engine(config.dtype, model, revision=revision, trust_remote_code=config.trust_remote_code)
-    if config.name != "transformers":
-        from scalequest.engines.vllm_engine import import_vllm
+    with heartbeat.doing(f"loading {model} and its engine"):
+        _check_weights(model)
+        say_engine(config.dtype, model, revision=revision, trust_remote_code=config.trust_remote_code)
+        if config.name != "transformers":
+            from scalequest.engines.vllm_engine import import_vllm
 
-        why = ""
-        try:
-            import_vllm()
-            from scalequest.engines.vllm_scorer import VllmScorer, unsupported
+            why = ""
+            try:
+                import_vllm()
+                from scalequest.engines.vllm_scorer import VllmScorer, unsupported
 
-            why = unsupported(model, config, revision, head)
-        except ConfigError:
-            raise
-        except Exception as error:  # a broken installation fails in many ways
-            why = f"vllm cannot be imported: {type(error).__name__}: {error}"
-        if not why:
-            with loading(model):
-                return VllmScorer(model, config, revision=revision, head=head)
-        if config.name == "vllm":
-            raise ConfigError(f"engine.name: {why}")
-        logger.warning("scorer: using transformers, because %s", " ".join(why.split()))
-    from scalequest.engines.transformers_scorer import TransformersScorer
+                why = unsupported(model, config, revision, head)
+            except ConfigError:
+                raise
+            except Exception as error:  # a broken installation fails in many ways
+                why = f"vllm cannot be imported: {type(error).__name__}: {error}"
+            if not why:
+                with loading(model):
+                    return VllmScorer(model, config, revision=revision, head=head)
+            if config.name == "vllm":
+                raise ConfigError(f"engine.name: {why}")
+            logger.warning("scorer: using transformers, because %s", " ".join(why.split()))
+        from scalequest.engines.transformers_scorer import TransformersScorer
 
-    with loading(model):
-        return TransformersScorer(model, config, revision=revision, head=head)
+        with loading(model):
+            return TransformersScorer(model, config, revision=revision, head=head)
