@@ -1,14 +1,15 @@
 """Write the numbers of our own small runs into README.md and docs/, between markers.
 
     python scripts/demo_results.py --run runs/tiny    # read a finished demo, write its numbers everywhere
+    python scripts/demo_results.py --run runs/tiny --beside    # the same on a processor of the other kind
     python scripts/demo_results.py --write            # from the files in docs/results, which --run writes
     python scripts/demo_results.py                    # which pages are not current? Exit status 1 if any
 
 `<!-- demo: NAME -->` starts a part and `<!-- end of demo -->` ends it; what stands between them is replaced.
-The numbers come from `docs/results`: demo.json holds the tables of a demo's report, controls.json and
-judges.json those of recipes/tiny/controls.yaml and recipes/tiny/judges.yaml, judge.json what
-recipes/tiny/measure_solver.py writes of tiny-judge. What is said of the oracle is measured anew. Seconds,
-on any machine.
+The numbers come from `docs/results`: demo.json holds the tables of a demo's report, demo_beside.json those of
+the same demo on another kind of processor, controls.json and judges.json those of recipes/tiny/controls.yaml
+and recipes/tiny/judges.yaml, judge.json what recipes/tiny/measure_solver.py writes of tiny-judge. How the
+oracle fares is measured anew. Seconds, on any machine.
 """
 
 from __future__ import annotations
@@ -93,23 +94,43 @@ def output(demo: Result) -> str:
 
 def run(demo: Result) -> str:
     """Return when and where the demo ran, and how long each stage took."""
-    stages = ", ".join(f"{name} {seconds}" for name, seconds in demo["seconds_of_stages"].items())
+    stages, beside = listed(demo["seconds_of_stages"]), other_demo()
     versions = ", ".join(f"{name} {version}" for name, version in demo["versions"].items())
     return (
         f"The run of {day(demo['date'])} (commit {demo['commit']}, {versions}) took {demo['seconds']} "
         f"seconds on {demo['machine']}, after the environment was set up. Seconds per stage, including "
-        f"start-up (that of qft also imports the libraries, once for all stages): {stages}."
+        f"start-up (that of qft also imports the libraries, once for all stages): {stages}.\n\n"
+        f"The same demo on {beside['machine']} took {beside['seconds']} seconds: "
+        f"{listed(beside['seconds_of_stages'])}. Its student gained {gain(beside)[1]} points, for in another "
+        "precision other tokens are sampled."
     )
 
 
 def summary(demo: Result) -> str:
     """Return the demo in one sentence."""
     base, tuned = (row[1] for row in demo["tables"]["benchmarks"]["rows"][:2])
-    _, _, _, problems, gain, *_ = demo["tables"]["differences"]["rows"][0]
+    (problems, points), beside = gain(demo), other_demo()
     return (
         f"On {day(demo['date'])}, the demo took {demo['seconds']} seconds on {demo['machine']}. Accuracy "
-        f"on {problems} held-out problems rose from {base} to {tuned} %: a gain of {gain} points."
+        f"on {problems} held-out problems rose from {base} to {tuned} %: a gain of {points} points. On "
+        f"{beside['machine']}, it took {beside['seconds']} seconds and gained {gain(beside)[1]} points."
     )
+
+
+def other_demo() -> Result:
+    """Return the results of the demo on the other kind of processor."""
+    return dict(json.loads((RESULTS / "demo_beside.json").read_text(encoding="utf-8")))
+
+
+def gain(demo: Result) -> tuple[str, str]:
+    """Return the number of problems, and how many points the student gained over its base model."""
+    row = demo["tables"]["differences"]["rows"][0]
+    return row[3], row[4]
+
+
+def listed(seconds: Mapping[str, int]) -> str:
+    """Return the seconds of each stage in a line."""
+    return ", ".join(f"{name} {each}" for name, each in seconds.items())
 
 
 def markdown(table: Mapping[str, Any]) -> str:
@@ -154,9 +175,7 @@ def earlier(found: Result) -> str:
     gains = " and ".join(str(gain) for gain in found["earlier_gains"])
     return (
         "Which questions become preference pairs depends on their ids, so every change of these is "
-        f"another run: two earlier ones gained {gains} points. On two cores with bfloat16 instructions, "
-        f"an earlier version took {found['earlier_seconds_bfloat16']} seconds; without them, a processor "
-        "computes in float32, which is slower."
+        f"another run: two earlier ones gained {gains} points."
     )
 
 
@@ -264,6 +283,7 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     made.add_argument("--run", type=Path, help="folder of a finished demo; implies --write")
+    made.add_argument("--beside", action="store_true", help="the run is of the other kind of processor")
     made.add_argument("--machine", help="what the demo ran on, if not this machine")
     made.add_argument("--write", action="store_true", help="write the pages")
     return made
@@ -273,7 +293,8 @@ def main(asked: argparse.Namespace) -> int:
     """Write the pages, or name those that are not current; return the exit status."""
     if asked.run:
         found = json.dumps(read_run(asked.run, asked.machine), indent=1, ensure_ascii=False)
-        (RESULTS / "demo.json").write_text(found + "\n", encoding="utf-8")
+        name = "demo_beside.json" if asked.beside else "demo.json"
+        (RESULTS / name).write_text(found + "\n", encoding="utf-8")
     write = asked.write or asked.run is not None
     changed = [
         path for path in PAGES if filled(path.read_text(encoding="utf-8")) != path.read_text(encoding="utf-8")

@@ -4,6 +4,8 @@ r"""Put the method's claims to the test: arms over seeds, and one table of claim
     python recipes/tiny/study.py --profile full --output runs/study_full  # 5 seeds, a night
     python recipes/tiny/study.py --arms qft qpo --dry-run                 # which stages would run
     python recipes/tiny/study.py --to measure measure_chosen              # questions only, without students
+    python recipes/tiny/study.py --seeds 2 --output runs/study_2          # one seed, e.g. on another machine
+    python recipes/tiny/study.py --seeds 1 --measurements runs/study_2/measurements.jsonl  # put together
     python recipes/tiny/study.py --output runs/study --page               # also docs/results, docs/study.md
     python recipes/tiny/study.py --page                                   # docs/study.md of docs/results
 
@@ -287,6 +289,28 @@ class Measured:
 # ---------------------------------------------------------------------------------------------------- telling
 
 
+def read_measurements(paths: Sequence[str]) -> list[Row]:
+    """Return the numbers that other runs of the study have written.
+
+    Raises:
+        ConfigError: a file cannot be read, or a line of it is no measurement.
+    """
+    found = []
+    for path in paths:
+        try:
+            lines = Path(path).read_text(encoding="utf-8").splitlines()
+            found += [Row(**json.loads(line)) for line in lines]
+        except (OSError, ValueError, TypeError) as error:
+            raise ConfigError(f"--measurements: {path}: not a measurements.jsonl: {error}") from None
+    return found
+
+
+def together(earlier: Iterable[Row], later: Iterable[Row]) -> list[Row]:
+    """Return all numbers, with the later one of two of the same seed, arm and measure."""
+    kept = {(row.seed, row.arm, row.measure): row for row in (*earlier, *later)}
+    return [kept[key] for key in sorted(kept)]
+
+
 def conclude(study: Study, rows: Sequence[Row], profile: str) -> dict[str, Any]:
     """Return what study.json holds: the finding of every claim, and every arm's means over seeds."""
     look = Measured(rows)
@@ -393,23 +417,29 @@ def main(asked: argparse.Namespace) -> int:
             return 0
         profile: Profile = named("--profile", asked.profile or study.profiles[0].name, study.profiles)
         arms = [named("--arms", name, study.arms) for name in asked.arms] or list(study.arms)
-        plans = {seed: pipelines(arms, profile, seed, asked.to) for seed in profile.seeds}
+        if unknown := set(asked.seeds) - set(profile.seeds):
+            raise ConfigError(f"--seeds: {min(unknown)} is none of {', '.join(map(str, profile.seeds))}")
+        plans = {seed: pipelines(arms, profile, seed, asked.to) for seed in asked.seeds or profile.seeds}
+        rows = read_measurements(asked.measurements)
         if not all(plans.values()):
             raise ConfigError(f"--to: no arm has a stage called {' or '.join(asked.to)}")
         output = Path(asked.output or "runs/study")
         if asked.dry_run:
             show(plans)
             return 0
-        rows: list[Row] = []
         failed: dict[int, dict[str, str]] = {}
         for seed, specs in plans.items():
             folder = output / f"seed_{seed}"
             failed[seed] = run_arms(specs, folder, shlex.join([Path(sys.executable).name, *sys.argv]))
-            rows += [row for arm, spec in specs.items() for row in measure_arm(arm, spec, folder, seed)]
+            measured = [row for arm, spec in specs.items() for row in measure_arm(arm, spec, folder, seed)]
+            rows = together(rows, measured)
             result = write(study, rows, profile.name, output)
         print((output / "claims.md").read_text(encoding="utf-8"))
         if asked.page:
             atomic_files.write(RESULT, atomic_files.as_json(result))
+            atomic_files.write(
+                RESULT.parent / "measurements.jsonl", (output / "measurements.jsonl").read_bytes()
+            )
             plots(study, rows, result, RESULT.parent, "svg")
             write_page(study)
     except ConfigError as error:
@@ -442,6 +472,11 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("study", nargs="?", default="recipes/tiny/study.yaml", help="the study's file")
     made.add_argument("--profile", help="one of the file's; by default its first")
     made.add_argument("--output", metavar="DIR", help="output folder; by default runs/study")
+    made.add_argument("--seeds", nargs="+", type=int, default=[], metavar="SEED", help="run only these")
+    made.add_argument(
+        "--measurements", nargs="+", default=[], metavar="FILE",
+        help="measurements.jsonl of other runs, whose numbers count where this one has none",
+    )  # fmt: skip
     made.add_argument("--arms", nargs="+", default=[], metavar="ARM", help="run only these")
     made.add_argument(
         "--to", nargs="+", default=[], metavar="STAGE",

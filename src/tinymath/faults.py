@@ -179,7 +179,7 @@ def contradiction(rng: random.Random, story: StoryProblem) -> BrokenStory | None
 # --------------------------------------------------------------------------------------------- people
 
 
-@_fault(2)
+@_fault(3)
 def oneself(rng: random.Random, story: StoryProblem) -> BrokenStory | None:
     """Somebody gives to, takes from or is compared with the same person."""
     places = []
@@ -187,7 +187,7 @@ def oneself(rng: random.Random, story: StoryProblem) -> BrokenStory | None:
         alike = set(MALE if state.name in MALE else FEMALE) - {state.name}
         others = {name for told in story.told[: i + 1] for name in _people(told.text)} & alike
         spoken = sentence.slots["He"] == state.name and "{He}" in sentence.wording
-        plain = spoken or "{n}" in sentence.wording
+        plain = spoken or re.search("{n}|{o} takes {f}|{o} takes {a} percent", sentence.wording)
         if "{o}" in sentence.wording and (
             plain or (re.search("{(him|He|he)}", sentence.wording) and not others)
         ):
@@ -227,7 +227,7 @@ def second_number(rng: random.Random, story: StoryProblem) -> BrokenStory | None
     return _broken(story, told, _renamed(story.asked, other, past.name), "second_number", i + 1, note)
 
 
-@_fault(2.5)
+@_fault(4)
 def stranger(rng: random.Random, story: StoryProblem) -> BrokenStory | None:
     """Somebody is asked about, or compared with, of whom the story says nothing."""
     name = _absent(rng, story)
@@ -241,7 +241,7 @@ def stranger(rng: random.Random, story: StoryProblem) -> BrokenStory | None:
     return _broken(story, story.told, asked, "stranger", len(story.told), note)
 
 
-@_fault(5)
+@_fault(6)
 def not_the_holder(rng: random.Random, story: StoryProblem) -> BrokenStory | None:
     """Somebody of whom the story says nothing does something with what another person has."""
     # Of "4 pears" rather than "4 of the pears", somebody new may have had some.
@@ -254,9 +254,12 @@ def not_the_holder(rng: random.Random, story: StoryProblem) -> BrokenStory | Non
     if not places:
         return None
     i, name = rng.choice(places), _absent(rng, story)
-    told = _with(story.told, i + 1, {**pronouns(name), "He": name, "n": name})
-    note = _unheld(name, story.states[i].items)
-    return _broken(story, told, story.asked, "not_the_holder", i + 1, note)
+    told, asked = _with(story.told, i + 1, {**pronouns(name), "He": name, "n": name}), story.asked
+    if rng.random() < 0.6:  # the story goes on as if it had always been theirs
+        old = story.states[i].name
+        told = (*told[: i + 2], *(_renamed(sentence, old, name) for sentence in told[i + 2 :]))
+        asked = _renamed(asked, old, name)
+    return _broken(story, told, asked, "not_the_holder", i + 1, _unheld(name, story.states[i].items))
 
 
 @_fault(1)

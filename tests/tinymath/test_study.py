@@ -113,6 +113,29 @@ def test_arms_share_stages_and_finished_ones_are_not_run_again(stand_in: Path) -
     assert log(stand_in) == once
 
 
+def test_seeds_of_several_machines_are_put_together(
+    stand_in: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ran(stand_in, "--seeds", "1", "3").returncode == 0
+    assert log(stand_in) == [f"{name} {seed}" for seed in (1, 3) for name in ("base", "old", "new")]
+    elsewhere = stand_in / "elsewhere.jsonl"
+    rows = (stand_in / "runs/measurements.jsonl").read_text().replace('"value": 4', '"value": 9')
+    elsewhere.write_text(rows)
+    alone = ["--seeds", "2", "3", "--measurements", str(elsewhere)]
+    assert ran(stand_in, *alone).returncode == 0
+    result = json.loads((stand_in / "runs/study.json").read_text())
+    assert result["seeds"] == [1, 2, 3]
+    # the new arm: 91 elsewhere, and 42 and 43 here, where seed 3 was run, too
+    assert result["arms"]["new"]["accuracy"]["value"] == pytest.approx((91 + 42 + 43) / 3)
+    for words, error in (
+        (["--seeds", "4"], "error: --seeds: 4 is none of 1, 2, 3\n"),
+        (["--measurements", "nowhere"], "error: --measurements: nowhere: not a measurements.jsonl: "),
+    ):
+        asked = [str(stand_in / "study.yaml"), "--output", str(stand_in / "runs"), *words]
+        assert study.main(study.parser().parse_args(asked)) == 2
+        assert capsys.readouterr().err.startswith(error)
+
+
 def test_arms_end_at_the_stages_that_are_named(stand_in: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert ran(stand_in, "--to", "base").returncode == 0
     assert log(stand_in) == [f"base {seed}" for seed in (1, 2, 3)]
