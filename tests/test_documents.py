@@ -247,7 +247,7 @@ def test_a_run_is_read_into_the_result_file(tmp_path: Path) -> None:
     assert found["machine"].endswith("in bfloat16")
     assert "3 February 2026" in demo.summary(found)
     assert "took 102 seconds" in demo.summary(found)
-    assert demo.run(found).endswith("qft 61, sft 40.")
+    assert "once for all stages): qft 61, sft 40.\n" in demo.run(found)
     with pytest.raises(SystemExit, match="not the folder of a finished demo"):
         demo.read_run(tmp_path / "report", None)
 
