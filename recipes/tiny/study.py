@@ -1,6 +1,6 @@
 r"""Put the method's claims to the test: arms over seeds, and one table of claims.
 
-    python recipes/tiny/study.py --profile quick --output runs/study      # 3 seeds; `make study`
+    python recipes/tiny/study.py --profile quick --output runs/study --jobs 2  # 3 seeds; `make study`
     python recipes/tiny/study.py --profile full --output runs/study_full  # 5 seeds, a night
     python recipes/tiny/study.py --arms qft qpo --dry-run                 # which stages would run
     python recipes/tiny/study.py --to measure measure_chosen              # questions only, without students
@@ -24,10 +24,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import shlex
+import signal
+import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -187,6 +192,48 @@ def run_arms(arms: Mapping[str, Shared], output: Path, rerun: str) -> dict[str, 
         for name, arm in arms.items()
         if failed.intersection(arm.names.values())
     }
+
+
+def run_at_once(asked: argparse.Namespace, seeds: Sequence[int], output: Path) -> int:
+    """Run seeds in `asked.jobs` processes at once, which share the cores; return the highest exit status.
+
+    Models of this size keep two cores less busy than two models keep one core each. Every line that a
+    process prints starts with its seed.
+    """
+    words = [sys.executable, __file__, asked.study, "--output", str(output)]
+    words += ["--profile", asked.profile] if asked.profile else []
+    words += ["--arms", *asked.arms] if asked.arms else []
+    words += ["--to", *asked.to] if asked.to else []
+    threads = str(max(1, (os.cpu_count() or 1) // asked.jobs))
+    running: list[subprocess.Popen[str]] = []
+    stopped = threading.Event()
+
+    def stop(*_: object) -> None:
+        stopped.set()
+        for process in running:
+            process.terminate()
+
+    def run_seed(seed: int) -> int:
+        if stopped.is_set():
+            return 0
+        process = subprocess.Popen(
+            [*words, "--seeds", str(seed)], env={**os.environ, "OMP_NUM_THREADS": threads}, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        running.append(process)
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(f"seed {seed}: {line}", end="", flush=True)
+        status = process.wait()
+        return status if status >= 0 else 128 - status
+
+    handlers = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with ThreadPoolExecutor(asked.jobs) as pool:
+            return max(pool.map(run_seed, seeds))
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 # -------------------------------------------------------------------------------------------------- measuring
@@ -417,6 +464,8 @@ def main(asked: argparse.Namespace) -> int:
             return 0
         profile: Profile = named("--profile", asked.profile or study.profiles[0].name, study.profiles)
         arms = [named("--arms", name, study.arms) for name in asked.arms] or list(study.arms)
+        if asked.jobs < 1:
+            raise ConfigError(f"--jobs: expected at least 1, got {asked.jobs}")
         if unknown := set(asked.seeds) - set(profile.seeds):
             raise ConfigError(f"--seeds: {min(unknown)} is none of {', '.join(map(str, profile.seeds))}")
         plans = {seed: pipelines(arms, profile, seed, asked.to) for seed in asked.seeds or profile.seeds}
@@ -428,9 +477,13 @@ def main(asked: argparse.Namespace) -> int:
             show(plans)
             return 0
         failed: dict[int, dict[str, str]] = {}
+        status = run_at_once(asked, list(plans), output) if asked.jobs > 1 else 0
+        if status > 1:
+            return status
         for seed, specs in plans.items():
             folder = output / f"seed_{seed}"
-            failed[seed] = run_arms(specs, folder, shlex.join([Path(sys.executable).name, *sys.argv]))
+            if asked.jobs == 1:
+                failed[seed] = run_arms(specs, folder, shlex.join([Path(sys.executable).name, *sys.argv]))
             measured = [row for arm, spec in specs.items() for row in measure_arm(arm, spec, folder, seed)]
             rows = together(rows, measured)
             result = write(study, rows, profile.name, output)
@@ -450,7 +503,7 @@ def main(asked: argparse.Namespace) -> int:
     for seed, some in failed.items():
         for arm, stage in some.items():
             print(f"failed: arm {arm}, seed {seed}: stage {stage}", file=sys.stderr)
-    return 1 if any(failed.values()) else 0
+    return 1 if any(failed.values()) else status
 
 
 def show(plans: Mapping[int, Mapping[str, Shared]]) -> None:
@@ -482,6 +535,9 @@ def parser() -> argparse.ArgumentParser:
         "--to", nargs="+", default=[], metavar="STAGE",
         help="end every arm at the last of these stages that it has, and leave out arms that have none",
     )  # fmt: skip
+    made.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="how many seeds to run at once; 1 by default"
+    )
     made.add_argument("--dry-run", action="store_true", help="print the stages of every arm")
     made.add_argument(
         "--page", action="store_true", help="write docs/study.md, too; without --output, only it"

@@ -129,11 +129,42 @@ def test_seeds_of_several_machines_are_put_together(
     assert result["arms"]["new"]["accuracy"]["value"] == pytest.approx((91 + 42 + 43) / 3)
     for words, error in (
         (["--seeds", "4"], "error: --seeds: 4 is none of 1, 2, 3\n"),
+        (["--jobs", "0"], "error: --jobs: expected at least 1, got 0\n"),
         (["--measurements", "nowhere"], "error: --measurements: nowhere: not a measurements.jsonl: "),
     ):
         asked = [str(stand_in / "study.yaml"), "--output", str(stand_in / "runs"), *words]
         assert study.main(study.parser().parse_args(asked)) == 2
         assert capsys.readouterr().err.startswith(error)
+
+
+def test_seeds_run_at_once_and_all_are_told(stand_in: Path) -> None:
+    done = ran(stand_in, "--jobs", "3", WAIT_IN="nothing")
+    assert done.returncode == 0, done.stderr
+    assert set(log(stand_in)) == {f"{name} {seed}" for seed in (1, 2, 3) for name in ("base", "old", "new")}
+    assert all(f"seed {seed}: [" in done.stdout for seed in (1, 2, 3))
+    result = json.loads((stand_in / "runs/study.json").read_text())
+    assert result["claims"]["better"]["effect"]["n"] == 3
+    failing = ran(
+        stand_in, "--jobs", "3", "--arms", "new", "--output", str(stand_in / "more"), FAIL_IN="new 2"
+    )
+    assert failing.returncode == 1
+    assert "seed 2: failed: arm new, seed 2: stage evaluate" in failing.stdout
+
+
+def test_seeds_that_run_at_once_stop_together(stand_in: Path) -> None:
+    process = subprocess.Popen(
+        command(stand_in, "--jobs", "2"), env={**os.environ, "WAIT_IN": "old 1"}, stdout=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 300
+    while not ((stand_in / "log").exists() and {"old 1", "new 2"} <= set(log(stand_in))):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) > 1
+    before = log(stand_in)
+    time.sleep(1)
+    assert log(stand_in) == before, "a seed goes on"
 
 
 def test_arms_end_at_the_stages_that_are_named(stand_in: Path, capsys: pytest.CaptureFixture[str]) -> None:
