@@ -3,9 +3,10 @@ r"""Measure a large run's page: the seconds to write it, its size, and the time 
     python bench/page.py --output_dir runs/page     # 50,000 questions with five solutions each
     python bench/page.py --rows 5000 --browser /path/to/chrome --output_dir runs/page
 
-The run is made from TinyMath's own problems and solutions, in the folders that real stages leave: generated,
-filtered, solved and selected. The page is opened three times in headless Chromium, each time with an empty
-profile, and asked for its first contentful paint. Targets: 30 MB, and a first paint within 2 seconds.
+The run is made from problems and solutions of recipes/tiny/data with other numbers, in the folders that real
+stages leave: generated, filtered, solved and selected. The page is opened three times in headless Chromium,
+each time with an empty profile, and asked for its first contentful paint. Targets: 30 MB, and a first paint
+within 2 seconds.
 """
 
 from __future__ import annotations
@@ -27,12 +28,14 @@ from typing import Any
 
 import websockets
 
+from scalequest.records import read_rows
 from scalequest.run_page.page import write_run_page
 from scalequest.stage.folder import Stage
-from tinymath import world
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 BLOCK = 10_000
+KEYS = ("query", "response")
+ROOT = Path(__file__).parents[1]
 PAINT = """new Promise(done => new PerformanceObserver(list => {
   const found = list.getEntriesByName('first-contentful-paint')[0];
   if (found) done(found.startTime);
@@ -62,9 +65,13 @@ def write_stage(
 def write_run(folder: Path, count: int) -> None:
     """Write a run of four stages; every tenth question is dropped, and all others have five solutions."""
     rng = random.Random(7)
-    problems = [world.problem(rng, rng.choice((1, 2, 3))) for _ in range(count)]
+    known = read_rows(ROOT / "recipes/tiny/data/solved.jsonl.gz")
+    problems = [
+        {key: re.sub(r"\d+", lambda _: str(rng.randint(2, 99)), known[i % len(known)][key]) for key in KEYS}
+        for i in range(count)
+    ]
     asked: list[dict[str, Any]] = [
-        {"id": f"q-{i:06d}", "question": problem.text, "generator": rng.choice(("first", "second"))}
+        {"id": f"q-{i:06d}", "question": problem["query"], "generator": rng.choice(("first", "second"))}
         for i, problem in enumerate(problems)
     ]
     source = write_stage(folder / "generate_questions", "generate_questions", asked, [], None)
@@ -75,15 +82,15 @@ def write_run(folder: Path, count: int) -> None:
     solved: list[dict[str, Any]] = [
         {
             **row,
-            "responses": [problem.solution] * 5,
-            "answers": [str(problem.answer)] * 5,
+            "responses": [problem["response"]] * 5,
+            "answers": [str(i)] * 5,
             "finish_reasons": ["stop"] * 5,
-            "tokens": [len(problem.solution.split())] * 5,
+            "tokens": [len(problem["response"].split())] * 5,
             "rewards": [round(rng.gauss(0, 1), 3) for _ in range(5)],
             "agreement": rng.randint(1, 5) / 5,
             "fail_rate": rng.randint(0, 4) / 5,
         }
-        for row, problem in kept
+        for i, (row, problem) in enumerate(kept)
     ]
     source = write_stage(folder / "solve_questions", "solve_questions", solved, [], source)
     chosen = [{**row, "response": row["responses"][0], "answer": row["answers"][0]} for row in solved]

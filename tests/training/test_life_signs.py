@@ -49,12 +49,10 @@ def test_steps_that_are_longer_than_the_interval(
 def test_the_reference_and_the_evaluation_are_counted(
     speaking: Any, train: Any, settings: dict[str, Any], rows: dict[str, Path]
 ) -> None:
-    lines = speaking(
-        lambda: train(
-            "qpo", settings, input=[str(rows["pairs"])], holdout=20, max_steps=2, per_device_eval_batch_size=1
-        )
-    )
+    given = {**settings, "max_steps": 16, "logging_steps": 4}  # a log postpones the next line
+    given |= {"input": [str(rows["pairs"])], "holdout": 20, "per_device_eval_batch_size": 1}
+    lines = speaking(lambda: train("qpo", given))
     reference = r"qpo: computing the reference's log-probabilities of the train rows: \d+ of 10 batches, "
     assert any(re.match(reference, line) for line in lines), lines
     assert any(re.match(r"qpo: evaluating: \d+ of 20 batches, .* left", line) for line in lines), lines
-    assert any(re.fullmatch(rf"qpo: step [12]/2, loss [\d.]+, {RATE}", line) for line in lines), lines
+    assert any(re.fullmatch(rf"qpo: step \d+/16, loss [\d.]+, {RATE}", line) for line in lines), lines
