@@ -50,9 +50,8 @@ def write_stage(
     made = Stage.open(
         folder, name=name, version=1, config={}, fingerprint={"folder": folder.name}, inputs=inputs
     )
-    made.blocks.cut(-(-len(kept) // BLOCK), BLOCK)
-    for block, start in enumerate(range(0, len(kept), BLOCK)):
-        rows = [dict(row) for row in kept[start : start + BLOCK]]
+    for block, places in enumerate(made.blocks.cut(len(kept), BLOCK)):
+        rows = [dict(kept[place]) for place in places]
         lost = dropped if block == 0 else []
         made.blocks.write(
             block, rows, lost, tokens=40 * len(rows), seconds=60.0, prompt_tokens=30 * len(rows)
@@ -82,7 +81,7 @@ def write_run(folder: Path, count: int) -> None:
     solved: list[dict[str, Any]] = [
         {
             **row,
-            "responses": [problem["response"]] * 5,
+            "responses": [problems[(i + k) % count]["response"] for k in range(5)],  # all different
             "answers": [str(i)] * 5,
             "finish_reasons": ["stop"] * 5,
             "tokens": [len(problem["response"].split())] * 5,
