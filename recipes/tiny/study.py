@@ -221,6 +221,8 @@ def run_at_once(asked: argparse.Namespace, seeds: Sequence[int], output: Path) -
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         running.append(process)
+        if stopped.is_set():  # while it was starting
+            process.terminate()
         assert process.stdout is not None
         for line in process.stdout:
             print(f"seed {seed}: {line}", end="", flush=True)

@@ -3,8 +3,8 @@
 `break_story` takes a sound story and changes a number, a name, a thing or a sentence somewhere in it. It also
 writes what a careful reader would note down until the fault is found: for each sentence, who had how many of
 what before it and has after it, then the fault. Who and what come before the number, so that a reader who
-looks up something that was never said has named it before noticing. Models of this domain learn to judge and to repair questions from these texts. The
-oracle is not asked: it measures from outside.
+looks up something that was never said has named it before noticing. Models of this domain learn to judge and
+to repair questions from these texts. The oracle is not asked: it measures from outside.
 """
 
 from __future__ import annotations
