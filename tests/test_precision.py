@@ -110,6 +110,16 @@ def test_what_is_written_is_obeyed_with_a_warning(on: Any, caplog: pytest.LogCap
     assert "qft: computing in float32 on cpu: this CPU (AVX2)" in caplog.records[1].getMessage()
 
 
+def test_bf16_that_is_written_does_not_train_on_a_cpu_by_accident(on: Any) -> None:
+    """A preset of a 7B model, started on a login node."""
+    from scalequest.config import ConfigError
+
+    on(HAS_IT)
+    with pytest.raises(ConfigError, match=r"bf16: true, and this machine has no GPU; .* use_cpu: true"):
+        made(bf16=True)
+    assert made(bf16=True, use_cpu=True).bf16 is True
+
+
 def saved(folder: Path, dtype: str) -> str:
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"model_type": "llama", "dtype": dtype}))

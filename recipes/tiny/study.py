@@ -4,7 +4,7 @@ r"""Put the method's claims to the test: arms over seeds, and one table of claim
     python recipes/tiny/study.py --profile full --output runs/study_full  # 5 seeds, a night
     python recipes/tiny/study.py --arms qft qpo --dry-run                 # which stages would run
     python recipes/tiny/study.py --to measure measure_chosen              # questions only, without students
-    python recipes/tiny/study.py --seeds 2 --output runs/study_2          # one seed, e.g. on another machine
+    python recipes/tiny/study.py --seeds 4 5 --output runs/study_2        # further seeds, anywhere
     python recipes/tiny/study.py --seeds 1 --measurements runs/study_2/measurements.jsonl  # put together
     python recipes/tiny/study.py --output runs/study --page               # also docs/results, docs/study.md
     python recipes/tiny/study.py --page                                   # docs/study.md of docs/results
@@ -468,8 +468,8 @@ def main(asked: argparse.Namespace) -> int:
         arms = [named("--arms", name, study.arms) for name in asked.arms] or list(study.arms)
         if asked.jobs < 1:
             raise ConfigError(f"--jobs: expected at least 1, got {asked.jobs}")
-        if unknown := set(asked.seeds) - set(profile.seeds):
-            raise ConfigError(f"--seeds: {min(unknown)} is none of {', '.join(map(str, profile.seeds))}")
+        if wrong := [seed for seed in asked.seeds if seed not in SEED]:
+            raise ConfigError(f"--seeds: expected {SEED}, got {wrong[0]}")
         plans = {seed: pipelines(arms, profile, seed, asked.to) for seed in asked.seeds or profile.seeds}
         rows = read_measurements(asked.measurements)
         if not all(plans.values()):
@@ -527,7 +527,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("study", nargs="?", default="recipes/tiny/study.yaml", help="the study's file")
     made.add_argument("--profile", help="one of the file's; by default its first")
     made.add_argument("--output", metavar="DIR", help="output folder; by default runs/study")
-    made.add_argument("--seeds", nargs="+", type=int, default=[], metavar="SEED", help="run only these")
+    made.add_argument(
+        "--seeds", nargs="+", type=int, default=[], metavar="SEED", help="run these instead of the profile's"
+    )
     made.add_argument(
         "--measurements", nargs="+", default=[], metavar="FILE",
         help="measurements.jsonl of other runs, whose numbers count where this one has none",

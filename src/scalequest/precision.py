@@ -154,11 +154,20 @@ def settle_training(args: Any) -> None:
     """Fill in the precision of a trainer's config, before its own `__post_init__`, if it was left open.
 
     `bf16: null` becomes true or false (and `fp16` becomes true on GPUs that only support that). Without a
-    GPU, `use_cpu` is set, too, because transformers otherwise refuses bf16 on a CPU.
+    GPU, `use_cpu` is set, too, because transformers otherwise refuses bf16 on a CPU. A `bf16: true` that is
+    written is of a preset for GPUs as a rule, so that without one the CPU has to be asked for as well.
 
     Args:
         args: a `TrainingArguments` whose `bf16` may be None.
+
+    Raises:
+        ValueError: `bf16: true` without a GPU and without `use_cpu`.
     """
+    if args.bf16 and not args.use_cpu and native().device == "cpu":
+        raise ValueError(
+            "bf16: true, and this machine has no GPU; to train on the CPU, leave bf16 out (its default, "
+            "null, follows the hardware) or add use_cpu: true"
+        )
     if args.bf16 is not None:
         return
     if args.fp16:

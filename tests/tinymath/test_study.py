@@ -121,14 +121,14 @@ def test_seeds_of_several_machines_are_put_together(
     elsewhere = stand_in / "elsewhere.jsonl"
     rows = (stand_in / "runs/measurements.jsonl").read_text().replace('"value": 4', '"value": 9')
     elsewhere.write_text(rows)
-    alone = ["--seeds", "2", "3", "--measurements", str(elsewhere)]
+    alone = ["--seeds", "2", "3", "7", "--measurements", str(elsewhere)]
     assert ran(stand_in, *alone).returncode == 0
     result = json.loads((stand_in / "runs/study.json").read_text())
-    assert result["seeds"] == [1, 2, 3]
-    # the new arm: 91 elsewhere, and 42 and 43 here, where seed 3 was run, too
-    assert result["arms"]["new"]["accuracy"]["value"] == pytest.approx((91 + 42 + 43) / 3)
+    assert result["seeds"] == [1, 2, 3, 7]  # the profile's seeds are no limit
+    # the new arm: 91 elsewhere, and 42, 43 and 47 here, where seed 3 was run, too
+    assert result["arms"]["new"]["accuracy"]["value"] == pytest.approx((91 + 42 + 43 + 47) / 4)
     for words, error in (
-        (["--seeds", "4"], "error: --seeds: 4 is none of 1, 2, 3\n"),
+        (["--seeds", "4", "-1"], "error: --seeds: expected at least 0, at most 4294967295, got -1\n"),
         (["--jobs", "0"], "error: --jobs: expected at least 1, got 0\n"),
         (["--measurements", "nowhere"], "error: --measurements: nowhere: not a measurements.jsonl: "),
     ):
