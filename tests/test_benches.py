@@ -36,6 +36,7 @@ SMALL = {
         "--pairs=1",
     ],
     "page": ["--output_dir={out}", "--rows=300", "--repeats=0"],
+    "precision": ["--output_dir={out}", "--steps=2"],
     "ranks": ["--stages", "sft", "--topologies", "ddp", "--output_dir", "{out}"],
     "synthesis": [
         *SOLVER,
