@@ -108,15 +108,20 @@ class Browser:
             "--remote-debugging-port=0",
             "--no-first-run",
         ]
-        self.process = subprocess.Popen(
-            [program, *flags, f"--user-data-dir={self.profile}", "about:blank"],
-            stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
-        )  # fmt: skip
+        command = [program, *flags, f"--user-data-dir={self.profile}", "about:blank"]
+        try:
+            self.process = subprocess.Popen(
+                command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+            )
+        except OSError as error:
+            raise SystemExit(f"error: --browser {program}: {error.strerror}") from None
         assert self.process.stderr is not None
-        port = next(
-            found[1] for line in self.process.stderr if (found := re.search(r"ws://[^:]+:(\d+)/", line))
-        )
-        self.port, self.sent = int(port), 0
+        ports = (re.search(r"ws://[^:]+:(\d+)/", line) for line in self.process.stderr)
+        if (found := next(filter(None, ports), None)) is None:
+            raise SystemExit(
+                f"error: --browser {program} ended without a DevTools port; it must be a Chromium"
+            )
+        self.port, self.sent = int(found[1]), 0
 
     async def connect(self) -> None:
         """Connect to the only tab."""

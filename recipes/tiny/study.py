@@ -194,6 +194,12 @@ def run_arms(arms: Mapping[str, Shared], output: Path, rerun: str) -> dict[str, 
     }
 
 
+def threads_of(place: int, seeds: int, jobs: int, cores: int) -> int:
+    """Return the threads of the seed at a place; those of the last round, if they are fewer, share the cores."""
+    last = seeds % jobs or jobs
+    return max(1, cores // (last if place >= seeds - last else jobs))
+
+
 def run_at_once(asked: argparse.Namespace, seeds: Sequence[int], output: Path) -> int:
     """Run seeds in `asked.jobs` processes at once, which share the cores; return the highest exit status.
 
@@ -204,7 +210,7 @@ def run_at_once(asked: argparse.Namespace, seeds: Sequence[int], output: Path) -
     words += ["--profile", asked.profile] if asked.profile else []
     words += ["--arms", *asked.arms] if asked.arms else []
     words += ["--to", *asked.to] if asked.to else []
-    threads = str(max(1, (os.cpu_count() or 1) // asked.jobs))
+    cores = os.cpu_count() or 1
     running: list[subprocess.Popen[str]] = []
     stopped = threading.Event()
 
@@ -213,9 +219,10 @@ def run_at_once(asked: argparse.Namespace, seeds: Sequence[int], output: Path) -
         for process in running:
             process.terminate()
 
-    def run_seed(seed: int) -> int:
+    def run_seed(place: int, seed: int) -> int:
         if stopped.is_set():
             return 0
+        threads = str(threads_of(place, len(seeds), asked.jobs, cores))
         process = subprocess.Popen(
             [*words, "--seeds", str(seed)], env={**os.environ, "OMP_NUM_THREADS": threads}, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -232,7 +239,7 @@ def run_at_once(asked: argparse.Namespace, seeds: Sequence[int], output: Path) -
     handlers = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with ThreadPoolExecutor(asked.jobs) as pool:
-            return max(pool.map(run_seed, seeds))
+            return max(pool.map(run_seed, range(len(seeds)), seeds))
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

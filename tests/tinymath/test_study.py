@@ -151,6 +151,14 @@ def test_seeds_run_at_once_and_all_are_told(stand_in: Path) -> None:
     assert "seed 2: failed: arm new, seed 2: stage evaluate" in failing.stdout
 
 
+@pytest.mark.parametrize(
+    ("seeds", "jobs", "cores", "threads"),
+    [(3, 2, 2, [1, 1, 2]), (4, 2, 2, [1] * 4), (5, 3, 6, [2, 2, 2, 3, 3]), (2, 4, 2, [1, 1]), (1, 1, 8, [8])],
+)
+def test_the_last_seeds_share_all_cores(seeds: int, jobs: int, cores: int, threads: list[int]) -> None:
+    assert [study.threads_of(place, seeds, jobs, cores) for place in range(seeds)] == threads
+
+
 def test_seeds_that_run_at_once_stop_together(stand_in: Path) -> None:
     process = subprocess.Popen(
         command(stand_in, "--jobs", "2"), env={**os.environ, "WAIT_IN": "old 1"}, stdout=subprocess.DEVNULL
