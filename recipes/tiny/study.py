@@ -195,7 +195,7 @@ def run_arms(arms: Mapping[str, Shared], output: Path, rerun: str) -> dict[str, 
 
 
 def threads_of(place: int, seeds: int, jobs: int, cores: int) -> int:
-    """Return the threads of the seed at a place; those of the last round, if they are fewer, share the cores."""
+    """Return the threads of the seed at a place; the seeds of a last, smaller round share all cores."""
     last = seeds % jobs or jobs
     return max(1, cores // (last if place >= seeds - last else jobs))
 
