@@ -141,7 +141,7 @@ def main() -> None:
     parser.add_argument("--benchmark", default="eval/benchmarks/gsm8k.yaml", help="default: gsm8k")
     parser.add_argument("--problems", type=int, default=500, help="default: 500")
     parser.add_argument("--max-tokens", type=int, default=256, help="default: 256")
-    parser.add_argument("--max-model-len", type=int, default=1024, help="default: 1024")
+    parser.add_argument("--max-model-len", type=int, help="by default the model's own")
     parser.add_argument("--block-size", type=int, default=64, help="number of rows per part file (64)")
     parser.add_argument("--dtype", default="bfloat16", help="default: bfloat16")
     parser.add_argument("--compile", action="store_true", help="let vLLM compile, also on CPU")

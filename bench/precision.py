@@ -55,8 +55,8 @@ def measure(stage: str, words: Sequence[str], dtype: str, folder: Path) -> float
         receipt = read_receipt(folder / "solver" if stage == "evaluate" else folder)
         return float(receipt["tokens"] / receipt["seconds"])
     with (folder / "metrics.jsonl").open(encoding="utf-8") as lines:
-        (runtime,) = {one["train_runtime"] for one in map(json.loads, lines) if "train_runtime" in one}
-    return float(read_receipt(folder)["tokens"] / runtime)
+        runtimes = [one["train_runtime"] for one in map(json.loads, lines) if "train_runtime" in one]
+    return float(read_receipt(folder)["tokens"] / runtimes[-1])
 
 
 def main(args: argparse.Namespace) -> int:

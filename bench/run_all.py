@@ -13,7 +13,7 @@ replace those of a full one. Leave the machine alone meanwhile: a figure from a 
 
 datatrove and lm-eval do not belong to the environment of `make setup`; each needs one of its own:
 
-    python -m venv .venv-datatrove && .venv-datatrove/bin/pip install datatrove xxhash regex
+    python -m venv .venv-datatrove && .venv-datatrove/bin/pip install datatrove xxhash regex tokenizers
     python -m venv .venv-lm-eval && .venv-lm-eval/bin/pip install 'lm-eval[hf]'
 """
 
@@ -42,7 +42,7 @@ SMOL = ("--model", SMOLLM2, "--chat-format", "smollm2")
 SOLVER = ("--model", f"{TINY}/tiny-solver", "--chat-format", "tinymath")
 BASE = ("--model", f"{TINY}/tiny-base", "--chat-format", "tinymath")
 ENVIRONMENTS = {
-    "datatrove": (".venv-datatrove", "datatrove xxhash regex"),
+    "datatrove": (".venv-datatrove", "datatrove xxhash regex tokenizers"),
     "lm_eval": (".venv-lm-eval", "'lm-eval[hf]'"),
 }
 
