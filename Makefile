@@ -6,7 +6,7 @@
 # make test-slow  whole loops, minutes each
 # make quality    lint, format and types; `make style` fixes what can be fixed
 # make docs       the docs site in build/docs/site, without the CPU environment; broken links are errors
-# make bench     every comparison with other tools, about four hours on an idle machine; `make bench-quick`: 15 minutes
+# make bench     every comparison with other tools, about four hours on an idle machine; `make bench-quick`: ten minutes
 # make lock       write requirements/*.txt from what .venv holds
 
 VENV ?= .venv

@@ -1,6 +1,6 @@
 """Run every comparison with other tools, and write the table of docs/peers.md: `make bench` runs this.
 
-    python bench/run_all.py --quick               # small sizes, about a quarter of an hour on 2 idle cores
+    python bench/run_all.py --quick               # small sizes, about ten minutes on 2 idle cores
     python bench/run_all.py                       # the sizes that the scripts recommend: about four hours
     python bench/run_all.py --only grading filters --fresh
     python bench/run_all.py --list                # what there is, and what is missing here
