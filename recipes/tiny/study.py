@@ -206,7 +206,7 @@ def run_at_once(asked: argparse.Namespace, seeds: Sequence[int], output: Path) -
     Models of this size keep two cores less busy than two models keep one core each. Every line that a
     process prints starts with its seed.
     """
-    words = [sys.executable, __file__, asked.study, "--output", str(output)]
+    words = [sys.executable, __file__, asked.study, "--output", str(output), "--only-run"]
     words += ["--profile", asked.profile] if asked.profile else []
     words += ["--arms", *asked.arms] if asked.arms else []
     words += ["--to", *asked.to] if asked.to else []
@@ -475,6 +475,8 @@ def main(asked: argparse.Namespace) -> int:
         arms = [named("--arms", name, study.arms) for name in asked.arms] or list(study.arms)
         if asked.jobs < 1:
             raise ConfigError(f"--jobs: expected at least 1, got {asked.jobs}")
+        if asked.page and asked.only_run:
+            raise ConfigError("--page: --only-run writes no results for it")
         if wrong := [seed for seed in asked.seeds if seed not in SEED]:
             raise ConfigError(f"--seeds: expected {SEED}, got {wrong[0]}")
         plans = {seed: pipelines(arms, profile, seed, asked.to) for seed in asked.seeds or profile.seeds}
@@ -493,10 +495,13 @@ def main(asked: argparse.Namespace) -> int:
             folder = output / f"seed_{seed}"
             if asked.jobs == 1:
                 failed[seed] = run_arms(specs, folder, shlex.join([Path(sys.executable).name, *sys.argv]))
+            if asked.only_run:
+                continue
             measured = [row for arm, spec in specs.items() for row in measure_arm(arm, spec, folder, seed)]
             rows = together(rows, measured)
             result = write(study, rows, profile.name, output)
-        print((output / "claims.md").read_text(encoding="utf-8"))
+        if not asked.only_run:
+            print((output / "claims.md").read_text(encoding="utf-8"))
         if asked.page:
             atomic_files.write(RESULT, atomic_files.as_json(result))
             atomic_files.write(
@@ -548,6 +553,11 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     made.add_argument(
         "--jobs", type=int, default=1, metavar="N", help="how many seeds to run at once; 1 by default"
+    )
+    made.add_argument(
+        "--only-run",
+        action="store_true",
+        help="write no results, as several processes in one folder must not",
     )
     made.add_argument("--dry-run", action="store_true", help="print the stages of every arm")
     made.add_argument(

@@ -129,6 +129,7 @@ def test_seeds_of_several_machines_are_put_together(
     assert result["arms"]["new"]["accuracy"]["value"] == pytest.approx((91 + 42 + 43 + 47) / 4)
     for words, error in (
         (["--seeds", "4", "-1"], "error: --seeds: expected at least 0, at most 4294967295, got -1\n"),
+        (["--only-run", "--page"], "error: --page: --only-run writes no results for it\n"),
         (["--jobs", "0"], "error: --jobs: expected at least 1, got 0\n"),
         (["--measurements", "nowhere"], "error: --measurements: nowhere: not a measurements.jsonl: "),
     ):
@@ -142,6 +143,7 @@ def test_seeds_run_at_once_and_all_are_told(stand_in: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert set(log(stand_in)) == {f"{name} {seed}" for seed in (1, 2, 3) for name in ("base", "old", "new")}
     assert all(f"seed {seed}: [" in done.stdout for seed in (1, 2, 3))
+    assert done.stdout.count("Profile quick, ") == 1, "the results have one writer"
     result = json.loads((stand_in / "runs/study.json").read_text())
     assert result["claims"]["better"]["effect"]["n"] == 3
     failing = ran(
