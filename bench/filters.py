@@ -14,7 +14,7 @@ The other tool is datatrove's MinHash deduplication (signatures, buckets, cluste
 rows per band on the last `--peer-rows` rows (datatrove_minhash.py). It may be in an environment of its own,
 whose interpreter `--datatrove-python` names; both are timed `--peer-repeats` times, alternating:
 
-    python -m venv .venv-datatrove && .venv-datatrove/bin/pip install datatrove xxhash regex tokenizers
+    python -m venv .venv-datatrove && .venv-datatrove/bin/pip install datatrove regex tokenizers xxhash
     python bench/filters.py --datatrove-python .venv-datatrove/bin/python
 
 Targets: 120 s, 4 GB, recall 0.97 of the planted duplicates, 1 % of other questions dropped, 5 times as fast

@@ -13,7 +13,8 @@ replace those of a full one. Leave the machine alone meanwhile: a figure from a 
 
 datatrove and lm-eval do not belong to the environment of `make setup`; each needs one of its own:
 
-    python -m venv .venv-datatrove && .venv-datatrove/bin/pip install datatrove xxhash regex tokenizers
+    python -m venv .venv-datatrove
+    .venv-datatrove/bin/pip install datatrove httpx orjson regex tokenizers xxhash
     python -m venv .venv-lm-eval && .venv-lm-eval/bin/pip install 'lm-eval[hf]'
 """
 
@@ -42,7 +43,7 @@ SMOL = ("--model", SMOLLM2, "--chat-format", "smollm2")
 SOLVER = ("--model", f"{TINY}/tiny-solver", "--chat-format", "tinymath")
 BASE = ("--model", f"{TINY}/tiny-base", "--chat-format", "tinymath")
 ENVIRONMENTS = {
-    "datatrove": (".venv-datatrove", "datatrove xxhash regex tokenizers"),
+    "datatrove": (".venv-datatrove", "datatrove httpx orjson regex tokenizers xxhash"),
     "lm_eval": (".venv-lm-eval", "'lm-eval[hf]'"),
 }
 
@@ -96,6 +97,11 @@ JOBS = (
          "--skip-as-it-comes"),
         SMOL, (6, 90), ("vllm", "model"),
         ("synthesis/question generation/bare vLLM", "synthesis/question generation/transformers"),
+    ),
+    Job(
+        "inference", "inference_block", ("--problems", "500", "--repeats", "3"), (), (6, 15),
+        ("vllm", "datatrove"),
+        ("synthesis/inference block/datatrove",),
     ),
     Job(
         "training", "training",

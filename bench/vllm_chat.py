@@ -46,15 +46,16 @@ STARTING = 600  # seconds that the server may take to start
 
 
 @contextmanager
-def serving(model: Path, log: Path) -> Iterator[str]:
-    """Serve a model's folder; gives the address of the API."""
+def serving(model: Path, log: Path, at_once: int = AT_ONCE) -> Iterator[str]:
+    """Serve a model's folder, with so many requests in a batch; gives the address of the API."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [
         sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model),
         "--dtype", "float32", "--host", "127.0.0.1", "--port", str(port),
-        "--served-model-name", NAME, "--enforce-eager", "--max-num-seqs", str(AT_ONCE),
+        "--served-model-name", NAME, "--enforce-eager", "--max-num-seqs", str(at_once),
+        "--disable-uvicorn-access-log",
     ]  # fmt: skip
     cpu = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "0", "VLLM_NO_USAGE_STATS": "1"}
     with log.open("wb") as out:

@@ -97,6 +97,16 @@ def test_lm_eval_asks_the_same_and_hears_the_same() -> None:
 
 
 @pytest.mark.slow
+def test_datatroves_inference_block_answers_every_question() -> None:
+    python = os.environ.get("DATATROVE_PYTHON")
+    if python is None:
+        pytest.skip("DATATROVE_PYTHON is not set to an interpreter that has datatrove")
+    pytest.importorskip("vllm")
+    shown = run("bench/inference_block.py", "--problems=16", "--repeats=1", f"--datatrove-python={python}")
+    assert "ours / theirs: " in shown
+
+
+@pytest.mark.slow
 def test_a_served_model_says_what_the_evaluation_says(tmp_path: Path) -> None:
     pytest.importorskip("vllm")
     pairs = tmp_path / "pairs.jsonl"
@@ -145,13 +155,14 @@ def test_every_bench_has_a_small_run(root: Path) -> None:
     elsewhere = {
         "filters",
         "gsm8k_rules",
+        "inference_block",
         "lm_eval_chat",
         "vllm_chat",
         "dart_math_rules",
         "comparisons",
         "run_all",
     }
-    elsewhere |= {"datatrove_minhash"}  # with another environment, by bench/filters.py
+    elsewhere |= {"datatrove_inference", "datatrove_minhash"}  # in another environment, by other benches
     assert {path.stem for path in root.glob("bench/*.py")} == {
         *(name.split()[0] for name in SMALL),
         *elsewhere,
