@@ -24,6 +24,7 @@ def answer(
 ) -> tuple[float, int]:
     """Return the seconds of the block, and the tokens of its answers."""
     os.environ.setdefault("DATATROVE_COLORIZE_LOGS", "0")
+    import httpx  # noqa: F401  without it, datatrove waits for the server in silence
     from datatrove.data import Document
     from datatrove.pipeline.inference.run_inference import InferenceConfig, InferenceRunner
     from datatrove.pipeline.writers import JsonlWriter

@@ -11,9 +11,9 @@ r"""Put the method's claims to the test: arms over seeds, and one table of claim
 
 study.yaml declares arms (a pipeline file and variables), seeds, and the claims that compare arms. Arms share
 every stage that has the same settings and inputs. Finished stages are skipped, so run the same command again
-after a kill. If a stage fails, the arms that do not need it go on. After every seed, this writes into OUTPUT:
-measurements.jsonl (a number per arm, seed and measure), study.json, the same as Markdown, effects.png, and a
-plot per trend.
+after a kill. If a stage fails, the arms that do not need it go on. After every seed (with --jobs, at the
+end), this writes into OUTPUT: measurements.jsonl (a number per arm, seed and measure), study.json, the same
+as Markdown, effects.png, and a plot per trend.
 
 What is measured comes from an arm's stages called measure and measure_chosen (measure_questions.py), pool,
 qpo, sft and evaluate. Hardware: 2 CPU cores, no network. Exit status: 1 if an arm failed, 2 if a setting is

@@ -154,8 +154,8 @@ def settle_training(args: Any) -> None:
     """Fill in the precision of a trainer's config, before its own `__post_init__`, if it was left open.
 
     `bf16: null` becomes true or false (and `fp16` becomes true on GPUs that only support that). Without a
-    GPU, `use_cpu` is set, too, because transformers otherwise refuses bf16 on a CPU. A `bf16: true` that is
-    written is of a preset for GPUs as a rule, so that without one the CPU has to be asked for as well.
+    GPU, `use_cpu` is set, too, because transformers otherwise refuses bf16 on a CPU. A preset that
+    says `bf16: true` is usually meant for GPUs, so without one it is refused unless it asks for the CPU, too.
 
     Args:
         args: a `TrainingArguments` whose `bf16` may be None.
