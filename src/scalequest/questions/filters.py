@@ -1,4 +1,4 @@
-"""Filter generated questions by language, duplicates, contamination, solvability and difficulty.
+"""Filter generated questions by text, solvability and difficulty.
 
 The order of the paper (section 2.4) is language, solvability, difficulty; duplicates and contamination, which
 it does not have, come before anything that needs a forward pass. Text steps look at all rows at once; model
@@ -26,6 +26,7 @@ from scalequest.pages.cards import dataset_card
 from scalequest.pages.markup import inline
 from scalequest.questions.contamination import ContaminationRule, ContaminationStep, TestQuestion
 from scalequest.questions.difficulty import DifficultyRule, DifficultyStep, fail_rates
+from scalequest.questions.diversity import DiversityRule, DiversityStep
 from scalequest.questions.duplicates import DuplicateRule, DuplicatesStep
 from scalequest.questions.function_step import FunctionStep, step_function
 from scalequest.questions.judges import Judge, Ledger, check_judge
@@ -51,6 +52,7 @@ STEPS: dict[str, type[Step]] = {
     "length": LengthStep,
     "duplicates": DuplicatesStep,
     "contamination": ContaminationStep,
+    "diversity": DiversityStep,
     "solvability": SolvabilityStep,
     "difficulty": DifficultyStep,
 }
@@ -74,6 +76,7 @@ class FilterConfig:
     length: LengthRule = option(help="step length", default_factory=LengthRule)
     duplicates: DuplicateRule = option(help="step duplicates", default_factory=DuplicateRule)
     contamination: ContaminationRule = option(help="step contamination", default_factory=ContaminationRule)
+    diversity: DiversityRule = option(help="step diversity", default_factory=DiversityRule)
     solvability: SolvabilityRule = option(help="step solvability", default_factory=SolvabilityRule)
     difficulty: DifficultyRule = option(help="step difficulty", default_factory=DifficultyRule)
     model_name_or_path: str | None = option(None, "judge or solver: a folder or hub id", fingerprint=False)
