@@ -1,10 +1,10 @@
 """Keep the questions that have the least in common: greedy choice by the rarity of their word pairs.
 
 The next question kept is always the one whose pairs of adjacent words have been kept least often so far: the
-greatest mean of 1 / (1 + count) over its pairs. The mean, rather than the sum, does not prefer long questions,
-of which more are broken. All numbers count as the same word, since other numbers make no other kind of
-question. What is kept only ever makes other questions less novel, so the maximum is found without looking
-at all of them each time (lazy greedy choice, Minoux 1978).
+greatest mean of 1 / (1 + count) over its pairs. Unlike the sum, the mean does not prefer long questions, of
+which more are broken. All numbers count as the same word, since other numbers make no other kind of question.
+Keeping a question only ever makes others less novel, so the maximum is found without looking at all of them
+each time (lazy greedy choice, Minoux 1978).
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ class DiversityRule:
     )
 
 
-class WordPairs(NamedTuple):
+@dataclass(frozen=True)
+class WordPairs:
     """The word pairs of texts, one text after the other.
 
     Attributes:
