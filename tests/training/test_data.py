@@ -107,6 +107,31 @@ def test_every_row_is_kept_held_out_or_dropped_with_a_reason(chat: Any, tmp_path
     assert {row["id"] for row in dropped} == {f"q-{n}" for n in range(20) if n % 4 != 1}
 
 
+def test_rows_are_drawn_until_they_have_enough_tokens(chat: Any, tmp_path: Path) -> None:
+    rows = [{"id": f"q-{n}", "question": f"{QUESTION} " * (1 + n % 3)} for n in range(40)]
+    render = partial(data.question, max_length=None)
+    sizes = [len(chat.question_ids(row["question"])) for row in rows]
+
+    def drawn(tokens: int, seed: int, **more: Any) -> tuple[data.Counts, list[list[int]]]:
+        folder = tmp_path / f"{tokens}-{seed}-{len(more)}"
+        counts = data.prepare(folder, rows, render, chat, tokens=tokens, seed=seed, **more)
+        return counts, data.load(folder)[0]["input_ids"][:]
+
+    counts, ids = drawn(600, 1)
+    assert 600 <= sum(map(len, ids)) == counts.tokens < 600 + max(sizes)
+    assert counts.dropped == {"not_drawn": 40 - counts.train}
+    assert counts.rows_in == counts.train + counts.holdout + sum(counts.dropped.values())
+    assert drawn(600, 2)[1] != ids, "the seed draws"
+    fewer = drawn(300, 1)[1]
+    assert len(fewer) < len(ids)
+    assert all(row in ids for row in fewer), "more tokens add rows to the same draw"
+    assert drawn(600, 1, holdout=5)[0].holdout == 5
+    assert drawn(sum(sizes), 1)[0].dropped == {}
+    with pytest.raises(ConfigError, match=f"draw_tokens asks for .*, and the rows have {sum(sizes):,}"):
+        drawn(sum(sizes) + 1, 1)
+    assert drawn(sum(sizes) + 1, 1, limit=40)[0].train == 40
+
+
 def test_threads_keep_the_order_of_rows(chat: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data, "_AT_A_TIME", 3)
     rows = [{"id": f"q-{n}", "question": f"{QUESTION} {n}" if n % 4 else ""} for n in range(100)]

@@ -31,6 +31,7 @@ Ids = dict[str, Any]  # lists of token ids; for a scorer, also one float
 Render = Callable[[Row, BoundFormat], Ids]
 
 IGNORED = -100  # the label of tokens without loss
+NOT_DRAWN = "not_drawn"  # the reason of rows beyond `draw_tokens`
 _AT_A_TIME = 500  # rows
 
 
@@ -133,11 +134,14 @@ def prepare(
     chat: BoundFormat,
     *,
     holdout: int = 0,
+    tokens: int | None = None,
+    limit: int | None = None,
     seed: int = 0,
 ) -> Counts:
-    """Render `rows` and write `rows.arrow`, `holdout.json`, `dropped.jsonl` and `counts.json`.
+    """Render `rows` and write `rows.arrow`, `split.json`, `dropped.jsonl` and `counts.json`.
 
-    The folder is written atomically. Held-out rows are drawn from those that fit.
+    The folder is written atomically. Held-out rows are drawn from those that fit, and then, if `tokens` is
+    given, the rows to train on from the others.
 
     Args:
         folder: the output folder; if it exists and is complete, it is used as it is.
@@ -145,10 +149,12 @@ def prepare(
         render: one of the functions above, with all arguments except row and format bound.
         chat: the model's chat format.
         holdout: the number of rows to hold out.
-        seed: the seed for drawing them.
+        tokens: draw rows to train on until they have at least so many tokens; None takes all rows.
+        limit: the number of rows that were read at most, which excuses too few tokens.
+        seed: the seed for both draws.
 
     Raises:
-        ConfigError: no rows are left to train on.
+        ConfigError: no rows are left to train on, or they have fewer than `tokens` tokens.
     """
     if (folder / "counts.json").is_file():
         return counts_of(folder)
@@ -163,18 +169,39 @@ def prepare(
             f"input: {len(sizes)} of {len(rows)} rows are usable, and holdout takes {holdout} "
             f"of them: nothing is left to train on (dropped: {reasons})"
         )
-    # Held-out rows and counts
-    apart = sorted(random.Random(seed).sample(range(len(sizes)), holdout))
-    (tmp / "holdout.json").write_text(json.dumps(apart))
-    held = set(apart)
-    train = [size for number, size in enumerate(sizes) if number not in held]
-    tokens, targets = (sum(column) for column in zip(*train, strict=True))
-    counts = Counts(len(rows), len(train), holdout, dict(dropped), tokens, targets)
+    # What is held out, what is trained on, and counts
+    held = sorted(random.Random(seed).sample(range(len(sizes)), holdout))
+    train = sorted(set(range(len(sizes))) - set(held))
+    if tokens is not None:
+        train = _draw_tokens(sizes, train, tokens, limit, seed)
+        if left_out := len(sizes) - len(held) - len(train):
+            dropped[NOT_DRAWN] = left_out
+    (tmp / "split.json").write_text(json.dumps({"train": train, "held_out": held}))
+    columns = zip(*(sizes[number] for number in train), strict=True)
+    counts = Counts(len(rows), len(train), holdout, dict(dropped), *map(sum, columns))
     (tmp / "counts.json").write_text(json.dumps(asdict(counts)) + "\n")
     # Make everything visible at once
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(tmp, folder)
     return counts
+
+
+def _draw_tokens(
+    sizes: Sequence[tuple[int, int]], numbers: Sequence[int], tokens: int, limit: int | None, seed: int
+) -> list[int]:
+    """Return the row numbers, in order, of a random draw that ends with the row that reaches `tokens`."""
+    there = sum(sizes[number][0] for number in numbers)
+    if there < tokens and limit is None:
+        raise ConfigError(
+            f"draw_tokens asks for {tokens:,} tokens, and the rows have {there:,}: take that many or fewer"
+        )
+    drawn, left = list[int](), tokens
+    for number in random.Random(seed).sample(numbers, len(numbers)):
+        if left <= 0:
+            break
+        drawn.append(number)
+        left -= sizes[number][0]
+    return sorted(drawn)
 
 
 def _write_rows(
@@ -221,11 +248,9 @@ def load(folder: Path) -> tuple[Dataset, Dataset | None]:
     from datasets import Dataset
 
     rows = Dataset.from_file(str(folder / "rows.arrow"))
-    apart = json.loads((folder / "holdout.json").read_text())
-    if not apart:
-        return rows, None
-    rest = sorted(set(range(len(rows))) - set(apart))
-    return rows.select(rest), rows.select(apart)
+    split = json.loads((folder / "split.json").read_text())
+    train = rows if len(split["train"]) == len(rows) else rows.select(split["train"])
+    return train, rows.select(split["held_out"]) if split["held_out"] else None
 
 
 def shown(ids: Mapping[str, Any], chat: BoundFormat) -> str:

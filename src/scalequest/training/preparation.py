@@ -102,6 +102,8 @@ def _render(identity: Identity, rendering: Rendering, folder: Path) -> None:
             rendering.render,
             identity.chat,
             holdout=identity.args.holdout,
+            tokens=identity.args.draw_tokens,
+            limit=identity.args.limit,
             seed=identity.training_args.seed,
         )
 

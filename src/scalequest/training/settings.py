@@ -27,6 +27,12 @@ class TrainingData(TrainRunOptions):
         None, "mapping from our column names to those of the input", default_factory=dict
     )
     draw: int | None = option(None, "train on this many rows, drawn at random with `seed`", within=COUNT)
+    draw_tokens: int | None = option(
+        None,
+        "train on rows drawn at random with `seed` until they have this many tokens, prompts included: for "
+        "comparisons at equal compute",
+        within=COUNT,
+    )
     holdout: int = option(
         0,
         "number of rows, drawn with `seed`, that are held out and evaluated at the end",
