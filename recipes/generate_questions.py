@@ -19,6 +19,12 @@ On a Ray cluster started with `ray start`, or on this machine (slurm/ray_cluster
 
     python recipes/generate_questions.py --config recipes/qwen2_math_7b/generate_questions.yaml --launch ray
 
+Few-shot prompting of a model that is no question generator:
+
+    python recipes/generate_questions.py --config recipes/tiny/generate_questions.yaml \
+        --model_name_or_path recipes/tiny/models/tiny-solver --output_dir runs/few_shot \
+        --shots.input recipes/tiny/data/seed_questions.jsonl.gz --shots.number 4
+
 Hardware: a 24 GB GPU per copy of a 7B model; the paper's two million questions took 38.4 GPU-hours on
 A100-40G (its table 4). Run the same command again to resume after the last complete block.
 
@@ -40,14 +46,16 @@ def main(run: RunOptions, config: GenerationConfig, worker: tuple[int, int]) -> 
     """Load the generator, sample, and write the questions."""
     from scalequest.chat import bind, load_format, load_tokenizer
     from scalequest.engines.loading import open_generator
-    from scalequest.records import model_fingerprint, row_seed
+    from scalequest.records import model_fingerprint, row_seed, source_fingerprint
 
     # 1. The folder, and the fingerprint of everything that can change a row
     model, revision = config.model_name_or_path, config.model_revision
     chat_format = load_format(config.chat_format, model, revision)
+    inputs = {model: model_fingerprint(model, revision)}
+    inputs |= {source: source_fingerprint(source) for source in config.shots.input}
     stage = open_stage(
         RECIPE.name, RECIPE.version, run, config,
-        inputs={model: model_fingerprint(model, revision)}, chat_format=to_dict(chat_format), worker=worker,
+        inputs=inputs, chat_format=to_dict(chat_format), worker=worker,
     )  # fmt: skip
     if stage.finished:
         return

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,13 @@ import pytest
 
 from scalequest.config import ConfigError, RunOptions
 from scalequest.engines.base import Completion, Sampling
-from scalequest.questions.generation import GenerationConfig, QuestionSampling, generate_questions
+from scalequest.questions.generation import (
+    GenerationConfig,
+    QuestionSampling,
+    Shots,
+    generate_questions,
+    read_examples,
+)
 from scalequest.records import read_inputs, row_seed
 from scalequest.stage.block_loop import Drop
 from stage_support import dropped, kept, opened
@@ -72,6 +79,38 @@ def test_a_limit_takes_the_first_rows_and_a_seed_changes_them(
     assert len(both) == len(rows) + len(more)
     with pytest.raises(ConfigError, match="duplicate id 'q-42-00000000'; generate one of the sources with"):
         read_inputs([str(tmp_path / "all"), str(tmp_path / "first")], "question")
+
+
+def test_shots_stand_before_the_question(tmp_path: Path, tiny_generator: Any, tiny_chat: Any) -> None:
+    texts = [f"Ann has {n} apples. How many apples?" for n in range(9)]
+    source = tmp_path / "seeds.jsonl"
+    lines = [{"question": text} for text in (*texts, "<|end|> is a token")]
+    source.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    shots = Shots([str(source)], 3)
+    config = GenerationConfig(model_name_or_path="m", chat_format="tinymath", num_questions=30, shots=shots)
+    hooks = QuestionSampling(tiny_chat, config, 1, read_examples(shots, tiny_chat))
+    prompts = [list(hooks.requests(number)[0].prompt_ids) for number in range(30)]
+    head = tiny_chat.question_prefix_ids
+    for prompt in prompts:
+        assert prompt.count(tiny_chat.bos_id) == 1, "double BOS"
+        assert prompt[0] == tiny_chat.bos_id
+        turns = tiny_chat.tokenizer.decode(prompt).split("<|user|>")
+        assert (len(turns), turns[-1]) == (5, "")
+        assert all(turn.removesuffix("<|end|>").strip() in texts for turn in turns[1:-1])
+        assert len(set(turns[1:-1])) == 3, "drawn without repeats"
+    assert len({tuple(prompt) for prompt in prompts}) > 20, "drawn anew for each question"
+    assert prompts == [list(hooks.requests(number)[0].prompt_ids) for number in range(30)]
+    bare = GenerationConfig(model_name_or_path="m", chat_format="tinymath", num_questions=30)
+    assert QuestionSampling(tiny_chat, bare, 1).requests(0)[0].prompt_ids == head
+
+    receipt = generate(tmp_path / "out", tiny_generator, tiny_chat, shots=shots)
+    assert receipt["counts"]["prompt_tokens"] > 30 * 3 * len(head)
+    with pytest.raises(ConfigError, match=r"shots\.number: 10, but shots\.input has 9 usable"):
+        generate(tmp_path / "many", tiny_generator, tiny_chat, shots=Shots([str(source)], 10))
+    with pytest.raises(ConfigError, match=r"max_tokens: with the prefix"):
+        generate(tmp_path / "long", tiny_generator, tiny_chat, shots=shots, sampling=Sampling(1.0, 1.0, 500))
+    with pytest.raises(ConfigError, match="give both"):
+        Shots([], 3)
 
 
 def test_what_does_not_stop_is_dropped_as_truncated(

@@ -171,6 +171,12 @@ class BoundFormat:
         _check_prefix(self.question_prefix_ids, ids)
         return ids
 
+    def few_shot_prefix_ids(self, questions: Sequence[Sequence[int]]) -> list[int]:
+        """What a generator is given after examples, each as `question_ids` returns it; BOS is there once."""
+        start = 0 if self.bos_id is None else 1
+        ids = [token for question in questions for token in question[start:]]
+        return [*self.question_prefix_ids[:start], *ids, *self.question_prefix_ids[start:]]
+
     def solve_prompt_ids(self, question: str) -> list[int]:
         """What a solver is given, the boxed-answer instruction included where the family has one."""
         return self._ids("solving", question=question)
