@@ -26,13 +26,15 @@ from scalequest.stage.script import run_script
 ROWS = 40
 BLOCK = 14
 
+SETTINGS = {"sampling": {"temperature": 1.0, "top_p": 0.99}, "seed": 42}
+
 
 def opened(folder: Path, **changes: Any) -> Stage:
     arguments: dict[str, Any] = {
         "name": "demo",
         "version": 1,
         "config": {"learning_rate": 2e-5, "note": "1e-5", "input": ["a", "b"]},
-        "fingerprint": {"sampling": {"temperature": 1.0, "top_p": 0.99}, "seed": 42},
+        "fingerprint": SETTINGS,
         "inputs": {"seed_questions.jsonl": "abc"},
     }
     return Stage.open(folder, **(arguments | changes))
@@ -698,6 +700,19 @@ def test_workers_share_a_folder(tmp_path: Path, fresh: bool) -> None:
         assert process.returncode == 0
     assert data(tmp_path / "out") == data(tmp_path / "whole")
     assert opened(tmp_path / "out", worker=2, workers=3).finished
+
+
+@pytest.mark.parametrize("done", [False, True])
+def test_a_null_option_that_a_release_adds_changes_nothing(tmp_path: Path, done: bool) -> None:
+    if done:
+        run(tmp_path / "out")
+    else:
+        work(opened(tmp_path / "out"))
+    more = {"shots": {"number": None}, "draw_tokens": None}
+    stage = opened(tmp_path / "out", fingerprint={**SETTINGS, **more})
+    assert stage.finished == done
+    with pytest.raises(StageError, match=r"other settings: shots\.number: .* -> 0\."):
+        opened(tmp_path / "out", fingerprint={**SETTINGS, "shots": {"number": 0}})
 
 
 def test_a_worker_sees_other_settings_too(tmp_path: Path) -> None:

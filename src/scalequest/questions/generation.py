@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from scalequest.chat import BoundFormat, FormatError
 from scalequest.config import ConfigError, RunOptions, option, required, to_dict
-from scalequest.config.ranges import COUNT, NOT_NEGATIVE
+from scalequest.config.ranges import COUNT
 from scalequest.engines.base import Completion, EngineConfig, Generator, Request, Sampling
 from scalequest.engines.vllm_engine import check_block_seeds
 from scalequest.pages.cards import dataset_card
@@ -41,7 +41,7 @@ class Shots:
     """Example questions before the one to write: few-shot prompting."""
 
     input: list[str] = option(help="sources of the examples", default_factory=list, fingerprint=False)
-    number: int = option(0, "examples per question, drawn anew for each; 0: none", within=NOT_NEGATIVE)
+    number: int | None = option(None, "examples per question, drawn anew for each", within=COUNT)
 
     def __post_init__(self) -> None:
         if bool(self.input) != bool(self.number):
@@ -119,7 +119,7 @@ class QuestionSampling:
 
     def _shots(self, number: int) -> list[Sequence[int]]:
         random = Random(row_seed(self.run_seed, "shots", number))
-        return random.sample(self.examples, self.config.shots.number)
+        return random.sample(self.examples, self.config.shots.number or 0)
 
     def _seed(self, number: int) -> int | None:
         by_row = self.config.seed_scope == "row"
@@ -145,7 +145,7 @@ def read_examples(shots: Shots, chat: BoundFormat) -> list[list[int]]:
     for row in read_inputs(shots.input, "question"):
         with suppress(FormatError):
             found.append(chat.question_ids(row["question"]))
-    if len(found) < shots.number:
+    if len(found) < (shots.number or 0):
         raise ConfigError(f"shots.number: {shots.number}, but shots.input has {len(found)} usable questions")
     return found
 
@@ -169,7 +169,7 @@ def generate_questions(
     """
     # Whether the questions fit the context, even after the longest examples
     hooks = QuestionSampling(chat, config, run.seed, read_examples(config.shots, chat))
-    longest = sorted(hooks.examples, key=len)[len(hooks.examples) - config.shots.number :]
+    longest = sorted(hooks.examples, key=len)[len(hooks.examples) - (config.shots.number or 0) :]
     taken = len(chat.few_shot_prefix_ids(longest)) + config.sampling.max_tokens
     if taken > generator.context:
         raise ConfigError(

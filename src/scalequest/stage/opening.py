@@ -163,6 +163,9 @@ def check_settings(
 ) -> None:
     """Check that a folder was made with these settings; warn if other code made it.
 
+    A release that adds an option, null by default, leaves the folders of earlier ones as they are: a setting
+    that only one of the two has does not differ if it is null.
+
     Raises:
         StageError: it was not; the message names every setting that differs.
     """
@@ -176,6 +179,7 @@ def check_settings(
         changed = [
             f"{key}: {_value_of(before, key)} -> {_value_of(identity, key)}"
             for key in {**before, **identity}
+            if before.get(key) is not None or identity.get(key) is not None
             if _value_of(before, key, None) != _value_of(identity, key, None)
         ]
         state = "finished" if receipt["finished"] else "begun"
