@@ -2,6 +2,7 @@
 
     python scripts/demo_results.py --run runs/tiny    # read a finished demo, write its numbers everywhere
     python scripts/demo_results.py --run runs/tiny --beside    # the same on a processor of the other kind
+    python scripts/demo_results.py --controls runs/controls/1 runs/controls/2    # the same for controls
     python scripts/demo_results.py --write            # from the files in docs/results, which --run writes
     python scripts/demo_results.py                    # which pages are not current? Exit status 1 if any
 
@@ -25,6 +26,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from tinymath.oracle import judge as judge_text
 from tinymath.report import confusion, read_cases
 
@@ -34,6 +37,13 @@ CASES = ROOT / "tests" / "tinymath"
 PAGES = [ROOT / "README.md", ROOT / "recipes" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PART = re.compile(r"(<!-- demo: (\w+) -->\n)(.*?)(<!-- end of demo -->)", re.DOTALL)
 TABLES = ("funnel", "questions", "well_posed_by_length", "faults", "benchmarks", "differences")
+TRAINED = {  # stages of recipes/tiny/controls.yaml, and what they are trained on
+    "sft": "the demo's pairs",
+    "sft_shuffled": "the same, every question with another's solution",
+    "sft_all": "the demo's questions without the filters",
+    "sft_all_equal": "as many of them as the filters left",
+}
+WRITTEN = ("well_posed", "well_posed_standardised")
 Result = Mapping[str, Any]
 
 
@@ -61,6 +71,63 @@ def read_run(run: Path, machine: str | None) -> dict[str, Any]:
         "seconds_of_stages": seconds,
         "tables": {name: without_name(by_name[name]) for name in TABLES},
     }
+
+
+def read_controls(runs: Sequence[Path]) -> dict[str, Any]:
+    """Return what controls.json holds, from the folders of finished runs of controls.yaml.
+
+    Raises:
+        SystemExit: one of them is not finished.
+    """
+    try:
+        measured = [_json(run / "measure_questions/questions.json")["generators"] for run in runs]
+        marks = [_marks(run) for run in runs]
+        left = [_json(run / "filter_difficulty_raw/receipt.json")["kept"] for run in runs]
+        pairs = {key: [_json(run / key / "receipt.json")["kept"] for run in runs] for key in TRAINED}
+        untuned = _json(runs[0] / "generate_raw/receipt.json")["rows_in"]
+        base = float(_json(RESULTS / "demo.json")["tables"]["benchmarks"]["rows"][0][1].split()[0])
+    except (OSError, ValueError, KeyError) as error:
+        raise SystemExit(f"error: not the folders of finished controls: {error}") from None
+    dev, test = ([mark[benchmark] for mark in marks] for benchmark in ("tinymath_dev", "tinymath_test"))
+    return {
+        "base": base,
+        "untuned": untuned,
+        "untuned_left": left,
+        "trained": [
+            {"key": key, "pairs": pairs[key], "accuracy": [mark[key] for mark in test]} for key in TRAINED
+        ],
+        "dev_differences": [round(mark["sft"] - mark["sft_all_equal"], 1) for mark in dev],
+        "written": [
+            {
+                "generator": generator,
+                **{
+                    key: [round(100 * one[generator][key]["value"], 1) for one in measured] for key in WRITTEN
+                },
+                "steps": [round(one[generator]["steps"]["value"], 2) for one in measured],
+            }
+            for generator in measured[0]
+        ],
+    }
+
+
+def _marks(run: Path) -> dict[str, dict[str, float]]:
+    """Return the accuracies in % of one run's students, by benchmark and stage."""
+    labels = yaml.safe_load((run / "evaluate/config.yaml").read_text(encoding="utf-8"))["models"]
+    found: dict[str, dict[str, float]] = {}
+    for label, folder in labels.items():
+        for one in _json(run / "evaluate" / label / "results.json")["results"]:
+            marks = found.setdefault(one["benchmark"], {})
+            marks[Path(folder).name] = percent(one["accuracy"])
+    return found
+
+
+def percent(share: Mapping[str, Any]) -> float:
+    """Return a share as a percentage, to one decimal."""
+    return round(100 * share["value"], 1)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
 def processor() -> str:
@@ -157,17 +224,21 @@ def controls(found: Result) -> str:
     trained = {
         "columns": ["tiny-base after SFT on", "pairs", "TinyMath, %"],
         "rows": [
-            [row["data"], joined(row["pairs"], "{:,}"), joined(row["accuracy"])] for row in found["trained"]
+            [TRAINED[row["key"]], joined(row["pairs"], "{:,}"), joined(row["accuracy"])]
+            for row in found["trained"]
         ],
     }
     written = {
-        "columns": ["questions after", "well posed, of those that parse, %", "steps"],
+        "columns": ["questions after", "well posed, of those that parse, %", "at QFT's lengths, %", "steps"],
         "rows": [
-            [row["generator"], joined(row["well_posed"]), joined(row["steps"], "{:.2f}")]
+            [row["generator"], *(joined(row[key]) for key in WRITTEN), joined(row["steps"], "{:.2f}")]
             for row in found["written"]
         ],
     }
-    return f"{found['about']}\n\n{markdown(trained)}\n\n{markdown(written)}"
+    few = joined(found["untuned_left"], "{:,}")
+    untuned = f"{found['untuned']:,} questions of the untuned solver"
+    left = f"Of {untuned}, the filters leave too few to train on: {few}."
+    return "\n\n".join([found["about"], markdown(trained), markdown(written), left])
 
 
 def earlier(found: Result) -> str:
@@ -184,17 +255,16 @@ def findings(found: Result) -> str:
     by_key = {row["key"]: row for row in found["trained"]}
     filtered, equal, every = (by_key[key]["accuracy"] for key in ("sft", "sft_all_equal", "sft_all"))
     gains = [value - found["base"] for value in filtered]
-    worse = [mine - theirs for mine, theirs in zip(filtered, equal, strict=True)]
+    better = [mine - theirs for mine, theirs in zip(filtered, equal, strict=True)]
     more = [theirs - mine for mine, theirs in zip(filtered, every, strict=True)]
     return (
         f"The gain over tiny-base ({found['base']} %) is {min(gains):.1f} to {max(gains):.1f} points "
-        "across these seeds. Shuffled answers and swapped preference pairs teach nothing. QPO makes "
-        "questions longer and breaks few more of them, whereas SFT on the chosen side breaks many. **The "
-        "filter by agreement did not pay off**: with equal numbers of questions, it changed the accuracy by "
-        f"{signed(worse)} points (on `tinymath_dev`, by {signed(found['dev_differences'])}). All "
-        f"{by_key['sft_all']['pairs'][0]:,} questions, including broken ones and those that resemble a "
-        f"test question, gave a model that was {min(more):.1f} to {max(more):.1f} points better than the "
-        f"{by_key['sft']['pairs'][0]:,} questions that pass the filter."
+        "across these seeds. Shuffled answers and swapped preference pairs teach nothing. At equal numbers "
+        f"of questions, the filters changed the accuracy by {signed(better)} points (on `tinymath_dev`, by "
+        f"{signed(found['dev_differences'])}). All {by_key['sft_all']['pairs'][0]:,} questions, including "
+        f"broken ones and those that resemble a test question, gave a model that was {min(more):.1f} to "
+        f"{max(more):.1f} points better than the {by_key['sft']['pairs'][0]:,} questions that pass the "
+        "filters. [The study](study.md) compares with intervals."
     )
 
 
@@ -284,6 +354,8 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--run", type=Path, help="folder of a finished demo; implies --write")
     made.add_argument("--beside", action="store_true", help="the run is of the other kind of processor")
+    made.add_argument("--controls", type=Path, nargs="+", default=[], help="finished runs of controls.yaml")
+    made.add_argument("--about", help="what the page says of the controls' runs, if it is not as before")
     made.add_argument("--machine", help="what the demo ran on, if not this machine")
     made.add_argument("--write", action="store_true", help="write the pages")
     return made
@@ -291,11 +363,17 @@ def parser() -> argparse.ArgumentParser:
 
 def main(asked: argparse.Namespace) -> int:
     """Write the pages, or name those that are not current; return the exit status."""
+    if asked.controls:
+        file = RESULTS / "controls.json"
+        before = _json(file)
+        found = read_controls(asked.controls)
+        kept = {"about": asked.about or before["about"], "earlier_gains": before["earlier_gains"]}
+        file.write_text(json.dumps(kept | found, ensure_ascii=False) + "\n", encoding="utf-8")
     if asked.run:
         found = json.dumps(read_run(asked.run, asked.machine), indent=1, ensure_ascii=False)
         name = "demo_beside.json" if asked.beside else "demo.json"
         (RESULTS / name).write_text(found + "\n", encoding="utf-8")
-    write = asked.write or asked.run is not None
+    write = asked.write or asked.controls or asked.run is not None
     changed = [
         path for path in PAGES if filled(path.read_text(encoding="utf-8")) != path.read_text(encoding="utf-8")
     ]
