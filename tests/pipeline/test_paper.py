@@ -65,7 +65,7 @@ def test_every_published_table_that_a_report_names_is_there() -> None:
 def test_who_rewrites_is_one_variable(tmp_path: Path) -> None:
     """By default a server, as in the paper; a 70B in one process over all GPUs; the solver on each GPU."""
     commands = {}
-    for rewriter in ("server", "llama3_1_70b", "solver"):
+    for rewriter in ("server", "llama3_1_70b", "solver", "ranking", "ranking_by_judge"):
         spec = load(PAPER / "table1.yaml", {"rewriter": rewriter})
         (step,) = (step for step in plan(spec, tmp_path) if step.spec.name == f"pairs_qwen2_by_{rewriter}")
         commands[rewriter] = " ".join(step.command)
@@ -73,6 +73,8 @@ def test_who_rewrites_is_one_variable(tmp_path: Path) -> None:
     assert "--engine.tensor_parallel_size 8" in commands["llama3_1_70b"]
     assert "accelerate" not in commands["llama3_1_70b"]
     assert "ddp.yaml" in commands["solver"]
+    assert "_by_ranking_solutions" in commands["ranking"]
+    assert "solvable" in commands["ranking_by_judge"]
     assert load(PAPER / "table1.yaml").vars["rewriter"] == "server"
     assert (PAPER / "rewriters/solver.yaml").read_text().startswith("# NOT what the paper trains on")
 
