@@ -223,10 +223,7 @@ def controls(found: Result) -> str:
     """Return the two tables of the controls."""
     trained = {
         "columns": ["tiny-base after SFT on", "pairs", "TinyMath, %"],
-        "rows": [
-            [TRAINED[row["key"]], joined(row["pairs"], "{:,}"), joined(row["accuracy"])]
-            for row in found["trained"]
-        ],
+        "rows": [[TRAINED[row["key"]], pairs_of(row), joined(row["accuracy"])] for row in found["trained"]],
     }
     written = {
         "columns": ["questions after", "well posed, of those that parse, %", "at QFT's lengths, %", "steps"],
@@ -239,6 +236,11 @@ def controls(found: Result) -> str:
     untuned = f"{found['untuned']:,} questions of the untuned solver"
     left = f"Of {untuned}, the filters leave too few to train on: {few}."
     return "\n\n".join([found["about"], markdown(trained), markdown(written), left])
+
+
+def pairs_of(row: Mapping[str, Any]) -> str:
+    """Return the number of pairs of each seed, once if it is the same."""
+    return joined(sorted(set(row["pairs"]), reverse=True), "{:,}")
 
 
 def earlier(found: Result) -> str:
