@@ -26,8 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from scalequest.config import ConfigError, read_yaml
 from tinymath.oracle import judge as judge_text
 from tinymath.report import confusion, read_cases
 
@@ -86,7 +85,7 @@ def read_controls(runs: Sequence[Path]) -> dict[str, Any]:
         pairs = {key: [_json(run / key / "receipt.json")["kept"] for run in runs] for key in TRAINED}
         untuned = _json(runs[0] / "generate_raw/receipt.json")["rows_in"]
         base = float(_json(RESULTS / "demo.json")["tables"]["benchmarks"]["rows"][0][1].split()[0])
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, ConfigError) as error:
         raise SystemExit(f"error: not the folders of finished controls: {error}") from None
     dev, test = ([mark[benchmark] for mark in marks] for benchmark in ("tinymath_dev", "tinymath_test"))
     return {
@@ -112,7 +111,7 @@ def read_controls(runs: Sequence[Path]) -> dict[str, Any]:
 
 def _marks(run: Path) -> dict[str, dict[str, float]]:
     """Return the accuracies in % of one run's students, by benchmark and stage."""
-    labels = yaml.safe_load((run / "evaluate/config.yaml").read_text(encoding="utf-8"))["models"]
+    labels = read_yaml(run / "evaluate/config.yaml")["models"]
     found: dict[str, dict[str, float]] = {}
     for label, folder in labels.items():
         for one in _json(run / "evaluate" / label / "results.json")["results"]:
@@ -266,7 +265,7 @@ def findings(found: Result) -> str:
         f"{signed(found['dev_differences'])}). All {by_key['sft_all']['pairs'][0]:,} questions, including "
         f"broken ones and those that resemble a test question, gave a model that was {min(more):.1f} to "
         f"{max(more):.1f} points better than the {by_key['sft']['pairs'][0]:,} questions that pass the "
-        "filters. [The study](study.md) compares with intervals."
+        "filters."
     )
 
 
