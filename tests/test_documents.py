@@ -252,6 +252,50 @@ def test_a_run_is_read_into_the_result_file(tmp_path: Path) -> None:
         demo.read_run(tmp_path / "report", None)
 
 
+def test_the_controls_of_two_seeds_are_read_into_their_result_file(tmp_path: Path) -> None:
+    demo = script("demo_results")
+    known = json.loads((ROOT / "docs/results/controls.json").read_text(encoding="utf-8"))
+    labels = {f"model {key}": f"runs/controls/{key}" for key in demo.TRAINED}
+
+    def put(path: Path, content: object) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content), encoding="utf-8")  # JSON is YAML, too
+
+    runs = [tmp_path / "1", tmp_path / "2"]
+    for seed, run in enumerate(runs):
+        put(run / "evaluate/config.yaml", {"models": labels})
+        for row in known["trained"]:
+            results = [
+                {"benchmark": benchmark, "accuracy": {"value": (row["accuracy"][seed] - less) / 100}}
+                for benchmark, less in (
+                    ("tinymath_test", 0),
+                    ("tinymath_dev", 3 if row["key"] == "sft" else 1),
+                )
+            ]
+            put(run / "evaluate" / f"model {row['key']}" / "results.json", {"results": results})
+            put(run / row["key"] / "receipt.json", {"kept": row["pairs"][seed]})
+        put(run / "generate_raw/receipt.json", {"rows_in": known["untuned"]})
+        put(run / "filter_difficulty_raw/receipt.json", {"kept": known["untuned_left"][seed]})
+        written = {
+            row["generator"]: {
+                "steps": {"value": row["steps"][seed]},
+                **{key: {"value": row[key][seed] / 100} for key in demo.WRITTEN},
+            }
+            for row in known["written"]
+        }
+        put(run / "measure_questions/questions.json", {"generators": written})
+    found = demo.read_controls(runs)
+    by_key = {row["key"]: row["accuracy"] for row in known["trained"]}
+    differences = [a - b - 2 for a, b in zip(by_key["sft"], by_key["sft_all_equal"], strict=True)]
+    assert found["dev_differences"] == pytest.approx(differences)
+    for key in ("trained", "written", "untuned", "untuned_left", "base"):
+        assert found[key] == known[key]
+    (runs[1] / "generate_raw/receipt.json").unlink()
+    (runs[1] / "sft/receipt.json").unlink()
+    with pytest.raises(SystemExit, match="not the folders of finished controls"):
+        demo.read_controls(runs)
+
+
 def test_the_settings_pages_are_current(quick_python: str) -> None:
     pytest.importorskip("trl")
     command = [quick_python, "scripts/settings_reference.py"]
