@@ -180,6 +180,7 @@ def test_seeds_that_run_at_once_stop_together(stand_in: Path) -> None:
 def test_arms_end_at_the_stages_that_are_named(stand_in: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert ran(stand_in, "--to", "base").returncode == 0
     assert log(stand_in) == [f"base {seed}" for seed in (1, 2, 3)]
+    assert '"seconds"' not in (stand_in / "runs/measurements.jsonl").read_text(), "they are not the arm's"
     words = [str(stand_in / "study.yaml"), "--output", str(stand_in / "runs"), "--to", "measure", "select"]
     assert study.main(study.parser().parse_args(words)) == 2
     assert capsys.readouterr().err == "error: --to: no arm has a stage called measure or select\n"
