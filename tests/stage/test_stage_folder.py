@@ -711,8 +711,10 @@ def test_a_null_option_that_a_release_adds_changes_nothing(tmp_path: Path, done:
     more = {"shots": {"number": None}, "draw_tokens": None}
     stage = opened(tmp_path / "out", fingerprint={**SETTINGS, **more})
     assert stage.finished == done
-    with pytest.raises(StageError, match=r"other settings: shots\.number: .* -> 0\."):
-        opened(tmp_path / "out", fingerprint={**SETTINGS, "shots": {"number": 0}})
+    with pytest.raises(StageError, match=r"other settings: shots\.number: .* -> 4\."):
+        opened(tmp_path / "out", fingerprint={**SETTINGS, "shots": {"number": 4}})
+    with pytest.raises(StageError, match="max_length: .absent. -> null"):  # TRL's default is 1,024
+        opened(tmp_path / "out", fingerprint={**SETTINGS, "max_length": None})
 
 
 def test_a_worker_sees_other_settings_too(tmp_path: Path) -> None:

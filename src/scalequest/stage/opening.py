@@ -23,6 +23,9 @@ from scalequest.redaction import redacted
 from scalequest.stage.provenance import code_versions
 from scalequest.stage.removal import remove, strange
 
+# Options of ours that were added after folders had been written, null by default: a folder without one was made
+# with null. This is no rule for every option: a library's null can differ from its default, which is not written.
+ADDED = ("diversity.keep", "draw_tokens", "shots.number")
 SESSION = "SCALEQUEST_SESSION"  # variable by which a launcher tells one launch's workers, restarted ones too
 _RUNNING, _READY = 0, 1  # bytes of `.lock` that worker 0 holds: while it runs, and once the folder is set up
 
@@ -163,8 +166,7 @@ def check_settings(
 ) -> None:
     """Check that a folder was made with these settings; warn if other code made it.
 
-    A release that adds an option, null by default, leaves the folders of earlier ones as they are: a setting
-    that only one of the two has does not differ if it is null.
+    A release that adds an option of `ADDED` leaves the folders of earlier ones as they are.
 
     Raises:
         StageError: it was not; the message names every setting that differs.
@@ -179,7 +181,7 @@ def check_settings(
         changed = [
             f"{key}: {_value_of(before, key)} -> {_value_of(identity, key)}"
             for key in {**before, **identity}
-            if before.get(key) is not None or identity.get(key) is not None
+            if key not in ADDED or before.get(key) is not None or identity.get(key) is not None
             if _value_of(before, key, None) != _value_of(identity, key, None)
         ]
         state = "finished" if receipt["finished"] else "begun"
