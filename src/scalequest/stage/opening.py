@@ -23,8 +23,9 @@ from scalequest.redaction import redacted
 from scalequest.stage.provenance import code_versions
 from scalequest.stage.removal import remove, strange
 
-# Options of ours that were added after folders had been written, null by default: a folder without one was made
-# with null. This is no rule for every option: a library's null can differ from its default, which is not written.
+# Options of ours that were added, null by default, after folders had been written: a folder without one was
+# made with null. That is no rule for all options: a library's null may differ from its default, and what is
+# equal to a library's default is not written.
 ADDED = ("diversity.keep", "draw_tokens", "shots.number")
 SESSION = "SCALEQUEST_SESSION"  # variable by which a launcher tells one launch's workers, restarted ones too
 _RUNNING, _READY = 0, 1  # bytes of `.lock` that worker 0 holds: while it runs, and once the folder is set up
