@@ -1,6 +1,6 @@
 r"""Put the method's claims to the test: arms over seeds, and one table of claims.
 
-    python recipes/tiny/study.py --profile quick --output runs/study --jobs 2  # 3 seeds; `make study`
+    python recipes/tiny/study.py --profile quick --output runs/study --jobs 3  # 3 seeds; `make study`
     python recipes/tiny/study.py --profile full --output runs/study_full  # 5 seeds, a night
     python recipes/tiny/study.py --arms qft qpo --dry-run                 # which stages would run
     python recipes/tiny/study.py --to measure measure_chosen              # questions only, without students

@@ -137,12 +137,12 @@ def _cpu_arguments(model: Any, config: EngineConfig, dtype: str) -> dict[str, An
         import psutil
 
         # By default it takes 92 % of the machine's memory, and refuses to start if other processes use some
-        # of it.
+        # of it. A GiB holds more sequences than a CPU has use for, and costs a second to clear and free.
         heads = getattr(model, "num_key_value_heads", None) or model.num_attention_heads
         size = getattr(model, "head_dim", None) or model.hidden_size // model.num_attention_heads
         token = 2 * model.num_hidden_layers * heads * size * (4 if dtype == "float32" else 2)
         sequence = (length // _CPU_BLOCK + 2) * _CPU_BLOCK * token
-        most = max(sequence, min(4 * GIB, psutil.virtual_memory().available // 2))
+        most = max(sequence, min(GIB, psutil.virtual_memory().available // 2))
         arguments["kv_cache_memory_bytes"] = min(sequences * sequence, most)
     return arguments
 
