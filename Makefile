@@ -1,6 +1,6 @@
 # make setup      the CPU environment in .venv, about 3 minutes and 4 GB; it says what it is doing
 # make demo       the whole loop on tiny models, 2 cores, no network
-# make study      the paper's claims in the tiny world, three seeds at once, 90 minutes, resumable; STUDY_ARGS="--profile full" for five
+# make study      the paper's claims in the tiny world, three seeds at once, 2 cores, 90 minutes, resumable; STUDY_ARGS="--profile full" for five
 # make data       train sets and benchmarks, from their sources into data/ (12 MB, needs a network)
 # make test       what CI runs
 # make test-slow  whole loops, minutes each

@@ -137,7 +137,8 @@ def _cpu_arguments(model: Any, config: EngineConfig, dtype: str) -> dict[str, An
         import psutil
 
         # By default it takes 92 % of the machine's memory, and refuses to start if other processes use some
-        # of it. A GiB holds more sequences than a CPU has use for, and costs a second to clear and free.
+        # of it. Models of a few million parameters sample no faster with more than a GiB, and each costs a
+        # second to clear and free; for other models, set VLLM_CPU_KVCACHE_SPACE.
         heads = getattr(model, "num_key_value_heads", None) or model.num_attention_heads
         size = getattr(model, "head_dim", None) or model.hidden_size // model.num_attention_heads
         token = 2 * model.num_hidden_layers * heads * size * (4 if dtype == "float32" else 2)
