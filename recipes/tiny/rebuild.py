@@ -287,12 +287,12 @@ def draw_problem(rng: random.Random, taken: set[str]) -> tuple[str, str]:
 def draw_task(rng: random.Random, taken: set[str], prompts: Mapping[str, str]) -> tuple[str, str]:
     """Draw a question to solve, to judge or to rewrite: the user's turn and the reply."""
     draw = rng.random()
-    if draw < 0.2:
+    if draw < 0.3:
         return draw_problem(rng, taken)
     while True:
-        if draw < 0.8:
+        if draw < 0.74:
             name, lesson = "judge", lessons.judging(rng, TRAIN_STEPS)
-        elif draw < 0.9:
+        elif draw < 0.87:
             name, lesson = "solvability", lessons.rewriting(rng, "solvability", TRAIN_STEPS)
         else:
             name, lesson = "difficulty", lessons.rewriting(rng, "difficulty", (1, 2))

@@ -309,12 +309,13 @@ def no_question(rng: random.Random, story: StoryProblem) -> BrokenStory | None:
     return _broken(story, story.told, None, "no_question", len(story.told), "Nothing is asked.")
 
 
-@_fault(0.5)
+@_fault(1)
 def two_questions(rng: random.Random, story: StoryProblem) -> BrokenStory | None:
     """Two things are asked."""
     start = story.states[0]
     more = f"How many {start.items} did {start.name} have at first?"
-    found = _broken(story, story.told, story.asked, "two_questions", len(story.told), "2 questions.")
+    why = f"{start.items} {start.name}: 2 questions."
+    found = _broken(story, story.told, story.asked, "two_questions", len(story.told), why)
     return replace(found, text=f"{found.text} {more}")
 
 

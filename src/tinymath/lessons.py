@@ -78,7 +78,7 @@ def _look_up(rng: random.Random) -> str:
     items, thing = rng.sample(world.ITEMS, 2)
     sound, amount = rng.random() < 0.5, rng.randint(2, 60)
     held = f"{name} {items}"
-    kind = rng.randrange(5)
+    kind = rng.randrange(6)
     if kind == 0:  # the question names another thing
         said = items if sound else thing
         named = f"{said} {name}"
@@ -91,15 +91,13 @@ def _look_up(rng: random.Random) -> str:
     elif kind == 3:
         said = "He" if (name in world.MALE) == sound else "She"
         named = f"{said} {amount} {items}"
-    else:  # to or from oneself
+    else:  # somebody gives to, takes from or is compared with another, or the same one
         said = other if sound else name
-        named = f"{said} {amount} {items} {name}"
+        people = rng.choice(((said, name), (name, said), (said, world.pronouns(name)["him"])))
+        named = " ".join((people[0], *rng.sample((f"{amount} {items}", people[1]), 2)))
     found = f"{held} {rng.randint(2, world.LARGEST)}."
-    if sound:
-        reply = found
-    else:
-        reply = f"{name} and {name}." if kind == 4 else f"{held}, not {said}."
-    return f"{found}\n{named}: {reply}"
+    failed = f"{name} and {name}." if kind > 3 else f"{held}, not {said}."
+    return f"{found}\n{named}: {found if sound else failed}"
 
 
 def _calculation(rng: random.Random) -> str:
