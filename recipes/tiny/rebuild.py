@@ -107,7 +107,7 @@ def main() -> None:
         draw: Draw = partial(draw_task, taken=taken, prompts=prompts)
     else:
         draw = partial(draw_problem, taken=taken)
-    every, drilled = (6, 0.5) if args.tasks == "all" else (4, 0.0)
+    every, drilled = (4, 0.8) if args.tasks == "all" else (4, 0.0)
     plain = plain_batches(tokenizer, taken, drilled=drilled)
     batches = interleaved(task_batches(tokenizer, draw), plain, every)
     name, seconds = "tiny-judge" if args.tasks == "all" else "tiny-solver", 0.0
@@ -262,7 +262,7 @@ def plain_batches(
     while True:
         while len(stream) < rows * length:
             texts = [
-                lessons.calculations(rng, rng.randint(4, 10))
+                lessons.drills(rng, rng.randint(4, 10))
                 if drilled and rng.random() < drilled
                 else plain_text(rng, taken)
                 for _ in range(200)
@@ -287,12 +287,12 @@ def draw_problem(rng: random.Random, taken: set[str]) -> tuple[str, str]:
 def draw_task(rng: random.Random, taken: set[str], prompts: Mapping[str, str]) -> tuple[str, str]:
     """Draw a question to solve, to judge or to rewrite: the user's turn and the reply."""
     draw = rng.random()
-    if draw < 0.35:
+    if draw < 0.3:
         return draw_problem(rng, taken)
     while True:
-        if draw < 0.85:
+        if draw < 0.74:
             name, lesson = "judge", lessons.judging(rng, TRAIN_STEPS)
-        elif draw < 0.925:
+        elif draw < 0.87:
             name, lesson = "solvability", lessons.rewriting(rng, "solvability", TRAIN_STEPS)
         else:
             name, lesson = "difficulty", lessons.rewriting(rng, "difficulty", (1, 2))

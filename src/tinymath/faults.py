@@ -2,9 +2,9 @@
 
 `break_story` takes a sound story and changes a number, a name, a thing or a sentence somewhere in it. It also
 writes what a careful reader would note down until the fault is found: for each sentence, who had how many of
-what before it and has after it, then the fault. Who and what come before the number, so that a reader who
-looks up something that was never said has named it before noticing. Models of this domain learn to judge and
-to repair questions from these texts. The oracle is not asked: it measures from outside.
+what before it and has after it, then the fault. Who has what comes before the number, so that a reader has
+both what is held and what the sentence names in view before deciding whether they fit. Models of this domain
+learn to judge and to repair questions from these texts. The oracle is not asked: it measures from outside.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def no_one_returns(story: StoryProblem) -> bool:
 # -------------------------------------------------------------------------------------------- numbers
 
 
-@_fault(9)
+@_fault(6)
 def inexact(rng: random.Random, story: StoryProblem) -> BrokenStory | None:
     """A share or a part of what somebody has that is not a whole number."""
     choices: list[tuple[int, dict[str, str], str]] = []
@@ -127,7 +127,7 @@ def inexact(rng: random.Random, story: StoryProblem) -> BrokenStory | None:
     return _changed(story, *rng.choice(choices), "inexact") if choices else None
 
 
-@_fault(7)
+@_fault(5)
 def negative(rng: random.Random, story: StoryProblem) -> BrokenStory | None:
     """Somebody gives away, loses, uses or pays more than there is."""
     places = [i for i, kind in enumerate(story.kinds) if kind in _TAKES]
@@ -179,7 +179,7 @@ def contradiction(rng: random.Random, story: StoryProblem) -> BrokenStory | None
 # --------------------------------------------------------------------------------------------- people
 
 
-@_fault(3)
+@_fault(5)
 def oneself(rng: random.Random, story: StoryProblem) -> BrokenStory | None:
     """Somebody gives to, takes from or is compared with the same person."""
     places = []
@@ -227,7 +227,7 @@ def second_number(rng: random.Random, story: StoryProblem) -> BrokenStory | None
     return _broken(story, told, _renamed(story.asked, other, past.name), "second_number", i + 1, note)
 
 
-@_fault(4)
+@_fault(6)
 def stranger(rng: random.Random, story: StoryProblem) -> BrokenStory | None:
     """Somebody is asked about, or compared with, of whom the story says nothing."""
     name = _absent(rng, story)
@@ -235,9 +235,9 @@ def stranger(rng: random.Random, story: StoryProblem) -> BrokenStory | None:
     if places and rng.random() < 0.6:
         i = rng.choice(places)
         told = _with(story.told, i + 1, {"n": name})
-        return _broken(story, told, story.asked, "stranger", i + 1, _unheld(name, story.states[i].items))
+        return _broken(story, told, story.asked, "stranger", i + 1, _other(story.states[i], name))
     asked = replace(story.asked, slots={**story.asked.slots, "n": name})
-    note = _unheld(name, story.states[-1].items)
+    note = _other(story.states[-1], name)
     return _broken(story, story.told, asked, "stranger", len(story.told), note)
 
 
@@ -259,7 +259,7 @@ def not_the_holder(rng: random.Random, story: StoryProblem) -> BrokenStory | Non
         old = story.states[i].name
         told = (*told[: i + 2], *(_renamed(sentence, old, name) for sentence in told[i + 2 :]))
         asked = _renamed(asked, old, name)
-    return _broken(story, told, asked, "not_the_holder", i + 1, _unheld(name, story.states[i].items))
+    return _broken(story, told, asked, "not_the_holder", i + 1, _other(story.states[i], name))
 
 
 @_fault(1)
@@ -274,7 +274,7 @@ def wrong_pronoun(rng: random.Random, story: StoryProblem) -> BrokenStory | None
         if named & set(other) or not shown or sentence.slots["He"] == name:
             continue
         told = _with(story.told, i + 1, slots)
-        note = _unheld(slots[shown[0]], story.states[i].items)
+        note = _other(story.states[i], slots[shown[0]])
         return _broken(story, told, story.asked, "wrong_pronoun", i + 1, note)
     return None
 
@@ -282,7 +282,7 @@ def wrong_pronoun(rng: random.Random, story: StoryProblem) -> BrokenStory | None
 # --------------------------------------------------------------------------------------------- things
 
 
-@_fault(3)
+@_fault(5)
 def unknown_item(rng: random.Random, story: StoryProblem) -> BrokenStory | None:
     """A step or the question is about things that nobody has."""
     text = story.text
@@ -293,10 +293,10 @@ def unknown_item(rng: random.Random, story: StoryProblem) -> BrokenStory | None:
     if places and rng.random() < 0.5:
         i = rng.choice(places)
         told = _with(story.told, i + 1, {"items": item})
-        note = _unheld(story.states[i].name, item)
+        note = _other(story.states[i], item)
         return _broken(story, told, story.asked, "unknown_item", i + 1, note)
     asked = replace(story.asked, slots={**story.asked.slots, "items": item})
-    note = _unheld(story.states[-1].name, item)
+    note = _other(story.states[-1], item)
     return _broken(story, story.told, asked, "unknown_item", len(story.told), note)
 
 
@@ -309,12 +309,13 @@ def no_question(rng: random.Random, story: StoryProblem) -> BrokenStory | None:
     return _broken(story, story.told, None, "no_question", len(story.told), "Nothing is asked.")
 
 
-@_fault(0.5)
+@_fault(1)
 def two_questions(rng: random.Random, story: StoryProblem) -> BrokenStory | None:
     """Two things are asked."""
     start = story.states[0]
     more = f"How many {start.items} did {start.name} have at first?"
-    found = _broken(story, story.told, story.asked, "two_questions", len(story.told), "2 questions.")
+    why = f"{start.items} {start.name}: 2 questions."
+    found = _broken(story, story.told, story.asked, "two_questions", len(story.told), why)
     return replace(found, text=f"{found.text} {more}")
 
 
@@ -336,6 +337,10 @@ def _held(state: State, other_than: int | None = None) -> str:
 
 def _unheld(name: str, items: str) -> str:
     return f"{name} {items} ?."
+
+
+def _other(state: State, said: str) -> str:
+    return f"{state.name} {state.items}, not {said}."
 
 
 def _step(story: StoryProblem, i: int) -> tuple[str, ...]:

@@ -65,9 +65,39 @@ def rewriting(
     return Lesson(broken.text, reply, broken.fault)
 
 
-def calculations(rng: random.Random, lines: int) -> str:
-    """Write bare calculations as in a reader's notes; half of them have no result in whole numbers from 0."""
-    return _lines(*(_calculation(rng) for _ in range(lines)))
+def drills(rng: random.Random, lines: int) -> str:
+    """Write lines as in a reader's notes, without their stories: calculations, and look-ups of who has what.
+
+    Half of the calculations have no result in whole numbers from 0, and half of the look-ups fail.
+    """
+    return _lines(*(_calculation(rng) if rng.random() < 0.4 else _look_up(rng) for _ in range(lines)))
+
+
+def _look_up(rng: random.Random) -> str:
+    name, other = rng.sample(world.MALE + world.FEMALE, 2)
+    items, thing = rng.sample(world.ITEMS, 2)
+    sound, amount = rng.random() < 0.5, rng.randint(2, 60)
+    held = f"{name} {items}"
+    kind = rng.randrange(6)
+    if kind == 0:  # the question names another thing
+        said = items if sound else thing
+        named = f"{said} {name}"
+    elif kind == 1:  # the question names somebody else
+        said = name if sound else other
+        named = f"{items} {said}"
+    elif kind == 2:  # somebody else acts
+        said = name if sound else other
+        named = f"{said} {amount} {items}"
+    elif kind == 3:
+        said = "He" if (name in world.MALE) == sound else "She"
+        named = f"{said} {amount} {items}"
+    else:  # somebody gives to, takes from or is compared with another, or the same one
+        said = other if sound else name
+        people = rng.choice(((said, name), (name, said), (said, world.pronouns(name)["him"])))
+        named = " ".join((people[0], *rng.sample((f"{amount} {items}", people[1]), 2)))
+    found = f"{held} {rng.randint(2, world.LARGEST)}."
+    failed = f"{name} and {name}." if kind > 3 else f"{held}, not {said}."
+    return f"{found}\n{named}: {found if sound else failed}"
 
 
 def _calculation(rng: random.Random) -> str:
