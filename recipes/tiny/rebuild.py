@@ -5,15 +5,13 @@
 `tiny-base` is trained on plain text of the domain (stories told with their numbers, bare calculations,
 questions, some of them broken, as in real text) and never on a worked solution. `tiny-solver` is that model
 trained further on worked solutions with the question masked; every fourth batch is plain text again, because
-the model would otherwise forget how sentences of the domain look. Everything follows from the seed. Hardware:
-one CPU core, 46 minutes. The script prints seconds, accuracies and the hashes of its output.
+the model would otherwise forget how sentences of the domain look. `tiny-judge` is tiny-solver trained further
+on solutions, verdicts and rewritten questions (`tinymath.lessons`); its plain text is mostly drills, in which
+a calculation or a look-up fails as often as it succeeds.
 
-`tiny-judge` also learns to judge and to rewrite questions (`tinymath.lessons`); every sixth batch is plain
-text, half of it calculations with and without a whole result. The model in this folder has seen 13.4 million
-tokens of earlier lessons, in three passes, and 4 million of the present ones, which took 11 minutes on two
-cores with bfloat16 instructions (28 without); `measure_solver.py` measures what it can do (docs/demo.md):
-
-    python recipes/tiny/rebuild.py --solver-only --tasks all --solver-tokens 7e6 2.4e6 4e6 4e6
+The labels follow from how the world made each text, and everything follows from the seed. The script prints
+seconds, accuracies and the hashes of its output; `measure_solver.py` measures what tiny-judge can do beside
+solving (docs/demo.md). TIMES
 """
 
 from __future__ import annotations
@@ -38,6 +36,7 @@ HERE = Path(__file__).resolve().parent
 SPLITS_FOLDER = HERE.parents[1] / "eval" / "benchmarks" / "data"
 SEED = 2410
 TRAIN_STEPS = (1, 2, 3)
+MODELS = ("tiny-base", "tiny-solver", "tiny-judge")  # each is trained from the one before it
 # For each split: its seed, its numbers of steps, and whether it uses combinations and wordings held out of
 # training.
 SPLITS = {
@@ -61,28 +60,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--base-tokens", type=float, default=5e6, help="number of tokens of plain text")
+    parser.add_argument("--solver-tokens", type=float, default=5e6, help="number of tokens of solutions")
+    parser.add_argument("--judge-tokens", type=float, default=9e6, help="number of tokens of all three tasks")
+    parser.add_argument("--models", type=Path, default=HERE / "models", help="folder of the models")
     parser.add_argument(
-        "--solver-tokens",
-        type=float,
-        nargs="+",
-        default=[5e6],
-        help="number of tokens of questions and solutions; several numbers: of one pass after another",
+        "--first", choices=MODELS, default=MODELS[0], help="first model to make; those before it are read"
     )
-    parser.add_argument("--models", type=Path, default=HERE / "models", help="output folder for the models")
     parser.add_argument(
         "--data-only", action="store_true", help="stop after writing the questions and the splits"
-    )
-    parser.add_argument(
-        "--solver-only", action="store_true", help="start from the tiny-base model in --models"
-    )
-    parser.add_argument(
-        "--start", type=Path, help="model folder to train the solver from, instead of tiny-base in --models"
-    )
-    parser.add_argument(
-        "--tasks",
-        choices=("solve", "all"),
-        default="solve",
-        help="solve: make tiny-solver; all: make tiny-judge",
     )
     args = parser.parse_args()
 
@@ -93,29 +78,24 @@ def main() -> None:
     if args.data_only:
         return
     taken = {row["question"] for rows in tests.values() for row in rows}
-    if not (args.solver_only or args.start):
+    todo = MODELS[MODELS.index(args.first) :]
+    if "tiny-base" in todo:
         tokenizer = train_tokenizer()
         base = new_model(tokenizer)
         seconds = fit(base, plain_batches(tokenizer, taken), int(args.base_tokens), "tiny-base")
-        save(base, tokenizer, args.models / "tiny-base")
-        report("tiny-base", base, tokenizer, tests, seconds)
-    tokenizer, solver = load(args.start or args.models / "tiny-base")
-    if args.tasks == "all":
-        prompts = {
-            path.stem: load_yaml(path)["template"] for path in sorted((HERE / "prompts").glob("*.yaml"))
-        }
-        draw: Draw = partial(draw_task, taken=taken, prompts=prompts)
-    else:
-        draw = partial(draw_problem, taken=taken)
-    every, drilled = (4, 0.8) if args.tasks == "all" else (4, 0.0)
-    plain = plain_batches(tokenizer, taken, drilled=drilled)
-    batches = interleaved(task_batches(tokenizer, draw), plain, every)
-    name, seconds = "tiny-judge" if args.tasks == "all" else "tiny-solver", 0.0
-    for tokens in args.solver_tokens:
-        seconds += fit(solver, batches, int(tokens), name)
-        save(solver, tokenizer, args.models / name)
-        _, solver = load(args.models / name)
-    report(name, solver, tokenizer, tests, seconds)
+        finish(base, tokenizer, args.models / "tiny-base", tests, seconds)
+    if "tiny-solver" in todo:
+        tokenizer, solver = load(args.models / "tiny-base")
+        solved = task_batches(tokenizer, partial(draw_problem, taken=taken))
+        batches = interleaved(solved, plain_batches(tokenizer, taken), 4)
+        seconds = fit(solver, batches, int(args.solver_tokens), "tiny-solver")
+        finish(solver, tokenizer, args.models / "tiny-solver", tests, seconds)
+    tokenizer, judge = load(args.models / "tiny-solver")
+    prompts = {path.stem: load_yaml(path)["template"] for path in sorted((HERE / "prompts").glob("*.yaml"))}
+    tasks = task_batches(tokenizer, partial(draw_task, taken=taken, prompts=prompts))
+    batches = interleaved(tasks, plain_batches(tokenizer, taken, drilled=0.8), 4)
+    seconds = fit(judge, batches, int(args.judge_tokens), "tiny-judge")
+    finish(judge, tokenizer, args.models / "tiny-judge", tests, seconds)
 
 
 # -- questions -----------------------------------------------------------------------------------------------
@@ -253,7 +233,7 @@ def plain_batches(
 ) -> Iterator[tuple[Any, Any]]:
     """Yield documents joined and cut into rows, with loss on every token.
 
-    A share `drilled` of the documents are calculations of `tinymath.lessons`.
+    A share `drilled` of the documents are drills of `tinymath.lessons`.
     """
     import torch
 
@@ -402,6 +382,14 @@ def load(folder: Path) -> tuple[Any, Any]:
     return AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, use_safetensors=True
     )
+
+
+def finish(
+    model: Any, tokenizer: Any, folder: Path, tests: dict[str, list[dict[str, Any]]], seconds: float
+) -> None:
+    """Save a trained model, and print how well it solves."""
+    save(model, tokenizer, folder)
+    report(folder.name, model, tokenizer, tests, seconds)
 
 
 def save(model: Any, tokenizer: Any, folder: Path) -> None:

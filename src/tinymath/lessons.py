@@ -101,9 +101,9 @@ def _look_up(rng: random.Random) -> str:
 
 
 def _calculation(rng: random.Random) -> str:
+    kind, sound = rng.randrange(4), rng.random() < 0.5
     while True:
-        value, sound = rng.randint(2, world.LARGEST), rng.random() < 0.5
-        kind = rng.randrange(4)
+        value = rng.randint(2, world.LARGEST)
         if kind == 0:
             divisor = rng.randint(2, 9)
             found, whole = f"{value} / {divisor}", value % divisor == 0

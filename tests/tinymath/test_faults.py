@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import random
 import re
 from collections import Counter
@@ -106,8 +107,8 @@ def test_training_texts_hold_no_wording_that_is_kept_for_tests() -> None:
         assert world.STARTS_HELD_OUT.split("{")[0] not in lesson.question
 
 
-def test_bare_calculations_are_right_and_say_if_there_is_no_result() -> None:
-    lines = lessons.calculations(random.Random(5), 400).splitlines()
+def test_drilled_calculations_are_right_and_say_if_there_is_no_result() -> None:
+    lines = [line for line in lessons.drills(random.Random(5), 1000).splitlines() if line[0].isdigit()]
     odd = 0
     for line in lines:
         done = re.fullmatch(r"(.+?) (= (-?\d+)|is not whole|is less than 0)\.", line)
@@ -121,4 +122,32 @@ def test_bare_calculations_are_right_and_say_if_there_is_no_result() -> None:
         else:
             assert value < 0 if "less" in line else value.denominator > 1, line
             odd += 1
-    assert 150 < odd < 250
+    assert 0.4 * len(lines) < odd < 0.6 * len(lines)
+
+
+def test_drilled_look_ups_fail_exactly_if_the_line_names_something_else() -> None:
+    lines = lessons.drills(random.Random(6), 1000).splitlines()
+    people = {*world.MALE, *world.FEMALE}
+    failed = 0
+    pairs = [(one, two) for one, two in itertools.pairwise(lines) if ":" in two]
+    for held, line in pairs:
+        name, items, _ = held.split()
+        named, reply = line.split(": ")
+        words = named.split()
+        he = "He" if name in world.MALE else "She"
+        gives = len(words) == 4  # an actor, a number, things and somebody else, in any order
+        if gives:
+            actor, other = [word for word in words if word[0].isalpha() and word not in world.ITEMS]
+            wrong = name == actor and other in (name, he.replace("He", "him").replace("She", "her"))
+        else:
+            wrong = bool({*words} & people - {name}) or bool({*words} & {*world.ITEMS} - {items})
+            wrong = wrong or bool({*words} & {"He", "She"} - {he})
+        failed += wrong
+        if not wrong:
+            assert reply == held
+        elif gives:
+            assert reply == f"{name} and {name}."
+        else:
+            assert reply.startswith(f"{name} {items}, not ")
+            assert reply[:-1].split()[-1] in words
+    assert 0.4 * len(pairs) < failed < 0.6 * len(pairs)
