@@ -17,6 +17,7 @@ from tinymath.faults import break_story, no_one_returns, notes
 from tinymath.world import StoryProblem
 
 MARKER = "Question:"
+MORE = "More:"
 SOUND = 0.45  # of the questions to judge
 UNTOUCHED = 0.35  # of the questions to repair need no repair
 
@@ -52,17 +53,19 @@ def rewriting(
     """Draw a question to repair, or to repair and make one step longer.
 
     A sound question that is to be repaired comes back as it is. The notes of a broken one go on after the
-    fault with what holds once it is repaired.
+    fault with what holds once it is repaired. `MORE` stands before the note of an added step: without it, the
+    likeliest first word of a sentence yet to be invented is less likely than the question that ends the notes.
     """
     story = target = _story(rng, steps, held_out=held_out)
     if direction == "difficulty":
         target = _story(rng, [count + 1 for count in steps], held_out=held_out)
         story = _without_last(target)
     broken = None if rng.random() < UNTOUCHED else break_story(rng, story)
-    if broken is None:
-        return Lesson(story.text, _lines(*notes(target), f"{MARKER} {target.text}"), None)
-    reply = _lines(*broken.notes, *notes(target, broken.place), f"{MARKER} {target.text}")
-    return Lesson(broken.text, reply, broken.fault)
+    *found, asked = notes(target, broken.place if broken else 0)
+    if direction == "difficulty":
+        found[-1] = f"{MORE} {found[-1]}"
+    reply = _lines(*(broken.notes if broken else ()), *found, asked, f"{MARKER} {target.text}")
+    return Lesson(broken.text if broken else story.text, reply, broken.fault if broken else None)
 
 
 def drills(rng: random.Random, lines: int) -> str:
