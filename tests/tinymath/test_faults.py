@@ -75,10 +75,11 @@ def test_a_verdict_is_what_the_oracle_finds(held_out: bool) -> None:
 def test_a_rewritten_question_is_sound_and_a_harder_one_is_one_step_longer() -> None:
     rng = random.Random(7)
     for _ in range(200):
-        mended = lessons.rewriting(rng, "solvability", (1, 2, 3))
-        target = mended.reply.partition(f"{lessons.MARKER} ")[2]
+        repaired = lessons.rewriting(rng, "solvability", (1, 2, 3))
+        target = repaired.reply.partition(f"{lessons.MARKER} ")[2]
         assert judge(target).well_posed
-        assert (target == mended.question) == (mended.fault is None)
+        assert (target == repaired.question) == (repaired.fault is None)
+        assert lessons.MORE not in repaired.reply
         harder = lessons.rewriting(rng, "difficulty", (1, 2))
         after = judge(harder.reply.partition(f"{lessons.MARKER} ")[2])
         assert after.well_posed
@@ -86,6 +87,9 @@ def test_a_rewritten_question_is_sound_and_a_harder_one_is_one_step_longer() -> 
         assert before.well_posed == (harder.fault is None)
         if before.steps and after.steps and harder.fault is None:
             assert after.steps > before.steps
+        assert [i for i, line in enumerate(lines := harder.reply.split("\n")) if lessons.MORE in line] == [
+            len(lines) - 3  # before the note of the question and the question itself
+        ]
 
 
 def test_lessons_repeat() -> None:
