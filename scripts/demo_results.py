@@ -244,10 +244,11 @@ def pairs_of(row: Mapping[str, Any]) -> str:
 
 def earlier(found: Result) -> str:
     """Return what earlier versions of the demo gave."""
-    gains = " and ".join(str(gain) for gain in found["earlier_gains"])
+    *first, last = (str(gain) for gain in found["earlier_gains"])
+    gains = f"{', '.join(first)} and {last}"
     return (
-        "Which questions become preference pairs depends on their ids, so every change of these is "
-        f"another run: two earlier ones gained {gains} points."
+        "The random numbers depend on the ids of questions and on what was kept before, so every change of "
+        f"either is another run: earlier ones gained {gains} points."
     )
 
 
