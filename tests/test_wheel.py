@@ -83,7 +83,7 @@ def test_its_commands_work_in_an_empty_environment(wheel: Path, tmp_path: Path) 
     assert "10,000 of 10,000 correct" in graded.stdout
     examined = run("doctor")
     assert "packages [train]: missing: accelerate" in examined.stdout
-    assert "mend: pip install 'scalequest[train]'" in examined.stdout
+    assert "fix: pip install 'scalequest[train]'" in examined.stdout
     assert examined.returncode == 1, "pyarrow is missing, which every stage needs"
     for name in ("run", "evaluate", "sft", "prepare-data", "doctor"):
         shown = run(name, "--help")
