@@ -3,6 +3,7 @@
     python scripts/demo_results.py --run runs/tiny    # read a finished demo, write its numbers everywhere
     python scripts/demo_results.py --run runs/tiny --beside    # the same on a processor of the other kind
     python scripts/demo_results.py --controls runs/controls/1 runs/controls/2    # the same for controls
+    python scripts/demo_results.py --judges runs/judges    # the same for judges, scorers and rules
     python scripts/demo_results.py --write            # from the files in docs/results, which --run writes
     python scripts/demo_results.py                    # which pages are not current? Exit status 1 if any
 
@@ -43,6 +44,12 @@ TRAINED = {  # stages of recipes/tiny/controls.yaml, and what they are trained o
     "sft_all_equal": "as many of them as the filters left",
 }
 WRITTEN = ("well_posed", "well_posed_standardised")
+KEEP = {  # judges of recipes/tiny/measure_filters.py
+    "keep all": "always",
+    "verdict Yes": "tiny-judge says Yes",
+    "all filters": "it passes the demo's filters",
+}
+MEASURES = {"fail_rate": "fail rate of the solver", "difficulty": "trained scorer"}
 Result = Mapping[str, Any]
 
 
@@ -107,6 +114,23 @@ def read_controls(runs: Sequence[Path]) -> dict[str, Any]:
             for generator in measured[0]
         ],
     }
+
+
+def read_judges(run: Path) -> dict[str, Any]:
+    """Return what judges.json holds, from the folder of a finished run of judges.yaml.
+
+    Raises:
+        SystemExit: it is not finished.
+    """
+    try:
+        return {
+            **_json(run / "measure_filters/filters.json"),
+            "samples": read_yaml(run / "solve_all/config.yaml")["samples"],
+            "solved_to_learn": _json(run / "solve_seed/receipt.json")["kept"],
+            "samples_to_learn": read_yaml(run / "solve_seed/config.yaml")["samples"],
+        }
+    except (OSError, ValueError, KeyError, ConfigError) as error:
+        raise SystemExit(f"error: {run}: not the folder of a finished run of judges.yaml: {error}") from None
 
 
 def _marks(run: Path) -> dict[str, dict[str, float]]:
@@ -248,7 +272,9 @@ def earlier(found: Result) -> str:
     gains = f"{', '.join(first)} and {last}"
     return (
         "The random numbers depend on the ids of questions and on what was kept before, so every change of "
-        f"either is another run: earlier ones gained {gains} points."
+        f"either is another run: earlier ones gained {gains} points, the latest first. After that one, the "
+        f"number of questions was raised from {found['earlier_questions']:,}: the only setting that was "
+        "changed in view of this split."
     )
 
 
@@ -272,7 +298,30 @@ def findings(found: Result) -> str:
 
 def judges(found: Result) -> str:
     """Return the tables of judges, measures of difficulty and rules of selection."""
-    return "\n\n".join([found["about"], *map(markdown, found["tables"]), found["finding"]])
+    kept, ranks, picks = (found[name] for name in ("solvability", "difficulty", "selection"))
+    cells = ("precision", "recall", "kept", "cost")
+    keep = {
+        "columns": ["keep a question if", "precision, %", "recall, %", "kept", "cost"],
+        "rows": [[KEEP.get(row["judge"], row["judge"]), *(row[cell] for cell in cells)] for row in kept],
+    }
+    learnt = f"{found['samples_to_learn']} samples of each of {found['solved_to_learn']:,} seed questions"
+    measure = {
+        "columns": ["measure of difficulty", "Spearman with the oracle's steps", "cost"],
+        "rows": [[MEASURES[row["measure"]], row["spearman"], row["cost"]] for row in ranks],
+        "notes": [f"Of {ranks[0]['n']} well-posed questions. The scorer learnt from {learnt}."],
+    }
+    rule = {
+        "columns": ["rule of selection", "picks a right solution, %"],
+        "rows": [[row["rule"], row["right"]] for row in picks],
+        "notes": [f"Of {picks[0]['n']} well-posed questions with right and wrong solutions."],
+    }
+    about = (
+        f"From `recipes/tiny/judges.yaml` on the {kept[0]['kept']} questions of the demo that its judge saw, "
+        f"{found['samples']} samples each, measured by the oracle; 95 % intervals. Cost is the number of "
+        "tokens sampled per question. The demo filters by the verdict, and then by the agreement of the "
+        "samples that become its solutions."
+    )
+    return "\n\n".join([about, *map(markdown, (keep, measure, rule))])
 
 
 def judge(found: Result) -> str:
@@ -357,25 +406,31 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--run", type=Path, help="folder of a finished demo; implies --write")
     made.add_argument("--beside", action="store_true", help="the run is of the other kind of processor")
     made.add_argument("--controls", type=Path, nargs="+", default=[], help="finished runs of controls.yaml")
+    made.add_argument("--judges", type=Path, help="folder of a finished run of judges.yaml")
     made.add_argument("--about", help="what the page says of the controls' runs, if it is not as before")
     made.add_argument("--machine", help="what the demo ran on, if not this machine")
     made.add_argument("--write", action="store_true", help="write the pages")
     return made
 
 
+def save(name: str, found: Result) -> None:
+    """Write one result file."""
+    text = json.dumps(found, indent=1, ensure_ascii=False)
+    (RESULTS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+
+
 def main(asked: argparse.Namespace) -> int:
     """Write the pages, or name those that are not current; return the exit status."""
     if asked.controls:
-        file = RESULTS / "controls.json"
-        before = _json(file)
-        found = read_controls(asked.controls)
-        kept = {"about": asked.about or before["about"], "earlier_gains": before["earlier_gains"]}
-        file.write_text(json.dumps(kept | found, ensure_ascii=False) + "\n", encoding="utf-8")
+        before = _json(RESULTS / "controls.json")
+        kept = {key: before[key] for key in ("about", "earlier_gains", "earlier_questions")}
+        kept |= {"about": asked.about} if asked.about else {}
+        save("controls", kept | read_controls(asked.controls))
+    if asked.judges:
+        save("judges", read_judges(asked.judges))
     if asked.run:
-        found = json.dumps(read_run(asked.run, asked.machine), indent=1, ensure_ascii=False)
-        name = "demo_beside.json" if asked.beside else "demo.json"
-        (RESULTS / name).write_text(found + "\n", encoding="utf-8")
-    write = asked.write or asked.controls or asked.run is not None
+        save("demo_beside" if asked.beside else "demo", read_run(asked.run, asked.machine))
+    write = asked.write or any((asked.controls, asked.judges, asked.run))
     changed = [
         path for path in PAGES if filled(path.read_text(encoding="utf-8")) != path.read_text(encoding="utf-8")
     ]

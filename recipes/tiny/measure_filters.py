@@ -5,11 +5,11 @@ r"""Measure judges, difficulty measures and selection rules on TinyMath against 
 
 `solved` are questions with several sampled solutions each: the folder of a filter stage with keep_responses
 (including what it dropped), of solve_questions or of score.py, or a file. `judged` are the folders of filters
-that gave verdicts on the same questions. There are three tables; each number has its 95 % interval and its
-cost:
+that gave verdicts on the same questions; then only questions with a verdict count. `filtered` are the folders
+of the filters that came after them. There are three tables; each number has its 95 % interval and its cost:
 
-- solvability: precision and recall of keeping a question, by the agreement of its samples, and by a judge's
-verdict if the rows have one, compared with the oracle's "well posed";
+- solvability: precision and recall of keeping a question, by the agreement of its samples, by a judge's
+verdict, and by all filters together, compared with the oracle's "well posed";
 - difficulty: Spearman's correlation of each measure with the oracle's number of steps;
 - selection: how often each rule picks a correct solution if the samples include one, compared with a random
 choice.
@@ -52,6 +52,9 @@ class MeasureConfig:
     judged: list[str] = option(
         default_factory=list, help="folders of filter stages whose verdicts on these questions are measured"
     )
+    filtered: list[str] = option(
+        default_factory=list, help="folders of the filters that read what the judge kept, the last one's last"
+    )
     limit: int | None = option(None, "use only the first N questions", within=COUNT)
 
 
@@ -61,12 +64,14 @@ def main(args: MeasureConfig) -> None:
     if not rows:
         raise ConfigError(f"solved: no row of {', '.join(args.solved)} has responses")
     verdicts = {row["id"]: row for source in args.judged for row in read_judged(source)}
+    if args.judged:
+        rows = [row | verdicts[row["id"]] for row in rows if row["id"] in verdicts]
+    filters = Filters.of(args.filtered) if args.filtered else None
     for row in rows:
-        row |= verdicts.get(row["id"], {})
         verdict = judge(row["question"])
         row |= {"well_posed": verdict.well_posed, "truth": verdict.answer, "steps": verdict.steps}
         row["fail_rate"] = row.get("fail_rate", 1 - row["agreement"])
-    tables = [measure_solvability(rows), measure_difficulty(rows), measure_selection(rows)]
+    tables = [measure_solvability(rows, filters), measure_difficulty(rows), measure_selection(rows)]
     print_tables(tables)
     folder = Path(args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -87,8 +92,23 @@ def read_judged(source: str) -> list[Row]:
     return [{key: row[key] for key in keys if key in row} for row in rows if "verdict" in row]
 
 
-def measure_solvability(rows: Sequence[Row]) -> Table:
-    """Compare each judge with the oracle's verdict."""
+@dataclass(frozen=True)
+class Filters:
+    """What filters after the judge kept, by id, and how many tokens they sampled."""
+
+    kept: frozenset[str]
+    tokens: int
+
+    @classmethod
+    def of(cls, folders: Sequence[str]) -> Filters:
+        """Read the folders, of which the last holds what is kept in the end."""
+        sampled = [row for source in folders for row in read_solved(source)]
+        kept = frozenset(row["id"] for row in read_rows(folders[-1]))
+        return cls(kept, sum(sum(row["tokens"]) for row in sampled))
+
+
+def measure_solvability(rows: Sequence[Row], filters: Filters | None = None) -> Table:
+    """Compare each judge, and all filters together, with the oracle's verdict."""
     judges: dict[str, Callable[[Row], bool]] = {"keep all": lambda row: True}
     for least in THRESHOLDS:
         judges[f"agreement >= {least}"] = lambda row, least=least: row["agreement"] >= least - 1e-9
@@ -97,12 +117,16 @@ def measure_solvability(rows: Sequence[Row]) -> Table:
         judges["'yes' anywhere (paper)"] = lambda row: row.get("verdict_by_substring") is True
     told = [row["verdict_tokens"] for row in rows if row.get("verdict_tokens") is not None]
     costs = {"agreement": mean_tokens_of(rows), "verdict": sum(told) / len(told) if told else None}
+    if filters is not None:
+        judges["all filters"] = lambda row: row["id"] in filters.kept
+        costs["all filters"] = (sum(told) + filters.tokens) / len(rows)
     lines = []
     for name, keeps in judges.items():
         kept = [row for row in rows if keeps(row)]
         right = sum(row["well_posed"] for row in kept)
         posed = sum(row["well_posed"] for row in rows)
-        tokens = 0.0 if name == "keep all" else costs["agreement" if name.startswith("agree") else "verdict"]
+        of = name if name in costs else "agreement" if name.startswith("agree") else "verdict"
+        tokens = 0.0 if name == "keep all" else costs[of]
         cost = "–" if tokens is None else f"{tokens:.0f}"
         cells = (
             format_percent(share_of(right, len(kept))),

@@ -41,9 +41,11 @@ def test_the_tables_say_what_the_rules_did(tmp_path: Path, script: Script) -> No
     judged = tmp_path / "judged.jsonl"
     verdicts = [{"id": f"q-{n}", "question": "?", "verdict": n == 0, "verdict_tokens": 20} for n in range(3)]
     judged.write_text("".join(json.dumps(one) + "\n" for one in verdicts))
+    filtered = tmp_path / "filtered.jsonl"
+    filtered.write_text(json.dumps(row(0, ["7", "7"], [0.0, 0.0], 1.0)) + "\n")
     done = script(
         "recipes/tiny/measure_filters.py",
-        *("--solved", source, "--judged", judged, "--output_dir", tmp_path / "out"),
+        *("--solved", source, "--judged", judged, "--filtered", filtered, "--output_dir", tmp_path / "out"),
     )
     assert "Pick accuracy" in done.stdout
     facts = json.loads((tmp_path / "out" / "filters.json").read_text())
@@ -60,3 +62,19 @@ def test_the_tables_say_what_the_rules_did(tmp_path: Path, script: Script) -> No
     assert said["precision"].startswith("100.0")
     assert said["recall"].startswith("50.0")
     assert (said["kept"], said["cost"]) == ("1", "20")
+    assert judges["all filters"]["recall"].startswith("50.0")
+    assert judges["all filters"]["cost"] == "27"  # three verdicts of 20 tokens and two samples of 10
+
+
+def test_only_questions_that_the_judge_saw_are_measured(tmp_path: Path, script: Script) -> None:
+    source, judged = tmp_path / "solved.jsonl", tmp_path / "judged.jsonl"
+    rows = [row(number, ["7", "8"], [0.0, 0.0], 0.5) for number in range(3)]
+    source.write_text("".join(json.dumps(one) + "\n" for one in rows))
+    judged.write_text(json.dumps({"id": "q-1", "question": "?", "verdict": True, "verdict_tokens": 5}) + "\n")
+    script(
+        "recipes/tiny/measure_filters.py",
+        *("--solved", source, "--judged", judged, "--output_dir", tmp_path / "out"),
+    )
+    facts = json.loads((tmp_path / "out" / "filters.json").read_text())
+    kept = {one["judge"]: one["kept"] for one in facts["solvability"]}
+    assert kept["keep all"] == kept["verdict Yes"] == "1"
