@@ -42,11 +42,13 @@ TRAINED = {  # stages of recipes/tiny/controls.yaml, and what they are trained o
     "sft_shuffled": "the same, every question with another's solution",
     "sft_all": "the demo's questions without the filters",
     "sft_all_equal": "as many of them as the filters left",
+    "sft_all_matched": "as many of each length as the filters left",
 }
 WRITTEN = ("well_posed", "well_posed_standardised")
 KEEP = {  # judges of recipes/tiny/measure_filters.py
     "keep all": "always",
     "verdict Yes": "tiny-judge says Yes",
+    "'yes' anywhere (paper)": "'yes' is anywhere in its reply (the paper's rule)",
     "all filters": "it passes the demo's filters",
 }
 MEASURES = {"fail_rate": "fail rate of the solver", "difficulty": "trained scorer"}
@@ -281,15 +283,19 @@ def earlier(found: Result) -> str:
 def findings(found: Result) -> str:
     """Return what the controls say, computed from their numbers."""
     by_key = {row["key"]: row for row in found["trained"]}
-    filtered, equal, every = (by_key[key]["accuracy"] for key in ("sft", "sft_all_equal", "sft_all"))
+    filtered, equal, matched, every = (
+        by_key[key]["accuracy"] for key in ("sft", "sft_all_equal", "sft_all_matched", "sft_all")
+    )
     gains = [value - found["base"] for value in filtered]
     better = [mine - theirs for mine, theirs in zip(filtered, equal, strict=True)]
+    at_equal_lengths = [mine - theirs for mine, theirs in zip(filtered, matched, strict=True)]
     more = [theirs - mine for mine, theirs in zip(filtered, every, strict=True)]
     return (
         f"The gain over tiny-base ({found['base']} %) is {min(gains):.1f} to {max(gains):.1f} points "
         "across these seeds. Shuffled answers and swapped preference pairs teach nothing. At equal numbers "
         f"of questions, the filters changed the accuracy by {signed(better)} points (on `tinymath_dev`, by "
-        f"{signed(found['dev_differences'])}). All {by_key['sft_all']['pairs'][0]:,} questions, including "
+        f"{signed(found['dev_differences'])}), and at equal numbers of each length by "
+        f"{signed(at_equal_lengths)}. All {by_key['sft_all']['pairs'][0]:,} questions, including "
         f"broken ones and those that resemble a test question, gave a model that was {min(more):.1f} to "
         f"{max(more):.1f} points better than the {by_key['sft']['pairs'][0]:,} questions that pass the "
         "filters."

@@ -421,3 +421,22 @@ def test_issue_forms_have_the_keys_of_their_format(path: Path) -> None:
         assert part["type"] in ("input", "textarea", "dropdown", "checkboxes")
         assert part["attributes"]["label"]
         assert part["type"] != "dropdown" or part["attributes"]["options"]
+
+
+def test_a_run_of_judges_is_read_into_its_result_file(tmp_path: Path) -> None:
+    demo = script("demo_results")
+    known = json.loads((ROOT / "docs/results/judges.json").read_text(encoding="utf-8"))
+    tables = {name: known[name] for name in ("solvability", "difficulty", "selection")}
+    files = {
+        "measure_filters/filters.json": tables,
+        "solve_all/config.yaml": {"samples": known["samples"]},
+        "solve_seed/config.yaml": {"samples": known["samples_to_learn"]},
+        "solve_seed/receipt.json": {"kept": known["solved_to_learn"]},
+    }
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(json.dumps(content), encoding="utf-8")  # JSON is YAML, too
+    assert demo.read_judges(tmp_path) == known
+    assert "| it passes the demo's filters |" in demo.judges(known)
+    with pytest.raises(SystemExit, match="not the folder of a finished run"):
+        demo.read_judges(tmp_path / "solve_all")

@@ -86,10 +86,13 @@ def read_solved(source: str) -> list[Row]:
 
 
 def read_judged(source: str) -> list[Row]:
-    """Return id and verdict of each row that a filter stage judged, including those that it dropped."""
+    """Return id and verdict of each row that a filter stage judged, including those that it dropped.
+
+    A row that an earlier filter dropped was not judged. A verdict that cannot be read is None.
+    """
     keys = ("id", "verdict", "verdict_by_substring", "verdict_tokens")
     rows = (*read_rows(source), *read_dropped(source))
-    return [{key: row[key] for key in keys if key in row} for row in rows if "verdict" in row]
+    return [{key: row.get(key) for key in keys} for row in rows if row.get("verdict_tokens") is not None]
 
 
 @dataclass(frozen=True)

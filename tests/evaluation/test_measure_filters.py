@@ -70,7 +70,11 @@ def test_only_questions_that_the_judge_saw_are_measured(tmp_path: Path, script: 
     source, judged = tmp_path / "solved.jsonl", tmp_path / "judged.jsonl"
     rows = [row(number, ["7", "8"], [0.0, 0.0], 0.5) for number in range(3)]
     source.write_text("".join(json.dumps(one) + "\n" for one in rows))
-    judged.write_text(json.dumps({"id": "q-1", "question": "?", "verdict": True, "verdict_tokens": 5}) + "\n")
+    verdicts = [
+        {"id": "q-0", "question": "?", "verdict": None, "verdict_tokens": None},  # dropped before
+        {"id": "q-1", "question": "?", "verdict": True, "verdict_tokens": 5},
+    ]
+    judged.write_text("".join(json.dumps(one) + "\n" for one in verdicts))
     script(
         "recipes/tiny/measure_filters.py",
         *("--solved", source, "--judged", judged, "--output_dir", tmp_path / "out"),
