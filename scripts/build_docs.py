@@ -32,6 +32,7 @@ ELSEWHERE = {
     "recipes/paper/README.md": "experiments.md",
     "recipes/proof/README.md": "proof.md",
     "recipes/smollm2_135m/README.md": "smollm2.md",
+    "recipes/tiny/models/README.md": "tiny_models.md",
 }
 PICTURES = (".png", ".svg")
 LINK = re.compile(r"(?<!!)\[(?P<text>(?:[^\[\]]|\[[^\]]*\])*)\]\((?P<target>[^()\s]+)\)")

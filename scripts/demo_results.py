@@ -34,7 +34,8 @@ from tinymath.report import confusion, read_cases
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
 CASES = ROOT / "tests" / "tinymath"
-PAGES = [ROOT / "README.md", ROOT / "recipes" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BESIDE = ("README.md", "recipes/README.md", "recipes/tiny/models/README.md")
+PAGES = [*(ROOT / name for name in BESIDE), *sorted((ROOT / "docs").glob("*.md"))]
 PART = re.compile(r"(<!-- demo: (\w+) -->\n)(.*?)(<!-- end of demo -->)", re.DOTALL)
 TABLES = ("funnel", "questions", "well_posed_by_length", "faults", "benchmarks", "differences")
 TRAINED = {  # stages of recipes/tiny/controls.yaml, and what they are trained on

@@ -207,7 +207,10 @@ def test_the_comparisons_are_those_of_their_results() -> None:
     assert peers.filled(text, []) != text
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/demo.md", "docs/first_hour.md", "docs/peers.md"])
+@pytest.mark.parametrize(
+    "name",
+    ["README.md", "docs/demo.md", "docs/first_hour.md", "docs/peers.md", "recipes/tiny/models/README.md"],
+)
 def test_no_result_is_typed_in(name: str) -> None:
     text = script("demo_results").PART.sub("", (ROOT / name).read_text(encoding="utf-8"))
     text = script("peer_results").PART.sub("", text)

@@ -11,8 +11,8 @@ a calculation or a look-up fails as often as it succeeds.
 
 The labels follow from how the world made each text, and everything follows from the seed. The script prints
 seconds, accuracies and the hashes of its output; `measure_solver.py` measures what tiny-judge can do beside
-solving (docs/demo.md). Hardware: two CPU cores, about an hour without bfloat16 instructions, half of it for
-tiny-judge.
+solving (models/README.md). Hardware: two CPU cores, about an hour without bfloat16 instructions, half of it
+for tiny-judge.
 """
 
 from __future__ import annotations
