@@ -11,7 +11,7 @@ a calculation or a look-up fails as often as it succeeds.
 
 The labels follow from how the world made each text, and everything follows from the seed. The script prints
 seconds, accuracies and the hashes of its output; `measure_solver.py` measures what tiny-judge can do beside
-solving (models/README.md). Hardware: two CPU cores, about an hour without bfloat16 instructions, half of it
+solving (models/README.md). Hardware: two CPU cores, 63 minutes without bfloat16 instructions, half of it
 for tiny-judge.
 """
 
