@@ -10,7 +10,6 @@ the source. This takes seconds on one core and writes OUTPUT/pairs.jsonl.
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -21,8 +20,7 @@ from scalequest.atomic_files import write
 from scalequest.config import ConfigError, required
 from scalequest.recipe import Recipe, run_recipe
 from scalequest.records import Row, read_rows
-
-SENTENCE_END = re.compile(r"[.?](?=\s|$)")
+from tinymath.world import count_sentences
 
 
 @dataclass(frozen=True)
@@ -36,12 +34,25 @@ class MatchConfig:
 
 def main(args: MatchConfig) -> None:
     """Write the pairs taken, and print how many of each length there are."""
-    taken = matched(read_rows(args.input), read_rows(args.like))
+    taken = matched(read_pairs(args.input), read_pairs(args.like))
     file = Path(args.output_dir) / "pairs.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)
     write(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in taken).encode())
     counts = ", ".join(f"{count:,} of {length}" for length, count in sorted(lengths(taken).items()))
     print(f"{file}: {len(taken):,} pairs, by number of sentences: {counts}")
+
+
+def read_pairs(source: str) -> list[Row]:
+    """Return the pairs of a source.
+
+    Raises:
+        ConfigError: one has no query.
+    """
+    rows = read_rows(source)
+    for number, row in enumerate(rows, start=1):
+        if not row.get("query"):
+            raise ConfigError(f"{source}: row {number}: no 'query'; name a folder of select_solutions")
+    return rows
 
 
 def matched(rows: Sequence[Row], like: Sequence[Row]) -> list[Row]:
@@ -69,7 +80,7 @@ def lengths(rows: Sequence[Row]) -> Counter[int]:
 
 def length_of(row: Row) -> int:
     """Return the number of sentences of a pair's question."""
-    return len(SENTENCE_END.findall(row["query"].strip()))
+    return count_sentences(row["query"])
 
 
 RECIPE = Recipe("match_lengths", 1, "tool", lambda: (MatchConfig,), main)

@@ -107,7 +107,7 @@ class Filters:
         """Read the folders, of which the last holds what is kept in the end."""
         sampled = [row for source in folders for row in read_solved(source)]
         kept = frozenset(row["id"] for row in read_rows(folders[-1]))
-        return cls(kept, sum(sum(row["tokens"]) for row in sampled))
+        return cls(kept, tokens_of(sampled))
 
 
 def measure_solvability(rows: Sequence[Row], filters: Filters | None = None) -> Table:
@@ -196,7 +196,12 @@ def is_same(answer: str, truth: Any) -> bool:
 
 def mean_tokens_of(rows: Sequence[Row]) -> float:
     """Return the mean number of tokens in all samples of a question."""
-    return sum(sum(row["tokens"]) for row in rows if row.get("tokens")) / len(rows)
+    return tokens_of(rows) / len(rows)
+
+
+def tokens_of(rows: Sequence[Row]) -> int:
+    """Return the number of tokens in all samples of all questions."""
+    return sum(sum(row["tokens"]) for row in rows if row.get("tokens"))
 
 
 RECIPE = Recipe("measure_filters", 1, "tool", lambda: (MeasureConfig,), main)

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -36,10 +35,10 @@ from scalequest.recipe import Recipe, run_recipe
 from scalequest.records import Row, read_dropped, read_rows, source_fingerprint
 from scalequest.stage.script import open_stage
 from tinymath.oracle import judge
+from tinymath.world import count_sentences
 
 VERSION = 1  # increase by hand when the same settings give other rows
 QUESTIONS = "questions.json"
-SENTENCE_END = re.compile(r"[.?](?=\s|$)")
 LONGEST = 4  # steps: longer questions count as this long
 MANY = 100  # questions, to compare other generators at their lengths
 
@@ -127,7 +126,7 @@ def measure_question(row: Row, training: set[str], tests: set[str], tests_masked
         "well_posed": verdict.well_posed,
         "fault": verdict.fault,
         "steps": verdict.steps if verdict.well_posed else None,
-        "length": max(len(SENTENCE_END.findall(row["question"].strip())) - 2, 0),
+        "length": max(count_sentences(row["question"]) - 2, 0),
         "in_training": key in training,
         "in_test": key in tests,
         "in_test_masked": masked(row["question"]) in tests_masked,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -23,6 +24,7 @@ ITEMS = (
 )  # fmt: skip
 FRACTIONS = {2: "half", 3: "a third", 4: "a quarter", 5: "a fifth"}
 PERCENTS = (10, 20, 25, 50)
+SENTENCE_END = re.compile(r"[.?](?=\s|$)")
 
 
 @dataclass(frozen=True)
@@ -303,6 +305,11 @@ HELD_OUT_PAIRS = frozenset(
     for j, second in enumerate(KINDS)
     if (3 * i + 5 * j) % 8 == 0
 )
+
+
+def count_sentences(text: str) -> int:
+    """Return the number of sentences of a text of this domain."""
+    return len(SENTENCE_END.findall(text.strip()))
 
 
 def pronouns(name: str) -> dict[str, str]:

@@ -38,3 +38,16 @@ def test_too_few_of_a_length_are_refused(tmp_path: Path, script: Script) -> None
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
     assert "2 pairs of 5 sentences too few" in refused.stderr
     assert not out.exists()
+
+
+def test_rows_that_are_no_pairs_are_refused(tmp_path: Path, script: Script) -> None:
+    like, out = put(tmp_path / "few.jsonl", [3]), tmp_path / "out"
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text('{"id": "q-0", "question": "How many?"}\n', encoding="utf-8")
+    refused = script(
+        "recipes/tiny/match_lengths.py",
+        *("--input", questions, "--like", like, "--output_dir", out),
+        check=False,
+    )
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert "row 1: no 'query'" in refused.stderr
